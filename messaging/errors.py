@@ -1,0 +1,88 @@
+"""Every error that edge-actors raises on purpose.
+
+EdgeError
+├─ ConfigError                what the user wrote or set is wrong; the message names thing, value, way out
+│  ├─ DeploymentError         the manifest
+│  └─ RouteError              one route of the manifest, with its position
+├─ EnvironmentFault           the machine does not allow it: port in use, no space, not permitted
+├─ ProtocolError
+│  ├─ RemoteProtocolError     the peer broke the protocol; carries what to answer it with
+│  └─ LocalProtocolError      we tried to break it
+├─ AuthError                  an identity or its token was refused; says why
+├─ StoreError                 the database could not do what was asked
+└─ BusError
+   ├─ EnvelopeError           a frame is not an envelope of ours, or is too large
+   ├─ AddressInUse            a second mailbox wants the same address
+   └─ AskTimeout              nobody answered in time
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Root of all errors raised on purpose. `str(error)` is fit to be shown to a user."""
+
+
+class ConfigError(EdgeError):
+    """Something the user wrote or set is wrong."""
+
+
+class DeploymentError(ConfigError):
+    """The deployment manifest is wrong; the message names file, JSON path, value and what is allowed."""
+
+
+class RouteError(ConfigError):
+    """A route does not parse or compile.
+
+    Lines and columns count from 1. Source: spec sheet routing.md section 1.4.
+    """
+
+    def __init__(self, message: str, line: int = 1, column: int = 1) -> None:
+        super().__init__(f"{message} (line {line}, column {column})")
+        self.reason = message
+        self.line = line
+        self.column = column
+
+
+class EnvironmentFault(EdgeError):
+    """The machine does not allow what is needed: a port in use, a folder that cannot be written."""
+
+
+class ProtocolError(EdgeError):
+    """A rule of a wire protocol was broken."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the protocol. `answer` is what to send before closing, often nothing."""
+
+    def __init__(self, message: str, answer: bytes = b"") -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
+class LocalProtocolError(ProtocolError):
+    """Our own code asked a codec for something the protocol forbids."""
+
+
+class AuthError(EdgeError):
+    """An identity, its token or its certificate was refused; the message says why."""
+
+
+class StoreError(EdgeError):
+    """The database could not do what was asked; nothing of it was kept."""
+
+
+class BusError(EdgeError):
+    """Root of what can go wrong with envelopes and mailboxes."""
+
+
+class EnvelopeError(BusError):
+    """A frame is not an envelope of this version, or an envelope is over the size limit."""
+
+
+class AddressInUse(BusError):
+    """A second mailbox was opened under an address that is taken."""
+
+
+class AskTimeout(BusError):
+    """No answer arrived within the time limit of an `ask`."""
