@@ -71,6 +71,7 @@ class ActorCell:
         self._requests: dict[int, Envelope] = {}  # unanswered, in order of sending
         self._watchers: set[str] = set()
         self._children: dict[str, str] = {}  # name → address, in order of start
+        self._has_turn_end = False
         self._stopping = False
         self._waits_for_child = ""
         self._failed_at_s: tuple[float, ...] = ()
@@ -128,6 +129,8 @@ class ActorCell:
 
     def turn_ended(self) -> None:
         """Tell the behaviour that nothing waits any more, or that others want their turn."""
+        if not self._has_turn_end:
+            return
         try:
             self._behaviour.on_turn_end()
         except BaseException as exc:  # noqa: BLE001 - a cell outlives whatever its behaviour does
@@ -141,6 +144,8 @@ class ActorCell:
 
     def run_due_timers(self) -> None:
         """Handle the messages of all timers that are due."""
+        if not self._timers:
+            return
         while (due_s := self.next_due_s()) is not None and due_s <= self.clock.monotonic_s():
             _, _, message = heapq.heappop(self._timers)
             if isinstance(message, lifecycle.DeadlinePassed):
@@ -278,6 +283,7 @@ class ActorCell:
                 behaviour = self._build()
                 behaviour.context = self
                 self._behaviour = behaviour
+                self._has_turn_end = type(behaviour).on_turn_end is not EdgeActor.on_turn_end
                 self._handlers = {
                     kind: getattr(behaviour, method) for kind, method in behaviour.handlers.items()
                 }

@@ -15,44 +15,42 @@ from typing import Any, Final
 
 import pykka
 from pykka._envelope import Envelope as PykkaEnvelope
+from pykka.messages import _ActorStop
 
 from actors.base import ChildSpec
 from actors.cell import ActorCell
-from messaging.zmq_bus import Mailbox, ZmqBus
+from messaging.lifecycle import Stop
+from messaging.zmq_bus import ZmqBus
 
 log = logging.getLogger(__name__)
 
 TURN: Final = 64  # frames handled before `turn_ended`, and before an event loop serves its sockets again
-_TURN_ENVELOPE: Final = PykkaEnvelope(None)
+_RUN: Final = PykkaEnvelope(None)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 class ZmqInbox:
-    """Pykka's inbox seam over a ZeroMQ mailbox: `get` returns when a turn is due, not what waits.
-
-    `put` takes Pykka's own envelopes (its stop message) from any thread.
-    """
+    """Pykka's inbox seam: tells Pykka's loop to let the host run, and turns Pykka's stop into ours."""
 
     def __init__(self) -> None:
-        self.mailbox: Mailbox | None = None
-        self.next_due_s: Callable[[], float | None] = lambda: None
-        self.now_s: Callable[[], float] = lambda: 0.0
-        self._pykka: deque[PykkaEnvelope[Any]] = deque()
+        self.stop: Callable[[], None] = lambda: None
 
     def put(self, envelope: PykkaEnvelope[Any], /) -> None:
-        self._pykka.append(envelope)
+        """Take what `ActorRef` sends. Only its stop has a meaning here: messages travel as envelopes.
+
+        Raises:
+            TypeError: anything but Pykka's stop message.
+        """
+        if not isinstance(envelope.message, _ActorStop):
+            raise TypeError("send messages over the bus: actors have addresses, their ActorRefs are not used")
+        self.stop()
 
     def get(self) -> PykkaEnvelope[Any]:
-        if self._pykka:
-            return self._pykka.popleft()
-        if self.mailbox is not None:
-            due_s = self.next_due_s()
-            self.mailbox.wait(None if due_s is None else due_s - self.now_s())
-        return _TURN_ENVELOPE
+        return _RUN
 
     def empty(self) -> bool:
-        return not self._pykka
+        return True
 
 
 class ThreadHost(pykka.ThreadingActor):
@@ -69,6 +67,7 @@ class ThreadHost(pykka.ThreadingActor):
         self._frames: deque[bytes] = deque()  # of the turn that is being handled
         self.cell = make_cell(self._end)
         bus.reserve(self.cell.address)
+        self.actor_inbox.stop = lambda: bus.send(self.cell.address, Stop()) and None  # type: ignore[attr-defined]
 
     @staticmethod
     def _create_actor_inbox() -> Any:
@@ -77,15 +76,15 @@ class ThreadHost(pykka.ThreadingActor):
     def on_start(self) -> None:
         threading.current_thread().name = self.cell.address
         self.mailbox = self._bus.open(self.cell.address, self._exported)
-        inbox: Any = self.actor_inbox
-        inbox.mailbox = self.mailbox
-        inbox.next_due_s = self.cell.next_due_s
-        inbox.now_s = self.cell.clock.monotonic_s
         self.cell.start()
 
     def on_receive(self, message: Any) -> None:
-        """Handle what waits; Pykka calls this for each envelope that its inbox gave out."""
-        self._handle_turn()
+        """Run until the cell ends. Pykka calls this once, with what its inbox gave out."""
+        cell, mailbox, now_s = self.cell, self.mailbox, self.cell.clock.monotonic_s
+        while not cell.ended:
+            due_s = cell.next_due_s()
+            mailbox.wait(None if due_s is None else due_s - now_s())
+            self._handle_turn()
 
     def _handle_turn(self) -> bool:
         """Handle everything that waits, up to one turn; returns whether there was anything."""

@@ -97,13 +97,13 @@ class Client:
 
     def _next(self, deadline_s: float) -> Envelope | None:
         while True:
-            frames = self._mailbox.take(1)
-            if frames:
-                return decode(frames[0])
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return None
             self._mailbox.wait(left_s)
+            frames = self._mailbox.take(1)
+            if frames:
+                return decode(frames[0])
 
 
 def _message_in(envelope: Envelope) -> Any:

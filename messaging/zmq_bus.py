@@ -12,8 +12,9 @@ import itertools
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import zmq
 
@@ -21,7 +22,7 @@ from messaging.address import process_of, socket_name
 from messaging.bus import first_id
 from messaging.clock import Clock, SystemClock
 from messaging.dead_letters import DeadLetter, DeadLetters
-from messaging.envelope import VERSION, Envelope, encode, lane_of
+from messaging.envelope import VERSION, Envelope, encode, lane_of, new_packer
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
 from messaging.lifecycle import PeerDown, PeerUp
@@ -30,6 +31,7 @@ MAX_SOCKETS: Final = 8192  # ZeroMQ's default of 1023 is used up by threads × d
 LINGER_MS: Final = 1000  # 0 loses last words
 RECONNECT_MS: Final = 20
 LOOK_AHEAD: Final = 1024  # data frames taken over at once
+LONGEST_WAIT_MS: Final = 1000  # one value for all long waits saves setting the option each time
 CONNECT_LIMIT_MS: Final = 100  # first send of a thread to a living peer: a local connect takes < 1 ms
 EPHEMERAL: Final = "cli-"  # processes that come, ask and go: no socket is kept for them
 
@@ -46,6 +48,7 @@ class Mailbox:
         self._data: deque[bytes] = deque()
         self._wait_ms = -2
         self._recv = self._socket.recv
+        self._get: Any = self._socket.getsockopt
         self._socket.bind(endpoint)
         if path is not None:
             path.unlink(missing_ok=True)  # whoever bound it before is dead: we hold the process lock
@@ -64,24 +67,29 @@ class Mailbox:
 
     def take(self, most: int) -> list[bytes]:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
-        control, data, recv = self._control, self._data, self._recv
-        try:
-            while len(data) < LOOK_AHEAD:  # so that control need not wait behind the data of a burst
-                frame = recv(zmq.NOBLOCK)
-                (data if lane_of(frame) else control).append(frame)
-        except zmq.Again:
-            pass
+        control, data = self._control, self._data
+        if self._get(zmq.EVENTS) & zmq.POLLIN:  # a third of the price of an Again that nobody needs
+            recv = self._recv
+            try:
+                while len(data) < LOOK_AHEAD:  # so that control need not wait behind the data of a burst
+                    frame = recv(zmq.NOBLOCK)
+                    (data if lane_of(frame) else control).append(frame)
+            except zmq.Again:
+                pass
+        elif len(control) == 1 and not data:
+            return [control.popleft()]
         frames = [control.popleft() for _ in range(min(most, len(control)))]
         frames.extend(data.popleft() for _ in range(min(most - len(frames), len(data))))
         return frames
 
     def wait(self, limit_s: float | None) -> None:
-        """Wait until a frame is there or the limit is over."""
+        """Wait until a frame is there or the limit is over; wakes early now and then."""
         if self._control or self._data:
             return
-        wait_ms = -1 if limit_s is None else max(0, int(limit_s * 1000) + 1)
+        wait_ms = -1 if limit_s is None else min(LONGEST_WAIT_MS, max(0, int(limit_s * 1000) + 1))
         if wait_ms != self._wait_ms:
-            self._socket.rcvtimeo = self._wait_ms = wait_ms
+            self._socket.setsockopt(zmq.RCVTIMEO, wait_ms)
+            self._wait_ms = wait_ms
         try:
             frame = self._recv()
         except zmq.Again:
@@ -100,6 +108,7 @@ class Mailbox:
 
 
 class _Sender(NamedTuple):
+    send: Callable[[bytes, int], object]
     socket: zmq.Socket[bytes]
     peer: str  # the other process, "" when the receiver is in this one
     generation: int  # of the receiver's mailbox: inproc does not reconnect to a new one
@@ -110,6 +119,7 @@ class _Senders(threading.local):
 
     def __init__(self) -> None:
         self.by_address: dict[str, _Sender] = {}
+        self.packer = new_packer()
 
 
 class ZmqBus:
@@ -165,15 +175,17 @@ class ZmqBus:
         Raises:
             EnvelopeError: the message is too large or holds what msgpack cannot carry.
         """
-        out = self._senders.by_address.get(to)
+        mine = self._senders
+        out = mine.by_address.get(to)
         if out is None or (not out.peer and self._local.get(to) != out.generation):
             out = self._open_sender(to)
         peer = out.peer if out is not None else process_of(to)
         kind = kind_of(type(message))
-        envelope = Envelope(
+        envelope_id = next(self._ids)
+        fields = (
             VERSION,
             kind.lane,
-            next(self._ids),
+            envelope_id,
             kind.name,
             to,
             sender,
@@ -183,18 +195,18 @@ class ZmqBus:
             deadline_s,
             kind.values(message),
         )
-        frame = encode(envelope)
+        frame = encode(fields, mine.packer)
         if out is None:
-            self._undeliverable(envelope, f"no actor at {to!r}")
-            return envelope.id
+            self._undeliverable(Envelope(*fields), f"no actor at {to!r}")
+            return envelope_id
         try:
-            out.socket.send(frame, zmq.NOBLOCK)
+            out.send(frame, zmq.NOBLOCK)
         except zmq.Again:
-            self._undeliverable(envelope, f"process {peer!r} is not there")
+            self._undeliverable(Envelope(*fields), f"process {peer!r} is not there")
             self.peer_lost(peer)
         if peer.startswith(EPHEMERAL):
             self._senders.by_address.pop(to).socket.close(LINGER_MS)
-        return envelope.id
+        return envelope_id
 
     def watch_peer(self, process: str, address: str) -> None:
         """Send PeerUp and PeerDown of `process` to `address` from now on; PeerUp at once when it is up."""
@@ -261,7 +273,7 @@ class ZmqBus:
         socket.connect(endpoint)
         if peer and not peer.startswith(EPHEMERAL):
             socket.poll(CONNECT_LIMIT_MS, zmq.POLLOUT)
-        sender = _Sender(socket, peer, generation)
+        sender = _Sender(socket.send, socket, peer, generation)
         self._senders.by_address[to] = sender
         return sender
 
