@@ -80,8 +80,10 @@ def _decoders(legal: frozenset[type[Packet]]) -> dict[int, _Decode]:
     return {first: kind.decode for first, kind in FIRST_BYTES.items() if kind in legal}
 
 
-_FROM_CLIENT = {state: _decoders(legal.client) for state, legal in LEGAL.items()}
-_FROM_SERVER = {state: _decoders(legal.server) for state, legal in LEGAL.items()}
+_BY_CLIENT = {state: legal.client for state, legal in LEGAL.items()}
+_BY_SERVER = {state: legal.server for state, legal in LEGAL.items()}
+_FROM_CLIENT = {state: _decoders(legal) for state, legal in _BY_CLIENT.items()}
+_FROM_SERVER = {state: _decoders(legal) for state, legal in _BY_SERVER.items()}
 
 _UNTIL_AUTHENTICATED = sys.maxsize
 
@@ -89,11 +91,17 @@ _UNTIL_AUTHENTICATED = sys.maxsize
 class _Connection:
     """What both ends share. Not thread-safe."""
 
-    def __init__(self, max_packet_bytes: int, receivable: dict[State, dict[int, _Decode]]) -> None:
+    def __init__(
+        self,
+        max_packet_bytes: int,
+        receivable: dict[State, dict[int, _Decode]],
+        sendable: dict[State, frozenset[type[Packet]]],
+    ) -> None:
         self.state = State.FRESH
         self.offence: RemoteProtocolError | None = None
         self._max_packet_bytes = max_packet_bytes
         self._receivable = receivable
+        self._sendable = sendable
         # The start of a packet whose rest has not arrived, and how many bytes make looking at it worth while
         # (0: nothing waits). So a packet that arrives byte by byte is copied once, not once per byte.
         self._partial = bytearray()
@@ -162,8 +170,13 @@ class _Connection:
             self._partial += data[pos:]
         return packets
 
-    def _send(self, packet: Packet, legal: frozenset[type[Packet]]) -> bytes:
-        if type(packet) not in legal:
+    def send(self, packet: Packet) -> bytes:
+        """Return the bytes of this packet.
+
+        Raises:
+            LocalProtocolError: The packet is not legal now, or has a value that the standard forbids.
+        """
+        if type(packet) not in self._sendable[self.state]:
             raise LocalProtocolError(f"{type(packet).__name__} may not be sent {self.state.value}")
         data = packet.encode()
         self._advance(packet)
@@ -193,7 +206,7 @@ class ServerConnection(_Connection):
     """
 
     def __init__(self, max_packet_bytes: int = 262_144, max_unauthenticated_bytes: int = 4096) -> None:
-        super().__init__(min(max_packet_bytes, max_unauthenticated_bytes), _FROM_CLIENT)
+        super().__init__(min(max_packet_bytes, max_unauthenticated_bytes), _FROM_CLIENT, _BY_SERVER)
         self._max_authenticated_packet_bytes = max_packet_bytes
         self._max_unauthenticated_bytes = max_unauthenticated_bytes
         self._unauthenticated_bytes = 0
@@ -237,14 +250,6 @@ class ServerConnection(_Connection):
         self._partial.clear()
         return self._parse(held)
 
-    def send(self, packet: Packet) -> bytes:
-        """Return the bytes of this packet.
-
-        Raises:
-            LocalProtocolError: The packet is not legal now, or has a value that the standard forbids.
-        """
-        return self._send(packet, LEGAL[self.state].server)
-
     def _advance(self, packet: Packet) -> None:
         super()._advance(packet)
         if isinstance(packet, Connect):
@@ -260,15 +265,7 @@ class ClientConnection(_Connection):
     """
 
     def __init__(self, max_packet_bytes: int = 524_288) -> None:
-        super().__init__(max_packet_bytes, _FROM_SERVER)
-
-    def send(self, packet: Packet) -> bytes:
-        """Return the bytes of this packet.
-
-        Raises:
-            LocalProtocolError: The packet is not legal now, or has a value that the standard forbids.
-        """
-        return self._send(packet, LEGAL[self.state].client)
+        super().__init__(max_packet_bytes, _FROM_SERVER, _BY_CLIENT)
 
 
 def _illegal(first: int, state: State) -> str:
