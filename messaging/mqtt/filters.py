@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-MAX_TEXT_BYTES = 65_535  # [MQTT-1.5.3]: the length in front of a string has two bytes
+MAX_TEXT_BYTES = 65_535  # section 1.5.3: the length in front of a string has two bytes
 # The tree keeps one node per level, so a filter of 65,535 slashes would cost megabytes. IoT Hub's own filters
 # have at most seven levels; 200 is also where Eclipse Mosquitto 2.0 stops.
 MAX_FILTER_LEVELS = 200

@@ -194,6 +194,7 @@ REFUSED = {
     "unsubscribe: no filter": (raw(0xA2, b"\x00\x01"), "without a topic filter"),
     "unsubscribe: packet id 0": (raw(0xA2, b"\x00\x00\x00\x01a"), "packet id is 0"),
     "unsubscribe: filter cut": (raw(0xA2, b"\x00\x01\x00\x01a\x00"), "topic filter"),
+    "unsubscribe: filter reaches over the end": (raw(0xA2, b"\x00\x01\x00\x02a"), "inside its topic filter"),
     "unsubscribe: filter empty": (raw(0xA2, b"\x00\x01\x00\x00"), "empty"),
     "pingreq: with a body": (raw(0xC0, b"\x00"), "1 bytes behind"),
     "pingresp: with a body": (raw(0xD0, b"\x00"), "1 bytes behind"),
@@ -201,7 +202,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("behind", [b"", b"\x00\x01a\x00\x01\x00\x01" * 9], ids=["last", "more behind"])
+@pytest.mark.parametrize(
+    "behind",
+    [b"", b"\x00\x01a\x00\x01\x00\x01" * 9, b"b" * 99],
+    ids=["last", "fields behind", "text behind"],
+)
 @pytest.mark.parametrize(("data", "reason"), REFUSED.values(), ids=REFUSED)
 def test_a_malformed_packet_is_refused_without_an_answer(data: bytes, reason: str, behind: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match=reason) as caught:
