@@ -34,12 +34,15 @@ class DeploymentError(ConfigError):
 class RouteError(ConfigError):
     """A route does not parse or compile.
 
-    Lines and columns count from 1. Source: spec sheet routing.md section 1.4.
+    Lines and columns count from 1. `reason` is the text that the reference hub gives, `hint` says more.
+    Source: spec sheet routing.md section 1.4.
     """
 
-    def __init__(self, message: str, line: int = 1, column: int = 1) -> None:
-        super().__init__(f"{message} (line {line}, column {column})")
+    def __init__(self, message: str, line: int = 1, column: int = 1, hint: str = "") -> None:
+        details = f" ({hint})" if hint else ""
+        super().__init__(f"line {line}, column {column}: {message}{details}")
         self.reason = message
+        self.hint = hint
         self.line = line
         self.column = column
 

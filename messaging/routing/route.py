@@ -1,0 +1,139 @@
+"""Compiled routes: which endpoints a message goes to.
+
+A route's source is a prefix of the paths that messages come from; its sink is an endpoint, which has a queue
+of its own. A message goes to an endpoint once, however many routes name it.
+
+Source: spec sheet routing.md sections 1.2, 1.3 and 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from messaging.errors import RouteError
+from messaging.message import Message
+from messaging.routing.grammar import Sink, parse_route
+from messaging.text import quoted
+
+UPSTREAM = "iothub"
+DEFAULT_PRIORITY = 2_000_000_000  # of a route that names none: behind 0 to 9
+
+# Output names come from clients, so the sources remembered have to be bounded.
+_MOST_SOURCES_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where messages go: the cloud, or one input of a module of this edge device.
+
+    `id` names the queue: `iothub`, or `{edge device}/{module}/{input}`, case-sensitive.
+    """
+
+    id: str
+    client_id: str | None = None  # the MQTT client id of the module
+    input_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRoute:
+    """One route, ready to be asked."""
+
+    name: str
+    text: str
+    prefix: str  # of the source path, in lower case, ends in a slash
+    endpoint: Endpoint
+    priority: int  # the lowest number goes first
+    ttl_s: int  # 0: the hub's
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointMatch:
+    """That a message goes to an endpoint, and by which route."""
+
+    endpoint: Endpoint
+    priority: int
+    ttl_s: int
+    route_name: str
+
+
+def compile_route(
+    name: str, text: str, *, edge_device_id: str, priority: int = DEFAULT_PRIORITY, ttl_s: int = 0
+) -> CompiledRoute:
+    """Compile one route of the deployment.
+
+    Raises:
+        RouteError: `text` is not a route, or names a sink that does not exist. No other error comes out.
+    """
+    syntax = parse_route(text)
+    endpoint = _endpoint(syntax.sink, edge_device_id)
+    return CompiledRoute(name, text, _prefix(syntax.source), endpoint, priority, ttl_s)
+
+
+class CompiledRoutes:
+    """All routes of a deployment. To be used by one thread."""
+
+    def __init__(self, routes: Iterable[CompiledRoute]) -> None:
+        self.routes = tuple(routes)
+        self.endpoints = tuple({route.endpoint.id: route.endpoint for route in self.routes}.values())
+        self._by_source: dict[str, tuple[EndpointMatch, ...]] = {}
+
+    def needs_body(self, source: str) -> bool:
+        """Whether some condition may look at the body of messages from this source path.
+
+        If not, messages with equal headers go to equal endpoints.
+        """
+        return False
+
+    def endpoints_of(self, message: Message) -> tuple[EndpointMatch, ...]:
+        """Return where a message goes, an endpoint once; no endpoint means that it is dropped.
+
+        Of several routes to one endpoint the one with the lowest priority number counts, with its time to
+        live; of equal ones the one that stands first.
+        """
+        matches = self._by_source.get(message.source)
+        if matches is None:
+            path = message.source.lower()
+            matches = _best(route for route in self.routes if path.startswith(route.prefix))
+            if len(self._by_source) >= _MOST_SOURCES_REMEMBERED:
+                self._by_source.clear()
+            self._by_source[message.source] = matches
+        return matches
+
+
+def _best(routes: Iterable[CompiledRoute]) -> tuple[EndpointMatch, ...]:
+    best: dict[str, CompiledRoute] = {}
+    for route in routes:
+        known = best.get(route.endpoint.id)
+        if known is None or route.priority < known.priority:
+            best[route.endpoint.id] = route
+    return tuple(EndpointMatch(r.endpoint, r.priority, r.ttl_s, r.name) for r in best.values())
+
+
+def _prefix(source: str) -> str:
+    """A star counts at the end only; path and prefix end in exactly one slash."""
+    return source.rstrip("*").removesuffix("/").lower() + "/"
+
+
+def _endpoint(sink: Sink, edge_device_id: str) -> Endpoint:
+    name, address = sink.name, sink.address
+    if address is None:
+        if name.text.lower() != "$upstream":
+            raise RouteError(
+                f"System endpoint type '{name.text}' not supported.",
+                name.line,
+                name.column,
+                hint="use $upstream",
+            )
+        return Endpoint(UPSTREAM)
+    if name.text.lower() != "brokeredendpoint":
+        reason = f"Function endpoint type '{name.text}' not supported."
+        raise RouteError(reason, name.line, name.column, hint="use BrokeredEndpoint")
+    # The words at the first and third place are not compared with anything, as in the reference hub.
+    parts = address.text[1:-1].strip().removeprefix("/").removesuffix("/").split("/")
+    if len(parts) != 4 or not parts[1] or not parts[3]:
+        reason = f"Invalid address {quoted(address.text[1:-1])} of a BrokeredEndpoint."
+        hint = "use /modules/{module}/inputs/{input}"
+        raise RouteError(reason, address.line, address.column, hint=hint)
+    client_id = f"{edge_device_id}/{parts[1]}"
+    return Endpoint(f"{client_id}/{parts[3]}", client_id, parts[3])
