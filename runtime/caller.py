@@ -90,7 +90,7 @@ class Peer:
 
 
 def module_process(pid: int) -> ModuleProcess:
-    """Return the description of a process that was just started and is still a child of ours, or watched.
+    """Return the description of a process that cannot be reaped meanwhile: a child of ours that just started.
 
     Raises:
         ProcessLookupError: there is no such process.
