@@ -161,7 +161,9 @@ class _Listener:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(writer.get_extra_info("socket"))
         try:
-            if self._stopping or self._open_by_uid[peer.uid] >= self._limits.connections_per_uid:
+            if self._stopping:
+                return
+            if self._open_by_uid[peer.uid] >= self._limits.connections_per_uid:
                 log.debug(
                     "workload socket of '%s': one connection of uid %d too many", self._module, peer.uid
                 )
