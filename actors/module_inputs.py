@@ -44,7 +44,9 @@ class ModuleInputs:
                 self._tree.subscribe(topic_filter, client_id, (client_id, qos))
         covered: dict[str, int] = {}
         for endpoint_id in self._by_client.get(client_id, ()):
-            granted = [qos for owner, qos in self._tree.match(self._any_topic(endpoint_id)) if owner == client_id]
+            granted = [
+                qos for owner, qos in self._tree.match(self._any_topic(endpoint_id)) if owner == client_id
+            ]
             if granted:
                 covered[endpoint_id] = max(granted)
         return covered

@@ -39,14 +39,16 @@ from actors.store import (
     LoadSessions,
     Ready,
     SaveSession,
-    SessionSaved,
     Sessions,
+    SessionSaved,
     Stored,
+    Undeliverable,
 )
 from messaging.envelope import Secret
 from messaging.errors import RemoteProtocolError
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
+from messaging.mqtt.filters import MAX_TEXT_BYTES
 from messaging.mqtt.packets import (
     ConnAck,
     Connect,
@@ -260,7 +262,9 @@ class MqttHead(EdgeActor):
         client.transport.close()
         self._clients.pop(client.number, None)
         who = client.client_id or client.transport.peer
-        log.log(logging.INFO if client.is_connected or client.epoch else logging.WARNING, "%s: %s", who, reason)
+        log.log(
+            logging.INFO if client.is_connected or client.epoch else logging.WARNING, "%s: %s", who, reason
+        )
         for batch_id in [k for k, (owner, _) in self._batches.items() if owner is client]:
             del self._batches[batch_id]
         self._credit_used -= client.unanswered_bytes
@@ -353,15 +357,15 @@ class MqttHead(EdgeActor):
 
     def _subscribe(self, client: MqttClient, packet: Subscribe) -> None:
         wanted = dict(client.subscriptions)
-        wanted.update({topic_filter: min(qos, 1) for topic_filter, qos in packet.filters})
+        wanted.update({topic_filter: min(qos, 1) for topic_filter, qos in packet.topic_filters})
         if len(wanted) > MOST_FILTERS:
             self._close(client, f"subscribed to {len(wanted)} filters; the limit is {MOST_FILTERS}")
             return
-        codes = tuple(min(qos, 1) for _, qos in packet.filters)
+        codes = tuple(min(qos, 1) for _, qos in packet.topic_filters)
         self._keep_subscriptions(client, wanted, SubAck(packet.packet_id, codes))
 
     def _unsubscribe(self, client: MqttClient, packet: Unsubscribe) -> None:
-        wanted = {k: qos for k, qos in client.subscriptions.items() if k not in packet.filters}
+        wanted = {k: qos for k, qos in client.subscriptions.items() if k not in packet.topic_filters}
         self._keep_subscriptions(client, wanted, UnsubAck(packet.packet_id))
 
     def _keep_subscriptions(self, client: MqttClient, wanted: dict[str, int], answer: Packet) -> None:
@@ -417,25 +421,36 @@ class MqttHead(EdgeActor):
     # messages out
 
     def on_ready(self, message: Ready) -> None:
-        attachment, client, qos = self._attached.get(message.endpoint_id, (0, None, 0))
+        endpoint_id = message.endpoint_id
+        attachment, client, qos = self._attached.get(endpoint_id, (0, None, 0))
         if client is None or attachment != message.attachment:
             return  # detached meanwhile: the store sends them to whoever attaches next
         topic_of = self._inputs.topic_of
-        endpoint_id = message.endpoint_id
         now_s = self.clock.monotonic_s()
-        if qos == 0:
-            frames = [encode_publish(topic_of(endpoint_id, h), body, 0, 0) for _, h, body in message.messages]
-            client.transport.write(b"".join(frames))
-            self.tell(self._store, Delivered(endpoint_id, tuple(p for p, _, _ in message.messages)))
-            return
-        frames = []
+        frames: list[bytes] = []
+        done: list[int] = []  # QoS 0 is delivered when it is written
+        too_long: list[int] = []
         for position, header, body in message.messages:
-            frame = client.frame_publish(endpoint_id, position, topic_of(endpoint_id, header), body, now_s)
-            if frame is None:
-                self._close(client, "acknowledges nothing: no packet id is left")
-                return
-            frames.append(frame)
+            topic = topic_of(endpoint_id, header)
+            if len(topic) > MAX_TEXT_BYTES:
+                too_long.append(position)
+            elif qos == 0:
+                frames.append(encode_publish(topic, body, 0, 0))
+                done.append(position)
+            else:
+                frame = client.frame_publish(endpoint_id, position, topic, body, now_s)
+                if frame is None:
+                    self._close(client, "acknowledges nothing: no packet id is left")
+                    return
+                frames.append(frame)
         client.transport.write(b"".join(frames))
+        if done:
+            self.tell(self._store, Delivered(endpoint_id, tuple(done)))
+        if too_long:
+            log.error(
+                "%s: %d messages dropped: their properties do not fit a topic", endpoint_id, len(too_long)
+            )
+            self.tell(self._store, Undeliverable(endpoint_id, tuple(too_long)))
 
     # messages in
 
@@ -454,9 +469,7 @@ class MqttHead(EdgeActor):
             client.client_id, client.epoch, client.next_index, tuple(batch.headers), tuple(batch.entries)
         )
         client.next_index += 1
-        self.context.send(
-            self._router, publish, correlation_id=batch_id, deadline_s=now_s + STORE_LIMIT_S
-        )
+        self.context.send(self._router, publish, correlation_id=batch_id, deadline_s=now_s + STORE_LIMIT_S)
         if client.unanswered_bytes > CLIENT_CREDIT_BYTES or self._credit_used > HEAD_CREDIT_BYTES:
             client.paused = True
             client.transport.pause_reading()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from actors.stored import DropReason, Ledger, NewMessage, StoredMessage
+from messaging.message import Message
 
 
 class MessageStore(Protocol):
@@ -93,4 +94,78 @@ class MessageStore(Protocol):
 
     def close(self) -> None:
         """Close the database, outside a transaction. Nothing else may be called after that."""
+        ...
+
+
+class Transport(Protocol):
+    """One connection of a client, with TLS or without. Used on the event loop of its head."""
+
+    peer: str  # address and port, for logs
+
+    def write(self, data: bytes) -> None:
+        """Send; what the socket does not take now waits in memory."""
+        ...
+
+    def close(self) -> None:
+        """Send what waits, then close."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Read no more: the peer's socket fills up."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        ...
+
+
+class ConnectionHandler(Protocol):
+    """What a listener tells its head, all on the head's event loop."""
+
+    def connected(self, transport: Transport) -> Any:
+        """A connection was accepted; the answer is handed back with all that follows."""
+        ...
+
+    def received(self, client: Any, data: bytes) -> None:
+        """Bytes came."""
+        ...
+
+    def disconnected(self, client: Any, error: str) -> None:
+        """The connection is gone, by whichever side."""
+        ...
+
+
+class Listener(Protocol):
+    """The listening sockets of a protocol head."""
+
+    def open(self, handler: ConnectionHandler) -> None:
+        """Accept connections; those that came earlier have waited in the backlog."""
+        ...
+
+    def close(self) -> None:
+        """Stop accepting. The sockets stay open: who connects meanwhile waits in the backlog."""
+        ...
+
+
+class CloudLink(Protocol):
+    """The way to the cloud for messages."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send messages in order; when this returns, the cloud has them.
+
+        Raises:
+            EdgeError: it has not, or not all; they will be sent again.
+        """
+        ...
+
+    def is_on(self) -> bool:
+        """Return whether the link is switched on."""
+        ...
+
+    def switch(self, on: bool) -> None:
+        """Switch the link on or off, also for the next start."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections; `send` opens them again."""
         ...

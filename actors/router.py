@@ -91,9 +91,7 @@ class RouterActor(EdgeActor):
         for name, text, priority, ttl_s in message.routes:
             try:
                 good.append(
-                    compile_route(
-                        name, text, edge_device_id=self._device_id, priority=priority, ttl_s=ttl_s
-                    )
+                    compile_route(name, text, edge_device_id=self._device_id, priority=priority, ttl_s=ttl_s)
                 )
             except RouteError as exc:
                 log.error("route '%s' is left out: %s", name, exc)

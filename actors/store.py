@@ -91,6 +91,14 @@ class Delivered:
     positions: tuple[int, ...]
 
 
+@data_message
+class Undeliverable:
+    """The consumer can never take these messages: drop them as poison."""
+
+    endpoint_id: str
+    positions: tuple[int, ...]
+
+
 @message
 class SaveSession:
     """Keep the subscriptions of a client, as (filter, granted QoS). Answered with SessionSaved."""
@@ -136,10 +144,11 @@ class _Turn:
 
     appends: list[tuple[Envelope, Append]]
     delivered: dict[str, list[int]]
+    poison: list[Undeliverable]
     sessions: list[tuple[Envelope, SaveSession | DeleteSession]]
 
     def __bool__(self) -> bool:
-        return bool(self.appends or self.delivered or self.sessions)
+        return bool(self.appends or self.delivered or self.poison or self.sessions)
 
 
 class StoreActor(EdgeActor):
@@ -150,7 +159,7 @@ class StoreActor(EdgeActor):
         self._store: MessageStore | None = None
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
         self._consumers: dict[str, Consumer] = {}
-        self._turn = _Turn([], {}, [])
+        self._turn = _Turn([], {}, [], [])
 
     def on_start(self) -> None:
         self._store = self._open_store()
@@ -176,18 +185,21 @@ class StoreActor(EdgeActor):
     def on_delivered(self, message: Delivered) -> None:
         self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.positions)
 
+    def on_undeliverable(self, message: Undeliverable) -> None:
+        self._turn.poison.append(message)
+
     def on_turn_end(self) -> None:
         """Commit everything that this turn brought, then answer all of it."""
         turn = self._turn
         if not turn:
             return
-        self._turn = _Turn([], {}, [])
+        self._turn = _Turn([], {}, [], [])
         try:
             fresh = self._commit(turn)
         except StoreError as exc:
             self._refuse(turn, exc)
         except Exception as exc:
-            if turn.appends and len(turn.appends) + len(turn.delivered) + len(turn.sessions) > 1:
+            if turn.appends and (len(turn.appends) > 1 or turn.delivered or turn.poison or turn.sessions):
                 log.exception("one of %d batches cannot be stored; each is tried alone", len(turn.appends))
                 self._commit_one_by_one(turn)
             elif turn.appends:
@@ -213,6 +225,8 @@ class StoreActor(EdgeActor):
                 first = store.append(new, now_s)
             for endpoint_id, positions in turn.delivered.items():
                 store.delivered(endpoint_id, positions)
+            for given_up in turn.poison:
+                store.dropped(given_up.endpoint_id, given_up.positions, "poison")
             for _, request in turn.sessions:
                 if isinstance(request, SaveSession):
                     store.save_session(request.identity, msgpack.packb(request.subscriptions))
@@ -239,11 +253,12 @@ class StoreActor(EdgeActor):
             self.tell(head, Stored(tuple(batches)))
         for envelope, request in turn.sessions:
             self.reply(SessionSaved(request.identity), envelope)
-        for endpoint_id, positions in turn.delivered.items():
+        done = [*turn.delivered.items(), *((p.endpoint_id, p.positions) for p in turn.poison)]
+        for endpoint_id, positions in done:
             consumer = self._consumers.get(endpoint_id)
             if consumer is not None:
                 consumer.delivered(positions)
-        for endpoint_id in fresh.keys() | turn.delivered.keys():
+        for endpoint_id in fresh.keys() | {endpoint_id for endpoint_id, _ in done}:
             consumer = self._consumers.get(endpoint_id)
             if consumer is not None:
                 consumer.offer(fresh.get(endpoint_id, ()))
@@ -252,14 +267,14 @@ class StoreActor(EdgeActor):
     def _commit_one_by_one(self, turn: _Turn) -> None:
         """Find the message that poisons a batch: everything in a transaction of its own."""
         for envelope, append in turn.appends:
-            alone = _Turn([(envelope, append)], {}, [])
+            alone = _Turn([(envelope, append)], {}, [], [])
             try:
                 self._answer(alone, self._commit(alone))
             except StoreError as exc:
                 self._refuse(alone, exc)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this batch alone
                 self._poison((envelope, append), exc)
-        rest = _Turn([], turn.delivered, turn.sessions)
+        rest = _Turn([], turn.delivered, turn.poison, turn.sessions)
         self._answer(rest, self._commit(rest))
 
     def _poison(self, append: tuple[Envelope, Append], error: Exception) -> None:
@@ -277,6 +292,7 @@ class StoreActor(EdgeActor):
             self.reply(RequestFailed(type(request).__name__, self.address, str(error)), envelope)
         for endpoint_id, positions in turn.delivered.items():
             self._turn.delivered.setdefault(endpoint_id, []).extend(positions)
+        self._turn.poison.extend(turn.poison)
 
     # consumers
 

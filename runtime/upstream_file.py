@@ -65,7 +65,9 @@ class UpstreamFile:
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":
-            kept = os.pread(file, size, 0).rfind(b"\n") + 1 if size < 1 << 20 else _last_line_start(file, size)
+            kept = (
+                os.pread(file, size, 0).rfind(b"\n") + 1 if size < 1 << 20 else _last_line_start(file, size)
+            )
             os.ftruncate(file, kept)
         return file
 
