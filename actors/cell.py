@@ -381,8 +381,8 @@ class ActorCell:
             own(envelope)
         elif envelope.kind == "ActorStopped":
             self._on_child_stopped(envelope)
-        elif envelope.kind in ("ActorStarted", "ActorRestarted", "PeerUp", "PeerDown", "RequestFailed"):
-            pass  # notices for whoever cares
+        elif envelope.kind in lifecycle.NOTICES or envelope.kind == "RequestFailed":
+            pass  # for whoever cares
         elif kind_named(envelope.kind) is None:
             self._refuse(envelope, f"unknown kind {envelope.kind!r}")
         else:

@@ -12,6 +12,7 @@ from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import VERSION, Envelope, encode
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
+from messaging.lifecycle import NOTICES
 
 
 class Bus(Protocol):
@@ -110,9 +111,9 @@ class MemoryBus:
         )
         frame = encode(envelope)
         mailbox = self._mailboxes.get(to)
-        if mailbox is None:
+        if mailbox is None and envelope.kind not in NOTICES:
             self.dead_letters.add(DeadLetter(envelope, f"no actor at {to!r}", "", self.clock.now_s()))
-        else:
+        elif mailbox is not None:
             mailbox[envelope.lane].append(frame)
         return envelope_id
 

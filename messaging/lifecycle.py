@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from messaging.kinds import message
+
+# Sent to whoever may still be there; that nobody is tells nothing, so they are no dead letters.
+NOTICES: Final = frozenset({"ActorStarted", "ActorStopped", "ActorRestarted", "PeerUp", "PeerDown", "Hello"})
 
 
 @message

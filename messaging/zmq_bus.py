@@ -25,7 +25,7 @@ from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import VERSION, Envelope, encode, lane_of, new_packer
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
-from messaging.lifecycle import PeerDown, PeerUp
+from messaging.lifecycle import NOTICES, PeerDown, PeerUp
 
 MAX_SOCKETS: Final = 8192  # ZeroMQ's default of 1023 is used up by threads × destinations
 LINGER_MS: Final = 1000  # 0 loses last words
@@ -278,4 +278,5 @@ class ZmqBus:
         return sender
 
     def _undeliverable(self, envelope: Envelope, reason: str) -> None:
-        self.dead_letters.add(DeadLetter(envelope, reason, "", self.clock.now_s()))
+        if envelope.kind not in NOTICES:
+            self.dead_letters.add(DeadLetter(envelope, reason, "", self.clock.now_s()))
