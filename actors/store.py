@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 5.0  # how often expired messages are looked for
 SWEEP_ROWS: Final = 1000  # deleted in one go, so that no turn takes long
+FORGET_S: Final = 0.05  # latest, after it was delivered, that a message is forgotten
+FORGET_MESSAGES: Final = 2000
 READ_MESSAGES: Final = 512  # from the database at once, for one consumer
 READ_BYTES: Final = 1024 * 1024
 
@@ -138,6 +140,11 @@ class SweepDue:
     """Timer: delete what has expired, give space back."""
 
 
+@message
+class ForgetDue:
+    """Timer: forget what was delivered, though nothing new came."""
+
+
 @dataclass(slots=True)
 class _Turn:
     """What waits for the commit at the end of the turn."""
@@ -160,6 +167,9 @@ class StoreActor(EdgeActor):
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
         self._consumers: dict[str, Consumer] = {}
         self._turn = _Turn([], {}, [], [])
+        self._done = 0  # messages delivered and not yet forgotten
+        self._forget_timer = False
+        self._to_serve: dict[str, Consumer] = {}
 
     def on_start(self) -> None:
         self._store = self._open_store()
@@ -168,7 +178,7 @@ class StoreActor(EdgeActor):
     def on_stop(self) -> None:
         if self._store is not None:
             try:
-                self.on_turn_end()
+                self._finish(self._turn)
             finally:
                 self._store.close()
                 self._store = None
@@ -184,18 +194,39 @@ class StoreActor(EdgeActor):
 
     def on_delivered(self, message: Delivered) -> None:
         self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.positions)
+        self._done += len(message.positions)
+        self._make_room(message.endpoint_id, message.positions)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         self._turn.poison.append(message)
+        self._done += len(message.positions)
+        self._make_room(message.endpoint_id, message.positions)
+
+    def on_forget_due(self, message: ForgetDue) -> None:
+        self._forget_timer = False
+        self._done = max(self._done, FORGET_MESSAGES)
 
     def on_turn_end(self) -> None:
-        """Commit everything that this turn brought, then answer all of it."""
+        """Commit everything that this turn brought, then answer all of it.
+
+        What was delivered is forgotten with the next commit, for each costs a sync to disk: a crash before
+        it only delivers again.
+        """
         turn = self._turn
-        if not turn:
-            return
-        self._turn = _Turn([], {}, [], [])
+        if turn.appends or turn.sessions or self._done >= FORGET_MESSAGES:
+            self._turn = _Turn([], {}, [], [])
+            self._done = 0
+            self._finish(turn)
+        elif turn and not self._forget_timer:
+            self._forget_timer = True
+            self.set_timer(FORGET_S, ForgetDue())
+        served, self._to_serve = self._to_serve, {}
+        for consumer in served.values():
+            self._serve(consumer)
+
+    def _finish(self, turn: _Turn) -> None:
         try:
-            fresh = self._commit(turn)
+            self._answer(turn, self._commit(turn))
         except StoreError as exc:
             self._refuse(turn, exc)
         except Exception as exc:
@@ -206,8 +237,6 @@ class StoreActor(EdgeActor):
                 self._poison(turn.appends[0], exc)
             else:
                 raise
-        else:
-            self._answer(turn, fresh)
 
     def _commit(self, turn: _Turn) -> dict[str, list[StoredMessage]]:
         """Write one transaction; return the new messages of each endpoint that waits for them."""
@@ -253,16 +282,11 @@ class StoreActor(EdgeActor):
             self.tell(head, Stored(tuple(batches)))
         for envelope, request in turn.sessions:
             self.reply(SessionSaved(request.identity), envelope)
-        done = [*turn.delivered.items(), *((p.endpoint_id, p.positions) for p in turn.poison)]
-        for endpoint_id, positions in done:
+        for endpoint_id, messages in fresh.items():
             consumer = self._consumers.get(endpoint_id)
             if consumer is not None:
-                consumer.delivered(positions)
-        for endpoint_id in fresh.keys() | {endpoint_id for endpoint_id, _ in done}:
-            consumer = self._consumers.get(endpoint_id)
-            if consumer is not None:
-                consumer.offer(fresh.get(endpoint_id, ()))
-                self._serve(consumer)
+                consumer.offer(messages)
+                self._to_serve[endpoint_id] = consumer
 
     def _commit_one_by_one(self, turn: _Turn) -> None:
         """Find the message that poisons a batch: everything in a transaction of its own."""
@@ -295,6 +319,12 @@ class StoreActor(EdgeActor):
         self._turn.poison.extend(turn.poison)
 
     # consumers
+
+    def _make_room(self, endpoint_id: str, positions: tuple[int, ...]) -> None:
+        consumer = self._consumers.get(endpoint_id)
+        if consumer is not None:
+            consumer.delivered(positions)
+            self._to_serve[endpoint_id] = consumer
 
     def on_attach(self, message: Attach) -> None:
         consumer = Consumer(
