@@ -32,9 +32,10 @@ class ChildSpec:
 
 
 class Context(Protocol):
-    """What an actor may do in the world of actors. All calls belong to the actor's own thread."""
+    """What an actor may do in the world of actors. All calls but `tell_self` belong to its own thread."""
 
     address: str
+    epoch: int  # the incarnation of this process
     clock: Clock
 
     def send(
@@ -53,13 +54,21 @@ class Context(Protocol):
 
     def cancel_timer(self, timer_id: int) -> None: ...
 
+    def tell_self(self, message: object) -> None: ...
+
     def start_child(self, spec: ChildSpec) -> str: ...
 
+    def stop_child(self, name: str) -> None: ...
+
     def ready_to_stop(self) -> None: ...
+
+    def give_up(self, reason: str) -> None: ...
 
     def watch_peer(self, process: str) -> None: ...
 
     def peer_seen(self, process: str, epoch: int) -> None: ...
+
+    def peer_lost(self, process: str) -> None: ...
 
     def dead_letters(self) -> tuple[int, tuple[dict[str, Any], ...]]: ...
 

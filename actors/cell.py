@@ -52,6 +52,7 @@ class ActorCell:
         on_end: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.address = address
+        self.epoch = bus.epoch
         self.clock: Clock = bus.clock
         self.ended = False
         self.handled = 0
@@ -109,6 +110,8 @@ class ActorCell:
         if envelope.correlation_id and self._requests:
             self._requests.pop(envelope.correlation_id, None)
         handler = self._handlers.get(envelope.kind)
+        if envelope.kind == "ActorStopped" and not self._child_stopped(envelope, handler is None):
+            return
         if handler is None:
             self._deliver_unhandled(envelope)
             return
@@ -160,10 +163,6 @@ class ActorCell:
             if self.ended:
                 return
 
-    def peer_lost(self, process: str) -> None:
-        """Tell the behaviour that another process is gone."""
-        self.deliver(self._own_envelope(lifecycle.PeerDown(process)))
-
     # Context
 
     def send(
@@ -207,6 +206,10 @@ class ActorCell:
         if any(waiting == timer_id for _, waiting, _ in self._timers):
             self._cancelled.add(timer_id)
 
+    def tell_self(self, message: object) -> None:
+        """Send to this actor, from whatever thread: how callbacks of the outside world come in."""
+        self._bus.send(self.address, message, sender="", correlation_id=0, deadline_s=0.0)
+
     def start_child(self, spec: ChildSpec) -> str:
         """Start a child; it tells ActorStarted when it is up. Returns its address.
 
@@ -230,6 +233,12 @@ class ActorCell:
             self._close_behaviour()
             self.end("")
 
+    def give_up(self, reason: str) -> None:
+        """End now, without stopping the children; whoever started this actor hears why."""
+        log.error("%s gives up: %s", self.address, reason)
+        self._close_behaviour()
+        self.end(reason)
+
     def watch_peer(self, process: str) -> None:
         """Be told PeerUp and PeerDown of another process."""
         self._bus.watch_peer(process, self.address)
@@ -237,6 +246,10 @@ class ActorCell:
     def peer_seen(self, process: str, epoch: int) -> None:
         """Tell the bus that another process runs in this incarnation."""
         self._bus.peer_seen(process, epoch)
+
+    def peer_lost(self, process: str) -> None:
+        """Tell the bus that another process is gone."""
+        self._bus.peer_lost(process)
 
     def dead_letters(self) -> tuple[int, tuple[dict[str, Any], ...]]:
         """Return how many dead letters there were, and the last ones."""
@@ -379,8 +392,6 @@ class ActorCell:
         own = self._own_kinds.get(envelope.kind)
         if own is not None:
             own(envelope)
-        elif envelope.kind == "ActorStopped":
-            self._on_child_stopped(envelope)
         elif envelope.kind in lifecycle.NOTICES or envelope.kind == "RequestFailed":
             pass  # for whoever cares
         elif kind_named(envelope.kind) is None:
@@ -388,14 +399,21 @@ class ActorCell:
         else:
             self._refuse(envelope, f"{type(self._behaviour).__name__} does not understand {envelope.kind}")
 
-    def _on_child_stopped(self, envelope: Envelope) -> None:
-        address = envelope.body[0]
+    def _child_stopped(self, envelope: Envelope, escalate: bool) -> bool:
+        """Note that somebody stopped; returns whether the behaviour has still to hear of it.
+
+        A child that gave up is a failure of its parent, unless the behaviour handles ActorStopped itself.
+        """
+        address, reason = envelope.body
         known = address in self._children.values()
         self._forget_child(address)
         if self._stopping and address == self._waits_for_child:
             self._stop_next()
-        elif known and envelope.body[1] and not self._stopping:
-            self._fail(None, ChildGaveUp(f"{address} {envelope.body[1]}"))
+            return False
+        if known and reason and escalate and not self._stopping:
+            self._fail(None, ChildGaveUp(f"{address} {reason}"))
+            return False
+        return True
 
     def _on_watch(self, envelope: Envelope) -> None:
         self._watchers.add(envelope.sender)

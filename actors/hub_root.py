@@ -13,7 +13,7 @@ from typing import Final
 
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
-from actors.hub_config import HubConfig
+from actors.hub_config import HubConfig, RouteReport
 from actors.identities import IdentityActor, IdentityCopy
 from actors.mqtt_head import MqttHead
 from actors.ports import CloudLink, Listener, MessageStore
@@ -38,13 +38,6 @@ HELLO_S: Final = 1.0
 @message
 class HelloDue:
     """Timer: greet the agent again."""
-
-
-@message
-class RouteReport:
-    """To the agent: the routes that were left out, as (name, text, problem with position)."""
-
-    bad: tuple[tuple[str, str, str], ...]
 
 
 class HubRootActor(EdgeActor):

@@ -33,6 +33,8 @@ class Bus(Protocol):
 
     def peer_seen(self, process: str, epoch: int) -> None: ...
 
+    def peer_lost(self, process: str) -> None: ...
+
 
 def first_id(seed: int) -> int:
     """Return where the ids of one process start: 40 random bits above 23 for counting."""
@@ -121,6 +123,9 @@ class MemoryBus:
         """There are no other processes in memory."""
 
     def peer_seen(self, process: str, epoch: int) -> None:
+        """There are no other processes in memory."""
+
+    def peer_lost(self, process: str) -> None:
         """There are no other processes in memory."""
 
     def draw(self) -> tuple[str, bytes] | None:

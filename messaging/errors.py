@@ -29,7 +29,15 @@ class ConfigError(EdgeError):
 
 
 class DeploymentError(ConfigError):
-    """The deployment manifest is wrong; the message names file, JSON path, value and what is allowed."""
+    """The deployment manifest is wrong; the message names file, JSON path, value and what is allowed.
+
+    `code` is what the edge reports as `lastDesiredStatus.code`: 400 format, 412 schema version, 417 empty.
+    Source: spec sheet agent.md section 1.4.
+    """
+
+    def __init__(self, message: str, code: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class RouteError(ConfigError):

@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -56,6 +56,23 @@ def all_processes() -> Iterator[ProcessStat]:
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (stat := read_stat(int(entry))) is not None:
             yield stat
+
+
+def find(
+    marks: Mapping[str, str], sessions: Collection[int] = (), oldest_ticks: int = 0
+) -> list[ProcessStat]:
+    """Return the living processes that are in one of `sessions` or have all of `marks` in their environment.
+
+    Those older than `oldest_ticks` are left out. A process in the middle of an exec shows no environment; its
+    session still tells.
+    """
+    found = []
+    for process in all_processes():
+        if process.state in "ZX" or process.start_ticks < oldest_ticks:
+            continue
+        if process.session in sessions or marks.items() <= read_environment(process.pid).items():
+            found.append(process)
+    return found
 
 
 def read_environment(pid: int) -> dict[str, str]:
