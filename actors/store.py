@@ -21,7 +21,7 @@ from actors.append_guard import AppendGuard
 from actors.base import EdgeActor
 from actors.consumer import Consumer
 from actors.ports import MessageStore
-from actors.stored import NewMessage, StoredMessage, position_of
+from actors.stored import Run, runs_of, segments_of
 from messaging.envelope import Envelope
 from messaging.errors import StoreError
 from messaging.kinds import data_message, message
@@ -78,11 +78,14 @@ class Detach:
 
 @data_message
 class Ready:
-    """Messages for a consumer, each as (position, header, body), in order of delivery."""
+    """Messages for a consumer, in order of delivery, as runs: (first position, headers, entries).
+
+    The positions in a run are consecutive; an entry is (index of its header, body).
+    """
 
     endpoint_id: str
     attachment: int
-    messages: tuple[tuple[int, bytes, bytes], ...]
+    runs: tuple[tuple[int, tuple[bytes, ...], tuple[tuple[int, bytes], ...]], ...]
 
 
 @data_message
@@ -90,7 +93,7 @@ class Delivered:
     """The consumer has these messages now, for good."""
 
     endpoint_id: str
-    positions: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]  # first and last position, both included
 
 
 @data_message
@@ -98,7 +101,7 @@ class Undeliverable:
     """The consumer can never take these messages: drop them as poison."""
 
     endpoint_id: str
-    positions: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]  # first and last position, both included
 
 
 @message
@@ -150,7 +153,7 @@ class _Turn:
     """What waits for the commit at the end of the turn."""
 
     appends: list[tuple[Envelope, Append]]
-    delivered: dict[str, list[int]]
+    delivered: dict[str, list[tuple[int, int]]]
     poison: list[Undeliverable]
     sessions: list[tuple[Envelope, SaveSession | DeleteSession]]
 
@@ -193,14 +196,12 @@ class StoreActor(EdgeActor):
         self._turn.appends.append((self.envelope, message))
 
     def on_delivered(self, message: Delivered) -> None:
-        self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.positions)
-        self._done += len(message.positions)
-        self._make_room(message.endpoint_id, message.positions)
+        self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.ranges)
+        self._make_room(message.endpoint_id, message.ranges)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         self._turn.poison.append(message)
-        self._done += len(message.positions)
-        self._make_room(message.endpoint_id, message.positions)
+        self._make_room(message.endpoint_id, message.ranges)
 
     def on_forget_due(self, message: ForgetDue) -> None:
         self._forget_timer = False
@@ -238,43 +239,33 @@ class StoreActor(EdgeActor):
             else:
                 raise
 
-    def _commit(self, turn: _Turn) -> dict[str, list[StoredMessage]]:
+    def _commit(self, turn: _Turn) -> dict[str, list[Run]]:
         """Write one transaction; return the new messages of each endpoint that waits for them."""
         assert self._store is not None
         store, now_s = self._store, self.clock.now_s()
-        new: list[NewMessage] = []
-        for _, append in turn.appends:
-            headers = append.headers
-            for index, body in append.entries:
-                header, matches = headers[index]
-                new.append((header, body, matches))  # type: ignore[arg-type]  # plain tuples are cheaper
-        first = 0
+        segments = [
+            segment
+            for _, append in turn.appends
+            for segment in segments_of(append.headers, append.entries)  # type: ignore[arg-type]
+        ]
         with store.transaction():
-            if new:
-                first = store.append(new, now_s)
-            for endpoint_id, positions in turn.delivered.items():
-                store.delivered(endpoint_id, positions)
+            first = store.append(segments, now_s) if segments else 0
+            for endpoint_id, ranges in turn.delivered.items():
+                store.delivered(endpoint_id, ranges)
             for given_up in turn.poison:
-                store.dropped(given_up.endpoint_id, given_up.positions, "poison")
+                store.dropped(given_up.endpoint_id, given_up.ranges, "poison")
             for _, request in turn.sessions:
                 if isinstance(request, SaveSession):
                     store.save_session(request.identity, msgpack.packb(request.subscriptions))
                 else:
                     store.delete_session(request.identity)
-        return self._fresh(new, first)
-
-    def _fresh(self, new: list[NewMessage], first: int) -> dict[str, list[StoredMessage]]:
-        """Return what was just stored, by endpoint, for the consumers that are attached."""
-        fresh: dict[str, list[StoredMessage]] = {}
-        consumers = self._consumers
-        for seq, (header, body, matches) in enumerate(new, first):
-            for endpoint_id, priority, _ in matches:
-                if endpoint_id in consumers:
-                    stored = (position_of(priority, seq), header, body)
-                    fresh.setdefault(endpoint_id, []).append(stored)  # type: ignore[arg-type]
+        fresh: dict[str, list[Run]] = {}
+        for endpoint_id, run in runs_of(segments, first):
+            if endpoint_id in self._consumers:
+                fresh.setdefault(endpoint_id, []).append(run)
         return fresh
 
-    def _answer(self, turn: _Turn, fresh: dict[str, list[StoredMessage]]) -> None:
+    def _answer(self, turn: _Turn, fresh: dict[str, list[Run]]) -> None:
         stored: dict[str, list[int]] = {}
         for envelope, _ in turn.appends:
             stored.setdefault(envelope.sender, []).append(envelope.correlation_id)
@@ -282,11 +273,11 @@ class StoreActor(EdgeActor):
             self.tell(head, Stored(tuple(batches)))
         for envelope, request in turn.sessions:
             self.reply(SessionSaved(request.identity), envelope)
-        for endpoint_id, messages in fresh.items():
-            consumer = self._consumers.get(endpoint_id)
-            if consumer is not None:
-                consumer.offer(messages)
-                self._to_serve[endpoint_id] = consumer
+        for endpoint_id, runs in fresh.items():
+            consumer = self._consumers[endpoint_id]
+            for run in runs:
+                consumer.offer(run)
+            self._to_serve[endpoint_id] = consumer
 
     def _commit_one_by_one(self, turn: _Turn) -> None:
         """Find the message that poisons a batch: everything in a transaction of its own."""
@@ -314,16 +305,17 @@ class StoreActor(EdgeActor):
             self.reply(RequestFailed("Append", self.address, str(error)), envelope)
         for envelope, request in turn.sessions:
             self.reply(RequestFailed(type(request).__name__, self.address, str(error)), envelope)
-        for endpoint_id, positions in turn.delivered.items():
-            self._turn.delivered.setdefault(endpoint_id, []).extend(positions)
+        for endpoint_id, ranges in turn.delivered.items():
+            self._turn.delivered.setdefault(endpoint_id, []).extend(ranges)
         self._turn.poison.extend(turn.poison)
 
     # consumers
 
-    def _make_room(self, endpoint_id: str, positions: tuple[int, ...]) -> None:
+    def _make_room(self, endpoint_id: str, ranges: tuple[tuple[int, int], ...]) -> None:
+        self._done += sum(last - first + 1 for first, last in ranges)
         consumer = self._consumers.get(endpoint_id)
         if consumer is not None:
-            consumer.delivered(positions)
+            consumer.delivered(ranges)
             self._to_serve[endpoint_id] = consumer
 
     def on_attach(self, message: Attach) -> None:
@@ -344,9 +336,10 @@ class StoreActor(EdgeActor):
         """Send what the consumer's window has room for."""
         assert self._store is not None
         while True:
-            messages = consumer.take()
-            if messages:
-                self.tell(consumer.address, Ready(consumer.endpoint_id, consumer.attachment, tuple(messages)))
+            runs = consumer.take()
+            if runs:
+                ready = Ready(consumer.endpoint_id, consumer.attachment, tuple(runs))  # type: ignore[arg-type]
+                self.tell(consumer.address, ready)
             to_read = consumer.to_read
             if not to_read:
                 return
