@@ -10,6 +10,7 @@ EdgeError
 │  └─ LocalProtocolError      we tried to break it
 ├─ AuthError                  an identity or its token was refused; says why
 ├─ StoreError                 the database could not do what was asked
+│  └─ StoreFull               for want of space; works again when there is some
 └─ BusError
    ├─ EnvelopeError           a frame is not an envelope of ours, or is too large
    ├─ AddressInUse            a second mailbox wants the same address
@@ -70,6 +71,10 @@ class AuthError(EdgeError):
 
 class StoreError(EdgeError):
     """The database could not do what was asked; nothing of it was kept."""
+
+
+class StoreFull(StoreError):
+    """There was no space for it. Nothing of it was kept; the same call works once there is space."""
 
 
 class BusError(EdgeError):
