@@ -10,6 +10,7 @@ EdgeError
 │  └─ LocalProtocolError      we tried to break it
 ├─ AuthError                  an identity or its token was refused; says why
 ├─ StoreError                 the database could not do what was asked
+│  └─ StoreFull               for want of space; works again when there is some
 └─ BusError
    ├─ EnvelopeError           a frame is not an envelope of ours, or is too large
    ├─ AddressInUse            a second mailbox wants the same address
@@ -28,7 +29,15 @@ class ConfigError(EdgeError):
 
 
 class DeploymentError(ConfigError):
-    """The deployment manifest is wrong; the message names file, JSON path, value and what is allowed."""
+    """The deployment manifest is wrong; the message names file, JSON path, value and what is allowed.
+
+    `code` is what the edge reports as `lastDesiredStatus.code`: 400 format, 412 schema version, 417 empty.
+    Source: spec sheet agent.md section 1.4.
+    """
+
+    def __init__(self, message: str, code: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class RouteError(ConfigError):
@@ -73,6 +82,10 @@ class AuthError(EdgeError):
 
 class StoreError(EdgeError):
     """The database could not do what was asked; nothing of it was kept."""
+
+
+class StoreFull(StoreError):
+    """There was no space for it. Nothing of it was kept; the same call works once there is space."""
 
 
 class BusError(EdgeError):

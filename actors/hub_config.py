@@ -1,0 +1,65 @@
+"""What the hub process has to know before it serves anybody.
+
+The agent writes it to a file before it starts the hub and sends it again when it changes, so that a hub that
+is restarted while no agent lives still serves with the last one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from messaging.errors import ConfigError
+from messaging.kinds import message
+
+
+@message
+class RouteReport:
+    """From the hub to the agent: the routes that were left out, as (name, text, problem with position)."""
+
+    bad: tuple[tuple[str, str, str], ...]
+
+
+@message
+class CertificateChanged:
+    """From the agent to the hub: the file of the server certificate was written anew, load it again."""
+
+
+class RouteText(msgspec.Struct, frozen=True):
+    """One route of the deployment, as it was written."""
+
+    name: str
+    text: str
+    priority: int
+    ttl_s: int  # 0: the hub's
+
+
+class HubConfig(msgspec.Struct, frozen=True):
+    """Settings and routes of the hub."""
+
+    device_id: str
+    iothub_hostname: str
+    host_names: tuple[str, ...]  # this hub's own names: tokens may be made for them as well
+    certificate_file: str  # leaf and issuers, PEM
+    key_file: str
+    routes: tuple[RouteText, ...]
+    ttl_s: int | None  # store-and-forward time to live of routes without one of their own; None: for ever
+    plain_listeners: int = 0  # how many of the inherited listening sockets, the last ones, are plain TCP
+
+
+def encode(config: HubConfig) -> bytes:
+    """Return the file content of `config`, readable JSON."""
+    return msgspec.json.format(msgspec.json.encode(config), indent=2)
+
+
+def decode(content: bytes, name: str) -> HubConfig:
+    """Return the configuration in `content`.
+
+    Raises:
+        ConfigError: it is damaged; `name` says what was read.
+    """
+    try:
+        return msgspec.json.decode(content, type=HubConfig)
+    except msgspec.MsgspecError as exc:
+        raise ConfigError(
+            f"{name}: {exc}; start the edge with `edge-actors run` and it is written anew"
+        ) from exc

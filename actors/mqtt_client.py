@@ -1,0 +1,176 @@
+"""One MQTT client of the hub: what its connection has sent, is owed and has been sent.
+
+Plain state and bytes; the head decides, the transport writes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from actors.ports import Transport
+from messaging.identity import Identity
+from messaging.message import LARGEST_MESSAGE_BYTES, encode_header, source_path, stamp_sender
+from messaging.mqtt.connection import ServerConnection
+from messaging.mqtt.packets import Publish, encode_publish
+from messaging.topics import Telemetry, parse_topic
+
+REMEMBERED_TOPICS: Final = 256  # clients choose topics (message ids in the property bag), so it is bounded
+MOST_PACKET_IDS: Final = 65_535
+_DUP: Final = 0x08
+
+
+@dataclass(slots=True)
+class Unanswered:
+    """A batch that is on its way to the disk, and the packet ids to acknowledge then."""
+
+    packet_ids: list[int]
+    size_bytes: int
+    sent_at_s: float
+    done: bool = False
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A message sent to the client and not acknowledged."""
+
+    endpoint_id: str
+    position: int
+    frame: bytes
+    sent_at_s: float
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one read of the connection brought for the router."""
+
+    headers: dict[bytes, int] = field(default_factory=dict)
+    entries: list[tuple[int, bytes]] = field(default_factory=list)
+    packet_ids: list[int] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+class MqttClient:
+    """State of one connection, from CONNECT to its end."""
+
+    def __init__(self, number: int, transport: Transport, now_s: float) -> None:
+        self.number = number
+        self.transport = transport
+        self.codec = ServerConnection()
+        self.opened_at_s = now_s
+        self.seen_at_s = now_s
+        self.keep_alive_s = 0.0  # 0 until CONNECT was accepted
+        self.identity: Identity | None = None
+        self.client_id = ""
+        self.clean_session = True
+        self.epoch = 0
+        self.next_index = 0
+        self.closed = False
+        self.paused = False
+        self.subscriptions: dict[str, int] = {}  # filter → granted QoS
+        self.unanswered: deque[Unanswered] = deque()
+        self.unanswered_bytes = 0
+        self.in_flight: dict[int, InFlight] = {}
+        self._last_packet_id = 0
+        self._model_id = ""
+        self._edge_device_id = ""
+        self._headers: dict[tuple[str, bool, bool], bytes | str] = {}
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether CONNECT was accepted and the connection is open."""
+        return self.epoch != 0 and not self.closed
+
+    def accept(self, epoch: int, edge_device_id: str, model_id: str) -> None:
+        """The client is who it says it is."""
+        self.epoch = epoch
+        self._edge_device_id = edge_device_id
+        self._model_id = model_id
+
+    # from the client
+
+    def add_publish(self, packet: Publish, batch: Batch) -> str:
+        """Put one PUBLISH into the batch; returns "" or why it is not passed on, though acknowledged.
+
+        Raises:
+            RemoteProtocolError: the connection has to be closed.
+        """
+        key = (packet.topic, packet.dup, packet.retain)
+        header = self._headers.get(key)
+        if header is None:
+            header = self._header_of(*key)
+            if len(self._headers) >= REMEMBERED_TOPICS:
+                self._headers.clear()
+            self._headers[key] = header
+        if packet.packet_id:
+            batch.packet_ids.append(packet.packet_id)
+        if type(header) is str:
+            return header
+        assert type(header) is bytes
+        payload = packet.payload
+        size_bytes = len(payload) + len(header)
+        if size_bytes > LARGEST_MESSAGE_BYTES:
+            return f"message of {size_bytes} bytes; the limit is {LARGEST_MESSAGE_BYTES}"
+        index = batch.headers.setdefault(header, len(batch.headers))
+        batch.entries.append((index, payload))
+        batch.size_bytes += size_bytes
+        return ""
+
+    def _header_of(self, topic: str, dup: bool, retain: bool) -> bytes | str:
+        """Return the encoded header of messages on this topic, or why there is none."""
+        assert self.identity is not None
+        incoming = parse_topic(topic, self.identity)
+        if not isinstance(incoming, Telemetry):
+            return getattr(incoming, "reason", f"{type(incoming).__name__} is not served by this hub yet")
+        properties = dict(incoming.properties)
+        if dup:
+            properties["mqtt-dup"] = "true"
+        if retain:
+            properties["mqtt-retain"] = "true"
+        system_properties = stamp_sender(
+            incoming.system_properties, self.identity, self._edge_device_id, self._model_id
+        )
+        return encode_header(source_path(system_properties), properties, system_properties)
+
+    def acknowledged(self) -> list[int]:
+        """Return the packet ids that may be acknowledged now, in the order of their PUBLISH."""
+        packet_ids: list[int] = []
+        unanswered = self.unanswered
+        while unanswered and unanswered[0].done:
+            first = unanswered.popleft()
+            self.unanswered_bytes -= first.size_bytes
+            packet_ids.extend(first.packet_ids)
+        return packet_ids
+
+    # to the client
+
+    def frame_publish(
+        self, endpoint_id: str, position: int, topic: bytes, payload: bytes, now_s: float
+    ) -> bytes | None:
+        """Return a QoS 1 PUBLISH and remember it until it is acknowledged; None when no packet id is free."""
+        in_flight = self.in_flight
+        if len(in_flight) >= MOST_PACKET_IDS:
+            return None
+        packet_id = self._last_packet_id
+        while True:
+            packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
+            if packet_id not in in_flight:
+                break
+        self._last_packet_id = packet_id
+        frame = encode_publish(topic, payload, packet_id, 1)
+        in_flight[packet_id] = InFlight(endpoint_id, position, frame, now_s)
+        return frame
+
+    def frames_again(self, now_s: float) -> list[bytes]:
+        """Return everything in flight once more, marked as duplicate, in its order."""
+        frames = []
+        for sent in self.in_flight.values():
+            sent.sent_at_s = now_s
+            frames.append(bytes((sent.frame[0] | _DUP,)) + sent.frame[1:])
+        return frames
+
+    def forget_in_flight(self, endpoint_id: str) -> None:
+        """The endpoint was detached: an acknowledgement that still comes means nothing any more."""
+        for packet_id in [k for k, sent in self.in_flight.items() if sent.endpoint_id == endpoint_id]:
+            del self.in_flight[packet_id]

@@ -1,0 +1,394 @@
+"""Owns the message database: takes messages in, hands them to consumers, forgets what was delivered.
+
+Understands: Append, Attach, Detach, Delivered, SaveSession, DeleteSession, LoadSessions, SweepDue
+Tells:       whoever published (Stored), consumers (Ready), heads (SessionSaved, Sessions)
+Started by:  HubRootActor; after a restart consumers attach again, queues are read from the database
+
+Everything that one turn brought is committed in one transaction, and only then answered: an acknowledged
+message is on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+from actors.append_guard import AppendGuard
+from actors.base import EdgeActor
+from actors.consumer import Consumer
+from actors.ports import MessageStore
+from actors.stored import NewMessage, StoredMessage, position_of
+from messaging.envelope import Envelope
+from messaging.errors import StoreError
+from messaging.kinds import data_message, message
+from messaging.lifecycle import RequestFailed
+
+log = logging.getLogger(__name__)
+
+SWEEP_S: Final = 5.0  # how often expired messages are looked for
+SWEEP_ROWS: Final = 1000  # deleted in one go, so that no turn takes long
+FORGET_S: Final = 0.05  # latest, after it was delivered, that a message is forgotten
+FORGET_MESSAGES: Final = 2000
+READ_MESSAGES: Final = 512  # from the database at once, for one consumer
+READ_BYTES: Final = 1024 * 1024
+
+
+@data_message
+class Append:
+    """Store these messages. Sent by the router in the name of the head, which is answered with Stored.
+
+    A header and its matches serve all entries that name its index; a match is (endpoint, priority, time to
+    live in seconds or None).
+    """
+
+    identity: str
+    epoch: int  # of the connection
+    index: int  # counts the batches of one connection from 0; a gap means that one was lost
+    headers: tuple[tuple[bytes, tuple[tuple[str, int, float | None], ...]], ...]
+    entries: tuple[tuple[int, bytes], ...]  # (index of its header, body)
+
+
+@data_message
+class Stored:
+    """These batches are on disk: the correlation ids of their Publish."""
+
+    batches: tuple[int, ...]
+
+
+@message
+class Attach:
+    """Send me the messages of this endpoint, so many at once. Those that waited longest come first."""
+
+    endpoint_id: str
+    attachment: int  # comes back with each Ready, so that one for an earlier attachment can be told
+    window_messages: int
+    window_bytes: int
+
+
+@message
+class Detach:
+    """No more of this endpoint. What was sent and not yet said to be delivered will be sent again."""
+
+    endpoint_id: str
+
+
+@data_message
+class Ready:
+    """Messages for a consumer, each as (position, header, body), in order of delivery."""
+
+    endpoint_id: str
+    attachment: int
+    messages: tuple[tuple[int, bytes, bytes], ...]
+
+
+@data_message
+class Delivered:
+    """The consumer has these messages now, for good."""
+
+    endpoint_id: str
+    positions: tuple[int, ...]
+
+
+@data_message
+class Undeliverable:
+    """The consumer can never take these messages: drop them as poison."""
+
+    endpoint_id: str
+    positions: tuple[int, ...]
+
+
+@message
+class SaveSession:
+    """Keep the subscriptions of a client, as (filter, granted QoS). Answered with SessionSaved."""
+
+    identity: str
+    subscriptions: tuple[tuple[str, int], ...]
+
+
+@message
+class DeleteSession:
+    """Forget the session of a client. Answered with SessionSaved."""
+
+    identity: str
+
+
+@message
+class SessionSaved:
+    """The session is on disk."""
+
+    identity: str
+
+
+@message
+class LoadSessions:
+    """Tell all kept sessions. Answered with Sessions."""
+
+
+@message
+class Sessions:
+    """All kept sessions: identity → subscriptions."""
+
+    sessions: dict[str, tuple[tuple[str, int], ...]]
+
+
+@message
+class SweepDue:
+    """Timer: delete what has expired, give space back."""
+
+
+@message
+class ForgetDue:
+    """Timer: forget what was delivered, though nothing new came."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What waits for the commit at the end of the turn."""
+
+    appends: list[tuple[Envelope, Append]]
+    delivered: dict[str, list[int]]
+    poison: list[Undeliverable]
+    sessions: list[tuple[Envelope, SaveSession | DeleteSession]]
+
+    def __bool__(self) -> bool:
+        return bool(self.appends or self.delivered or self.poison or self.sessions)
+
+
+class StoreActor(EdgeActor):
+    """The only owner of the message database."""
+
+    def __init__(self, open_store: Callable[[], MessageStore], guard: AppendGuard) -> None:
+        self._open_store = open_store
+        self._store: MessageStore | None = None
+        self._guard = guard  # outlives a restart: the order of a publisher must hold over it
+        self._consumers: dict[str, Consumer] = {}
+        self._turn = _Turn([], {}, [], [])
+        self._done = 0  # messages delivered and not yet forgotten
+        self._forget_timer = False
+        self._to_serve: dict[str, Consumer] = {}
+
+    def on_start(self) -> None:
+        self._store = self._open_store()
+        self.set_timer(SWEEP_S, SweepDue())
+
+    def on_stop(self) -> None:
+        if self._store is not None:
+            try:
+                self._finish(self._turn)
+            finally:
+                self._store.close()
+                self._store = None
+
+    # the data path
+
+    def on_append(self, message: Append) -> None:
+        refusal = self._guard.check(message.identity, message.epoch, message.index)
+        if refusal:
+            self.reply(RequestFailed("Append", self.address, refusal))
+            return
+        self._turn.appends.append((self.envelope, message))
+
+    def on_delivered(self, message: Delivered) -> None:
+        self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.positions)
+        self._done += len(message.positions)
+        self._make_room(message.endpoint_id, message.positions)
+
+    def on_undeliverable(self, message: Undeliverable) -> None:
+        self._turn.poison.append(message)
+        self._done += len(message.positions)
+        self._make_room(message.endpoint_id, message.positions)
+
+    def on_forget_due(self, message: ForgetDue) -> None:
+        self._forget_timer = False
+        self._done = max(self._done, FORGET_MESSAGES)
+
+    def on_turn_end(self) -> None:
+        """Commit everything that this turn brought, then answer all of it.
+
+        What was delivered is forgotten with the next commit, for each costs a sync to disk: a crash before
+        it only delivers again.
+        """
+        turn = self._turn
+        if turn.appends or turn.sessions or self._done >= FORGET_MESSAGES:
+            self._turn = _Turn([], {}, [], [])
+            self._done = 0
+            self._finish(turn)
+        elif turn and not self._forget_timer:
+            self._forget_timer = True
+            self.set_timer(FORGET_S, ForgetDue())
+        served, self._to_serve = self._to_serve, {}
+        for consumer in served.values():
+            self._serve(consumer)
+
+    def _finish(self, turn: _Turn) -> None:
+        try:
+            self._answer(turn, self._commit(turn))
+        except StoreError as exc:
+            self._refuse(turn, exc)
+        except Exception as exc:
+            if turn.appends and (len(turn.appends) > 1 or turn.delivered or turn.poison or turn.sessions):
+                log.exception("one of %d batches cannot be stored; each is tried alone", len(turn.appends))
+                self._commit_one_by_one(turn)
+            elif turn.appends:
+                self._poison(turn.appends[0], exc)
+            else:
+                raise
+
+    def _commit(self, turn: _Turn) -> dict[str, list[StoredMessage]]:
+        """Write one transaction; return the new messages of each endpoint that waits for them."""
+        assert self._store is not None
+        store, now_s = self._store, self.clock.now_s()
+        new: list[NewMessage] = []
+        for _, append in turn.appends:
+            headers = append.headers
+            for index, body in append.entries:
+                header, matches = headers[index]
+                new.append((header, body, matches))  # type: ignore[arg-type]  # plain tuples are cheaper
+        first = 0
+        with store.transaction():
+            if new:
+                first = store.append(new, now_s)
+            for endpoint_id, positions in turn.delivered.items():
+                store.delivered(endpoint_id, positions)
+            for given_up in turn.poison:
+                store.dropped(given_up.endpoint_id, given_up.positions, "poison")
+            for _, request in turn.sessions:
+                if isinstance(request, SaveSession):
+                    store.save_session(request.identity, msgpack.packb(request.subscriptions))
+                else:
+                    store.delete_session(request.identity)
+        return self._fresh(new, first)
+
+    def _fresh(self, new: list[NewMessage], first: int) -> dict[str, list[StoredMessage]]:
+        """Return what was just stored, by endpoint, for the consumers that are attached."""
+        fresh: dict[str, list[StoredMessage]] = {}
+        consumers = self._consumers
+        for seq, (header, body, matches) in enumerate(new, first):
+            for endpoint_id, priority, _ in matches:
+                if endpoint_id in consumers:
+                    stored = (position_of(priority, seq), header, body)
+                    fresh.setdefault(endpoint_id, []).append(stored)  # type: ignore[arg-type]
+        return fresh
+
+    def _answer(self, turn: _Turn, fresh: dict[str, list[StoredMessage]]) -> None:
+        stored: dict[str, list[int]] = {}
+        for envelope, _ in turn.appends:
+            stored.setdefault(envelope.sender, []).append(envelope.correlation_id)
+        for head, batches in stored.items():
+            self.tell(head, Stored(tuple(batches)))
+        for envelope, request in turn.sessions:
+            self.reply(SessionSaved(request.identity), envelope)
+        for endpoint_id, messages in fresh.items():
+            consumer = self._consumers.get(endpoint_id)
+            if consumer is not None:
+                consumer.offer(messages)
+                self._to_serve[endpoint_id] = consumer
+
+    def _commit_one_by_one(self, turn: _Turn) -> None:
+        """Find the message that poisons a batch: everything in a transaction of its own."""
+        for envelope, append in turn.appends:
+            alone = _Turn([(envelope, append)], {}, [], [])
+            try:
+                self._answer(alone, self._commit(alone))
+            except StoreError as exc:
+                self._refuse(alone, exc)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this batch alone
+                self._poison((envelope, append), exc)
+        rest = _Turn([], turn.delivered, turn.poison, turn.sessions)
+        self._answer(rest, self._commit(rest))
+
+    def _poison(self, append: tuple[Envelope, Append], error: Exception) -> None:
+        envelope, message = append
+        self._guard.failed(message.identity, message.epoch)
+        self.context.dead_letter(envelope, error)
+
+    def _refuse(self, turn: _Turn, error: StoreError) -> None:
+        """The database cannot take it: tell the publishers, keep what was delivered for the next turn."""
+        log.error("%d batches were not stored: %s", len(turn.appends), error)
+        for envelope, append in turn.appends:
+            self._guard.failed(append.identity, append.epoch)
+            self.reply(RequestFailed("Append", self.address, str(error)), envelope)
+        for envelope, request in turn.sessions:
+            self.reply(RequestFailed(type(request).__name__, self.address, str(error)), envelope)
+        for endpoint_id, positions in turn.delivered.items():
+            self._turn.delivered.setdefault(endpoint_id, []).extend(positions)
+        self._turn.poison.extend(turn.poison)
+
+    # consumers
+
+    def _make_room(self, endpoint_id: str, positions: tuple[int, ...]) -> None:
+        consumer = self._consumers.get(endpoint_id)
+        if consumer is not None:
+            consumer.delivered(positions)
+            self._to_serve[endpoint_id] = consumer
+
+    def on_attach(self, message: Attach) -> None:
+        consumer = Consumer(
+            message.endpoint_id,
+            self.envelope.sender,
+            message.attachment,
+            message.window_messages,
+            message.window_bytes,
+        )
+        self._consumers[message.endpoint_id] = consumer
+        self._serve(consumer)
+
+    def on_detach(self, message: Detach) -> None:
+        self._consumers.pop(message.endpoint_id, None)
+
+    def _serve(self, consumer: Consumer) -> None:
+        """Send what the consumer's window has room for."""
+        assert self._store is not None
+        while True:
+            messages = consumer.take()
+            if messages:
+                self.tell(consumer.address, Ready(consumer.endpoint_id, consumer.attachment, tuple(messages)))
+            to_read = consumer.to_read
+            if not to_read:
+                return
+            consumer.read(
+                self._store.read(
+                    consumer.endpoint_id,
+                    consumer.cursor,
+                    min(to_read, READ_MESSAGES),
+                    READ_BYTES,
+                    self.clock.now_s(),
+                )
+            )
+
+    # sessions
+
+    def on_save_session(self, message: SaveSession) -> None:
+        self._turn.sessions.append((self.envelope, message))
+
+    def on_delete_session(self, message: DeleteSession) -> None:
+        self._turn.sessions.append((self.envelope, message))
+
+    def on_load_sessions(self, message: LoadSessions) -> None:
+        assert self._store is not None
+        kept = {
+            identity: msgpack.unpackb(record, use_list=False)
+            for identity, record in self._store.sessions().items()
+        }
+        self.reply(Sessions(kept))
+
+    # housekeeping
+
+    def on_sweep_due(self, message: SweepDue) -> None:
+        assert self._store is not None
+        self.set_timer(SWEEP_S, SweepDue())
+        with self._store.transaction():
+            expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
+        for endpoint_id, count in expired.items():
+            log.info("%d messages for %s expired", count, endpoint_id)
+        if sum(expired.values()) == SWEEP_ROWS:
+            self.set_timer(0.0, SweepDue())
+        elif not self._turn:
+            self._store.tidy()
+
+    def describe(self) -> dict[str, Any]:
+        return {"consumers": tuple(self._consumers)}

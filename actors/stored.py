@@ -1,0 +1,130 @@
+"""What the message store takes and gives: messages, their place in a queue, and the ledger.
+
+Plain values without a database behind them, so that router, heads and command line can speak of stored
+messages without knowing how they are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+DEFAULT_PRIORITY = 2_000_000_000
+"""Priority of a route that states none: behind 0 to 9. Source: spec sheet routing.md section 5.2."""
+
+MAX_SEQ = (1 << 45) - 1
+"""The last sequence number a store can give: 111 years at 10,000 messages a second."""
+
+_SEQ_BITS = 45
+_LAST_RANK = 10  # where DEFAULT_PRIORITY stands among 0, 1, ... 9
+
+MAX_POSITION = _LAST_RANK << _SEQ_BITS | MAX_SEQ
+
+DropReason = Literal["limit", "poison", "removed"]
+"""Why a message left a queue undelivered: a stated limit, no consumer can take it, its endpoint is gone."""
+
+
+class Match(NamedTuple):
+    """One endpoint that a message goes to. `ttl_s` None means that the message never expires there."""
+
+    endpoint_id: str
+    priority: int
+    ttl_s: float | None
+
+
+class NewMessage(NamedTuple):
+    """A message to be stored, once for all its endpoints. No endpoint may be named twice."""
+
+    header: bytes
+    body: bytes
+    matches: Sequence[Match]
+
+
+class StoredMessage(NamedTuple):
+    """A message that waits for one endpoint."""
+
+    position: int
+    header: bytes
+    body: bytes
+
+
+def position_of(priority: int, seq: int) -> int:
+    """Return where a message stands in the queue of an endpoint: lower positions are delivered first.
+
+    Raises:
+        ValueError: `priority` is neither 0 to 9 nor DEFAULT_PRIORITY, or `seq` is out of range.
+    """
+    if priority == DEFAULT_PRIORITY:
+        rank = _LAST_RANK
+    elif 0 <= priority < _LAST_RANK:
+        rank = priority
+    else:
+        raise ValueError(f"priority {priority} is neither 0 to 9 nor {DEFAULT_PRIORITY}")
+    if not 0 <= seq <= MAX_SEQ:
+        raise ValueError(f"sequence number {seq} is not in 0 to {MAX_SEQ}")
+    return rank << _SEQ_BITS | seq
+
+
+def seq_of(position: int) -> int:
+    """Return the sequence number of the message at `position`."""
+    return position & MAX_SEQ
+
+
+def priority_of(position: int) -> int:
+    """Return the priority of the message at `position`."""
+    rank = position >> _SEQ_BITS
+    return DEFAULT_PRIORITY if rank == _LAST_RANK else rank
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Messages, each counted once however many endpoints it has."""
+
+    received: int = 0
+    unrouted: int = 0
+    routed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLedger:
+    """What became of the messages of one endpoint.
+
+    `delivered`, `expired` and `dropped` are counted when the rows are deleted, by the rows that were
+    really there; `pending` is a count of the rows that are there now. None is computed from the others.
+    """
+
+    accepted: int = 0
+    delivered: int = 0
+    expired: int = 0
+    dropped: int = 0
+    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
+    pending: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Every message accounted for, at one moment."""
+
+    total: Totals
+    endpoints: Mapping[str, EndpointLedger]
+
+    def imbalances(self) -> list[str]:
+        """Return each equation that does not hold, in words; an empty list when nothing is missing."""
+        total = self.total
+        found = []
+        if total.received != total.unrouted + total.routed:
+            found.append(
+                f"received {total.received} is not unrouted {total.unrouted} + routed {total.routed}"
+            )
+        for endpoint_id, row in self.endpoints.items():
+            if row.accepted != row.delivered + row.expired + row.dropped + row.pending:
+                found.append(
+                    f"{endpoint_id}: accepted {row.accepted} is not delivered {row.delivered} + "
+                    f"expired {row.expired} + dropped {row.dropped} + pending {row.pending}"
+                )
+            if row.dropped != sum(row.dropped_by_reason.values()):
+                found.append(
+                    f"{endpoint_id}: dropped {row.dropped} is not the sum of {row.dropped_by_reason}"
+                )
+        return found

@@ -1,0 +1,120 @@
+"""The hub's link to the cloud: takes what routes send to `$upstream` and hands it to the link.
+
+Understands: Ready, SwitchLink, ActorRestarted, LinkDue
+Tells:       hub/store (Attach, Detach, Delivered)
+Started by:  HubRootActor
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from actors.base import EdgeActor
+from actors.ports import CloudLink
+from actors.store import Attach, Delivered, Detach, Ready
+from messaging.errors import EdgeError
+from messaging.kinds import message
+from messaging.lifecycle import ActorRestarted, Watch
+from messaging.message import decode_header
+from messaging.routing.route import UPSTREAM
+
+log = logging.getLogger(__name__)
+
+WINDOW_MESSAGES: Final = 1000
+WINDOW_BYTES: Final = 2 * 1024 * 1024
+RETRY_S: Final = 0.5
+
+
+@message
+class SwitchLink:
+    """Switch the link to the cloud on or off; it stays so over restarts. Answered with LinkState."""
+
+    on: bool
+
+
+@message
+class LinkState:
+    """Whether the link to the cloud is on, and how many messages it took since the hub started."""
+
+    on: bool
+    sent: int
+
+
+@message
+class GetLinkState:
+    """Tell the state of the link. Answered with LinkState."""
+
+
+@message
+class LinkDue:
+    """Timer: try the link again after a failure."""
+
+
+class UpstreamActor(EdgeActor):
+    """Sends in order; a message counts as delivered when the link says that the cloud has it."""
+
+    def __init__(self, link: CloudLink, store: str) -> None:
+        self._link = link
+        self._store = store
+        self._sent = 0
+        self._attachment = 0
+        self._attached = False
+        self._down_because = ""
+
+    def on_start(self) -> None:
+        self.tell(self._store, Watch())
+        self._attach_when_on()
+
+    def on_stop(self) -> None:
+        self._link.close()
+
+    def on_ready(self, message: Ready) -> None:
+        if not self._attached or message.attachment != self._attachment:
+            return  # the store sends it again
+        try:
+            self._link.send([decode_header(header, body) for _, header, body in message.messages])
+        except EdgeError as exc:
+            if str(exc) != self._down_because:
+                log.error("upstream: %s; trying again every %.1f s", exc, RETRY_S)
+            self._down_because = str(exc)
+            self._detach()
+            self.set_timer(RETRY_S, LinkDue())
+            return
+        self._down_because = ""
+        self._sent += len(message.messages)
+        positions = tuple(position for position, _, _ in message.messages)
+        self.tell(self._store, Delivered(UPSTREAM, positions))
+
+    def on_link_due(self, message: LinkDue) -> None:
+        self._attach_when_on()
+
+    def on_actor_restarted(self, message: ActorRestarted) -> None:
+        self._attached = False
+        self._attach_when_on()
+
+    def on_switch_link(self, message: SwitchLink) -> None:
+        self._link.switch(message.on)
+        log.info("upstream: switched %s", "on" if message.on else "off")
+        if message.on:
+            self._attach_when_on()
+        else:
+            self._detach()
+        self.reply(LinkState(message.on, self._sent))
+
+    def on_get_link_state(self, message: GetLinkState) -> None:
+        self.reply(LinkState(self._link.is_on(), self._sent))
+
+    def describe(self) -> dict[str, Any]:
+        return {"on": self._link.is_on(), "sent": self._sent, "down_because": self._down_because}
+
+    def _attach_when_on(self) -> None:
+        if self._link.is_on() and not self._attached:
+            self._attached = True
+            self._attachment += 1
+            self.tell(self._store, Attach(UPSTREAM, self._attachment, WINDOW_MESSAGES, WINDOW_BYTES))
+
+    def _detach(self) -> None:
+        if self._attached:
+            self._attached = False
+            self.tell(self._store, Detach(UPSTREAM))

@@ -1,0 +1,83 @@
+"""Messages and their kinds: how a class becomes something that an envelope can carry.
+
+A message is a frozen dataclass made with `@message` (control lane) or `@data_message` (data lane). Its
+*kind* is its class name, unique in the whole program. Fields hold what msgpack can carry: None, bool, int,
+float, str, bytes, `Secret`, and tuples and dicts of these. Lists become tuples on the way.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Final, TypeVar, dataclass_transform
+
+CONTROL: Final = 0  # served first, never dropped silently
+DATA: Final = 1  # telemetry and deliveries; bounded by byte credits
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the kernel needs to know about one message class."""
+
+    name: str
+    lane: int
+    build: Callable[..., Any]
+    values: Callable[[Any], tuple[Any, ...]]  # the fields of a message, in order
+
+
+_by_name: dict[str, Kind] = {}
+_by_class: dict[type, Kind] = {}
+
+
+def _values_of(cls: type) -> Callable[[Any], tuple[Any, ...]]:
+    names = [field.name for field in fields(cls)]
+    if not names:
+        return lambda message: ()
+    getter = operator.attrgetter(*names)
+    if len(names) == 1:
+        return lambda message: (getter(message),)
+    return getter
+
+
+def _register(cls: type[T], lane: int) -> type[T]:
+    made = dataclass(frozen=True, slots=True)(cls)
+    name = made.__name__
+    known = _by_name.get(name)
+    if known is not None and known.build.__module__ != made.__module__:
+        raise TypeError(f"message kind {name!r} is defined in {known.build.__module__} and {made.__module__}")
+    kind = Kind(name, lane, made, _values_of(made))
+    _by_name[name] = kind
+    _by_class[made] = kind
+    return made
+
+
+@dataclass_transform(frozen_default=True)
+def message(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen message of the control lane."""
+    return _register(cls, CONTROL)
+
+
+@dataclass_transform(frozen_default=True)
+def data_message(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen message of the data lane."""
+    return _register(cls, DATA)
+
+
+def kind_of(cls: type) -> Kind:
+    """Return the kind of a message class.
+
+    Raises:
+        TypeError: `cls` was not made with `@message` or `@data_message`.
+    """
+    try:
+        return _by_class[cls]
+    except KeyError:
+        raise TypeError(f"{cls.__name__} is not a message: decorate it with @message") from None
+
+
+def kind_named(name: str) -> Kind | None:
+    """Return the kind called `name`, or None when this process knows no such message."""
+    return _by_name.get(name)

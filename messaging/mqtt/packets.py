@@ -1,0 +1,88 @@
+"""The fourteen packets of MQTT 3.1.1, under the names of the standard; import them from here.
+
+    packet.encode() -> bytes                     raises LocalProtocolError for values the standard forbids
+    Type.decode(first, data, start, stop)        raises RemoteProtocolError likewise
+
+`decode` is given the first byte of the packet (a key of `FIRST_BYTES`, so that type and flags are sound) and
+the receive buffer, in which the packet's body is `data[start:stop]`. `messaging/mqtt/connection.py` cuts the
+stream into packets and knows what is legal when.
+
+Passwords and message bodies are left out of every `repr`, so that they reach no log.
+"""
+
+from __future__ import annotations
+
+from messaging.mqtt.connect import ConnAck, Connect, Disconnect, PingReq, PingResp, ReturnCode, Will
+from messaging.mqtt.publish import (
+    PUBLISH_FLAGS,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    encode_puback_many,
+    encode_publish,
+)
+from messaging.mqtt.subscribe import SUBSCRIPTION_FAILURE, SubAck, Subscribe, UnsubAck, Unsubscribe
+
+__all__ = [
+    "FIRST_BYTES",
+    "SUBSCRIPTION_FAILURE",
+    "ConnAck",
+    "Connect",
+    "Disconnect",
+    "Packet",
+    "PingReq",
+    "PingResp",
+    "PubAck",
+    "PubComp",
+    "PubRec",
+    "PubRel",
+    "Publish",
+    "ReturnCode",
+    "SubAck",
+    "Subscribe",
+    "UnsubAck",
+    "Unsubscribe",
+    "Will",
+    "encode_puback_many",
+    "encode_publish",
+]
+
+Packet = (
+    Connect
+    | ConnAck
+    | Publish
+    | PubAck
+    | PubRec
+    | PubRel
+    | PubComp
+    | Subscribe
+    | SubAck
+    | Unsubscribe
+    | UnsubAck
+    | PingReq
+    | PingResp
+    | Disconnect
+)
+
+# Every first byte that exists. Types 0 and 15 are reserved (section 2.2.1), and so are all flags but those of
+# PUBLISH: with other ones a packet is malformed [MQTT-2.2.2-2].
+FIRST_BYTES: dict[int, type[Packet]] = dict.fromkeys(PUBLISH_FLAGS, Publish) | {
+    kind.FIRST_BYTE: kind
+    for kind in (
+        Connect,
+        ConnAck,
+        PubAck,
+        PubRec,
+        PubRel,
+        PubComp,
+        Subscribe,
+        SubAck,
+        Unsubscribe,
+        UnsubAck,
+        PingReq,
+        PingResp,
+        Disconnect,
+    )
+}

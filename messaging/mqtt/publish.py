@@ -1,0 +1,154 @@
+"""Packets that carry messages: PUBLISH and its acknowledgements at QoS 1 and 2; the hot path of the hub.
+
+Source: OASIS MQTT 3.1.1 sections 3.3 to 3.7.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from messaging.errors import LocalProtocolError, RemoteProtocolError
+from messaging.mqtt import wire
+
+# First byte → QoS, DUP, RETAIN. QoS 3 [MQTT-3.3.1-4] and DUP on QoS 0 [MQTT-3.3.1-2] do not exist.
+PUBLISH_FLAGS = {
+    0x30 | dup << 3 | qos << 1 | retain: (qos, dup, retain)
+    for qos in (0, 1, 2)
+    for dup in (False, True)
+    for retain in (False, True)
+    if qos or not dup
+}
+
+
+# A named tuple, because it is built in 0.14 µs where a frozen dataclass takes 0.68: there is one per message.
+class Publish(NamedTuple):
+    """An application message, section 3.3. `packet_id` is 0 at QoS 0, which has none [MQTT-2.3.1-5]."""
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    packet_id: int = 0
+    dup: bool = False
+    retain: bool = False
+
+    def encode(self) -> bytes:
+        wire.check_local_qos(self.qos)
+        wire.check_local_topic(self.topic)
+        if bool(self.qos) != bool(self.packet_id):
+            raise LocalProtocolError(f"PUBLISH at QoS {self.qos} with packet id {self.packet_id}")
+        if self.dup and not self.qos:
+            raise LocalProtocolError("PUBLISH at QoS 0 with DUP [MQTT-3.3.1-2]")
+
+        body = wire.encode_text(self.topic, "topic")
+        if self.qos:
+            body += wire.encode_packet_id(self.packet_id)
+        return wire.encode_packet(0x30 | self.dup << 3 | self.qos << 1 | self.retain, body + self.payload)
+
+    @classmethod
+    def decode(cls, first: int, data: bytes, start: int, stop: int) -> Publish:
+        # The hottest function of the hub: one check of the end covers all fields, because reading past `stop`
+        # only yields numbers that fail it.
+        qos, dup, retain = PUBLISH_FLAGS[first]
+        packet_id = 0
+        try:
+            payload_start = topic_end = start + 2 + (data[start] << 8 | data[start + 1])
+            if qos:
+                payload_start += 2
+                packet_id = data[topic_end] << 8 | data[topic_end + 1]
+        except IndexError:
+            payload_start = stop + 1
+        if payload_start > stop:
+            raise RemoteProtocolError("PUBLISH ends inside its topic or packet id")
+        if qos and not packet_id:
+            raise RemoteProtocolError("packet id is 0")
+        try:
+            topic = data[start + 2 : topic_end].decode()
+        except UnicodeDecodeError as exc:
+            raise RemoteProtocolError(f"topic is not UTF-8 at byte {exc.start}") from exc
+        if not topic or "+" in topic or "#" in topic or "\0" in topic:
+            wire.check_remote_topic(topic)
+        # Not through `cls(…)`: the constructor that NamedTuple generates doubles the cost.
+        return tuple.__new__(cls, (topic, data[payload_start:stop], qos, packet_id, dup, retain))
+
+    def __repr__(self) -> str:
+        return (
+            f"Publish(topic={self.topic!r}, payload=<{len(self.payload)} bytes>, qos={self.qos}, "
+            f"packet_id={self.packet_id}, dup={self.dup}, retain={self.retain})"
+        )
+
+
+class PubAck(wire.OnlyPacketId):
+    """QoS 1: the message is the receiver's now, section 3.4."""
+
+    __slots__ = ()
+    FIRST_BYTE = 0x40
+
+
+class PubRec(wire.OnlyPacketId):
+    """QoS 2, first answer to PUBLISH, section 3.5."""
+
+    __slots__ = ()
+    FIRST_BYTE = 0x50
+
+
+class PubRel(wire.OnlyPacketId):
+    """QoS 2, answer to PUBREC; flags 0010 [MQTT-3.6.1-1], section 3.6."""
+
+    __slots__ = ()
+    FIRST_BYTE = 0x62
+
+
+class PubComp(wire.OnlyPacketId):
+    """QoS 2, last answer, section 3.7."""
+
+    __slots__ = ()
+    FIRST_BYTE = 0x70
+
+
+_PUBLISH_HEAD = struct.Struct(">BBBH").pack  # first byte, remaining length in two bytes, length of the topic
+_UINT16 = struct.Struct(">H").pack
+
+
+def encode_publish(topic: bytes, payload: bytes, packet_id: int, qos: int, dup: bool = False) -> bytes:
+    """Return a PUBLISH without RETAIN, at half the cost of `Publish.encode`: nothing is checked.
+
+    Args:
+        topic: A valid topic name, encoded already.
+        packet_id: 1 to 65535; ignored at QoS 0.
+        dup: Sent before; False at QoS 0.
+
+    Raises:
+        struct.error: A number that does not fit its field.
+    """
+    first = 0x30 | dup << 3 | qos << 1
+    length = 2 + len(topic) + len(payload)
+    if qos:
+        length += 2
+    if 127 < length < 16_384:
+        head = _PUBLISH_HEAD(first, length & 127 | 128, length >> 7, len(topic))
+    else:
+        head = bytes((first,)) + wire.encode_length(length) + _UINT16(len(topic))
+    if qos:
+        return b"".join((head, topic, _UINT16(packet_id), payload))
+    return b"".join((head, topic, payload))
+
+
+def encode_puback_many(packet_ids: Iterable[int]) -> bytes:
+    """Return the PUBACKs for these packet ids, in their order, as one piece.
+
+    Raises:
+        LocalProtocolError: A packet id is not in 1 to 65535.
+    """
+    ids = list(packet_ids)
+    if ids and not (min(ids) >= 1 and max(ids) <= 65_535):
+        raise LocalProtocolError(f"packet ids reach from {min(ids)} to {max(ids)}; 1 to 65535 are allowed")
+
+    # 40 02 and the id: a PUBACK is one 32-bit integer with the most significant byte first.
+    acks = array("I", [0x4002_0000 | packet_id for packet_id in ids])
+    if sys.byteorder == "little":
+        acks.byteswap()
+    return acks.tobytes()

@@ -1,0 +1,366 @@
+"""Every setting of the edge: one frozen dataclass, read once.
+
+A setting comes from the command line, else from the environment (`EDGE_ACTORS_…`), else it has its default.
+The device id is also kept in `HOME/device.json` from the first start on, so that a new host name does not
+make it another device.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+from messaging.errors import ConfigError, EnvironmentFault
+from messaging.nearest import did_you_mean
+
+PREFIX = "EDGE_ACTORS_"
+# What the runtime hands to its own processes; not for users, and no mistake when it is there.
+RUNTIME_VARIABLES = frozenset({"EDGE_ACTORS_RUN", "EDGE_ACTORS_LISTEN_FDS"})
+
+DEVICE_FILE = "device.json"
+MQTT_TLS_PORT = 8883
+MQTT_PLAIN_PORT = 1883
+LOG_LEVELS = ("debug", "info", "warning", "error")
+MAX_STOP_GRACE_S = 3600.0
+
+# IoT Hub also takes + and #, which cannot stand in the topics that a device publishes to.
+# Source: learn.microsoft.com: azure/iot-hub/iot-hub-devguide-identity-registry, device identity properties.
+_DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """An IP address and a TCP port; port 0 takes any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return ipaddress.ip_address(self.host).is_loopback
+
+
+def default_home() -> Path:
+    """Return where an edge keeps its state unless told otherwise.
+
+    Raises:
+        ConfigError: The user is not root and has no home folder.
+    """
+    if os.geteuid() == 0:
+        return Path("/var/lib/edge-actors")
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # Relative paths in XDG variables are to be ignored. Source: XDG Base Directory Specification 0.8.
+    if Path(state).is_absolute():
+        return Path(state) / "edge-actors"
+    try:
+        return Path.home() / ".local/state/edge-actors"
+    except RuntimeError as exc:
+        raise ConfigError("this user has no home folder; say where to keep state with --home") from exc
+
+
+# --- Readers: text to value, or ValueError with what is allowed ---
+
+
+def _home(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("a path without NUL characters")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as exc:  # ~name of a user that does not exist
+        raise ValueError(f"a path; {exc}") from exc
+
+
+def _device_id(text: str) -> str:
+    if not _DEVICE_ID.fullmatch(text):
+        raise ValueError("1 to 128 letters, digits and - . % _ * ? ! ( ) , : = @ $ '")
+    return text
+
+
+def _host_name(text: str) -> str:
+    if not _HOST_NAME.fullmatch(text):
+        raise ValueError("a host name of letters, digits, '-' and '.', or an IPv4 address")
+    return text
+
+
+def _address(text: str, default_port: int) -> ListenAddress:
+    bracketed = re.fullmatch(r"\[([^\]]*)\](?::([0-9]{1,5}))?", text)
+    plain = re.fullmatch(r"([^:\[\]]*)(?::([0-9]{1,5}))?", text)
+    match = bracketed or plain
+    allowed = f"ADDRESS[:PORT], such as 127.0.0.1:{default_port} or [::1]:{default_port}"
+    if match is None:
+        raise ValueError(f"{allowed}; an IPv6 address stands in brackets")
+    port = int(match[2]) if match[2] else default_port
+    try:
+        host = ipaddress.ip_address(match[1])
+    except ValueError:
+        hint = "; for localhost write 127.0.0.1" if match[1] == "localhost" else ""
+        raise ValueError(f"{allowed}; ADDRESS is an IP address{hint}") from None
+    if (host.version == 6) is not (bracketed is not None) or "%" in match[1]:
+        raise ValueError(f"{allowed}; an IPv6 address stands in brackets, without a zone")
+    if port > 65535:
+        raise ValueError(f"{allowed}; PORT is at most 65535")
+    return ListenAddress(str(host), port)
+
+
+def _listen(text: str) -> tuple[ListenAddress, ...]:
+    addresses = tuple(_address(part.strip(), MQTT_TLS_PORT) for part in text.split(","))
+    if len(set(addresses)) < len(addresses):
+        raise ValueError("each address once")
+    return addresses
+
+
+def _plain_listen(text: str) -> ListenAddress | None:
+    if text == "off":
+        return None
+    address = _address(text, MQTT_PLAIN_PORT)
+    if not address.is_loopback:
+        raise ValueError("a loopback address such as 127.0.0.1:1883, or off; others need TLS")
+    return address
+
+
+def _stop_grace_s(text: str) -> float:
+    allowed = f"a number of seconds from 0 to {MAX_STOP_GRACE_S:g}"
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ValueError(allowed) from None
+    if not math.isfinite(seconds) or not 0 <= seconds <= MAX_STOP_GRACE_S:
+        raise ValueError(allowed)
+    return seconds
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in LOG_LEVELS:
+        raise ValueError(f"{', '.join(LOG_LEVELS)}{did_you_mean(text, LOG_LEVELS)}")
+    return text.lower()
+
+
+# --- The settings ---
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a user wants to know of one setting, and how its text is read."""
+
+    read: Callable[[str], Any]
+    default: str
+    unit: str
+    help: str
+
+
+def _about(read: Callable[[str], Any], *, default: str, unit: str, help: str) -> dict[str, About]:
+    return {"about": About(read, default, unit, help)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one run of the edge. Made by `read_settings`."""
+
+    home: Path = field(
+        metadata=_about(
+            _home,
+            default="/var/lib/edge-actors for root, else ~/.local/state/edge-actors",
+            unit="folder",
+            help="where all state is kept: databases, keys, certificates, logs",
+        )
+    )
+    device_id: str = field(
+        metadata=_about(
+            _device_id,
+            default="the host's name at the first start, then HOME/device.json",
+            unit="text",
+            help="the id of this device at IoT Hub",
+        )
+    )
+    iothub_hostname: str = field(
+        metadata=_about(
+            _host_name,
+            default="iothub.edge-actors.internal",
+            unit="host name",
+            help="the IoT Hub this device belongs to; tokens are issued for it",
+        )
+    )
+    hostname: str = field(
+        metadata=_about(
+            _host_name,
+            default="localhost if only loopback addresses are listened on, else the host's name",
+            unit="host name",
+            help="the name under which clients reach this edge (GatewayHostName)",
+        )
+    )
+    listen: tuple[ListenAddress, ...] = field(
+        metadata=_about(
+            _listen,
+            default="127.0.0.1:8883",
+            unit="ADDRESS[:PORT], several with commas",
+            help="where the hub accepts MQTT over TLS; device SDKs always use port 8883",
+        )
+    )
+    plain_listen: ListenAddress | None = field(
+        metadata=_about(
+            _plain_listen,
+            default="off",
+            unit="ADDRESS[:PORT] or off",
+            help="where the hub accepts MQTT without TLS, for benches; loopback only",
+        )
+    )
+    stop_grace_s: float = field(
+        metadata=_about(
+            _stop_grace_s,
+            default="10",
+            unit="seconds",
+            help="how long a module may take to end after SIGTERM before it is killed",
+        )
+    )
+    log_level: str = field(
+        metadata=_about(
+            _log_level,
+            default="info",
+            unit="one of debug, info, warning, error",
+            help="how much the edge logs",
+        )
+    )
+
+
+_NAMES = tuple(item.name for item in fields(Settings))
+
+
+def about(name: str) -> About:
+    """Return what is known about the setting called `name`."""
+    return next(cast(About, item.metadata["about"]) for item in fields(Settings) if item.name == name)
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of the setting called `name`."""
+    return PREFIX + name.upper()
+
+
+def read_settings(
+    options: Mapping[str, str | Sequence[str] | None],
+    environment: Mapping[str, str],
+    host_name: str | None = None,
+) -> Settings:
+    """Read all settings. Reads `HOME/device.json`, writes nothing.
+
+    Args:
+        options: What the command line gave, by setting name; None or an empty sequence is not given.
+        environment: The environment variables; an empty one counts as not given.
+        host_name: The name of this host; asked of the system by default.
+
+    Raises:
+        ConfigError: A value is not allowed (origin, value and what is allowed are named), a variable
+            `EDGE_ACTORS_…` is unknown, the home belongs to another device, `device.json` makes no sense.
+        EnvironmentFault: `device.json` cannot be read.
+    """
+    _refuse_unknown(environment)
+    host_name = socket.gethostname() if host_name is None else host_name
+    given = {name: _given(name, options, environment) for name in _NAMES}
+
+    def pick(name: str, default: Any) -> Any:
+        found = given[name]
+        return default if found is None else found.value
+
+    home = pick("home", None) or default_home()
+    listen = pick("listen", _listen("127.0.0.1"))
+    # Debian gives the host's name the address 127.0.1.1, where nobody listens by default.
+    only_loopback = all(address.is_loopback for address in listen)
+    return Settings(
+        home=home,
+        device_id=_device_id_of(home, given["device_id"], host_name),
+        iothub_hostname=pick("iothub_hostname", about("iothub_hostname").default),
+        hostname=pick("hostname", "localhost" if only_loopback else _as_host_name(host_name)),
+        listen=listen,
+        plain_listen=pick("plain_listen", None),
+        stop_grace_s=pick("stop_grace_s", float(about("stop_grace_s").default)),
+        log_level=pick("log_level", about("log_level").default),
+    )
+
+
+def remember_device(settings: Settings) -> None:
+    """Write `HOME/device.json` unless it is there. The home exists and is locked by the caller.
+
+    Raises:
+        OSError: The home cannot be written.
+    """
+    path = settings.home / DEVICE_FILE
+    if path.exists():
+        return
+    fresh = path.with_suffix(".new")
+    with open(fresh, "w", encoding="utf-8") as file:
+        json.dump({"deviceId": settings.device_id}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value that somebody set, and where."""
+
+    value: Any
+    origin: str
+
+
+def _given(
+    name: str, options: Mapping[str, str | Sequence[str] | None], environment: Mapping[str, str]
+) -> _Given | None:
+    option = options.get(name)
+    origin = f"--{name.replace('_', '-')}"
+    text = option if isinstance(option, str) else ",".join(option) if option else None
+    if text is None:
+        origin, text = variable(name), environment.get(variable(name)) or None
+    if text is None:
+        return None
+    try:
+        return _Given(about(name).read(text), origin)
+    except ValueError as exc:
+        raise ConfigError(f"{origin}: {text!r} is not allowed; allowed: {exc}") from exc
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = {variable(name) for name in _NAMES}
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known | RUNTIME_VARIABLES:
+            hint = did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
+            raise ConfigError(f"{name}: no such setting{hint}")
+
+
+def _device_id_of(home: Path, wanted: _Given | None, host_name: str) -> str:
+    kept = _kept_device_id(home / DEVICE_FILE)
+    if wanted is None:
+        return kept or re.sub(r"[^A-Za-z0-9.-]", "-", host_name)[:128] or "edge-device"
+    if kept is not None and kept != wanted.value:
+        raise ConfigError(
+            f"{wanted.origin}: {wanted.value!r} is not allowed; the home {home} belongs to device {kept!r}; "
+            "choose another --home, or remove this one with `edge-actors down --purge`"
+        )
+    return cast(str, wanted.value)
+
+
+def _kept_device_id(path: Path) -> str | None:
+    try:
+        return _device_id(json.loads(path.read_text(encoding="utf-8"))["deviceId"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise EnvironmentFault(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ConfigError(
+            f'{path}: not of the form {{"deviceId": "…"}}; write the id of this device into it again'
+        ) from exc
+
+
+def _as_host_name(host_name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", host_name)[:253].strip("-.") or "localhost"

@@ -1,0 +1,99 @@
+"""The hub process: `python -m runtime.hub --home H --run R`, started by the agent as a module like any other.
+
+Its listening sockets are inherited, so that connections wait in the kernel while it restarts. It serves with
+the configuration and the identities it finds in the home, whether an agent lives or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import uvloop
+
+from actors import hub_config
+from actors.base import ChildSpec
+from actors.hosts import ThreadSystem
+from actors.hub_root import HUB, HubRootActor
+from messaging.errors import ConfigError, EdgeError
+from messaging.lifecycle import Stop
+from messaging.zmq_bus import ZmqBus
+from runtime.identity_copy import IdentityFile
+from runtime.listening_sockets import from_environment
+from runtime.message_db import MessageDb
+from runtime.mqtt_listener import MqttListener, server_context
+from runtime.upstream_file import UpstreamFile
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005  # threads that wait for the interpreter get it sooner than after Python's 5 ms
+
+
+def run_hub(home: Path, run_dir: Path) -> int:
+    """Run until SIGTERM or until the root gives up; returns the exit code."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    path = home / "hub.json"
+    try:
+        config = hub_config.decode(path.read_bytes(), str(path))
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror}; start the edge with `edge-actors run`") from exc
+    sockets = from_environment(os.environ)
+    split = len(sockets) - config.plain_listeners
+    context = server_context(config.certificate_file, config.key_file)
+    bus = ZmqBus(HUB, run_dir)
+    ended = threading.Event()
+    failures: list[str] = []
+
+    def root() -> HubRootActor:
+        return HubRootActor(
+            config,
+            open_store=lambda: MessageDb.open(home / "hub.db"),
+            identity_copy=IdentityFile(home / "identities.copy"),
+            make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
+            make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], context),
+            process_epoch=bus.epoch,
+        )
+
+    def end(reason: str) -> None:
+        if reason:
+            failures.append(reason)
+        ended.set()
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the agent, which stops us in order
+    signal.signal(signal.SIGTERM, lambda *_: bus.send(HUB, Stop()))
+    ThreadSystem(bus, uvloop.new_event_loop).spawn(ChildSpec(HUB, root, exported=True), HUB, "", end)
+    gc.collect()
+    gc.freeze()  # what is imported stays: the collector need not look at it again
+    ended.wait()
+    bus.close()
+    if failures:
+        log.error("the hub ends: %s", failures[0])
+        return 70
+    return 0
+
+
+def main() -> int:
+    """Parse the command line of the hub process."""
+    parser = argparse.ArgumentParser(prog="runtime.hub", description="The hub process of an edge.")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        level=os.environ.get("EDGE_ACTORS_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        return run_hub(arguments.home, arguments.run)
+    except EdgeError as exc:
+        log.error("%s", exc)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""The TCP sockets on which the hub listens. The agent owns them and the hub process inherits them.
+
+So a client that connects while the hub restarts waits in the kernel's backlog, and is not refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from messaging.errors import ConfigError, EnvironmentFault
+from runtime import process_table
+
+BACKLOG = 1024
+ENVIRONMENT_NAME = "EDGE_ACTORS_LISTEN_FDS"
+LISTEN_STATE = "0A"  # TCP_LISTEN in /proc/net/tcp
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """An address of this machine and a port, 0 for any free one."""
+
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+def parse_listen_address(text: str) -> ListenAddress:
+    """Parse `127.0.0.1:8883` or `[::1]:8883`.
+
+    Raises:
+        ConfigError: names what is wrong with it.
+    """
+    way_out = "write --listen as 0.0.0.0:8883 or [::]:8883"
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"listen address {text!r} has no port from 0 to 65535; {way_out}")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError as exc:
+        raise ConfigError(f"listen address {text!r}: {host!r} is not an IP address; {way_out}") from exc
+    if bracketed != (address.version == 6):
+        raise ConfigError(f"listen address {text!r}: brackets belong around IPv6 addresses; {way_out}")
+    return ListenAddress(address, int(port))
+
+
+def bind(addresses: Iterable[ListenAddress]) -> list[socket.socket]:
+    """Return one listening socket per address, in order; none when one of them fails.
+
+    Raises:
+        EnvironmentFault: names the address, and the process that has the port.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for wanted in addresses:
+            sockets.append(_bind_one(wanted))
+    except BaseException:
+        for bound in sockets:
+            bound.close()
+        raise
+    return sockets
+
+
+def to_environment(sockets: Sequence[socket.socket]) -> tuple[dict[str, str], tuple[int, ...]]:
+    """Return the environment entry and the descriptors with which a child process inherits `sockets`."""
+    descriptors = tuple(listener.fileno() for listener in sockets)
+    return {ENVIRONMENT_NAME: ",".join(map(str, descriptors))}, descriptors
+
+
+def from_environment(environ: Mapping[str, str]) -> list[socket.socket]:
+    """Return the listening sockets this process inherited, in the order in which the parent named them.
+
+    They are not handed on to children of this process.
+
+    Raises:
+        EnvironmentFault: the variable is missing, or a descriptor is not a listening TCP socket.
+    """
+    text = environ.get(ENVIRONMENT_NAME)
+    if text is None:
+        raise EnvironmentFault(f"{ENVIRONMENT_NAME} is not set: this process is started by `edge-actors run`")
+    sockets: list[socket.socket] = []
+    try:
+        for number in text.split(",") if text else []:
+            sockets.append(_inherited(number))
+    except BaseException:
+        for inherited in sockets:
+            inherited.close()
+        raise
+    return sockets
+
+
+def holder_of(wanted: ListenAddress) -> str:
+    """Say who has the port of `wanted`: "pid 123, nginx", or that it cannot be seen from here."""
+    inode = _inode_on_port(wanted)
+    if inode is not None:
+        pid = _pid_with_socket(inode)
+        if pid is not None:
+            return f"pid {pid}, {process_table.command_of(pid)}"
+    return "another process of another user" if os.geteuid() else "a process that is not visible from here"
+
+
+def _bind_one(wanted: ListenAddress) -> socket.socket:
+    family = socket.AF_INET6 if wanted.address.version == 6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Not SO_REUSEPORT: a second edge on the same port must fail and not take half of the clients.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # So that [::]:8883 and 0.0.0.0:8883 can stand beside each other.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((str(wanted.address), wanted.port))
+        listener.listen(BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise EnvironmentFault(_explain(wanted, exc)) from exc
+    return listener
+
+
+def _explain(wanted: ListenAddress, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"cannot listen on {wanted}: port {wanted.port} is in use ({holder_of(wanted)}); "
+            "stop that process, or choose another port with --listen"
+        )
+    if error.errno == errno.EACCES:
+        return (
+            f"cannot listen on {wanted}: port {wanted.port} needs root or the capability "
+            "CAP_NET_BIND_SERVICE; choose a port from 1024 up with --listen"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"cannot listen on {wanted}: {wanted.address} is not an address of this machine "
+            "(`ip address` lists them); choose another with --listen"
+        )
+    return f"cannot listen on {wanted}: {error.strerror}; choose another address with --listen"
+
+
+def _inherited(number: str) -> socket.socket:
+    fault = f"{ENVIRONMENT_NAME}: {number!r} is not a listening TCP socket of this process"
+    if not number.isascii() or not number.isdigit():
+        raise EnvironmentFault(fault)
+    try:
+        listener = socket.socket(fileno=int(number))
+    except OSError as exc:
+        raise EnvironmentFault(fault) from exc
+    if (
+        listener.family not in (socket.AF_INET, socket.AF_INET6)
+        or listener.type != socket.SOCK_STREAM
+        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        listener.detach()  # whatever it is, it is not ours to close
+        raise EnvironmentFault(fault)
+    listener.set_inheritable(False)
+    return listener
+
+
+def _inode_on_port(wanted: ListenAddress) -> str | None:
+    """Return the inode of the socket that stands in the way, listening ones first.
+
+    Source: Documentation/networking/proc_net_tcp.rst of the Linux kernel
+    """
+    others: list[str] = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as lines:
+                rows = [line.split() for line in lines][1:]
+        except OSError:
+            continue  # a kernel without IPv6 has no second table
+        for row in rows:
+            host, _, port = row[1].partition(":")
+            if int(port, 16) != wanted.port or row[9] == "0" or not _overlaps(_address(host), wanted):
+                continue  # inode 0: a connection in TIME_WAIT, which stands in nobody's way
+            if row[3] == LISTEN_STATE:
+                return row[9]
+            others.append(row[9])
+    return others[0] if others else None
+
+
+def _address(hexadecimal: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    # The kernel prints each 32-bit word of the address as a number in the machine's own byte order.
+    words = [bytes.fromhex(hexadecimal[at : at + 8]) for at in range(0, len(hexadecimal), 8)]
+    if socket.htons(1) != 1:
+        words = [word[::-1] for word in words]
+    packed = b"".join(words)
+    address = ipaddress.ip_address(packed)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _overlaps(held: ipaddress.IPv4Address | ipaddress.IPv6Address, wanted: ListenAddress) -> bool:
+    if held.is_unspecified or wanted.address.is_unspecified:
+        # A listener on [::] without V6ONLY takes the IPv4 port too; one on 0.0.0.0 never takes the IPv6 port.
+        return held.version == wanted.address.version or (held.version == 6 and held.is_unspecified)
+    return held == wanted.address
+
+
+def _pid_with_socket(inode: str) -> int | None:
+    link = f"socket:[{inode}]"
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with os.scandir(f"/proc/{entry}/fd") as descriptors:
+                if any(_link_of(descriptor.path) == link for descriptor in descriptors):
+                    return int(entry)
+        except OSError:
+            continue  # ended meanwhile, or of another user
+    return None
+
+
+def _link_of(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None  # closed meanwhile

@@ -1,0 +1,191 @@
+"""The ledger in the message database, kept by its owner and read by anybody.
+
+The running counts live in memory and are written with each transaction that changed them; what waits is
+never among them but counted from the queue.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors.stored import MAX_POSITION, EndpointLedger, Ledger, Totals
+from messaging.errors import StoreError
+from runtime import message_schema
+from runtime.sqlite_tables import SharedTable
+
+POSITION_BITS = MAX_POSITION.bit_length()  # of a key of the queue; the number of the endpoint is above them
+MAX_ENDPOINT_NUMBER = (1 << 63 - POSITION_BITS) - 1
+
+
+@dataclass(slots=True)
+class Account:
+    """The running counts of one endpoint."""
+
+    number: int
+    accepted: int = 0
+    delivered: int = 0
+    expired: int = 0
+    dropped: int = 0
+    dropped_by_reason: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def first_key(self) -> int:
+        """The lowest key that a row of this endpoint can have in the queue."""
+        return self.number << POSITION_BITS
+
+    @property
+    def last_key(self) -> int:
+        """The highest one."""
+        return (self.number + 1 << POSITION_BITS) - 1
+
+    def row(self) -> dict[str, Any]:
+        """Return the arguments that make an equal account."""
+        return {
+            "number": self.number,
+            "accepted": self.accepted,
+            "delivered": self.delivered,
+            "expired": self.expired,
+            "dropped": self.dropped,
+            "dropped_by_reason": self.dropped_by_reason,
+        }
+
+    def pending(self, connection: sqlite3.Connection) -> int:
+        """Count the rows of this endpoint in the queue."""
+        count: int
+        (count,) = connection.execute(
+            "SELECT count(*) FROM queue WHERE key BETWEEN ? AND ?", (self.first_key, self.last_key)
+        ).fetchone()
+        return count
+
+
+class Accounts:
+    """All running counts: one Account per endpoint ever seen, the totals, the next sequence number."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._meta = SharedTable(connection, path, "meta")
+        self._numbers = SharedTable(connection, path, "endpoints")
+        self._ledger = SharedTable(connection, path, "ledger")
+        self._touched: set[str] = set()
+        self._accounts: dict[str, Account] = {}
+        self.next_seq = 1
+        self.received = 0
+        self.unrouted = 0
+        self.routed = 0
+
+    def load(self) -> None:
+        """Take everything from the tables, at the start and after a transaction was undone."""
+        rows = dict(self._ledger.items())
+        total = Totals(**rows.get("total", {}))
+        self.received, self.unrouted, self.routed = total.received, total.unrouted, total.routed
+        self.next_seq = self._meta.get("next_seq", 1)
+        self._accounts = {
+            endpoint_id: Account(**rows.get(str(number), {"number": number}))
+            for endpoint_id, number in self._numbers.items()
+        }
+        self._touched.clear()
+
+    def save(self) -> None:
+        """Write what changed, as a part of the open transaction."""
+        rows = {}
+        for account in (self._accounts[endpoint_id] for endpoint_id in self._touched):
+            rows[str(account.number)] = account.row()
+        rows["total"] = {"received": self.received, "unrouted": self.unrouted, "routed": self.routed}
+        self._ledger.update(rows)
+        self._meta["next_seq"] = self.next_seq
+        self._touched.clear()
+
+    def find(self, endpoint_id: str) -> Account | None:
+        """Return the account of an endpoint, None when nothing was ever sent to it."""
+        return self._accounts.get(endpoint_id)
+
+    def change(self, endpoint_id: str) -> Account:
+        """Return the account of an endpoint, opened if there is none, for counts that `save` will write."""
+        account = self._accounts.get(endpoint_id)
+        if account is None:
+            number = len(self._accounts) + 1
+            if number > MAX_ENDPOINT_NUMBER:
+                raise StoreError(
+                    f"message database {self._path}: endpoint {endpoint_id!r} is one too many, "
+                    f"there were {MAX_ENDPOINT_NUMBER} already; move the file away to start empty"
+                )
+            account = self._accounts[endpoint_id] = Account(number)
+            self._numbers[endpoint_id] = number
+        self._touched.add(endpoint_id)
+        return account
+
+    def names(self) -> dict[int, str]:
+        """Return the endpoints by their numbers."""
+        return {account.number: endpoint_id for endpoint_id, account in self._accounts.items()}
+
+    def snapshot(self) -> Ledger:
+        """Return the counts together with what waits at this moment."""
+        return Ledger(
+            self._totals(),
+            {
+                endpoint_id: EndpointLedger(
+                    accepted=account.accepted,
+                    delivered=account.delivered,
+                    expired=account.expired,
+                    dropped=account.dropped,
+                    dropped_by_reason=dict(account.dropped_by_reason),
+                    pending=account.pending(self._connection),
+                )
+                for endpoint_id, account in self._accounts.items()
+            },
+        )
+
+    def _totals(self) -> Totals:
+        return Totals(self.received, self.unrouted, self.routed)
+
+
+def read_ledger(path: Path) -> Ledger:
+    """Return the ledger of the database at `path`, whether its edge is running, stopped, or was killed.
+
+    For other processes than the owner's: one read transaction, nothing is written.
+
+    Raises:
+        StoreError: There is no database, or it cannot be read.
+    """
+    if not path.exists():
+        raise StoreError(
+            f"message database {path}: there is none; the first run of an edge with this home makes it"
+        )
+    log = path.with_name(path.name + "-wal")
+    # Without a log the owner has stopped in good order. SQLite is then told that nothing will change, or it
+    # would leave an empty log behind. Should an edge start meanwhile, its log gives that away: read again.
+    if not log.exists():
+        try:
+            found = _read(path, "immutable=1")
+        except StoreError:
+            if not log.exists():
+                raise
+        else:
+            if not log.exists():
+                return found
+    return _read(path, "mode=ro")
+
+
+def _read(path: Path, how: str) -> Ledger:
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None)
+        try:
+            connection.execute("BEGIN")
+            version = message_schema.version_of(connection, path)
+            if version == 0:  # an edge is about to make it
+                return Ledger(Totals(), {})
+            if version < len(message_schema.MIGRATIONS):
+                raise StoreError(
+                    f"message database {path}: made by an older release; start the edge once to migrate it"
+                )
+            accounts = Accounts(connection, path)
+            accounts.load()
+            return accounts.snapshot()
+        finally:
+            connection.close()
+    except sqlite3.Error as exc:
+        raise message_schema.translated(exc, path, "read the ledger") from exc

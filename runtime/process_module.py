@@ -1,0 +1,133 @@
+"""What a process module is to those who supervise it, and the check of its command line."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from messaging.errors import ConfigError, EnvironmentFault
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """What to run as a module."""
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]  # the whole environment; nothing of the agent's is added
+    working_directory: Path
+    log_path: Path  # stdout and stderr are appended here
+    pass_fds: tuple[int, ...] = ()  # descriptors the module inherits under the same numbers
+    uid: int | None = None  # user to run as, when we are root
+
+
+@dataclass(frozen=True, slots=True)
+class RunningModule:
+    """A module that runs. Its session, not its pid, tells what belongs to it."""
+
+    name: str
+    pid: int
+    start_ticks: int  # clock ticks since boot
+    session_id: int
+    session_start_ticks: int  # of the session's leader; together with session_id never given away again
+    started_at_s: float  # seconds since 1970-01-01 UTC
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleExit:
+    """A module that ended, with everything it had started."""
+
+    name: str
+    exit_code: int | None  # 128 + n after signal n, as with containers; None when nobody could write it down
+    signal: int | None
+    started_at_s: float  # seconds since 1970-01-01 UTC
+    ended_at_s: float  # the same; when it was noticed if nobody wrote it down
+
+
+class ModuleRuntime(Protocol):
+    """What a supervisor needs to run modules as processes. All methods may be called from any thread."""
+
+    def start(self, spec: ProcessSpec, on_exit: Callable[[ModuleExit], None]) -> RunningModule: ...
+
+    def stop(self, name: str, grace_s: float) -> None: ...
+
+    def kill(self, name: str) -> None: ...
+
+    def adopt(
+        self, name: str, on_exit: Callable[[ModuleExit], None]
+    ) -> RunningModule | ModuleExit | None: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def resolve_command(spec: ProcessSpec) -> tuple[str, ...]:
+    """Return the command line to execute: the program as an absolute path, behind a change of user if asked
+    for.
+
+    Raises:
+        ConfigError: the program, its permission or the working directory is missing; names module, value, way
+        out. EnvironmentFault: the change of user is not possible here.
+    """
+    subject = f"module {spec.name!r}"
+    if not spec.command or not spec.command[0]:
+        raise ConfigError(f"{subject}: the command is empty; name a program in the deployment")
+    for text in (*spec.command, *spec.env, *spec.env.values()):
+        if "\0" in text:
+            raise ConfigError(f"{subject}: its command or environment holds a NUL character; remove it")
+    for name in spec.env:
+        if not name or "=" in name:
+            raise ConfigError(f"{subject}: {name!r} cannot name an environment variable; rename it")
+    if not spec.working_directory.is_dir():
+        raise ConfigError(
+            f"{subject}: working directory {str(spec.working_directory)!r} does not exist; "
+            "create it, or fix it in the deployment"
+        )
+    return (*_change_of_user(subject, spec.uid), _program(subject, spec), *spec.command[1:])
+
+
+def _program(subject: str, spec: ProcessSpec) -> str:
+    command = spec.command[0]
+    fix = "or fix the command in the deployment"
+    if "/" in command:
+        path = spec.working_directory / command  # an absolute command stays as it is
+        if not path.exists():
+            raise ConfigError(f"{subject}: command {command!r} not found; install it, {fix}")
+        if path.is_dir():
+            raise ConfigError(f"{subject}: command {command!r} is a folder; {fix}")
+        if not os.access(path, os.X_OK):
+            raise ConfigError(f"{subject}: command {command!r} is not executable; chmod +x {path}, {fix}")
+        return os.path.abspath(path)
+    search = spec.env.get("PATH", os.defpath)
+    found = shutil.which(command, path=search)
+    if found is not None:
+        return os.path.abspath(found)
+    plain = shutil.which(command, mode=os.F_OK, path=search)
+    if plain is not None:
+        raise ConfigError(f"{subject}: command {command!r} is not executable; chmod +x {plain}, {fix}")
+    raise ConfigError(f"{subject}: command {command!r} not found in PATH {search!r}; install it, {fix}")
+
+
+def _change_of_user(subject: str, uid: int | None) -> tuple[str, ...]:
+    if uid is None or uid == os.geteuid():
+        return ()
+    if os.geteuid() != 0:
+        raise EnvironmentFault(f"{subject}: to run it as user id {uid} needs root; start the edge as root")
+    # By a program between shim and module, so that the shim stays root: a module must not be able to end its
+    # shim or to forge its files, which name processes that we send signals to.
+    setpriv = shutil.which("setpriv", path=os.defpath)
+    if setpriv is None:
+        raise EnvironmentFault(
+            f"{subject}: to run it as user id {uid} needs the program setpriv; install util-linux"
+        )
+    try:
+        gid = pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        gid = uid  # a user id without an account
+    return (setpriv, f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all", "--")

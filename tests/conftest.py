@@ -1,0 +1,48 @@
+"""Fixtures for all tests: run directories short enough for sockets, buses that are closed at the end."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from messaging.client import Client
+from messaging.zmq_bus import ZmqBus
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    """A short private folder for sockets; pytest's own paths are too long for them."""
+    folder = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def make_bus(run_dir: Path) -> Iterator[Callable[[str], ZmqBus]]:
+    """Make ZeroMQ buses that end with the test."""
+    made: list[ZmqBus] = []
+
+    def make(process: str = "test") -> ZmqBus:
+        bus = ZmqBus(process, run_dir)
+        made.append(bus)
+        return bus
+
+    yield make
+    for bus in made:
+        bus.close()
+
+
+@pytest.fixture
+def bus(make_bus: Callable[[str], ZmqBus]) -> ZmqBus:
+    return make_bus("test")
+
+
+@pytest.fixture
+def client(bus: ZmqBus) -> Iterator[Client]:
+    """An asker inside the test's own process."""
+    with Client(bus, "test/asker") as asker:
+        yield asker

@@ -1,0 +1,216 @@
+"""A message store in memory, kept honest by the contract tests it shares with the one on SQLite."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from actors.stored import (
+    MAX_POSITION,
+    DropReason,
+    EndpointLedger,
+    Ledger,
+    NewMessage,
+    StoredMessage,
+    Totals,
+    position_of,
+    seq_of,
+)
+from messaging.errors import StoreError, StoreFull
+
+
+@dataclass
+class _Queue:
+    expires_at: dict[int, float | None] = field(default_factory=dict)  # by position
+    accepted: int = 0
+    delivered: int = 0
+    expired: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class _Contents:
+    next_seq: int = 1
+    received: int = 0
+    unrouted: int = 0
+    routed: int = 0
+    messages: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    queues: dict[str, _Queue] = field(default_factory=dict)
+    sessions: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass
+class MemoryDisk:
+    """What survives when a MemoryMessageDb is closed and another one opened on the same disk.
+
+    `full` makes appends fail for want of space, `failing` makes every commit fail.
+    """
+
+    contents: _Contents = field(default_factory=_Contents)
+    full: bool = False
+    failing: bool = False
+
+
+class MemoryMessageDb:
+    """Implements `actors.ports.MessageStore`."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self._disk = disk
+        self._open: _Contents | None = None  # what the open transaction has made of the contents
+        self._failed = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        if self._open is not None:
+            raise StoreError("memory store: a transaction is open already")
+        self._open = copy.deepcopy(self._disk.contents)
+        self._failed = False
+        try:
+            yield
+            if self._failed:
+                raise StoreError("memory store: not committed, because a part of it failed")
+            if self._disk.failing:
+                raise StoreError("memory store: cannot commit: disk I/O error")
+            self._disk.contents = self._open
+        finally:
+            self._open = None
+
+    def append(self, messages: Sequence[NewMessage], now_s: float) -> int:
+        with self._change("append messages") as contents:
+            if self._disk.full:
+                raise StoreFull("memory store: no space left to append messages")
+            first = contents.next_seq
+            for seq, (header, body, matches) in enumerate(messages, first):
+                contents.received += 1
+                if matches:
+                    contents.routed += 1
+                    contents.messages[seq] = header, body
+                else:
+                    contents.unrouted += 1
+                for endpoint_id, priority, ttl_s in matches:
+                    queue = contents.queues.setdefault(endpoint_id, _Queue())
+                    position = position_of(priority, seq)
+                    if position in queue.expires_at:
+                        raise StoreError(f"memory store: endpoint {endpoint_id!r} is named twice")
+                    queue.expires_at[position] = None if ttl_s is None else now_s + ttl_s
+                    queue.accepted += 1
+            contents.next_seq += len(messages)
+            return first
+
+    def delivered(self, endpoint_id: str, positions: Sequence[int]) -> int:
+        with self._change("delete delivered messages") as contents:
+            count = self._release(contents, endpoint_id, positions)
+            if count:
+                contents.queues[endpoint_id].delivered += count
+            return count
+
+    def dropped(self, endpoint_id: str, positions: Sequence[int], reason: DropReason) -> int:
+        with self._change("drop messages") as contents:
+            count = self._release(contents, endpoint_id, positions)
+            if count:
+                contents.queues[endpoint_id].dropped[reason] += count
+            return count
+
+    def drop_queue(self, endpoint_id: str, reason: DropReason, limit: int = 1000) -> int:
+        queue = self._now().queues.get(endpoint_id, _Queue())
+        return self.dropped(endpoint_id, sorted(queue.expires_at)[:limit], reason)
+
+    def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
+        with self._change("delete expired messages") as contents:
+            due = sorted(
+                (expires_at, endpoint_id, position)
+                for endpoint_id, queue in contents.queues.items()
+                for position, expires_at in queue.expires_at.items()
+                if expires_at is not None and expires_at <= now_s
+            )
+            counts: Counter[str] = Counter()
+            for _, endpoint_id, position in due[:limit]:
+                counts[endpoint_id] += self._release(contents, endpoint_id, [position])
+                contents.queues[endpoint_id].expired += 1
+            return dict(counts)
+
+    def read(
+        self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
+    ) -> list[StoredMessage]:
+        contents = self._now()
+        queue = contents.queues.get(endpoint_id, _Queue())
+        found: list[StoredMessage] = []
+        size_bytes = 0
+        for position, expires_at in sorted(queue.expires_at.items()):
+            if position <= after_position or (expires_at is not None and expires_at <= now_s):
+                continue
+            header, body = contents.messages[seq_of(position)]
+            size_bytes += len(header) + len(body)
+            if len(found) == max_count or (found and size_bytes > max_bytes):
+                break
+            found.append(StoredMessage(position, header, body))
+        return found
+
+    def pending(self, endpoint_id: str) -> int:
+        return len(self._now().queues.get(endpoint_id, _Queue()).expires_at)
+
+    def ledger(self) -> Ledger:
+        contents = self._now()
+        return Ledger(
+            Totals(contents.received, contents.unrouted, contents.routed),
+            {
+                endpoint_id: EndpointLedger(
+                    accepted=queue.accepted,
+                    delivered=queue.delivered,
+                    expired=queue.expired,
+                    dropped=queue.dropped.total(),
+                    dropped_by_reason=dict(queue.dropped),
+                    pending=len(queue.expires_at),
+                )
+                for endpoint_id, queue in contents.queues.items()
+            },
+        )
+
+    def save_session(self, identity_id: str, record: bytes) -> None:
+        with self._change("save a session") as contents:
+            contents.sessions[identity_id] = record
+
+    def delete_session(self, identity_id: str) -> None:
+        with self._change("delete a session") as contents:
+            contents.sessions.pop(identity_id, None)
+
+    def sessions(self) -> dict[str, bytes]:
+        return dict(self._now().sessions)
+
+    def tidy(self) -> int:
+        if self._open is not None:
+            raise StoreError("memory store: cannot tidy inside a transaction")
+        return 0
+
+    def close(self) -> None:
+        self._open = None
+
+    def _now(self) -> _Contents:
+        return self._disk.contents if self._open is None else self._open
+
+    @contextmanager
+    def _change(self, doing: str) -> Iterator[_Contents]:
+        if self._open is None:
+            raise StoreError(f"memory store: cannot {doing} outside a transaction")
+        try:
+            yield self._open
+        except BaseException:
+            self._failed = True
+            raise
+
+    @staticmethod
+    def _release(contents: _Contents, endpoint_id: str, positions: Sequence[int]) -> int:
+        queue = contents.queues.get(endpoint_id, _Queue())
+        for position in positions:
+            if not 0 <= position <= MAX_POSITION:
+                raise ValueError(f"position {position} is not in 0 to {MAX_POSITION}")
+        waiting = [position for position in set(positions) if position in queue.expires_at]
+        for position in waiting:
+            del queue.expires_at[position]
+            seq = seq_of(position)
+            if not any(seq == seq_of(other) for q in contents.queues.values() for other in q.expires_at):
+                del contents.messages[seq]
+        return len(waiting)

@@ -1,0 +1,125 @@
+"""Runs the real hub process without an agent: a home with configuration, certificate and identities."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from actors import hub_config
+from actors.hub_config import HubConfig, RouteText
+from messaging import sas
+from messaging.identity import Identity
+from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
+from runtime.identity_copy import IdentityFile
+from runtime.listening_sockets import bind, parse_listen_address, to_environment
+
+IOTHUB = "iothub.test.internal"
+DEVICE = "edge1"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class HubProcess:
+    """One hub process, its home and its listening sockets, which outlive it as they do under an agent."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, str],
+        modules: Sequence[str] = (),
+        devices: Sequence[str] = (),
+        address: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
+        self.run_dir = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
+        self.keys = {name: os.urandom(32) for name in (*(f"{DEVICE}/{m}" for m in modules), *devices)}
+        now_s = time.time()
+        ca = ensure_edge_ca(self.home, DEVICE, now_s)
+        names = server_names("localhost", [address], ["edgeHub"])
+        certificate = ensure_server_certificate(self.home, names, ca, now_s)
+        self.ca_file = self.home / "ca.pem"
+        self.ca_file.write_text(ca.certificate_pem)
+        self.sockets: list[socket.socket] = bind(
+            [parse_listen_address(f"{address}:{port}"), parse_listen_address("127.0.0.1:0")]
+        )
+        self.address = address
+        self.port, self.plain_port = (s.getsockname()[1] for s in self.sockets)
+        config = HubConfig(
+            DEVICE,
+            IOTHUB,
+            ("localhost", "edgeHub", address),
+            str(certificate.path),
+            str(certificate.path),
+            tuple(RouteText(name, text, 2_000_000_000, 0) for name, text in routes.items()),
+            None,
+            plain_listeners=1,
+        )
+        (self.home / "hub.json").write_bytes(hub_config.encode(config))
+        IdentityFile(self.home / "identities.copy").save(
+            tuple((name, key, os.urandom(32), True) for name, key in self.keys.items())
+        )
+        self.log = self.home / "hub.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process; it serves a little later, and connections made before that wait."""
+        environment, fds = to_environment(self.sockets)
+        command = [sys.executable, "-m", "runtime.hub", "--home", str(self.home), "--run", str(self.run_dir)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | environment,
+                pass_fds=fds,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, then wait for the end."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(20)
+
+    def close(self) -> None:
+        """Remove everything."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for listening in self.sockets:
+            listening.close()
+        shutil.rmtree(self.home, ignore_errors=True)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def token(self, client_id: str, life_s: int = 3600) -> str:
+        """Return a fresh token for an identity."""
+        audience = sas.audience_of(IOTHUB, Identity.parse(client_id))
+        return sas.make_token(audience, self.keys[client_id], int(time.time()) + life_s)
+
+    def user_name(self, client_id: str) -> str:
+        """Return the MQTT user name of an identity."""
+        return f"{IOTHUB}/{client_id}/?api-version=2021-04-12"
+
+    def connection_string(self, client_id: str) -> str:
+        """Return the connection string of an identity, as `identity create` writes it."""
+        identity = Identity.parse(client_id)
+        module = f"ModuleId={identity.module_id};" if identity.module_id else ""
+        key = base64.b64encode(self.keys[client_id]).decode()
+        return (
+            f"HostName={IOTHUB};DeviceId={identity.device_id};{module}SharedAccessKey={key};"
+            f"GatewayHostName={self.address}"
+        )
