@@ -1,7 +1,7 @@
 """Compiles a condition to closures: types are settled once, so that a message costs few steps.
 
-Most mistakes in a condition are found here and not by the grammar: `temperature > 20` compares a string, as
-each property is one, with a number.
+Most mistakes in a condition are found here and not by the grammar: `temperature > 20` compares a property,
+which is a string, with a number.
 
 Source: spec sheet routing.md sections 2.3 to 2.6, error texts 1.4
 """
@@ -22,6 +22,7 @@ from messaging.routing.grammar import Call, Chain, Constant, Expression, Prefix,
 from messaging.routing.lexer import Kind, Token
 from messaging.routing.values import (
     COMPARISONS,
+    NO_VALUE,
     UNDEFINED,
     Type,
     both,
@@ -55,10 +56,11 @@ class View:
         return self._root
 
 
-def _by_capitals(properties: Properties) -> dict[str, str | None]:
-    capitals: dict[str, str | None] = {}
+def _by_capitals(properties: Properties) -> dict[str, object]:
+    capitals: dict[str, object] = {}
     for name, value in properties.items():
-        capitals.setdefault(upper(name), value)  # of names that differ by case only the first counts
+        # Of names that differ by case only the first counts.
+        capitals.setdefault(upper(name), NO_VALUE if value is None else value)
     return capitals
 
 
@@ -190,8 +192,7 @@ def _body_property(token: Token, name: str, is_escaped: bool) -> _Typed:
 
     def property_or_body(view: View) -> object:
         if name in view.properties:
-            value = view.properties[name]
-            return UNDEFINED if value is None else value
+            return view.properties[name]
         return read(view.body)
 
     return _Typed(Type.DYNAMIC, property_or_body, reads_body=True)
@@ -291,19 +292,8 @@ def _binary(operator: Token, left: Type, right: Type) -> tuple[Type, Apply, obje
         raise _operand_error(operator, [left, right], left)
     common = left if left is right else Type.DYNAMIC
     if sign == "??":
-        apply: Apply = lambda a, b: b if a is UNDEFINED else a  # noqa: E731
-    else:
-        apply = comparison(sign, common)
-    return common if sign == "??" else Type.BOOL, _lifted(apply, left, right), _NOTHING
-
-
-def _lifted(apply: Apply, left: Type, right: Type) -> Apply:
-    """A property without a value, None, must not pass for the null of a body that it is compared with."""
-    if (left, right) == (Type.STRING, Type.DYNAMIC):
-        return lambda a, b: apply(UNDEFINED if a is None else a, b)
-    if (left, right) == (Type.DYNAMIC, Type.STRING):
-        return lambda a, b: apply(a, UNDEFINED if b is None else b)
-    return apply
+        return common, lambda a, b: b if a is UNDEFINED else a, _NOTHING
+    return Type.BOOL, comparison(sign, common), _NOTHING
 
 
 _LOGICAL = frozenset({Type.BOOL, Type.NULL, Type.UNDEFINED})

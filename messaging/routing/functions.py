@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from messaging.routing.values import MISSING, UNDEFINED, Type, lower, upper
+from messaging.routing.values import MISSING, NO_VALUE, UNDEFINED, Type, lower, upper
 
 _STRING, _NUMBER, _BOOL, _DYNAMIC = Type.STRING, Type.NUMBER, Type.BOOL, Type.DYNAMIC
 
@@ -134,7 +134,7 @@ def concat(*values: object) -> object:
     for value in values:
         if isinstance(value, str):
             texts.append(value)
-        elif value is not None:
+        elif value is not NO_VALUE:
             return UNDEFINED
     return "".join(texts)
 
@@ -215,7 +215,7 @@ _FUNCTIONS: dict[str, tuple[Overload, ...]] = {
     "is_defined": (Overload((None,), _BOOL, lambda value: value is not UNDEFINED),),
     "is_null": (
         Overload((_DYNAMIC,), _BOOL, _is_null_in_body),
-        Overload((_STRING,), _BOOL, lambda value: value is None),
+        Overload((_STRING,), _BOOL, lambda value: value is NO_VALUE),
         Overload((Type.NULL,), _BOOL, lambda value: True),
         Overload((None,), _BOOL, lambda value: False),
     ),

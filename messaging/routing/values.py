@@ -1,8 +1,9 @@
 """The values of a condition and how they compare.
 
 A string is a str, a number a float that is never NaN, a bool a bool, null is None. On top of these there are
-UNDEFINED, which makes most of what it touches undefined, and MISSING, what a path leads to that the body does
-not have: it compares as null.
+UNDEFINED, which makes most of what it touches undefined; MISSING, what a path leads to that the body does not
+have: it compares as null; NO_VALUE, a property that is there without a value: it is defined and joins as the
+empty text, everything else makes it undefined.
 
 Source: spec sheet routing.md sections 2.3 to 2.5
 """
@@ -31,10 +32,14 @@ class Marker(enum.Enum):
 
     UNDEFINED = "undefined"
     MISSING = "missing"
+    NO_VALUE = "no value"
 
 
 UNDEFINED = Marker.UNDEFINED
 MISSING = Marker.MISSING
+NO_VALUE = Marker.NO_VALUE
+
+_INCOMPARABLE = (UNDEFINED, NO_VALUE)
 
 Comparison = Callable[[object, object], object]
 
@@ -70,12 +75,12 @@ def comparison(sign: str, of: Type) -> Comparison:
 
 def _compare_strings(compare: Callable[[Any, Any], bool], a: object, b: object) -> object:
     if not (isinstance(a, str) and isinstance(b, str)):
-        return UNDEFINED  # also a property without a value
+        return UNDEFINED
     return compare(sort_key(a), sort_key(b))
 
 
 def _compare_by_rank(compare: Callable[[Any, Any], bool], a: object, b: object) -> object:
-    if a is UNDEFINED or b is UNDEFINED:
+    if a in _INCOMPARABLE or b in _INCOMPARABLE:
         return UNDEFINED
     rank_a, rank_b = _RANKS[a.__class__], _RANKS[b.__class__]
     if rank_a != rank_b or rank_a == _RANK_OF_NULL:
