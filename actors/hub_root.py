@@ -33,6 +33,7 @@ UPSTREAM: Final = "hub/upstream"
 MQTT: Final = "hub/mqtt"
 AGENT: Final = "agent"
 HELLO_S: Final = 1.0
+FRONT: Final = "hub/front"  # the event loop of the protocol heads
 
 
 @message
@@ -96,7 +97,7 @@ class HubRootActor(EdgeActor):
                 exported=True,
             ),
             ChildSpec("upstream", lambda: UpstreamActor(self._make_link(), STORE), exported=True),
-            ChildSpec("mqtt", self._mqtt_head, placement="loop", exported=True),
+            ChildSpec("mqtt", self._mqtt_head, loop=FRONT, exported=True),
         )
 
     def _mqtt_head(self) -> MqttHead:
