@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
-from actors.stored import StoredMessage
+from actors.stored import Run
 
 READY_BYTES: Final = 4 * 1024 * 1024  # new messages kept in memory for a consumer that is nearly up to date
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A run that is on its way: which of its positions are not yet delivered, counted only."""
+
+    last: int
+    left: int
+    size_bytes: int
 
 
 class Consumer:
     """The position of one consumer in one queue. No I/O: whoever owns it reads the database for it.
 
-    *Behind* means that the queue holds messages behind `cursor` that are not in memory and have to be read.
-    A consumer that is not behind gets new messages without a read.
+    Works on runs (messages with consecutive positions), so that nothing is done per message. *Behind* means
+    that the queue holds messages behind `cursor` that are not in memory and have to be read; a consumer that
+    is not behind gets new messages without a read.
     """
 
     def __init__(
@@ -28,66 +39,98 @@ class Consumer:
         self.cursor = -1  # every message up to here was sent or is in `_ready`
         self._window_messages = window_messages
         self._window_bytes = window_bytes
-        self._sent: dict[int, int] = {}  # position → bytes
+        self._sent: dict[int, _Sent] = {}  # by first position
+        self._sent_messages = 0
         self._sent_bytes = 0
-        self._ready: deque[StoredMessage] = deque()
+        self._ready: deque[Run] = deque()
         self._ready_bytes = 0
 
     @property
     def room(self) -> int:
         """How many more messages may be sent now; 0 while the window of bytes is used up."""
-        return 0 if self._sent_bytes >= self._window_bytes else self._window_messages - len(self._sent)
+        return 0 if self._sent_bytes >= self._window_bytes else self._window_messages - self._sent_messages
 
     @property
     def to_read(self) -> int:
-        """How many rows to read from the database now, those included that were sent before a rewind."""
-        if not self.behind or self._ready or self.room <= 0:
-            return 0
-        return self.room + sum(1 for position in self._sent if position > self.cursor)
+        """How many messages to read from the database now; 0 when that is not needed."""
+        return 0 if not self.behind or self._ready else max(0, self.room)
 
-    def offer(self, messages: Iterable[StoredMessage]) -> None:
+    def offer(self, run: Run) -> None:
         """Take note of messages that were just stored."""
-        for message in messages:
-            position = message[0]
-            if position <= self.cursor:  # a higher priority than what went before: read again from there
-                self.cursor = position - 1
+        if run.first_position <= self.cursor:  # a higher priority than what went before: read from there
+            self.cursor = run.first_position - 1
+            self.behind = True
+            self._ready.clear()
+            self._ready_bytes = 0
+        elif not self.behind:
+            if self._ready_bytes >= READY_BYTES:
                 self.behind = True
-                self._ready.clear()
-                self._ready_bytes = 0
-            elif not self.behind:
-                if self._ready_bytes >= READY_BYTES:
-                    self.behind = True
-                else:
-                    self._ready.append(message)
-                    self._ready_bytes += len(message[1]) + len(message[2])
-                    self.cursor = position
+            else:
+                self._keep(run)
 
-    def read(self, rows: list[StoredMessage]) -> None:
-        """Take rows that were read behind `cursor`; none of them means that the end is reached."""
-        self.behind = bool(rows)
-        for message in rows:
-            self.cursor = message[0]
-            if message[0] not in self._sent:
-                self._ready.append(message)
-                self._ready_bytes += len(message[1]) + len(message[2])
+    def read(self, runs: Iterable[Run]) -> None:
+        """Take what was read behind `cursor`; nothing at all means that the end is reached."""
+        self.behind = False
+        for run in runs:
+            self.behind = True
+            self.cursor = run.last_position
+            for part in self._not_sent(run):
+                self._keep(part)
 
-    def take(self) -> list[StoredMessage]:
+    def _keep(self, run: Run) -> None:
+        self._ready.append(run)
+        self._ready_bytes += run.size_bytes
+        self.cursor = run.last_position
+
+    def _not_sent(self, run: Run) -> list[Run]:
+        """Leave out what is on its way already: only after a rewind are such messages read again."""
+        parts = [run]
+        for first, sent in self._sent.items():
+            if first > run.last_position or sent.last < run.first_position:
+                continue
+            parts = [
+                piece
+                for part in parts
+                for piece in (
+                    part.cut(part.first_position, first - 1),
+                    part.cut(sent.last + 1, part.last_position),
+                )
+                if piece is not None
+            ]
+        return parts
+
+    def take(self) -> list[Run]:
         """Return what is to be sent now, and count it as sent."""
-        taken: list[StoredMessage] = []
-        ready, sent = self._ready, self._sent
-        room = self._window_messages - len(sent)
-        while ready and room > 0 and self._sent_bytes < self._window_bytes:
-            message = ready.popleft()
-            size_bytes = len(message[1]) + len(message[2])
-            self._ready_bytes -= size_bytes
-            self._sent_bytes += size_bytes
-            sent[message[0]] = size_bytes
-            taken.append(message)
-            room -= 1
+        taken: list[Run] = []
+        ready = self._ready
+        while ready and (room := self.room) > 0:
+            run = ready.popleft()
+            self._ready_bytes -= run.size_bytes
+            if len(run.entries) > room:
+                middle = run.first_position + room
+                rest = run.cut(middle, run.last_position)
+                head = run.cut(run.first_position, middle - 1)
+                assert rest is not None
+                assert head is not None
+                ready.appendleft(rest)
+                self._ready_bytes += rest.size_bytes
+                run = head
+            count = len(run.entries)
+            self._sent[run.first_position] = _Sent(run.last_position, count, run.size_bytes)
+            self._sent_messages += count
+            self._sent_bytes += run.size_bytes
+            taken.append(run)
         return taken
 
-    def delivered(self, positions: Iterable[int]) -> None:
-        """Make room: these have arrived."""
-        sent = self._sent
-        for position in positions:
-            self._sent_bytes -= sent.pop(position, 0)
+    def delivered(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Make room: these positions have arrived, each said once."""
+        for first, last in ranges:
+            for start, sent in list(self._sent.items()):
+                overlap = min(last, sent.last) - max(first, start) + 1
+                if overlap <= 0:
+                    continue
+                sent.left -= overlap
+                self._sent_messages -= overlap
+                if sent.left <= 0:
+                    self._sent_bytes -= sent.size_bytes
+                    del self._sent[start]

@@ -6,6 +6,7 @@ Plain state and bytes; the head decides, the transport writes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,6 +14,7 @@ from actors.ports import Transport
 from messaging.identity import Identity
 from messaging.message import LARGEST_MESSAGE_BYTES, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection
+from messaging.mqtt.filters import MAX_TEXT_BYTES
 from messaging.mqtt.packets import Publish, encode_publish
 from messaging.topics import Telemetry, parse_topic
 
@@ -31,14 +33,9 @@ class Unanswered:
     done: bool = False
 
 
-@dataclass(slots=True)
-class InFlight:
-    """A message sent to the client and not acknowledged."""
-
-    endpoint_id: str
-    position: int
-    frame: bytes
-    sent_at_s: float
+# A message sent to the client and not acknowledged: endpoint, position, frame, when it was sent (monotonic).
+# A plain tuple: one is made for every message.
+InFlight = tuple[str, int, bytes, float]
 
 
 @dataclass(slots=True)
@@ -145,32 +142,57 @@ class MqttClient:
 
     # to the client
 
-    def frame_publish(
-        self, endpoint_id: str, position: int, topic: bytes, payload: bytes, now_s: float
-    ) -> bytes | None:
-        """Return a QoS 1 PUBLISH and remember it until it is acknowledged; None when no packet id is free."""
+    def frame_run(
+        self,
+        endpoint_id: str,
+        first_position: int,
+        topics: Sequence[bytes],
+        entries: Sequence[tuple[int, bytes]],
+        now_s: float,
+        frames: list[bytes],
+    ) -> bool:
+        """Add a QoS 1 PUBLISH for each entry and remember it; False when no packet id is free.
+
+        Entries whose topic is too long for a packet are passed over.
+        """
         in_flight = self.in_flight
-        if len(in_flight) >= MOST_PACKET_IDS:
-            return None
         packet_id = self._last_packet_id
-        while True:
-            packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
-            if packet_id not in in_flight:
-                break
+        if len(in_flight) + len(entries) > MOST_PACKET_IDS:
+            return False
+        position = first_position
+        for index, body in entries:
+            topic = topics[index]
+            if len(topic) <= MAX_TEXT_BYTES:
+                packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
+                while packet_id in in_flight:
+                    packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
+                frame = encode_publish(topic, body, packet_id, 1)
+                in_flight[packet_id] = (endpoint_id, position, frame, now_s)
+                frames.append(frame)
+            position += 1
         self._last_packet_id = packet_id
-        frame = encode_publish(topic, payload, packet_id, 1)
-        in_flight[packet_id] = InFlight(endpoint_id, position, frame, now_s)
-        return frame
+        return True
 
     def frames_again(self, now_s: float) -> list[bytes]:
         """Return everything in flight once more, marked as duplicate, in its order."""
         frames = []
-        for sent in self.in_flight.values():
-            sent.sent_at_s = now_s
-            frames.append(bytes((sent.frame[0] | _DUP,)) + sent.frame[1:])
+        for packet_id, (endpoint_id, position, frame, _) in self.in_flight.items():
+            self.in_flight[packet_id] = (endpoint_id, position, frame, now_s)
+            frames.append(bytes((frame[0] | _DUP,)) + frame[1:])
         return frames
 
     def forget_in_flight(self, endpoint_id: str) -> None:
         """The endpoint was detached: an acknowledgement that still comes means nothing any more."""
-        for packet_id in [k for k, sent in self.in_flight.items() if sent.endpoint_id == endpoint_id]:
+        for packet_id in [k for k, sent in self.in_flight.items() if sent[0] == endpoint_id]:
             del self.in_flight[packet_id]
+
+
+def add_position(ranges: dict[str, list[tuple[int, int]]], endpoint_id: str, position: int) -> None:
+    """Add a position to the ranges of its endpoint; positions in a row make one range."""
+    known = ranges.get(endpoint_id)
+    if known is None:
+        ranges[endpoint_id] = [(position, position)]
+    elif known[-1][1] + 1 == position:
+        known[-1] = (known[-1][0], position)
+    else:
+        known.append((position, position))

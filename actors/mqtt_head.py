@@ -28,7 +28,7 @@ from actors.identities import (
     Verdict,
 )
 from actors.module_inputs import ModuleInputs
-from actors.mqtt_client import Batch, MqttClient, Unanswered
+from actors.mqtt_client import Batch, MqttClient, Unanswered, add_position
 from actors.ports import Listener, Transport
 from actors.router import Endpoints, ListEndpoints, Publish
 from actors.store import (
@@ -152,7 +152,7 @@ class MqttHead(EdgeActor):
                 self._close(client, reason)
             elif client.in_flight:
                 oldest = next(iter(client.in_flight.values()))
-                if now_s - oldest.sent_at_s > REDELIVER_S:
+                if now_s - oldest[3] > REDELIVER_S:
                     log.warning("%s acknowledges nothing: sending again", client.client_id)
                     client.transport.write(b"".join(client.frames_again(now_s)))
 
@@ -201,7 +201,7 @@ class MqttHead(EdgeActor):
 
     def _handle(self, client: MqttClient, packets: list[Packet]) -> None:
         batch = Batch()
-        acknowledged: dict[str, list[int]] = {}
+        acknowledged: dict[str, list[tuple[int, int]]] = {}
         in_flight = client.in_flight
         offence: RemoteProtocolError | None = None
         ends = ""
@@ -223,13 +223,13 @@ class MqttHead(EdgeActor):
                 assert isinstance(packet, PubAck)
                 sent = in_flight.pop(packet.packet_id, None)
                 if sent is not None:
-                    acknowledged.setdefault(sent.endpoint_id, []).append(sent.position)
+                    add_position(acknowledged, sent[0], sent[1])
             elif isinstance(packet, Disconnect):
                 ends = "disconnected"
             else:
                 self._handle_rare(client, packet)
-        for endpoint_id, positions in acknowledged.items():
-            self.tell(self._store, Delivered(endpoint_id, tuple(positions)))
+        for endpoint_id, ranges in acknowledged.items():
+            self.tell(self._store, Delivered(endpoint_id, tuple(ranges)))
         if batch.packet_ids or batch.entries:
             self._publish(client, batch)
         offence = offence or client.codec.offence
@@ -425,32 +425,37 @@ class MqttHead(EdgeActor):
         attachment, client, qos = self._attached.get(endpoint_id, (0, None, 0))
         if client is None or attachment != message.attachment:
             return  # detached meanwhile: the store sends them to whoever attaches next
-        topic_of = self._inputs.topic_of
         now_s = self.clock.monotonic_s()
         frames: list[bytes] = []
-        done: list[int] = []  # QoS 0 is delivered when it is written
-        too_long: list[int] = []
-        for position, header, body in message.messages:
-            topic = topic_of(endpoint_id, header)
-            if len(topic) > MAX_TEXT_BYTES:
-                too_long.append(position)
-            elif qos == 0:
-                frames.append(encode_publish(topic, body, 0, 0))
-                done.append(position)
-            else:
-                frame = client.frame_publish(endpoint_id, position, topic, body, now_s)
-                if frame is None:
-                    self._close(client, "acknowledges nothing: no packet id is left")
-                    return
-                frames.append(frame)
+        done: list[tuple[int, int]] = []  # QoS 0 is delivered when it is written
+        too_long: list[tuple[int, int]] = []
+        for first, headers, entries in message.runs:
+            topics = [self._inputs.topic_of(endpoint_id, header) for header in headers]
+            if max(map(len, topics)) > MAX_TEXT_BYTES:
+                spoilt = [
+                    (position, position)
+                    for position, (index, _) in enumerate(entries, first)
+                    if len(topics[index]) > MAX_TEXT_BYTES
+                ]
+                too_long += spoilt
+            if qos == 0:
+                frames += [
+                    encode_publish(topics[i], body, 0, 0)
+                    for i, body in entries
+                    if len(topics[i]) <= MAX_TEXT_BYTES
+                ]
+                done.append((first, first + len(entries) - 1))
+            elif not client.frame_run(endpoint_id, first, topics, entries, now_s, frames):
+                self._close(client, "acknowledges nothing: no packet id is left")
+                return
         client.transport.write(b"".join(frames))
-        if done:
-            self.tell(self._store, Delivered(endpoint_id, tuple(done)))
         if too_long:
             log.error(
                 "%s: %d messages dropped: their properties do not fit a topic", endpoint_id, len(too_long)
             )
             self.tell(self._store, Undeliverable(endpoint_id, tuple(too_long)))
+        if done:
+            self.tell(self._store, Delivered(endpoint_id, tuple(done)))
 
     # messages in
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.restart_policy import RestartState
-from actors.stored import DropReason, Ledger, NewMessage, StoredMessage
+from actors.stored import DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
 from messaging.message import Message
 
@@ -26,25 +26,26 @@ class MessageStore(Protocol):
         """Commit what the block did, with one sync to disk; undo all of it when anything in it failed."""
         ...
 
-    def append(self, messages: Sequence[NewMessage], now_s: float) -> int:
+    def append(self, segments: Sequence[Segment], now_s: float) -> int:
         """Store messages and return the sequence number of the first; the others follow it one by one.
 
-        A message without a match takes its number, is counted as received and unrouted, and is not kept.
+        Messages without a match take their numbers, are counted as received and unrouted, and are not kept.
 
         Args:
-            messages: Header, body and matches; an endpoint at most once per message.
+            segments: In order.
             now_s: Seconds since 1970-01-01 UTC; the time to live of every match starts here.
         """
         ...
 
-    def delivered(self, endpoint_id: str, positions: Sequence[int]) -> int:
+    def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
         """Forget messages that the endpoint took; return how many of them were still waiting.
 
-        Positions that wait no longer (said twice, expired meanwhile) are not counted again.
+        A range is first and last position, both included. Positions that wait no longer (said twice,
+        expired meanwhile) are not counted again.
         """
         ...
 
-    def dropped(self, endpoint_id: str, positions: Sequence[int], reason: DropReason) -> int:
+    def dropped(self, endpoint_id: str, ranges: Sequence[tuple[int, int]], reason: DropReason) -> int:
         """Give up messages of an endpoint; return how many of them were still waiting."""
         ...
 
@@ -61,7 +62,7 @@ class MessageStore(Protocol):
 
     def read(
         self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
-    ) -> list[StoredMessage]:
+    ) -> list[Run]:
         """Return the next messages behind `after_position` (-1: from the start) in order of delivery.
 
         At most `max_count`, and as many as fit into `max_bytes` of header and body, but at least one when

@@ -21,7 +21,7 @@ from actors.append_guard import AppendGuard
 from actors.base import EdgeActor
 from actors.consumer import Consumer
 from actors.ports import MessageStore
-from actors.stored import NewMessage, StoredMessage, position_of
+from actors.stored import Run, runs_of, segments_of
 from messaging.envelope import Envelope
 from messaging.errors import StoreError
 from messaging.kinds import data_message, message
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 5.0  # how often expired messages are looked for
 SWEEP_ROWS: Final = 1000  # deleted in one go, so that no turn takes long
+FORGET_S: Final = 0.05  # latest, after it was delivered, that a message is forgotten
+FORGET_MESSAGES: Final = 2000
 READ_MESSAGES: Final = 512  # from the database at once, for one consumer
 READ_BYTES: Final = 1024 * 1024
 
@@ -76,11 +78,14 @@ class Detach:
 
 @data_message
 class Ready:
-    """Messages for a consumer, each as (position, header, body), in order of delivery."""
+    """Messages for a consumer, in order of delivery, as runs: (first position, headers, entries).
+
+    The positions in a run are consecutive; an entry is (index of its header, body).
+    """
 
     endpoint_id: str
     attachment: int
-    messages: tuple[tuple[int, bytes, bytes], ...]
+    runs: tuple[tuple[int, tuple[bytes, ...], tuple[tuple[int, bytes], ...]], ...]
 
 
 @data_message
@@ -88,7 +93,7 @@ class Delivered:
     """The consumer has these messages now, for good."""
 
     endpoint_id: str
-    positions: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]  # first and last position, both included
 
 
 @data_message
@@ -96,7 +101,7 @@ class Undeliverable:
     """The consumer can never take these messages: drop them as poison."""
 
     endpoint_id: str
-    positions: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]  # first and last position, both included
 
 
 @message
@@ -138,12 +143,17 @@ class SweepDue:
     """Timer: delete what has expired, give space back."""
 
 
+@message
+class ForgetDue:
+    """Timer: forget what was delivered, though nothing new came."""
+
+
 @dataclass(slots=True)
 class _Turn:
     """What waits for the commit at the end of the turn."""
 
     appends: list[tuple[Envelope, Append]]
-    delivered: dict[str, list[int]]
+    delivered: dict[str, list[tuple[int, int]]]
     poison: list[Undeliverable]
     sessions: list[tuple[Envelope, SaveSession | DeleteSession]]
 
@@ -160,6 +170,9 @@ class StoreActor(EdgeActor):
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
         self._consumers: dict[str, Consumer] = {}
         self._turn = _Turn([], {}, [], [])
+        self._done = 0  # messages delivered and not yet forgotten
+        self._forget_timer = False
+        self._to_serve: dict[str, Consumer] = {}
 
     def on_start(self) -> None:
         self._store = self._open_store()
@@ -168,7 +181,7 @@ class StoreActor(EdgeActor):
     def on_stop(self) -> None:
         if self._store is not None:
             try:
-                self.on_turn_end()
+                self._finish(self._turn)
             finally:
                 self._store.close()
                 self._store = None
@@ -183,19 +196,38 @@ class StoreActor(EdgeActor):
         self._turn.appends.append((self.envelope, message))
 
     def on_delivered(self, message: Delivered) -> None:
-        self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.positions)
+        self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.ranges)
+        self._make_room(message.endpoint_id, message.ranges)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         self._turn.poison.append(message)
+        self._make_room(message.endpoint_id, message.ranges)
+
+    def on_forget_due(self, message: ForgetDue) -> None:
+        self._forget_timer = False
+        self._done = max(self._done, FORGET_MESSAGES)
 
     def on_turn_end(self) -> None:
-        """Commit everything that this turn brought, then answer all of it."""
+        """Commit everything that this turn brought, then answer all of it.
+
+        What was delivered is forgotten with the next commit, for each costs a sync to disk: a crash before
+        it only delivers again.
+        """
         turn = self._turn
-        if not turn:
-            return
-        self._turn = _Turn([], {}, [], [])
+        if turn.appends or turn.sessions or self._done >= FORGET_MESSAGES:
+            self._turn = _Turn([], {}, [], [])
+            self._done = 0
+            self._finish(turn)
+        elif turn and not self._forget_timer:
+            self._forget_timer = True
+            self.set_timer(FORGET_S, ForgetDue())
+        served, self._to_serve = self._to_serve, {}
+        for consumer in served.values():
+            self._serve(consumer)
+
+    def _finish(self, turn: _Turn) -> None:
         try:
-            fresh = self._commit(turn)
+            self._answer(turn, self._commit(turn))
         except StoreError as exc:
             self._refuse(turn, exc)
         except Exception as exc:
@@ -206,46 +238,34 @@ class StoreActor(EdgeActor):
                 self._poison(turn.appends[0], exc)
             else:
                 raise
-        else:
-            self._answer(turn, fresh)
 
-    def _commit(self, turn: _Turn) -> dict[str, list[StoredMessage]]:
+    def _commit(self, turn: _Turn) -> dict[str, list[Run]]:
         """Write one transaction; return the new messages of each endpoint that waits for them."""
         assert self._store is not None
         store, now_s = self._store, self.clock.now_s()
-        new: list[NewMessage] = []
-        for _, append in turn.appends:
-            headers = append.headers
-            for index, body in append.entries:
-                header, matches = headers[index]
-                new.append((header, body, matches))  # type: ignore[arg-type]  # plain tuples are cheaper
-        first = 0
+        segments = [
+            segment
+            for _, append in turn.appends
+            for segment in segments_of(append.headers, append.entries)  # type: ignore[arg-type]
+        ]
         with store.transaction():
-            if new:
-                first = store.append(new, now_s)
-            for endpoint_id, positions in turn.delivered.items():
-                store.delivered(endpoint_id, positions)
+            first = store.append(segments, now_s) if segments else 0
+            for endpoint_id, ranges in turn.delivered.items():
+                store.delivered(endpoint_id, ranges)
             for given_up in turn.poison:
-                store.dropped(given_up.endpoint_id, given_up.positions, "poison")
+                store.dropped(given_up.endpoint_id, given_up.ranges, "poison")
             for _, request in turn.sessions:
                 if isinstance(request, SaveSession):
                     store.save_session(request.identity, msgpack.packb(request.subscriptions))
                 else:
                     store.delete_session(request.identity)
-        return self._fresh(new, first)
-
-    def _fresh(self, new: list[NewMessage], first: int) -> dict[str, list[StoredMessage]]:
-        """Return what was just stored, by endpoint, for the consumers that are attached."""
-        fresh: dict[str, list[StoredMessage]] = {}
-        consumers = self._consumers
-        for seq, (header, body, matches) in enumerate(new, first):
-            for endpoint_id, priority, _ in matches:
-                if endpoint_id in consumers:
-                    stored = (position_of(priority, seq), header, body)
-                    fresh.setdefault(endpoint_id, []).append(stored)  # type: ignore[arg-type]
+        fresh: dict[str, list[Run]] = {}
+        for endpoint_id, run in runs_of(segments, first):
+            if endpoint_id in self._consumers:
+                fresh.setdefault(endpoint_id, []).append(run)
         return fresh
 
-    def _answer(self, turn: _Turn, fresh: dict[str, list[StoredMessage]]) -> None:
+    def _answer(self, turn: _Turn, fresh: dict[str, list[Run]]) -> None:
         stored: dict[str, list[int]] = {}
         for envelope, _ in turn.appends:
             stored.setdefault(envelope.sender, []).append(envelope.correlation_id)
@@ -253,16 +273,11 @@ class StoreActor(EdgeActor):
             self.tell(head, Stored(tuple(batches)))
         for envelope, request in turn.sessions:
             self.reply(SessionSaved(request.identity), envelope)
-        done = [*turn.delivered.items(), *((p.endpoint_id, p.positions) for p in turn.poison)]
-        for endpoint_id, positions in done:
-            consumer = self._consumers.get(endpoint_id)
-            if consumer is not None:
-                consumer.delivered(positions)
-        for endpoint_id in fresh.keys() | {endpoint_id for endpoint_id, _ in done}:
-            consumer = self._consumers.get(endpoint_id)
-            if consumer is not None:
-                consumer.offer(fresh.get(endpoint_id, ()))
-                self._serve(consumer)
+        for endpoint_id, runs in fresh.items():
+            consumer = self._consumers[endpoint_id]
+            for run in runs:
+                consumer.offer(run)
+            self._to_serve[endpoint_id] = consumer
 
     def _commit_one_by_one(self, turn: _Turn) -> None:
         """Find the message that poisons a batch: everything in a transaction of its own."""
@@ -290,11 +305,18 @@ class StoreActor(EdgeActor):
             self.reply(RequestFailed("Append", self.address, str(error)), envelope)
         for envelope, request in turn.sessions:
             self.reply(RequestFailed(type(request).__name__, self.address, str(error)), envelope)
-        for endpoint_id, positions in turn.delivered.items():
-            self._turn.delivered.setdefault(endpoint_id, []).extend(positions)
+        for endpoint_id, ranges in turn.delivered.items():
+            self._turn.delivered.setdefault(endpoint_id, []).extend(ranges)
         self._turn.poison.extend(turn.poison)
 
     # consumers
+
+    def _make_room(self, endpoint_id: str, ranges: tuple[tuple[int, int], ...]) -> None:
+        self._done += sum(last - first + 1 for first, last in ranges)
+        consumer = self._consumers.get(endpoint_id)
+        if consumer is not None:
+            consumer.delivered(ranges)
+            self._to_serve[endpoint_id] = consumer
 
     def on_attach(self, message: Attach) -> None:
         consumer = Consumer(
@@ -314,9 +336,10 @@ class StoreActor(EdgeActor):
         """Send what the consumer's window has room for."""
         assert self._store is not None
         while True:
-            messages = consumer.take()
-            if messages:
-                self.tell(consumer.address, Ready(consumer.endpoint_id, consumer.attachment, tuple(messages)))
+            runs = consumer.take()
+            if runs:
+                ready = Ready(consumer.endpoint_id, consumer.attachment, tuple(runs))  # type: ignore[arg-type]
+                self.tell(consumer.address, ready)
             to_read = consumer.to_read
             if not to_read:
                 return

@@ -72,8 +72,13 @@ class UpstreamActor(EdgeActor):
     def on_ready(self, message: Ready) -> None:
         if not self._attached or message.attachment != self._attachment:
             return  # the store sends it again
+        messages = [
+            decode_header(headers[index], body)
+            for _, headers, entries in message.runs
+            for index, body in entries
+        ]
         try:
-            self._link.send([decode_header(header, body) for _, header, body in message.messages])
+            self._link.send(messages)
         except EdgeError as exc:
             if str(exc) != self._down_because:
                 log.error("upstream: %s; trying again every %.1f s", exc, RETRY_S)
@@ -82,9 +87,9 @@ class UpstreamActor(EdgeActor):
             self.set_timer(RETRY_S, LinkDue())
             return
         self._down_because = ""
-        self._sent += len(message.messages)
-        positions = tuple(position for position, _, _ in message.messages)
-        self.tell(self._store, Delivered(UPSTREAM, positions))
+        self._sent += len(messages)
+        ranges = tuple((first, first + len(entries) - 1) for first, _, entries in message.runs)
+        self.tell(self._store, Delivered(UPSTREAM, ranges))
 
     def on_link_due(self, message: LinkDue) -> None:
         self._attach_when_on()

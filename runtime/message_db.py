@@ -3,37 +3,40 @@
 One SQLite file with a write-ahead log and `synchronous=FULL`: when `transaction()` has ended, what it did is
 on disk. Used by one thread, knows no clock.
 
-    messages   seq -> how many queues hold it, header, body
+    bodies     first seq -> messages with consecutive seqs for the same endpoints, as one msgpack value
+    held       first seq -> how many messages that row has, how many rows of the queue they have left
     queue      key -> when it expires; the key is (endpoint number, priority, seq) in one integer
     endpoints  endpoint id -> its number
     ledger     "total" -> counts of the whole store; number of an endpoint -> its counts
     sessions   identity id -> what its session needs after a restart
     meta       "next_seq" -> the next sequence number
 
-The statements follow from one measurement: while another Python thread is busy, each step of a statement that
-takes a while costs up to a whole switch interval (5 ms) until the interpreter is ours again. So a batch is a
-few big statements, never a statement per row.
+The statements follow from two measurements: a row of its own for each message costs more than everything
+else together; and while another Python thread is busy, each step of a statement that takes a while costs up
+to a whole switch interval until the interpreter is ours again. So a batch is a few big statements.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import sqlite3
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import msgpack
+
 from actors.stored import (
     MAX_POSITION,
     MAX_SEQ,
+    MESSAGE_OVERHEAD_BYTES,
     DropReason,
     Ledger,
     Match,
-    NewMessage,
-    StoredMessage,
+    Run,
+    Segment,
     position_of,
 )
 from messaging.errors import StoreError
@@ -43,21 +46,32 @@ from runtime.sqlite_tables import SharedTable
 
 TIDY_PAGES = 256  # given back in one slice
 
-_BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_RANGE = "key BETWEEN ? AND ?"
-_LIST = "key IN (SELECT value FROM json_each(?))"
+ROW_MESSAGES = 512  # at most in one row of bodies …
+ROW_BYTES = 256 * 1024  # … which is closed when it has this many bytes
+ROWS_REMEMBERED = 8  # decoded rows of bodies, for readers that take a row in several bites
 
+_RANGE = "key BETWEEN ? AND ?"
+_NUMBERS = (
+    "CREATE TEMP TABLE numbers AS WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n LIMIT "
+    f"{ROW_MESSAGES}) SELECT n FROM n"
+)
+
+# What a row of bodies holds: pieces, each with its headers and (index of its header, body) per message.
+_Pieces = list[tuple[Sequence[bytes], Sequence[tuple[int, bytes]]]]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _guarded(doing: str, *, in_transaction: bool = False) -> Callable[[_Method], _Method]:
-    """Translate errors of SQLite, and let no transaction be committed in which a method failed."""
+    """Translate errors of SQLite, and let no transaction go on or be committed in which a method failed."""
 
     def decorate(method: _Method) -> _Method:
         @functools.wraps(method)
         def guarded(self: MessageDb, *args: Any, **kwargs: Any) -> Any:
             if in_transaction and not self._in_transaction:
                 raise StoreError(f"message database {self.path}: cannot {doing} outside a transaction")
+            if in_transaction and self._failed:
+                # SQLite may have rolled back by itself, and what follows would be kept without the rest.
+                raise StoreError(f"message database {self.path}: cannot {doing} after a part of it failed")
             try:
                 return method(self, *args, **kwargs)
             except BaseException as exc:
@@ -79,6 +93,7 @@ class MessageDb:
         self._connection = connection
         self._accounts: Accounts
         self._sessions: SharedTable
+        self._decoded: OrderedDict[int, _Pieces] = OrderedDict()  # rows of bodies, by first seq
         self._in_transaction = False
         self._failed = False  # a method of the open transaction
         self._loaded = False  # the accounts are those of the last commit, or of the open transaction
@@ -102,6 +117,7 @@ class MessageDb:
     @_guarded("open")
     def _set_up(self) -> None:
         message_schema.prepare(self._connection, self.path)
+        self._connection.execute(_NUMBERS)
         self._accounts = Accounts(self._connection, self.path)
         self._sessions = SharedTable(self._connection, self.path, "sessions")
         self._connection.execute("COMMIT")
@@ -109,6 +125,7 @@ class MessageDb:
 
     def _load(self) -> None:
         self._loaded = False
+        self._decoded.clear()
         self._accounts.load()
         self._loaded = True
 
@@ -148,76 +165,58 @@ class MessageDb:
 
     @_guarded("undo a transaction")
     def _rollback(self) -> None:
-        self._loaded = False
         if self._connection.in_transaction:  # after some errors SQLite has rolled back by itself
             self._connection.execute("ROLLBACK")
         self._load()
 
     @_guarded("append messages", in_transaction=True)
-    def append(self, messages: Sequence[NewMessage], now_s: float) -> int:
+    def append(self, segments: Sequence[Segment], now_s: float) -> int:
         """Store messages and return the sequence number of the first; the others follow it one by one."""
         accounts = self._accounts
         first = seq = accounts.next_seq
-        if seq + len(messages) > MAX_SEQ:
+        count = sum(len(segment.entries) for segment in segments)
+        if seq + count > MAX_SEQ:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
-        cells: list[Any] = []
-        seqs_of: dict[Match, list[int]] = {}
-        unrouted = routed = 0
-        for header, body, matches in messages:
+        routed = 0
+        for matches, pieces, length in _rows(segments):
             if matches:
-                routed += 1
-                # As bytearray: for bytes the sqlite3 module looks for an adapter each time, 0.2 µs apiece.
-                cells += (seq, len(matches), bytearray(header), bytearray(body))
-                for match in matches:
-                    seqs = seqs_of.get(match)
-                    if seqs is None:
-                        seqs = seqs_of[match] = []
-                    seqs.append(seq)
-            else:
-                unrouted += 1
-            seq += 1
-        self._insert_messages(cells)
-        for (endpoint_id, priority, ttl_s), seqs in seqs_of.items():
-            account = accounts.change(endpoint_id)
-            self._connection.execute(
-                "INSERT INTO queue SELECT ? + value, ? FROM json_each(?)",
-                (
-                    account.first_key + position_of(priority, 0),
-                    None if ttl_s is None else now_s + ttl_s,
-                    json.dumps(seqs),
-                ),
-            )
-            account.accepted += len(seqs)
-        accounts.received += len(messages)
-        accounts.unrouted += unrouted
+                self._insert_row(seq, length, matches, pieces, now_s)
+                routed += length
+            seq += length
+        accounts.received += count
+        accounts.unrouted += count - routed
         accounts.routed += routed
         accounts.next_seq = seq
         return first
 
-    def _insert_messages(self, cells: list[Any]) -> None:
-        """Insert rows of four cells, up to 256 rows per statement.
-
-        The statement for each size of _BATCH_SIZES stays prepared (preparing costs as much as inserting);
-        a batch between two sizes is filled up with rows of zeros, which the statement leaves out.
-        """
-        for start in range(0, len(cells), 4 * _BATCH_SIZES[-1]):
-            batch = cells[start : start + 4 * _BATCH_SIZES[-1]]
-            size = _BATCH_SIZES[bisect_left(_BATCH_SIZES, len(batch) // 4)]
-            batch.extend([0] * (4 * size - len(batch)))
-            self._connection.execute(_insert_statement(size), batch)
+    def _insert_row(
+        self, first_seq: int, count: int, matches: tuple[Match, ...], pieces: _Pieces, now_s: float
+    ) -> None:
+        run = self._connection.execute
+        run("INSERT INTO bodies VALUES (?, ?)", (first_seq, msgpack.packb(pieces)))
+        run("INSERT INTO held VALUES (?, ?, ?)", (first_seq, count, count * len(matches)))
+        for endpoint_id, priority, ttl_s in matches:
+            account = self._accounts.change(endpoint_id)
+            key = account.first_key + position_of(priority, first_seq)
+            expires_at = None if ttl_s is None else now_s + ttl_s
+            if count == 1:
+                run("INSERT INTO queue VALUES (?, ?)", (key, expires_at))
+            else:
+                run("INSERT INTO queue SELECT ? + n, ? FROM temp.numbers LIMIT ?", (key, expires_at, count))
+            account.accepted += count
 
     @_guarded("delete delivered messages", in_transaction=True)
-    def delivered(self, endpoint_id: str, positions: Sequence[int]) -> int:
+    def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
         """Forget messages that the endpoint took; return how many of them were still waiting."""
-        count = self._release_positions(endpoint_id, positions)
+        count = self._release_positions(endpoint_id, ranges)
         if count:
             self._accounts.change(endpoint_id).delivered += count
         return count
 
     @_guarded("drop messages", in_transaction=True)
-    def dropped(self, endpoint_id: str, positions: Sequence[int], reason: DropReason) -> int:
+    def dropped(self, endpoint_id: str, ranges: Sequence[tuple[int, int]], reason: DropReason) -> int:
         """Give up messages of an endpoint; return how many of them were still waiting."""
-        count = self._release_positions(endpoint_id, positions)
+        count = self._release_positions(endpoint_id, ranges)
         self._count_dropped(endpoint_id, reason, count)
         return count
 
@@ -227,13 +226,11 @@ class MessageDb:
         account = self._accounts.find(endpoint_id)
         if account is None:
             return 0
-        last_key, rows = self._connection.execute(
-            f"SELECT max(key), count(*) FROM (SELECT key FROM queue WHERE {_RANGE} ORDER BY key LIMIT ?)",
+        keys = self._connection.execute(
+            f"SELECT key FROM queue WHERE {_RANGE} ORDER BY key LIMIT ?",
             (account.first_key, account.last_key, limit),
-        ).fetchone()
-        if not rows:
-            return 0
-        count = self._release(rows, _RANGE, (account.first_key, last_key))
+        ).fetchall()
+        count = sum(self._release(first, last) for first, last in _ranges(key for (key,) in keys))
         self._count_dropped(endpoint_id, reason, count)
         return count
 
@@ -246,80 +243,124 @@ class MessageDb:
     @_guarded("delete expired messages", in_transaction=True)
     def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
         """Delete at most `limit` messages past their time to live; return how many at which endpoint."""
-        found = self._connection.execute(
-            f"SELECT key >> {POSITION_BITS}, count(*), json_group_array(key) FROM"
-            " (SELECT key FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?) GROUP BY 1",
-            (now_s, limit),
+        keys = self._connection.execute(
+            "SELECT key FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now_s, limit)
         ).fetchall()
-        names = self._accounts.names() if found else {}
-        counts = {}
-        for number, rows, keys in found:
-            endpoint_id = names[number]
-            counts[endpoint_id] = self._release(rows, _LIST, (keys,))
-            self._accounts.change(endpoint_id).expired += counts[endpoint_id]
+        names = self._accounts.names() if keys else {}
+        counts: dict[str, int] = {}
+        for first, last in _ranges(sorted(key for (key,) in keys)):
+            endpoint_id = names[first >> POSITION_BITS]
+            count = self._release(first, last)
+            self._accounts.change(endpoint_id).expired += count
+            counts[endpoint_id] = counts.get(endpoint_id, 0) + count
         return counts
 
-    def _release_positions(self, endpoint_id: str, positions: Sequence[int]) -> int:
+    def _release_positions(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
         account = self._accounts.find(endpoint_id)
-        distinct = set(positions)
-        if account is None or not distinct:
-            return 0
-        first, last = min(distinct), max(distinct)
-        if first < 0 or last > MAX_POSITION:
-            raise ValueError(f"position {first if first < 0 else last} is not in 0 to {MAX_POSITION}")
-        base = account.first_key
-        if last - first + 1 == len(distinct):  # without a gap: a range costs less than a list
-            return self._release(len(distinct), _RANGE, (base + first, base + last))
-        keys = json.dumps([base + position for position in distinct])
-        return self._release(len(distinct), _LIST, (keys,))
+        count = 0
+        for first, last in ranges:
+            if first < 0 or last > MAX_POSITION:
+                raise ValueError(f"positions {first} to {last} are not in 0 to {MAX_POSITION}")
+            if account is not None:
+                count += self._release(account.first_key + first, account.first_key + last)
+        return count
 
-    def _release(self, at_most: int, where: str, parameters: tuple[Any, ...]) -> int:
-        """Delete queue rows of one endpoint, and each body that no other queue holds; count the rows.
+    def _release(self, first_key: int, last_key: int) -> int:
+        """Delete a range of one queue, and each row of bodies that no queue holds any more; count the keys.
 
         Args:
-            at_most: The rows that are meant; fewer may be there.
-            where: Which rows, _RANGE or _LIST with its `parameters`.
+            first_key, last_key: Of one endpoint and one priority.
         """
-        held = f"SELECT key & {MAX_SEQ} FROM queue WHERE {where}"
         run = self._connection.execute
-        bodies = run(f"DELETE FROM messages WHERE refs = 1 AND seq IN ({held})", parameters).rowcount
-        if bodies < at_most:  # some are shared with other queues, or are not here
-            run(f"UPDATE messages SET refs = refs - 1 WHERE seq IN ({held})", parameters)
-        return run(f"DELETE FROM queue WHERE {where}", parameters).rowcount
+        base = first_key & ~MAX_SEQ
+        first_seq, last_seq = first_key - base, last_key - base
+        rows = run(
+            "SELECT first_seq, count FROM held WHERE first_seq BETWEEN"
+            " ifnull((SELECT max(first_seq) FROM held WHERE first_seq <= ?), ?) AND ?",
+            (first_seq, first_seq, last_seq),
+        ).fetchall()
+        released = 0
+        for row_seq, count in rows:
+            start, stop = max(first_seq, row_seq), min(last_seq, row_seq + count - 1)
+            gone = run(f"DELETE FROM queue WHERE {_RANGE}", (base + start, base + stop)).rowcount
+            if gone:
+                released += gone
+                self._let_go(row_seq, gone)
+        return released
+
+    def _let_go(self, first_seq: int, count: int) -> None:
+        """Count down what a row of bodies is still held by; at none it goes."""
+        run = self._connection.execute
+        (left,) = run(
+            "UPDATE held SET left = left - ? WHERE first_seq = ? RETURNING left", (count, first_seq)
+        ).fetchall()[0]
+        if left <= 0:
+            run("DELETE FROM held WHERE first_seq = ?", (first_seq,))
+            run("DELETE FROM bodies WHERE first_seq = ?", (first_seq,))
+            self._decoded.pop(first_seq, None)
 
     @_guarded("read messages")
     def read(
         self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
-    ) -> list[StoredMessage]:
-        """Return the next messages behind `after_position` (-1: from the start) in order of delivery.
-
-        Row by row: these steps are too short to lose the interpreter, and packing all rows into one was no
-        faster beside a busy thread and slower without one.
-        """
+    ) -> list[Run]:
+        """Return the next messages behind `after_position` (-1: from the start) in order of delivery."""
         account = self._accounts.find(endpoint_id)
         if account is None:
             return []
         base = account.first_key
-        cursor = self._connection.execute(
-            f"SELECT key, header, body FROM queue LEFT JOIN messages ON seq = key & {MAX_SEQ}"
-            f" WHERE {_RANGE} AND (expires_at IS NULL OR expires_at > ?) ORDER BY key LIMIT ?",
+        keys = self._connection.execute(
+            f"SELECT key FROM queue WHERE {_RANGE} AND (expires_at IS NULL OR expires_at > ?)"
+            " ORDER BY key LIMIT ?",
             (base + max(after_position, -1) + 1, account.last_key, now_s, max_count),
-        )
-        found: list[StoredMessage] = []
+        ).fetchall()
+        found: list[Run] = []
         size_bytes = 0
-        try:
-            for key, header, body in cursor:
-                if body is None:
-                    raise message_schema.damaged(
-                        self.path, f"message {key & MAX_SEQ} is queued but not there"
-                    )
-                size_bytes += len(header) + len(body)
-                if found and size_bytes > max_bytes:
-                    break
-                found.append(StoredMessage(key - base, header, body))
-        finally:
-            cursor.close()  # one that stays open keeps the write-ahead log from being reused
+        for first, last in _ranges(key for (key,) in keys):
+            for run in self._runs(first - base, last - base):
+                room_bytes = max_bytes - size_bytes
+                fits = run if run.size_bytes <= room_bytes else _fitting(run, room_bytes, at_least=not found)
+                if fits is not None:
+                    found.append(fits)
+                    size_bytes += fits.size_bytes
+                if fits is not run:
+                    return found
         return found
+
+    def _runs(self, first_position: int, last_position: int) -> Iterator[Run]:
+        """Read a range of positions, all of which are in the queue."""
+        position = first_position
+        while position <= last_position:
+            for run in self._row(position):
+                part = run.cut(max(position, run.first_position), min(last_position, run.last_position))
+                if part is not None:
+                    yield part
+                    position = part.last_position + 1
+
+    def _row(self, position: int) -> list[Run]:
+        """Return the row of bodies with the message at `position`, at the positions of its priority."""
+        seq = position & MAX_SEQ
+        found = self._connection.execute(
+            "SELECT first_seq, count FROM held WHERE first_seq <= ? ORDER BY first_seq DESC LIMIT 1", (seq,)
+        ).fetchone()
+        if found is None or found[0] + found[1] <= seq:
+            raise message_schema.damaged(self.path, f"message {seq} is queued but not there")
+        first_seq = found[0]
+        pieces = self._decoded.get(first_seq)
+        if pieces is None:
+            row = self._connection.execute(
+                "SELECT data FROM bodies WHERE first_seq = ?", (first_seq,)
+            ).fetchone()
+            if row is None:
+                raise message_schema.damaged(self.path, f"the bodies from {first_seq} on are not there")
+            pieces = self._decoded[first_seq] = msgpack.unpackb(row[0], use_list=False)
+            if len(self._decoded) > ROWS_REMEMBERED:
+                self._decoded.popitem(last=False)
+        runs = []
+        start = position - seq + first_seq
+        for headers, entries in pieces:
+            runs.append(Run(start, headers, entries))
+            start += len(entries)
+        return runs
 
     @_guarded("count messages")
     def pending(self, endpoint_id: str) -> int:
@@ -360,7 +401,46 @@ class MessageDb:
         return int(free_pages * page_bytes)
 
 
-@functools.cache
-def _insert_statement(size: int) -> str:
-    rows = ",".join(["(?,?,?,?)"] * size)
-    return f"INSERT INTO messages SELECT * FROM (VALUES {rows}) WHERE column1 > 0"
+def _rows(segments: Iterable[Segment]) -> Iterator[tuple[tuple[Match, ...], _Pieces, int]]:
+    """Put consecutive segments for the same endpoints into rows of bodies: (matches, pieces, messages)."""
+    pieces: _Pieces = []
+    row_matches: tuple[Match, ...] = ()
+    length = size_bytes = 0
+    for matches, headers, all_entries in segments:
+        for start in range(0, len(all_entries), ROW_MESSAGES):
+            entries = all_entries[start : start + ROW_MESSAGES]
+            if pieces and (
+                matches != row_matches or size_bytes >= ROW_BYTES or length + len(entries) > ROW_MESSAGES
+            ):
+                yield row_matches, pieces, length
+                pieces, length, size_bytes = [], 0, 0
+            row_matches = matches
+            pieces.append((headers, entries))
+            length += len(entries)
+            size_bytes += sum(len(body) for _, body in entries)
+    if pieces:
+        yield row_matches, pieces, length
+
+
+def _ranges(keys: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Join ascending keys to ranges without a gap, both ends included."""
+    first = last = -1
+    for key in keys:
+        if key != last + 1 or first < 0:
+            if first >= 0:
+                yield first, last
+            first = key
+        last = key
+    if first >= 0:
+        yield first, last
+
+
+def _fitting(run: Run, room_bytes: int, at_least: bool) -> Run | None:
+    """Return as many messages of a run as fit; one in any case when `at_least`."""
+    count = 0
+    for _, body in run.entries:
+        room_bytes -= len(body) + MESSAGE_OVERHEAD_BYTES
+        if room_bytes < 0 and not (at_least and count == 0):
+            break
+        count += 1
+    return run.cut(run.first_position, run.first_position + count - 1)

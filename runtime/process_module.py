@@ -49,12 +49,11 @@ class ModuleExit:
 
 
 def resolve_command(spec: ProcessSpec) -> tuple[str, ...]:
-    """Return the command line to execute: the program as an absolute path, behind a change of user if asked
-    for.
+    """Return the command line to execute: an absolute program, behind a change of user if asked for.
 
     Raises:
-        ConfigError: the program, its permission or the working directory is missing; names module, value, way
-        out. EnvironmentFault: the change of user is not possible here.
+        ConfigError: the program, its permission or the working directory is missing.
+        EnvironmentFault: the change of user is not possible here.
     """
     subject = f"module {spec.name!r}"
     if not spec.command or not spec.command[0]:
@@ -65,7 +64,7 @@ def resolve_command(spec: ProcessSpec) -> tuple[str, ...]:
     for name in spec.env:
         if not name or "=" in name:
             raise ConfigError(f"{subject}: {name!r} cannot name an environment variable; rename it")
-    if not spec.working_directory.is_dir():
+    if not os.path.isdir(spec.working_directory):
         raise ConfigError(
             f"{subject}: working directory {str(spec.working_directory)!r} does not exist; "
             "create it, or fix it in the deployment"
@@ -77,18 +76,18 @@ def _program(subject: str, spec: ProcessSpec) -> str:
     command = spec.command[0]
     fix = "or fix the command in the deployment"
     if "/" in command:
-        path = spec.working_directory / command  # an absolute command stays as it is
-        if not path.exists():
+        path = spec.working_directory.absolute() / command  # an absolute command stays as it is
+        if not os.path.exists(path):
             raise ConfigError(f"{subject}: command {command!r} not found; install it, {fix}")
-        if path.is_dir():
+        if os.path.isdir(path):
             raise ConfigError(f"{subject}: command {command!r} is a folder; {fix}")
         if not os.access(path, os.X_OK):
             raise ConfigError(f"{subject}: command {command!r} is not executable; chmod +x {path}, {fix}")
-        return os.path.abspath(path)
+        return str(path)
     search = spec.env.get("PATH", os.defpath)
     found = shutil.which(command, path=search)
     if found is not None:
-        return os.path.abspath(found)
+        return str(Path(found).absolute())
     plain = shutil.which(command, mode=os.F_OK, path=search)
     if plain is not None:
         raise ConfigError(f"{subject}: command {command!r} is not executable; chmod +x {plain}, {fix}")

@@ -1,8 +1,7 @@
 """Module runtime for plain processes: a module is a command line.
 
 Each module runs in a session of its own under a shim (module_shim.py), so that it lives on when the agent
-dies and the next agent adopts it. One thread waits for the ends of all. See RunDirectory for where the state
-files are.
+dies and the next agent adopts it. One thread waits for the ends of all.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -147,7 +146,7 @@ class ProcessRuntime:
         started = state.started()
         if started is None:
             return None
-        if started.boot_id == process_table.boot_id():
+        if started.is_of_this_boot():
             pidfd = process_table.open_pidfd(started.shim.pid, started.shim.start_ticks)
             if pidfd is not None:
                 return self._watch(name, state, started, pidfd, on_exit)
@@ -233,16 +232,20 @@ class ProcessRuntime:
         watched = _Watched(running, started, state, on_exit, module_pidfd)
         with self._shims_lock:
             self._shims.add(shim.pid)
-        with self._lock:
+        with self._lock:  # over both: the end may come at once
+            self._watcher.watch(pidfd, lambda: self._on_shim_ended(watched))
             self._watched[name] = watched
-        self._watcher.watch(pidfd, lambda: self._on_shim_ended(watched))
         return running
 
     def _on_shim_ended(self, watched: _Watched) -> None:
         name, shim = watched.running.name, watched.started.shim
         # The shim is reaped after the sweep: until then no other session can have its number.
-        self._sweep(name, oldest_ticks=shim.start_ticks, sessions=(shim.pid,))
-        exited = _exit(name, watched.state, watched.started)
+        exited = ModuleExit(name, None, None, watched.started.at_s, time.time())
+        try:
+            self._sweep(name, oldest_ticks=shim.start_ticks, session=shim.session)
+            exited = _exit(name, watched.state, watched.started)
+        except OSError as exc:  # no descriptor left: the end is reported all the same
+            log.error("module %s ended, but it cannot be seen how, nor what it left: %s", name, exc)
         with self._lock:
             del self._watched[name]
             _close(watched)
@@ -269,21 +272,18 @@ class ProcessRuntime:
     def _sweep_before(self, name: str, state: StateFolder) -> None:
         """Sweep what an earlier process of this name left, when we did not see its end ourselves."""
         started = state.started()
-        if started is None or started.boot_id != process_table.boot_id():
-            self._sweep(name, oldest_ticks=0, sessions=())
-            return
-        leader = process_table.read_stat(started.shim.pid)
-        # Once its leader is reaped, the number of a session may come to name a stranger's.
-        same = leader is not None and leader.start_ticks == started.shim.start_ticks
-        sessions = (started.shim.session,) if same else ()
-        self._sweep(name, oldest_ticks=started.shim.start_ticks, sessions=sessions)
+        if started is None or not started.is_of_this_boot():
+            self._sweep(name, oldest_ticks=0, session=None)
+        else:
+            self._sweep(name, oldest_ticks=started.shim.start_ticks, session=started.session())
 
-    def _sweep(self, name: str, oldest_ticks: int, sessions: Collection[int]) -> None:
+    def _sweep(self, name: str, oldest_ticks: int, session: int | None) -> None:
         """Kill what belongs to a module: its session, and what left the session but carries our marks.
 
         Waits until it is gone, SWEEP_LIMIT_S at most.
         """
         marks = {RUN_MARKER: str(self._run.path), MODULE_MARKER: name}
+        sessions = () if session is None else (session,)
         deadline_s = time.monotonic() + SWEEP_LIMIT_S
         while left := process_table.find(marks, sessions, oldest_ticks):
             limit_s = max(0.0, deadline_s - time.monotonic())

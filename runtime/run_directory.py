@@ -1,5 +1,4 @@
-"""The run directory of a home: where sockets, locks and the state of process modules live while the edge
-runs.
+"""The run directory of a home: where sockets, locks and the state of process modules are while the edge runs.
 
 It is short whatever the length of the home, because a Unix socket path may have only 107 bytes, and it is
 found from the home alone, so that `down` works when the home is gone.
@@ -24,6 +23,7 @@ BASE_NAME = "edge-actors"
 # 107 bytes of a socket path less "/edge-actors/01234567/" leaves 50 for names below a base of this length.
 LONGEST_BASE_BYTES = 35
 AGENT = "agent"
+OWNER = "home"  # file with the path of the home
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class RunDirectory:
         return self.path / "modules"
 
     def prepare(self) -> None:
-        """Create what is missing and check owner, mode and links of what is there.
+        """Create what is missing, and check what is there.
 
         Raises:
-            EnvironmentFault: somebody else could read or replace what stands here, or it is another home's.
+            EnvironmentFault: as `check`, or it cannot be created.
         """
         for folder in (self.path.parent, self.path):
             try:
@@ -61,14 +61,29 @@ class RunDirectory:
                     f"run directory {folder} cannot be created: {exc.strerror}; "
                     "make its parent writable, or set XDG_RUNTIME_DIR to a short private folder of yours"
                 ) from exc
-            _check_private(folder)
-        owner = self.path / "home"
-        try:
-            if not owner.exists():
+        self.check()
+        owner = self.path / OWNER
+        if not owner.exists():
+            try:
                 owner.write_bytes(os.fsencode(self.home))
-            other = Path(os.fsdecode(owner.read_bytes()))
-        except OSError as exc:
-            raise EnvironmentFault(f"run directory {self.path} cannot be used: {exc}; remove it") from exc
+            except OSError as exc:
+                raise EnvironmentFault(
+                    f"run directory {self.path} cannot be written: {exc.strerror}"
+                ) from exc
+
+    def check(self) -> None:
+        """Check owner, mode and links of what exists, before anything in it is believed.
+
+        Raises:
+            EnvironmentFault: somebody else could read or replace what stands here, or it is another home's.
+        """
+        for folder in (self.path.parent, self.path):
+            if os.path.lexists(folder):
+                _check_private(folder)
+        try:
+            other = Path(os.fsdecode((self.path / OWNER).read_bytes()))
+        except FileNotFoundError:
+            return
         if other != self.home:
             raise EnvironmentFault(
                 f"run directory {self.path} of home {self.home} is taken by home {other}: "
@@ -76,11 +91,12 @@ class RunDirectory:
             )
 
     def remove(self) -> None:
-        """Delete the run directory and all in it; not existing is fine."""
-        if not os.path.lexists(self.path):
-            return
-        _check_private(self.path)
-        shutil.rmtree(self.path)
+        """Delete the run directory and all in it; none is fine. Raises EnvironmentFault as `check`."""
+        self.check()
+        try:
+            shutil.rmtree(self.path)
+        except FileNotFoundError:
+            pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +127,7 @@ class Lock:
         """Take the lock.
 
         Raises:
-            EnvironmentFault: another process has it (named with pid and start), or the file cannot be
-            written.
+            EnvironmentFault: another process has it, named with pid and start; or the file cannot be written.
         """
         while True:
             try:
@@ -129,9 +144,8 @@ class Lock:
                 raise EnvironmentFault(self._taken(self.holder())) from exc
             if _is_file_at(self.path, descriptor):
                 break
-            os.close(
-                descriptor
-            )  # removed by its holder between our open and our lock: that inode is nobody's
+            # Its holder removed it between our open and our lock: what we locked has no name any more.
+            os.close(descriptor)
         self._descriptor = descriptor
         own = process_table.read_stat(os.getpid())
         assert own is not None, "our own process is always in /proc"

@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -391,6 +392,25 @@ def test_a_module_whose_shim_was_killed_is_ended_and_its_exit_is_unknown(runtime
 
     assert (exited.exit_code, exited.signal) == (None, None)
     assert not lives(module.pid)
+
+
+def test_an_exit_is_reported_even_when_no_descriptor_is_left(runtime, workshop, caplog) -> None:
+    exits = Exits()
+    module = runtime.start(workshop.spec(WAIT), exits)
+    workshop.line()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        os.kill(module.pid, signal.SIGKILL)
+        exited = exits.next()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert (exited.name, exited.exit_code) == ("temp", None)
+    assert "cannot be seen how" in caplog.text
 
 
 def test_twenty_starts_and_exits_leave_no_zombie_and_no_descriptor(runtime, workshop) -> None:

@@ -1,0 +1,59 @@
+"""The verdict of a comparison, from rounds with known figures."""
+
+from typing import Any
+
+import pytest
+
+from scripts.bench.compare_hub import summarise, table
+
+
+def report(received_per_s: float, **changes: Any) -> dict[str, Any]:
+    latency = {"p50": 1.0, "p99": 2.0}
+    return {
+        "received_per_s": received_per_s,
+        "acknowledged_per_s": received_per_s,
+        "ack_ms": latency,
+        "end_to_end_ms": latency,
+        "generator_cpu_share": 0.4,
+        "other_cores": 0.0,
+        "cpu": [
+            {"process": "hub $edgeHub", "us_per_message": 7.0},
+            {"process": "hub $edgeHub", "us_per_message": 2.0},
+        ],
+        "unacknowledged": 0,
+        "lost": 0,
+        "duplicated": 0,
+        "out_of_order": 0,
+        "foreign": 0,
+    } | changes
+
+
+def test_the_ratio_is_that_of_the_medians_and_its_spread_that_of_the_rounds() -> None:
+    reports = {
+        "edge": [report(100), report(300), report(200)],
+        "mosquitto": [report(100), report(100), report(400)],
+    }
+
+    summary = summarise("tls/1/burst", reports)
+
+    assert (summary["ratio"], summary["ratio_min"], summary["ratio_max"]) == (2.0, 0.5, 3.0)
+    assert "target 1.5 reached" in table([summary])
+
+
+def test_processes_of_one_name_are_added_up() -> None:
+    summary = summarise("plain/1/burst", {"edge": [report(100)]})
+
+    assert summary["sides"]["edge"]["cpu_us_per_message"] == {"hub $edgeHub": 9.0}
+    assert "ratio" not in summary
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        pytest.param({"lost": 3}, "!! 3 lost", id="lost messages"),
+        pytest.param({"generator_cpu_share": 0.97}, "97% (limit)", id="generator at its limit"),
+        pytest.param({"end_to_end_ms": None}, "nan / nan", id="nothing received in the window"),
+    ],
+)
+def test_what_spoils_a_measurement_shows_in_the_table(changes: dict[str, Any], shown: str) -> None:
+    assert shown in table([summarise("plain/4/one", {"edge": [report(100, **changes)]})])
