@@ -8,7 +8,7 @@ Started by:  the main program of the process, which ends with a failure when the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar
 
 from actors.base import ChildSpec, EdgeActor
 from messaging.address import child_of, process_of
@@ -22,8 +22,6 @@ from messaging.lifecycle import (
     Welcome,
 )
 
-START_LIMIT_S: Final = 15.0
-
 
 @message
 class StartLimit:
@@ -34,6 +32,8 @@ class StartLimit:
 
 class RootActor(EdgeActor):
     """Starts each child when the one before has told that it runs; the process fails with any of them."""
+
+    start_limit_s: ClassVar[float] = 15.0  # for one child
 
     def __init__(self, children: Sequence[ChildSpec]) -> None:
         self._children = tuple(children)
@@ -51,7 +51,7 @@ class RootActor(EdgeActor):
 
     def on_start_limit(self, message: StartLimit) -> None:
         if message.address == self._awaited:
-            self.context.give_up(f"{message.address} did not start within {START_LIMIT_S:g} s")
+            self.context.give_up(f"{message.address} did not start within {self.start_limit_s:g} s")
 
     def on_actor_stopped(self, message: ActorStopped) -> None:
         if message.reason:
@@ -85,5 +85,5 @@ class RootActor(EdgeActor):
         if self._started == len(self._children):
             self.all_started()
             return
-        self._limit_timer = self.set_timer(START_LIMIT_S, StartLimit(self._awaited))
+        self._limit_timer = self.set_timer(self.start_limit_s, StartLimit(self._awaited))
         self.context.start_child(self._children[self._started])
