@@ -82,21 +82,16 @@ class HubRootActor(RootActor):
     def on_start(self) -> None:
         super().on_start()
         self.context.watch_peer(AGENT)
-        self.on_hello_due(HelloDue())
+
+    def all_started(self) -> None:
+        self.on_hello_due(HelloDue())  # not before: whoever hears of this process may send to all its actors
 
     def on_hello_due(self, message: HelloDue) -> None:
         self.tell(AGENT, Hello(HUB, self.context.epoch))
         self.set_timer(HELLO_S, HelloDue())
 
     def on_peer_up(self, message: PeerUp) -> None:
-        self._report_routes()
-
-    def all_started(self) -> None:
-        self._report_routes()
+        self.request(ROUTER, ListRoutes(), ROUTES_LIMIT_S)
 
     def on_routes(self, message: Routes) -> None:
         self.tell(AGENT_ACTOR, RouteReport(message.bad))
-
-    def _report_routes(self) -> None:
-        if self.has_started("router"):
-            self.request(ROUTER, ListRoutes(), ROUTES_LIMIT_S)

@@ -73,7 +73,10 @@ class Mailbox:
             try:
                 while len(data) < LOOK_AHEAD:  # so that control need not wait behind the data of a burst
                     frame = recv(zmq.NOBLOCK)
-                    (data if lane_of(frame) else control).append(frame)
+                    if lane_of(frame):
+                        data.append(frame)
+                    else:
+                        control.append(frame)
             except zmq.Again:
                 pass
         elif len(control) == 1 and not data:
