@@ -48,7 +48,7 @@ from runtime.run_directory import Lock, RunDirectory, prepare_home
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
-FAILED: Final = 1
+FAILED: Final = 70  # EX_SOFTWARE of sysexits.h, as the hub process has it
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
@@ -63,7 +63,7 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         for_s: How long to run, None for as long as nobody ends it.
 
     Returns:
-        0 when it ended as asked, 1 when a part of it failed for good.
+        0 when it ended as asked, 70 when a part of it failed for good.
 
     Raises:
         ConfigError: deployment or settings are wrong; nothing was started or changed.
