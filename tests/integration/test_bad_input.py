@@ -60,7 +60,8 @@ def hub_module_of(manifest: Any) -> Any:
         ),
         pytest.param(
             lambda m: agent_of(m)["modules"]["filter"].update(startupOrder="first"),
-            f'{DESIRED}.modules.filter.startupOrder: expected a whole number from 0 to 4294967295, got "first"',
+            f"{DESIRED}.modules.filter.startupOrder: expected a whole number from 0 to 4294967295, "
+            'got "first"',
             id="mistyped field",
         ),
         pytest.param(

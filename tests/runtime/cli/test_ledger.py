@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.stored import DEFAULT_PRIORITY, Match, NewMessage
+from actors.stored import DEFAULT_PRIORITY, Match, Segment
 from runtime.cli.ledger import TERMS
 from runtime.message_db import MessageDb
 from tests.runtime.cli.conftest import EdgeActors
@@ -18,12 +18,12 @@ def database(home: Path) -> MessageDb:
     database = MessageDb.open(home / "hub.db")
     match = Match(SINK, DEFAULT_PRIORITY, None)
     with database.transaction():
-        database.append([NewMessage(b"h", b"body", [match])] * 4, NOW_S)
-        database.append([NewMessage(b"h", b"body", [])], NOW_S)
-    waiting = [message.position for message in database.read(SINK, -1, 10, 10_000, NOW_S)]
+        database.append([Segment((match,), [b"h"], [(0, b"body")] * 4)], NOW_S)
+        database.append([Segment((), [b"h"], [(0, b"body")])], NOW_S)
+    first = database.read(SINK, -1, 10, 10_000, NOW_S)[0].first_position
     with database.transaction():
-        database.delivered(SINK, waiting[:2])
-        database.dropped(SINK, waiting[2:3], "limit")
+        database.delivered(SINK, [(first, first + 1)])
+        database.dropped(SINK, [(first + 2, first + 2)], "limit")
     return database
 
 
