@@ -115,7 +115,7 @@ class MemoryWorld:
                     kind = kind_named(envelope.kind)
                     assert kind is not None
                     if envelope.kind == "RequestFailed":
-                        raise RequestRefused(envelope.body[2])
+                        raise RequestRefused(envelope.body[1], envelope.body[2])
                     self.seen.remove(envelope)
                     return kind.build(*envelope.body)
             self.system.advance(timeout_s)
