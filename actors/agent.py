@@ -2,7 +2,7 @@
 
 Understands: ListModules, StartModule, StopModule, RestartModule (passed on), StopModules, KillModules,
              RouteReport; ModuleReported and ModuleRemoved of its children; ModulesEnsured
-Tells:       SecurityActor (EnsureModules, ModuleReported)
+Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported)
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
 """
 
@@ -28,7 +28,7 @@ from actors.module_spec import (
 )
 from actors.planner import CommandKind, CurrentModule, plan
 from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime
-from actors.security import EnsureModules, ModulesEnsured
+from actors.security import EnsureModules, ForgetModule, ModulesEnsured
 from actors.supervisor import (
     GetModule,
     KillModule,
@@ -206,6 +206,7 @@ class AgentActor(EdgeActor):
                 self._start_next_group()
 
     def on_module_removed(self, message: ModuleRemoved) -> None:
+        self.tell(self._security, ForgetModule(message.name))
         if message.name in self._children:
             self.context.stop_child(message.name)
 

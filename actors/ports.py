@@ -299,6 +299,14 @@ class Security(Protocol):
         """
         ...
 
+    def forget_module(self, name: str) -> None:
+        """Take the identity of a module away and close its workload socket; one without any is no error.
+
+        Raises:
+            EdgeError: nothing can be written.
+        """
+        ...
+
     def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
         """Return all that may connect to the hub: id, primary key, secondary key, enabled."""
         ...

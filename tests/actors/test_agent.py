@@ -214,12 +214,13 @@ def test_a_module_of_an_earlier_deployment_is_ended_and_forgotten() -> None:
     edge = Edge({"old": process(), "sensor": process()}).start()
     successor = Edge({"sensor": process()})
     edge.runtime.lose_agent()
-    successor.runtime, successor.records = edge.runtime, edge.records
+    successor.runtime, successor.records, successor.security = edge.runtime, edge.records, edge.security
 
     successor.start()
 
     assert successor.runtime.story[-2:] == ["stop old", "remove old"]
     assert "old" not in successor.records.kept
+    assert list(successor.security.modules) == ["sensor"]
     assert list(successor.modules()) == ["edgeAgent", "edgeHub", "sensor"]
     assert successor.runtime.story.count("start sensor") == 1
 

@@ -44,6 +44,20 @@ def test_a_module_gets_an_identity_and_a_socket_of_its_own(security: EdgeSecurit
     ]  # fmt: skip
 
 
+def test_a_module_that_is_forgotten_has_no_identity_and_no_socket(
+    security: EdgeSecurity, run_dir: Path
+) -> None:
+    before = security.ensure_module("sensor", NOW_S)
+
+    security.forget_module("sensor")
+    security.forget_module("never-there")
+    security.forget_module("edgeHub")
+
+    assert [entry[0] for entry in security.identities()] == ["edge1", "edge1/$edgeAgent", "edge1/$edgeHub"]
+    assert not (run_dir / "w" / "sensor").exists()
+    assert security.ensure_module("sensor", NOW_S).generation_id != before.generation_id
+
+
 def test_identities_are_the_same_for_the_next_agent(security: EdgeSecurity, run_dir: Path) -> None:
     security.ensure_module("sensor", NOW_S)
     before = security.identities()
