@@ -36,7 +36,7 @@ from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
-from runtime.certificates import server_names
+from runtime.certificates import SERVER_FILE, server_names
 from runtime.config import ListenAddress, Settings, remember_device
 from runtime.edge_modules import EdgeModules, EdgeNames
 from runtime.edge_security import EdgeSecurity
@@ -160,6 +160,7 @@ class _Edge:
             self._bind()
         prepare_home(home.path)
         remember_device(settings)
+        certificate_before = _content(home.certificates / SERVER_FILE)
         self._security = EdgeSecurity(
             home,
             self._run.path,
@@ -171,7 +172,8 @@ class _Edge:
         )
         config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
         self._deployment = self._with_hub_version(config)
-        if self._hub_wanted and self._sockets is None and not self._hub_is_current():
+        renewed = _content(self._security.certificate_file) != certificate_before
+        if self._hub_wanted and self._sockets is None and (renewed or not self._hub_is_current()):
             self._end_hub()
             self._bind()
         write_private_file(home.hub_config, config)
@@ -195,14 +197,13 @@ class _Edge:
             # the next agent takes over.
             log.error("the edge failed: %s", self._failure or "the actors did not stop in time")
             return FAILED
+        self._modules.kill_all()
         bus.close()
         log.info("stopped")
         return DONE
 
     def close(self) -> None:
         """Give everything back but modules that outlived a failure."""
-        if self._root_ended and not self._failure:
-            self._modules.kill_all()
         if self._security is not None:
             self._security.close()
         self._modules.close()
@@ -269,6 +270,9 @@ class _Edge:
         limit_s = groups * (self._settings.stop_grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
         if self._wait(time.monotonic() + limit_s):
             log.warning("asked again: modules are killed")
+        elif not self._root_ended:
+            log.error("modules did not end within %.0f s and are killed", limit_s)
+        if not self._root_ended:
             bus.send(AGENT, KillModules())
             self._wait_through_signals(KILL_LIMIT_S)
         if not self._root_ended:
@@ -306,7 +310,7 @@ class _Edge:
 
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""
-        log.info("the hub of an earlier run is replaced: its settings or routes changed")
+        log.info("the hub of an earlier run is replaced: its settings, routes or certificate changed")
         grace_s = self._settings.stop_grace_s
         self._modules.stop(EDGE_HUB, grace_s)
         self._hub_ended.wait(grace_s + KILL_LIMIT_S)
@@ -328,6 +332,13 @@ class _Edge:
 
 def _server_names(settings: Settings) -> tuple[str, ...]:
     return server_names(settings.hostname, (address.host for address in settings.listen))
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _remove_unless_modules_live(run: RunDirectory) -> None:

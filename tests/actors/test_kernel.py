@@ -21,6 +21,8 @@ from messaging.zmq_bus import ZmqBus
 from tests.actors.kernel_actors import (
     AskOther,
     Burst,
+    Chime,
+    ChimeIn,
     Chronicler,
     Exit,
     Failing,
@@ -31,8 +33,6 @@ from tests.actors.kernel_actors import (
     Outcome,
     Parent,
     Recall,
-    Tick,
-    TickIn,
     WatchOther,
 )
 
@@ -240,9 +240,9 @@ def test_an_actor_that_cannot_start_gives_up_the_same_way(world: World) -> None:
 def test_timers_are_messages_and_a_cancelled_one_never_comes(world: World) -> None:
     world.start("test/book", Notebook)
 
-    world.tell("test/book", TickIn(0.05, 1))
-    world.tell("test/book", TickIn(0.01, 2))
-    world.tell("test/book", TickIn(0.02, 3, cancel=True))
+    world.tell("test/book", ChimeIn(0.05, 1))
+    world.tell("test/book", ChimeIn(0.01, 2))
+    world.tell("test/book", ChimeIn(0.02, 3, cancel=True))
 
     numbers: tuple[int, ...] = ()
     while len(numbers) < 2:  # the test's own time limit ends this
@@ -358,9 +358,9 @@ def test_describe_tells_counts_and_children(world: World) -> None:
 
 
 def test_a_handler_with_the_wrong_name_is_refused_when_the_class_is_made() -> None:
-    def on_wrong(self, message: Tick) -> None: ...
+    def on_wrong(self, message: Chime) -> None: ...
 
-    with pytest.raises(TypeError, match=r"Bad\.on_wrong handles Tick: call it on_tick"):
+    with pytest.raises(TypeError, match=r"Bad\.on_wrong handles Chime: call it on_chime"):
         type("Bad", (EdgeActor,), {"on_wrong": on_wrong})
 
 
