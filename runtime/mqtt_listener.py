@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from actors.ports import ConnectionHandler
+from runtime.listening_sockets import BACKLOG
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE_LIMIT_S: Final = 10.0
+CLOSE_LIMIT_S: Final = 10.0  # for a peer to take what it is still owed
 WRITE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -28,25 +31,22 @@ class MqttListener:
         self._context = context
         self._servers: list[asyncio.Server] = []
         self._opening: asyncio.Task[None] | None = None
+        self._handshakes: set[TlsHandshake] = set()
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the running loop."""
         self._opening = asyncio.get_event_loop().create_task(self._open(handler))
+        self._opening.add_done_callback(_report_failure)
 
     async def _open(self, handler: ConnectionHandler) -> None:
         loop = asyncio.get_running_loop()
         for listening in (*self._tls, *self._plain):
             # A copy, because the server closes what it was given, and the backlog must outlive a restart.
             secured = listening in self._tls
-            self._servers.append(
-                await loop.create_server(
-                    lambda: MqttConnection(handler),
-                    sock=listening.dup(),
-                    ssl=self._context if secured else None,
-                    ssl_handshake_timeout=HANDSHAKE_LIMIT_S if secured else None,
-                    backlog=1024,
-                )
-            )
+            make: Callable[[], asyncio.Protocol] = functools.partial(MqttConnection, handler)
+            if secured:
+                make = functools.partial(TlsHandshake, self._context, handler, self._handshakes)
+            self._servers.append(await loop.create_server(make, sock=listening.dup(), backlog=BACKLOG))
             address = "{}:{}".format(*listening.getsockname()[:2])
             log.info("MQTT %s on %s", "over TLS" if secured else "without TLS", address)
 
@@ -58,6 +58,63 @@ class MqttListener:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        for handshake in list(self._handshakes):
+            handshake.cancel()
+
+
+class TlsHandshake(asyncio.Protocol):
+    """A connection until its TLS handshake is done.
+
+    `create_server(ssl=…)` would do without it, but tells nobody of a handshake that failed.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, handler: ConnectionHandler, pending: set[TlsHandshake]
+    ) -> None:
+        self._context = context
+        self._handler = handler
+        self._pending = pending  # where this stands while it lasts
+        self._transport: asyncio.Transport
+        self._task: asyncio.Task[None]
+        self._early: list[bytes] = []
+        self._lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.pause_reading()  # the TLS layer goes on reading
+        self._pending.add(self)
+        self._task = asyncio.get_running_loop().create_task(self._shake_hands(self._transport))
+        self._task.add_done_callback(lambda _: self._pending.discard(self))
+
+    def data_received(self, data: bytes) -> None:
+        self._early.append(data)  # it came with the end of the handshake, before `_shake_hands` went on
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+
+    def cancel(self) -> None:
+        self._task.cancel()
+        self._transport.abort()
+
+    async def _shake_hands(self, plain: asyncio.Transport) -> None:
+        peer = _peer_of(plain)
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                plain, self, self._context, server_side=True, ssl_handshake_timeout=HANDSHAKE_LIMIT_S
+            )
+            if secured is None:
+                raise ConnectionResetError("connection lost")
+        except OSError as exc:  # ssl.SSLError and TimeoutError are such
+            log.warning("%s: TLS handshake failed: %s", peer, getattr(exc, "reason", None) or exc)
+            plain.abort()
+            return
+        connection = MqttConnection(self._handler)
+        secured.set_protocol(connection)
+        connection.connection_made(secured)
+        if self._early:
+            connection.data_received(b"".join(self._early))
+        if self._lost:
+            connection.connection_lost(None)
 
 
 class MqttConnection(asyncio.Protocol):
@@ -68,12 +125,12 @@ class MqttConnection(asyncio.Protocol):
         self._handler = handler
         self._transport: asyncio.Transport
         self._client: Any = None
+        self._cut_off: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        name = transport.get_extra_info("peername")
-        self.peer = f"{name[0]}:{name[1]}" if name else "?"
+        self.peer = _peer_of(transport)
         self._client = self._handler.connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -87,20 +144,39 @@ class MqttConnection(asyncio.Protocol):
         if self._client is not None:
             self._handler.disconnected(self._client, f"connection lost{f': {exc}' if exc else ''}")
 
+        if self._cut_off is not None:
+            self._cut_off.cancel()
+
     # Transport
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
         if data:
             self._transport.write(data)
 
     def close(self) -> None:
-        self._transport.close()
+        if self._cut_off is None:
+            self._transport.close()
+            self._cut_off = asyncio.get_running_loop().call_later(CLOSE_LIMIT_S, self._transport.abort)
 
     def pause_reading(self) -> None:
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         self._transport.resume_reading()
+
+
+def _peer_of(transport: asyncio.BaseTransport) -> str:
+    name = transport.get_extra_info("peername")
+    return f"{name[0]}:{name[1]}" if name else "?"
+
+
+def _report_failure(opening: asyncio.Task[None]) -> None:
+    if not opening.cancelled() and (error := opening.exception()) is not None:
+        log.critical("MQTT is not served: %s", error, exc_info=error)
 
 
 def server_context(certificate_file: str, key_file: str) -> ssl.SSLContext:
