@@ -23,6 +23,7 @@ class AppendGuard:
         if epoch > newest:
             expected = 0
         if index != expected:
+            self._next[identity] = (epoch, -1)
             return f"batch {index} of '{identity}' came where {expected} was expected"
         self._next[identity] = (epoch, index + 1)
         return ""

@@ -7,6 +7,7 @@ Started by:  HubRootActor; after a restart it reads its copy again
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,10 +15,12 @@ from typing import Any, Final, Protocol
 from actors.base import EdgeActor
 from messaging import sas
 from messaging.envelope import Envelope, Secret
-from messaging.errors import AuthError
+from messaging.errors import AuthError, EdgeError
 from messaging.identity import Identity
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, PeerUp, RequestFailed
+
+log = logging.getLogger(__name__)
 
 AGENT: Final = "agent"
 SECURITY: Final = "agent/security"
@@ -68,7 +71,9 @@ class IdentityCopy(Protocol):
 
     def load(self) -> tuple[tuple[str, bytes, bytes, bool], ...] | None: ...
 
-    def save(self, entries: tuple[tuple[str, bytes, bytes, bool], ...]) -> None: ...
+    def save(self, entries: tuple[tuple[str, bytes, bytes, bool], ...]) -> None:
+        """Raises EdgeError when it cannot be written."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ class IdentityActor(EdgeActor):
         self.context.watch_peer(AGENT)
 
     def on_peer_up(self, message: PeerUp) -> None:
+        self._asked = 0  # whatever was asked before went to nobody, or to an agent that is gone
         self._ask_agent()
 
     def on_identities(self, message: Identities) -> None:
@@ -107,17 +113,15 @@ class IdentityActor(EdgeActor):
             for identity, primary, secondary, enabled in message.entries
         }
         self._asked = 0
-        if before != self._known:
-            self._copy.save(
-                tuple((i, first.reveal(), second.reveal(), on) for i, first, second, on in message.entries)
-            )
-            for identity, known in before.items():
-                if self._known.get(identity) != known:
-                    for head in self._heads:
-                        self.tell(head, IdentityRevoked(identity))
+        for identity, known in before.items():
+            if self._known.get(identity) != known:
+                for head in self._heads:
+                    self.tell(head, IdentityRevoked(identity))
         waiting, self._waiting = self._waiting, []
         for envelope, asked in waiting:
             self._answer(envelope, self._judge(asked))
+        if before != self._known:
+            self._save(message)
 
     def on_authenticate(self, message: Authenticate) -> None:
         if self._known is not None and message.identity in self._known:
@@ -135,6 +139,14 @@ class IdentityActor(EdgeActor):
 
     def describe(self) -> dict[str, Any]:
         return {"identities": -1 if self._known is None else len(self._known), "waiting": len(self._waiting)}
+
+    def _save(self, message: Identities) -> None:
+        try:
+            self._copy.save(
+                tuple((i, first.reveal(), second.reveal(), on) for i, first, second, on in message.entries)
+            )
+        except EdgeError as exc:  # we go on with what we know; only a restart without an agent would miss it
+            log.error("the copy of the identities is out of date: %s", exc)
 
     def _ask_agent(self) -> None:
         if not self._asked:

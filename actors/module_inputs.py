@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from messaging.errors import EnvelopeError
 from messaging.identity import Identity
 from messaging.message import decode_header
-from messaging.mqtt.filters import SubscriptionTree
+from messaging.mqtt.filters import MAX_TEXT_BYTES, SubscriptionTree
 from messaging.property_bag import encode_bag
 from messaging.topics import Feature, classify_filter, module_input_topic
 
-REMEMBERED_TOPICS: Final = 4096  # headers are chosen by senders, so the memory has to be bounded
+# Headers are chosen by senders, so the memory has to be bounded.
+REMEMBERED_TOPICS: Final = 4096
+LONGEST_REMEMBERED_BYTES: Final = 2048
 
 
 class ModuleInputs:
@@ -25,7 +28,7 @@ class ModuleInputs:
         self._by_client: dict[str, list[str]] = {}  # client id → endpoint ids
         self._inputs: dict[str, tuple[Identity, str]] = {}  # endpoint id → (module, input name)
         self._tree: SubscriptionTree[tuple[str, int]] = SubscriptionTree()
-        self._topics: dict[tuple[str, bytes], bytes] = {}
+        self._topics: dict[tuple[str, bytes], bytes | None] = {}
 
     def set_endpoints(self, endpoints: Iterable[tuple[str, str, str]]) -> None:
         """Replace all endpoints, given as (endpoint id, client id, input name)."""
@@ -55,19 +58,30 @@ class ModuleInputs:
         """The client has gone."""
         self._tree.remove_all(client_id)
 
-    def topic_of(self, endpoint_id: str, header: bytes) -> bytes:
-        """Return the topic under which a message with this header goes to an endpoint."""
+    def topic_of(self, endpoint_id: str, header: bytes) -> bytes | None:
+        """Return the topic under which a message with this header goes to an endpoint.
+
+        None when there is none: the properties do not fit into a topic, or the header is damaged.
+        """
         key = (endpoint_id, header)
         topic = self._topics.get(key)
         if topic is None:
-            module, input_name = self._inputs[endpoint_id]
-            message = decode_header(header, b"")
-            bag = encode_bag(message.properties, message.system_properties)
-            topic = module_input_topic(module, input_name, bag).encode()
-            if len(self._topics) >= REMEMBERED_TOPICS:
-                self._topics.clear()
-            self._topics[key] = topic
+            topic = self._make_topic(endpoint_id, header)
+            if len(header) <= LONGEST_REMEMBERED_BYTES:
+                if len(self._topics) >= REMEMBERED_TOPICS:
+                    self._topics.clear()
+                self._topics[key] = topic
         return topic
+
+    def _make_topic(self, endpoint_id: str, header: bytes) -> bytes | None:
+        module, input_name = self._inputs[endpoint_id]
+        try:
+            message = decode_header(header, b"")
+        except EnvelopeError:
+            return None
+        bag = encode_bag(message.properties, message.system_properties)
+        topic = module_input_topic(module, input_name, bag).encode()
+        return topic if len(topic) <= MAX_TEXT_BYTES else None
 
     def _any_topic(self, endpoint_id: str) -> str:
         """A topic like those of this endpoint: what stands in the bag makes no difference to a filter."""

@@ -12,13 +12,14 @@ from typing import Final
 
 from actors.ports import Transport
 from messaging.identity import Identity
-from messaging.message import LARGEST_MESSAGE_BYTES, encode_header, source_path, stamp_sender
+from messaging.message import LARGEST_MESSAGE_BYTES, Message, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection
-from messaging.mqtt.filters import MAX_TEXT_BYTES
-from messaging.mqtt.packets import Publish, encode_publish
+from messaging.mqtt.packets import Publish, Will, encode_publish
 from messaging.topics import Telemetry, parse_topic
 
-REMEMBERED_TOPICS: Final = 256  # clients choose topics (message ids in the property bag), so it is bounded
+# Clients choose topics (message ids in the property bag), so what is remembered is bounded.
+REMEMBERED_TOPICS: Final = 256
+LONGEST_REMEMBERED_BYTES: Final = 2048
 MOST_PACKET_IDS: Final = 65_535
 _DUP: Final = 0x08
 
@@ -48,6 +49,10 @@ class Batch:
     size_bytes: int = 0
 
 
+# What a message on some topic is stored with: its header, and how long its body may be. Text: why it is not.
+_Header = tuple[bytes, int] | str
+
+
 class MqttClient:
     """State of one connection, from CONNECT to its end."""
 
@@ -61,6 +66,7 @@ class MqttClient:
         self.identity: Identity | None = None
         self.client_id = ""
         self.clean_session = True
+        self.will: Will | None = None
         self.epoch = 0
         self.next_index = 0
         self.closed = False
@@ -69,10 +75,11 @@ class MqttClient:
         self.unanswered: deque[Unanswered] = deque()
         self.unanswered_bytes = 0
         self.in_flight: dict[int, InFlight] = {}
+        self.acknowledged_at_s = now_s  # when the client last acknowledged something (monotonic)
         self._last_packet_id = 0
         self._model_id = ""
         self._edge_device_id = ""
-        self._headers: dict[tuple[str, bool, bool], bytes | str] = {}
+        self._headers: dict[tuple[str, bool, bool], _Header] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -96,39 +103,46 @@ class MqttClient:
         key = (packet.topic, packet.dup, packet.retain)
         header = self._headers.get(key)
         if header is None:
-            header = self._header_of(*key)
-            if len(self._headers) >= REMEMBERED_TOPICS:
-                self._headers.clear()
-            self._headers[key] = header
+            marks = {"mqtt-dup": packet.dup, "mqtt-retain": packet.retain}
+            header = self._header_of(packet.topic, {name: "true" for name, on in marks.items() if on})
+            if len(packet.topic) <= LONGEST_REMEMBERED_BYTES:
+                if len(self._headers) >= REMEMBERED_TOPICS:
+                    self._headers.clear()
+                self._headers[key] = header
         if packet.packet_id:
             batch.packet_ids.append(packet.packet_id)
-        if type(header) is str:
+        if isinstance(header, str):
             return header
-        assert type(header) is bytes
+        encoded, room_bytes = header
         payload = packet.payload
-        size_bytes = len(payload) + len(header)
-        if size_bytes > LARGEST_MESSAGE_BYTES:
-            return f"message of {size_bytes} bytes; the limit is {LARGEST_MESSAGE_BYTES}"
-        index = batch.headers.setdefault(header, len(batch.headers))
+        if len(payload) > room_bytes:
+            over_bytes = len(payload) - room_bytes
+            return f"a message is {over_bytes} bytes over the limit of {LARGEST_MESSAGE_BYTES}"
+        index = batch.headers.setdefault(encoded, len(batch.headers))
         batch.entries.append((index, payload))
-        batch.size_bytes += size_bytes
+        batch.size_bytes += len(payload) + len(encoded)
         return ""
 
-    def _header_of(self, topic: str, dup: bool, retain: bool) -> bytes | str:
-        """Return the encoded header of messages on this topic, or why there is none."""
+    def add_will(self, will: Will, batch: Batch) -> str:
+        """Put the will of a client that went without DISCONNECT into a batch, as `add_publish` does."""
+        header = self._header_of(will.topic, {"MessageType": "Will"})
+        self._headers = {(will.topic, False, False): header}  # nothing else will come from this client
+        return self.add_publish(Publish(will.topic, will.message), batch)
+
+    def _header_of(self, topic: str, marks: dict[str, str]) -> _Header:
+        """Return the header of messages on this topic, with these properties added."""
         assert self.identity is not None
         incoming = parse_topic(topic, self.identity)
         if not isinstance(incoming, Telemetry):
             return getattr(incoming, "reason", f"{type(incoming).__name__} is not served by this hub yet")
-        properties = dict(incoming.properties)
-        if dup:
-            properties["mqtt-dup"] = "true"
-        if retain:
-            properties["mqtt-retain"] = "true"
-        system_properties = stamp_sender(
+        properties = {**incoming.properties, **marks}
+        # What the hub adds does not count: a client could not know how much it may send.
+        sent = Message("", properties, incoming.system_properties, b"")
+        stamped = stamp_sender(
             incoming.system_properties, self.identity, self._edge_device_id, self._model_id
         )
-        return encode_header(source_path(system_properties), properties, system_properties)
+        header = encode_header(source_path(stamped), properties, stamped)
+        return header, LARGEST_MESSAGE_BYTES - sent.size_bytes
 
     def acknowledged(self) -> list[int]:
         """Return the packet ids that may be acknowledged now, in the order of their PUBLISH."""
@@ -146,29 +160,24 @@ class MqttClient:
         self,
         endpoint_id: str,
         first_position: int,
-        topics: Sequence[bytes],
+        topics: Sequence[bytes | None],
         entries: Sequence[tuple[int, bytes]],
         now_s: float,
         frames: list[bytes],
     ) -> bool:
-        """Add a QoS 1 PUBLISH for each entry and remember it; False when no packet id is free.
-
-        Entries whose topic is too long for a packet are passed over.
-        """
+        """Add a QoS 1 PUBLISH for each entry and remember it; False when no packet id is free."""
         in_flight = self.in_flight
         packet_id = self._last_packet_id
         if len(in_flight) + len(entries) > MOST_PACKET_IDS:
             return False
         position = first_position
         for index, body in entries:
-            topic = topics[index]
-            if len(topic) <= MAX_TEXT_BYTES:
+            packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
+            while packet_id in in_flight:
                 packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
-                while packet_id in in_flight:
-                    packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
-                frame = encode_publish(topic, body, packet_id, 1)
-                in_flight[packet_id] = (endpoint_id, position, frame, now_s)
-                frames.append(frame)
+            frame = encode_publish(topics[index], body, packet_id, 1)  # type: ignore[arg-type]
+            in_flight[packet_id] = (endpoint_id, position, frame, now_s)
+            frames.append(frame)
             position += 1
         self._last_packet_id = packet_id
         return True

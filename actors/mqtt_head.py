@@ -48,7 +48,7 @@ from messaging.envelope import Secret
 from messaging.errors import RemoteProtocolError
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
-from messaging.mqtt.filters import MAX_TEXT_BYTES
+from messaging.mqtt.connection import State
 from messaging.mqtt.packets import (
     ConnAck,
     Connect,
@@ -62,10 +62,12 @@ from messaging.mqtt.packets import (
     Subscribe,
     UnsubAck,
     Unsubscribe,
+    Will,
     encode_puback_many,
     encode_publish,
 )
 from messaging.mqtt.packets import Publish as PublishPacket
+from messaging.text import quoted
 from messaging.username import UserName, parse_user_name
 
 log = logging.getLogger(__name__)
@@ -104,19 +106,19 @@ class MqttHead(EdgeActor):
         self._by_identity: dict[str, MqttClient] = {}
         self._sessions: dict[str, dict[str, int]] | None = None
         self._inputs = ModuleInputs()
-        self._attachments = itertools.count(1)
         self._attached: dict[str, tuple[int, MqttClient, int]] = {}  # endpoint → (attachment, client, QoS)
         self._batches: dict[int, tuple[MqttClient, Unanswered]] = {}  # by correlation id of the Publish
-        self._batch_ids = itertools.count(1)
+        self._ids = itertools.count(1)  # of batches, attachments, epochs
         self._credit_used = 0
-        self._last_epoch = 0
+        self._paused: set[MqttClient] = set()
         self._waiting: dict[int, Callable[[object], None]] = {}  # correlation id → what to do with the answer
 
     # life
 
     def on_start(self) -> None:
-        # Ids from before a restart must not be taken for ours: answers to them may still arrive.
-        self._batch_ids = itertools.count(int(self.clock.monotonic_s() * 1e6))
+        # What belongs to ids from before a restart may still arrive, and epochs must never go back. Not the
+        # time of day: when that was set back, nobody could publish until it has caught up.
+        self._ids = itertools.count(int(self.clock.monotonic_s() * 1e6))
         for address in (self._store, self._router, self._identities):
             self.tell(address, Watch())
         self._ask(self._store, LoadSessions(), STORE_LIMIT_S, self._sessions_loaded)
@@ -152,7 +154,8 @@ class MqttHead(EdgeActor):
                 self._close(client, reason)
             elif client.in_flight:
                 oldest = next(iter(client.in_flight.values()))
-                if now_s - oldest[3] > REDELIVER_S:
+                idle_s = now_s - max(oldest[3], client.acknowledged_at_s)
+                if idle_s > REDELIVER_S and not client.transport.unsent_bytes:
                     log.warning("%s acknowledges nothing: sending again", client.client_id)
                     client.transport.write(b"".join(client.frames_again(now_s)))
 
@@ -197,7 +200,7 @@ class MqttHead(EdgeActor):
 
     def disconnected(self, client: MqttClient, error: str) -> None:
         """The connection is gone."""
-        self._close(client, error)
+        self._close(client, error, logging.INFO)
 
     def _handle(self, client: MqttClient, packets: list[Packet]) -> None:
         batch = Batch()
@@ -205,6 +208,7 @@ class MqttHead(EdgeActor):
         in_flight = client.in_flight
         offence: RemoteProtocolError | None = None
         ends = ""
+        dropped: list[str] = []
         for packet in packets:
             kind = type(packet)
             if kind is PublishPacket:
@@ -215,7 +219,7 @@ class MqttHead(EdgeActor):
                     offence = exc
                     break
                 if problem:
-                    log.warning("%s: message dropped: %s", client.client_id, problem)
+                    dropped.append(problem)
                 if packet.qos == 2:
                     ends = "published at QoS 2, which IoT Hub does not offer"
                     break
@@ -225,18 +229,28 @@ class MqttHead(EdgeActor):
                 if sent is not None:
                     add_position(acknowledged, sent[0], sent[1])
             elif isinstance(packet, Disconnect):
+                client.will = None
                 ends = "disconnected"
             else:
                 self._handle_rare(client, packet)
+                if client.closed:
+                    break
+        if acknowledged:
+            client.acknowledged_at_s = client.seen_at_s
         for endpoint_id, ranges in acknowledged.items():
-            self.tell(self._store, Delivered(endpoint_id, tuple(ranges)))
+            attachment = self._attached.get(endpoint_id, (0,))[0]  # 0: unsubscribed in the same read
+            self.tell(self._store, Delivered(endpoint_id, attachment, tuple(ranges)))
+        if dropped:
+            log.warning("%s: %d messages dropped: %s", client.client_id, len(dropped), dropped[0])
+        if client.closed:
+            return  # what was published in the same read is not acknowledged, so it comes again
         if batch.packet_ids or batch.entries:
             self._publish(client, batch)
         offence = offence or client.codec.offence
         if offence is not None:
             self._offended(client, offence)
         elif ends:
-            self._close(client, ends)
+            self._close(client, ends, logging.INFO if client.codec.state is State.LEFT else logging.WARNING)
 
     def _handle_rare(self, client: MqttClient, packet: Packet) -> None:
         if isinstance(packet, PingReq):
@@ -254,17 +268,22 @@ class MqttHead(EdgeActor):
             client.transport.write(error.answer)
         self._close(client, f"broke the protocol: {error}")
 
-    def _close(self, client: MqttClient, reason: str) -> None:
+    def _close(self, client: MqttClient, reason: str, level: int = logging.WARNING) -> None:
         """End a connection and everything that hangs on it."""
         if client.closed:
             return
         client.closed = True
         client.transport.close()
         self._clients.pop(client.number, None)
-        who = client.client_id or client.transport.peer
-        log.log(
-            logging.INFO if client.is_connected or client.epoch else logging.WARNING, "%s: %s", who, reason
-        )
+        self._paused.discard(client)
+        who = client.transport.peer
+        if client.epoch:
+            who = client.client_id
+        elif client.client_id:  # so far anybody may have written it
+            who = f"{who} as {quoted(client.client_id)}"
+        log.log(level, "%s: %s", who, reason)
+        if client.epoch and client.will is not None:
+            self._publish_will(client, client.will)
         for batch_id in [k for k, (owner, _) in self._batches.items() if owner is client]:
             del self._batches[batch_id]
         self._credit_used -= client.unanswered_bytes
@@ -276,6 +295,18 @@ class MqttHead(EdgeActor):
         for endpoint_id in [k for k, (_, owner, _) in self._attached.items() if owner is client]:
             self._detach(endpoint_id)
         self._resume_readers()
+
+    def _publish_will(self, client: MqttClient, will: Will) -> None:
+        batch = Batch()
+        try:
+            problem = client.add_will(will, batch)
+        except RemoteProtocolError as exc:
+            problem = str(exc)
+        if problem:
+            log.warning("%s: its will is dropped: %s", client.client_id, problem)
+            return
+        headers, entries = tuple(batch.headers), tuple(batch.entries)
+        self.tell(self._router, Publish(client.client_id, client.epoch, client.next_index, headers, entries))
 
     # CONNECT
 
@@ -291,7 +322,7 @@ class MqttHead(EdgeActor):
             self._refuse(
                 client,
                 NOT_AUTHORIZED,
-                f"client id {packet.client_id!r} is not the identity of the user name, '{user.identity}'",
+                f"the client id is not the identity of the user name, '{user.identity}'",
             )
             return
         if not packet.password:
@@ -299,6 +330,7 @@ class MqttHead(EdgeActor):
             return
         client.identity = user.identity
         client.clean_session = packet.clean_session
+        client.will = packet.will
         silence_s = packet.keep_alive_s * KEEP_ALIVE_FACTOR or LONGEST_SILENCE_S
         client.keep_alive_s = min(silence_s, LONGEST_SILENCE_S)
 
@@ -320,8 +352,7 @@ class MqttHead(EdgeActor):
         earlier = self._by_identity.get(client.client_id)
         if earlier is not None:
             self._close(earlier, "the same identity has connected again")
-        self._last_epoch = max(self._last_epoch + 1, int(self.clock.now_s() * 1e6))
-        client.accept(self._last_epoch, self._device_id, user.model_id)
+        client.accept(next(self._ids), self._device_id, user.model_id)
         self._by_identity[client.client_id] = client
         assert self._sessions is not None
         kept = self._sessions.get(client.client_id)
@@ -351,6 +382,7 @@ class MqttHead(EdgeActor):
     def on_identity_revoked(self, message: IdentityRevoked) -> None:
         client = self._by_identity.get(message.identity)
         if client is not None:
+            client.will = None
             self._close(client, "its identity was removed, disabled or got other keys")
 
     # subscriptions
@@ -370,10 +402,13 @@ class MqttHead(EdgeActor):
 
     def _keep_subscriptions(self, client: MqttClient, wanted: dict[str, int], answer: Packet) -> None:
         """Apply the subscriptions; those of a persistent session are on disk before they are acknowledged."""
-        changed = wanted != client.subscriptions
+        sessions, client_id = self._sessions, client.client_id
+        assert sessions is not None
         client.subscriptions = wanted
 
         def kept(saved: object) -> None:
+            if isinstance(saved, SessionSaved):
+                sessions[client_id] = wanted
             if client.closed:
                 return
             if not isinstance(saved, SessionSaved | None):
@@ -382,11 +417,9 @@ class MqttHead(EdgeActor):
             client.transport.write(client.codec.send(answer))
             self._update_inputs(client)
 
-        if client.clean_session or not changed:
+        if client.clean_session or sessions.get(client_id, {}) == wanted:
             kept(None)
             return
-        assert self._sessions is not None
-        self._sessions[client.client_id] = dict(wanted)
         session = SaveSession(client.client_id, tuple(wanted.items()))
         self._ask(self._store, session, STORE_LIMIT_S, kept)
 
@@ -410,7 +443,7 @@ class MqttHead(EdgeActor):
                 self._attached[endpoint_id] = (known[0], client, qos)
 
     def _attach(self, endpoint_id: str, client: MqttClient, qos: int) -> None:
-        attachment = next(self._attachments)
+        attachment = next(self._ids)
         self._attached[endpoint_id] = (attachment, client, qos)
         self.tell(self._store, Attach(endpoint_id, attachment, WINDOW_MESSAGES, WINDOW_BYTES))
 
@@ -428,34 +461,28 @@ class MqttHead(EdgeActor):
         now_s = self.clock.monotonic_s()
         frames: list[bytes] = []
         done: list[tuple[int, int]] = []  # QoS 0 is delivered when it is written
-        too_long: list[tuple[int, int]] = []
-        for first, headers, entries in message.runs:
+        poison: list[tuple[int, int]] = []
+        for run_first, headers, run_entries in message.runs:
             topics = [self._inputs.topic_of(endpoint_id, header) for header in headers]
-            if max(map(len, topics)) > MAX_TEXT_BYTES:
-                spoilt = [
-                    (position, position)
-                    for position, (index, _) in enumerate(entries, first)
-                    if len(topics[index]) > MAX_TEXT_BYTES
-                ]
-                too_long += spoilt
-            if qos == 0:
-                frames += [
-                    encode_publish(topics[i], body, 0, 0)
-                    for i, body in entries
-                    if len(topics[i]) <= MAX_TEXT_BYTES
-                ]
-                done.append((first, first + len(entries) - 1))
-            elif not client.frame_run(endpoint_id, first, topics, entries, now_s, frames):
-                self._close(client, "acknowledges nothing: no packet id is left")
-                return
-        client.transport.write(b"".join(frames))
-        if too_long:
-            log.error(
-                "%s: %d messages dropped: their properties do not fit a topic", endpoint_id, len(too_long)
-            )
-            self.tell(self._store, Undeliverable(endpoint_id, tuple(too_long)))
+            parts = [(run_first, run_entries)]
+            if None in topics:
+                singles = [(run_first + at, (entry,)) for at, entry in enumerate(run_entries)]
+                parts = [part for part in singles if topics[part[1][0][0]] is not None]
+                poison += [(first, first) for first, (entry,) in singles if topics[entry[0]] is None]
+            for first, entries in parts:
+                if qos == 0:
+                    frames += [encode_publish(topics[i], body, 0, 0) for i, body in entries]  # type: ignore[arg-type]
+                    done.append((first, first + len(entries) - 1))
+                elif not client.frame_run(endpoint_id, first, topics, entries, now_s, frames):
+                    self._close(client, "acknowledges nothing: no packet id is left")
+                    return
+        if frames:
+            client.transport.write(b"".join(frames))
+        if poison:
+            log.error("%s: %d messages dropped: they make no valid topic", endpoint_id, len(poison))
+            self.tell(self._store, Undeliverable(endpoint_id, attachment, tuple(poison)))
         if done:
-            self.tell(self._store, Delivered(endpoint_id, tuple(done)))
+            self.tell(self._store, Delivered(endpoint_id, attachment, tuple(done)))
 
     # messages in
 
@@ -468,15 +495,17 @@ class MqttHead(EdgeActor):
             return
         client.unanswered_bytes += batch.size_bytes
         self._credit_used += batch.size_bytes
-        batch_id = next(self._batch_ids)
+        batch_id = next(self._ids)
         self._batches[batch_id] = (client, unanswered)
         publish = Publish(
             client.client_id, client.epoch, client.next_index, tuple(batch.headers), tuple(batch.entries)
         )
         client.next_index += 1
         self.context.send(self._router, publish, correlation_id=batch_id, deadline_s=now_s + STORE_LIMIT_S)
-        if client.unanswered_bytes > CLIENT_CREDIT_BYTES or self._credit_used > HEAD_CREDIT_BYTES:
+        over = client.unanswered_bytes > CLIENT_CREDIT_BYTES or self._credit_used > HEAD_CREDIT_BYTES
+        if over and not client.paused:
             client.paused = True
+            self._paused.add(client)
             client.transport.pause_reading()
 
     def on_stored(self, message: Stored) -> None:
@@ -499,10 +528,11 @@ class MqttHead(EdgeActor):
             client.transport.write(encode_puback_many(packet_ids))
 
     def _resume_readers(self) -> None:
-        if self._credit_used > HEAD_CREDIT_BYTES // 2:
+        if not self._paused or self._credit_used > HEAD_CREDIT_BYTES // 2:
             return
-        for client in self._clients.values():
-            if client.paused and client.unanswered_bytes <= CLIENT_CREDIT_BYTES // 2:
+        for client in list(self._paused):
+            if client.unanswered_bytes <= CLIENT_CREDIT_BYTES // 2:
+                self._paused.discard(client)
                 client.paused = False
                 client.seen_at_s = self.clock.monotonic_s()
                 client.transport.resume_reading()

@@ -107,12 +107,17 @@ class Transport(Protocol):
 
     peer: str  # address and port, for logs
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What was written and waits in memory, because the peer does not read."""
+        ...
+
     def write(self, data: bytes) -> None:
         """Send; what the socket does not take now waits in memory."""
         ...
 
     def close(self) -> None:
-        """Send what waits, then close."""
+        """Send what waits, then close; a peer that does not read it is cut off after a while."""
         ...
 
     def pause_reading(self) -> None:
@@ -159,7 +164,8 @@ class CloudLink(Protocol):
         """Send messages in order; when this returns, the cloud has them.
 
         Raises:
-            EdgeError: it has not, or not all; they will be sent again.
+            EnvironmentFault: the way is blocked: not all of them have arrived, they will be sent again.
+            Exception: any other is taken for a fault of one of these messages.
         """
         ...
 

@@ -1,6 +1,6 @@
 """Decides where each message goes, and hands it to the store in the name of the head.
 
-Understands: Publish, SetRoutes, ListRoutes
+Understands: Publish, SetRoutes, ListRoutes, ListEndpoints
 Tells:       hub/store (Append), heads (Endpoints)
 Started by:  HubRootActor with the routes of the hub's configuration
 """
@@ -20,7 +20,9 @@ from messaging.routing.route import CompiledRoute, CompiledRoutes, compile_route
 
 log = logging.getLogger(__name__)
 
-REMEMBERED_HEADERS: Final = 4096  # senders choose headers (message ids!), so the memory has to be bounded
+# Senders choose headers (message ids!), so what is remembered is bounded.
+REMEMBERED_HEADERS: Final = 4096
+LONGEST_REMEMBERED_BYTES: Final = 2048
 
 Matches = tuple[tuple[str, int, float | None], ...]
 
@@ -153,9 +155,10 @@ class RouterActor(EdgeActor):
         )
 
     def _remember(self, header: bytes, matches: Matches) -> Matches:
-        if len(self._known) >= REMEMBERED_HEADERS:
-            self._known.clear()
-        self._known[header] = matches
+        if len(header) <= LONGEST_REMEMBERED_BYTES:
+            if len(self._known) >= REMEMBERED_HEADERS:
+                self._known.clear()
+            self._known[header] = matches
         return matches
 
     def _endpoints(self) -> Endpoints:

@@ -59,7 +59,11 @@ class Stored:
     batches: tuple[int, ...]
 
 
-@message
+# Attach and Detach travel in the data lane: they must not overtake what was delivered before them, or that
+# would be sent again.
+
+
+@data_message
 class Attach:
     """Send me the messages of this endpoint, so many at once. Those that waited longest come first."""
 
@@ -69,7 +73,7 @@ class Attach:
     window_bytes: int
 
 
-@message
+@data_message
 class Detach:
     """No more of this endpoint. What was sent and not yet said to be delivered will be sent again."""
 
@@ -93,6 +97,7 @@ class Delivered:
     """The consumer has these messages now, for good."""
 
     endpoint_id: str
+    attachment: int  # of the Ready; one for an earlier attachment makes no room in the window of this one
     ranges: tuple[tuple[int, int], ...]  # first and last position, both included
 
 
@@ -101,6 +106,7 @@ class Undeliverable:
     """The consumer can never take these messages: drop them as poison."""
 
     endpoint_id: str
+    attachment: int
     ranges: tuple[tuple[int, int], ...]  # first and last position, both included
 
 
@@ -173,6 +179,7 @@ class StoreActor(EdgeActor):
         self._done = 0  # messages delivered and not yet forgotten
         self._forget_timer = False
         self._to_serve: dict[str, Consumer] = {}
+        self._trouble = ""  # why the database refuses, as last said to the log
 
     def on_start(self) -> None:
         self._store = self._open_store()
@@ -196,12 +203,12 @@ class StoreActor(EdgeActor):
         self._turn.appends.append((self.envelope, message))
 
     def on_delivered(self, message: Delivered) -> None:
+        self._make_room(message)
         self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.ranges)
-        self._make_room(message.endpoint_id, message.ranges)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
+        self._make_room(message)
         self._turn.poison.append(message)
-        self._make_room(message.endpoint_id, message.ranges)
 
     def on_forget_due(self, message: ForgetDue) -> None:
         self._forget_timer = False
@@ -227,7 +234,7 @@ class StoreActor(EdgeActor):
 
     def _finish(self, turn: _Turn) -> None:
         try:
-            self._answer(turn, self._commit(turn))
+            fresh = self._commit(turn)
         except StoreError as exc:
             self._refuse(turn, exc)
         except Exception as exc:
@@ -238,6 +245,9 @@ class StoreActor(EdgeActor):
                 self._poison(turn.appends[0], exc)
             else:
                 raise
+        else:
+            self._trouble = ""
+            self._answer(turn, fresh)
 
     def _commit(self, turn: _Turn) -> dict[str, list[Run]]:
         """Write one transaction; return the new messages of each endpoint that waits for them."""
@@ -280,17 +290,10 @@ class StoreActor(EdgeActor):
             self._to_serve[endpoint_id] = consumer
 
     def _commit_one_by_one(self, turn: _Turn) -> None:
-        """Find the message that poisons a batch: everything in a transaction of its own."""
-        for envelope, append in turn.appends:
-            alone = _Turn([(envelope, append)], {}, [], [])
-            try:
-                self._answer(alone, self._commit(alone))
-            except StoreError as exc:
-                self._refuse(alone, exc)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this batch alone
-                self._poison((envelope, append), exc)
-        rest = _Turn([], turn.delivered, turn.poison, turn.sessions)
-        self._answer(rest, self._commit(rest))
+        """Find the batch that is poison: everything in a transaction of its own."""
+        for append in turn.appends:
+            self._finish(_Turn([append], {}, [], []))
+        self._finish(_Turn([], turn.delivered, turn.poison, turn.sessions))
 
     def _poison(self, append: tuple[Envelope, Append], error: Exception) -> None:
         envelope, message = append
@@ -299,7 +302,7 @@ class StoreActor(EdgeActor):
 
     def _refuse(self, turn: _Turn, error: StoreError) -> None:
         """The database cannot take it: tell the publishers, keep what was delivered for the next turn."""
-        log.error("%d batches were not stored: %s", len(turn.appends), error)
+        self._report(error)
         for envelope, append in turn.appends:
             self._guard.failed(append.identity, append.epoch)
             self.reply(RequestFailed("Append", self.address, str(error)), envelope)
@@ -309,14 +312,20 @@ class StoreActor(EdgeActor):
             self._turn.delivered.setdefault(endpoint_id, []).extend(ranges)
         self._turn.poison.extend(turn.poison)
 
+    def _report(self, error: StoreError) -> None:
+        """Tell the log, once: it is tried again with each batch, or many times a second."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.error("messages are refused until this is over: %s", error)
+
     # consumers
 
-    def _make_room(self, endpoint_id: str, ranges: tuple[tuple[int, int], ...]) -> None:
-        self._done += sum(last - first + 1 for first, last in ranges)
-        consumer = self._consumers.get(endpoint_id)
-        if consumer is not None:
-            consumer.delivered(ranges)
-            self._to_serve[endpoint_id] = consumer
+    def _make_room(self, message: Delivered | Undeliverable) -> None:
+        self._done += sum(last - first + 1 for first, last in message.ranges)
+        consumer = self._consumers.get(message.endpoint_id)
+        if consumer is not None and consumer.attachment == message.attachment:
+            consumer.delivered(message.ranges)
+            self._to_serve[message.endpoint_id] = consumer
 
     def on_attach(self, message: Attach) -> None:
         consumer = Consumer(
@@ -327,10 +336,13 @@ class StoreActor(EdgeActor):
             message.window_bytes,
         )
         self._consumers[message.endpoint_id] = consumer
-        self._serve(consumer)
+        self._to_serve[message.endpoint_id] = consumer
+        if self._turn.delivered or self._turn.poison:
+            self._done = FORGET_MESSAGES  # now, or the queue is read with messages that have arrived already
 
     def on_detach(self, message: Detach) -> None:
         self._consumers.pop(message.endpoint_id, None)
+        self._to_serve.pop(message.endpoint_id, None)
 
     def _serve(self, consumer: Consumer) -> None:
         """Send what the consumer's window has room for."""
@@ -374,8 +386,12 @@ class StoreActor(EdgeActor):
     def on_sweep_due(self, message: SweepDue) -> None:
         assert self._store is not None
         self.set_timer(SWEEP_S, SweepDue())
-        with self._store.transaction():
-            expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
+        try:
+            with self._store.transaction():
+                expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
+        except StoreError as exc:  # the next sweep tries again; delivering goes on meanwhile
+            self._report(exc)
+            return
         for endpoint_id, count in expired.items():
             log.info("%d messages for %s expired", count, endpoint_id)
         if sum(expired.values()) == SWEEP_ROWS:

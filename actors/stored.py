@@ -62,15 +62,21 @@ class Run(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """What the bodies weigh, and something for each message besides."""
-        return sum(len(body) for _, body in self.entries) + MESSAGE_OVERHEAD_BYTES * len(self.entries)
+        """What headers and bodies weigh, and something for each message besides."""
+        bodies_bytes = sum(len(body) for _, body in self.entries)
+        return bodies_bytes + sum(map(len, self.headers)) + MESSAGE_OVERHEAD_BYTES * len(self.entries)
 
     def cut(self, first: int, last: int) -> Run | None:
         """Return the part from `first` to `last`, both included and inside this run; None when empty."""
         if first > last:
             return None
         start = first - self.first_position
-        return Run(first, self.headers, self.entries[start : last - self.first_position + 1])
+        headers, entries = self.headers, self.entries[start : last - self.first_position + 1]
+        if len(headers) > len(entries):  # else a run cut into single messages would carry them all each time
+            used: dict[int, int] = {}
+            entries = tuple((used.setdefault(index, len(used)), body) for index, body in entries)
+            headers = tuple(headers[index] for index in used)
+        return Run(first, headers, entries)
 
 
 def position_of(priority: int, seq: int) -> int:

@@ -8,12 +8,13 @@ Started by:  HubRootActor
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, Final
 
 from actors.base import EdgeActor
 from actors.ports import CloudLink
-from actors.store import Attach, Delivered, Detach, Ready
-from messaging.errors import EdgeError
+from actors.store import Attach, Delivered, Detach, Ready, Undeliverable
+from messaging.errors import EnvironmentFault
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, Watch
 from messaging.message import decode_header
@@ -63,6 +64,8 @@ class UpstreamActor(EdgeActor):
         self._down_because = ""
 
     def on_start(self) -> None:
+        # What the store sends for an attachment from before a restart must not be taken for the new one's.
+        self._attachment = int(self.clock.monotonic_s() * 1e6)
         self.tell(self._store, Watch())
         self._attach_when_on()
 
@@ -72,24 +75,58 @@ class UpstreamActor(EdgeActor):
     def on_ready(self, message: Ready) -> None:
         if not self._attached or message.attachment != self._attachment:
             return  # the store sends it again
-        messages = [
-            decode_header(headers[index], body)
-            for _, headers, entries in message.runs
-            for index, body in entries
-        ]
         try:
+            messages = [
+                decode_header(headers[index], body)
+                for _, headers, entries in message.runs
+                for index, body in entries
+            ]
             self._link.send(messages)
-        except EdgeError as exc:
-            if str(exc) != self._down_because:
-                log.error("upstream: %s; trying again every %.1f s", exc, RETRY_S)
-            self._down_because = str(exc)
-            self._detach()
-            self.set_timer(RETRY_S, LinkDue())
-            return
-        self._down_because = ""
-        self._sent += len(messages)
-        ranges = tuple((first, first + len(entries) - 1) for first, _, entries in message.runs)
-        self.tell(self._store, Delivered(UPSTREAM, ranges))
+        except EnvironmentFault as exc:
+            self._link_is_down(str(exc))
+        except Exception as exc:  # noqa: BLE001 - a message nobody can send must not hold up all others
+            self._send_one_by_one(message, exc)
+        else:
+            self._down_because = ""
+            self._sent += len(messages)
+            ranges = tuple((first, first + len(entries) - 1) for first, _, entries in message.runs)
+            self.tell(self._store, Delivered(UPSTREAM, self._attachment, ranges))
+
+    def _send_one_by_one(self, message: Ready, error: Exception) -> None:
+        """Find the message that spoils a batch, and drop it.
+
+        Poison is what fails while another message of the batch goes through. When none does, the fault is
+        more likely the link's, and everything stays in the queue.
+        """
+        poison: list[tuple[int, int]] = []
+        sent: list[tuple[int, int]] = []
+        down_because = ""
+        for position, header, body in _singles(message):
+            try:
+                self._link.send([decode_header(header, body)])
+            except EnvironmentFault as exc:
+                down_because = str(exc)
+                break
+            except Exception as exc:  # noqa: BLE001 - it concerns this message alone, or all of them
+                error = exc
+                poison.append((position, position))
+            else:
+                sent.append((position, position))
+        if sent:
+            self._sent += len(sent)
+            self.tell(self._store, Delivered(UPSTREAM, self._attachment, tuple(sent)))
+            if poison:
+                log.error("upstream: %d messages cannot be sent and are dropped", len(poison), exc_info=error)
+                self.tell(self._store, Undeliverable(UPSTREAM, self._attachment, tuple(poison)))
+        if down_because or not sent:
+            self._link_is_down(down_because or f"{type(error).__name__}: {error}")
+
+    def _link_is_down(self, reason: str) -> None:
+        if reason != self._down_because:
+            log.error("upstream: %s; trying again every %.1f s", reason, RETRY_S)
+        self._down_because = reason
+        self._detach()
+        self.set_timer(RETRY_S, LinkDue())
 
     def on_link_due(self, message: LinkDue) -> None:
         self._attach_when_on()
@@ -123,3 +160,10 @@ class UpstreamActor(EdgeActor):
         if self._attached:
             self._attached = False
             self.tell(self._store, Detach(UPSTREAM))
+
+
+def _singles(message: Ready) -> Iterator[tuple[int, bytes, bytes]]:
+    """Take the runs apart: position, header and body of each message."""
+    for first, headers, entries in message.runs:
+        for position, (index, body) in enumerate(entries, first):
+            yield position, headers[index], body

@@ -438,8 +438,8 @@ def _ranges(keys: Iterable[int]) -> Iterator[tuple[int, int]]:
 def _fitting(run: Run, room_bytes: int, at_least: bool) -> Run | None:
     """Return as many messages of a run as fit; one in any case when `at_least`."""
     count = 0
-    for _, body in run.entries:
-        room_bytes -= len(body) + MESSAGE_OVERHEAD_BYTES
+    for index, body in run.entries:
+        room_bytes -= len(run.headers[index]) + len(body) + MESSAGE_OVERHEAD_BYTES
         if room_bytes < 0 and not (at_least and count == 0):
             break
         count += 1

@@ -14,66 +14,97 @@ from actors.ports import ConnectionHandler
 log = logging.getLogger(__name__)
 
 HANDSHAKE_LIMIT_S: Final = 10.0
+ACCEPTED_AT_ONCE: Final = 64
+ACCEPT_RETRY_S: Final = 1.0
+CLOSE_LIMIT_S: Final = 10.0  # for a peer to take what it is still owed
 WRITE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 
 class MqttListener:
-    """Implements `actors.ports.Listener` over listening sockets that somebody else owns."""
+    """Implements `actors.ports.Listener` over listening sockets that somebody else owns.
+
+    Accepts by itself: `create_server(ssl=…)` tells nobody of a TLS handshake that failed, and closes the
+    sockets it was given, with everybody who waits in their backlog.
+    """
 
     def __init__(
         self, tls: Sequence[socket.socket], plain: Sequence[socket.socket], context: ssl.SSLContext
     ) -> None:
-        self._tls = tuple(tls)
-        self._plain = tuple(plain)
-        self._context = context
-        self._servers: list[asyncio.Server] = []
-        self._opening: asyncio.Task[None] | None = None
+        self._contexts: dict[socket.socket, ssl.SSLContext | None] = dict.fromkeys(tls, context)
+        self._contexts.update(dict.fromkeys(plain))
+        self._loop: asyncio.AbstractEventLoop
+        self._handler: ConnectionHandler
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._is_open = False
 
     def open(self, handler: ConnectionHandler) -> None:
-        """Accept connections on the running loop."""
-        self._opening = asyncio.get_event_loop().create_task(self._open(handler))
-
-    async def _open(self, handler: ConnectionHandler) -> None:
-        loop = asyncio.get_running_loop()
-        for listening in (*self._tls, *self._plain):
-            # A copy, because the server closes what it was given, and the backlog must outlive a restart.
-            secured = listening in self._tls
-            self._servers.append(
-                await loop.create_server(
-                    lambda: MqttConnection(handler),
-                    sock=listening.dup(),
-                    ssl=self._context if secured else None,
-                    ssl_handshake_timeout=HANDSHAKE_LIMIT_S if secured else None,
-                    backlog=1024,
-                )
-            )
+        """Accept connections on the loop of this thread."""
+        self._loop = asyncio.get_event_loop()
+        self._handler = handler
+        self._is_open = True
+        for listening, context in self._contexts.items():
+            listening.setblocking(False)
+            self._loop.add_reader(listening, self._accept, listening)
             address = "{}:{}".format(*listening.getsockname()[:2])
-            log.info("MQTT %s on %s", "over TLS" if secured else "without TLS", address)
+            log.info("MQTT %s on %s", "over TLS" if context else "without TLS", address)
 
     def close(self) -> None:
         """Accept no more; who comes waits in the backlog."""
-        if self._opening is not None:
-            self._opening.cancel()
-            self._opening = None
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        if self._is_open:
+            self._is_open = False
+            for listening in self._contexts:
+                self._loop.remove_reader(listening)
+            for handshake in list(self._handshakes):
+                handshake.cancel()
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:  # no descriptors or memory left: whoever comes waits in the backlog
+                log.error("connections have to wait: %s", exc)
+                self._loop.remove_reader(listening)
+                self._loop.call_later(ACCEPT_RETRY_S, self._accept_again, listening)
+                return
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            peer = "{}:{}".format(*address[:2])
+            handshake = self._loop.create_task(self._shake_hands(accepted, peer, self._contexts[listening]))
+            self._handshakes.add(handshake)
+            handshake.add_done_callback(self._handshakes.discard)
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if self._is_open:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    async def _shake_hands(self, accepted: socket.socket, peer: str, context: ssl.SSLContext | None) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: MqttConnection(self._handler, peer),
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_LIMIT_S if context else None,
+            )
+        except OSError as exc:  # ssl.SSLError and TimeoutError are such
+            reason = getattr(exc, "reason", None) or str(exc) or type(exc).__name__
+            log.warning("%s: TLS handshake failed: %s", peer, reason)
 
 
 class MqttConnection(asyncio.Protocol):
     """One accepted connection; also the Transport that its head writes to."""
 
-    def __init__(self, handler: ConnectionHandler) -> None:
-        self.peer = "?"
+    def __init__(self, handler: ConnectionHandler, peer: str) -> None:
+        self.peer = peer
         self._handler = handler
         self._transport: asyncio.Transport
         self._client: Any = None
+        self._cut_off: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        name = transport.get_extra_info("peername")
-        self.peer = f"{name[0]}:{name[1]}" if name else "?"
         self._client = self._handler.connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -87,14 +118,23 @@ class MqttConnection(asyncio.Protocol):
         if self._client is not None:
             self._handler.disconnected(self._client, f"connection lost{f': {exc}' if exc else ''}")
 
+        if self._cut_off is not None:
+            self._cut_off.cancel()
+
     # Transport
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
         if data:
             self._transport.write(data)
 
     def close(self) -> None:
-        self._transport.close()
+        if self._cut_off is None:
+            self._transport.close()
+            self._cut_off = asyncio.get_running_loop().call_later(CLOSE_LIMIT_S, self._transport.abort)
 
     def pause_reading(self) -> None:
         self._transport.pause_reading()

@@ -12,11 +12,13 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from messaging import system_properties as names
 from messaging.errors import EnvironmentFault
 from messaging.message import Message
+
+LONGEST_LINE_BYTES: Final = 4 * 1024 * 1024  # a message of 256 KiB; numbers in JSON may be written longer
 
 
 class UpstreamFile:
@@ -45,13 +47,14 @@ class UpstreamFile:
             EnvironmentFault: the file cannot be written; nothing of the batch counts as sent.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        lines = "".join(json.dumps(_record(message, now), ensure_ascii=False) + "\n" for message in messages)
+        lines = b"".join(_line(message, now) for message in messages)
         try:
             if self._file is None:
                 self._file = self._open()
-            _write_all(self._file, lines.encode())
+            _write_all(self._file, lines)
             os.fdatasync(self._file)
         except OSError as exc:
+            self.close()  # opened again, the file is cut behind its last whole line
             raise EnvironmentFault(f"cannot write {self._path}: {exc.strerror}") from exc
 
     def close(self) -> None:
@@ -65,17 +68,14 @@ class UpstreamFile:
         file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":
-            kept = (
-                os.pread(file, size, 0).rfind(b"\n") + 1 if size < 1 << 20 else _last_line_start(file, size)
-            )
-            os.ftruncate(file, kept)
+            os.ftruncate(file, _last_line_start(file, size))
         return file
 
 
 def _last_line_start(file: int, size: int) -> int:
-    """Return where the last, unfinished line starts: a line is at most a message of 256 KiB as base64."""
-    at = size - (1 << 20)
-    return at + os.pread(file, 1 << 20, at).rfind(b"\n") + 1
+    """Return where the last, unfinished line starts."""
+    at = max(0, size - LONGEST_LINE_BYTES)
+    return at + os.pread(file, LONGEST_LINE_BYTES, at).rfind(b"\n") + 1
 
 
 def _write_all(file: int, data: bytes) -> None:
@@ -83,22 +83,22 @@ def _write_all(file: int, data: bytes) -> None:
         data = data[os.write(file, data) :]
 
 
-def _record(message: Message, now: str) -> dict[str, Any]:
-    return {
+def _line(message: Message, now: str) -> bytes:
+    record = {
         "EnqueuedTimeUtc": now,
         "Properties": dict(message.properties),
         "SystemProperties": dict(message.system_properties),
-        "Body": _body(message),
     }
-
-
-def _body(message: Message) -> Any:
     properties = message.system_properties
     content_type = (properties.get(names.CONTENT_TYPE) or "").lower()
     encoding = (properties.get(names.CONTENT_ENCODING) or "utf-8").lower()
     if content_type.startswith("application/json") and encoding in ("utf-8", "utf8"):
         try:
-            return json.loads(message.body)
-        except ValueError:
-            pass
-    return base64.b64encode(message.body).decode("ascii")
+            return _encoded(record | {"Body": json.loads(message.body)})
+        except (ValueError, RecursionError):
+            pass  # not JSON, or JSON that cannot be written again: nested too deep, half a surrogate, NaN
+    return _encoded(record | {"Body": base64.b64encode(message.body).decode("ascii")})
+
+
+def _encoded(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"

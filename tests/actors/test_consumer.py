@@ -1,0 +1,370 @@
+"""The position of one consumer: what it is sent, in which order, and how much at once."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from actors.consumer import READY_BYTES, Consumer
+from actors.stored import (
+    DEFAULT_PRIORITY,
+    MESSAGE_OVERHEAD_BYTES,
+    Match,
+    Run,
+    Segment,
+    position_of,
+    runs_of,
+    segments_of,
+)
+
+
+def run_of(first: int, *bodies: bytes) -> Run:
+    return Run(first, (b"h",), tuple((0, body) for body in bodies))
+
+
+def consumer(window_messages: int = 100, window_bytes: int = 1 << 30) -> Consumer:
+    return Consumer("edge/m/in", "hub/mqtt", 1, window_messages, window_bytes)
+
+
+def up_to_date(window_messages: int = 100, window_bytes: int = 1 << 30) -> Consumer:
+    made = consumer(window_messages, window_bytes)
+    made.read([])
+    return made
+
+
+def sent_by(runs: list[Run]) -> list[tuple[int, bytes]]:
+    return [(run.first_position + n, body) for run in runs for n, (_, body) in enumerate(run.entries)]
+
+
+def positions(runs: list[Run]) -> list[int]:
+    return [position for position, _ in sent_by(runs)]
+
+
+def test_a_new_consumer_has_to_be_read_for_before_it_takes_what_is_new() -> None:
+    made = consumer(window_messages=7)
+
+    made.offer(run_of(10, b"new"))
+
+    assert made.take() == []
+    assert made.to_read == 7
+    assert made.cursor == -1
+
+
+def test_a_consumer_that_is_up_to_date_gets_what_is_new_without_a_read() -> None:
+    made = up_to_date()
+
+    made.offer(run_of(10, b"a", b"b"))
+    made.offer(run_of(15, b"c"))
+
+    assert sent_by(made.take()) == [(10, b"a"), (11, b"b"), (15, b"c")]
+    assert made.to_read == 0
+
+
+def test_the_window_cuts_a_run_and_the_rest_follows_when_there_is_room() -> None:
+    made = up_to_date(window_messages=3)
+    made.offer(run_of(10, *(b"%d" % n for n in range(5))))
+
+    first = made.take()
+    none = made.take()
+    made.delivered([(10, 11)])
+    rest = made.take()
+
+    assert (positions(first), none, positions(rest)) == ([10, 11, 12], [], [13, 14])
+
+
+def test_the_window_of_bytes_lets_one_run_pass_and_then_closes() -> None:
+    made = up_to_date(window_bytes=1000)
+    for first in (10, 20, 30):
+        made.offer(run_of(first, b"x" * 600))
+
+    before = positions(made.take())
+    made.delivered([(10, 10)])
+    after = positions(made.take())
+
+    assert (before, after) == ([10, 20], [30])
+
+
+def test_headers_count_for_the_window_of_bytes_as_bodies_do() -> None:
+    made = up_to_date(window_bytes=1000)
+    for first in (10, 11):
+        made.offer(Run(first, (b"h" * 2000,), ((0, b""),)))
+
+    assert positions(made.take()) == [10]
+
+
+def test_deliveries_in_any_order_make_room_one_for_one() -> None:
+    made = up_to_date(window_messages=4)
+    made.offer(run_of(1, *[b"x"] * 10))
+    made.take()
+
+    rooms = []
+    for ranges in ([(4, 4)], [(1, 1), (3, 3)], [(2, 2)]):
+        made.delivered(ranges)
+        rooms.append(made.room)
+
+    assert rooms == [1, 3, 4]
+    assert positions(made.take()) == [5, 6, 7, 8]
+
+
+def test_a_higher_priority_rewinds_and_what_is_on_its_way_is_not_sent_again() -> None:
+    made = up_to_date()
+    low, high = position_of(DEFAULT_PRIORITY, 1), position_of(0, 9)
+    made.offer(run_of(low, *[b"low"] * 4))
+    made.take()
+
+    made.offer(run_of(high, b"high"))
+    made.read([run_of(high, b"high"), run_of(low, *[b"low"] * 4)])
+
+    assert positions(made.take()) == [high]
+
+
+def test_a_rewind_forgets_nothing_that_was_ready_and_not_sent() -> None:
+    made = up_to_date(window_messages=1)
+    urgent, low, urgent_too = position_of(0, 1), position_of(5, 2), position_of(0, 3)
+    for position in (urgent, low, urgent_too):
+        made.offer(run_of(position, b"x"))
+
+    assert made.cursor < urgent
+
+
+def test_what_arrived_after_a_rewind_and_is_still_on_disk_is_not_sent_again() -> None:
+    made = up_to_date()
+    low, high = position_of(DEFAULT_PRIORITY, 1), position_of(0, 9)
+    made.offer(run_of(low, *[b"low"] * 4))
+    made.take()
+    made.offer(run_of(high, b"high"))
+
+    made.delivered([(low, low + 3)])
+    made.read([run_of(high, b"high"), run_of(low, *[b"low"] * 5)])
+
+    assert positions(made.take()) == [high, low + 4]
+
+
+def test_runs_on_their_way_are_cut_out_of_the_middle_of_what_is_read_again() -> None:
+    made = up_to_date()
+    low, high = position_of(DEFAULT_PRIORITY, 0), position_of(0, 99)
+    for first in (10, 30):
+        made.offer(run_of(low + first, *[b"x"] * 5))
+    made.take()
+    made.offer(run_of(high, b"high"))
+
+    made.read([run_of(high, b"high"), run_of(low, *(b"%d" % n for n in range(50)))])
+
+    expected = [low + n for n in range(50) if not (10 <= n < 15 or 30 <= n < 35)]
+    again = made.take()
+    assert positions(again) == [high, *expected]
+    assert [body for _, body in sent_by(again)][1:] == [b"%d" % (at - low) for at in expected]
+
+
+def test_a_consumer_that_falls_far_behind_has_to_be_read_for_again() -> None:
+    made = up_to_date(window_messages=1)
+    large = READY_BYTES // 2
+    for first in range(1, 5):
+        made.offer(run_of(first, b"x" * large))
+
+    sent = positions(made.take())
+    for position in range(1, 3):
+        made.delivered([(position, position)])
+        sent += positions(made.take())
+
+    assert made.behind
+    made.delivered([(3, 3)])
+    assert (made.to_read, made.cursor) == (1, sent[-1])
+
+
+QUEUE_RANKS = [0, 5, DEFAULT_PRIORITY]
+
+
+@dataclass
+class Disk:
+    """A queue on disk: everything stored and not yet forgotten, by position."""
+
+    seq: int = 1
+    rows: dict[int, bytes] = field(default_factory=dict)
+
+    def store(self, count: int, priority: int) -> Run:
+        first = position_of(priority, self.seq)
+        bodies = [b"%d" % (first + n) for n in range(count)]
+        self.seq += count
+        run = run_of(first, *bodies)
+        self.rows.update(dict(sent_by([run])))
+        return run
+
+    def read(self, after: int, most: int) -> list[Run]:
+        found: list[Run] = []
+        for position in sorted(row for row in self.rows if row > after)[:most]:
+            if found and found[-1].last_position + 1 == position:
+                run = found.pop()
+                found.append(run._replace(entries=(*run.entries, (0, self.rows[position]))))
+            else:
+                found.append(run_of(position, self.rows[position]))
+        return found
+
+
+class ConsumerMachine(RuleBasedStateMachine):
+    """A consumer beside a plain model: what is stored, what was sent, what came back."""
+
+    WINDOW = 6
+    WINDOW_BYTES = 5 * (MESSAGE_OVERHEAD_BYTES + 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = Disk()
+        self.attach()
+
+    @rule()
+    def attach(self) -> None:
+        """A new attachment: what was delivered has been forgotten, all else is sent again."""
+        self.consumer = consumer(self.WINDOW, self.WINDOW_BYTES)
+        self.sent: list[int] = []
+        self.under_way: list[int] = []
+        self.arrived: list[int] = []
+
+    @rule(count=st.integers(1, 9), priority=st.sampled_from(QUEUE_RANKS))
+    def store(self, count: int, priority: int) -> None:
+        """A commit forgets what was delivered, then new messages are offered: the order of StoreActor."""
+        self.forget()
+        self.consumer.offer(self.disk.store(count, priority))
+
+    @rule()
+    def forget(self) -> None:
+        for position in self.arrived:
+            del self.disk.rows[position]
+        self.arrived.clear()
+
+    @rule(most=st.integers(1, 4))
+    def serve(self, most: int) -> None:
+        while True:
+            runs = self.consumer.take()
+            for position, body in sent_by(runs):
+                assert body == b"%d" % position
+                assert position not in self.sent
+                self.sent.append(position)
+                self.under_way.append(position)
+            if not self.consumer.to_read:
+                return
+            wanted = min(self.consumer.to_read, most)
+            self.consumer.read(self.disk.read(self.consumer.cursor, wanted))
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def deliver(self, data: st.DataObject) -> None:
+        count = data.draw(st.integers(1, len(self.under_way)))
+        start = data.draw(st.integers(0, len(self.under_way) - count))
+        chosen = sorted(self.under_way[start : start + count])
+        ranges: list[tuple[int, int]] = []
+        for position in chosen:
+            self.under_way.remove(position)
+            if ranges and ranges[-1][1] + 1 == position:
+                ranges[-1] = (ranges[-1][0], position)
+            else:
+                ranges.append((position, position))
+        self.arrived += chosen
+        self.consumer.delivered(ranges)
+
+    @invariant()
+    def never_more_under_way_than_the_window(self) -> None:
+        assert len(self.under_way) <= self.WINDOW
+        assert self.consumer.room <= self.WINDOW
+
+    @invariant()
+    def in_order_within_a_priority(self) -> None:
+        for rank in QUEUE_RANKS:
+            low, high = position_of(rank, 0), position_of(rank, self.disk.seq)
+            of_rank = [position for position in self.sent if low <= position <= high]
+            assert of_rank == sorted(of_rank)
+
+    def teardown(self) -> None:
+        """With room made again and again, everything stored is sent exactly once."""
+        for _ in range(len(self.disk.rows) + 2):
+            self.serve(3)
+            for position in self.under_way:
+                self.consumer.delivered([(position, position)])
+            self.arrived += self.under_way
+            self.under_way.clear()
+        assert set(self.disk.rows) <= set(self.sent)
+
+
+TestConsumerMachine = ConsumerMachine.TestCase
+TestConsumerMachine.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.campaign
+class TestConsumerMachineLong(ConsumerMachine.TestCase):  # type: ignore[name-defined, misc]
+    settings = settings(max_examples=3000, stateful_step_count=60, deadline=None)
+
+
+matches = st.lists(
+    st.builds(Match, st.sampled_from("abc"), st.sampled_from(QUEUE_RANKS), st.none()),
+    max_size=3,
+    unique_by=lambda match: match.endpoint_id,
+).map(tuple)
+
+
+@st.composite
+def batches(
+    draw: st.DrawFn,
+) -> tuple[tuple[tuple[bytes, tuple[Match, ...]], ...], tuple[tuple[int, bytes], ...]]:
+    headers = draw(st.lists(st.tuples(st.binary(max_size=3), matches), min_size=1, max_size=4))
+    indexes = st.integers(0, len(headers) - 1)
+    entries = draw(st.lists(st.tuples(indexes, st.binary(max_size=3)), max_size=12))
+    return tuple(headers), tuple(entries)
+
+
+@given(batches())
+def test_segments_are_the_batch_cut_where_the_endpoints_change(
+    batch: tuple[tuple[tuple[bytes, tuple[Match, ...]], ...], tuple[tuple[int, bytes], ...]],
+) -> None:
+    headers, entries = batch
+
+    segments = segments_of(headers, entries)
+
+    found = [(s.matches, s.headers[index], body) for s in segments for index, body in s.entries]
+    assert found == [(headers[index][1], headers[index][0], body) for index, body in entries]
+    assert all(one.matches != other.matches for one, other in itertools.pairwise(segments))
+
+
+@given(st.lists(batches(), max_size=4), st.integers(1, 1000))
+def test_runs_give_each_endpoint_its_messages_at_consecutive_positions(
+    many: list[tuple[tuple[tuple[bytes, tuple[Match, ...]], ...], tuple[tuple[int, bytes], ...]]], first: int
+) -> None:
+    segments: list[Segment] = [segment for batch in many for segment in segments_of(*batch)]
+
+    found = {
+        (endpoint_id, run.first_position + at): (run.headers[index], body)
+        for endpoint_id, run in runs_of(segments, first)
+        for at, (index, body) in enumerate(run.entries)
+    }
+
+    flat = [(headers[index], body) for headers, entries in many for index, body in entries]
+    assert found == {
+        (endpoint_id, position_of(priority, seq)): (header, body)
+        for seq, ((header, its_matches), body) in enumerate(flat, first)
+        for endpoint_id, priority, _ in its_matches
+    }
+
+
+@given(batches(), st.data())
+def test_a_cut_run_is_a_part_with_the_same_headers_and_no_more_of_them_than_messages(
+    batch: tuple[tuple[tuple[bytes, tuple[Match, ...]], ...], tuple[tuple[int, bytes], ...]],
+    data: st.DataObject,
+) -> None:
+    headers, entries = batch
+    run = Run(100, tuple(header for header, _ in headers), entries)
+    first = data.draw(st.integers(100, 100 + len(entries)))
+    last = data.draw(st.integers(first - 1, 99 + len(entries)) if len(entries) else st.just(99))
+
+    part = run.cut(first, last)
+
+    if part is None:
+        assert first > last
+        return
+    assert (part.first_position, part.last_position) == (first, last)
+    wanted = entries[first - 100 : last - 99]
+    assert [(part.headers[i], body) for i, body in part.entries] == [(run.headers[i], b) for i, b in wanted]
+    assert len(part.headers) <= max(len(part.entries), len(run.headers) if len(wanted) >= len(headers) else 0)
