@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -34,30 +34,39 @@ from actors.stored import (
     MESSAGE_OVERHEAD_BYTES,
     DropReason,
     Ledger,
-    Match,
     Run,
     Segment,
     position_of,
 )
 from messaging.errors import StoreError
 from runtime import message_schema
+from runtime.message_bodies import ROW_MESSAGES, BodyReader, rows_of
 from runtime.message_ledger import POSITION_BITS, Accounts
 from runtime.sqlite_tables import SharedTable
 
 TIDY_PAGES = 256  # given back in one slice
 
-ROW_MESSAGES = 512  # at most in one row of bodies …
-ROW_BYTES = 256 * 1024  # … which is closed when it has this many bytes
-ROWS_REMEMBERED = 8  # decoded rows of bodies, for readers that take a row in several bites
-
 _RANGE = "key BETWEEN ? AND ?"
+_LIVE = (
+    f"SELECT key FROM queue WHERE {_RANGE} AND (expires_at IS NULL OR expires_at > ?) ORDER BY key LIMIT ?"
+)
+
+# Deleting a range of a queue. ?1 is the first key that its endpoint and priority can have, ?2 and ?3 are the
+# first and last sequence number; the row of bodies that has the first one may begin before it.
+_ROWS = "first_seq BETWEEN ifnull((SELECT max(first_seq) FROM held WHERE first_seq <= ?2), ?2) AND ?3"
+_LET_GO = (
+    "UPDATE held SET left = left - (SELECT count(*) FROM queue WHERE key BETWEEN"
+    f" ?1 + max(?2, first_seq) AND ?1 + min(?3, first_seq + count - 1)) WHERE {_ROWS}"
+)
+_DELETE_BODIES = (
+    f"DELETE FROM bodies WHERE first_seq IN (SELECT first_seq FROM held WHERE {_ROWS} AND left <= 0)"
+)
+_DELETE_HELD = f"DELETE FROM held WHERE {_ROWS} AND left <= 0"
 _NUMBERS = (
     "CREATE TEMP TABLE numbers AS WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n LIMIT "
     f"{ROW_MESSAGES}) SELECT n FROM n"
 )
 
-# What a row of bodies holds: pieces, each with its headers and (index of its header, body) per message.
-_Pieces = list[tuple[Sequence[bytes], Sequence[tuple[int, bytes]]]]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -93,7 +102,7 @@ class MessageDb:
         self._connection = connection
         self._accounts: Accounts
         self._sessions: SharedTable
-        self._decoded: OrderedDict[int, _Pieces] = OrderedDict()  # rows of bodies, by first seq
+        self._bodies = BodyReader(connection, path)
         self._in_transaction = False
         self._failed = False  # a method of the open transaction
         self._loaded = False  # the accounts are those of the last commit, or of the open transaction
@@ -125,7 +134,7 @@ class MessageDb:
 
     def _load(self) -> None:
         self._loaded = False
-        self._decoded.clear()
+        self._bodies.forget()
         self._accounts.load()
         self._loaded = True
 
@@ -178,32 +187,41 @@ class MessageDb:
         if seq + count > MAX_SEQ:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
         routed = 0
-        for matches, pieces, length in _rows(segments):
+        bodies: list[tuple[int, bytes]] = []
+        held: list[tuple[int, int, int]] = []
+        queued: list[tuple[int, float | None, int]] = []
+        for matches, pieces, length in rows_of(segments):
             if matches:
-                self._insert_row(seq, length, matches, pieces, now_s)
                 routed += length
+                bodies.append((seq, msgpack.packb(pieces)))
+                held.append((seq, length, length * len(matches)))
+                for endpoint_id, priority, ttl_s in matches:
+                    account = accounts.change(endpoint_id)
+                    key = account.first_key + position_of(priority, seq)
+                    queued.append((key, None if ttl_s is None else now_s + ttl_s, length))
+                    account.accepted += length
             seq += length
+        self._insert(bodies, held, queued)
         accounts.received += count
         accounts.unrouted += count - routed
         accounts.routed += routed
         accounts.next_seq = seq
         return first
 
-    def _insert_row(
-        self, first_seq: int, count: int, matches: tuple[Match, ...], pieces: _Pieces, now_s: float
+    def _insert(
+        self,
+        bodies: list[tuple[int, bytes]],
+        held: list[tuple[int, int, int]],
+        queued: list[tuple[int, float | None, int]],
     ) -> None:
-        run = self._connection.execute
-        run("INSERT INTO bodies VALUES (?, ?)", (first_seq, msgpack.packb(pieces)))
-        run("INSERT INTO held VALUES (?, ?, ?)", (first_seq, count, count * len(matches)))
-        for endpoint_id, priority, ttl_s in matches:
-            account = self._accounts.change(endpoint_id)
-            key = account.first_key + position_of(priority, first_seq)
-            expires_at = None if ttl_s is None else now_s + ttl_s
-            if count == 1:
-                run("INSERT INTO queue VALUES (?, ?)", (key, expires_at))
-            else:
-                run("INSERT INTO queue SELECT ? + n, ? FROM temp.numbers LIMIT ?", (key, expires_at, count))
-            account.accepted += count
+        """Write rows of bodies; `queued` names the first key of each of their endpoints."""
+        run = self._connection.executemany
+        run("INSERT INTO bodies VALUES (?, ?)", bodies)
+        run("INSERT INTO held VALUES (?, ?, ?)", held)
+        single = [(key, expires_at) for key, expires_at, count in queued if count == 1]
+        run("INSERT INTO queue VALUES (?, ?)", single)
+        several = [row for row in queued if row[2] > 1]
+        run("INSERT INTO queue SELECT ? + n, ? FROM temp.numbers LIMIT ?", several)
 
     @_guarded("delete delivered messages", in_transaction=True)
     def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
@@ -230,7 +248,7 @@ class MessageDb:
             f"SELECT key FROM queue WHERE {_RANGE} ORDER BY key LIMIT ?",
             (account.first_key, account.last_key, limit),
         ).fetchall()
-        count = sum(self._release(first, last) for first, last in _ranges(key for (key,) in keys))
+        count = self._release(list(_ranges(key for (key,) in keys)))
         self._count_dropped(endpoint_id, reason, count)
         return count
 
@@ -247,57 +265,37 @@ class MessageDb:
             "SELECT key FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now_s, limit)
         ).fetchall()
         names = self._accounts.names() if keys else {}
+        ranges = _ranges(sorted(key for (key,) in keys))
         counts: dict[str, int] = {}
-        for first, last in _ranges(sorted(key for (key,) in keys)):
-            endpoint_id = names[first >> POSITION_BITS]
-            count = self._release(first, last)
-            self._accounts.change(endpoint_id).expired += count
-            counts[endpoint_id] = counts.get(endpoint_id, 0) + count
+        for number, its_ranges in groupby(ranges, lambda keys: keys[0] >> POSITION_BITS):
+            count = self._release(list(its_ranges))
+            self._accounts.change(names[number]).expired += count
+            counts[names[number]] = count
         return counts
 
     def _release_positions(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
-        account = self._accounts.find(endpoint_id)
-        count = 0
         for first, last in ranges:
             if first < 0 or last > MAX_POSITION:
                 raise ValueError(f"positions {first} to {last} are not in 0 to {MAX_POSITION}")
-            if account is not None:
-                count += self._release(account.first_key + first, account.first_key + last)
-        return count
+        account = self._accounts.find(endpoint_id)
+        if account is None:
+            return 0
+        base = account.first_key
+        return self._release([(base + first, base + last) for first, last in _by_priority(_apart(ranges))])
 
-    def _release(self, first_key: int, last_key: int) -> int:
-        """Delete a range of one queue, and each row of bodies that no queue holds any more; count the keys.
+    def _release(self, ranges: Sequence[tuple[int, int]]) -> int:
+        """Delete keys of the queue, and each row of bodies that no queue holds any more; count the keys.
 
         Args:
-            first_key, last_key: Of one endpoint and one priority.
+            ranges: First and last key, both of one endpoint and one priority. They do not overlap.
         """
-        run = self._connection.execute
-        base = first_key & ~MAX_SEQ
-        first_seq, last_seq = first_key - base, last_key - base
-        rows = run(
-            "SELECT first_seq, count FROM held WHERE first_seq BETWEEN"
-            " ifnull((SELECT max(first_seq) FROM held WHERE first_seq <= ?), ?) AND ?",
-            (first_seq, first_seq, last_seq),
-        ).fetchall()
-        released = 0
-        for row_seq, count in rows:
-            start, stop = max(first_seq, row_seq), min(last_seq, row_seq + count - 1)
-            gone = run(f"DELETE FROM queue WHERE {_RANGE}", (base + start, base + stop)).rowcount
-            if gone:
-                released += gone
-                self._let_go(row_seq, gone)
+        run = self._connection.executemany
+        found = [(first & ~MAX_SEQ, first & MAX_SEQ, last & MAX_SEQ) for first, last in ranges]
+        run(_LET_GO, found)
+        released = run(f"DELETE FROM queue WHERE {_RANGE}", ranges).rowcount
+        run(_DELETE_BODIES, found)
+        run(_DELETE_HELD, found)
         return released
-
-    def _let_go(self, first_seq: int, count: int) -> None:
-        """Count down what a row of bodies is still held by; at none it goes."""
-        run = self._connection.execute
-        (left,) = run(
-            "UPDATE held SET left = left - ? WHERE first_seq = ? RETURNING left", (count, first_seq)
-        ).fetchall()[0]
-        if left <= 0:
-            run("DELETE FROM held WHERE first_seq = ?", (first_seq,))
-            run("DELETE FROM bodies WHERE first_seq = ?", (first_seq,))
-            self._decoded.pop(first_seq, None)
 
     @_guarded("read messages")
     def read(
@@ -308,15 +306,11 @@ class MessageDb:
         if account is None:
             return []
         base = account.first_key
-        keys = self._connection.execute(
-            f"SELECT key FROM queue WHERE {_RANGE} AND (expires_at IS NULL OR expires_at > ?)"
-            " ORDER BY key LIMIT ?",
-            (base + max(after_position, -1) + 1, account.last_key, now_s, max_count),
-        ).fetchall()
+        limits = (base + max(after_position, -1) + 1, account.last_key, now_s, max_count)
         found: list[Run] = []
         size_bytes = 0
-        for first, last in _ranges(key for (key,) in keys):
-            for run in self._runs(first - base, last - base):
+        for first, last in self._live(limits):
+            for run in self._bodies.runs(first - base, last - base):
                 room_bytes = max_bytes - size_bytes
                 fits = run if run.size_bytes <= room_bytes else _fitting(run, room_bytes, at_least=not found)
                 if fits is not None:
@@ -326,41 +320,16 @@ class MessageDb:
                     return found
         return found
 
-    def _runs(self, first_position: int, last_position: int) -> Iterator[Run]:
-        """Read a range of positions, all of which are in the queue."""
-        position = first_position
-        while position <= last_position:
-            for run in self._row(position):
-                part = run.cut(max(position, run.first_position), min(last_position, run.last_position))
-                if part is not None:
-                    yield part
-                    position = part.last_position + 1
-
-    def _row(self, position: int) -> list[Run]:
-        """Return the row of bodies with the message at `position`, at the positions of its priority."""
-        seq = position & MAX_SEQ
-        found = self._connection.execute(
-            "SELECT first_seq, count FROM held WHERE first_seq <= ? ORDER BY first_seq DESC LIMIT 1", (seq,)
+    def _live(self, limits: tuple[int, int, float, int]) -> list[tuple[int, int]]:
+        """Return the next keys of a queue that have not expired, as ranges."""
+        first, last, count = self._connection.execute(
+            f"SELECT min(key), max(key), count(*) FROM ({_LIVE})", limits
         ).fetchone()
-        if found is None or found[0] + found[1] <= seq:
-            raise message_schema.damaged(self.path, f"message {seq} is queued but not there")
-        first_seq = found[0]
-        pieces = self._decoded.get(first_seq)
-        if pieces is None:
-            row = self._connection.execute(
-                "SELECT data FROM bodies WHERE first_seq = ?", (first_seq,)
-            ).fetchone()
-            if row is None:
-                raise message_schema.damaged(self.path, f"the bodies from {first_seq} on are not there")
-            pieces = self._decoded[first_seq] = msgpack.unpackb(row[0], use_list=False)
-            if len(self._decoded) > ROWS_REMEMBERED:
-                self._decoded.popitem(last=False)
-        runs = []
-        start = position - seq + first_seq
-        for headers, entries in pieces:
-            runs.append(Run(start, headers, entries))
-            start += len(entries)
-        return runs
+        if count == 0:
+            return []
+        if last - first + 1 == count:
+            return [(first, last)]
+        return list(_ranges(key for (key,) in self._connection.execute(_LIVE, limits).fetchall()))
 
     @_guarded("count messages")
     def pending(self, endpoint_id: str) -> int:
@@ -401,27 +370,6 @@ class MessageDb:
         return int(free_pages * page_bytes)
 
 
-def _rows(segments: Iterable[Segment]) -> Iterator[tuple[tuple[Match, ...], _Pieces, int]]:
-    """Put consecutive segments for the same endpoints into rows of bodies: (matches, pieces, messages)."""
-    pieces: _Pieces = []
-    row_matches: tuple[Match, ...] = ()
-    length = size_bytes = 0
-    for matches, headers, all_entries in segments:
-        for start in range(0, len(all_entries), ROW_MESSAGES):
-            entries = all_entries[start : start + ROW_MESSAGES]
-            if pieces and (
-                matches != row_matches or size_bytes >= ROW_BYTES or length + len(entries) > ROW_MESSAGES
-            ):
-                yield row_matches, pieces, length
-                pieces, length, size_bytes = [], 0, 0
-            row_matches = matches
-            pieces.append((headers, entries))
-            length += len(entries)
-            size_bytes += sum(len(body) for _, body in entries)
-    if pieces:
-        yield row_matches, pieces, length
-
-
 def _ranges(keys: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Join ascending keys to ranges without a gap, both ends included."""
     first = last = -1
@@ -435,11 +383,30 @@ def _ranges(keys: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
+def _apart(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join ranges that overlap or follow each other, so that none says a position twice."""
+    apart: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if apart and first <= apart[-1][1] + 1:
+            apart[-1] = apart[-1][0], max(last, apart[-1][1])
+        elif first <= last:
+            apart.append((first, last))
+    return apart
+
+
+def _by_priority(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Cut ranges of positions where a priority ends."""
+    for first, last in ranges:
+        while first <= last:
+            yield first, min(last, first | MAX_SEQ)
+            first = (first | MAX_SEQ) + 1
+
+
 def _fitting(run: Run, room_bytes: int, at_least: bool) -> Run | None:
     """Return as many messages of a run as fit; one in any case when `at_least`."""
     count = 0
-    for _, body in run.entries:
-        room_bytes -= len(body) + MESSAGE_OVERHEAD_BYTES
+    for index, body in run.entries:
+        room_bytes -= len(run.headers[index]) + len(body) + MESSAGE_OVERHEAD_BYTES
         if room_bytes < 0 and not (at_least and count == 0):
             break
         count += 1

@@ -154,7 +154,7 @@ class MemoryMessageDb:
             if position <= after_position or (expires_at is not None and expires_at <= now_s):
                 continue
             header, body = contents.messages[seq_of(position)]
-            size_bytes += len(body) + MESSAGE_OVERHEAD_BYTES
+            size_bytes += len(header) + len(body) + MESSAGE_OVERHEAD_BYTES
             if count == max_count or (found and size_bytes > max_bytes):
                 break
             count += 1
