@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgpack
 
-from actors.stored import MAX_SEQ, Match, Run, Segment, with_its_headers
+from actors.stored import MAX_SEQ, Match, Run, Segment, seq_of, with_its_headers
 from runtime import message_schema
 
 ROW_MESSAGES = 512  # at most in one row …
@@ -73,54 +73,46 @@ class BodyReader:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
-        self._decoded: OrderedDict[int, tuple[int, list[Piece]]] = OrderedDict()  # first seq → (last, pieces)
+        self._decoded: OrderedDict[int, list[Piece]] = OrderedDict()  # by first seq
 
     def forget(self) -> None:
         """Forget all rows: after a transaction was undone their numbers are given again."""
         self._decoded.clear()
 
-    def runs(self, first_position: int, last_position: int) -> Iterator[Run]:
-        """Read positions of one priority, all of which are in the queue.
+    def runs(self, first_seq: int, first_position: int, last_position: int) -> Iterator[Run]:
+        """Read positions of one priority whose messages are in one row.
 
         Raises:
-            StoreError: A message is not there, or its row cannot be decoded.
+            StoreError: The row or one of the messages is not there, or it cannot be decoded.
         """
-        base = first_position & ~MAX_SEQ
-        position = first_position
-        while position <= last_position:
-            row_seq, last_seq, pieces = self._row(position - base)
-            start = base + row_seq
-            for headers, entries in pieces:
-                part = Run(start, headers, entries).cut(position, last_position)
-                if part is not None:
-                    yield part
-                start += len(entries)
-            position = base + last_seq + 1
+        start = (first_position & ~MAX_SEQ) + first_seq
+        for headers, entries in self._row(first_seq):
+            part = Run(start, headers, entries).cut(first_position, last_position)
+            if part is not None:
+                yield part
+            start += len(entries)
+        if start <= last_position:
+            raise message_schema.damaged(self._path, f"message {seq_of(start)} is queued but not there")
 
-    def _row(self, seq: int) -> tuple[int, int, list[Piece]]:
-        """Return the row with the message `seq`: its first and last number, and its pieces."""
-        for row_seq, (last_seq, pieces) in self._decoded.items():
-            if row_seq <= seq <= last_seq:
-                self._decoded.move_to_end(row_seq)
-                return row_seq, last_seq, pieces
+    def _row(self, first_seq: int) -> list[Piece]:
+        pieces = self._decoded.get(first_seq)
+        if pieces is not None:
+            self._decoded.move_to_end(first_seq)
+            return pieces
         found = self._connection.execute(
-            "SELECT first_seq, data FROM bodies WHERE first_seq <= ? ORDER BY first_seq DESC LIMIT 1", (seq,)
+            "SELECT data FROM bodies WHERE first_seq = ?", (first_seq,)
         ).fetchone()
-        if found is not None:
-            row_seq, data = found
-            pieces, count = self._decode(row_seq, data)
-            if seq < row_seq + count:
-                self._decoded[row_seq] = row_seq + count - 1, pieces
-                if len(self._decoded) > ROWS_REMEMBERED:
-                    self._decoded.popitem(last=False)
-                return row_seq, row_seq + count - 1, pieces
-        raise message_schema.damaged(self._path, f"message {seq} is queued but not there")
-
-    def _decode(self, row_seq: int, data: bytes) -> tuple[list[Piece], int]:
+        if found is None:
+            raise message_schema.damaged(self._path, f"message {first_seq} is queued but not there")
         try:
-            pieces = [(headers, entries) for headers, entries in msgpack.unpackb(data, use_list=False)]
-            return pieces, sum(len(entries) for _, entries in pieces)
+            pieces = [(headers, entries) for headers, entries in msgpack.unpackb(found[0], use_list=False)]
+            for _, entries in pieces:
+                len(entries)
         except (ValueError, TypeError) as exc:
             raise message_schema.damaged(
-                self._path, f"the messages from {row_seq} on cannot be decoded: {exc}"
+                self._path, f"the messages from {first_seq} on cannot be decoded: {exc}"
             ) from exc
+        self._decoded[first_seq] = pieces
+        if len(self._decoded) > ROWS_REMEMBERED:
+            self._decoded.popitem(last=False)
+        return pieces

@@ -3,17 +3,20 @@
 One SQLite file with a write-ahead log and `synchronous=FULL`: when `transaction()` has ended, what it did is
 on disk. Used by one thread, knows no clock.
 
-    bodies     first seq -> messages with consecutive seqs for the same endpoints, as one msgpack value
-    held       first seq -> how many messages that row has, how many rows of the queue they have left
-    queue      key -> when it expires; the key is (endpoint number, priority, seq) in one integer
+    bodies     first seq -> messages with consecutive seqs for the same endpoints; see message_bodies.py
+    held       first seq -> how many messages of that row wait, one for two endpoints counted twice
+    queue      first key -> how many messages, the first seq of the row they are in, when they expire
     endpoints  endpoint id -> its number
     ledger     "total" -> counts of the whole store; number of an endpoint -> its counts
     sessions   identity id -> what its session needs after a restart
     meta       "next_seq" -> the next sequence number
 
-The statements follow from two measurements: a row of its own for each message costs more than everything
-else together; and while another Python thread is busy, each step of a statement that takes a while costs up
-to a whole switch interval until the interpreter is ours again. So a batch is a few big statements.
+A key is (endpoint number, priority, seq) in one integer. A row of the queue stands for the keys of
+consecutive messages in one row of bodies; when some of them leave, it is replaced by what is left of it.
+
+The statements follow from two measurements: a row of its own for each message, in whichever table, costs
+more than everything else together; and while another Python thread is busy, each step of a statement that
+takes a while costs up to a whole switch interval until the interpreter is ours again.
 """
 
 from __future__ import annotations
@@ -40,33 +43,25 @@ from actors.stored import (
 )
 from messaging.errors import StoreError
 from runtime import message_schema
-from runtime.message_bodies import ROW_MESSAGES, BodyReader, rows_of
+from runtime.message_bodies import BodyReader, rows_of
 from runtime.message_ledger import POSITION_BITS, Accounts
 from runtime.sqlite_tables import SharedTable
 
 TIDY_PAGES = 256  # given back in one slice
+LIVE_ROWS = 32  # of the queue, read at once
 
-_RANGE = "key BETWEEN ? AND ?"
-_LIVE = (
-    f"SELECT key FROM queue WHERE {_RANGE} AND (expires_at IS NULL OR expires_at > ?) ORDER BY key LIMIT ?"
+# Rows of the queue that have a part in a range of keys, and perhaps one that ends before it.
+_REACHING = (
+    "SELECT key, count, first_seq, expires_at FROM queue"
+    " WHERE key BETWEEN ifnull((SELECT max(key) FROM queue WHERE key <= ?1), ?1) AND ?2"
 )
 
-# Deleting a range of a queue. ?1 is the first key that its endpoint and priority can have, ?2 and ?3 are the
-# first and last sequence number; the row of bodies that has the first one may begin before it.
-_ROWS = "first_seq BETWEEN ifnull((SELECT max(first_seq) FROM held WHERE first_seq <= ?2), ?2) AND ?3"
-_LET_GO = (
-    "UPDATE held SET left = left - (SELECT count(*) FROM queue WHERE key BETWEEN"
-    f" ?1 + max(?2, first_seq) AND ?1 + min(?3, first_seq + count - 1)) WHERE {_ROWS}"
-)
+_LIVE = f"{_REACHING} AND (expires_at IS NULL OR expires_at > ?3) ORDER BY key LIMIT ?4"
 _DELETE_BODIES = (
-    f"DELETE FROM bodies WHERE first_seq IN (SELECT first_seq FROM held WHERE {_ROWS} AND left <= 0)"
-)
-_DELETE_HELD = f"DELETE FROM held WHERE {_ROWS} AND left <= 0"
-_NUMBERS = (
-    "CREATE TEMP TABLE numbers AS WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n LIMIT "
-    f"{ROW_MESSAGES}) SELECT n FROM n"
+    "DELETE FROM bodies WHERE first_seq = (SELECT first_seq FROM held WHERE first_seq = ? AND left <= 0)"
 )
 
+_Row = tuple[int, int, int, float | None]  # of the queue: key, count, first_seq, expires_at
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -126,7 +121,6 @@ class MessageDb:
     @_guarded("open")
     def _set_up(self) -> None:
         message_schema.prepare(self._connection, self.path)
-        self._connection.execute(_NUMBERS)
         self._accounts = Accounts(self._connection, self.path)
         self._sessions = SharedTable(self._connection, self.path, "sessions")
         self._connection.execute("COMMIT")
@@ -188,40 +182,27 @@ class MessageDb:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
         routed = 0
         bodies: list[tuple[int, bytes]] = []
-        held: list[tuple[int, int, int]] = []
-        queued: list[tuple[int, float | None, int]] = []
+        held: list[tuple[int, int]] = []
+        queued: list[_Row] = []
         for matches, pieces, length in rows_of(segments):
             if matches:
                 routed += length
                 bodies.append((seq, msgpack.packb(pieces)))
-                held.append((seq, length, length * len(matches)))
+                held.append((seq, length * len(matches)))
                 for endpoint_id, priority, ttl_s in matches:
                     account = accounts.change(endpoint_id)
                     key = account.first_key + position_of(priority, seq)
-                    queued.append((key, None if ttl_s is None else now_s + ttl_s, length))
+                    queued.append((key, length, seq, None if ttl_s is None else now_s + ttl_s))
                     account.accepted += length
             seq += length
-        self._insert(bodies, held, queued)
+        self._connection.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
+        self._connection.executemany("INSERT INTO held VALUES (?, ?)", held)
+        self._connection.executemany("INSERT INTO queue VALUES (?, ?, ?, ?)", queued)
         accounts.received += count
         accounts.unrouted += count - routed
         accounts.routed += routed
         accounts.next_seq = seq
         return first
-
-    def _insert(
-        self,
-        bodies: list[tuple[int, bytes]],
-        held: list[tuple[int, int, int]],
-        queued: list[tuple[int, float | None, int]],
-    ) -> None:
-        """Write rows of bodies; `queued` names the first key of each of their endpoints."""
-        run = self._connection.executemany
-        run("INSERT INTO bodies VALUES (?, ?)", bodies)
-        run("INSERT INTO held VALUES (?, ?, ?)", held)
-        single = [(key, expires_at) for key, expires_at, count in queued if count == 1]
-        run("INSERT INTO queue VALUES (?, ?)", single)
-        several = [row for row in queued if row[2] > 1]
-        run("INSERT INTO queue SELECT ? + n, ? FROM temp.numbers LIMIT ?", several)
 
     @_guarded("delete delivered messages", in_transaction=True)
     def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
@@ -244,11 +225,11 @@ class MessageDb:
         account = self._accounts.find(endpoint_id)
         if account is None:
             return 0
-        keys = self._connection.execute(
-            f"SELECT key FROM queue WHERE {_RANGE} ORDER BY key LIMIT ?",
+        rows = self._connection.execute(
+            "SELECT key, count FROM queue WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
             (account.first_key, account.last_key, limit),
         ).fetchall()
-        count = self._release(list(_ranges(key for (key,) in keys)))
+        count = self._release(_apart(_first_of(rows, limit)))
         self._count_dropped(endpoint_id, reason, count)
         return count
 
@@ -261,14 +242,14 @@ class MessageDb:
     @_guarded("delete expired messages", in_transaction=True)
     def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
         """Delete at most `limit` messages past their time to live; return how many at which endpoint."""
-        keys = self._connection.execute(
-            "SELECT key FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now_s, limit)
+        rows = self._connection.execute(
+            "SELECT key, count FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now_s, limit)
         ).fetchall()
-        names = self._accounts.names() if keys else {}
-        ranges = _ranges(sorted(key for (key,) in keys))
+        names = self._accounts.names() if rows else {}
         counts: dict[str, int] = {}
+        ranges = _apart(_first_of(rows, limit))
         for number, its_ranges in groupby(ranges, lambda keys: keys[0] >> POSITION_BITS):
-            count = self._release(list(its_ranges))
+            count = self._release(its_ranges)
             self._accounts.change(names[number]).expired += count
             counts[names[number]] = count
         return counts
@@ -281,21 +262,51 @@ class MessageDb:
         if account is None:
             return 0
         base = account.first_key
-        return self._release([(base + first, base + last) for first, last in _by_priority(_apart(ranges))])
+        return self._release((base + first, base + last) for first, last in _apart(ranges))
 
-    def _release(self, ranges: Sequence[tuple[int, int]]) -> int:
-        """Delete keys of the queue, and each row of bodies that no queue holds any more; count the keys.
+    def _release(self, ranges: Iterable[tuple[int, int]]) -> int:
+        """Delete ranges of a queue, and the rows of bodies that no queue holds any more; count the messages.
 
         Args:
-            ranges: First and last key, both of one endpoint and one priority. They do not overlap.
+            ranges: First and last key, ascending and apart.
         """
+        released = 0
+        touched: list[_Row] = []
+        parts: list[_Row] = []
+        for first, last in ranges:
+            rows = self._reaching(first, last)
+            if touched and rows and rows[0] == touched[-1]:  # the range before ended in the same row
+                released += self._replace(touched, parts)
+                touched, parts = [], []
+                rows = self._reaching(first, last)
+            for row in rows:
+                kept = _without(row, first, last)
+                if kept is not None:
+                    touched.append(row)
+                    parts += kept
+        return released + self._replace(touched, parts)
+
+    def _reaching(self, first_key: int, last_key: int) -> list[_Row]:
+        return self._connection.execute(f"{_REACHING} ORDER BY key", (first_key, last_key)).fetchall()
+
+    def _replace(self, rows: Sequence[_Row], parts: Sequence[_Row]) -> int:
+        """Put the parts in the place of the rows; return how many messages are fewer."""
         run = self._connection.executemany
-        found = [(first & ~MAX_SEQ, first & MAX_SEQ, last & MAX_SEQ) for first, last in ranges]
-        run(_LET_GO, found)
-        released = run(f"DELETE FROM queue WHERE {_RANGE}", ranges).rowcount
-        run(_DELETE_BODIES, found)
-        run(_DELETE_HELD, found)
-        return released
+        left: dict[int, int] = {}
+        for _, count, first_seq, _ in rows:
+            left[first_seq] = left.get(first_seq, 0) + count
+        run("DELETE FROM queue WHERE key = ?", [(key,) for key, _, _, _ in rows])
+        for _, count, first_seq, _ in parts:
+            left[first_seq] -= count
+        run("INSERT INTO queue VALUES (?, ?, ?, ?)", parts)
+        run(
+            "UPDATE held SET left = left - ? WHERE first_seq = ?",
+            [(count, seq) for seq, count in left.items()],
+        )
+        seqs = [(seq,) for seq in left]
+        run(_DELETE_BODIES, seqs)
+        run("DELETE FROM held WHERE first_seq = ? AND left <= 0", seqs)
+        return sum(left.values())
 
     @_guarded("read messages")
     def read(
@@ -306,30 +317,31 @@ class MessageDb:
         if account is None:
             return []
         base = account.first_key
-        limits = (base + max(after_position, -1) + 1, account.last_key, now_s, max_count)
+        first_key = base + max(after_position, -1) + 1
         found: list[Run] = []
-        size_bytes = 0
-        for first, last in self._live(limits):
-            for run in self._bodies.runs(first - base, last - base):
-                room_bytes = max_bytes - size_bytes
-                fits = run if run.size_bytes <= room_bytes else _fitting(run, room_bytes, at_least=not found)
+        for key, count, first_seq, _ in self._live(first_key, account.last_key, now_s):
+            first = max(key, first_key)
+            last = min(key + count, first + max_count) - 1
+            for run in self._bodies.runs(first_seq, first - base, last - base):
+                fits = run if run.size_bytes <= max_bytes else _fitting(run, max_bytes, at_least=not found)
                 if fits is not None:
                     found.append(fits)
-                    size_bytes += fits.size_bytes
+                    max_bytes -= fits.size_bytes
                 if fits is not run:
                     return found
+            max_count -= last - first + 1
+            if max_count <= 0:
+                break
         return found
 
-    def _live(self, limits: tuple[int, int, float, int]) -> list[tuple[int, int]]:
-        """Return the next keys of a queue that have not expired, as ranges."""
-        first, last, count = self._connection.execute(
-            f"SELECT min(key), max(key), count(*) FROM ({_LIVE})", limits
-        ).fetchone()
-        if count == 0:
-            return []
-        if last - first + 1 == count:
-            return [(first, last)]
-        return list(_ranges(key for (key,) in self._connection.execute(_LIVE, limits).fetchall()))
+    def _live(self, first_key: int, last_key: int, now_s: float) -> Iterator[_Row]:
+        """Return the rows of a range of one queue that have not expired; the first may begin before it."""
+        while True:
+            rows = self._connection.execute(_LIVE, (first_key, last_key, now_s, LIVE_ROWS)).fetchall()
+            yield from (row for row in rows if row[0] + row[1] > first_key)
+            if len(rows) < LIVE_ROWS:
+                return
+            first_key = rows[-1][0] + rows[-1][1]
 
     @_guarded("count messages")
     def pending(self, endpoint_id: str) -> int:
@@ -370,17 +382,13 @@ class MessageDb:
         return int(free_pages * page_bytes)
 
 
-def _ranges(keys: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Join ascending keys to ranges without a gap, both ends included."""
-    first = last = -1
-    for key in keys:
-        if key != last + 1 or first < 0:
-            if first >= 0:
-                yield first, last
-            first = key
-        last = key
-    if first >= 0:
-        yield first, last
+def _first_of(rows: Iterable[tuple[int, int]], limit: int) -> Iterator[tuple[int, int]]:
+    """Return the first `limit` keys of some (key, count), as ranges."""
+    for key, count in rows:
+        count = min(count, limit)
+        if count:
+            yield key, key + count - 1
+        limit -= count
 
 
 def _apart(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -394,12 +402,14 @@ def _apart(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return apart
 
 
-def _by_priority(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Cut ranges of positions where a priority ends."""
-    for first, last in ranges:
-        while first <= last:
-            yield first, min(last, first | MAX_SEQ)
-            first = (first | MAX_SEQ) + 1
+def _without(row: _Row, first_key: int, last_key: int) -> list[_Row] | None:
+    """Return what is left of a row of the queue without a range of keys; None when it has none of them."""
+    key, count, first_seq, expires_at = row
+    end = key + count
+    if end <= first_key or key > last_key:
+        return None
+    left = ((key, first_key - key), (last_key + 1, end - last_key - 1))
+    return [(start, length, first_seq, expires_at) for start, length in left if length > 0]
 
 
 def _fitting(run: Run, room_bytes: int, at_least: bool) -> Run | None:

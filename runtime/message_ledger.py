@@ -53,10 +53,11 @@ class Account:
         }
 
     def pending(self, connection: sqlite3.Connection) -> int:
-        """Count the rows of this endpoint in the queue."""
+        """Count what waits for this endpoint in the queue."""
         count: int
         (count,) = connection.execute(
-            "SELECT count(*) FROM queue WHERE key BETWEEN ? AND ?", (self.first_key, self.last_key)
+            "SELECT ifnull(sum(count), 0) FROM queue WHERE key BETWEEN ? AND ?",
+            (self.first_key, self.last_key),
         ).fetchone()
         return count
 

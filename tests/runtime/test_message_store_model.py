@@ -295,11 +295,12 @@ class OnSqliteMachine(Machine):
         assert isinstance(self.store, MessageDb)
         run = self.store._connection.execute
         holders = Counter(seq_of(place) for queue in self.model.queues.values() for place in queue)
-        left = 0
-        for row_seq, count, held in run("SELECT first_seq, count, left FROM held").fetchall():
-            assert held == sum(holders[seq] for seq in range(row_seq, row_seq + count)) > 0
-            left += held
-        assert left == holders.total()
+        held = Counter[int]()
+        for key, count, first_seq in run("SELECT key, count, first_seq FROM queue").fetchall():
+            assert first_seq <= seq_of(key)
+            held[first_seq] += count
+        assert held.total() == holders.total()
+        assert dict(run("SELECT first_seq, left FROM held").fetchall()) == held
         rows = run("SELECT first_seq FROM held").fetchall()
         assert run("SELECT first_seq FROM bodies").fetchall() == rows
 
