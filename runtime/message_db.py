@@ -7,9 +7,8 @@ on disk. Used by one thread, knows no clock.
     held       first seq -> how many messages of that row wait, one for two endpoints counted twice
     queue      first key -> how many messages, the first seq of the row they are in, when they expire
     endpoints  endpoint id -> its number
-    ledger     "total" -> counts of the whole store; number of an endpoint -> its counts
+    ledger     "total" -> counts of the whole store, next seq; number of an endpoint -> its counts
     sessions   identity id -> what its session needs after a restart
-    meta       "next_seq" -> the next sequence number
 
 A key is (endpoint number, priority, seq) in one integer. A row of the queue stands for the keys of
 consecutive messages in one row of bodies; when some of them leave, it is replaced by what is left of it.
@@ -168,6 +167,7 @@ class MessageDb:
 
     @_guarded("undo a transaction")
     def _rollback(self) -> None:
+        self._loaded = False
         if self._connection.in_transaction:  # after some errors SQLite has rolled back by itself
             self._connection.execute("ROLLBACK")
         self._load()

@@ -82,10 +82,15 @@ def test_only_the_owner_can_read_the_file_and_its_log(db: MessageDb, path: Path)
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
 
 
-def test_a_batch_is_a_few_statements_however_many_messages_it_has(db: MessageDb) -> None:
-    append(db, *(message("x", to("a", ttl_s=9)) for _ in range(256)))
+@pytest.mark.parametrize("size", [1, 512])
+@pytest.mark.parametrize("segments", ["in one segment", "one by one"])
+def test_a_batch_is_a_few_statements_however_many_messages_it_has(
+    db: MessageDb, size: int, segments: str
+) -> None:
+    messages = [message("x", to("a", ttl_s=9)) for _ in range(size)]
+    batch = joined(messages) if segments == "in one segment" else messages
+    append(db, *batch)
     places = positions(waiting(db, "a"))
-    batch = joined([message("x", to("a", ttl_s=9)) for _ in range(256)])
     statements: list[str] = []
     db._connection.set_trace_callback(statements.append)
 
@@ -93,7 +98,18 @@ def test_a_batch_is_a_few_statements_however_many_messages_it_has(db: MessageDb)
         db.append(batch, NOW_S)
         db.delivered("a", ranges(places))
 
-    assert len(statements) <= 13, statements
+    assert len(statements) == 12, statements
+
+
+def test_a_transaction_that_changed_nothing_writes_nothing(db: MessageDb, path: Path) -> None:
+    append(db, message("x", to("a", ttl_s=9)))
+    before = log_of(path).read_bytes()
+
+    with db.transaction():
+        assert db.expire(NOW_S) == {}
+        assert db.delivered("a", [(0, 9)]) == 0
+
+    assert log_of(path).read_bytes() == before
 
 
 # Versions
