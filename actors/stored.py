@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Literal, NamedTuple
 
 DEFAULT_PRIORITY = 2_000_000_000
@@ -133,6 +133,27 @@ def segments_of(
         Segment(matches, *with_its_headers(names, tuple(group)))
         for matches, group in groupby(entries, lambda entry: headers[entry[0]][1])
     ]
+
+
+def gathered(segments: Sequence[Segment]) -> list[Segment]:
+    """Make neighbours of segments for the same endpoints, and one of neighbours with the same headers.
+
+    What stands together is stored and delivered together. The order of no queue changes: when an endpoint,
+    at one priority, is in two kinds of matches, the segments stay where they are.
+    """
+    kinds = dict.fromkeys(segment.matches for segment in segments)
+    queues = [match[:2] for matches in kinds for match in matches]
+    if len(kinds) > 1 and len(set(queues)) == len(queues):
+        rank = {matches: number for number, matches in enumerate(kinds)}
+        segments = sorted(segments, key=lambda segment: rank[segment.matches])
+    found = []
+    for _, group in groupby(segments, lambda segment: segment[:2]):
+        first, *others = group
+        if others:
+            entries = tuple(chain(first.entries, *(other.entries for other in others)))
+            first = Segment(first.matches, first.headers, entries)
+        found.append(first)
+    return found
 
 
 def runs_of(segments: Iterable[Segment], first_seq: int) -> Iterator[tuple[str, Run]]:
