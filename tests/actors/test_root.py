@@ -57,6 +57,14 @@ class Process:
         return self.reason
 
 
+def join_actors() -> None:
+    """Wait for the threads of all actors: their sockets are closed before the bus is."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("test"):
+            thread.join(5.0)
+            assert not thread.is_alive()
+
+
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
     made = threading.Event()
@@ -85,12 +93,19 @@ def test_each_child_starts_when_the_one_before_it_runs(
     ]  # fmt: skip
     client.tell("test", Stop())
     assert process.wait() == ""
+    join_actors()
 
 
-def test_a_child_that_does_not_start_in_time_fails_the_process(bus: ZmqBus, gate: threading.Event) -> None:
+def test_a_child_that_does_not_start_in_time_fails_the_process(
+    bus: ZmqBus, client: Client, gate: threading.Event
+) -> None:
     process = Process(bus, lambda: ImpatientRoot(specs([], gate)))
 
     assert process.wait() == "test/second did not start within 0.1 s"
+    gate.set()
+    for name in ("test/first", "test/second"):  # a real process would end with them
+        client.tell(name, Stop())
+    join_actors()
 
 
 def test_a_child_that_gives_up_fails_the_process_and_leaves_its_siblings_alone() -> None:

@@ -1,108 +1,135 @@
-"""A whole edge in processes of its own, driven by its command line as a user would."""
+"""A whole edge in processes of its own: agent, hub, and modules that are small shell scripts."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
+import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-ROOT = Path(__file__).parents[2]
-SAMPLE = ROOT / "scripts" / "samples" / "deployment.json"
-PROGRAM = (sys.executable, "-m", "runtime.cli.main")
-LIMIT_S = 30.0
+from actors.agent import ListModules, ModuleList
+from actors.agent_root import AGENT
+from messaging.client import Client
+from messaging.errors import AskTimeout
+from runtime.run_directory import RunDirectory
+from tests.actors.manifests import AGENT as AGENT_PATH
+from tests.actors.manifests import HUB as HUB_PATH
+from tests.actors.manifests import manifest
+
+LIMIT_S = 20.0
+ROOT = Path(__file__).resolve().parents[2]
+UP = {"up": "FROM /messages/* INTO $upstream"}
+
+T = TypeVar("T")
 
 
-def loopback_address() -> str:
-    """Return an address of this machine that nobody else uses: device SDKs know no port but 8883."""
-    return f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+def shell(script: str, **others: Any) -> dict[str, Any]:
+    """Return a module that runs a shell script; the named pipe of the test is `$PIPE`."""
+    module = {"type": "process", "status": "running", "restartPolicy": "always"}
+    return module | {"settings": {"command": ["sh", "-c", script]}} | others
 
 
-def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
-    """Look ten times a second whether something outside of Python has come true."""
-    ends_s = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < ends_s, f"not within {limit_s:g} s: {what}"
-        time.sleep(0.1)
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class EdgeProcess:
-    """An edge on a home of its own. `start` it, ask it with `run` and `json`, end it with `close`."""
+    """One home, and the edges that run on it one after the other."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.address = loopback_address()
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("EDGE_ACTORS_")},
-            "EDGE_ACTORS_HOME": str(home),
-            "EDGE_ACTORS_LISTEN": self.address,
-            "EDGE_ACTORS_HOSTNAME": self.address,
-            "PYTHONPATH": str(ROOT),
-        }
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ea-edge-"))
+        self.home = self.folder / "home"
+        self.run = RunDirectory.of(self.home)
+        self.port = free_port()
+        self.deployment = self.folder / "deployment.json"
+        self.log = self.folder / "edge.log"
+        self.pipe = self.folder / "pipe"
+        os.mkfifo(self.pipe)
+        self._pipe = os.open(self.pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._rest = b""
         self.process: subprocess.Popen[bytes] | None = None
-        self.output = home.with_name(f"{home.name}.output")
 
-    def start(self, *arguments: str, deployment: Path = SAMPLE) -> None:
-        """Start the edge and wait until all its modules run."""
-        self.start_without_waiting(*arguments, deployment=deployment)
-        self.wait_for_modules("running", {"edgeAgent", "edgeHub", "filter", "sensor"})
+    def deploy(self, modules: dict[str, Any], routes: dict[str, str] = UP, text: str | None = None) -> None:
+        """Write the deployment file."""
+        for module in modules.values():
+            module.setdefault("env", {})["PIPE"] = {"value": str(self.pipe)}
+        content = manifest(((*AGENT_PATH, "modules"), modules), ((*HUB_PATH, "routes"), routes))
+        self.deployment.write_text(json.dumps(content) if text is None else text)
 
-    def start_without_waiting(self, *arguments: str, deployment: Path = SAMPLE) -> None:
-        """Start the edge."""
-        with open(self.output, "ab") as output:
+    def start(self, for_s: str = "", grace_s: str = "5", port: int | None = None) -> None:
+        """Start the agent process; `process` is it."""
+        listen = f"127.0.0.1:{port or self.port}"
+        command = [sys.executable, "-m", "tests.integration.edge_main", str(self.home), listen]
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*PROGRAM, "run", "--deployment", str(deployment), *arguments],
-                env=self.environment,
-                stdout=output,
-                stderr=output,
+                [*command, str(self.deployment), for_s, grace_s], cwd=ROOT, stdout=log, stderr=log
             )
 
-    def wait_for_modules(self, status: str, names: set[str]) -> None:
-        """Wait until these modules are at a status."""
-
-        def are() -> bool:
-            assert self.process is None or self.process.poll() is None, self.output.read_text()
-            modules = self.modules()
-            return all(name in modules and modules[name]["status"] == status for name in names)
-
-        wait_until(are, f"{', '.join(sorted(names))} are {status}")
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Call `edge-actors` with these arguments."""
-        return subprocess.run(
-            [*PROGRAM, *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT_S,
-        )
-
-    def json(self, *arguments: str) -> Any:
-        """Call `edge-actors` with these arguments and --json; it must succeed."""
-        done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def modules(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what `list` says by module, nothing while the edge does not answer."""
-        done = self.run("list", "--json")
-        return {module["name"]: module for module in json.loads(done.stdout)} if done.stdout else {}
-
-    def wait(self) -> int:
-        """Wait for the end of the edge; returns its exit code."""
+    def wait(self, limit_s: float = LIMIT_S) -> int:
+        """Wait for the end of the agent process; returns its exit code."""
         assert self.process is not None
-        return self.process.wait(LIMIT_S)
+        return self.process.wait(limit_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def ask(self, to: str, question: object, answer: type[T], timeout_s: float = 5.0) -> T:
+        with Client.outside(self.run.path) as client:
+            return client.ask(to, question, answer, timeout_s)
+
+    def modules(self) -> dict[str, dict[str, Any]]:
+        """Return what the agent lists, by name."""
+        listed = self.ask(AGENT, ListModules(), ModuleList)
+        return {module["name"]: module for module in listed.modules}
+
+    def wait_for(self, **statuses: str) -> dict[str, dict[str, Any]]:
+        """Wait until modules are in these states, and return all that is listed."""
+        return self.wait_until(lambda listed: all(listed[n]["status"] == s for n, s in statuses.items()))
+
+    def wait_until(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
+        """Wait until something holds of what is listed, and return that."""
+        deadline_s = time.monotonic() + LIMIT_S
+        listed: dict[str, dict[str, Any]] = {}
+        while time.monotonic() < deadline_s:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()
+            if (self.run.path / "agent.agent").exists():
+                try:
+                    listed = self.modules()
+                except AskTimeout:
+                    continue
+                if holds(listed):
+                    return listed
+            time.sleep(0.01)  # between two looks at what other processes do
+        raise AssertionError(f"not so: {listed}\n{self.log.read_text()}")
+
+    def line(self, limit_s: float = LIMIT_S) -> str:
+        """Return the next line that a module wrote to the pipe."""
+        while b"\n" not in self._rest:
+            assert select.select([self._pipe], [], [], limit_s)[0], self.log.read_text()
+            self._rest += os.read(self._pipe, 4096)
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
 
     def close(self) -> None:
-        """End the edge and whatever it left, however the test went."""
-        self.run("down", "--purge")
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait(LIMIT_S)
+        """End everything, however the test went."""
+        from runtime.leftovers import end_edge
+
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        end_edge(self.run, grace_s=0)
+        os.close(self._pipe)
+        shutil.rmtree(self.folder)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_process import SAMPLE, EdgeProcess, loopback_address
+from tests.integration.edge_program import SAMPLE, EdgeProcess, loopback_address
 
 DESIRED = "$.modulesContent.$edgeAgent['properties.desired']"
 
