@@ -21,7 +21,7 @@ from messaging.connection_string import parse_connection_string
 from runtime import process_table
 from runtime.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_process import LIMIT_S, PROGRAM, SAMPLE, EdgeProcess, wait_until
+from tests.integration.edge_program import LIMIT_S, PROGRAM, SAMPLE, EdgeProcess, wait_until
 
 
 @pytest.fixture(scope="module")
