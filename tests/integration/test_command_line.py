@@ -140,6 +140,14 @@ def test_messages_wait_while_upstream_is_off_and_flow_when_it_is_on(shared_edge:
     assert shared_edge.run("upstream", "status").stdout.startswith("upstream is on; ")
 
 
+def test_a_hub_that_is_just_restarting_is_waited_for(shared_edge: EdgeProcess) -> None:
+    os.kill(shared_edge.modules()["edgeHub"]["pid"], signal.SIGKILL)
+
+    done = shared_edge.run("upstream", "status")
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_identity_made_while_it_runs_is_written_for_its_client(
     shared_edge: EdgeProcess, tmp_path: Path
 ) -> None:
