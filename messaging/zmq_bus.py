@@ -137,7 +137,7 @@ class ZmqBus:
         self.run_dir = run_dir
         self.epoch = seed | 1
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self.dead_letters = DeadLetters()
+        self.dead_letters = DeadLetters(quiet=process.startswith(EPHEMERAL))
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._zmq.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._ids = itertools.count(first_id(seed))
