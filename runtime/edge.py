@@ -37,7 +37,7 @@ from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import SERVER_FILE, server_names
-from runtime.config import ListenAddress, Settings, remember_device
+from runtime.config import Settings, local_name, remember_device
 from runtime.edge_modules import EdgeModules, EdgeNames
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
@@ -117,14 +117,6 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
     )
 
 
-def gateway_for_processes(listen: tuple[ListenAddress, ...]) -> str:
-    """Return under which name a process of this machine reaches the hub: localhost wherever that works."""
-    for address in listen:
-        if address.host in ("127.0.0.1", "0.0.0.0"):  # `localhost` need not mean ::1
-            return "localhost"
-    return listen[0].host
-
-
 class _Edge:
     """What one run of the edge holds."""
 
@@ -142,9 +134,7 @@ class _Edge:
         self._failure = ""
         self._root_ended = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        names = EdgeNames(
-            settings.device_id, settings.iothub_hostname, gateway_for_processes(settings.listen)
-        )
+        names = EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
         self._modules = EdgeModules(
             run,
             names=names,
