@@ -33,7 +33,8 @@ def test_every_requirement_has_a_lower_bound_and_an_exact_pin() -> None:
         for line in (ROOT / "setup.cfg").read_text().splitlines()
         if line.startswith("    ") and ">=" in line
     ]
-    pins = {line.partition("==")[0].lower() for line in (ROOT / "scripts/constraints.txt").read_text().split()}
+    pinned = (ROOT / "scripts/constraints.txt").read_text().split()
+    pins = {line.partition("==")[0].lower() for line in pinned}
 
     assert wanted
     assert all(bound for _, _, bound in wanted)
