@@ -10,15 +10,13 @@ import re
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from messaging.clock import Clock
 from messaging.envelope import Envelope
 from messaging.kinds import kind_of
 
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
-
-Placement = Literal["thread", "loop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class ChildSpec:
 
     name: str
     build: Callable[[], EdgeActor]
-    placement: Placement = "thread"  # "loop": the thread runs an event loop (protocol heads)
+    loop: str = ""  # the event loop to run on, shared by all actors that name it; "": a thread of its own
     exported: bool = False  # other processes may send to it
 
 

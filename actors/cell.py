@@ -23,7 +23,7 @@ from messaging.clock import Clock
 from messaging.dead_letters import DeadLetter
 from messaging.envelope import VERSION, Envelope, decode
 from messaging.errors import EnvelopeError
-from messaging.kinds import kind_named, kind_of
+from messaging.kinds import kind_named, kind_of, message_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,7 +65,7 @@ class ActorCell:
         self._system = system
         self._on_end = on_end
         self._behaviour: EdgeActor
-        self._handlers: dict[str, Callable[[Any], None]] = {}
+        self._handlers: dict[str, tuple[Callable[[Any], None], Callable[..., Any]]] = {}  # and its message
         self._timers: list[tuple[float, int, object]] = []
         self._cancelled: set[int] = set()
         self._timer_ids = itertools.count(1)
@@ -100,27 +100,26 @@ class ActorCell:
 
     def deliver(self, envelope: Envelope) -> None:
         """Handle one decoded envelope."""
-        if envelope.epoch and envelope.epoch != self._bus.epoch:
-            self._refuse(envelope, f"meant for incarnation {envelope.epoch:x}, this is {self._bus.epoch:x}")
+        _, _, _, kind, _, _, epoch, correlation_id, _, deadline_s, body = envelope
+        if epoch and epoch != self.epoch:
+            self._refuse(envelope, f"meant for incarnation {epoch:x}, this is {self.epoch:x}")
             return
-        deadline_s = envelope.deadline_s
         if deadline_s and deadline_s < self.clock.monotonic_s():
             self._refuse(envelope, "its deadline had passed")
             return
-        if envelope.correlation_id and self._requests:
-            self._requests.pop(envelope.correlation_id, None)
-        handler = self._handlers.get(envelope.kind)
-        if envelope.kind == "ActorStopped" and not self._child_stopped(envelope, handler is None):
+        if correlation_id and self._requests:
+            self._requests.pop(correlation_id, None)
+        if kind == "ActorStopped" and not self._child_stopped(envelope, kind not in self._handlers):
             return
-        if handler is None:
+        known = self._handlers.get(kind)
+        if known is None:
             self._deliver_unhandled(envelope)
             return
-        kind = kind_named(envelope.kind)
-        assert kind is not None
+        handler, build = known
         try:
-            message = kind.build(*envelope.body)
+            message = build(*body)
         except TypeError as exc:
-            self._refuse(envelope, f"its fields do not fit {envelope.kind}: {exc}")
+            self._refuse(envelope, f"its fields do not fit {kind}: {exc}")
             return
         self._behaviour.envelope = envelope
         try:
@@ -298,7 +297,8 @@ class ActorCell:
                 self._behaviour = behaviour
                 self._has_turn_end = type(behaviour).on_turn_end is not EdgeActor.on_turn_end
                 self._handlers = {
-                    kind: getattr(behaviour, method) for kind, method in behaviour.handlers.items()
+                    kind: (getattr(behaviour, method), message_class(kind))
+                    for kind, method in behaviour.handlers.items()
                 }
                 behaviour.envelope = self._own_envelope(lifecycle.Describe())
                 behaviour.on_start()

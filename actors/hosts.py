@@ -107,37 +107,77 @@ class ThreadHost(pykka.ThreadingActor):
         self._bus.release(self.cell.address)
         self.cell.announce_end(reason, [*self._frames, *self.mailbox.close()])
         self._frames.clear()
-        self._bus.close_thread()
+        self._close_senders()
         self.actor_stopped.set()
         pykka.ActorRegistry.unregister(self.actor_ref)
 
+    def _close_senders(self) -> None:
+        self._bus.close_thread()
+
+
+class LoopThread:
+    """An event loop on a thread of its own, carrying one actor or several.
+
+    Actors that exchange a message for every batch are cheaper on one thread: waking another one costs more
+    than handling the message does.
+    """
+
+    def __init__(self, name: str, bus: ZmqBus, new_loop: LoopFactory) -> None:
+        self.loop = new_loop()
+        self._bus = bus
+        self._carried = 0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def carry(self, open_host: Callable[[], None]) -> None:
+        """Run one more actor. Called by whoever starts it, from any thread."""
+        self._carried += 1
+        if self._carried == 1:
+            self.loop.call_soon(open_host)
+            self._thread.start()
+        else:
+            self.loop.call_soon_threadsafe(open_host)
+
+    def let_go(self) -> bool:
+        """One actor has ended; with the last one the thread ends. Called on the loop."""
+        self._carried -= 1
+        if self._carried:
+            return False
+        self._bus.close_thread()
+        self.loop.call_soon(self.loop.stop)
+        return True
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
 
 class LoopHost(ThreadHost):
-    """Runs one cell inside an event loop: a protocol head serves sockets and mailbox on one thread."""
+    """Runs one cell on an event loop: a protocol head serves sockets and mailbox on one thread."""
 
     def __init__(
         self,
         bus: ZmqBus,
         make_cell: Callable[[Callable[[str], None]], ActorCell],
         exported: bool,
-        new_loop: LoopFactory,
+        thread: LoopThread,
+        on_empty: Callable[[], None],
     ) -> None:
         super().__init__(bus, make_cell, exported)
-        self._new_loop = new_loop
+        self._thread = thread
+        self._on_empty = on_empty
+        self._loop = thread.loop
         self._timer: asyncio.TimerHandle | None = None
 
-    def _actor_loop(self) -> None:
-        self._loop = self._new_loop()
-        asyncio.set_event_loop(self._loop)
-        self._loop.call_soon(self._open)
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+    def _start_actor_loop(self) -> None:
+        self._thread.carry(self._open)
 
     def _open(self) -> None:
-        self.on_start()
+        self.mailbox = self._bus.open(self.cell.address, self._exported)
+        self.cell.start()
         if not self.cell.ended:
             self._loop.add_reader(self.mailbox.fd, self._turn)
             self._turn()
@@ -149,10 +189,10 @@ class LoopHost(ThreadHost):
         if self._handle_turn():
             self._loop.call_soon(self._turn)
         elif not self.cell.ended:
-            self.arm_timer()
+            self._arm_timer()
 
-    def arm_timer(self) -> None:
-        """Wake up for the earliest timer of the cell; called after anything that may have set one."""
+    def _arm_timer(self) -> None:
+        """Wake up for the earliest timer of the cell."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -160,18 +200,23 @@ class LoopHost(ThreadHost):
         if due_s is not None:
             self._timer = self._loop.call_later(max(0.0, due_s - self.cell.clock.monotonic_s()), self._turn)
 
+    def _close_senders(self) -> None:
+        if self._thread.let_go():
+            self._on_empty()
+
     def _end(self, reason: str) -> None:
         self._loop.remove_reader(self.mailbox.fd)
         super()._end(reason)
-        self._loop.call_soon(self._loop.stop)
 
 
 class ThreadSystem:
-    """Spawns actors of this process as threads and event loops."""
+    """Spawns the actors of this process: on threads of their own, or together on event loops."""
 
     def __init__(self, bus: ZmqBus, new_loop: LoopFactory = asyncio.new_event_loop) -> None:
         self._bus = bus
         self._new_loop = new_loop
+        self._loops: dict[str, LoopThread] = {}
+        self._lock = threading.Lock()
 
     def spawn(
         self,
@@ -193,7 +238,15 @@ class ThreadSystem:
 
             return ActorCell(address, parent, spec.build, self._bus, self, end)
 
-        if spec.placement == "loop":
-            LoopHost.start(self._bus, make_cell, spec.exported, self._new_loop)
-        else:
+        if not spec.loop:
             ThreadHost.start(self._bus, make_cell, spec.exported)
+            return
+        with self._lock:
+            thread = self._loops.get(spec.loop)
+            if thread is None:
+                thread = self._loops[spec.loop] = LoopThread(spec.loop, self._bus, self._new_loop)
+            LoopHost.start(self._bus, make_cell, spec.exported, thread, lambda: self._forget(spec.loop))
+
+    def _forget(self, loop: str) -> None:
+        with self._lock:
+            del self._loops[loop]

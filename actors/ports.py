@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.module_spec import DesiredStatus, ModuleSpec
+from actors.restart_policy import RestartState
 from actors.stored import DropReason, Ledger, Run, Segment
+from messaging.envelope import Secret
 from messaging.message import Message
 
 
@@ -175,4 +179,160 @@ class CloudLink(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections; `send` opens them again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleAccess:
+    """With what a module reaches the workload API and introduces itself to the hub."""
+
+    generation_id: str = ""
+    workload_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRun:
+    """A module that runs. Its start tells one run of a name from another."""
+
+    pid: int
+    started_at_s: float  # seconds since 1970-01-01 UTC
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleEnd:
+    """How a run ended; code and signal are None when nobody saw it."""
+
+    exit_code: int | None
+    signal: int | None
+    started_at_s: float  # seconds since 1970-01-01 UTC
+    ended_at_s: float  # the same
+
+
+OnExit = Callable[[ModuleEnd], None]
+
+
+class ModuleRuntime(Protocol):
+    """Runs modules in one way: as processes, later as containers. Any thread may call.
+
+    `on_exit` is called in a foreign thread, once per run, maybe before `start` has returned; the name can be
+    started again by then.
+    """
+
+    def start(self, module: ModuleSpec, access: ModuleAccess, on_exit: OnExit) -> ModuleRun:
+        """Start a module.
+
+        Raises:
+            EdgeError: it cannot be started; says why, and what to do.
+        """
+        ...
+
+    def stop(self, name: str, grace_s: float) -> None:
+        """Ask a module to end, kill it after `grace_s` seconds. Returns at once."""
+        ...
+
+    def kill(self, name: str) -> None:
+        """Kill a module. Returns at once."""
+        ...
+
+    def adopt(self, name: str, on_exit: OnExit) -> ModuleRun | ModuleEnd | None:
+        """Take over what runs under `name`, whoever started it; or tell how it ended, or None.
+
+        For a run that this process watches already, `on_exit` takes the place of the one before.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget a module that has ended."""
+        ...
+
+    def names(self) -> tuple[str, ...]:
+        """Return what was started and not removed, running or not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRecord:
+    """What outlives the agent of one module: from what it was made, and how it fared."""
+
+    spec_hash: str
+    startup_order: int
+    desired: DesiredStatus
+    restart: RestartState
+    by_hand: DesiredStatus | None = None  # what a user asked for since the deployment
+
+
+class ModuleRecords(Protocol):
+    """Keeps the records of all modules. Any thread may call; each module's are its supervisor's to write."""
+
+    def all(self) -> Mapping[str, ModuleRecord]:
+        """Return all that are readable, by module."""
+        ...
+
+    def load(self, name: str) -> ModuleRecord | None:
+        """Return the record of a module, None when there is none or it is damaged."""
+        ...
+
+    def save(self, name: str, record: ModuleRecord) -> None:
+        """Keep a record.
+
+        Raises:
+            EnvironmentFault: it cannot be written.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget a module; one that is not there is no error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAccess:
+    """With what a device behind this edge connects to it."""
+
+    device_id: str
+    primary_key: Secret
+    secondary_key: Secret
+
+
+class Security(Protocol):
+    """Identities, keys, certificates and the sockets of the workload API. Used by SecurityActor alone."""
+
+    def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
+        """Make the identity of a module unless it has one, and open its workload socket.
+
+        Raises:
+            EdgeError: the name does not suit, or nothing can be written.
+        """
+        ...
+
+    def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
+        """Return all that may connect to the hub: id, primary key, secondary key, enabled."""
+        ...
+
+    def create_device(self, device_id: str, now_s: float) -> DeviceAccess:
+        """Make the identity of a device behind this edge.
+
+        Raises:
+            EdgeError: it exists, its id does not suit, or nothing can be written.
+        """
+        ...
+
+    def device(self, device_id: str) -> DeviceAccess | None:
+        """Return a device behind this edge, None when there is none of that id."""
+        ...
+
+    def renew_certificates(self, now_s: float) -> bool:
+        """Issue anew what is due; return whether the hub has to load its certificate again.
+
+        Raises:
+            EdgeError: a certificate cannot be issued or written.
+        """
+        ...
+
+    def renew_at_s(self) -> float:
+        """Return when `renew_certificates` has something to do, in seconds since 1970-01-01 UTC."""
+        ...
+
+    def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
+        """Take note of how a module is doing, for whoever asks the workload API for a list."""
         ...

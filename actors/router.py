@@ -118,22 +118,43 @@ class RouterActor(EdgeActor):
         for header in message.headers:
             matches = known.get(header)
             if matches is None:
-                matches = self._route(header)
+                if self._compiled.needs_body(decode_header(header, b"").source):
+                    self._publish_by_body(message)
+                    return
+                matches = self._remember(header, self._matches(header, b""))
             routed.append((header, matches))
-        self.forward(
-            self._store,
-            Append(message.identity, message.epoch, message.index, tuple(routed), message.entries),
-        )
+        self._append(message, tuple(routed), message.entries)
+
+    def _publish_by_body(self, message: Publish) -> None:
+        """Route each message by itself: some condition looks at the body."""
+        routed: dict[tuple[bytes, Matches], int] = {}
+        entries = []
+        for index, body in message.entries:
+            header = message.headers[index]
+            to = routed.setdefault((header, self._matches(header, body)), len(routed))
+            entries.append((to, body))
+        self._append(message, tuple(routed), tuple(entries))
+
+    def _append(
+        self,
+        message: Publish,
+        routed: tuple[tuple[bytes, Matches], ...],
+        entries: tuple[tuple[int, bytes], ...],
+    ) -> None:
+        append = Append(message.identity, message.epoch, message.index, routed, entries)
+        self.forward(self._store, append)
 
     def describe(self) -> dict[str, Any]:
         return {"routes": len(self._compiled.routes), "bad_routes": len(self._bad)}
 
-    def _route(self, header: bytes) -> Matches:
-        found = self._compiled.endpoints_of(decode_header(header, b""))
-        matches = tuple(
+    def _matches(self, header: bytes, body: bytes) -> Matches:
+        found = self._compiled.endpoints_of(decode_header(header, body))
+        return tuple(
             (match.endpoint.id, match.priority, float(match.ttl_s) if match.ttl_s else self._ttl_s)
             for match in found
         )
+
+    def _remember(self, header: bytes, matches: Matches) -> Matches:
         if len(header) <= LONGEST_REMEMBERED_BYTES:
             if len(self._known) >= REMEMBERED_HEADERS:
                 self._known.clear()

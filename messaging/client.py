@@ -17,7 +17,11 @@ T = TypeVar("T")
 
 
 class RequestRefused(BusError):
-    """The actor that was asked answered with a failure; the message is its reason."""
+    """The actor that was asked answered with a failure. `reason` is what it said."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"{address}: {reason}")
+        self.reason = reason
 
 
 class Client:
@@ -77,8 +81,8 @@ class Client:
             if isinstance(reply, answer):
                 return reply
             if isinstance(reply, RequestFailed):
-                raise RequestRefused(f"{reply.address}: {reply.reason}")
-            raise RequestRefused(f"{to} answered {envelope.kind}, {answer.__name__} was expected")
+                raise RequestRefused(reply.address, reply.reason)
+            raise RequestRefused(to, f"answered {envelope.kind}, {answer.__name__} was expected")
 
     def receive(self, kind: type[T], timeout_s: float = 5.0) -> T:
         """Wait for the next message of one kind; others are passed over.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 
 from messaging.errors import AuthError, ConfigError
 from messaging.identity import Identity
+from messaging.nearest import did_you_mean
 from messaging.sas import decode_key
 from messaging.text import quoted
 
@@ -49,7 +49,7 @@ def parse_connection_string(text: str) -> ConnectionString:
         if not equals:
             raise ConfigError("connection string: a part is not of the form Name=value (parts end at ';')")
         if name not in _KNOWN:
-            raise ConfigError(f"connection string: unknown key {quoted(name)}{_nearest(name)}")
+            raise ConfigError(f"connection string: unknown key {quoted(name)}{_way_out(name)}")
         if name in fields:
             raise ConfigError(f"connection string: {name} is there twice")
         if not value:
@@ -68,7 +68,5 @@ def parse_connection_string(text: str) -> ConnectionString:
     )
 
 
-def _nearest(name: str) -> str:
-    by_lower = {known.lower(): known for known in _KNOWN}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[near[0]]}?" if near else f"; known are {', '.join(_KNOWN)}"
+def _way_out(name: str) -> str:
+    return did_you_mean(name, _KNOWN) or f"; known are {', '.join(_KNOWN)}"

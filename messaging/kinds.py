@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final, TypeVar, dataclass_transform
 
 CONTROL: Final = 0  # served first, never dropped silently
@@ -42,8 +42,26 @@ def _values_of(cls: type) -> Callable[[Any], tuple[Any, ...]]:
     return getter
 
 
+def _speed_up(made: type) -> None:
+    """Let `__init__` fill the slots directly: a frozen dataclass takes twice as long, for every message."""
+    known = fields(made)
+    if not known or any(field.default_factory is not MISSING for field in known):
+        return
+    setters = {f"_set_{field.name}": vars(made)[field.name].__set__ for field in known}
+    defaults = {f"_default_{field.name}": field.default for field in known if field.default is not MISSING}
+    parameters = [
+        f"{field.name}=_default_{field.name}" if field.default is not MISSING else field.name
+        for field in known
+    ]
+    body = "\n".join(f"    _set_{field.name}(self, {field.name})" for field in known)
+    names: dict[str, Any] = setters | defaults
+    exec(f"def __init__(self, {', '.join(parameters)}):\n{body}", names)
+    made.__init__ = names["__init__"]  # type: ignore[misc]
+
+
 def _register(cls: type[T], lane: int) -> type[T]:
     made = dataclass(frozen=True, slots=True)(cls)
+    _speed_up(made)
     name = made.__name__
     known = _by_name.get(name)
     if known is not None and known.build.__module__ != made.__module__:
@@ -81,3 +99,12 @@ def kind_of(cls: type) -> Kind:
 def kind_named(name: str) -> Kind | None:
     """Return the kind called `name`, or None when this process knows no such message."""
     return _by_name.get(name)
+
+
+def message_class(name: str) -> Callable[..., Any]:
+    """Return what makes a message of a known kind.
+
+    Raises:
+        KeyError: this process knows no such message.
+    """
+    return _by_name[name].build

@@ -8,6 +8,7 @@ Source: spec sheet hub-protocols.md sections 1.10 and 1.11
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
@@ -35,6 +36,8 @@ _OUT: dict[str, str] = {
     names.CONNECTION_MODULE_ID: "$.cmid",
     names.COMPONENT: "$.sub",
 }
+_OUT_ENCODED = {name: quote(wire, safe="") for name, wire in _OUT.items()}
+_UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]*", re.ASCII)
 _IN_ONLY = {"$.on": names.OUTPUT_NAME, "$.ifid": names.INTERFACE_ID}
 _SENDER = ("$.cdid", "$.cmid")
 _IN = {wire: name for name, wire in _OUT.items() if wire not in _SENDER} | _IN_ONLY
@@ -84,15 +87,19 @@ def encode_bag(properties: Properties, system_properties: Properties) -> str:
             names.CONNECTION_DEVICE_ID: system_properties[names.REPORTER_DEVICE_ID],
             names.CONNECTION_MODULE_ID: system_properties.get(names.REPORTER_MODULE_ID),
         }
+    pairs = []
     for name, wire_name in _OUT.items():
         value = system_properties.get(name)
         if value is not None:
             outgoing.pop(wire_name, None)  # the hub's word replaces a property that uses its name
-            outgoing[wire_name] = value
-    return "&".join(
-        quote(name, safe="") if value is None else f"{quote(name, safe='')}={quote(value, safe='')}"
-        for name, value in outgoing.items()
-    )
+            pairs.append(f"{_OUT_ENCODED[name]}={_encode(value)}")
+    custom = [_encode(k) if v is None else f"{_encode(k)}={_encode(v)}" for k, v in outgoing.items()]
+    return "&".join(custom + pairs)
+
+
+def _encode(text: str) -> str:
+    # quote() takes three times as long, and most ids and numbers do not need it.
+    return text if _UNRESERVED.fullmatch(text) else quote(text, safe="")
 
 
 def _decode(text: str) -> str:

@@ -59,10 +59,8 @@ def decode_key(text: str) -> bytes:
 
 def audience_of(host: str, identity: Identity) -> str:
     """Return the audience of a token for `identity`, not percent-encoded."""
-    audience = f"{host}/devices/{quote(identity.device_id, safe='')}"
-    if identity.module_id is not None:
-        audience += f"/modules/{quote(identity.module_id, safe='')}"
-    return audience
+    audience = f"{host}/devices/{identity.device_id}"
+    return audience if identity.module_id is None else f"{audience}/modules/{identity.module_id}"
 
 
 def make_token(audience: str, key: bytes, expires_s: int, key_name: str = "") -> str:

@@ -9,6 +9,7 @@ spans processes is reconciled in full at PeerUp (DESIGN.md).
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 from collections import deque
@@ -26,6 +27,8 @@ from messaging.envelope import VERSION, Envelope, encode, lane_of, new_packer
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
 from messaging.lifecycle import NOTICES, PeerDown, PeerUp
+
+log = logging.getLogger(__name__)
 
 MAX_SOCKETS: Final = 8192  # ZeroMQ's default of 1023 is used up by threads × destinations
 LINGER_MS: Final = 1000  # 0 loses last words
@@ -73,7 +76,10 @@ class Mailbox:
             try:
                 while len(data) < LOOK_AHEAD:  # so that control need not wait behind the data of a burst
                     frame = recv(zmq.NOBLOCK)
-                    (data if lane_of(frame) else control).append(frame)
+                    if lane_of(frame):
+                        data.append(frame)
+                    else:
+                        control.append(frame)
             except zmq.Again:
                 pass
         elif len(control) == 1 and not data:
@@ -245,9 +251,14 @@ class ZmqBus:
         self._senders.by_address.clear()
 
     def close(self) -> None:
-        """End the bus. All actors must have stopped."""
+        """End the bus after its actors. While some still run, their sockets are left to the process's end:
+        ZeroMQ aborts a process that closes a socket under the thread that uses it.
+        """
         self.close_thread()
-        self._zmq.destroy(LINGER_MS)
+        if self._local:
+            log.error("the bus stays open, for actors still run: %s", ", ".join(sorted(self._local)))
+        else:
+            self._zmq.destroy(LINGER_MS)
 
     def _open_sender(self, to: str) -> _Sender | None:
         known = self._senders.by_address.pop(to, None)

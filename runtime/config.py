@@ -22,8 +22,10 @@ from messaging.errors import ConfigError, EnvironmentFault
 from messaging.nearest import did_you_mean
 
 PREFIX = "EDGE_ACTORS_"
-# What the runtime hands to its own processes; not for users, and no mistake when it is there.
-RUNTIME_VARIABLES = frozenset({"EDGE_ACTORS_RUN", "EDGE_ACTORS_LISTEN_FDS"})
+# What the runtime hands to its own processes, and the command line's switch for tracebacks: no settings.
+RUNTIME_VARIABLES = frozenset(
+    {"EDGE_ACTORS_RUN", "EDGE_ACTORS_MODULE", "EDGE_ACTORS_LISTEN_FDS", "EDGE_ACTORS_DEBUG"}
+)
 
 DEVICE_FILE = "device.json"
 MQTT_TLS_PORT = 8883

@@ -57,7 +57,6 @@ def run_hub(home: Path, run_dir: Path) -> int:
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], context),
-            process_epoch=bus.epoch,
         )
 
     def end(reason: str) -> None:

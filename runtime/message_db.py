@@ -62,13 +62,16 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _guarded(doing: str, *, in_transaction: bool = False) -> Callable[[_Method], _Method]:
-    """Translate errors of SQLite, and let no transaction be committed in which a method failed."""
+    """Translate errors of SQLite, and let no transaction go on or be committed in which a method failed."""
 
     def decorate(method: _Method) -> _Method:
         @functools.wraps(method)
         def guarded(self: MessageDb, *args: Any, **kwargs: Any) -> Any:
             if in_transaction and not self._in_transaction:
                 raise StoreError(f"message database {self.path}: cannot {doing} outside a transaction")
+            if in_transaction and self._failed:
+                # SQLite may have rolled back by itself, and what follows would be kept without the rest.
+                raise StoreError(f"message database {self.path}: cannot {doing} after a part of it failed")
             try:
                 return method(self, *args, **kwargs)
             except BaseException as exc:
@@ -162,7 +165,6 @@ class MessageDb:
 
     @_guarded("undo a transaction")
     def _rollback(self) -> None:
-        self._loaded = False
         if self._connection.in_transaction:  # after some errors SQLite has rolled back by itself
             self._connection.execute("ROLLBACK")
         self._load()

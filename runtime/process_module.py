@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from messaging.errors import ConfigError, EnvironmentFault
 
@@ -47,24 +46,6 @@ class ModuleExit:
     signal: int | None
     started_at_s: float  # seconds since 1970-01-01 UTC
     ended_at_s: float  # the same; when it was noticed if nobody wrote it down
-
-
-class ModuleRuntime(Protocol):
-    """What a supervisor needs to run modules as processes. All methods may be called from any thread."""
-
-    def start(self, spec: ProcessSpec, on_exit: Callable[[ModuleExit], None]) -> RunningModule: ...
-
-    def stop(self, name: str, grace_s: float) -> None: ...
-
-    def kill(self, name: str) -> None: ...
-
-    def adopt(
-        self, name: str, on_exit: Callable[[ModuleExit], None]
-    ) -> RunningModule | ModuleExit | None: ...
-
-    def remove(self, name: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def resolve_command(spec: ProcessSpec) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Reads the tokens of a route: where messages come from, on what condition, where they go.
 
-Source: spec sheet routing.md section 1.1
+Source: spec sheet routing.md sections 1.1 and 2.2
 """
 
 from __future__ import annotations
@@ -14,6 +14,75 @@ from messaging.text import quoted
 
 # A twin, in which routes reach the hub, holds no more than this.
 LONGEST_ROUTE = 32_768
+# Brackets, function calls, NOT and minus inside each other. Bounds the recursion of parser, compiler and
+# compiled condition: each such level has at most one chain of each of the seven levels of operators in it.
+DEEPEST_NESTING = 32
+
+# Higher binds tighter; operators of one level associate to the left. NOT and the sign of a number bind
+# tighter than all of them.
+_LEVELS = {
+    "??": 1,
+    "OR": 2,
+    "AND": 3,
+    "=": 4,
+    "!=": 4,
+    "<>": 4,
+    "<": 5,
+    "<=": 5,
+    ">": 5,
+    ">=": 5,
+    "+": 6,
+    "-": 6,
+    "||": 6,
+    "*": 7,
+    "/": 7,
+    "%": 7,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A string, a number, or one of true, false, null and undefined."""
+
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """`name`, `$name` or `$body.path`; `is_escaped` when written in braces: `{$name}`."""
+
+    token: Token
+    is_escaped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function and its arguments."""
+
+    name: Token
+    arguments: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """NOT or a sign before an operand."""
+
+    operator: Token
+    operand: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """`first`, then operators with their right sides, to be applied from left to right.
+
+    `a = b AND c` is the chain a, (= b), (AND c): thousands of terms make a long chain, not a deep tree.
+    """
+
+    first: Expression
+    steps: list[tuple[Token, Expression]]
+
+
+Expression = Constant | Property | Call | Prefix | Chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +98,7 @@ class RouteSyntax:
     """A route as it is written; nothing in it has been checked but its grammar."""
 
     source: str  # with the blanks taken out: `/messages/*`
+    condition: Expression | None
     sink: Sink
 
 
@@ -41,6 +111,24 @@ def parse_route(text: str) -> RouteSyntax:
     if len(text) > LONGEST_ROUTE:
         raise RouteError(f"The route has {len(text)} characters; at most {LONGEST_ROUTE} are allowed")
     return _Parser(tokenize(text)).route()
+
+
+_CONSTANTS = (Kind.STRING, Kind.INTEGER, Kind.HEX, Kind.REAL, Kind.CONSTANT)
+
+
+def _level(token: Token) -> int:
+    """How tight a binary operator binds; 0 for any other token."""
+    is_operator = token.kind in (Kind.OPERATOR, Kind.PUNCTUATION)
+    return _LEVELS.get(token.text.upper(), 0) if is_operator else 0
+
+
+def _join(operands: list[Expression], operators: list[Token]) -> None:
+    """Put the last two operands together with the last operator."""
+    right, operator = operands.pop(), operators.pop()
+    left = operands.pop()
+    chain = left if isinstance(left, Chain) else Chain(left, [])
+    chain.steps.append((operator, right))
+    operands.append(chain)
 
 
 class _Parser:
@@ -57,11 +145,16 @@ class _Parser:
             self._expect_text("*")
         self._expect_keyword("FROM")
         source = self._source()
-        self._expect_keyword("INTO")
+        condition = None
+        if self._skip_keyword("WHERE"):
+            condition = self._expression(0)
+            self._end_condition()
+        else:
+            self._expect_keyword("INTO", hint="expected WHERE or INTO")
         sink = self._sink()
         if self._peek().kind is not Kind.END:
             self._refuse("nothing may follow the sink")
-        return RouteSyntax(source, sink)
+        return RouteSyntax(source, condition, sink)
 
     def _source(self) -> str:
         items: list[str] = []
@@ -86,6 +179,65 @@ class _Parser:
         self._expect_text(")")
         return Sink(name, address)
 
+    def _end_condition(self) -> None:
+        token = self._peek()
+        if token.text == ")" and self._tokens[self._at - 1].text == ")":
+            raise RouteError("Syntax error: unmatched closing ')'", token.line, token.column)
+        self._expect_keyword("INTO", hint="expected an operator or INTO")
+
+    def _expression(self, nesting: int) -> Expression:
+        """Operands with operators between. Two stacks, so that levels of operators are no recursion."""
+        operands = [self._operand(nesting)]
+        operators: list[Token] = []
+        while level := _level(self._peek()):
+            while operators and _level(operators[-1]) >= level:
+                _join(operands, operators)
+            operators.append(self._next())
+            operands.append(self._operand(nesting))
+        while operators:
+            _join(operands, operators)
+        return operands[0]
+
+    def _operand(self, nesting: int) -> Expression:
+        token = self._next()
+        if nesting > DEEPEST_NESTING:
+            hint = f"at most {DEEPEST_NESTING} levels are allowed"
+            raise RouteError("The condition is nested too deeply", token.line, token.column, hint=hint)
+        if token.kind is Kind.NAME:
+            return self._call(token, nesting) if self._peek().text == "(" else Property(token)
+        if token.kind is Kind.SYSTEM_PROPERTY:
+            return Property(token)
+        if token.kind in _CONSTANTS:
+            return Constant(token)
+        if token.text == "(":
+            return self._bracket(token, nesting)
+        if token.text == "{":
+            name = self._next()
+            if name.kind is not Kind.SYSTEM_PROPERTY:
+                self._refuse("only a system property, $name, can stand in braces", name)
+            self._expect_text("}")
+            return Property(name, is_escaped=True)
+        if token.kind is Kind.OPERATOR and token.text.upper() in ("NOT", "-"):
+            return Prefix(token, self._operand(nesting + 1))
+        return self._refuse("expected a property, a value or a function", token)
+
+    def _bracket(self, opening: Token, nesting: int) -> Expression:
+        expression = self._expression(nesting + 1)
+        if self._peek().kind in (Kind.KEYWORD, Kind.END):
+            raise RouteError("Syntax error: missing closing ')'", opening.line, opening.column)
+        self._expect_text(")")
+        return expression
+
+    def _call(self, name: Token, nesting: int) -> Call:
+        self._expect_text("(")
+        arguments: list[Expression] = []
+        while self._peek().text != ")":
+            if arguments:
+                self._expect_text(",", hint="expected , or )")
+            arguments.append(self._expression(nesting + 1))
+        self._next()
+        return Call(name, tuple(arguments))
+
     def _peek(self) -> Token:
         return self._tokens[self._at]
 
@@ -101,13 +253,13 @@ class _Parser:
             self._next()
         return found
 
-    def _expect_keyword(self, keyword: str) -> None:
+    def _expect_keyword(self, keyword: str, hint: str = "") -> None:
         if not self._skip_keyword(keyword):
-            self._refuse(f"expected {keyword}")
+            self._refuse(hint or f"expected {keyword}")
 
-    def _expect_text(self, text: str) -> None:
+    def _expect_text(self, text: str, hint: str = "") -> None:
         if self._peek().text != text:
-            self._refuse(f"expected {text}")
+            self._refuse(hint or f"expected {text}")
         self._next()
 
     def _refuse(self, hint: str, token: Token | None = None) -> NoReturn:

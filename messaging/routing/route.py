@@ -9,10 +9,11 @@ Source: spec sheet routing.md sections 1.2, 1.3 and 4
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from messaging.errors import RouteError
 from messaging.message import Message
+from messaging.routing.compile import Condition, View, compile_condition
 from messaging.routing.grammar import Sink, parse_route
 from messaging.text import quoted
 
@@ -45,6 +46,7 @@ class CompiledRoute:
     endpoint: Endpoint
     priority: int  # the lowest number goes first
     ttl_s: int  # 0: the hub's
+    condition: Condition | None = field(repr=False)  # None: every message
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,22 @@ def compile_route(
     """Compile one route of the deployment.
 
     Raises:
-        RouteError: `text` is not a route, or names a sink that does not exist. No other error comes out.
+        RouteError: `text` is not a route, names a sink that does not exist, or has a condition whose types do
+            not go together. No other error comes out.
     """
     syntax = parse_route(text)
     endpoint = _endpoint(syntax.sink, edge_device_id)
-    return CompiledRoute(name, text, _prefix(syntax.source), endpoint, priority, ttl_s)
+    condition = None if syntax.condition is None else compile_condition(syntax.condition)
+    return CompiledRoute(name, text, _prefix(syntax.source), endpoint, priority, ttl_s, condition)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """What the source of a message decides."""
+
+    routes: tuple[CompiledRoute, ...]  # whose prefix fits
+    always: tuple[EndpointMatch, ...] | None  # the answer, if none of them has a condition
+    needs_body: bool
 
 
 class CompiledRoutes:
@@ -76,14 +89,14 @@ class CompiledRoutes:
     def __init__(self, routes: Iterable[CompiledRoute]) -> None:
         self.routes = tuple(routes)
         self.endpoints = tuple({route.endpoint.id: route.endpoint for route in self.routes}.values())
-        self._by_source: dict[str, tuple[EndpointMatch, ...]] = {}
+        self._by_source: dict[str, _Candidates] = {}
 
     def needs_body(self, source: str) -> bool:
-        """Whether some condition may look at the body of messages from this source path.
+        """Say whether some condition may look at the body of messages from this source path.
 
         If not, messages with equal headers go to equal endpoints.
         """
-        return False
+        return self._candidates(source).needs_body
 
     def endpoints_of(self, message: Message) -> tuple[EndpointMatch, ...]:
         """Return where a message goes, an endpoint once; no endpoint means that it is dropped.
@@ -91,14 +104,26 @@ class CompiledRoutes:
         Of several routes to one endpoint the one with the lowest priority number counts, with its time to
         live; of equal ones the one that stands first.
         """
-        matches = self._by_source.get(message.source)
-        if matches is None:
-            path = message.source.lower()
-            matches = _best(route for route in self.routes if path.startswith(route.prefix))
+        candidates = self._candidates(message.source)
+        if candidates.always is not None:
+            return candidates.always
+        view = View(message)
+        return _best(
+            route for route in candidates.routes if route.condition is None or route.condition.evaluate(view)
+        )
+
+    def _candidates(self, source: str) -> _Candidates:
+        known = self._by_source.get(source)
+        if known is None:
+            path = source.lower()
+            routes = tuple(route for route in self.routes if path.startswith(route.prefix))
+            conditions = [route.condition for route in routes if route.condition is not None]
+            always = None if conditions else _best(routes)
+            known = _Candidates(routes, always, any(condition.reads_body for condition in conditions))
             if len(self._by_source) >= _MOST_SOURCES_REMEMBERED:
                 self._by_source.clear()
-            self._by_source[message.source] = matches
-        return matches
+            self._by_source[source] = known
+        return known
 
 
 def _best(routes: Iterable[CompiledRoute]) -> tuple[EndpointMatch, ...]:

@@ -58,7 +58,8 @@ def measure(deployment: Path, directory: Path, starts: int, after_s: float) -> d
     home, log = directory / "home", directory / "edge.log"
     with EdgeRun(deployment, home, log) as run:
         run.wait("tls")
-        leaf = run.identity("create", LEAF, "--out", str(directory))
+        run.ask("identity", "create", LEAF, "--out", str(directory))
+        leaf = run.identity("show", LEAF)
         first_puback_s(run, leaf, directory / "ca.pem")
     took_s = []
     for number in range(1, starts + 1):

@@ -156,7 +156,7 @@ class EdgePeer:
             self._publishers = [self._run.identity("show", name) for name in names]
             self._consumer = self._run.identity("show", "consumer")
             # Any new leaf device comes with the CA certificate that the hub's own is checked against.
-            self._run.identity("create", "bench-leaf", "--out", str(self.directory))
+            self._run.ask("identity", "create", "bench-leaf", "--out", str(self.directory))
         except BaseException:
             self.__exit__()
             raise

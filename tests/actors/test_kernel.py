@@ -58,15 +58,15 @@ class World(Protocol):
 
 
 class ThreadWorld:
-    def __init__(self, bus: ZmqBus, client: Client, placement: Any) -> None:
-        self.bus, self.client, self.placement = bus, client, placement
+    def __init__(self, bus: ZmqBus, client: Client, loop: str) -> None:
+        self.bus, self.client, self.loop = bus, client, loop
         self.dead_letters = bus.dead_letters
         self.system = ThreadSystem(bus, asyncio.new_event_loop)
         self.ends: dict[str, threading.Event] = {}
 
     def start(self, address: str, build: Callable[[], EdgeActor]) -> None:
         end = self.ends[address] = threading.Event()
-        spec = ChildSpec(address, build, self.placement)
+        spec = ChildSpec(address, build, self.loop)
         self.system.spawn(spec, address, "test/asker", lambda reason: end.set())
 
     def tell(self, to: str, message: object) -> None:
@@ -115,7 +115,7 @@ class MemoryWorld:
                     kind = kind_named(envelope.kind)
                     assert kind is not None
                     if envelope.kind == "RequestFailed":
-                        raise RequestRefused(envelope.body[2])
+                        raise RequestRefused(envelope.body[1], envelope.body[2])
                     self.seen.remove(envelope)
                     return kind.build(*envelope.body)
             self.system.advance(timeout_s)
@@ -147,7 +147,7 @@ def world(request: pytest.FixtureRequest, bus: ZmqBus, client: Client) -> Iterat
     if request.param == "memory":
         yield MemoryWorld()
         return
-    made = ThreadWorld(bus, client, request.param)
+    made = ThreadWorld(bus, client, "shared" if request.param == "loop" else "")
     yield made
     made.close()
 

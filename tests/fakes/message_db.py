@@ -195,6 +195,8 @@ class MemoryMessageDb:
     def _change(self, doing: str) -> Iterator[_Contents]:
         if self._open is None:
             raise StoreError(f"memory store: cannot {doing} outside a transaction")
+        if self._failed:
+            raise StoreError(f"memory store: cannot {doing} after a part of it failed")
         try:
             yield self._open
         except BaseException:

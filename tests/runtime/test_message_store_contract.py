@@ -135,6 +135,14 @@ def test_reading_stops_before_the_bytes_are_too_many(
     assert bodies(found) == expected
 
 
+def test_reading_from_before_the_start_shows_no_other_queue(store: MessageStore) -> None:
+    append(store, message("1", to("a")), message("2", to("b")))
+
+    found = store.read("b", -position_of(DEFAULT_PRIORITY, 0), max_count=9, max_bytes=99, now_s=NOW_S)
+
+    assert bodies(found) == ["2"]
+
+
 def test_an_endpoint_nobody_sent_to_has_nothing(store: MessageStore) -> None:
     with store.transaction():
         assert store.delivered("nobody", [position_of(0, 1)]) == 0
@@ -399,6 +407,8 @@ def test_the_rest_of_a_transaction_is_not_kept_when_a_part_of_it_failed(store: M
         store.append([message("right", to("a"))], NOW_S)
         with pytest.raises(StoreError):
             store.append([message("also right", to("b")), twice], NOW_S)
+        with pytest.raises(StoreError, match="after a part of it failed"):
+            store.append([message("too late", to("b"))], NOW_S)
 
     with pytest.raises(StoreError, match="a part of it failed"), store.transaction():
         append_and_go_on_after_a_failure()
@@ -472,9 +482,18 @@ def test_without_space_appends_fail_whole_while_delivery_goes_on(
         store.append([message("small", to("a"))], NOW_S)
         store.append(large, NOW_S)
 
+    def append_too_much_and_go_on() -> None:
+        with pytest.raises(StoreFull):
+            append_too_much()
+        with pytest.raises(StoreError, match="after a part of it failed"):
+            store.save_session("edge/a", b"kept without the rest")
+
     for _ in range(3):
         with pytest.raises(StoreFull, match="no space left"), store.transaction():
             append_too_much()
+        with pytest.raises(StoreError, match="a part of it failed"), store.transaction():
+            append_too_much_and_go_on()
+    assert store.sessions() == {}
     with store.transaction():
         assert store.delivered("a", positions(waiting(store, "a"))[:5]) == 5
 

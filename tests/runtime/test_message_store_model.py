@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from actors.ports import MessageStore
-from actors.stored import DEFAULT_PRIORITY, DropReason, Match, NewMessage, Totals, position_of
+from actors.stored import DEFAULT_PRIORITY, DropReason, Match, NewMessage, Totals, position_of, seq_of
+from runtime.message_db import MessageDb
 from tests.runtime.message_stores import InMemory, OnSqlite, StoreKind, waiting
 
 ENDPOINTS = ("iothub", "edge/filter/in", "edge/log/in")
@@ -243,6 +244,12 @@ class OnSqliteMachine(Machine):
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         super().__init__(OnSqlite(self.folder))
+
+    @invariant()
+    def every_body_is_there_as_long_as_a_queue_holds_it(self) -> None:
+        assert isinstance(self.store, MessageDb)
+        holders = Counter(seq_of(place) for queue in self.model.queues.values() for place in queue)
+        assert dict(self.store._connection.execute("SELECT seq, refs FROM messages")) == holders
 
     def teardown(self) -> None:
         super().teardown()

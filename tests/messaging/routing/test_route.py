@@ -177,7 +177,7 @@ def test_an_error_says_what_was_expected() -> None:
     with pytest.raises(RouteError) as caught:
         compiled("FROM /* TO $upstream")
 
-    assert str(caught.value) == "line 1, column 9: Syntax error. (found 'TO', expected INTO)"
+    assert str(caught.value) == "line 1, column 9: Syntax error. (found 'TO', expected WHERE or INTO)"
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,7 @@ def test_many_sources_do_not_fill_the_memory_and_match_as_before() -> None:
     found = [bool(routes.endpoints_of(message(f"/messages/modules/M/outputs/o{n}/"))) for n in range(5000)]
 
     assert [n for n, hit in enumerate(found) if hit] == [7]
+    assert len(routes._by_source) <= 1024
 
 
 PIECES = ["FROM", "INTO", "SELECT", "*", "/", "/*", "*/", "$upstream", "BrokeredEndpoint", "(", ")", '"', "'"]
@@ -261,3 +262,61 @@ def test_any_text_is_a_route_or_refused(text: str) -> None:
 def test_a_route_of_a_megabyte_is_refused() -> None:
     with pytest.raises(RouteError, match="at most 32768"):
         compiled("FROM /" + "a" * 1_000_000 + " INTO $upstream")
+
+
+def test_a_message_passes_only_where_the_condition_is_true() -> None:
+    to_m = 'BrokeredEndpoint("/modules/M/inputs/I")'
+    routes = CompiledRoutes(
+        [
+            compiled("FROM /messages/* WHERE level = 'warn' INTO $upstream", "true", priority=5),
+            compiled("FROM /messages/* WHERE level = 'info' INTO $upstream", "false", priority=0),
+            compiled("FROM /messages/* WHERE absent != 'info' INTO $upstream", "undefined", priority=1),
+            compiled(f"FROM /messages/modules/other WHERE level = 'warn' INTO {to_m}", "elsewhere"),
+            compiled(f"FROM /messages/* WHERE $body.t > 20 INTO {to_m}", "body"),
+        ]
+    )
+    json = {"contentType": "application/json", "contentEncoding": "utf-8"}
+
+    hot = Message(DEVICE_MESSAGE, {"Level": "warn"}, json, b'{"t":21}')
+    cold = Message(DEVICE_MESSAGE, {"Level": "warn"}, json, b'{"t":19}')
+
+    assert [match.route_name for match in routes.endpoints_of(hot)] == ["true", "body"]
+    assert [match.route_name for match in routes.endpoints_of(cold)] == ["true"]
+    assert routes.endpoints_of(message(DEVICE_MESSAGE)) == ()
+
+
+def test_only_sources_with_a_condition_on_the_body_need_it() -> None:
+    routes = CompiledRoutes(
+        [
+            compiled("FROM /* WHERE level = 'warn' INTO $upstream"),
+            compiled("FROM /messages/modules/M/* WHERE $body.t > 20 INTO $upstream"),
+        ]
+    )
+
+    assert {path: routes.needs_body(path) for path in (DEVICE_MESSAGE, OUTPUT_MESSAGE, TWIN_CHANGE)} == {
+        DEVICE_MESSAGE: False,
+        OUTPUT_MESSAGE: True,
+        TWIN_CHANGE: False,
+    }
+
+
+def test_a_comment_swallows_what_the_reference_hub_lets_it_swallow() -> None:
+    route = compiled("FROM /messages/* WHERE a = 'b' /* c */ INTO $upstream")
+
+    assert (route.prefix, route.condition) == ("/messages/", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("FROM /* WHERE a = 'x' /* c */ INTO $upstream", (1, 31)),
+        ("FROM /messages/* WHERE a = 'x*/y' INTO $upstream", (1, 32)),
+        ("FROM /messages WHERE a = 'x'INTO $upstream", (1, 34)),
+        ("FROM /messages WHERE\na = 'x' AND\n  b > 5 INTO $upstream", (3, 5)),
+    ],
+)
+def test_a_mistake_in_a_condition_is_placed_in_the_route(text: str, position: tuple[int, int]) -> None:
+    with pytest.raises(RouteError) as caught:
+        compiled(text)
+
+    assert (caught.value.line, caught.value.column) == position

@@ -1,0 +1,159 @@
+"""Gives modules and devices their identities, tells the hub who may connect, renews certificates in time.
+
+Understands: EnsureModules, GetIdentities, CreateDevice, GetDevice, RenewalDue, ModuleReported, PeerUp,
+             PeerDown
+Tells:       hub/identities (Identities at PeerUp and at each change), hub (CertificateChanged)
+Started by:  AgentRootActor, before anything that needs an identity
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from actors.base import EdgeActor
+from actors.hub_config import CertificateChanged
+from actors.identities import GetIdentities, Identities
+from actors.ports import DeviceAccess, Security
+from actors.supervisor import ModuleReported
+from messaging.envelope import Secret
+from messaging.errors import EdgeError
+from messaging.kinds import message
+from messaging.lifecycle import PeerDown, PeerUp, RequestFailed
+
+log = logging.getLogger(__name__)
+
+HUB: Final = "hub"
+HUB_IDENTITIES: Final = "hub/identities"
+LONGEST_WAIT_S: Final = 24 * 3600.0  # the clock may be set meanwhile
+RETRY_S: Final = 3600.0
+
+
+@message
+class EnsureModules:
+    """Make what these modules need before they start. Answered with ModulesEnsured."""
+
+    names: tuple[str, ...]
+
+
+@message
+class ModulesEnsured:
+    """For each module (name, generation id, workload URI, problem); with a problem the others are ""."""
+
+    entries: tuple[tuple[str, str, str, str], ...]
+
+
+@message
+class CreateDevice:
+    """Make the identity of a device behind this edge. Answered with DeviceIdentity."""
+
+    device_id: str
+
+
+@message
+class GetDevice:
+    """Tell the keys of a device behind this edge. Answered with DeviceIdentity."""
+
+    device_id: str
+
+
+@message
+class DeviceIdentity:
+    """With what a device connects."""
+
+    device_id: str
+    primary_key: Secret
+    secondary_key: Secret
+
+
+@message
+class RenewalDue:
+    """Timer: look after the certificates."""
+
+
+class SecurityActor(EdgeActor):
+    """The one user of the keys while the edge runs."""
+
+    def __init__(self, security: Security) -> None:
+        self._security = security
+        self._hub_is_up = False
+
+    def on_start(self) -> None:
+        self.context.watch_peer(HUB)
+        self._wait_for_renewal()
+
+    def on_ensure_modules(self, message: EnsureModules) -> None:
+        before = self._security.identities()
+        self.reply(ModulesEnsured(tuple(self._ensure(name) for name in message.names)))
+        if self._security.identities() != before:
+            self._tell_hub()
+
+    def on_get_identities(self, message: GetIdentities) -> None:
+        self.reply(Identities(self._security.identities()))
+
+    def on_create_device(self, message: CreateDevice) -> None:
+        try:
+            made = self._security.create_device(message.device_id, self.clock.now_s())
+        except EdgeError as exc:
+            self.reply(RequestFailed("CreateDevice", self.address, str(exc)))
+            return
+        log.info("device %s created", made.device_id)
+        self._tell_hub()
+        self._reply_with(made)
+
+    def on_get_device(self, message: GetDevice) -> None:
+        found = self._security.device(message.device_id)
+        if found is None:
+            reason = (
+                f"there is no device '{message.device_id}' behind this edge; "
+                f"make it with `edge-actors identity create {message.device_id}`"
+            )
+            self.reply(RequestFailed("GetDevice", self.address, reason))
+        else:
+            self._reply_with(found)
+
+    def on_peer_up(self, message: PeerUp) -> None:
+        self._hub_is_up = True
+        self._tell_hub()
+
+    def on_peer_down(self, message: PeerDown) -> None:
+        self._hub_is_up = False
+
+    def on_renewal_due(self, message: RenewalDue) -> None:
+        try:
+            changed = self._security.renew_certificates(self.clock.now_s())
+        except EdgeError as exc:
+            log.error("certificates cannot be renewed, tried again in an hour: %s", exc)
+            self.set_timer(RETRY_S, RenewalDue())
+            return
+        if changed and self._hub_is_up:
+            self.tell(HUB, CertificateChanged())
+        self._wait_for_renewal()
+
+    def on_module_reported(self, message: ModuleReported) -> None:
+        self._security.note_module(message.name, message.status, message.since_s, message.exit_code)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "identities": len(self._security.identities()),
+            "renew_certificates_at_s": self._security.renew_at_s(),
+        }
+
+    def _ensure(self, name: str) -> tuple[str, str, str, str]:
+        try:
+            access = self._security.ensure_module(name, self.clock.now_s())
+        except EdgeError as exc:
+            return (name, "", "", str(exc))
+        return (name, access.generation_id, access.workload_uri, "")
+
+    def _tell_hub(self) -> None:
+        """Send all there is; a hub that is not up gets them when it is."""
+        if self._hub_is_up:
+            self.tell(HUB_IDENTITIES, Identities(self._security.identities()))
+
+    def _reply_with(self, device: DeviceAccess) -> None:
+        self.reply(DeviceIdentity(device.device_id, device.primary_key, device.secondary_key))
+
+    def _wait_for_renewal(self) -> None:
+        wait_s = self._security.renew_at_s() - self.clock.now_s()
+        self.set_timer(min(max(wait_s, 0.0), LONGEST_WAIT_S), RenewalDue())

@@ -1,0 +1,74 @@
+"""`edge-actors ledger`: every message accounted for, whether the edge runs or not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runtime.cli.options import common_options
+from runtime.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from actors.stored import Ledger
+
+TERMS = ("accepted", "delivered", "expired", "dropped", "pending")
+
+
+@click.command()
+@common_options
+def ledger(home: Path, as_json: bool) -> int:
+    """Account for every message that the hub accepted.
+
+    received = unrouted + routed, and for each endpoint
+    accepted = delivered + expired + dropped + pending.
+
+    Each number is counted at its own event. When an equation does not hold, it is told on stderr and the
+    exit code is 1.
+    """
+    from runtime.home import Home
+    from runtime.message_ledger import read_ledger
+
+    found = read_ledger(Home(home).message_db)
+    if as_json:
+        print_json(as_values(found))
+    else:
+        total = found.total
+        click.echo(f"received {total.received} = unrouted {total.unrouted} + routed {total.routed}")
+        if found.endpoints:
+            click.echo()
+            print_table(("ENDPOINT", *(term.upper() for term in TERMS), ""), _rows(found))
+    for problem in found.imbalances():
+        click.echo(f"error: the ledger does not balance: {problem}", err=True)
+    return 1 if found.imbalances() else 0
+
+
+def as_values(ledger: Ledger) -> dict[str, Any]:
+    """Return a ledger as plain values, under the names of its terms."""
+    return {
+        "total": asdict(ledger.total),
+        "endpoints": {
+            endpoint_id: {
+                "accepted": row.accepted,
+                "delivered": row.delivered,
+                "expired": row.expired,
+                "dropped": row.dropped,
+                "dropped_by_reason": dict(row.dropped_by_reason),
+                "pending": row.pending,
+            }
+            for endpoint_id, row in ledger.endpoints.items()
+        },
+    }
+
+
+def _rows(ledger: Ledger) -> list[tuple[object, ...]]:
+    return [
+        (endpoint_id, *(getattr(row, term) for term in TERMS), _reasons(row.dropped_by_reason))
+        for endpoint_id, row in sorted(ledger.endpoints.items())
+    ]
+
+
+def _reasons(counts: Any) -> str:
+    return ", ".join(f"{count} dropped: {reason}" for reason, count in sorted(counts.items()))

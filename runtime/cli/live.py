@@ -1,0 +1,125 @@
+"""Shows the live picture while `edge-actors run` runs on a terminal.
+
+It asks the agent and the hub as any other client would, in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+
+from actors.agent import ListModules, ModuleList
+from actors.agent_root import AGENT
+from actors.hub_root import UPSTREAM
+from actors.upstream import GetLinkState, LinkState
+from messaging.client import Client
+from messaging.errors import BusError, EdgeError
+from runtime.cli.log_setup import LastWarnings
+from runtime.cli.picture import Snapshot, Warning, draw
+from runtime.config import Settings
+from runtime.home import Home
+from runtime.message_ledger import read_ledger
+from runtime.run_directory import AGENT as AGENT_LOCK
+from runtime.run_directory import Lock, RunDirectory
+
+PERIOD_S: Final = 0.5
+ANSWER_LIMIT_S: Final = 1.0
+LEDGER_SHARE: Final = 20  # one part in so many of the time may go into counting: long queues take long
+
+
+class LivePicture:
+    """Draws on the alternate screen of the terminal while it is entered, from the agent's first answer on.
+
+    Afterwards the last counts stay on the normal screen.
+    """
+
+    def __init__(self, settings: Settings, console: Console | None = None) -> None:
+        self._run = RunDirectory.of(settings.home)
+        self._message_db = Home(settings.home).message_db
+        self._console = console if console is not None else Console()
+        self._warnings = LastWarnings()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._draw_until_ended, name="picture", daemon=True)
+        self._ledger_due_s = 0.0
+        self._seen = False
+        now_s = time.time()
+        self._known = Snapshot(
+            state="starting",
+            device_id=settings.device_id,
+            home=str(settings.home),
+            listen=tuple(map(str, settings.listen)),
+            since_s=now_s,
+            now_s=now_s,
+        )
+
+    def __enter__(self) -> LivePicture:
+        logging.getLogger().addHandler(self._warnings)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        logging.getLogger().removeHandler(self._warnings)
+        if self._seen:
+            self._read_ledger()
+            last = replace(self._known, state="stopped", now_s=time.time(), modules=(), hint="")
+            self._console.print(draw(last))
+
+    def _draw_until_ended(self) -> None:
+        while Lock(self._run, AGENT_LOCK).holder() is None:
+            if self._ended.wait(PERIOD_S):
+                return
+        with Client.outside(self._run.path) as client:
+            while not self._ask_agent(client):
+                if self._ended.wait(PERIOD_S):
+                    return
+            self._seen = True
+            with Live(console=self._console, screen=True, auto_refresh=False) as live:
+                while True:
+                    self._look(client)
+                    live.update(draw(self._known), refresh=True)
+                    if self._ended.wait(PERIOD_S):
+                        return
+
+    def _look(self, client: Client) -> None:
+        state = "running" if self._ask_agent(client) else "stopping"
+        self._ask_hub(client)
+        if time.monotonic() >= self._ledger_due_s:
+            self._read_ledger()
+        warnings = tuple(
+            Warning(record.created, record.levelname, record.getMessage())
+            for record in tuple(self._warnings.records)
+        )
+        self._known = replace(self._known, state=state, now_s=time.time(), warnings=warnings)
+
+    def _ask_agent(self, client: Client) -> bool:
+        try:
+            found = client.ask(AGENT, ListModules(), ModuleList, ANSWER_LIMIT_S)
+        except BusError:
+            return False
+        bad_routes = tuple((name, problem) for name, _, problem in found.routes)
+        self._known = replace(self._known, modules=found.modules, bad_routes=bad_routes)
+        return True
+
+    def _ask_hub(self, client: Client) -> None:
+        try:
+            link = client.ask(UPSTREAM, GetLinkState(), LinkState, ANSWER_LIMIT_S)
+        except BusError:
+            return  # it restarts; the table of modules says so
+        self._known = replace(self._known, upstream_on=link.on)
+
+    def _read_ledger(self) -> None:
+        began_s = time.monotonic()
+        try:
+            self._known = replace(self._known, ledger=read_ledger(self._message_db))
+        except EdgeError:
+            return  # the hub is making it
+        now_s = time.monotonic()
+        self._ledger_due_s = now_s + (now_s - began_s) * LEDGER_SHARE

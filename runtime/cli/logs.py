@@ -1,0 +1,68 @@
+"""`edge-actors logs NAME`: the log of a module or of a process of the edge itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runtime.cli.options import common_options
+
+if TYPE_CHECKING:
+    from runtime.home import Home
+
+
+@click.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@common_options
+def logs(name: str, follow: bool, tail: int | None, home: Path, as_json: bool) -> None:
+    """Show what module NAME wrote. The edge's own processes are called edgeHub and edgeAgent.
+
+    With --json each line is an object with the name of the module and the line.
+    """
+    from runtime import logs as log_files
+    from runtime.home import Home
+
+    path = _path_of(name, Home(home))
+    blocks = log_files.follow(path, tail, threading.Event()) if follow else log_files.read(path, tail)
+    out = sys.stdout.buffer
+    for block in _as_json(name, blocks) if as_json else blocks:
+        out.write(block)
+        out.flush()
+
+
+def _path_of(name: str, home: Home) -> Path:
+    from messaging.errors import ConfigError, EnvironmentFault
+    from messaging.nearest import did_you_mean
+
+    names = home.log_names()
+    if name in names:
+        return home.log_of(name)
+    if not names:
+        raise EnvironmentFault(
+            f"home {home.path} has no logs; was an edge run with it? (`edge-actors run --home {home.path}`)"
+        )
+    hint = did_you_mean(name, names) or f"; there are {', '.join(names)}"
+    raise ConfigError(f"there is no log of a module {name!r}{hint}")
+
+
+def _as_json(name: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield _object(name, line)
+    if rest:
+        yield _object(name, rest)
+
+
+def _object(name: str, line: bytes) -> bytes:
+    content = {"name": name, "line": line.decode("utf-8", "replace").removesuffix("\r")}
+    return json.dumps(content, ensure_ascii=False).encode() + b"\n"

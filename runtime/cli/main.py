@@ -1,0 +1,153 @@
+"""The command line `edge-actors`. Each command is a file of this folder, imported only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, cast
+
+import click
+
+from messaging.errors import ConfigError, EdgeError
+
+DEBUG_VARIABLE: Final = "EDGE_ACTORS_DEBUG"
+
+FAILED: Final = 1
+USER_ERROR: Final = 2
+INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
+BROKEN_PIPE: Final = 141  # likewise SIGPIPE
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a command is, and its line of help: `--help` must not import them all."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+_HERE = "runtime.cli."
+COMMANDS: Final[Mapping[str, Entry]] = {
+    "run": Entry(_HERE + "run", "run", "Run an edge from a deployment manifest."),
+    "list": Entry(_HERE + "modules", "list_modules", "List the modules and how they are."),
+    "start": Entry(_HERE + "modules", "start", "Start a module."),
+    "stop": Entry(_HERE + "modules", "stop", "Stop a module; it stays stopped until it is started."),
+    "restart": Entry(_HERE + "modules", "restart", "Stop a module and start it again."),
+    "logs": Entry(_HERE + "logs", "logs", "Show the log of a module, of edgeHub or of edgeAgent."),
+    "ledger": Entry(_HERE + "ledger", "ledger", "Account for every message: where did it go?"),
+    "routes": Entry(_HERE + "routes", "routes", "Show the routes in force and those left out."),
+    "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),
+    "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
+    "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),
+}
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What holds for one call of the program; click hands it to every command."""
+
+    debug: bool = False
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        return cast(click.Command, getattr(importlib.import_module(entry.module), entry.attribute))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from messaging.nearest import did_you_mean
+
+            hint = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"there is no command {name!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`edge-actors COMMAND --help` says more about one command.",
+)
+@click.version_option(package_name="edge-actors", message="%(prog)s %(version)s")
+def cli() -> None:
+    """An edge runtime that unmodified Azure IoT device SDKs can use."""
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit code; errors are told on stderr.
+
+    0 done, 2 what the user wrote or set is wrong, 1 any other failure.
+    """
+    invocation = Invocation(debug=bool(os.environ.get(DEBUG_VARIABLE)))
+    try:
+        with cli.make_context("edge-actors", list(arguments), obj=invocation) as context:
+            result: Any = cli.invoke(context)
+        sys.stdout.flush()  # a reader that has gone shall be noticed here and not while Python ends
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message())
+        return USER_ERROR
+    except Exception as exc:  # noqa: BLE001 - the last one to whom it can be told is the user
+        if invocation.debug:
+            traceback.print_exc()
+        code, message = _explain(exc)
+        click.echo(f"error: {message}", err=True)
+        return code
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Return the exit code of an error and what the user is told."""
+    match error:
+        case click.ClickException():
+            return USER_ERROR, _usage_message(error)
+        case ConfigError():
+            return USER_ERROR, str(error)
+        case EdgeError():
+            return FAILED, str(error)
+        case OSError() if error.filename:
+            return FAILED, f"{error.filename}: {error.strerror}"
+    return FAILED, f"this should not happen: {type(error).__name__}: {error}; with --debug it says where"
+
+
+def _usage_message(error: click.ClickException) -> str:
+    """Return click's message as one of ours: lower case, no full stop, with the way to the help."""
+    text = error.format_message().rstrip(".")
+    text = text[:1].lower() + text[1:]
+    if isinstance(error, click.UsageError) and error.ctx is not None and "did you mean" not in text.lower():
+        return f"{text}; see `{error.ctx.command_path} --help`"
+    return text
+
+
+def main() -> NoReturn:
+    """Entry point of the program."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""`edge-actors list`, `start`, `stop` and `restart`: the modules of a running edge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from runtime.cli.options import common_options
+from runtime.cli.output import print_json, print_table
+from runtime.cli.words import duration
+
+REST_LIMIT_S: Final = 60.0  # a module may take its stop grace to end, 10 s unless set otherwise
+
+
+@click.command("list")
+@common_options
+def list_modules(home: Path, as_json: bool) -> None:
+    """List the modules of the deployment and how they are, edgeAgent and edgeHub included."""
+    from actors.agent import ListModules, ModuleList
+    from actors.agent_root import AGENT
+    from runtime.cli.running import running_edge
+
+    with running_edge(home) as edge:
+        found = edge.ask(AGENT, ListModules(), ModuleList).modules
+    if as_json:
+        print_json(found)
+        return
+    now_s = time.time()
+    print_table(
+        ("NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"),
+        ((m["name"], m["status"], m["pid"] or "", told(m, now_s), config(m)) for m in found),
+    )
+
+
+@click.command()
+@click.argument("name")
+@common_options
+def start(name: str, home: Path, as_json: bool) -> None:
+    """Start module NAME, whatever the deployment says, until it is stopped or its deployment changes."""
+    from actors.supervisor import StartModule
+
+    _command(name, StartModule, home, as_json)
+
+
+@click.command()
+@click.argument("name")
+@common_options
+def stop(name: str, home: Path, as_json: bool) -> None:
+    """Stop module NAME. It stays stopped until `edge-actors start` or a change of its deployment."""
+    from actors.supervisor import StopModule
+
+    _command(name, StopModule, home, as_json)
+
+
+@click.command()
+@click.argument("name")
+@common_options
+def restart(name: str, home: Path, as_json: bool) -> None:
+    """Stop module NAME if it runs, then start it."""
+    from actors.supervisor import RestartModule
+
+    _command(name, RestartModule, home, as_json)
+
+
+def told(module: Mapping[str, Any], now_s: float) -> str:
+    """Return how a module is in a few words: how long it is up, else why it is not."""
+    if module["status"] == "running" and module["since_s"] is not None:
+        return f"Up {duration(now_s - module['since_s'])}"
+    description: str = module["description"]
+    return description
+
+
+def config(module: Mapping[str, Any]) -> str:
+    """Return what a module was made from: an image, or a command."""
+    if "command" in module:
+        return " ".join(module["command"])
+    image: str = module.get("image", module["type"])
+    return image
+
+
+def _command(name: str, command: Callable[[str], object], home: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from actors.agent import ListModules, ModuleList
+    from actors.agent_root import AGENT
+    from actors.supervisor import ModuleReported
+    from runtime.cli.running import running_edge
+
+    with running_edge(home) as edge:
+        _check_name(name, [m["name"] for m in edge.ask(AGENT, ListModules(), ModuleList).modules])
+        report = edge.ask(AGENT, command(name), ModuleReported, REST_LIMIT_S)
+    if as_json:
+        print_json(asdict(report))
+    elif report.status == "running":
+        click.echo(f"{name} is running (pid {report.pid})")
+    else:
+        click.echo(f"{name} is {report.status}: {report.description}")
+
+
+def _check_name(name: str, known: Sequence[str]) -> None:
+    from messaging.errors import ConfigError
+    from messaging.nearest import did_you_mean
+
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        raise ConfigError(f"there is no module {name!r}{hint}")

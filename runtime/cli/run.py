@@ -1,0 +1,57 @@
+"""`edge-actors run`: an edge in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from runtime.cli.options import common_options
+
+
+@click.command()
+@click.option(
+    "--deployment",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The deployment manifest to run.",
+)
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDRESS[:PORT]",
+    help="Where clients connect with MQTT over TLS; may be given several times.  [default: 127.0.0.1:8883]",
+)
+@click.option(
+    "--for",
+    "for_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Stop after that time, with exit code 0.  [default: at Ctrl-C or SIGTERM]",
+)
+@common_options
+def run(deployment: Path, listen: tuple[str, ...], for_s: float | None, home: Path, as_json: bool) -> int:
+    """Run an edge: its modules, and the hub they and other clients connect to.
+
+    On a terminal a picture shows modules and messages, and the log goes to HOME/logs/edge-actors.log alone;
+    otherwise its lines are printed as well, with --json as objects.
+    """
+    from runtime.cli.log_setup import log_to
+    from runtime.config import read_settings
+    from runtime.edge import run_edge
+    from runtime.home import Home
+
+    settings = read_settings({"home": str(home), "listen": listen}, os.environ)
+    log_path = Home(home).log_of("edgeAgent")
+    if as_json or not sys.stdout.isatty():
+        log_to(log_path, settings.log_level, console=True, as_json=as_json)
+        return run_edge(settings, deployment, for_s)
+    # Only here: a service without a terminal shall not pay for the libraries that draw.
+    from runtime.cli.live import LivePicture
+
+    log_to(log_path, settings.log_level, console=False)
+    with LivePicture(settings):
+        return run_edge(settings, deployment, for_s)

@@ -1,0 +1,85 @@
+"""Questions to a running edge: `with running_edge(home) as edge: edge.ask(…)`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from actors.agent_root import SECURITY
+from actors.security import CreateDevice, DeviceIdentity
+from messaging.client import Client, RequestRefused
+from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
+from runtime.home import Home
+from runtime.key_store import Identity, KeyStore
+from runtime.run_directory import AGENT, Lock, RunDirectory
+
+T = TypeVar("T")
+
+ANSWER_LIMIT_S = 5.0
+
+
+class RunningEdge:
+    """Asks the actors of the edge that runs on one home."""
+
+    def __init__(self, home: Path, client: Client) -> None:
+        self._home = home
+        self._client = client
+
+    def ask(self, to: str, question: object, answer: type[T], timeout_s: float = ANSWER_LIMIT_S) -> T:
+        """Ask one actor and return its answer.
+
+        Raises:
+            EnvironmentFault: nobody answered.
+            ConfigError: it was refused; says why.
+        """
+        try:
+            return self._client.ask(to, question, answer, timeout_s)
+        except AskTimeout as exc:
+            part = "hub" if to.startswith("hub") else "agent"
+            raise EnvironmentFault(
+                f"the {part} of the edge on home {self._home} did not answer within {timeout_s:g} s; "
+                f"it may be starting: try again, or see `edge-actors logs edge{part.capitalize()}`"
+            ) from exc
+        except RequestRefused as exc:
+            raise ConfigError(exc.reason) from exc
+
+
+@contextmanager
+def running_edge(home: Path) -> Iterator[RunningEdge]:
+    """Open a line to the edge that runs on `home`.
+
+    Raises:
+        EnvironmentFault: none runs.
+    """
+    run = RunDirectory.of(home)
+    run.check()
+    if Lock(run, AGENT).holder() is None:
+        raise EnvironmentFault(
+            f"no edge runs on home {home}; start one with `edge-actors run --home {home} --deployment FILE`"
+        )
+    with Client.outside(run.path) as client:
+        yield RunningEdge(home, client)
+
+
+def create_device(home: Home, device_id: str) -> Identity:
+    """Make the identity of a leaf device: by the running agent, which owns the keys, else in the key store.
+
+    Raises:
+        EdgeError: it exists, its id does not suit, or nothing can be written; says which.
+    """
+    run = RunDirectory.of(home.path)
+    run.prepare()
+    lock = Lock(run, AGENT)
+    if lock.holder() is None:
+        lock.acquire()
+        try:
+            return KeyStore.open(home.keys).create_device(device_id, time.time())
+        finally:
+            lock.release()
+    with running_edge(home.path) as edge:
+        edge.ask(SECURITY, CreateDevice(device_id), DeviceIdentity)
+    identities = KeyStore.open(home.keys).identities()
+    return next(found for found in identities if found.device_id == device_id and found.module_id is None)

@@ -1,0 +1,336 @@
+"""The agent process: takes what it needs of the machine, starts the actors, waits, and gives all back.
+
+In this order, so that a mistake of the user's is told before anything runs: deployment, run directory and
+lock, listening sockets, keys and certificates, then the actors. The main thread only waits for signals, for
+the time limit of `--for`, and for the end of the root actor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from actors import hub_config
+from actors.agent import AgentActor, KillModules, start_groups
+from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
+from actors.base import ChildSpec
+from actors.deployment import Deployment, parse_deployment
+from actors.hosts import ThreadSystem
+from actors.hub_config import HubConfig, RouteText
+from actors.module_spec import EDGE_HUB, DesiredStatus, spec_hash
+from actors.ports import ModuleRun
+from actors.security import SecurityActor
+from messaging.errors import ConfigError
+from messaging.zmq_bus import ZmqBus
+from runtime import listening_sockets
+from runtime.atomic_file import write_private_file
+from runtime.certificates import server_names
+from runtime.config import ListenAddress, Settings, remember_device
+from runtime.edge_modules import EdgeModules, EdgeNames
+from runtime.edge_security import EdgeSecurity
+from runtime.home import Home
+from runtime.module_records import ModuleRecordFiles
+from runtime.run_directory import AGENT as AGENT_LOCK
+from runtime.run_directory import Lock, RunDirectory, prepare_home
+
+log = logging.getLogger(__name__)
+
+DONE: Final = 0
+FAILED: Final = 1
+ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
+
+
+def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = None) -> int:
+    """Run an edge until SIGTERM, SIGINT, or for `for_s` seconds. In the main thread: it takes the signals.
+
+    Args:
+        settings: Home, addresses, names and limits.
+        deployment_path: The manifest.
+        for_s: How long to run, None for as long as nobody ends it.
+
+    Returns:
+        0 when it ended as asked, 1 when a part of it failed for good.
+
+    Raises:
+        ConfigError: deployment or settings are wrong; nothing was started or changed.
+        EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
+    """
+    deployment = read_deployment(deployment_path)
+    run = RunDirectory.of(settings.home)
+    with ExitStack() as stack:
+        run.prepare()
+        lock = Lock(run, AGENT_LOCK)
+        lock.acquire()
+        stack.callback(lock.release)
+        stack.callback(_remove_unless_modules_live, run)
+        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run)
+        stack.callback(edge.close)
+        edge.prepare()
+        return edge.run(for_s)
+
+
+def read_deployment(path: Path) -> Deployment:
+    """Return the deployment in a file.
+
+    Raises:
+        DeploymentError: the manifest is wrong.
+        ConfigError: the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(
+            f"deployment '{path}' cannot be read: {exc.strerror}; name a manifest with --deployment"
+        ) from exc
+    return parse_deployment(content, str(path))
+
+
+def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
+    """Return what the hub process has to know."""
+    hub = deployment.hub
+    return HubConfig(
+        device_id=settings.device_id,
+        iothub_hostname=settings.iothub_hostname,
+        host_names=_server_names(settings),
+        certificate_file=str(certificate),
+        key_file=str(certificate),
+        routes=tuple(
+            RouteText(name, route.text, route.priority, route.time_to_live_s)
+            for name, route in hub.routes.items()
+        ),
+        ttl_s=None if hub.time_to_live_s < 0 else hub.time_to_live_s,
+        plain_listeners=0 if settings.plain_listen is None else 1,
+    )
+
+
+def gateway_for_processes(listen: tuple[ListenAddress, ...]) -> str:
+    """Return under which name a process of this machine reaches the hub: localhost wherever that works."""
+    for address in listen:
+        if address.host in ("127.0.0.1", "0.0.0.0"):  # `localhost` need not mean ::1
+            return "localhost"
+    return listen[0].host
+
+
+class _Edge:
+    """What one run of the edge holds."""
+
+    def __init__(
+        self, settings: Settings, deployment: Deployment, deployment_folder: Path, run: RunDirectory
+    ) -> None:
+        self._settings = settings
+        self._deployment = deployment
+        self._run = run
+        self._home = Home(run.home)
+        self._records = ModuleRecordFiles(self._home.modules)
+        self._sockets: list[socket.socket] | None = None
+        self._security: EdgeSecurity | None = None
+        self._hub_ended = threading.Event()
+        self._failure = ""
+        self._root_ended = False
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        names = EdgeNames(
+            settings.device_id, settings.iothub_hostname, gateway_for_processes(settings.listen)
+        )
+        self._modules = EdgeModules(
+            run,
+            names=names,
+            deployment_folder=deployment_folder,
+            log_level=settings.log_level,
+            hub_sockets=self._hub_sockets,
+        )
+
+    def prepare(self) -> None:
+        """Take sockets, keys and certificates; write down what the hub needs."""
+        settings, home = self._settings, self._home
+        if self._hub_wanted and not self._hub_lives():
+            self._bind()
+        prepare_home(home.path)
+        remember_device(settings)
+        self._security = EdgeSecurity(
+            home,
+            self._run.path,
+            device_id=settings.device_id,
+            iothub_hostname=settings.iothub_hostname,
+            server_names=_server_names(settings),
+            process_of=self._modules.process_of,
+            now_s=time.time,
+        )
+        config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
+        self._deployment = self._with_hub_version(config)
+        if self._hub_wanted and self._sockets is None and not self._hub_is_current():
+            self._end_hub()
+            self._bind()
+        write_private_file(home.hub_config, config)
+
+    def run(self, for_s: float | None) -> int:
+        """Start the actors and wait for the end."""
+        bus = ZmqBus(AGENT_PROCESS, self._run.path)
+        began_s = time.time()
+        ends_s = None if for_s is None else time.monotonic() + for_s
+        with self._signals_caught():
+            root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
+            ThreadSystem(bus).spawn(root, AGENT_PROCESS, "", self._on_root_end)
+            log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
+            self._wait(ends_s)
+            if not self._root_ended:
+                log.info("stopping")
+                bus.send(AGENT_PROCESS, StopEdge())
+                self._wait_for_end(bus)
+        if self._failure or not self._root_ended:
+            # Actors may still run, so the bus is left to the end of this process; so are the modules, which
+            # the next agent takes over.
+            log.error("the edge failed: %s", self._failure or "the actors did not stop in time")
+            return FAILED
+        bus.close()
+        log.info("stopped")
+        return DONE
+
+    def close(self) -> None:
+        """Give everything back but modules that outlived a failure."""
+        if self._root_ended and not self._failure:
+            self._modules.kill_all()
+        if self._security is not None:
+            self._security.close()
+        self._modules.close()
+        for listener in self._sockets or ():
+            listener.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        if self._root_ended and not self._failure:
+            self._run.remove()
+
+    # the actors
+
+    def _root(self, began_s: float) -> AgentRootActor:
+        security = self._security
+        assert security is not None
+        return AgentRootActor(lambda: SecurityActor(security), lambda: self._agent(began_s))
+
+    def _agent(self, began_s: float) -> AgentActor:
+        return AgentActor(
+            self._deployment,
+            security=SECURITY,
+            runtime=self._modules,
+            records=self._records,
+            stop_grace_s=self._settings.stop_grace_s,
+            agent_pid=os.getpid(),
+            started_at_s=began_s,
+        )
+
+    def _on_root_end(self, reason: str) -> None:
+        """In the thread of the root actor."""
+        self._failure = reason
+        self._root_ended = True
+        os.write(self._wake_writer, b"\0")
+
+    # waiting
+
+    @contextmanager
+    def _signals_caught(self) -> Iterator[None]:
+        """Have SIGTERM and SIGINT arrive as bytes at the reader that this thread waits on."""
+        earlier_fd = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+        earlier = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(earlier_fd)
+
+    def _wait(self, ends_s: float | None) -> bool:
+        """Wait for a signal, the root's end or a monotonic time; returns whether it was a signal."""
+        while not self._root_ended:
+            left_s = None if ends_s is None else ends_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return False
+            if select.select([self._wake_reader], [], [], left_s)[0]:
+                came = os.read(self._wake_reader, 64)
+                if any(number in STOP_SIGNALS for number in came):
+                    return True
+        return False
+
+    def _wait_for_end(self, bus: ZmqBus) -> None:
+        """Wait until all actors have stopped; a second signal ends the modules at once."""
+        groups = len(start_groups(self._deployment))
+        limit_s = groups * (self._settings.stop_grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
+        if self._wait(time.monotonic() + limit_s):
+            log.warning("asked again: modules are killed")
+            bus.send(AGENT, KillModules())
+            self._wait_through_signals(KILL_LIMIT_S)
+        if not self._root_ended:
+            self._modules.kill_all()
+
+    def _wait_through_signals(self, limit_s: float) -> None:
+        ends_s = time.monotonic() + limit_s
+        while self._wait(ends_s):
+            log.warning("modules are being killed already")
+
+    # the hub
+
+    @property
+    def _hub_wanted(self) -> bool:
+        hub = self._deployment.edge_hub
+        return hub is not None and hub.status is DesiredStatus.RUNNING
+
+    def _bind(self) -> None:
+        settings = self._settings
+        wanted = [*settings.listen, *([settings.plain_listen] if settings.plain_listen else [])]
+        self._sockets = listening_sockets.bind(
+            listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port)
+            for address in wanted
+        )
+
+    def _hub_sockets(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
+        """Called before each start of the hub; one that outlived a former agent had the ports until now."""
+        if self._sockets is None:
+            self._bind()
+        assert self._sockets is not None
+        return listening_sockets.to_environment(self._sockets)
+
+    def _hub_lives(self) -> bool:
+        return isinstance(self._modules.adopt(EDGE_HUB, lambda end: self._hub_ended.set()), ModuleRun)
+
+    def _end_hub(self) -> None:
+        """End a hub of a former agent that was made from something else, for its ports."""
+        log.info("the hub of an earlier run is replaced: its settings or routes changed")
+        grace_s = self._settings.stop_grace_s
+        self._modules.stop(EDGE_HUB, grace_s)
+        self._hub_ended.wait(grace_s + KILL_LIMIT_S)
+
+    def _with_hub_version(self, config: bytes) -> Deployment:
+        """Make configuration and addresses part of what the hub is made from: a change replaces it."""
+        hub = self._deployment.edge_hub
+        if hub is None:
+            return self._deployment
+        settings = self._settings
+        made_from = f"{settings.listen} {settings.plain_listen} ".encode() + config
+        digest = hashlib.sha256(made_from).hexdigest()[:16]
+        return replace(self._deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
+
+    def _hub_is_current(self) -> bool:
+        hub, record = self._deployment.edge_hub, self._records.load(EDGE_HUB)
+        return hub is not None and record is not None and record.spec_hash == spec_hash(hub)
+
+
+def _server_names(settings: Settings) -> tuple[str, ...]:
+    return server_names(settings.hostname, (address.host for address in settings.listen))
+
+
+def _remove_unless_modules_live(run: RunDirectory) -> None:
+    """Leave nothing of a start that failed; modules that live on keep their files, for the next agent."""
+    if not run.modules.is_dir() or not any(run.modules.iterdir()):
+        run.remove()

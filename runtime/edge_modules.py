@@ -1,0 +1,202 @@
+"""Runs the modules of a deployment: the user's as processes, edgeHub as our own hub process.
+
+Turns what a deployment says into command line, environment and files, and remembers which process is which
+module, for the workload API asks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from actors.module_spec import EDGE_HUB, ModuleSpec, ProcessSettings
+from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
+from messaging.errors import ConfigError
+from runtime.caller import ModuleProcess
+from runtime.home import Home
+from runtime.process_module import ModuleExit, ProcessSpec, RunningModule
+from runtime.process_runtime import ProcessRuntime
+from runtime.run_directory import RunDirectory
+
+API_VERSION: Final = "2022-08-03"
+START_WAIT_S: Final = 2.0  # for a start under way, when the module already asks the workload API
+# What programs expect to find; everything else of our own environment is none of a module's business.
+PASSED_ON: Final = ("HOME", "LANG", "TZ", "USER")
+SOURCES: Final = Path(__file__).resolve().parents[1]  # where the hub process finds these packages
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeNames:
+    """What modules have to know of the edge they run on."""
+
+    device_id: str
+    iothub_hostname: str
+    gateway_hostname: str  # under which a process of this machine reaches the hub
+
+
+class EdgeModules:
+    """Implements `actors.ports.ModuleRuntime` for processes. Any thread may call."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        names: EdgeNames,
+        deployment_folder: Path,
+        log_level: str,
+        hub_sockets: Callable[[], tuple[Mapping[str, str], tuple[int, ...]]],
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            run: The run directory of this home.
+            names: What modules are told of this edge.
+            deployment_folder: Relative commands and working folders start here.
+            log_level: Of the hub process.
+            hub_sockets: Environment and descriptors of the listening sockets, bound when first needed; raises
+                EnvironmentFault when that is not possible.
+        """
+        self._run = run
+        self._names = names
+        self._deployment_folder = deployment_folder
+        self._log_level = log_level
+        self._hub_sockets = hub_sockets
+        self._processes = ProcessRuntime(run)
+        self._changing = threading.Condition()
+        self._running: dict[str, RunningModule] = {}
+        self._starting: set[str] = set()
+        self._on_exit: dict[str, OnExit] = {}  # whom to tell, by name: the last who asked
+        self._ended_early: dict[str, float] = {}  # runs whose end was told before their start returned
+
+    def start(self, module: ModuleSpec, access: ModuleAccess, on_exit: OnExit) -> ModuleRun:
+        """Start a module; see ModuleRuntime."""
+        spec = self._hub() if module.name == EDGE_HUB else self._user_module(module, access)
+        with self._changing:
+            self._starting.add(module.name)
+            self._on_exit[module.name] = on_exit
+        try:
+            return self._note(self._processes.start(spec, self._ended))
+        finally:
+            with self._changing:
+                self._starting.discard(module.name)
+                self._changing.notify_all()
+
+    def stop(self, name: str, grace_s: float) -> None:
+        """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime."""
+        self._processes.stop(name, grace_s)
+
+    def kill(self, name: str) -> None:
+        """Kill a module; see ModuleRuntime."""
+        self._processes.kill(name)
+
+    def adopt(self, name: str, on_exit: OnExit) -> ModuleRun | ModuleEnd | None:
+        """Take over what runs under a name; see ModuleRuntime."""
+        with self._changing:
+            self._on_exit[name] = on_exit
+            known = self._running.get(name)
+        if known is not None:
+            return ModuleRun(known.pid, known.started_at_s)
+        found = self._processes.adopt(name, self._ended)
+        if isinstance(found, RunningModule):
+            return self._note(found)
+        return None if found is None else _end(found)
+
+    def remove(self, name: str) -> None:
+        """Forget a module that has ended; see ModuleRuntime."""
+        self._processes.remove(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return what was started and not removed, running or not; see ModuleRuntime."""
+        folder = self._run.modules
+        return tuple(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ()
+
+    def kill_all(self) -> None:
+        """Kill whatever still runs: the last resort when the actors did not end their modules."""
+        with self._changing:
+            names = list(self._running)
+        for name in names:
+            self._processes.kill(name)
+        with self._changing:
+            self._changing.wait_for(lambda: not self._running, START_WAIT_S)
+
+    def process_of(self, name: str) -> ModuleProcess | None:
+        """Return the process of a module for the check of callers, None when it does not run.
+
+        One that is being started is waited for: it may ask before its start is known here.
+        """
+        with self._changing:
+            self._changing.wait_for(lambda: name not in self._starting, START_WAIT_S)
+            running = self._running.get(name)
+        if running is None:
+            return None
+        return ModuleProcess(running.pid, running.session_id, running.start_ticks)
+
+    def close(self) -> None:
+        """End the watching. What still runs lives on, for the next agent to adopt."""
+        self._processes.close()
+
+    def _note(self, running: RunningModule) -> ModuleRun:
+        """Remember a run, unless it is over already: exits may be told before starts return."""
+        with self._changing:
+            if self._ended_early.get(running.name) != running.started_at_s:
+                self._running[running.name] = running
+        return ModuleRun(running.pid, running.started_at_s)
+
+    def _ended(self, exited: ModuleExit) -> None:
+        """In the thread of the process runtime."""
+        with self._changing:
+            known = self._running.get(exited.name)
+            if known is not None and known.started_at_s == exited.started_at_s:
+                del self._running[exited.name]
+            else:
+                self._ended_early[exited.name] = exited.started_at_s
+            on_exit = self._on_exit[exited.name]
+            self._changing.notify_all()
+        on_exit(_end(exited))
+
+    def _user_module(self, module: ModuleSpec, access: ModuleAccess) -> ProcessSpec:
+        settings = module.settings
+        if not isinstance(settings, ProcessSettings):
+            raise ConfigError(f"module '{module.name}' is not a process; set its type to 'process'")
+        folder = self._deployment_folder / (settings.working_directory or ".")
+        environment = {
+            **self._common_environment(),
+            **module.env,
+            "IOTEDGE_WORKLOADURI": access.workload_uri,
+            "IOTEDGE_DEVICEID": self._names.device_id,
+            "IOTEDGE_MODULEID": module.name,
+            "IOTEDGE_MODULEGENERATIONID": access.generation_id,
+            "IOTEDGE_IOTHUBHOSTNAME": self._names.iothub_hostname,
+            "IOTEDGE_GATEWAYHOSTNAME": self._names.gateway_hostname,
+            "IOTEDGE_AUTHSCHEME": "sasToken",
+            "IOTEDGE_APIVERSION": API_VERSION,
+        }
+        return ProcessSpec(
+            module.name, settings.command, environment, folder, Home(self._run.home).log_of(module.name)
+        )
+
+    def _hub(self) -> ProcessSpec:
+        sockets, descriptors = self._hub_sockets()
+        home, run = self._run.home, self._run.path
+        environment = {
+            **self._common_environment(),
+            **sockets,
+            "EDGE_ACTORS_LOG_LEVEL": self._log_level,
+            "PYTHONPATH": str(SOURCES),
+        }
+        command = (sys.executable, "-m", "runtime.hub", "--home", str(home), "--run", str(run))
+        return ProcessSpec(EDGE_HUB, command, environment, home, Home(home).log_of(EDGE_HUB), descriptors)
+
+    def _common_environment(self) -> dict[str, str]:
+        own_folder = str(Path(sys.executable).parent)  # so that `python3` is the one that has the device SDK
+        path = os.pathsep.join((own_folder, os.environ.get("PATH", os.defpath)))
+        return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"PATH": path}
+
+
+def _end(exited: ModuleExit) -> ModuleEnd:
+    return ModuleEnd(exited.exit_code, exited.signal, exited.started_at_s, exited.ended_at_s)

@@ -1,0 +1,181 @@
+"""Keys, certificates and the workload API of one edge, as the actors and the main program need them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from actors.module_spec import EDGE_AGENT, EDGE_HUB
+from actors.ports import DeviceAccess, ModuleAccess
+from messaging.envelope import Secret
+from messaging.identity import Identity as Name
+from runtime.caller import ModuleProcess
+from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensure_server_certificate
+from runtime.home import Home
+from runtime.key_store import Identity, KeyStore
+
+if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub needs none
+    from runtime.workload_api import ModuleState
+    from runtime.workload_server import WorkloadServer
+
+SOCKETS_FOLDER: Final = "w"  # in the run directory; short, because a socket's path may have 107 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    status: str
+    since_s: float | None
+    exit_code: int | None
+
+
+class EdgeSecurity:
+    """Implements `actors.ports.Security`. Made by the main thread, then used by SecurityActor alone."""
+
+    def __init__(
+        self,
+        home: Home,
+        run_dir: Path,
+        *,
+        device_id: str,
+        iothub_hostname: str,
+        server_names: tuple[str, ...],
+        process_of: Callable[[str], ModuleProcess | None],
+        now_s: Callable[[], float],
+    ) -> None:
+        """Make or read keys and certificates. Costs little when they exist and are valid.
+
+        Args:
+            home: Where they are kept.
+            run_dir: Where the workload sockets go.
+            device_id: Of this edge.
+            iothub_hostname: As it stands in tokens.
+            server_names: What clients may call the hub; the first is its host name.
+            process_of: The process of a module, None while it does not run.
+            now_s: Seconds since 1970-01-01 UTC.
+
+        Raises:
+            ConfigError: what is kept is damaged or of another device; a name does not suit a certificate.
+            EnvironmentFault: the home cannot be written.
+        """
+        self._home = home
+        self._run_dir = run_dir
+        self._iothub_hostname = iothub_hostname
+        self._server_names = server_names
+        self._process_of = process_of
+        self._now_s = now_s
+        self._keys = KeyStore.ensure(home.keys, device_id, now_s())
+        self._ca: EdgeCa
+        self._certificate: ServerCertificate
+        self.renew_certificates(now_s())
+        self._server: WorkloadServer | None = None
+        self._noting = threading.Lock()
+        self._noted: dict[str, _Noted] = {}
+
+    @property
+    def certificate_file(self) -> Path:
+        """Key, leaf and edge CA of the hub, as `ssl` loads them."""
+        return self._certificate.path
+
+    def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
+        """Make the identity of a module and open its workload socket; see Security."""
+        identity = self._keys.ensure_module(_module_id(name), now_s)
+        path = self._workload_server().open(name)
+        return ModuleAccess(identity.generation_id, f"unix://{path}")
+
+    def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
+        """Return all that may connect to the hub; see Security."""
+        return tuple(
+            (
+                Name(identity.device_id, identity.module_id).id,
+                Secret(identity.primary_key),
+                Secret(identity.secondary_key),
+                identity.status == "enabled",
+            )
+            for identity in self._keys.identities()
+        )
+
+    def create_device(self, device_id: str, now_s: float) -> DeviceAccess:
+        """Make the identity of a device behind this edge; see Security."""
+        return _access(self._keys.create_device(device_id, now_s))
+
+    def device(self, device_id: str) -> DeviceAccess | None:
+        """Return a device behind this edge; see Security."""
+        for identity in self._keys.identities():
+            leaf = identity.module_id is None and identity.device_id != self._keys.device_id
+            if leaf and identity.device_id == device_id:
+                return _access(identity)
+        return None
+
+    def renew_certificates(self, now_s: float) -> bool:
+        """Issue anew what is due; see Security."""
+        before = getattr(self, "_certificate", None)
+        folder = self._home.certificates
+        self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s)
+        self._certificate = ensure_server_certificate(folder, self._server_names, self._ca, now_s)
+        return before is not None and before != self._certificate
+
+    def renew_at_s(self) -> float:
+        """Return when the next certificate is due; see Security."""
+        return min(self._ca.renew_at_s, self._certificate.renew_at_s)
+
+    def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
+        """Take note of how a module is doing; see Security."""
+        with self._noting:
+            self._noted[name] = _Noted(status, since_s, exit_code)
+
+    def close(self) -> None:
+        """Close all workload sockets."""
+        if self._server is not None:
+            self._server.close_all()
+
+    def _workload_server(self) -> WorkloadServer:
+        if self._server is None:
+            from runtime.workload_api import WorkloadApi
+            from runtime.workload_server import WorkloadServer
+
+            api = WorkloadApi(
+                hub_host=self._iothub_hostname,
+                keys=self._keys,
+                edge_ca=lambda: self._ca,
+                process_of=self._process_of,
+                modules=self._states,
+                now_s=self._now_s,
+            )
+            self._server = WorkloadServer(self._run_dir / SOCKETS_FOLDER, api.handle)
+        return self._server
+
+    def _states(self) -> Sequence[ModuleState]:
+        """In the thread of the workload server."""
+        from runtime.workload_api import ModuleState
+
+        with self._noting:
+            noted = dict(self._noted)
+        return [
+            ModuleState(
+                name=name,
+                type="docker" if name in (EDGE_AGENT, EDGE_HUB) else "process",
+                image="",
+                # The daemon of the reference has no word for a module that waits to be started again.
+                status="failed" if module.status == "backoff" else module.status,
+                started_utc=_utc(module.since_s) if module.status == "running" else None,
+                exited_utc=_utc(module.since_s) if module.status != "running" else None,
+                exit_code=module.exit_code,
+            )
+            for name, module in sorted(noted.items())
+        ]
+
+
+def _module_id(name: str) -> str:
+    return f"${name}" if name in (EDGE_AGENT, EDGE_HUB) else name
+
+
+def _access(identity: Identity) -> DeviceAccess:
+    return DeviceAccess(identity.device_id, Secret(identity.primary_key), Secret(identity.secondary_key))
+
+
+def _utc(at_s: float | None) -> str | None:
+    return None if at_s is None else datetime.fromtimestamp(at_s, UTC).isoformat()

@@ -1,0 +1,106 @@
+"""What stands where in the home of an edge.
+
+device.json       the id of the device
+keys.json         identities and keys
+certificates/     edge CA and the hub's certificate
+deployment.json   the manifest in force
+hub.json          what the hub has to know before it serves
+hub.db            messages, queues and the ledger
+identities.copy   the hub's copy of the identities
+upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off
+modules/          how each module fared, for the next start of the agent
+logs/             a log for each module and each process of the edge
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+# Every name the edge makes in its home; a test runs an edge and finds no other.
+_OWN = (
+    "device.json",
+    "keys.json",
+    "certificates",
+    "deployment.json",
+    "hub.json",
+    "hub.db",
+    "hub.db-*",
+    "identities.copy",
+    "upstream.*",
+    "modules",
+    "logs",
+    ".*.new",  # being written when the power went
+    "*.new",
+)
+_AGENT_LOG = "edge-actors"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths in one home. Values only: nothing is created here."""
+
+    path: Path
+
+    @property
+    def keys(self) -> Path:
+        return self.path / "keys.json"
+
+    @property
+    def certificates(self) -> Path:
+        return self.path / "certificates"
+
+    @property
+    def hub_config(self) -> Path:
+        return self.path / "hub.json"
+
+    @property
+    def modules(self) -> Path:
+        return self.path / "modules"
+
+    @property
+    def message_db(self) -> Path:
+        return self.path / "hub.db"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def log_of(self, name: str) -> Path:
+        """Return the log file of a module, of edgeHub, or of edgeAgent, which is the edge's own."""
+        return self.logs / f"{_AGENT_LOG if name == 'edgeAgent' else name}.log"
+
+    def log_names(self) -> list[str]:
+        """Return the modules and processes that have a log, sorted; also those no deployment has any more."""
+        names = [path.stem for path in self.logs.glob("*.log")]
+        return sorted("edgeAgent" if name == _AGENT_LOG else name for name in names)
+
+    def purge(self) -> list[str] | None:
+        """Delete everything the edge made here, and the home when it is empty then.
+
+        A home may be a folder that holds other things, a user's own for example.
+
+        Returns:
+            The names of what is not the edge's and was left; None when there was no home.
+        """
+        real = Path(os.path.realpath(self.path))
+        try:
+            entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return None
+        foreign = []
+        for entry in entries:
+            if not any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in _OWN):
+                foreign.append(entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+        if not foreign:
+            real.rmdir()
+            if self.path.is_symlink():
+                self.path.unlink()
+        return foreign

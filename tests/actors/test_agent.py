@@ -1,0 +1,386 @@
+"""The tree of the agent process in virtual time: root, security, agent, supervisors; modules are fakes."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from actors.agent import AgentActor, KillModules, ListModules, ModuleList, start_groups
+from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
+from actors.deployment import parse_deployment
+from actors.hub_config import RouteReport
+from actors.identities import GetIdentities
+from actors.memory_system import MemorySystem
+from actors.module_spec import DesiredStatus
+from actors.ports import ModuleRecord
+from actors.restart_policy import RestartState
+from actors.security import CreateDevice, DeviceIdentity, GetDevice, SecurityActor
+from actors.supervisor import ModuleReported, RestartModule, StartModule, StopModule
+from messaging.envelope import Envelope, Secret
+from messaging.kinds import kind_named
+from messaging.lifecycle import Hello, ListDeadLetters, PeerDown, PeerUp, RequestFailed
+from tests.actors.manifests import AGENT as AGENT_PATH
+from tests.actors.manifests import REMOVED, manifest_text
+from tests.fakes.module_records import FakeModuleRecords
+from tests.fakes.module_runtime import FakeModuleRuntime
+from tests.fakes.security import DAY_S, FakeSecurity
+
+MODULES = (*AGENT_PATH, "modules")
+
+
+def process(order: int | None = None, **others: Any) -> dict[str, Any]:
+    module: dict[str, Any] = {"type": "process", "status": "running", "settings": {"command": ["x"]}}
+    module |= {"restartPolicy": "always"}
+    if order is not None:
+        module["startupOrder"] = order
+    return module | others
+
+
+class Edge:
+    """The agent process on one thread, with a mailbox of the test's and one in the place of the hub."""
+
+    def __init__(self, modules: dict[str, Any], *changes: tuple[tuple[str, ...], Any]) -> None:
+        text = manifest_text((MODULES, modules), *changes)
+        self.deployment = parse_deployment(text, "d.json")
+        self.system = MemorySystem(seed=5, process="agent")
+        self.runtime = FakeModuleRuntime(self.system.clock)
+        self.records = FakeModuleRecords()
+        self.security = FakeSecurity(self.system.clock.now_s())
+        self._take = self.system.mailbox("cli/ask")
+        self.hub = self.system.mailbox("hub/identities")
+        self.hub_root = self.system.mailbox("hub")
+
+    def start(self) -> Edge:
+        self.system.start("agent", lambda: AgentRootActor(self._security_actor, self._agent))
+        self.system.run()
+        return self
+
+    def _security_actor(self) -> SecurityActor:
+        return SecurityActor(self.security)
+
+    def _agent(self) -> AgentActor:
+        return AgentActor(
+            self.deployment,
+            security=SECURITY,
+            runtime=self.runtime,
+            records=self.records,
+            stop_grace_s=10.0,
+            agent_pid=77,
+            started_at_s=5.0,
+        )
+
+    def tell(self, to: str, message: object, sender: str = "cli/ask") -> None:
+        self.system.bus.send(to, message, sender=sender)
+        self.system.run()
+
+    def ask(self, to: str, message: object) -> Any:
+        bus = self.system.bus
+        asked = bus.next_id()
+        deadline_s = self.system.clock.monotonic_s() + 5.0
+        bus.send(to, message, sender="cli/ask", correlation_id=asked, deadline_s=deadline_s)
+        self.system.run()
+        [reply] = [message_in(e) for e in self._take() if e.correlation_id == asked]
+        return reply
+
+    def modules(self) -> dict[str, dict[str, Any]]:
+        listed = self.ask(AGENT, ListModules())
+        return {module["name"]: module for module in listed.modules}
+
+
+def message_in(envelope: Envelope) -> Any:
+    kind = kind_named(envelope.kind)
+    assert kind is not None
+    return kind.build(*envelope.body)
+
+
+def test_the_hub_starts_first_and_the_others_by_their_order() -> None:
+    edge = Edge({"late": process(), "first": process(1), "second": process(2), "also1": process(1)})
+
+    edge.start()
+
+    assert start_groups(edge.deployment) == [("edgeHub",), ("first", "also1"), ("second",), ("late",)]
+    story = edge.runtime.story
+    assert story[0] == "start edgeHub"
+    assert set(story[1:3]) == {"start first", "start also1"}
+    assert story[3:] == ["start second", "start late"]
+
+
+def test_every_module_has_its_identity_before_it_starts() -> None:
+    edge = Edge({"sensor": process(), "off": process(status="stopped")}).start()
+
+    assert edge.runtime.access["sensor"] == edge.security.modules["sensor"]
+    assert "off" in edge.security.modules
+    assert "off" not in edge.runtime.access
+    assert edge.modules()["off"]["status"] == "stopped"
+
+
+def test_the_hub_needs_no_identity_from_us_and_does_not_wait_for_those_of_others() -> None:
+    edge = Edge({"sensor": process()})
+    edge.security.refused["sensor"] = "module 'sensor': this name cannot be that of a folder; rename it"
+
+    edge.start()
+
+    modules = edge.modules()
+    assert modules["edgeHub"]["status"] == "running"
+    assert modules["sensor"]["status"] == "failed"
+    assert modules["sensor"]["description"] == edge.security.refused["sensor"]
+
+
+def test_a_command_that_does_not_exist_is_the_status_of_that_module_alone() -> None:
+    edge = Edge({"good": process(), "bad": process(1)})
+    edge.runtime.broken["bad"] = "command 'x' not found in PATH '/bin'; install it"
+
+    modules = edge.start().modules()
+
+    assert modules["bad"]["status"] == "backoff"
+    assert "command 'x' not found" in modules["bad"]["description"]
+    assert modules["good"]["status"] == "running"
+
+
+def test_a_container_is_reported_as_not_yet_possible_and_stops_nobody() -> None:
+    pump = {"type": "docker", "status": "running", "settings": {"image": "pump:1"}, "startupOrder": 1}
+    edge = Edge({"pump": pump, "sensor": process()}).start()
+
+    modules = edge.modules()
+    assert modules["pump"]["status"] == "failed"
+    assert "Docker" in modules["pump"]["description"]
+    assert modules["pump"]["type"] == "docker"
+    assert modules["pump"]["image"].startswith("pump")
+    assert modules["sensor"]["status"] == "running"
+    assert "start pump" not in edge.runtime.story
+
+
+def test_the_list_tells_all_modules_in_order_of_start_and_the_routes_left_out() -> None:
+    edge = Edge({"sensor": process()}).start()
+    bad = (("r1", "FROM nowhere", "line 1, column 6: no such source"),)
+    edge.tell(AGENT, RouteReport(bad))
+
+    listed = edge.ask(AGENT, ListModules())
+
+    assert isinstance(listed, ModuleList)
+    assert [module["name"] for module in listed.modules] == ["edgeAgent", "edgeHub", "sensor"]
+    assert listed.routes == bad
+    agent, hub, sensor = listed.modules
+    assert (agent["pid"], agent["since_s"], agent["type"]) == (77, 5.0, "built-in")
+    assert hub["pid"] == edge.runtime.pid("edgeHub")
+    assert sensor["command"] == ("x",)
+    assert sensor.keys() >= {"type", "status", "desired", "pid", "restarts", "since_s", "exit_code"}
+    assert edge.security.noted["sensor"] == "running"
+
+
+def test_a_deployment_without_a_hub_has_none() -> None:
+    edge = Edge({"sensor": process()}, ((*AGENT_PATH, "systemModules", "edgeHub"), REMOVED)).start()
+
+    assert list(edge.modules()) == ["edgeAgent", "sensor"]
+
+
+# commands
+
+
+def test_commands_reach_their_module() -> None:
+    edge = Edge({"sensor": process(), "other": process()}).start()
+
+    stopped = edge.ask(AGENT, StopModule("sensor"))
+    assert isinstance(stopped, ModuleReported)
+    assert (stopped.name, stopped.status) == ("sensor", "stopped")
+    assert edge.ask(AGENT, StartModule("sensor")).status == "running"
+    pid = edge.runtime.pid("sensor")
+    assert edge.ask(AGENT, RestartModule("sensor")).pid not in (0, pid)
+    assert edge.runtime.story.count("start other") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sensr", "there is no module 'sensr' in the deployment; did you mean 'sensor'?"),
+        ("zzz", "there is no module 'zzz' in the deployment; there are: edgeHub, sensor"),
+        ("edgeAgent", "edgeAgent is this edge itself; end it with `edge-actors down`, start it with `run`"),
+    ],
+)
+def test_a_command_for_a_module_that_is_not_there_is_refused(name: str, reason: str) -> None:
+    edge = Edge({"sensor": process()}).start()
+
+    refused = edge.ask(AGENT, StopModule(name))
+
+    assert refused == RequestFailed("StopModule", AGENT, reason)
+
+
+# what is no longer wanted, and failures
+
+
+def test_a_module_of_an_earlier_deployment_is_ended_and_forgotten() -> None:
+    edge = Edge({"old": process(), "sensor": process()}).start()
+    successor = Edge({"sensor": process()})
+    edge.runtime.lose_agent()
+    successor.runtime, successor.records = edge.runtime, edge.records
+
+    successor.start()
+
+    assert successor.runtime.story[-2:] == ["stop old", "remove old"]
+    assert "old" not in successor.records.kept
+    assert list(successor.modules()) == ["edgeAgent", "edgeHub", "sensor"]
+    assert successor.runtime.story.count("start sensor") == 1
+
+
+def test_a_record_without_a_module_is_forgotten_too() -> None:
+    edge = Edge({"sensor": process()})
+    edge.records.kept["gone"] = ModuleRecord("h", 1, DesiredStatus.RUNNING, RestartState())
+
+    edge.start()
+
+    assert "gone" not in edge.records.kept
+
+
+def test_an_agent_that_fails_leaves_its_modules_as_they_are() -> None:
+    edge = Edge({"sensor": process(), "pump": process(1)}).start()
+    story = list(edge.runtime.story)
+
+    edge.tell(AGENT, RouteReport((("only a name",),)))  # type: ignore[arg-type]
+
+    assert edge.system.cells[AGENT].restarts == 1
+    assert edge.runtime.story == story
+    modules = edge.modules()
+    assert {modules[name]["status"] for name in ("edgeHub", "sensor", "pump")} == {"running"}
+    assert edge.ask(AGENT, StopModule("pump")).status == "stopped"
+
+
+def test_a_supervisor_that_gives_up_is_started_anew_and_takes_over() -> None:
+    edge = Edge({"sensor": process(), "other": process()}).start()
+    pid = edge.runtime.pid("sensor")
+
+    for _ in range(6):
+        edge.system.cells[f"{AGENT}/sensor"]._fail(None, ValueError("a bug"))
+    edge.system.run()
+
+    assert edge.runtime.pid("sensor") == pid
+    assert edge.modules()["sensor"]["pid"] == pid
+    assert edge.system.cells[AGENT].restarts == 1
+    edge.runtime.end("sensor", 1)
+    edge.system.run()
+    assert edge.runtime.pid("sensor") not in (0, pid)
+
+
+# stopping
+
+
+def test_modules_stop_in_reverse_order_and_the_hub_last() -> None:
+    edge = Edge({"first": process(1), "second": process(2), "also2": process(2)}).start()
+
+    edge.tell("agent", StopEdge())
+
+    stops = [line for line in edge.runtime.story if line.startswith("stop")]
+    assert set(stops[:2]) == {"stop second", "stop also2"}
+    assert stops[2:] == ["stop first", "stop edgeHub"]
+    assert edge.system.cells == {}
+
+
+def test_a_stubborn_module_holds_up_the_stop_until_it_is_killed() -> None:
+    edge = Edge({"first": process(1), "second": process(2)}).start()
+    edge.runtime.stubborn |= {"first", "second"}
+    edge.tell("agent", StopEdge())
+    assert edge.runtime.pid("first") != 0
+    assert "agent" in edge.system.cells
+
+    edge.tell(AGENT, KillModules())
+
+    assert [edge.runtime.pid(name) for name in ("first", "second", "edgeHub")] == [0, 0, 0]
+    assert edge.system.cells == {}
+
+
+def test_a_module_that_is_stopping_is_not_started_again_when_it_crashes_meanwhile() -> None:
+    edge = Edge({"first": process(1), "second": process(2)}).start()
+    edge.runtime.stubborn |= {"second"}
+    edge.tell("agent", StopEdge())
+
+    edge.runtime.end("second", signal=signal.SIGSEGV)
+    edge.system.run()
+
+    assert edge.runtime.story.count("start second") == 1
+    assert edge.system.cells == {}
+
+
+# identities and certificates
+
+
+def test_the_hub_is_told_all_identities_when_it_is_there_and_at_each_change() -> None:
+    edge = Edge({"sensor": process()}).start()
+    assert edge.hub() == []  # it is not up, so there is nobody to tell
+
+    edge.tell(SECURITY, PeerUp("hub", 7))
+    [told] = edge.hub()
+    assert [entry[0] for entry in message_in(told).entries] == ["edge1/sensor"]
+
+    made = edge.ask(SECURITY, CreateDevice("leaf1"))
+    assert made == DeviceIdentity("leaf1", Secret(b"leaf1"), Secret(b"2"))
+    [told] = edge.hub()
+    assert [entry[0] for entry in message_in(told).entries] == ["edge1/sensor", "leaf1"]
+
+    edge.tell(SECURITY, PeerDown("hub"))
+    edge.ask(SECURITY, CreateDevice("leaf2"))
+    assert edge.hub() == []
+
+
+def test_whoever_asks_for_identities_gets_them() -> None:
+    edge = Edge({"sensor": process()}).start()
+
+    answer = edge.ask(SECURITY, GetIdentities())
+
+    assert answer.entries == (("edge1/sensor", Secret(b"edge1/sensor"), Secret(b"2"), True),)
+
+
+def test_a_device_that_exists_is_not_made_again() -> None:
+    edge = Edge({}).start()
+    made = edge.ask(SECURITY, CreateDevice("leaf1"))
+
+    refused = edge.ask(SECURITY, CreateDevice("leaf1"))
+
+    assert refused == RequestFailed(
+        "CreateDevice", SECURITY, "device 'leaf1' exists already; choose another id"
+    )
+    assert edge.ask(SECURITY, GetDevice("leaf1")) == made
+    assert "identity create leaf9" in edge.ask(SECURITY, GetDevice("leaf9")).reason
+
+
+def test_certificates_are_renewed_in_time_and_the_hub_hears_of_it() -> None:
+    edge = Edge({}).start()
+    edge.tell(SECURITY, PeerUp("hub", 7))
+
+    edge.system.advance(90 * DAY_S)
+
+    assert edge.security.renewals == 3
+    assert [e.kind for e in edge.hub_root()].count("CertificateChanged") == 3
+
+
+def test_a_renewal_that_fails_is_tried_again_in_an_hour() -> None:
+    from messaging.errors import ConfigError
+
+    edge = Edge({}).start()
+    edge.security.fault = ConfigError("disk full")
+    edge.system.advance(24 * DAY_S + 1)
+    edge.security.fault = None
+
+    edge.system.advance(3600.0)
+
+    assert edge.security.renewals == 1
+    assert edge.system.cells[SECURITY].restarts == 0
+
+
+def test_the_root_answers_hello_with_its_own_incarnation() -> None:
+    edge = Edge({}).start()
+
+    edge.tell("agent", Hello("hub", 42), sender="hub")
+
+    [welcome] = [message_in(e) for e in edge.hub_root() if e.kind == "Welcome"]
+    assert (welcome.process, welcome.epoch) == ("agent", edge.system.bus.epoch)
+
+
+def test_the_root_tells_dead_letters() -> None:
+    edge = Edge({}).start()
+    edge.tell("agent/nobody", StopEdge())
+
+    letters = edge.ask("agent", ListDeadLetters())
+
+    assert letters.count == 1
+    assert letters.letters[0]["to"] == "agent/nobody"

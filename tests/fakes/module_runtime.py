@@ -1,0 +1,101 @@
+"""A module runtime without processes, kept honest by the contract tests it shares with the real one."""
+
+from __future__ import annotations
+
+import itertools
+import signal as signals
+from dataclasses import dataclass
+
+from actors.module_spec import ModuleSpec
+from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
+from messaging.clock import Clock
+from messaging.errors import ConfigError
+
+
+@dataclass
+class _Module:
+    run: ModuleRun
+    end: ModuleEnd | None = None
+    on_exit: OnExit | None = None  # None: started by an agent that is gone
+
+
+class FakeModuleRuntime:
+    """Modules that run until a test ends them, or somebody stops them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pids = itertools.count(1001)
+        self._modules: dict[str, _Module] = {}
+        self.story: list[str] = []  # "start x", "stop x", "kill x", "remove x", in order
+        self.access: dict[str, ModuleAccess] = {}  # with what each was started last
+        self.broken: dict[str, str] = {}  # modules that cannot be started, with the reason
+        self.stubborn: set[str] = set()  # modules that ignore SIGTERM
+
+    # ModuleRuntime
+
+    def start(self, module: ModuleSpec, access: ModuleAccess, on_exit: OnExit) -> ModuleRun:
+        name = module.name
+        if self.pid(name):
+            raise ValueError(f"module {name!r} runs already")
+        self.story.append(f"start {name}")
+        if name in self.broken:
+            raise ConfigError(f"module {name!r}: {self.broken[name]}")
+        pid = next(self._pids)
+        # As on a disk, no two runs start at exactly the same time.
+        run = ModuleRun(pid, self._clock.now_s() + pid * 1e-6)
+        self._modules[name] = _Module(run, on_exit=on_exit)
+        self.access[name] = access
+        return run
+
+    def stop(self, name: str, grace_s: float) -> None:
+        if self.pid(name):
+            self.story.append(f"stop {name}")
+            if name not in self.stubborn:
+                self.end(name, signal=signals.SIGTERM)
+
+    def kill(self, name: str) -> None:
+        if self.pid(name):
+            self.story.append(f"kill {name}")
+            self.end(name, signal=signals.SIGKILL)
+
+    def adopt(self, name: str, on_exit: OnExit) -> ModuleRun | ModuleEnd | None:
+        module = self._modules.get(name)
+        if module is None:
+            return None
+        if module.end is not None:
+            return module.end
+        module.on_exit = on_exit
+        return module.run
+
+    def remove(self, name: str) -> None:
+        if self.pid(name):
+            raise ValueError(f"module {name!r} still runs; stop it before it is removed")
+        if self._modules.pop(name, None) is not None:
+            self.story.append(f"remove {name}")
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._modules))
+
+    # what a test does
+
+    def pid(self, name: str) -> int:
+        """Return the pid of a module, 0 when it does not run."""
+        module = self._modules.get(name)
+        return module.run.pid if module is not None and module.end is None else 0
+
+    def end(self, name: str, exit_code: int = 0, signal: int | None = None) -> None:
+        """Let a module end by itself, or by a signal of somebody's."""
+        module = self._modules[name]
+        code = exit_code if signal is None else 128 + signal
+        module.end = ModuleEnd(code, signal, module.run.started_at_s, self._clock.now_s())
+        if module.on_exit is not None:
+            module.on_exit(module.end)
+
+    def lose_agent(self) -> None:
+        """Nobody watches any more: the agent was killed."""
+        for module in self._modules.values():
+            module.on_exit = None
+
+    def lose_machine(self) -> None:
+        """The machine was started anew: nothing runs and nothing is known of what ran."""
+        self._modules.clear()

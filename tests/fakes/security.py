@@ -1,0 +1,56 @@
+"""Identities and certificates without files."""
+
+from __future__ import annotations
+
+from actors.ports import DeviceAccess, ModuleAccess
+from messaging.envelope import Secret
+from messaging.errors import ConfigError
+
+DAY_S = 86_400.0
+
+
+class FakeSecurity:
+    """Generation ids count up; certificates live for 30 days and are due after 24."""
+
+    def __init__(self, now_s: float) -> None:
+        self.modules: dict[str, ModuleAccess] = {}
+        self.devices: dict[str, DeviceAccess] = {}
+        self.noted: dict[str, str] = {}
+        self.refused: dict[str, str] = {}  # modules that get no identity, with the reason
+        self.renewals = 0
+        self.fault: ConfigError | None = None  # raised at each renewal while it is set
+        self._due_s = now_s + 24 * DAY_S
+
+    def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
+        if name in self.refused:
+            raise ConfigError(self.refused[name])
+        return self.modules.setdefault(name, ModuleAccess(f"g{len(self.modules)}", f"unix:///w/{name}"))
+
+    def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
+        names = [f"edge1/{name}" for name in self.modules] + list(self.devices)
+        return tuple((name, Secret(name.encode()), Secret(b"2"), True) for name in names)
+
+    def create_device(self, device_id: str, now_s: float) -> DeviceAccess:
+        if device_id in self.devices:
+            raise ConfigError(f"device '{device_id}' exists already; choose another id")
+        made = DeviceAccess(device_id, Secret(device_id.encode()), Secret(b"2"))
+        self.devices[device_id] = made
+        return made
+
+    def device(self, device_id: str) -> DeviceAccess | None:
+        return self.devices.get(device_id)
+
+    def renew_certificates(self, now_s: float) -> bool:
+        if self.fault is not None:
+            raise self.fault
+        due = now_s >= self._due_s
+        if due:
+            self._due_s = now_s + 24 * DAY_S
+            self.renewals += 1
+        return due
+
+    def renew_at_s(self) -> float:
+        return self._due_s
+
+    def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
+        self.noted[name] = status

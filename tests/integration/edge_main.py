@@ -1,0 +1,27 @@
+"""Runs an edge as the command line does, without it: `python -m tests.integration.edge_main HOME …`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from messaging.errors import EdgeError
+from runtime.config import read_settings
+from runtime.edge import run_edge
+from runtime.logging_setup import log_to_stderr
+
+
+def main() -> int:
+    home, listen, deployment, for_s, grace_s = sys.argv[1:]
+    try:
+        settings = read_settings({"home": home, "listen": listen, "stop_grace_s": grace_s}, os.environ)
+        log_to_stderr(settings.log_level)
+        return run_edge(settings, Path(deployment), float(for_s) if for_s else None)
+    except EdgeError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""A whole edge in processes of its own: agent, hub, and modules that are small shell scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from actors.agent import ListModules, ModuleList
+from actors.agent_root import AGENT
+from messaging.client import Client
+from messaging.errors import AskTimeout
+from runtime.run_directory import RunDirectory
+from tests.actors.manifests import AGENT as AGENT_PATH
+from tests.actors.manifests import HUB as HUB_PATH
+from tests.actors.manifests import manifest
+
+LIMIT_S = 20.0
+ROOT = Path(__file__).resolve().parents[2]
+UP = {"up": "FROM /messages/* INTO $upstream"}
+
+T = TypeVar("T")
+
+
+def shell(script: str, **others: Any) -> dict[str, Any]:
+    """Return a module that runs a shell script; the named pipe of the test is `$PIPE`."""
+    module = {"type": "process", "status": "running", "restartPolicy": "always"}
+    return module | {"settings": {"command": ["sh", "-c", script]}} | others
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class EdgeProcess:
+    """One home, and the edges that run on it one after the other."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ea-edge-"))
+        self.home = self.folder / "home"
+        self.run = RunDirectory.of(self.home)
+        self.port = free_port()
+        self.deployment = self.folder / "deployment.json"
+        self.log = self.folder / "edge.log"
+        self.pipe = self.folder / "pipe"
+        os.mkfifo(self.pipe)
+        self._pipe = os.open(self.pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._rest = b""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def deploy(self, modules: dict[str, Any], routes: dict[str, str] = UP, text: str | None = None) -> None:
+        """Write the deployment file."""
+        for module in modules.values():
+            module.setdefault("env", {})["PIPE"] = {"value": str(self.pipe)}
+        content = manifest(((*AGENT_PATH, "modules"), modules), ((*HUB_PATH, "routes"), routes))
+        self.deployment.write_text(json.dumps(content) if text is None else text)
+
+    def start(self, for_s: str = "", grace_s: str = "5", port: int | None = None) -> None:
+        """Start the agent process; `process` is it."""
+        listen = f"127.0.0.1:{port or self.port}"
+        command = [sys.executable, "-m", "tests.integration.edge_main", str(self.home), listen]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, str(self.deployment), for_s, grace_s], cwd=ROOT, stdout=log, stderr=log
+            )
+
+    def wait(self, limit_s: float = LIMIT_S) -> int:
+        """Wait for the end of the agent process; returns its exit code."""
+        assert self.process is not None
+        return self.process.wait(limit_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def ask(self, to: str, question: object, answer: type[T], timeout_s: float = 5.0) -> T:
+        with Client.outside(self.run.path) as client:
+            return client.ask(to, question, answer, timeout_s)
+
+    def modules(self) -> dict[str, dict[str, Any]]:
+        """Return what the agent lists, by name."""
+        listed = self.ask(AGENT, ListModules(), ModuleList)
+        return {module["name"]: module for module in listed.modules}
+
+    def wait_for(self, **statuses: str) -> dict[str, dict[str, Any]]:
+        """Wait until modules are in these states, and return all that is listed."""
+        return self.wait_until(lambda listed: all(listed[n]["status"] == s for n, s in statuses.items()))
+
+    def wait_until(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
+        """Wait until something holds of what is listed, and return that."""
+        deadline_s = time.monotonic() + LIMIT_S
+        listed: dict[str, dict[str, Any]] = {}
+        while time.monotonic() < deadline_s:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()
+            if (self.run.path / "agent.agent").exists():
+                try:
+                    listed = self.modules()
+                except AskTimeout:
+                    continue
+                if holds(listed):
+                    return listed
+            time.sleep(0.01)  # between two looks at what other processes do
+        raise AssertionError(f"not so: {listed}\n{self.log.read_text()}")
+
+    def line(self, limit_s: float = LIMIT_S) -> str:
+        """Return the next line that a module wrote to the pipe."""
+        while b"\n" not in self._rest:
+            assert select.select([self._pipe], [], [], limit_s)[0], self.log.read_text()
+            self._rest += os.read(self._pipe, 4096)
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    def close(self) -> None:
+        """End everything, however the test went."""
+        from runtime.leftovers import end_edge
+
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        end_edge(self.run, grace_s=0)
+        os.close(self._pipe)
+        shutil.rmtree(self.folder)

@@ -1,0 +1,108 @@
+"""A whole edge in processes of its own, driven by its command line as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "scripts" / "samples" / "deployment.json"
+PROGRAM = (sys.executable, "-m", "runtime.cli.main")
+LIMIT_S = 30.0
+
+
+def loopback_address() -> str:
+    """Return an address of this machine that nobody else uses: device SDKs know no port but 8883."""
+    return f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+
+
+def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
+    """Look ten times a second whether something outside of Python has come true."""
+    ends_s = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < ends_s, f"not within {limit_s:g} s: {what}"
+        time.sleep(0.1)
+
+
+class EdgeProcess:
+    """An edge on a home of its own. `start` it, ask it with `run` and `json`, end it with `close`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.address = loopback_address()
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("EDGE_ACTORS_")},
+            "EDGE_ACTORS_HOME": str(home),
+            "EDGE_ACTORS_LISTEN": self.address,
+            "EDGE_ACTORS_HOSTNAME": self.address,
+            "PYTHONPATH": str(ROOT),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.output = home.with_name(f"{home.name}.output")
+
+    def start(self, *arguments: str, deployment: Path = SAMPLE) -> None:
+        """Start the edge and wait until all its modules run."""
+        self.start_without_waiting(*arguments, deployment=deployment)
+        self.wait_for_modules("running", {"edgeAgent", "edgeHub", "filter", "sensor"})
+
+    def start_without_waiting(self, *arguments: str, deployment: Path = SAMPLE) -> None:
+        """Start the edge."""
+        with open(self.output, "ab") as output:
+            self.process = subprocess.Popen(
+                [*PROGRAM, "run", "--deployment", str(deployment), *arguments],
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
+
+    def wait_for_modules(self, status: str, names: set[str]) -> None:
+        """Wait until these modules are at a status."""
+
+        def are() -> bool:
+            assert self.process is None or self.process.poll() is None, self.output.read_text()
+            modules = self.modules()
+            return all(name in modules and modules[name]["status"] == status for name in names)
+
+        wait_until(are, f"{', '.join(sorted(names))} are {status}")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Call `edge-actors` with these arguments."""
+        return subprocess.run(
+            [*PROGRAM, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LIMIT_S,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """Call `edge-actors` with these arguments and --json; it must succeed."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def modules(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what `list` says by module, nothing while the edge does not answer."""
+        done = self.run("list", "--json")
+        return {module["name"]: module for module in json.loads(done.stdout)} if done.stdout else {}
+
+    def wait(self) -> int:
+        """Wait for the end of the edge; returns its exit code."""
+        assert self.process is not None
+        return self.process.wait(LIMIT_S)
+
+    def close(self) -> None:
+        """End the edge and whatever it left, however the test went."""
+        self.run("down", "--purge")
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(LIMIT_S)

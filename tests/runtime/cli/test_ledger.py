@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from actors.stored import DEFAULT_PRIORITY, Match, Segment
+from runtime.cli.ledger import TERMS
+from runtime.message_db import MessageDb
+from tests.runtime.cli.conftest import EdgeActors
+
+NOW_S = 1_700_000_000.0
+SINK = "$upstream"
+
+
+@pytest.fixture
+def database(home: Path) -> MessageDb:
+    """Of an edge that took five messages: one without a route, of the others three are done with."""
+    home.mkdir()
+    database = MessageDb.open(home / "hub.db")
+    match = Match(SINK, DEFAULT_PRIORITY, None)
+    with database.transaction():
+        database.append([Segment((match,), [b"h"], [(0, b"body")] * 4)], NOW_S)
+        database.append([Segment((), [b"h"], [(0, b"body")])], NOW_S)
+    first = database.read(SINK, -1, 10, 10_000, NOW_S)[0].first_position
+    with database.transaction():
+        database.delivered(SINK, [(first, first + 1)])
+        database.dropped(SINK, [(first + 2, first + 2)], "limit")
+    return database
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+def test_the_ledger_is_read_from_a_running_and_a_stopped_edge(
+    running: bool, database: MessageDb, edge_actors: EdgeActors
+) -> None:
+    if not running:
+        database.close()
+
+    found = edge_actors("ledger", "--json").json
+
+    assert found["total"] == {"received": 5, "unrouted": 1, "routed": 4}
+    assert found["endpoints"] == {
+        SINK: {
+            "accepted": 4,
+            "delivered": 2,
+            "expired": 0,
+            "dropped": 1,
+            "dropped_by_reason": {"limit": 1},
+            "pending": 1,
+        }
+    }
+    if running:
+        database.close()
+
+
+def test_the_table_shows_the_equations(database: MessageDb, edge_actors: EdgeActors) -> None:
+    database.close()
+
+    lines = edge_actors("ledger").out.splitlines()
+
+    assert lines[0] == "received 5 = unrouted 1 + routed 4"
+    assert lines[2].split() == ["ENDPOINT", *(term.upper() for term in TERMS)]
+    assert lines[3].split() == [SINK, "4", "2", "0", "1", "1", "1", "dropped:", "limit"]
+
+
+def test_a_ledger_that_does_not_balance_fails_the_command(
+    database: MessageDb, edge_actors: EdgeActors
+) -> None:
+    database._connection.execute("DELETE FROM queue")  # what a bug would do
+    database.close()
+
+    told = edge_actors("ledger")
+
+    assert told.code == 1
+    assert told.err.startswith(f"error: the ledger does not balance: {SINK}: accepted 4 is not")
+
+
+def test_a_home_that_was_never_run_has_no_ledger(home: Path, edge_actors: EdgeActors) -> None:
+    told = edge_actors("ledger")
+
+    assert told.code == 1
+    assert told.err.startswith(f"error: message database {home}/hub.db: there is none")
+    assert not home.exists()
