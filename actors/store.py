@@ -21,7 +21,7 @@ from actors.append_guard import AppendGuard
 from actors.base import EdgeActor
 from actors.consumer import Consumer
 from actors.ports import MessageStore
-from actors.stored import Run, runs_of, segments_of
+from actors.stored import Run, gathered, runs_of, segments_of
 from messaging.envelope import Envelope
 from messaging.errors import StoreError
 from messaging.kinds import data_message, message
@@ -253,11 +253,13 @@ class StoreActor(EdgeActor):
         """Write one transaction; return the new messages of each endpoint that waits for them."""
         assert self._store is not None
         store, now_s = self._store, self.clock.now_s()
-        segments = [
-            segment
-            for _, append in turn.appends
-            for segment in segments_of(append.headers, append.entries)  # type: ignore[arg-type]
-        ]
+        segments = gathered(
+            [
+                segment
+                for _, append in turn.appends
+                for segment in segments_of(append.headers, append.entries)  # type: ignore[arg-type]
+            ]
+        )
         with store.transaction():
             first = store.append(segments, now_s) if segments else 0
             for endpoint_id, ranges in turn.delivered.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Literal, NamedTuple
 
 DEFAULT_PRIORITY = 2_000_000_000
@@ -17,7 +17,7 @@ DEFAULT_PRIORITY = 2_000_000_000
 MAX_SEQ = (1 << 45) - 1
 """The last sequence number a store can give: 111 years at 10,000 messages a second."""
 
-MESSAGE_OVERHEAD_BYTES = 128  # what a message weighs besides its body, roughly
+MESSAGE_OVERHEAD_BYTES = 128  # what a message weighs besides header and body, roughly
 
 _SEQ_BITS = 45
 _LAST_RANK = 10  # where DEFAULT_PRIORITY stands among 0, 1, ... 9
@@ -62,21 +62,34 @@ class Run(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """What headers and bodies weigh, and something for each message besides."""
-        bodies_bytes = sum(len(body) for _, body in self.entries)
-        return bodies_bytes + sum(map(len, self.headers)) + MESSAGE_OVERHEAD_BYTES * len(self.entries)
+        """What the messages weigh: header, body, and something for each message besides."""
+        weights = [len(header) + MESSAGE_OVERHEAD_BYTES for header in self.headers]
+        if len(weights) == 1:
+            return weights[0] * len(self.entries) + sum(len(body) for _, body in self.entries)
+        return sum(weights[index] + len(body) for index, body in self.entries)
 
     def cut(self, first: int, last: int) -> Run | None:
-        """Return the part from `first` to `last`, both included and inside this run; None when empty."""
+        """Return what lies between two positions, both included; None when nothing does."""
+        first, last = max(first, self.first_position), min(last, self.last_position)
         if first > last:
             return None
-        start = first - self.first_position
-        headers, entries = self.headers, self.entries[start : last - self.first_position + 1]
-        if len(headers) > len(entries):  # else a run cut into single messages would carry them all each time
-            used: dict[int, int] = {}
-            entries = tuple((used.setdefault(index, len(used)), body) for index, body in entries)
-            headers = tuple(headers[index] for index in used)
-        return Run(first, headers, entries)
+        entries = self.entries[first - self.first_position : last - self.first_position + 1]
+        return Run(first, *with_its_headers(self.headers, entries))
+
+
+def with_its_headers(
+    headers: Sequence[bytes], entries: Sequence[tuple[int, bytes]]
+) -> tuple[Sequence[bytes], Sequence[tuple[int, bytes]]]:
+    """Return a part of a batch without most of the headers that it does not use.
+
+    Senders choose headers (message ids!): were each part to carry those of the whole, a batch cut into
+    single messages would grow with the square of its size.
+    """
+    if len(headers) <= len(entries):
+        return headers, entries
+    used: dict[int, int] = {}
+    renamed = tuple((used.setdefault(index, len(used)), body) for index, body in entries)
+    return tuple(headers[index] for index in used), renamed
 
 
 def position_of(priority: int, seq: int) -> int:
@@ -112,20 +125,44 @@ def segments_of(
 ) -> list[Segment]:
     """Cut a batch where the endpoints change; mostly they do not."""
     names = tuple(header for header, _ in headers)
+    if not entries:
+        return []
     if len({matches for _, matches in headers}) == 1:
         return [Segment(headers[0][1], names, entries)]
     return [
-        Segment(matches, names, tuple(group))
+        Segment(matches, *with_its_headers(names, tuple(group)))
         for matches, group in groupby(entries, lambda entry: headers[entry[0]][1])
     ]
+
+
+def gathered(segments: Sequence[Segment]) -> list[Segment]:
+    """Make neighbours of segments for the same endpoints, and one of neighbours with the same headers.
+
+    What stands together is stored and delivered together. The order of no queue changes: when an endpoint,
+    at one priority, is in two kinds of matches, the segments stay where they are.
+    """
+    kinds = dict.fromkeys(segment.matches for segment in segments)
+    queues = [match[:2] for matches in kinds for match in matches]
+    if len(kinds) > 1 and len(set(queues)) == len(queues):
+        rank = {matches: number for number, matches in enumerate(kinds)}
+        segments = sorted(segments, key=lambda segment: rank[segment.matches])
+    found = []
+    for _, group in groupby(segments, lambda segment: segment[:2]):
+        first, *others = group
+        if others:
+            entries = tuple(chain(first.entries, *(other.entries for other in others)))
+            first = Segment(first.matches, first.headers, entries)
+        found.append(first)
+    return found
 
 
 def runs_of(segments: Iterable[Segment], first_seq: int) -> Iterator[tuple[str, Run]]:
     """Return what each endpoint gets of segments that were stored from `first_seq` on."""
     seq = first_seq
     for matches, headers, entries in segments:
-        for endpoint_id, priority, _ in matches:
-            yield endpoint_id, Run(position_of(priority, seq), headers, entries)
+        if entries:
+            for endpoint_id, priority, _ in matches:
+                yield endpoint_id, Run(position_of(priority, seq), headers, entries)
         seq += len(entries)
 
 

@@ -3,26 +3,28 @@
 One SQLite file with a write-ahead log and `synchronous=FULL`: when `transaction()` has ended, what it did is
 on disk. Used by one thread, knows no clock.
 
-    bodies     first seq -> messages with consecutive seqs for the same endpoints, as one msgpack value
-    held       first seq -> how many messages that row has, how many rows of the queue they have left
-    queue      key -> when it expires; the key is (endpoint number, priority, seq) in one integer
+    bodies     first seq -> messages with consecutive seqs for the same endpoints; see message_bodies.py
+    held       first seq -> how many messages of that row wait, one for two endpoints counted twice
+    queue      first key -> how many messages, the first seq of the row they are in, when they expire
     endpoints  endpoint id -> its number
-    ledger     "total" -> counts of the whole store; number of an endpoint -> its counts
+    ledger     "total" -> counts of the whole store, next seq; number of an endpoint -> its counts
     sessions   identity id -> what its session needs after a restart
-    meta       "next_seq" -> the next sequence number
 
-The statements follow from two measurements: a row of its own for each message costs more than everything
-else together; and while another Python thread is busy, each step of a statement that takes a while costs up
-to a whole switch interval until the interpreter is ours again. So a batch is a few big statements.
+A key is (endpoint number, priority, seq) in one integer. A row of the queue stands for the keys of
+consecutive messages in one row of bodies; when some of them leave, it is replaced by what is left of it.
+
+The statements follow from two measurements: a row of its own for each message, in whichever table, costs
+more than everything else together; and while another Python thread is busy, each step of a statement that
+takes a while costs up to a whole switch interval until the interpreter is ours again.
 """
 
 from __future__ import annotations
 
 import functools
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -34,30 +36,31 @@ from actors.stored import (
     MESSAGE_OVERHEAD_BYTES,
     DropReason,
     Ledger,
-    Match,
     Run,
     Segment,
     position_of,
 )
 from messaging.errors import StoreError
 from runtime import message_schema
+from runtime.message_bodies import BodyReader, rows_of
 from runtime.message_ledger import POSITION_BITS, Accounts
 from runtime.sqlite_tables import SharedTable
 
 TIDY_PAGES = 256  # given back in one slice
+LIVE_ROWS = 32  # of the queue, read at once
 
-ROW_MESSAGES = 512  # at most in one row of bodies …
-ROW_BYTES = 256 * 1024  # … which is closed when it has this many bytes
-ROWS_REMEMBERED = 8  # decoded rows of bodies, for readers that take a row in several bites
-
-_RANGE = "key BETWEEN ? AND ?"
-_NUMBERS = (
-    "CREATE TEMP TABLE numbers AS WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n LIMIT "
-    f"{ROW_MESSAGES}) SELECT n FROM n"
+# Rows of the queue that have a part in a range of keys, and perhaps one that ends before it.
+_REACHING = (
+    "SELECT key, count, first_seq, expires_at FROM queue"
+    " WHERE key BETWEEN ifnull((SELECT max(key) FROM queue WHERE key <= ?1), ?1) AND ?2"
 )
 
-# What a row of bodies holds: pieces, each with its headers and (index of its header, body) per message.
-_Pieces = list[tuple[Sequence[bytes], Sequence[tuple[int, bytes]]]]
+_LIVE = f"{_REACHING} AND (expires_at IS NULL OR expires_at > ?3) ORDER BY key LIMIT ?4"
+_DELETE_BODIES = (
+    "DELETE FROM bodies WHERE first_seq = (SELECT first_seq FROM held WHERE first_seq = ? AND left <= 0)"
+)
+
+_Row = tuple[int, int, int, float | None]  # of the queue: key, count, first_seq, expires_at
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -93,7 +96,7 @@ class MessageDb:
         self._connection = connection
         self._accounts: Accounts
         self._sessions: SharedTable
-        self._decoded: OrderedDict[int, _Pieces] = OrderedDict()  # rows of bodies, by first seq
+        self._bodies = BodyReader(connection, path)
         self._in_transaction = False
         self._failed = False  # a method of the open transaction
         self._loaded = False  # the accounts are those of the last commit, or of the open transaction
@@ -117,7 +120,6 @@ class MessageDb:
     @_guarded("open")
     def _set_up(self) -> None:
         message_schema.prepare(self._connection, self.path)
-        self._connection.execute(_NUMBERS)
         self._accounts = Accounts(self._connection, self.path)
         self._sessions = SharedTable(self._connection, self.path, "sessions")
         self._connection.execute("COMMIT")
@@ -125,7 +127,7 @@ class MessageDb:
 
     def _load(self) -> None:
         self._loaded = False
-        self._decoded.clear()
+        self._bodies.forget()
         self._accounts.load()
         self._loaded = True
 
@@ -165,6 +167,7 @@ class MessageDb:
 
     @_guarded("undo a transaction")
     def _rollback(self) -> None:
+        self._loaded = False
         if self._connection.in_transaction:  # after some errors SQLite has rolled back by itself
             self._connection.execute("ROLLBACK")
         self._load()
@@ -178,32 +181,28 @@ class MessageDb:
         if seq + count > MAX_SEQ:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
         routed = 0
-        for matches, pieces, length in _rows(segments):
+        bodies: list[tuple[int, bytes]] = []
+        held: list[tuple[int, int]] = []
+        queued: list[_Row] = []
+        for matches, pieces, length in rows_of(segments):
             if matches:
-                self._insert_row(seq, length, matches, pieces, now_s)
                 routed += length
+                bodies.append((seq, msgpack.packb(pieces)))
+                held.append((seq, length * len(matches)))
+                for endpoint_id, priority, ttl_s in matches:
+                    account = accounts.change(endpoint_id)
+                    key = account.first_key + position_of(priority, seq)
+                    queued.append((key, length, seq, None if ttl_s is None else now_s + ttl_s))
+                    account.accepted += length
             seq += length
+        self._connection.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
+        self._connection.executemany("INSERT INTO held VALUES (?, ?)", held)
+        self._connection.executemany("INSERT INTO queue VALUES (?, ?, ?, ?)", queued)
         accounts.received += count
         accounts.unrouted += count - routed
         accounts.routed += routed
         accounts.next_seq = seq
         return first
-
-    def _insert_row(
-        self, first_seq: int, count: int, matches: tuple[Match, ...], pieces: _Pieces, now_s: float
-    ) -> None:
-        run = self._connection.execute
-        run("INSERT INTO bodies VALUES (?, ?)", (first_seq, msgpack.packb(pieces)))
-        run("INSERT INTO held VALUES (?, ?, ?)", (first_seq, count, count * len(matches)))
-        for endpoint_id, priority, ttl_s in matches:
-            account = self._accounts.change(endpoint_id)
-            key = account.first_key + position_of(priority, first_seq)
-            expires_at = None if ttl_s is None else now_s + ttl_s
-            if count == 1:
-                run("INSERT INTO queue VALUES (?, ?)", (key, expires_at))
-            else:
-                run("INSERT INTO queue SELECT ? + n, ? FROM temp.numbers LIMIT ?", (key, expires_at, count))
-            account.accepted += count
 
     @_guarded("delete delivered messages", in_transaction=True)
     def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
@@ -226,11 +225,11 @@ class MessageDb:
         account = self._accounts.find(endpoint_id)
         if account is None:
             return 0
-        keys = self._connection.execute(
-            f"SELECT key FROM queue WHERE {_RANGE} ORDER BY key LIMIT ?",
+        rows = self._connection.execute(
+            "SELECT key, count FROM queue WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
             (account.first_key, account.last_key, limit),
         ).fetchall()
-        count = sum(self._release(first, last) for first, last in _ranges(key for (key,) in keys))
+        count = self._release(_apart(_first_of(rows, limit)))
         self._count_dropped(endpoint_id, reason, count)
         return count
 
@@ -243,61 +242,71 @@ class MessageDb:
     @_guarded("delete expired messages", in_transaction=True)
     def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
         """Delete at most `limit` messages past their time to live; return how many at which endpoint."""
-        keys = self._connection.execute(
-            "SELECT key FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now_s, limit)
+        rows = self._connection.execute(
+            "SELECT key, count FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now_s, limit)
         ).fetchall()
-        names = self._accounts.names() if keys else {}
+        names = self._accounts.names() if rows else {}
         counts: dict[str, int] = {}
-        for first, last in _ranges(sorted(key for (key,) in keys)):
-            endpoint_id = names[first >> POSITION_BITS]
-            count = self._release(first, last)
-            self._accounts.change(endpoint_id).expired += count
-            counts[endpoint_id] = counts.get(endpoint_id, 0) + count
+        ranges = _apart(_first_of(rows, limit))
+        for number, its_ranges in groupby(ranges, lambda keys: keys[0] >> POSITION_BITS):
+            count = self._release(its_ranges)
+            self._accounts.change(names[number]).expired += count
+            counts[names[number]] = count
         return counts
 
     def _release_positions(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
-        account = self._accounts.find(endpoint_id)
-        count = 0
         for first, last in ranges:
             if first < 0 or last > MAX_POSITION:
                 raise ValueError(f"positions {first} to {last} are not in 0 to {MAX_POSITION}")
-            if account is not None:
-                count += self._release(account.first_key + first, account.first_key + last)
-        return count
+        account = self._accounts.find(endpoint_id)
+        if account is None:
+            return 0
+        base = account.first_key
+        return self._release((base + first, base + last) for first, last in _apart(ranges))
 
-    def _release(self, first_key: int, last_key: int) -> int:
-        """Delete a range of one queue, and each row of bodies that no queue holds any more; count the keys.
+    def _release(self, ranges: Iterable[tuple[int, int]]) -> int:
+        """Delete ranges of a queue, and the rows of bodies that no queue holds any more; count the messages.
 
         Args:
-            first_key, last_key: Of one endpoint and one priority.
+            ranges: First and last key, ascending and apart.
         """
-        run = self._connection.execute
-        base = first_key & ~MAX_SEQ
-        first_seq, last_seq = first_key - base, last_key - base
-        rows = run(
-            "SELECT first_seq, count FROM held WHERE first_seq BETWEEN"
-            " ifnull((SELECT max(first_seq) FROM held WHERE first_seq <= ?), ?) AND ?",
-            (first_seq, first_seq, last_seq),
-        ).fetchall()
         released = 0
-        for row_seq, count in rows:
-            start, stop = max(first_seq, row_seq), min(last_seq, row_seq + count - 1)
-            gone = run(f"DELETE FROM queue WHERE {_RANGE}", (base + start, base + stop)).rowcount
-            if gone:
-                released += gone
-                self._let_go(row_seq, gone)
-        return released
+        touched: list[_Row] = []
+        parts: list[_Row] = []
+        for first, last in ranges:
+            rows = self._reaching(first, last)
+            if touched and rows and rows[0] == touched[-1]:  # the range before ended in the same row
+                released += self._replace(touched, parts)
+                touched, parts = [], []
+                rows = self._reaching(first, last)
+            for row in rows:
+                kept = _without(row, first, last)
+                if kept is not None:
+                    touched.append(row)
+                    parts += kept
+        return released + self._replace(touched, parts)
 
-    def _let_go(self, first_seq: int, count: int) -> None:
-        """Count down what a row of bodies is still held by; at none it goes."""
-        run = self._connection.execute
-        (left,) = run(
-            "UPDATE held SET left = left - ? WHERE first_seq = ? RETURNING left", (count, first_seq)
-        ).fetchall()[0]
-        if left <= 0:
-            run("DELETE FROM held WHERE first_seq = ?", (first_seq,))
-            run("DELETE FROM bodies WHERE first_seq = ?", (first_seq,))
-            self._decoded.pop(first_seq, None)
+    def _reaching(self, first_key: int, last_key: int) -> list[_Row]:
+        return self._connection.execute(f"{_REACHING} ORDER BY key", (first_key, last_key)).fetchall()
+
+    def _replace(self, rows: Sequence[_Row], parts: Sequence[_Row]) -> int:
+        """Put the parts in the place of the rows; return how many messages are fewer."""
+        run = self._connection.executemany
+        left: dict[int, int] = {}
+        for _, count, first_seq, _ in rows:
+            left[first_seq] = left.get(first_seq, 0) + count
+        run("DELETE FROM queue WHERE key = ?", [(key,) for key, _, _, _ in rows])
+        for _, count, first_seq, _ in parts:
+            left[first_seq] -= count
+        run("INSERT INTO queue VALUES (?, ?, ?, ?)", parts)
+        run(
+            "UPDATE held SET left = left - ? WHERE first_seq = ?",
+            [(count, seq) for seq, count in left.items()],
+        )
+        seqs = [(seq,) for seq in left]
+        run(_DELETE_BODIES, seqs)
+        run("DELETE FROM held WHERE first_seq = ? AND left <= 0", seqs)
+        return sum(left.values())
 
     @_guarded("read messages")
     def read(
@@ -308,59 +317,31 @@ class MessageDb:
         if account is None:
             return []
         base = account.first_key
-        keys = self._connection.execute(
-            f"SELECT key FROM queue WHERE {_RANGE} AND (expires_at IS NULL OR expires_at > ?)"
-            " ORDER BY key LIMIT ?",
-            (base + max(after_position, -1) + 1, account.last_key, now_s, max_count),
-        ).fetchall()
+        first_key = base + max(after_position, -1) + 1
         found: list[Run] = []
-        size_bytes = 0
-        for first, last in _ranges(key for (key,) in keys):
-            for run in self._runs(first - base, last - base):
-                room_bytes = max_bytes - size_bytes
-                fits = run if run.size_bytes <= room_bytes else _fitting(run, room_bytes, at_least=not found)
+        for key, count, first_seq, _ in self._live(first_key, account.last_key, now_s):
+            first = max(key, first_key)
+            last = min(key + count, first + max_count) - 1
+            for run in self._bodies.runs(first_seq, first - base, last - base):
+                fits = run if run.size_bytes <= max_bytes else _fitting(run, max_bytes, at_least=not found)
                 if fits is not None:
                     found.append(fits)
-                    size_bytes += fits.size_bytes
+                    max_bytes -= fits.size_bytes
                 if fits is not run:
                     return found
+            max_count -= last - first + 1
+            if max_count <= 0:
+                break
         return found
 
-    def _runs(self, first_position: int, last_position: int) -> Iterator[Run]:
-        """Read a range of positions, all of which are in the queue."""
-        position = first_position
-        while position <= last_position:
-            for run in self._row(position):
-                part = run.cut(max(position, run.first_position), min(last_position, run.last_position))
-                if part is not None:
-                    yield part
-                    position = part.last_position + 1
-
-    def _row(self, position: int) -> list[Run]:
-        """Return the row of bodies with the message at `position`, at the positions of its priority."""
-        seq = position & MAX_SEQ
-        found = self._connection.execute(
-            "SELECT first_seq, count FROM held WHERE first_seq <= ? ORDER BY first_seq DESC LIMIT 1", (seq,)
-        ).fetchone()
-        if found is None or found[0] + found[1] <= seq:
-            raise message_schema.damaged(self.path, f"message {seq} is queued but not there")
-        first_seq = found[0]
-        pieces = self._decoded.get(first_seq)
-        if pieces is None:
-            row = self._connection.execute(
-                "SELECT data FROM bodies WHERE first_seq = ?", (first_seq,)
-            ).fetchone()
-            if row is None:
-                raise message_schema.damaged(self.path, f"the bodies from {first_seq} on are not there")
-            pieces = self._decoded[first_seq] = msgpack.unpackb(row[0], use_list=False)
-            if len(self._decoded) > ROWS_REMEMBERED:
-                self._decoded.popitem(last=False)
-        runs = []
-        start = position - seq + first_seq
-        for headers, entries in pieces:
-            runs.append(Run(start, headers, entries))
-            start += len(entries)
-        return runs
+    def _live(self, first_key: int, last_key: int, now_s: float) -> Iterator[_Row]:
+        """Return the rows of a range of one queue that have not expired; the first may begin before it."""
+        while True:
+            rows = self._connection.execute(_LIVE, (first_key, last_key, now_s, LIVE_ROWS)).fetchall()
+            yield from (row for row in rows if row[0] + row[1] > first_key)
+            if len(rows) < LIVE_ROWS:
+                return
+            first_key = rows[-1][0] + rows[-1][1]
 
     @_guarded("count messages")
     def pending(self, endpoint_id: str) -> int:
@@ -401,38 +382,34 @@ class MessageDb:
         return int(free_pages * page_bytes)
 
 
-def _rows(segments: Iterable[Segment]) -> Iterator[tuple[tuple[Match, ...], _Pieces, int]]:
-    """Put consecutive segments for the same endpoints into rows of bodies: (matches, pieces, messages)."""
-    pieces: _Pieces = []
-    row_matches: tuple[Match, ...] = ()
-    length = size_bytes = 0
-    for matches, headers, all_entries in segments:
-        for start in range(0, len(all_entries), ROW_MESSAGES):
-            entries = all_entries[start : start + ROW_MESSAGES]
-            if pieces and (
-                matches != row_matches or size_bytes >= ROW_BYTES or length + len(entries) > ROW_MESSAGES
-            ):
-                yield row_matches, pieces, length
-                pieces, length, size_bytes = [], 0, 0
-            row_matches = matches
-            pieces.append((headers, entries))
-            length += len(entries)
-            size_bytes += sum(len(body) for _, body in entries)
-    if pieces:
-        yield row_matches, pieces, length
+def _first_of(rows: Iterable[tuple[int, int]], limit: int) -> Iterator[tuple[int, int]]:
+    """Return the first `limit` keys of some (key, count), as ranges."""
+    for key, count in rows:
+        count = min(count, limit)
+        if count:
+            yield key, key + count - 1
+        limit -= count
 
 
-def _ranges(keys: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Join ascending keys to ranges without a gap, both ends included."""
-    first = last = -1
-    for key in keys:
-        if key != last + 1 or first < 0:
-            if first >= 0:
-                yield first, last
-            first = key
-        last = key
-    if first >= 0:
-        yield first, last
+def _apart(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join ranges that overlap or follow each other, so that none says a position twice."""
+    apart: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if apart and first <= apart[-1][1] + 1:
+            apart[-1] = apart[-1][0], max(last, apart[-1][1])
+        elif first <= last:
+            apart.append((first, last))
+    return apart
+
+
+def _without(row: _Row, first_key: int, last_key: int) -> list[_Row] | None:
+    """Return what is left of a row of the queue without a range of keys; None when it has none of them."""
+    key, count, first_seq, expires_at = row
+    end = key + count
+    if end <= first_key or key > last_key:
+        return None
+    left = ((key, first_key - key), (last_key + 1, end - last_key - 1))
+    return [(start, length, first_seq, expires_at) for start, length in left if length > 0]
 
 
 def _fitting(run: Run, room_bytes: int, at_least: bool) -> Run | None:

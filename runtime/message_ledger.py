@@ -53,10 +53,11 @@ class Account:
         }
 
     def pending(self, connection: sqlite3.Connection) -> int:
-        """Count the rows of this endpoint in the queue."""
+        """Count what waits for this endpoint in the queue."""
         count: int
         (count,) = connection.execute(
-            "SELECT count(*) FROM queue WHERE key BETWEEN ? AND ?", (self.first_key, self.last_key)
+            "SELECT ifnull(sum(count), 0) FROM queue WHERE key BETWEEN ? AND ?",
+            (self.first_key, self.last_key),
         ).fetchone()
         return count
 
@@ -67,11 +68,11 @@ class Accounts:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
-        self._meta = SharedTable(connection, path, "meta")
         self._numbers = SharedTable(connection, path, "endpoints")
         self._ledger = SharedTable(connection, path, "ledger")
         self._touched: set[str] = set()
         self._accounts: dict[str, Account] = {}
+        self._saved: dict[str, int] = {}
         self.next_seq = 1
         self.received = 0
         self.unrouted = 0
@@ -80,9 +81,11 @@ class Accounts:
     def load(self) -> None:
         """Take everything from the tables, at the start and after a transaction was undone."""
         rows = dict(self._ledger.items())
-        total = Totals(**rows.get("total", {}))
-        self.received, self.unrouted, self.routed = total.received, total.unrouted, total.routed
-        self.next_seq = self._meta.get("next_seq", 1)
+        self._saved = rows.get("total", {})
+        self.next_seq = self._saved.get("next_seq", 1)
+        self.received = self._saved.get("received", 0)
+        self.unrouted = self._saved.get("unrouted", 0)
+        self.routed = self._saved.get("routed", 0)
         self._accounts = {
             endpoint_id: Account(**rows.get(str(number), {"number": number}))
             for endpoint_id, number in self._numbers.items()
@@ -90,13 +93,20 @@ class Accounts:
         self._touched.clear()
 
     def save(self) -> None:
-        """Write what changed, as a part of the open transaction."""
-        rows = {}
+        """Write what changed, as a part of the open transaction; a sweep that found nothing costs no sync."""
+        rows: dict[str, dict[str, Any]] = {}
         for account in (self._accounts[endpoint_id] for endpoint_id in self._touched):
             rows[str(account.number)] = account.row()
-        rows["total"] = {"received": self.received, "unrouted": self.unrouted, "routed": self.routed}
-        self._ledger.update(rows)
-        self._meta["next_seq"] = self.next_seq
+        total = {
+            "next_seq": self.next_seq,
+            "received": self.received,
+            "unrouted": self.unrouted,
+            "routed": self.routed,
+        }
+        if total != self._saved:
+            rows["total"] = self._saved = total
+        if rows:
+            self._ledger.update(rows)
         self._touched.clear()
 
     def find(self, endpoint_id: str) -> Account | None:

@@ -17,8 +17,10 @@ CHECKED_WHOLE_BYTES = 16 << 20  # a file up to this size is checked page by page
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE bodies (first_seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
-    CREATE TABLE held (first_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL, left INTEGER NOT NULL);
-    CREATE TABLE queue (key INTEGER PRIMARY KEY, expires_at REAL);
+    CREATE TABLE held (first_seq INTEGER PRIMARY KEY, left INTEGER NOT NULL);
+    CREATE TABLE queue (
+        key INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_seq INTEGER NOT NULL, expires_at REAL
+    );
     CREATE INDEX queue_by_expiry ON queue (expires_at) WHERE expires_at IS NOT NULL;
     """,
 )

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 from actors.stored import (
     MAX_POSITION,
+    MESSAGE_OVERHEAD_BYTES,
     DropReason,
     EndpointLedger,
     Ledger,
-    NewMessage,
-    StoredMessage,
+    Match,
+    Run,
+    Segment,
     Totals,
     position_of,
     seq_of,
@@ -78,45 +80,54 @@ class MemoryMessageDb:
         finally:
             self._open = None
 
-    def append(self, messages: Sequence[NewMessage], now_s: float) -> int:
+    def append(self, segments: Sequence[Segment], now_s: float) -> int:
         with self._change("append messages") as contents:
             if self._disk.full:
                 raise StoreFull("memory store: no space left to append messages")
             first = contents.next_seq
-            for seq, (header, body, matches) in enumerate(messages, first):
-                contents.received += 1
-                if matches:
-                    contents.routed += 1
-                    contents.messages[seq] = header, body
-                else:
-                    contents.unrouted += 1
-                for endpoint_id, priority, ttl_s in matches:
-                    queue = contents.queues.setdefault(endpoint_id, _Queue())
-                    position = position_of(priority, seq)
-                    if position in queue.expires_at:
-                        raise StoreError(f"memory store: endpoint {endpoint_id!r} is named twice")
-                    queue.expires_at[position] = None if ttl_s is None else now_s + ttl_s
-                    queue.accepted += 1
-            contents.next_seq += len(messages)
+            for matches, headers, entries in segments:
+                for header_index, body in entries:
+                    self._append_one(contents, matches, headers[header_index], body, now_s)
             return first
 
-    def delivered(self, endpoint_id: str, positions: Sequence[int]) -> int:
+    @staticmethod
+    def _append_one(
+        contents: _Contents, matches: tuple[Match, ...], header: bytes, body: bytes, now_s: float
+    ) -> None:
+        seq = contents.next_seq
+        contents.next_seq += 1
+        contents.received += 1
+        if matches:
+            contents.routed += 1
+            contents.messages[seq] = header, body
+        else:
+            contents.unrouted += 1
+        for endpoint_id, priority, ttl_s in matches:
+            queue = contents.queues.setdefault(endpoint_id, _Queue())
+            position = position_of(priority, seq)
+            if position in queue.expires_at:
+                raise StoreError(f"memory store: endpoint {endpoint_id!r} is named twice")
+            queue.expires_at[position] = None if ttl_s is None else now_s + ttl_s
+            queue.accepted += 1
+
+    def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
         with self._change("delete delivered messages") as contents:
-            count = self._release(contents, endpoint_id, positions)
+            count = self._release(contents, endpoint_id, ranges)
             if count:
                 contents.queues[endpoint_id].delivered += count
             return count
 
-    def dropped(self, endpoint_id: str, positions: Sequence[int], reason: DropReason) -> int:
+    def dropped(self, endpoint_id: str, ranges: Sequence[tuple[int, int]], reason: DropReason) -> int:
         with self._change("drop messages") as contents:
-            count = self._release(contents, endpoint_id, positions)
+            count = self._release(contents, endpoint_id, ranges)
             if count:
                 contents.queues[endpoint_id].dropped[reason] += count
             return count
 
     def drop_queue(self, endpoint_id: str, reason: DropReason, limit: int = 1000) -> int:
         queue = self._now().queues.get(endpoint_id, _Queue())
-        return self.dropped(endpoint_id, sorted(queue.expires_at)[:limit], reason)
+        next_ones = sorted(queue.expires_at)[:limit]
+        return self.dropped(endpoint_id, [(position, position) for position in next_ones], reason)
 
     def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
         with self._change("delete expired messages") as contents:
@@ -128,25 +139,30 @@ class MemoryMessageDb:
             )
             counts: Counter[str] = Counter()
             for _, endpoint_id, position in due[:limit]:
-                counts[endpoint_id] += self._release(contents, endpoint_id, [position])
+                counts[endpoint_id] += self._release(contents, endpoint_id, [(position, position)])
                 contents.queues[endpoint_id].expired += 1
             return dict(counts)
 
     def read(
         self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
-    ) -> list[StoredMessage]:
+    ) -> list[Run]:
         contents = self._now()
         queue = contents.queues.get(endpoint_id, _Queue())
-        found: list[StoredMessage] = []
-        size_bytes = 0
+        found: list[Run] = []
+        count = size_bytes = 0
         for position, expires_at in sorted(queue.expires_at.items()):
             if position <= after_position or (expires_at is not None and expires_at <= now_s):
                 continue
             header, body = contents.messages[seq_of(position)]
-            size_bytes += len(header) + len(body)
-            if len(found) == max_count or (found and size_bytes > max_bytes):
+            size_bytes += len(header) + len(body) + MESSAGE_OVERHEAD_BYTES
+            if count == max_count or (found and size_bytes > max_bytes):
                 break
-            found.append(StoredMessage(position, header, body))
+            count += 1
+            if found and found[-1].last_position == position - 1:
+                first, headers, entries = found.pop()
+                found.append(Run(first, (*headers, header), (*entries, (len(headers), body))))
+            else:
+                found.append(Run(position, (header,), ((0, body),)))
         return found
 
     def pending(self, endpoint_id: str) -> int:
@@ -204,15 +220,19 @@ class MemoryMessageDb:
             raise
 
     @staticmethod
-    def _release(contents: _Contents, endpoint_id: str, positions: Sequence[int]) -> int:
+    def _release(contents: _Contents, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
         queue = contents.queues.get(endpoint_id, _Queue())
-        for position in positions:
-            if not 0 <= position <= MAX_POSITION:
-                raise ValueError(f"position {position} is not in 0 to {MAX_POSITION}")
-        waiting = [position for position in set(positions) if position in queue.expires_at]
-        for position in waiting:
+        for first, last in ranges:
+            if first < 0 or last > MAX_POSITION:
+                raise ValueError(f"positions {first} to {last} are not in 0 to {MAX_POSITION}")
+        gone = [
+            position
+            for position in queue.expires_at
+            if any(first <= position <= last for first, last in ranges)
+        ]
+        for position in gone:
             del queue.expires_at[position]
             seq = seq_of(position)
             if not any(seq == seq_of(other) for q in contents.queues.values() for other in q.expires_at):
                 del contents.messages[seq]
-        return len(waiting)
+        return len(gone)

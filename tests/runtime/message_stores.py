@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from actors.ports import MessageStore
-from actors.stored import DEFAULT_PRIORITY, Match, NewMessage, StoredMessage, seq_of
+from actors.stored import DEFAULT_PRIORITY, Match, Run, Segment, seq_of
 from runtime.message_db import MessageDb
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
 
@@ -60,28 +60,72 @@ def to(*endpoint_ids: str, priority: int = DEFAULT_PRIORITY, ttl_s: float | None
     return [Match(endpoint_id, priority, ttl_s) for endpoint_id in endpoint_ids]
 
 
-def message(text: str, matches: Sequence[Match], header: bytes = b"h") -> NewMessage:
-    return NewMessage(header, text.encode(), tuple(matches))
+def message(text: str, matches: Sequence[Match], header: bytes = b"h") -> Segment:
+    """Return a segment of one message."""
+    return Segment(tuple(matches), (header,), ((0, text.encode()),))
 
 
-def append(store: MessageStore, *messages: NewMessage, now_s: float = NOW_S) -> int:
+def joined(messages: Sequence[Segment]) -> list[Segment]:
+    """Join neighbours that go to the same endpoints, as a batch from a publisher is."""
+    found: list[Segment] = []
+    for matches, headers, entries in messages:
+        if found and found[-1].matches == matches:
+            _, before, known = found.pop()
+            entries = (*known, *((len(before) + index, body) for index, body in entries))
+            headers = (*before, *headers)
+        found.append(Segment(matches, headers, entries))
+    return found
+
+
+def append(store: MessageStore, *messages: Segment, now_s: float = NOW_S) -> int:
+    """Append messages in a transaction of their own, joined to segments."""
     with store.transaction():
-        return store.append(messages, now_s)
+        return store.append(joined(messages), now_s)
+
+
+class Stored(NamedTuple):
+    """One message of a run."""
+
+    position: int
+    header: bytes
+    body: bytes
+
+
+def one_by_one(runs: Iterable[Run]) -> list[Stored]:
+    """Return each message of some runs."""
+    return [
+        Stored(position, run.headers[index], body)
+        for run in runs
+        for position, (index, body) in enumerate(run.entries, run.first_position)
+    ]
 
 
 def waiting(
     store: MessageStore, endpoint_id: str, after_position: int = -1, now_s: float = NOW_S
-) -> list[StoredMessage]:
-    return store.read(endpoint_id, after_position, max_count=100_000, max_bytes=1 << 40, now_s=now_s)
+) -> list[Stored]:
+    return one_by_one(
+        store.read(endpoint_id, after_position, max_count=100_000, max_bytes=1 << 40, now_s=now_s)
+    )
 
 
-def bodies(stored: Sequence[StoredMessage]) -> list[str]:
-    return [bytes(one.body).decode() for one in stored]
+def bodies(stored: Sequence[Stored]) -> list[str]:
+    return [one.body.decode() for one in stored]
 
 
-def seqs(stored: Sequence[StoredMessage]) -> list[int]:
+def seqs(stored: Sequence[Stored]) -> list[int]:
     return [seq_of(one.position) for one in stored]
 
 
-def positions(stored: Sequence[StoredMessage]) -> list[int]:
+def positions(stored: Sequence[Stored]) -> list[int]:
     return [one.position for one in stored]
+
+
+def ranges(places: Iterable[int]) -> list[tuple[int, int]]:
+    """Join positions that follow each other to ranges, in the order given."""
+    found: list[tuple[int, int]] = []
+    for place in places:
+        if found and found[-1][1] == place - 1:
+            found[-1] = found[-1][0], place
+        else:
+            found.append((place, place))
+    return found

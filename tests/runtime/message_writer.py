@@ -16,9 +16,10 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from actors.stored import DEFAULT_PRIORITY, Match, NewMessage
+from actors.stored import DEFAULT_PRIORITY, Match, Segment
 from messaging.errors import StoreError
 from runtime.message_db import MessageDb
+from tests.runtime.message_stores import one_by_one, ranges
 
 ENDPOINTS = ("iothub", "edge/filter/in")
 
@@ -35,15 +36,17 @@ def main(path: str, seed: int, commits: int) -> None:
         size = chance.choice([1, 3, 17, 100])
         endpoint_ids = chance.choice([ENDPOINTS, ENDPOINTS[:1], ENDPOINTS[1:]])
         matches = tuple(Match(endpoint_id, DEFAULT_PRIORITY, 7200) for endpoint_id in endpoint_ids)
-        batch = [NewMessage(b"h", str(name + number).encode(), matches) for number in range(size)]
+        entries = tuple((0, str(name + number).encode()) for number in range(size))
+        middle = chance.randint(0, size)
+        batch = [Segment(matches, (b"h",), part) for part in (entries[:middle], entries[middle:])]
         endpoint_id = chance.choice(ENDPOINTS)
         found = db.read(endpoint_id, -1, chance.choice([0, 5, 120]), 1 << 20, now_s=0)
-        taken = [one.position for one in found if chance.random() < 0.9]
+        taken = [one.position for one in one_by_one(found) if chance.random() < 0.9]
         say("D", endpoint_id, *taken)
         try:
             with db.transaction():
                 first = db.append(batch, now_s=0)
-                db.delivered(endpoint_id, taken)
+                db.delivered(endpoint_id, ranges(taken))
         except StoreError as error:
             say("E", error)
         else:

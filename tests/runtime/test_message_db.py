@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from actors.stored import EndpointLedger, Ledger, Totals, position_of
@@ -17,7 +18,18 @@ from messaging.errors import StoreError, StoreFull
 from runtime import message_ledger, message_schema
 from runtime.message_db import MessageDb
 from runtime.message_ledger import read_ledger
-from tests.runtime.message_stores import NOW_S, append, bodies, message, positions, to, waiting
+from tests.runtime.message_stores import (
+    NOW_S,
+    append,
+    bodies,
+    joined,
+    message,
+    one_by_one,
+    positions,
+    ranges,
+    to,
+    waiting,
+)
 
 
 @pytest.fixture
@@ -70,17 +82,34 @@ def test_only_the_owner_can_read_the_file_and_its_log(db: MessageDb, path: Path)
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
 
 
-def test_a_batch_is_a_few_statements_however_many_messages_it_has(db: MessageDb) -> None:
-    append(db, *(message("x", to("a")) for _ in range(256)))
+@pytest.mark.parametrize("size", [1, 512])
+@pytest.mark.parametrize("segments", ["in one segment", "one by one"])
+def test_a_batch_is_a_few_statements_however_many_messages_it_has(
+    db: MessageDb, size: int, segments: str
+) -> None:
+    messages = [message("x", to("a", ttl_s=9)) for _ in range(size)]
+    batch = joined(messages) if segments == "in one segment" else messages
+    append(db, *batch)
     places = positions(waiting(db, "a"))
     statements: list[str] = []
     db._connection.set_trace_callback(statements.append)
 
     with db.transaction():
-        db.append([message("x", to("a")) for _ in range(256)], NOW_S)
-        db.delivered("a", places[::2])
+        db.append(batch, NOW_S)
+        db.delivered("a", ranges(places))
 
-    assert len(statements) <= 12, statements
+    assert len(statements) == 12, statements
+
+
+def test_a_transaction_that_changed_nothing_writes_nothing(db: MessageDb, path: Path) -> None:
+    append(db, message("x", to("a", ttl_s=9)))
+    before = log_of(path).read_bytes()
+
+    with db.transaction():
+        assert db.expire(NOW_S) == {}
+        assert db.delivered("a", [(0, 9)]) == 0
+
+    assert log_of(path).read_bytes() == before
 
 
 # Versions
@@ -203,9 +232,33 @@ def test_damage_found_while_reading_is_named(path: Path, monkeypatch: pytest.Mon
 
 def test_a_queued_message_without_its_body_is_damage_and_not_skipped(db: MessageDb) -> None:
     first = append(db, message("1", to("a")), message("2", to("a")))
-    db._connection.execute("DELETE FROM messages WHERE seq = ?", (first,))
+    db._connection.execute("DELETE FROM bodies")
 
-    with pytest.raises(StoreError, match=f"message {first} is queued but not there"):
+    with pytest.raises(StoreError, match=f"damaged .message {first} is queued but not there"):
+        waiting(db, "a")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        pytest.param(msgpack.packb([]), "message 1 is queued but not there", id="no piece"),
+        pytest.param(
+            msgpack.packb([[[b"h"], [[0, b"1"]]]]), "message 2 is queued but not there", id="one is missing"
+        ),
+        pytest.param(b"", "messages from 1 on cannot be decoded", id="empty"),
+        pytest.param(b"\x92\xc1", "messages from 1 on cannot be decoded", id="not msgpack"),
+        pytest.param(msgpack.packb(7), "messages from 1 on cannot be decoded", id="a number"),
+        pytest.param(msgpack.packb([7]), "messages from 1 on cannot be decoded", id="a piece is a number"),
+        pytest.param(msgpack.packb([[[], 7]]), "messages from 1 on cannot be decoded", id="no entries"),
+    ],
+)
+def test_a_row_of_bodies_that_is_not_what_was_written_is_damage(
+    db: MessageDb, data: bytes, said: str
+) -> None:
+    append(db, message("1", to("a")), message("2", to("a")))
+    db._connection.execute("UPDATE bodies SET data = ?", (data,))
+
+    with pytest.raises(StoreError, match=f"damaged .*{said}"):
         waiting(db, "a")
 
 
@@ -311,7 +364,7 @@ def test_on_a_full_disk_nothing_is_kept_by_half_and_all_goes_on_with_space(small
     ballast.unlink()
     append(db, *(message("x" * 500, to("c")) for _ in range(10)))
     with db.transaction():
-        assert db.delivered("a", positions(waiting(db, "a"))) == stored
+        assert db.delivered("a", ranges(positions(waiting(db, "a")))) == stored
     assert db.ledger().imbalances() == []
     ledger = db.ledger()
     db.close()
@@ -321,7 +374,7 @@ def test_on_a_full_disk_nothing_is_kept_by_half_and_all_goes_on_with_space(small
 def test_the_log_is_cut_again_after_a_large_transaction(db: MessageDb, path: Path) -> None:
     with db.transaction():
         for _ in range(12):
-            db.append([message("x" * 256_000, to("a")) for _ in range(10)], NOW_S)
+            db.append(joined([message("x" * 256_000, to("a")) for _ in range(10)]), NOW_S)
     largest = log_of(path).stat().st_size
 
     for _ in range(3):
@@ -335,9 +388,9 @@ def test_the_log_stays_small_under_steady_traffic(db: MessageDb, path: Path) -> 
     largest = 0
     for _ in range(300):
         fill(db, 100)
-        found = db.read("a", -1, max_count=50, max_bytes=10_000, now_s=NOW_S)  # ends at the bytes
+        found = one_by_one(db.read("a", -1, max_count=50, max_bytes=10_000, now_s=NOW_S))  # ends at the bytes
         with db.transaction():
-            db.delivered("a", positions(waiting(db, "a")))
+            db.delivered("a", ranges(positions(waiting(db, "a"))))
         largest = max(largest, log_of(path).stat().st_size)
 
     assert len(found) < 50
@@ -381,8 +434,8 @@ def test_tidying_gives_the_space_of_deleted_messages_back_in_slices(db: MessageD
 def known(db: MessageDb) -> Ledger:
     append(db, *(message(str(number), to("a", "b")) for number in range(8)), message("-", []))
     with db.transaction():
-        db.delivered("a", positions(waiting(db, "a"))[:3])
-        db.dropped("a", positions(waiting(db, "a"))[:1], "poison")
+        db.delivered("a", ranges(positions(waiting(db, "a"))[:3]))
+        db.dropped("a", ranges(positions(waiting(db, "a"))[:1]), "poison")
     return Ledger(
         Totals(received=9, unrouted=1, routed=8),
         {

@@ -14,7 +14,7 @@ import pytest
 from actors.stored import DEFAULT_PRIORITY, position_of
 from runtime.message_db import MessageDb
 from runtime.message_ledger import read_ledger
-from tests.runtime.message_stores import positions, waiting
+from tests.runtime.message_stores import positions, ranges, waiting
 from tests.runtime.message_writer import ENDPOINTS
 
 ROUNDS = 20
@@ -72,7 +72,7 @@ def test_after_kill_9_every_acknowledged_message_is_there_or_was_delivered(tmp_p
         for endpoint_id, places in delivered:
             assert not set(places) & set(positions(waiting(db, endpoint_id, now_s=0)))
             with db.transaction():
-                assert db.delivered(endpoint_id, places) == 0
+                assert db.delivered(endpoint_id, ranges(places)) == 0
         assert db.ledger() == killed
         db.close()
 

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from actors.ports import MessageStore
-from actors.stored import DEFAULT_PRIORITY, EndpointLedger, Ledger, Totals, position_of
+from actors.stored import (
+    DEFAULT_PRIORITY,
+    MAX_POSITION,
+    MESSAGE_OVERHEAD_BYTES,
+    EndpointLedger,
+    Ledger,
+    Segment,
+    Totals,
+    position_of,
+)
 from messaging.errors import StoreError, StoreFull
 from tests.runtime.message_stores import (
     NOW_S,
@@ -18,8 +27,11 @@ from tests.runtime.message_stores import (
     StoreKind,
     append,
     bodies,
+    joined,
     message,
+    one_by_one,
     positions,
+    ranges,
     seqs,
     to,
     waiting,
@@ -43,14 +55,14 @@ def test_an_appended_message_waits_for_each_of_its_endpoints(store: MessageStore
 
     for endpoint_id in ("a", "b"):
         (stored,) = waiting(store, endpoint_id)
-        assert (bytes(stored.header), bytes(stored.body)) == (b"\x81\xa1t\x01", b"hot")
+        assert (stored.header, stored.body) == (b"\x81\xa1t\x01", b"hot")
         assert store.pending(endpoint_id) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"\0", b"\xff\0\xfe" * 9, bytes(range(256)) * 1024], ids=len)
 def test_any_bytes_come_back_as_they_were(store: MessageStore, body: bytes) -> None:
     with store.transaction():
-        store.append([message("", to("a"))._replace(header=body, body=body)], NOW_S)
+        store.append([Segment(tuple(to("a")), (body,), ((0, body),))], NOW_S)
 
     (stored,) = waiting(store, "a")
     assert (stored.header, stored.body) == (body, body)
@@ -72,9 +84,9 @@ def test_a_batch_of_any_size_is_stored_whole_and_delivered_whole(store: MessageS
 
     found = waiting(store, "a")
     assert bodies(found) == texts
-    assert [bytes(one.header).decode() for one in found] == [text[::-1] for text in texts]
+    assert [one.header.decode() for one in found] == [text[::-1] for text in texts]
     with store.transaction():
-        assert store.delivered("a", positions(found)) == size
+        assert store.delivered("a", ranges(positions(found))) == size
     assert waiting(store, "a") == []
 
 
@@ -109,20 +121,23 @@ def test_the_position_of_a_message_follows_from_priority_and_sequence_number(sto
 def test_reading_goes_on_behind_a_position_and_stops_at_the_count(store: MessageStore) -> None:
     append(store, *(message(str(number), to("a", "b")) for number in range(5)))
 
-    first = store.read("a", -1, max_count=2, max_bytes=1 << 20, now_s=NOW_S)
-    rest = store.read("a", first[-1].position, max_count=9, max_bytes=1 << 20, now_s=NOW_S)
+    first = one_by_one(store.read("a", -1, max_count=2, max_bytes=1 << 20, now_s=NOW_S))
+    rest = one_by_one(store.read("a", first[-1].position, max_count=9, max_bytes=1 << 20, now_s=NOW_S))
 
     assert (bodies(first), bodies(rest)) == (["0", "1"], ["2", "3", "4"])
+
+
+EACH = len("aaaa") + len(b"h") + MESSAGE_OVERHEAD_BYTES
 
 
 @pytest.mark.parametrize(
     ("max_bytes", "expected"),
     [
         pytest.param(1, ["aaaa"], id="one at least, though too large"),
-        pytest.param(5, ["aaaa"], id="one that just fits"),
-        pytest.param(9, ["aaaa"], id="the second does not fit"),
-        pytest.param(10, ["aaaa", "bbbb"], id="two that just fit"),
-        pytest.param(99, ["aaaa", "bbbb", "cccc"], id="all"),
+        pytest.param(EACH, ["aaaa"], id="one that just fits"),
+        pytest.param(2 * EACH - 1, ["aaaa"], id="the second does not fit"),
+        pytest.param(2 * EACH, ["aaaa", "bbbb"], id="two that just fit"),
+        pytest.param(9 * EACH, ["aaaa", "bbbb", "cccc"], id="all"),
     ],
 )
 def test_reading_stops_before_the_bytes_are_too_many(
@@ -132,7 +147,8 @@ def test_reading_stops_before_the_bytes_are_too_many(
 
     found = store.read("a", -1, max_count=9, max_bytes=max_bytes, now_s=NOW_S)
 
-    assert bodies(found) == expected
+    assert bodies(one_by_one(found)) == expected
+    assert sum(run.size_bytes for run in found) == len(expected) * EACH
 
 
 def test_reading_from_before_the_start_shows_no_other_queue(store: MessageStore) -> None:
@@ -140,13 +156,13 @@ def test_reading_from_before_the_start_shows_no_other_queue(store: MessageStore)
 
     found = store.read("b", -position_of(DEFAULT_PRIORITY, 0), max_count=9, max_bytes=99, now_s=NOW_S)
 
-    assert bodies(found) == ["2"]
+    assert bodies(one_by_one(found)) == ["2"]
 
 
 def test_an_endpoint_nobody_sent_to_has_nothing(store: MessageStore) -> None:
     with store.transaction():
-        assert store.delivered("nobody", [position_of(0, 1)]) == 0
-        assert store.dropped("nobody", [position_of(0, 1)], "poison") == 0
+        assert store.delivered("nobody", [(0, MAX_POSITION)]) == 0
+        assert store.dropped("nobody", [(0, MAX_POSITION)], "poison") == 0
         assert store.drop_queue("nobody", "removed") == 0
 
     assert waiting(store, "nobody") == []
@@ -156,7 +172,7 @@ def test_an_endpoint_nobody_sent_to_has_nothing(store: MessageStore) -> None:
 
 def test_a_body_stays_until_the_last_of_its_endpoints_has_it(store: MessageStore) -> None:
     append(store, message("shared", to("a", "b", "c")))
-    place = positions(waiting(store, "a"))
+    place = ranges(positions(waiting(store, "a")))
 
     with store.transaction():
         store.delivered("a", place)
@@ -181,7 +197,7 @@ def test_a_batch_may_mix_shared_single_and_unrouted_messages(store: MessageStore
     )
 
     with store.transaction():
-        assert store.delivered("a", positions(waiting(store, "a"))) == 2
+        assert store.delivered("a", ranges(positions(waiting(store, "a")))) == 2
 
     assert bodies(waiting(store, "b")) == ["only b", "both"]
     assert store.ledger().imbalances() == []
@@ -205,7 +221,7 @@ def test_exactly_the_delivered_positions_go(
     chosen = choose(before)
 
     with store.transaction():
-        count = store.delivered("a", chosen)
+        count = store.delivered("a", ranges(chosen))
 
     assert count == len(set(chosen))
     assert positions(waiting(store, "a")) == [place for place in before if place not in chosen]
@@ -216,11 +232,11 @@ def test_what_is_delivered_twice_counts_once(store: MessageStore) -> None:
     places = positions(waiting(store, "a"))
 
     with store.transaction():
-        assert store.delivered("a", [places[0], places[0]]) == 1
-        assert store.delivered("a", places) == 1
+        assert store.delivered("a", ranges([places[0], places[0]])) == 1
+        assert store.delivered("a", ranges(places)) == 1
     with store.transaction():
-        assert store.delivered("a", places) == 0
-        assert store.dropped("a", places, "limit") == 0
+        assert store.delivered("a", ranges(places)) == 0
+        assert store.dropped("a", ranges(places), "limit") == 0
 
     assert store.ledger().endpoints["a"] == EndpointLedger(accepted=2, delivered=2)
 
@@ -229,7 +245,9 @@ def test_delivering_at_one_endpoint_does_not_touch_the_same_numbers_at_another(s
     append(store, message("1", to("a")), message("2", to("b")), message("3", to("a", priority=2)))
 
     with store.transaction():
-        count = store.delivered("a", [position_of(priority, seq) for priority in (2, 9) for seq in range(9)])
+        count = store.delivered(
+            "a", [(position_of(priority, 0), position_of(priority, 9)) for priority in (2, 9)]
+        )
 
     assert count == 1
     assert bodies(waiting(store, "a")) == ["1"]
@@ -243,7 +261,7 @@ def test_a_position_outside_any_queue_is_refused_and_not_taken_for_one_of_anothe
     append(store, message("1", to("a")), message("2", to("b")), message("3", to("c")))
 
     with pytest.raises(ValueError, match=str(wrong)), store.transaction():
-        store.delivered("b", [wrong])
+        store.delivered("b", [(min(wrong, 0), max(wrong, 0))])
 
     assert [store.pending(endpoint_id) for endpoint_id in ("a", "b", "c")] == [1, 1, 1]
 
@@ -253,9 +271,9 @@ def test_dropped_messages_are_counted_by_reason(store: MessageStore) -> None:
     places = positions(waiting(store, "a"))
 
     with store.transaction():
-        store.dropped("a", places[:1], "poison")
-        store.dropped("a", places[1:3], "limit")
-        store.dropped("a", places[3:4], "limit")
+        store.dropped("a", ranges(places[:1]), "poison")
+        store.dropped("a", ranges(places[1:3]), "limit")
+        store.dropped("a", ranges(places[3:4]), "limit")
 
     row = store.ledger().endpoints["a"]
     assert (row.dropped, row.dropped_by_reason) == (4, {"poison": 1, "limit": 3})
@@ -317,7 +335,7 @@ def test_expired_messages_are_deleted_in_slices_and_counted_per_endpoint(store: 
 
 def test_a_message_that_expired_is_not_counted_as_delivered_afterwards(store: MessageStore) -> None:
     append(store, message("x", to("a", ttl_s=5)))
-    place = positions(waiting(store, "a"))
+    place = ranges(positions(waiting(store, "a")))
 
     with store.transaction():
         store.expire(NOW_S + 5)
@@ -328,7 +346,7 @@ def test_a_message_that_expired_is_not_counted_as_delivered_afterwards(store: Me
 
 def test_an_expired_message_that_was_taken_before_the_sweep_counts_as_delivered(store: MessageStore) -> None:
     append(store, message("x", to("a", ttl_s=5)))
-    place = positions(waiting(store, "a"))
+    place = ranges(positions(waiting(store, "a")))
 
     with store.transaction():
         assert store.delivered("a", place) == 1
@@ -342,8 +360,8 @@ def test_everything_is_there_again_after_it_is_opened_again(kind: StoreKind) -> 
     append(store, *(message(str(number), to("a", "b", ttl_s=9)) for number in range(6)), message("-", []))
     places = positions(waiting(store, "a"))
     with store.transaction():
-        store.delivered("a", places[:2])
-        store.dropped("a", places[2:3], "limit")
+        store.delivered("a", ranges(places[:2]))
+        store.dropped("a", ranges(places[2:3]), "limit")
         store.save_session("edge/sensor", b"\x91\xa3a/#")
     before, ledger = waiting(store, "a"), store.ledger()
     store.close()
@@ -360,7 +378,7 @@ def test_sequence_numbers_never_come_back(kind: StoreKind) -> None:
     store = kind.open()
     append(store, message("1", to("a")), message("2", to("a")), message("unrouted", []))
     with store.transaction():
-        store.delivered("a", positions(waiting(store, "a")))
+        store.delivered("a", ranges(positions(waiting(store, "a"))))
     highest = append(store, message("nobody", []))
     store.close()
 
@@ -379,8 +397,8 @@ def test_a_block_that_raises_leaves_nothing_behind(kind: StoreKind) -> None:
 
     def change_everything_and_raise() -> None:
         store.append([message("gone", to("a", "new", priority=1)), message("gone", [])], NOW_S)
-        store.delivered("a", positions(waiting(store, "a")))
-        store.dropped("b", positions(waiting(store, "b")), "limit")
+        store.delivered("a", ranges(positions(waiting(store, "a"))))
+        store.dropped("b", ranges(positions(waiting(store, "b"))), "limit")
         store.save_session("gone", b"2")
         store.delete_session("kept")
         raise RuntimeError("on purpose")
@@ -429,7 +447,7 @@ def test_reading_inside_a_transaction_sees_what_it_did(store: MessageStore) -> N
     with store.transaction():
         store.append([message("1", to("a")), message("2", to("a"))], NOW_S)
         found = waiting(store, "a")
-        store.delivered("a", positions(found)[:1])
+        store.delivered("a", ranges(positions(found)[:1]))
 
         assert bodies(found) == ["1", "2"]
         assert store.pending("a") == 1
@@ -440,8 +458,8 @@ def test_reading_inside_a_transaction_sees_what_it_did(store: MessageStore) -> N
     "change",
     [
         pytest.param(lambda store: store.append([message("x", to("a"))], NOW_S), id="append"),
-        pytest.param(lambda store: store.delivered("a", [1]), id="delivered"),
-        pytest.param(lambda store: store.dropped("a", [1], "limit"), id="dropped"),
+        pytest.param(lambda store: store.delivered("a", [(1, 1)]), id="delivered"),
+        pytest.param(lambda store: store.dropped("a", [(1, 1)], "limit"), id="dropped"),
         pytest.param(lambda store: store.drop_queue("a", "removed"), id="drop_queue"),
         pytest.param(lambda store: store.expire(NOW_S), id="expire"),
         pytest.param(lambda store: store.save_session("a", b""), id="save_session"),
@@ -476,7 +494,7 @@ def test_without_space_appends_fail_whole_while_delivery_goes_on(
 ) -> None:
     append(store, *(message(str(number) * 500, to("a")) for number in range(50)))
     kind.use_up_space()
-    large = [message("x" * 5000, to("a", "new")) for _ in range(50)]
+    large = joined([message("x" * 5000, to("a", "new")) for _ in range(50)])
 
     def append_too_much() -> None:
         store.append([message("small", to("a"))], NOW_S)
@@ -495,7 +513,7 @@ def test_without_space_appends_fail_whole_while_delivery_goes_on(
             append_too_much_and_go_on()
     assert store.sessions() == {}
     with store.transaction():
-        assert store.delivered("a", positions(waiting(store, "a"))[:5]) == 5
+        assert store.delivered("a", ranges(positions(waiting(store, "a"))[:5])) == 5
 
     assert store.ledger() == Ledger(
         Totals(received=50, routed=50), {"a": EndpointLedger(accepted=50, delivered=5, pending=45)}

@@ -11,14 +11,26 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from actors.ports import MessageStore
-from actors.stored import DEFAULT_PRIORITY, DropReason, Match, NewMessage, Totals, position_of, seq_of
+from actors.stored import (
+    DEFAULT_PRIORITY,
+    MAX_POSITION,
+    MESSAGE_OVERHEAD_BYTES,
+    DropReason,
+    Match,
+    Segment,
+    Totals,
+    position_of,
+    seq_of,
+)
+from runtime import message_bodies
 from runtime.message_db import MessageDb
-from tests.runtime.message_stores import InMemory, OnSqlite, StoreKind, waiting
+from tests.runtime.message_stores import InMemory, OnSqlite, StoreKind, one_by_one, ranges, waiting
 
 ENDPOINTS = ("iothub", "edge/filter/in", "edge/log/in")
 
@@ -32,7 +44,19 @@ matches = st.lists(
     max_size=3,
     unique_by=lambda match: match.endpoint_id,
 ).map(tuple)
-batches = st.lists(st.builds(NewMessage, st.binary(max_size=8), st.binary(max_size=40), matches), max_size=40)
+headers = st.lists(st.binary(max_size=8), min_size=1, max_size=3).map(tuple)
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> Segment:
+    its_headers = draw(headers)
+    entry = st.tuples(st.integers(0, len(its_headers) - 1), st.binary(max_size=40))
+    return Segment(draw(matches), its_headers, tuple(draw(st.lists(entry, max_size=9))))
+
+
+batches = st.lists(segments(), max_size=8).flatmap(  # neighbours for the same endpoints lie in one row
+    lambda found: st.permutations(found * 2) if len(found) < 4 else st.just(found)
+)
 endpoint_ids = st.sampled_from(ENDPOINTS)
 reasons: st.SearchStrategy[DropReason] = st.sampled_from(["limit", "poison", "removed"])
 limits = st.integers(1, 12)
@@ -61,18 +85,19 @@ class Model:
     sessions: dict[str, bytes] = field(default_factory=dict)
     gone: dict[str, list[int]] = field(default_factory=dict)
 
-    def append(self, batch: list[NewMessage], now_s: float) -> None:
-        for header, body, its_matches in batch:
-            self.received += 1
-            if its_matches:
-                self.routed += 1
-            else:
-                self.unrouted += 1
-            for endpoint_id, priority, ttl_s in its_matches:
-                row = Row(header, body, None if ttl_s is None else now_s + ttl_s)
-                self.queues.setdefault(endpoint_id, {})[position_of(priority, self.next_seq)] = row
-                self.counts.setdefault(endpoint_id, Counter())["accepted"] += 1
-            self.next_seq += 1
+    def append(self, batch: list[Segment], now_s: float) -> None:
+        for its_matches, its_headers, entries in batch:
+            for index, body in entries:
+                self.received += 1
+                if its_matches:
+                    self.routed += 1
+                else:
+                    self.unrouted += 1
+                for endpoint_id, priority, ttl_s in its_matches:
+                    row = Row(its_headers[index], body, None if ttl_s is None else now_s + ttl_s)
+                    self.queues.setdefault(endpoint_id, {})[position_of(priority, self.next_seq)] = row
+                    self.counts.setdefault(endpoint_id, Counter())["accepted"] += 1
+                self.next_seq += 1
 
     def take(self, endpoint_id: str, positions: list[int], how: str) -> int:
         queue = self.queues.get(endpoint_id, {})
@@ -137,7 +162,7 @@ class Machine(RuleBasedStateMachine):
         self.store = self.kind.open()
 
     @rule(batch=batches)
-    def append(self, batch: list[NewMessage]) -> None:
+    def append(self, batch: list[Segment]) -> None:
         with self.in_transaction():
             assert self.store.append(batch, self.now_s) == self.model.next_seq
         self.model.append(batch, self.now_s)
@@ -150,12 +175,24 @@ class Machine(RuleBasedStateMachine):
         chosen = waiting_now[start : stop : data.draw(st.sampled_from([1, 1, 2, 3]))]
         chosen += self.model.gone.get(endpoint_id, [])[-data.draw(st.integers(1, 4)) :]
         chosen += chosen[: data.draw(st.integers(0, 3))]
+        if data.draw(st.booleans()):
+            chosen = data.draw(st.permutations(chosen))
         with self.in_transaction():
             if reason is None:
-                count = self.store.delivered(endpoint_id, chosen)
+                count = self.store.delivered(endpoint_id, ranges(chosen))
             else:
-                count = self.store.dropped(endpoint_id, chosen, reason)
+                count = self.store.dropped(endpoint_id, ranges(chosen), reason)
         assert count == self.model.take(endpoint_id, chosen, reason or "delivered")
+
+    @rule(endpoint_id=endpoint_ids, data=st.data())
+    def let_go_of_a_range_with_gaps(self, endpoint_id: str, data: st.DataObject) -> None:
+        waiting_now = self.model.positions(endpoint_id)
+        ends = st.sampled_from([0, *waiting_now, *self.model.gone.get(endpoint_id, []), MAX_POSITION])
+        pairs = data.draw(st.lists(st.tuples(ends, ends), max_size=3))
+        with self.in_transaction():
+            count = self.store.delivered(endpoint_id, pairs)
+        chosen = [place for place in waiting_now if any(first <= place <= last for first, last in pairs)]
+        assert count == self.model.take(endpoint_id, chosen, "delivered")
 
     @rule(endpoint_id=endpoint_ids, limit=limits)
     def drop_queue(self, endpoint_id: str, limit: int) -> None:
@@ -199,7 +236,7 @@ class Machine(RuleBasedStateMachine):
     def tidy(self) -> None:
         self.store.tidy()
 
-    @rule(data=st.data(), endpoint_id=endpoint_ids, max_count=limits, max_bytes=st.integers(0, 120))
+    @rule(data=st.data(), endpoint_id=endpoint_ids, max_count=limits, max_bytes=st.integers(0, 900))
     def read_on(self, data: st.DataObject, endpoint_id: str, max_count: int, max_bytes: int) -> None:
         queue = self.model.queues.get(endpoint_id, {})
         after = data.draw(st.sampled_from([-1, *sorted(queue)]))
@@ -208,10 +245,14 @@ class Machine(RuleBasedStateMachine):
 
         live = [position for position in sorted(queue) if not queue[position].is_due(self.now_s)]
         expected = [position for position in live if position > after][:max_count]
-        sizes = [len(queue[position].header) + len(queue[position].body) for position in expected]
+        sizes = [
+            len(queue[position].header) + len(queue[position].body) + MESSAGE_OVERHEAD_BYTES
+            for position in expected
+        ]
         while len(sizes) > 1 and sum(sizes) > max_bytes:
             sizes.pop()
-        assert [one.position for one in found] == expected[: len(sizes)]
+        assert [one.position for one in one_by_one(found)] == expected[: len(sizes)]
+        assert sum(run.size_bytes for run in found) == sum(sizes)
 
     @invariant()
     def the_store_is_as_the_model_says(self) -> None:
@@ -241,19 +282,36 @@ class Machine(RuleBasedStateMachine):
 
 
 class OnSqliteMachine(Machine):
+    row_messages = message_bodies.ROW_MESSAGES
+
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(message_bodies, "ROW_MESSAGES", self.row_messages)
         super().__init__(OnSqlite(self.folder))
 
     @invariant()
     def every_body_is_there_as_long_as_a_queue_holds_it(self) -> None:
         assert isinstance(self.store, MessageDb)
+        run = self.store._connection.execute
         holders = Counter(seq_of(place) for queue in self.model.queues.values() for place in queue)
-        assert dict(self.store._connection.execute("SELECT seq, refs FROM messages")) == holders
+        held = Counter[int]()
+        for key, count, first_seq in run("SELECT key, count, first_seq FROM queue").fetchall():
+            assert first_seq <= seq_of(key)
+            held[first_seq] += count
+        assert held.total() == holders.total()
+        assert dict(run("SELECT first_seq, left FROM held").fetchall()) == held
+        rows = run("SELECT first_seq FROM held").fetchall()
+        assert run("SELECT first_seq FROM bodies").fetchall() == rows
 
     def teardown(self) -> None:
         super().teardown()
+        self.patch.undo()
         shutil.rmtree(self.folder)
+
+
+class WithSmallRowsMachine(OnSqliteMachine):
+    row_messages = 4
 
 
 class InMemoryMachine(Machine):
@@ -263,5 +321,7 @@ class InMemoryMachine(Machine):
 
 TestOnSqlite = OnSqliteMachine.TestCase
 TestOnSqlite.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWithSmallRows = WithSmallRowsMachine.TestCase
+TestWithSmallRows.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestInMemory = InMemoryMachine.TestCase
 TestInMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
