@@ -62,6 +62,7 @@ def fill(db: MessageDb, count: int, body_bytes: int = 1000) -> None:
         pytest.param("journal_mode", "wal", id="write-ahead log"),
         pytest.param("synchronous", 2, id="synchronous FULL"),
         pytest.param("auto_vacuum", 2, id="auto_vacuum INCREMENTAL"),
+        pytest.param("secure_delete", 2, id="freed pages are not written again"),
         pytest.param("wal_autocheckpoint", 1000, id="checkpoint at 1000 pages"),
     ],
 )
