@@ -353,6 +353,18 @@ def test_a_large_segment_is_read_in_bites_of_any_size(store: MessageStore, count
     assert [one.header for one in found] == [(b"x", b"yy", b"zzz")[index] for index, _ in entries]
 
 
+def test_reading_from_inside_a_row_over_many_more_gives_each_message_once(store: MessageStore) -> None:
+    texts = [str(number) for number in range(300)]
+    append(store, *(message(text, to("a", ttl_s=60 + int(text) // 3 % 2)) for text in texts))
+    places = positions(waiting(store, "a"))
+
+    assert bodies(waiting(store, "a")) == texts
+    assert bodies(waiting(store, "a", after_position=places[0])) == texts[1:]
+    for count in (1, 2, 3, 5, 200):
+        found = one_by_one(store.read("a", places[100], max_count=count, max_bytes=1 << 30, now_s=NOW_S))
+        assert bodies(found) == texts[101 : 101 + count]
+
+
 def test_what_was_read_of_an_undone_append_does_not_come_back(store: MessageStore) -> None:
     def append_read_and_fail() -> None:
         store.append(joined([message(text, to("a")) for text in ("gone 1", "gone 2")]), NOW_S)
