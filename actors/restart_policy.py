@@ -110,9 +110,9 @@ Event = (
 class RestartState:
     """What is remembered of one module. A deployment that replaces or removes it starts from a new one.
 
-    `restarts` counts restarts since the last run of 10 minutes; it is the reported `restartCount`. `row` counts
-    those since the last run of 10 seconds and decides the wait: the back-off is for a module that cannot run,
-    not for one that was well for a while. `description` says in words why the status is what it is.
+    `restarts` counts restarts since the last run of 10 minutes; it is the reported `restartCount`. `row`
+    counts those since the last run of 10 seconds and decides the wait: the back-off is for a module that
+    cannot run, not for one that was well for a while. `description` says why the status is what it is.
     """
 
     status: ModuleStatus = ModuleStatus.UNKNOWN
