@@ -51,10 +51,6 @@ log = logging.getLogger(__name__)
 HUB_PROCESS: Final = "hub"
 ENSURE_LIMIT_S: Final = 10.0
 RETRY_S: Final = 1.0
-NO_CONTAINERS: Final = (
-    "containers need the Docker module runtime, which is not part of this version; "
-    'use "type": "process" with settings.command in the deployment'
-)
 
 
 @message
@@ -329,8 +325,6 @@ class AgentActor(EdgeActor):
         name = spec.name
         access = (self._access or {}).get(name, ModuleAccess())
         problem = self._problems.get(name, "")
-        if isinstance(spec.settings, DockerSettings):
-            problem = NO_CONTAINERS
 
         def build() -> SupervisorActor:
             return SupervisorActor(

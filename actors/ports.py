@@ -199,6 +199,7 @@ class ModuleRun:
 
     pid: int
     started_at_s: float  # seconds since 1970-01-01 UTC
+    spec_hash: str | None = None  # from what it was made; None when the run itself does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +210,14 @@ class ModuleEnd:
     signal: int | None
     started_at_s: float  # seconds since 1970-01-01 UTC
     ended_at_s: float  # the same
+    engine_away: bool = False  # out of sight or ended with the container engine: no fault of the module's
 
 
 OnExit = Callable[[ModuleEnd], None]
 
 
 class ModuleRuntime(Protocol):
-    """Runs modules in one way: as processes, later as containers. Any thread may call.
+    """Runs modules, as processes or as containers. Any thread may call.
 
     `on_exit` is called in a foreign thread, once per run, maybe before `start` has returned; the name can be
     started again by then.
@@ -225,7 +227,15 @@ class ModuleRuntime(Protocol):
         """Start a module.
 
         Raises:
+            EngineAway: it needs the container engine, which does not answer; see `when_back`.
             EdgeError: it cannot be started; says why, and what to do.
+        """
+        ...
+
+    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
+        """Call once, in a foreign thread, when a module whose start raised EngineAway can be tried again.
+
+        Without effect when its last start did not fail that way.
         """
         ...
 

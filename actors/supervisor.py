@@ -1,7 +1,7 @@
 """Keeps one module at the status its deployment asks for.
 
-Understands: ModuleExited, RestartDue, StableDue, StartModule, StopModule, RestartModule, KillModule,
-             RemoveModule, GetModule
+Understands: ModuleExited, EngineBack, RestartDue, StableDue, StartModule, StopModule, RestartModule,
+             KillModule, RemoveModule, GetModule
 Tells:       AgentActor (ModuleReported at each change, ModuleRemoved)
 Started by:  AgentActor, one per module; after a restart of its own it takes over the module as it runs
 """
@@ -18,7 +18,7 @@ from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, spec_has
 from actors.ports import ModuleAccess, ModuleEnd, ModuleRecord, ModuleRecords, ModuleRun, ModuleRuntime
 from actors.restart_policy import RestartState
 from messaging.envelope import Envelope
-from messaging.errors import EdgeError
+from messaging.errors import EdgeError, EngineAway
 from messaging.kinds import message
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,12 @@ class ModuleExited:
     ended_at_s: float
     exit_code: int | None
     signal: int | None
+    engine_away: bool = False  # see ModuleEnd
+
+
+@message
+class EngineBack:
+    """The container engine answers again, which it did not when the module was to be started."""
 
 
 @message
@@ -173,7 +179,8 @@ class SupervisorActor(EdgeActor):
                 self._by_hand = record.by_hand
         found = self._runtime.adopt(self._spec.name, self._on_exit)
         if isinstance(found, ModuleRun):
-            self._take_over(found, same)
+            # What a run says of itself is surer than what was written beside it.
+            self._take_over(found, same if found.spec_hash is None else found.spec_hash == self._hash)
         else:
             if same:
                 self._note_unseen_end(found)
@@ -209,7 +216,13 @@ class SupervisorActor(EdgeActor):
         if self._process:
             self.context.peer_lost(self._process)
         after, self._after_exit = self._after_exit, None
-        if self._stopping or after is None:
+        if message.engine_away and not self._stopping and after is None:
+            log.warning("module %s was lost with the container engine", self._spec.name)
+            self._apply(restart_policy.StoppedByUs())
+            self._apply(restart_policy.ModuleExited(message.ended_at_s))
+            if self._desired is not DesiredStatus.STOPPED:
+                self._apply(restart_policy.AgentStarted())
+        elif self._stopping or after is None:
             self._log_end(message)
             self._apply(restart_policy.ModuleExited(message.ended_at_s, message.exit_code, message.signal))
         elif after is _AfterExit.START:
@@ -222,6 +235,12 @@ class SupervisorActor(EdgeActor):
         self._settle()
         if self._stopping:
             self.context.ready_to_stop()
+
+    def on_engine_back(self, message: EngineBack) -> None:
+        waits = self._run is None and self._state.next_restart_at_s is not None
+        if waits and not self._stopping:
+            self._apply(restart_policy.StartAsked())
+            self._settle()
 
     def on_restart_due(self, message: RestartDue) -> None:
         self._apply(restart_policy.RestartDue())
@@ -351,6 +370,8 @@ class SupervisorActor(EdgeActor):
             reason = str(exc).removeprefix(f"module {name!r}: ")
             log.error("module %s cannot be started: %s", name, reason)
             self._apply(restart_policy.StartFailed(reason))
+            if isinstance(exc, EngineAway):
+                self._runtime.when_back(name, lambda: self.context.tell_self(EngineBack()))
             return
         log.info("module %s started, pid %d", name, self._run.pid)
         self._apply(restart_policy.Started(self._run.started_at_s))
@@ -372,7 +393,9 @@ class SupervisorActor(EdgeActor):
 
     def _on_exit(self, end: ModuleEnd) -> None:
         """In the module runtime's thread."""
-        self.context.tell_self(ModuleExited(end.started_at_s, end.ended_at_s, end.exit_code, end.signal))
+        self.context.tell_self(
+            ModuleExited(end.started_at_s, end.ended_at_s, end.exit_code, end.signal, end.engine_away)
+        )
 
     # keeping and telling
 

@@ -5,6 +5,7 @@ EdgeError
 │  ├─ DeploymentError         the manifest
 │  └─ RouteError              one route of the manifest, with its position
 ├─ EnvironmentFault           the machine does not allow it: port in use, no space, not permitted
+│  └─ EngineAway              the container engine does not answer; works again when it is back
 ├─ ProtocolError
 │  ├─ RemoteProtocolError     the peer broke the protocol; carries what to answer it with
 │  └─ LocalProtocolError      we tried to break it
@@ -58,6 +59,10 @@ class RouteError(ConfigError):
 
 class EnvironmentFault(EdgeError):
     """The machine does not allow what is needed: a port in use, a folder that cannot be written."""
+
+
+class EngineAway(EnvironmentFault):
+    """The container engine is not there, may not be used by this user, or does not answer."""
 
 
 class ProtocolError(EdgeError):

@@ -42,15 +42,26 @@ class ModuleProcess:
     started_at_ticks: int
 
 
-def is_module(caller: Caller | None, process: ModuleProcess | None) -> bool:
-    """Tell whether the caller is that module: of its session, and not older than its process.
+@dataclass(frozen=True, slots=True)
+class ModuleContainer:
+    """The container of a module, by its 64-digit id."""
 
-    The start time keeps out what had the same session number before the module was started. A process that
-    left the module's session (setsid) is no longer the module. Pid 0 is one that cannot be seen from here.
+    container_id: str
+
+
+def is_module(caller: Caller | None, module: ModuleProcess | ModuleContainer | None) -> bool:
+    """Tell whether the caller is that module.
+
+    A process module: of its session, and not older than its process. The start time keeps out what had the
+    same session number before the module was started; a process that left the module's session (setsid) is
+    no longer the module. A container: in its cgroup, which only root can enter from outside; so are those
+    that `docker exec` started. Pid 0 is one that cannot be seen from here.
     """
-    if caller is None or process is None or caller.pid <= 0:
+    if caller is None or module is None or caller.pid <= 0:
         return False
-    return caller.session_id == process.session_id and caller.started_at_ticks >= process.started_at_ticks
+    if isinstance(module, ModuleContainer):
+        return caller.container_id == module.container_id
+    return caller.session_id == module.session_id and caller.started_at_ticks >= module.started_at_ticks
 
 
 class Peer:

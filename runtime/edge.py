@@ -32,16 +32,21 @@ from actors.hub_config import HubConfig, RouteText
 from actors.module_spec import EDGE_HUB, DesiredStatus, spec_hash
 from actors.ports import ModuleRun
 from actors.security import SecurityActor
+from actors.supervisor import RestartModule
+from messaging.address import child_of
 from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import SERVER_FILE, server_names
-from runtime.config import Settings, local_name, remember_device
-from runtime.edge_modules import EdgeModules, EdgeNames
+from runtime.config import MQTT_TLS_PORT, Settings, remember_device
+from runtime.docker_runtime import DockerRuntime
+from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
+from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.module_records import ModuleRecordFiles
+from runtime.module_runtimes import ModuleRuntimes
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 
@@ -77,7 +82,9 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         lock.acquire()
         stack.callback(lock.release)
         stack.callback(_remove_unless_modules_live, run)
-        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run)
+        containers = container_runtime(settings, run)
+        settings = listening_for_containers(settings, deployment, containers)
+        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers)
         stack.callback(edge.close)
         edge.prepare()
         return edge.run(for_s)
@@ -121,7 +128,12 @@ class _Edge:
     """What one run of the edge holds."""
 
     def __init__(
-        self, settings: Settings, deployment: Deployment, deployment_folder: Path, run: RunDirectory
+        self,
+        settings: Settings,
+        deployment: Deployment,
+        deployment_folder: Path,
+        run: RunDirectory,
+        containers: DockerRuntime,
     ) -> None:
         self._settings = settings
         self._deployment = deployment
@@ -134,14 +146,17 @@ class _Edge:
         self._failure = ""
         self._root_ended = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        names = EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
-        self._modules = EdgeModules(
+        self._bus: ZmqBus | None = None
+        self._new_gateway = threading.Lock()
+        containers.on_gateway = self._listen_for_container
+        processes = EdgeModules(
             run,
-            names=names,
+            names=edge_names(settings),
             deployment_folder=deployment_folder,
             log_level=settings.log_level,
             hub_sockets=self._hub_sockets,
         )
+        self._modules = ModuleRuntimes(processes, containers)
 
     def prepare(self) -> None:
         """Take sockets, keys and certificates; write down what the hub needs."""
@@ -170,7 +185,7 @@ class _Edge:
 
     def run(self, for_s: float | None) -> int:
         """Start the actors and wait for the end."""
-        bus = ZmqBus(AGENT_PROCESS, self._run.path)
+        bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
         ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
@@ -294,6 +309,23 @@ class _Edge:
             self._bind()
         assert self._sockets is not None
         return listening_sockets.to_environment(self._sockets)
+
+    def _listen_for_container(self, gateway: str) -> None:
+        """Before a container is started: have the hub listen where it looks for it, unless it does already.
+
+        That is so at the first start of an edge that found no engine at its own.
+        """
+        with self._new_gateway:
+            settings = with_gateway(self._settings, gateway)
+            if settings is self._settings or self._bus is None or not self._hub_wanted:
+                return
+            if self._sockets is not None:
+                address = listening_sockets.ListenAddress(ipaddress.ip_address(gateway), MQTT_TLS_PORT)
+                at = len(self._sockets) - (0 if settings.plain_listen is None else 1)
+                self._sockets[at:at] = listening_sockets.bind([address])
+            self._settings = settings
+        log.info("containers look for the hub at %s; it is restarted to listen there too", gateway)
+        self._bus.send(child_of(AGENT, EDGE_HUB), RestartModule(EDGE_HUB))
 
     def _hub_lives(self) -> bool:
         return isinstance(self._modules.adopt(EDGE_HUB, lambda end: self._hub_ended.set()), ModuleRun)

@@ -38,6 +38,20 @@ class EdgeNames:
     iothub_hostname: str
     gateway_hostname: str  # under which a process of this machine reaches the hub
 
+    def environment(self, module: ModuleSpec, access: ModuleAccess) -> dict[str, str]:
+        """Return the variables of a module: those of the manifest, and those that say who and where it is."""
+        return {
+            **module.env,
+            "IOTEDGE_WORKLOADURI": access.workload_uri,
+            "IOTEDGE_DEVICEID": self.device_id,
+            "IOTEDGE_MODULEID": module.name,
+            "IOTEDGE_MODULEGENERATIONID": access.generation_id,
+            "IOTEDGE_IOTHUBHOSTNAME": self.iothub_hostname,
+            "IOTEDGE_GATEWAYHOSTNAME": self.gateway_hostname,
+            "IOTEDGE_AUTHSCHEME": "sasToken",
+            "IOTEDGE_APIVERSION": API_VERSION,
+        }
+
 
 class EdgeModules:
     """Implements `actors.ports.ModuleRuntime` for processes. Any thread may call."""
@@ -85,6 +99,9 @@ class EdgeModules:
             with self._changing:
                 self._starting.discard(module.name)
                 self._changing.notify_all()
+
+    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
+        """Processes need no engine; see ModuleRuntime."""
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime."""
@@ -164,18 +181,7 @@ class EdgeModules:
         if not isinstance(settings, ProcessSettings):
             raise ConfigError(f"module '{module.name}' is not a process; set its type to 'process'")
         folder = self._deployment_folder / (settings.working_directory or ".")
-        environment = {
-            **self._common_environment(),
-            **module.env,
-            "IOTEDGE_WORKLOADURI": access.workload_uri,
-            "IOTEDGE_DEVICEID": self._names.device_id,
-            "IOTEDGE_MODULEID": module.name,
-            "IOTEDGE_MODULEGENERATIONID": access.generation_id,
-            "IOTEDGE_IOTHUBHOSTNAME": self._names.iothub_hostname,
-            "IOTEDGE_GATEWAYHOSTNAME": self._names.gateway_hostname,
-            "IOTEDGE_AUTHSCHEME": "sasToken",
-            "IOTEDGE_APIVERSION": API_VERSION,
-        }
+        environment = self._common_environment() | self._names.environment(module, access)
         return ProcessSpec(
             module.name, settings.command, environment, folder, Home(self._run.home).log_of(module.name)
         )

@@ -13,7 +13,7 @@ from actors.module_spec import EDGE_AGENT, EDGE_HUB
 from actors.ports import DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
 from messaging.identity import Identity as Name
-from runtime.caller import ModuleProcess
+from runtime.caller import ModuleContainer, ModuleProcess
 from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensure_server_certificate
 from runtime.home import Home
 from runtime.key_store import Identity, KeyStore
@@ -43,7 +43,7 @@ class EdgeSecurity:
         device_id: str,
         iothub_hostname: str,
         server_names: tuple[str, ...],
-        process_of: Callable[[str], ModuleProcess | None],
+        process_of: Callable[[str], ModuleProcess | ModuleContainer | None],
         now_s: Callable[[], float],
     ) -> None:
         """Make or read keys and certificates. Costs little when they exist and are valid.
@@ -54,7 +54,7 @@ class EdgeSecurity:
             device_id: Of this edge.
             iothub_hostname: As it stands in tokens.
             server_names: What clients may call the hub; the first is its host name.
-            process_of: The process of a module, None while it does not run.
+            process_of: The process or container of a module, None while it does not run.
             now_s: Seconds since 1970-01-01 UTC.
 
         Raises:

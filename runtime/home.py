@@ -9,6 +9,7 @@ hub.db            messages, queues and the ledger
 identities.copy   the hub's copy of the identities
 upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off
 modules/          how each module fared, for the next start of the agent
+containers.json   there once the edge has made containers: their network
 logs/             a log for each module and each process of the edge
 """
 
@@ -32,6 +33,7 @@ _OWN = (
     "identities.copy",
     "upstream.*",
     "modules",
+    "containers.json",
     "logs",
     ".*.new",  # being written when the power went
     "*.new",
@@ -60,6 +62,10 @@ class Home:
     @property
     def modules(self) -> Path:
         return self.path / "modules"
+
+    @property
+    def containers(self) -> Path:
+        return self.path / "containers.json"
 
     @property
     def message_db(self) -> Path:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from messaging.errors import AuthError, EdgeError
-from runtime.caller import Caller, ModuleProcess, is_module
+from runtime.caller import Caller, ModuleContainer, ModuleProcess, is_module
 from runtime.certificates import EdgeCa
 from runtime.daemon_api import (
     Refusal,
@@ -85,7 +85,7 @@ class WorkloadApi:
         hub_host: str,
         keys: KeyStore,
         edge_ca: Callable[[], EdgeCa | None],
-        process_of: Callable[[str], ModuleProcess | None],
+        process_of: Callable[[str], ModuleProcess | ModuleContainer | None],
         modules: Callable[[], Sequence[ModuleState]],
         now_s: Callable[[], float],
     ) -> None:
@@ -95,7 +95,7 @@ class WorkloadApi:
             hub_host: Host name of the IoT Hub, as it stands in tokens.
             keys: Signs and seals.
             edge_ca: The edge CA of this moment, or None while there is none.
-            process_of: The process of a module given by its name without `$`, or None while it does not run.
+            process_of: The process or container of a module by its name without `$`, None if it does not run.
             modules: What `GET /modules` lists.
             now_s: Seconds since 1970-01-01 UTC.
         """

@@ -41,6 +41,17 @@ def make_bus(run_dir: Path) -> Iterator[Callable[[str], ZmqBus]]:
         bus.close()
 
 
+@pytest.fixture(scope="session")
+def docker_image() -> str:
+    """An image with Python, the device SDK and the samples; skips where there is no Docker Engine."""
+    from tests.docker_image import image, why_no_engine
+
+    reason = why_no_engine()
+    if reason is not None:
+        pytest.skip(reason)
+    return image()
+
+
 @pytest.fixture
 def bus(make_bus: Callable[[str], ZmqBus]) -> ZmqBus:
     return make_bus("test")

@@ -152,17 +152,17 @@ def test_a_command_that_does_not_exist_is_the_status_of_that_module_alone() -> N
     assert modules["good"]["status"] == "running"
 
 
-def test_a_container_is_reported_as_not_yet_possible_and_stops_nobody() -> None:
+def test_a_container_without_an_engine_waits_with_the_reason_and_stops_nobody() -> None:
     pump = {"type": "docker", "status": "running", "settings": {"image": "pump:1"}, "startupOrder": 1}
-    edge = Edge({"pump": pump, "sensor": process()}).start()
+    edge = Edge({"pump": pump, "sensor": process()})
+    edge.runtime.away["pump"] = "Docker Engine does not run; start it"
 
-    modules = edge.modules()
-    assert modules["pump"]["status"] == "failed"
-    assert "Docker" in modules["pump"]["description"]
-    assert modules["pump"]["type"] == "docker"
-    assert modules["pump"]["image"].startswith("pump")
+    modules = edge.start().modules()
+
+    assert modules["pump"]["status"] == "backoff"
+    assert "Docker Engine does not run; start it" in modules["pump"]["description"]
+    assert (modules["pump"]["type"], modules["pump"]["image"]) == ("docker", "pump:1")
     assert modules["sensor"]["status"] == "running"
-    assert "start pump" not in edge.runtime.story
 
 
 def test_the_list_tells_all_modules_in_order_of_start_and_the_routes_left_out() -> None:

@@ -17,6 +17,7 @@ from actors.module_spec import (
     ModuleSpec,
     ProcessSettings,
     RestartPolicy,
+    spec_hash,
 )
 from actors.ports import ModuleAccess
 from actors.supervisor import (
@@ -543,3 +544,69 @@ def test_the_end_of_a_process_of_ours_is_known_to_the_bus_at_once(bus: ZmqBus, c
     assert client.receive(PeerDown) == PeerDown("hub")
     client.tell("test/hub", Stop())
     assert ended.wait(5.0)
+
+
+def test_a_module_lost_with_its_engine_is_back_with_it_and_has_not_crashed(world: World) -> None:
+    world.supervise()
+
+    world.runtime.lose_engine("sensor", "Docker Engine does not run; start it")
+    world.system.run()
+    away = world.now
+    world.runtime.bring_engine_back("sensor")
+    world.system.run()
+
+    assert away.status == "backoff"
+    assert "Docker Engine does not run; start it" in away.description
+    assert (world.now.status, world.now.restarts) == ("running", 0)
+
+
+def test_a_module_that_ended_cleanly_with_its_engine_is_started_again(world: World) -> None:
+    world.supervise(replace(SENSOR, restart_policy=RestartPolicy.ON_FAILURE))
+
+    world.runtime.lose_engine("sensor", "Docker Engine does not run; start it")
+    world.system.run()
+    world.runtime.bring_engine_back("sensor")
+    world.system.run()
+
+    assert world.now.status == "running"
+
+
+def test_a_module_stopped_by_hand_while_its_engine_was_away_stays_stopped(world: World) -> None:
+    world.supervise()
+    world.runtime.lose_engine("sensor", "Docker Engine does not run; start it")
+    world.system.run()
+    world.tell(StopModule("sensor"))
+
+    world.runtime.bring_engine_back("sensor")
+    world.system.run()
+
+    assert world.now.status == "stopped"
+    assert world.starts == 2  # the second found no engine
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with its record", "without a record"])
+def test_a_run_that_says_from_what_it_was_made_is_taken_over_as_it_is(world: World, kept: bool) -> None:
+    world.runtime.labels = True
+    world.supervise()
+    pid = world.now.pid
+    world.lose_agent()
+    if not kept:
+        world.records.kept.clear()
+
+    world.supervise()
+
+    assert world.now.pid == pid
+
+
+def test_a_run_that_says_it_was_made_from_something_else_is_replaced(world: World) -> None:
+    world.runtime.labels = True
+    world.supervise()
+    pid = world.now.pid
+    world.lose_agent()
+    changed = replace(SENSOR, version="2")
+    world.records.kept["sensor"] = replace(world.records.kept["sensor"], spec_hash=spec_hash(changed))
+
+    world.supervise(changed)
+
+    assert world.now.pid != pid
+    assert world.now.status == "running"

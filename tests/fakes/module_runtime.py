@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import signal as signals
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from actors.module_spec import ModuleSpec
+from actors.module_spec import ModuleSpec, spec_hash
 from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
 from messaging.clock import Clock
-from messaging.errors import ConfigError
+from messaging.errors import ConfigError, EngineAway
 
 
 @dataclass
@@ -30,6 +31,9 @@ class FakeModuleRuntime:
         self.access: dict[str, ModuleAccess] = {}  # with what each was started last
         self.broken: dict[str, str] = {}  # modules that cannot be started, with the reason
         self.stubborn: set[str] = set()  # modules that ignore SIGTERM
+        self.labels = False  # whether a run says from what it was made, as containers do
+        self.away: dict[str, str] = {}  # modules whose engine does not answer, with the reason
+        self._waiting: dict[str, Callable[[], None]] = {}
 
     # ModuleRuntime
 
@@ -38,14 +42,20 @@ class FakeModuleRuntime:
         if self.pid(name):
             raise ValueError(f"module {name!r} runs already")
         self.story.append(f"start {name}")
+        if name in self.away:
+            raise EngineAway(f"module {name!r}: {self.away[name]}")
         if name in self.broken:
             raise ConfigError(f"module {name!r}: {self.broken[name]}")
         pid = next(self._pids)
         # As on a disk, no two runs start at exactly the same time.
-        run = ModuleRun(pid, self._clock.now_s() + pid * 1e-6)
+        made_from = spec_hash(module) if self.labels else None
+        run = ModuleRun(pid, self._clock.now_s() + pid * 1e-6, made_from)
         self._modules[name] = _Module(run, on_exit=on_exit)
         self.access[name] = access
         return run
+
+    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
+        self._waiting[name] = on_back
 
     def stop(self, name: str, grace_s: float) -> None:
         if self.pid(name):
@@ -90,6 +100,19 @@ class FakeModuleRuntime:
         module.end = ModuleEnd(code, signal, module.run.started_at_s, self._clock.now_s())
         if module.on_exit is not None:
             module.on_exit(module.end)
+
+    def lose_engine(self, name: str, why: str) -> None:
+        """The engine of a module stops, and takes it along."""
+        self.away[name] = why
+        module = self._modules[name]
+        module.end = ModuleEnd(None, None, module.run.started_at_s, self._clock.now_s(), engine_away=True)
+        if module.on_exit is not None:
+            module.on_exit(module.end)
+
+    def bring_engine_back(self, name: str) -> None:
+        """The engine of a module answers again."""
+        del self.away[name]
+        self._waiting.pop(name)()
 
     def lose_agent(self) -> None:
         """Nobody watches any more: the agent was killed."""

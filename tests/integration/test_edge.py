@@ -61,15 +61,12 @@ def handshake(edge: EdgeProcess, name: str = "localhost") -> None:
 
 
 def test_an_edge_runs_its_modules_and_leaves_nothing_at_sigterm(edge: EdgeProcess) -> None:
-    pump = {"type": "docker", "status": "running", "settings": {"image": "pump"}}
     off = shell(SLEEP, status="stopped")
     bad = {"type": "process", "status": "running", "settings": {"command": "no-such-command"}}
-    edge.deploy(
-        {"sensor": shell(SLEEP), "off": off, "bad": bad, "pump": pump}, {"r": "FROM nowhere INTO $upstream"}
-    )
+    edge.deploy({"sensor": shell(SLEEP), "off": off, "bad": bad}, {"r": "FROM nowhere INTO $upstream"})
 
     edge.start()
-    modules = edge.wait_for(sensor="running", edgeHub="running", bad="backoff", off="stopped", pump="failed")
+    modules = edge.wait_for(sensor="running", edgeHub="running", bad="backoff", off="stopped")
     handshake(edge)
     assert modules["sensor"]["pid"] == int(edge.line())
     pids = [modules[name]["pid"] for name in ("sensor", "edgeHub")]

@@ -1,11 +1,13 @@
-"""The same expectations of the fake module runtime and of the one that starts real processes."""
+"""The same expectations of the fake module runtime and of those that start processes and containers."""
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import select
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +15,14 @@ from typing import Protocol
 
 import pytest
 
-from actors.module_spec import ModuleSpec, ProcessSettings
+from actors.module_spec import DockerSettings, ModuleSpec, ProcessSettings
 from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, ModuleRuntime
 from messaging.clock import ManualClock
 from messaging.errors import EdgeError
 from runtime import process_table
+from runtime.docker_engine import HOME_LABEL
+from runtime.docker_leftovers import remove_containers
+from runtime.docker_runtime import ContainerNames, DockerRuntime
 from runtime.edge_modules import EdgeModules, EdgeNames
 from runtime.run_directory import RunDirectory
 from tests.fakes.module_runtime import FakeModuleRuntime
@@ -95,7 +100,7 @@ class FakeWorld:
         pass
 
 
-class RealWorld:
+class ProcessWorld:
     """Modules are shells that wait for a line with their exit code on a named pipe."""
 
     def __init__(self, folder: Path) -> None:
@@ -160,9 +165,79 @@ class RealWorld:
         return ModuleSpec(name, ProcessSettings(("sh", "-c", script)))
 
 
-@pytest.fixture(params=["fake", "real"])
+class ContainerWorld:
+    """The same as containers, the folder of the pipes mounted."""
+
+    def __init__(self, folder: Path, image: str) -> None:
+        self._folder = folder
+        self._image = image
+        self._id = uuid.uuid4().hex[:8]
+        self._made: list[DockerRuntime] = []
+        self._pipes: dict[str, int] = {}
+        self.runtime: ModuleRuntime
+        self.next_agent()
+
+    def next_agent(self) -> None:
+        if self._made:
+            self._made[-1].close()
+        names = ContainerNames(self._id, f"contract-{self._id}", "edgeHub")
+        self._containers = DockerRuntime(
+            names, self._folder / "containers.json", environment=lambda module, access: {}
+        )
+        self._made.append(self._containers)
+        self.runtime = self._containers
+
+    def module(self, name: str) -> ModuleSpec:
+        return self._shell(name, "trap 'exit 143' TERM; ")
+
+    def stubborn(self, name: str) -> ModuleSpec:
+        return self._shell(name, "trap '' TERM; ")
+
+    def broken(self, name: str) -> ModuleSpec:
+        return ModuleSpec(name, DockerSettings("no-such-image:1"))
+
+    def end(self, name: str, exit_code: int) -> None:
+        os.write(self._pipes[name], f"{exit_code}\n".encode())
+
+    def wait_until_ready(self, name: str) -> None:
+        ready = self._pipes[f"{name}.ready"]
+        assert select.select([ready], [], [], LIMIT_S)[0]
+        os.read(ready, 16)
+
+    def end_unseen(self, run: ModuleRun, name: str, exit_code: int) -> None:
+        from docker import APIClient
+
+        client = APIClient(version="auto")
+        [container] = client.containers(filters={"label": f"{HOME_LABEL}={self._id}"})
+        self.end(name, exit_code)
+        client.wait(container["Id"], timeout=LIMIT_S)
+        client.close()
+
+    def close(self) -> None:
+        self._containers.close()
+        remove_containers(self._id)
+        for pipe in self._pipes.values():
+            os.close(pipe)
+
+    def _shell(self, name: str, before: str) -> ModuleSpec:
+        for pipe in (name, f"{name}.ready"):
+            if pipe not in self._pipes:
+                os.mkfifo(self._folder / pipe)
+                self._pipes[pipe] = os.open(self._folder / pipe, os.O_RDWR | os.O_CLOEXEC)
+        script = f'{before}echo >"/pipes/{name}.ready"; read -r code <"/pipes/{name}"; exit "$code"'
+        options = {"Cmd": ["sh", "-c", script], "HostConfig": {"Binds": [f"{self._folder}:/pipes"]}}
+        return ModuleSpec(name, DockerSettings(self._image, json.dumps(options)))
+
+
+@pytest.fixture(params=["fake", "process", pytest.param("container", marks=pytest.mark.docker)])
 def world(request: pytest.FixtureRequest, run_dir: Path) -> Iterator[World]:
-    made = FakeWorld() if request.param == "fake" else RealWorld(run_dir)
+    made: FakeWorld | ProcessWorld | ContainerWorld
+    if request.param == "fake":
+        made = FakeWorld()
+    elif request.param == "process":
+        made = ProcessWorld(run_dir)
+    else:
+        made = ContainerWorld(run_dir, request.getfixturevalue("docker_image"))
     yield made
     made.close()
 
@@ -229,7 +304,7 @@ def test_a_name_that_runs_cannot_be_started(world: World) -> None:
 
 
 def test_what_cannot_be_started_says_so_and_leaves_nothing(world: World) -> None:
-    with pytest.raises(EdgeError, match=r"module 'm': command .* not found"):
+    with pytest.raises(EdgeError, match=r"module 'm': (command|image) .* not found"):
         start(world, world.broken)
 
     assert world.runtime.adopt("m", Exits()) is None

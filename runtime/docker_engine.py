@@ -1,0 +1,274 @@
+"""The connection to Docker Engine: its calls, its errors in our words, and one thread for its events.
+
+The `docker` package (0.2 s, 20 MB) is imported with the first call. Events are pushed by the engine; only
+while it is away it is looked for, twice a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from messaging.errors import ConfigError, EngineAway, EnvironmentFault
+
+if TYPE_CHECKING:  # heavy
+    from docker import APIClient
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SOCKET: Final = "/var/run/docker.sock"
+HOME_LABEL: Final = "net.edge-actors.home"
+MODULE_LABEL: Final = "net.edge-actors.module"
+
+CALL_LIMIT_S: Final = 60.0
+PROBE_PERIOD_S: Final = 0.5
+AWAY_AFTER_S: Final = 1.0  # a shorter absence, of an engine that keeps its containers, is nobody's business
+REPLAY_S: Final = 2  # how far back events are asked for, so that none falls between two connections
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerDied:
+    """A container of ours ended."""
+
+    container_id: str
+    module: str
+    exit_code: int | None
+    at_s: float  # seconds since 1970-01-01 UTC
+
+
+def engine_socket(docker_host: str | None) -> str:
+    """Return the path of the engine's socket from DOCKER_HOST, which may be unset.
+
+    Raises:
+        ConfigError: it names an engine on another machine, whose containers could not reach this edge.
+    """
+    if not docker_host:
+        return DEFAULT_SOCKET
+    if not docker_host.startswith("unix://"):
+        raise ConfigError(
+            f"DOCKER_HOST: {docker_host!r} is not an engine of this machine; "
+            "unset it, or set it to unix:///path/of/docker.sock"
+        )
+    return docker_host.removeprefix("unix://")
+
+
+def away_reason(path: str) -> str | None:
+    """Return why nobody answers at the engine's socket and the way out; None when somebody accepts."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(CALL_LIMIT_S)
+        try:
+            probe.connect(path)
+        except OSError as exc:
+            return _explain_away(path, exc)
+    return None
+
+
+class DockerEngine:
+    """One engine and what happens to the containers of one edge. Any thread may call.
+
+    The callbacks run in the thread of the events. `on_back` comes after every connection, also the first;
+    `on_away` once, when the engine has not answered for a second.
+    """
+
+    def __init__(
+        self,
+        home_id: str,
+        *,
+        on_died: Callable[[ContainerDied], None],
+        on_away: Callable[[], None],
+        on_back: Callable[[], None],
+    ) -> None:
+        self._home_id = home_id
+        self._on_died = on_died
+        self._on_away = on_away
+        self._on_back = on_back
+        self._lock = threading.Lock()
+        self._client: APIClient | None = None
+        self._thread: threading.Thread | None = None
+        self._stream: Any = None
+        self._watching = False
+        self._closed = threading.Event()
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether events arrive. When not, `on_back` will be called."""
+        return self._watching
+
+    @contextmanager
+    def calls(self) -> Iterator[APIClient]:
+        """Hand out the client; errors that come out of the block are told in our words.
+
+        Raises:
+            EngineAway: the engine does not answer.
+            EnvironmentFault: it refused.
+            ConfigError: DOCKER_HOST is of no use here.
+        """
+        path = engine_socket(os.environ.get("DOCKER_HOST"))
+        self._start_watching()
+        reason = away_reason(path)  # before the package is loaded for nothing
+        if reason is not None:
+            raise EngineAway(reason)
+        from docker.errors import APIError, DockerException
+        from requests.exceptions import RequestException
+
+        try:
+            yield self._connected(path)
+        except APIError as exc:
+            raise EnvironmentFault(f"Docker Engine refused: {explanation(exc)}") from exc
+        except (DockerException, RequestException) as exc:
+            self._lose_stream()
+            raise EngineAway(away_reason(path) or f"Docker Engine did not answer: {exc}") from exc
+
+    def close(self) -> None:
+        """End the watching. Containers live on."""
+        self._closed.set()
+        self._lose_stream()
+        if self._thread is not None:
+            self._thread.join(PROBE_PERIOD_S + AWAY_AFTER_S)
+        if self._client is not None:
+            self._client.close()
+
+    def containers(self, client: APIClient) -> dict[str, dict[str, Any]]:
+        """Return the containers of this edge by module, running or not."""
+        filters = {"label": [f"{HOME_LABEL}={self._home_id}", MODULE_LABEL]}
+        return {
+            container["Labels"][MODULE_LABEL]: container
+            for container in client.containers(all=True, filters=filters)
+        }
+
+    def _connected(self, path: str) -> APIClient:
+        from docker import APIClient
+
+        with self._lock:
+            if self._client is None:
+                self._client = APIClient(f"unix://{path}", version="auto", timeout=int(CALL_LIMIT_S))
+            return self._client
+
+    # events
+
+    def _start_watching(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._closed.is_set():
+                self._thread = threading.Thread(target=self._watch, name="docker events", daemon=True)
+                self._thread.start()
+
+    def _watch(self) -> None:
+        lost_s: float | None = time.monotonic()
+        while not self._closed.is_set():
+            stream = self._open_stream()
+            if stream is not None:
+                lost_s = None
+                self._on_back()
+                self._read(stream)
+                self._watching = False
+            if self._closed.is_set():
+                return
+            if lost_s is None and stream is not None:
+                lost_s = time.monotonic()
+                continue
+            if lost_s is not None and time.monotonic() - lost_s > AWAY_AFTER_S:
+                lost_s = None
+                log.error("Docker Engine is away: %s", away_reason(_path()) or "it does not answer")
+                self._on_away()
+            self._closed.wait(PROBE_PERIOD_S)
+
+    def _open_stream(self) -> Any:
+        path = _path()
+        if away_reason(path) is not None:
+            return None
+        from docker.errors import DockerException
+        from requests.exceptions import RequestException
+
+        filters = {"type": "container", "event": "die", "label": f"{HOME_LABEL}={self._home_id}"}
+        try:
+            stream = self._connected(path).events(since=int(time.time()) - REPLAY_S, filters=filters)
+        except (DockerException, RequestException) as exc:
+            log.debug("no events of Docker Engine: %s", exc)
+            return None
+        with self._lock:
+            self._stream = stream
+            self._watching = True
+        return stream
+
+    def _read(self, stream: Any) -> None:
+        from requests.exceptions import RequestException
+
+        rest = b""
+        try:
+            for block in stream:
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    event = parse_event(line)
+                    if event is not None:
+                        self._on_died(event)
+        except (RequestException, ValueError, AttributeError) as exc:
+            # Also what a stream raises that another thread has closed.
+            log.debug("the events of Docker Engine ended: %s", exc)
+
+    def _lose_stream(self) -> None:
+        with self._lock:
+            stream, self._stream = self._stream, None
+            self._watching = False
+        if stream is not None:
+            try:
+                stream.close()
+            except (OSError, AttributeError):
+                pass  # closed by the engine meanwhile
+
+
+def parse_event(line: bytes) -> ContainerDied | None:
+    """Return what a line of the event stream says, None when it is no end of a container of ours.
+
+    Source: Docker Engine API v1.41, GET /events
+    """
+    try:
+        event = json.loads(line)
+        attributes = event["Actor"]["Attributes"]
+        if event["Type"] != "container" or event["Action"] != "die":
+            return None
+        code = attributes.get("exitCode")
+        return ContainerDied(
+            event["Actor"]["ID"],
+            attributes[MODULE_LABEL],
+            None if code is None else int(code),
+            event["timeNano"] / 1e9,
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def explanation(error: Any) -> str:
+    """Return the engine's own words of an APIError, on one line."""
+    return " ".join(str(error.explanation or error).split())
+
+
+def _path() -> str:
+    try:
+        return engine_socket(os.environ.get("DOCKER_HOST"))
+    except ConfigError:
+        return DEFAULT_SOCKET
+
+
+def _explain_away(path: str, error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"Docker Engine at {path} may not be used by this user; run the edge as root, "
+            "or add the user to the group docker: `sudo usermod -aG docker $USER`"
+        )
+    if error.errno == errno.ENOENT:
+        return (
+            f"there is no Docker Engine at {path}; start it: `sudo systemctl start docker`, "
+            "or install it: `sudo apt-get install docker.io`"
+        )
+    if error.errno == errno.ECONNREFUSED:
+        return f"Docker Engine at {path} does not run; start it: `sudo systemctl start docker`"
+    return f"Docker Engine at {path} cannot be reached: {error.strerror or error}; start it again"

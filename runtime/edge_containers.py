@@ -1,0 +1,51 @@
+"""What an edge needs for containers: what runs them, and an address at which they reach the hub."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from actors.deployment import Deployment
+from actors.module_spec import DockerSettings
+from messaging.errors import EdgeError
+from runtime.config import MQTT_TLS_PORT, ListenAddress, Settings, local_name
+from runtime.container_request import gateway_name
+from runtime.docker_runtime import ContainerNames, DockerRuntime
+from runtime.edge_modules import EdgeNames
+from runtime.home import Home
+from runtime.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
+
+
+def edge_names(settings: Settings) -> EdgeNames:
+    """Return what modules are told of this edge."""
+    return EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
+
+
+def container_runtime(settings: Settings, run: RunDirectory) -> DockerRuntime:
+    """Return what runs containers; it asks nobody before there is one."""
+    names = ContainerNames(run.path.name, settings.device_id, gateway_name(settings.hostname))
+    return DockerRuntime(names, Home(run.home).containers, environment=edge_names(settings).environment)
+
+
+def listening_for_containers(
+    settings: Settings, deployment: Deployment, containers: DockerRuntime
+) -> Settings:
+    """Return the settings with the address at which containers look for the hub, when there are any."""
+    if not any(isinstance(module.settings, DockerSettings) for module in deployment.modules.values()):
+        return settings
+    try:
+        gateway = containers.gateway()
+    except EdgeError as exc:
+        log.error("no container can be started: %s", exc)
+        return settings
+    return with_gateway(settings, gateway)
+
+
+def with_gateway(settings: Settings, gateway: str) -> Settings:
+    """Return the settings with this address among those listened on; the same object when it is already."""
+    if any(one.port == MQTT_TLS_PORT and one.host in (gateway, "0.0.0.0") for one in settings.listen):
+        return settings
+    # Device SDKs know no other port, whatever port the others listen on.
+    return replace(settings, listen=(*settings.listen, ListenAddress(gateway, MQTT_TLS_PORT)))
