@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json
+
+if TYPE_CHECKING:
+    from messaging.errors import EdgeError
+    from runtime.docker_leftovers import RemovedFromEngine
+    from runtime.home import Home
+    from runtime.leftovers import EndedProcess
 
 GRACE_S: Final = 30.0  # for the agent to end the modules, which have their own grace; then it is killed
 
@@ -20,8 +26,10 @@ GRACE_S: Final = 30.0  # for the agent to end the modules, which have their own 
 def down(purge: bool, home: Path, as_json: bool) -> None:
     """Stop the edge of this home, and end whatever is left of one that was killed.
 
-    Asks nothing and says what it ended. Works without a running agent and without the home.
+    Asks nothing and says what it ended. Works without a running agent and without the home. Containers and
+    their network are found by their labels.
     """
+    from messaging.errors import EnvironmentFault
     from runtime.home import Home
     from runtime.leftovers import end_edge
     from runtime.run_directory import RunDirectory
@@ -29,25 +37,61 @@ def down(purge: bool, home: Path, as_json: bool) -> None:
     run = RunDirectory.of(home)
     had_run_directory = run.path.exists()
     ended = end_edge(run, GRACE_S)
+    removed, problem = _remove_containers(run.path.name, Home(home))
     left = Home(home).purge() if purge else None
     if as_json:
         print_json(
             {
                 "ended": [asdict(process) for process in ended],
+                "containers_removed": [asdict(container) for container in removed.containers],
+                "networks_removed": list(removed.networks),
                 "run_directory_removed": had_run_directory,
                 "home_removed": left == [],
                 "left_in_home": left or [],
             }
         )
-        return
+    else:
+        _tell(home, run.path if had_run_directory else None, ended, removed, left)
+    if problem is not None:
+        raise EnvironmentFault(
+            f"containers of this edge may be left: {problem}; then run `edge-actors down --home {home}` again"
+        )
+
+
+def _remove_containers(home_id: str, home: Home) -> tuple[RemovedFromEngine, EdgeError | None]:
+    """Return what was removed, and why perhaps not all was."""
+    from messaging.errors import EdgeError
+    from runtime.docker_leftovers import RemovedFromEngine, remove_containers
+
+    try:
+        removed = remove_containers(home_id)
+    except EdgeError as exc:
+        # Without an engine and without a sign that there were containers, there is nothing to worry about.
+        return RemovedFromEngine((), ()), exc if home.containers.exists() else None
+    home.containers.unlink(missing_ok=True)
+    return removed, None
+
+
+def _tell(
+    home: Path,
+    run_directory: Path | None,
+    ended: list[EndedProcess],
+    removed: RemovedFromEngine,
+    left: list[str] | None,
+) -> None:
     for process in ended:
         how = f"killed, it did not end within {GRACE_S:.0f} s" if process.killed else "ended"
         click.echo(f"{process.name} (pid {process.pid}, {process.command}): {how}")
-    if had_run_directory:
-        click.echo(f"removed {run.path}")
+    for container in removed.containers:
+        how = "killed and removed" if container.was_running else "removed"
+        click.echo(f"{container.module} (container {container.name}): {how}")
+    for network in removed.networks:
+        click.echo(f"removed network {network}")
+    if run_directory is not None:
+        click.echo(f"removed {run_directory}")
     if left == []:
         click.echo(f"removed {home}")
     elif left:
         click.echo(f"kept {home}: it also holds what is not the edge's: {', '.join(left)}")
-    if not ended and not had_run_directory and left is None:
+    if not ended and run_directory is None and left is None and not (removed.containers or removed.networks):
         click.echo(f"nothing of an edge with home {home} is left")
