@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from messaging.errors import ConfigError, EngineAway, EnvironmentFault
@@ -30,6 +30,7 @@ HOME_LABEL: Final = "net.edge-actors.home"
 MODULE_LABEL: Final = "net.edge-actors.module"
 
 CALL_LIMIT_S: Final = 60.0
+PING_LIMIT_S: Final = 2.0
 PROBE_PERIOD_S: Final = 0.5
 AWAY_AFTER_S: Final = 1.0  # a shorter absence, of an engine that keeps its containers, is nobody's business
 REPLAY_S: Final = 2  # how far back events are asked for, so that none falls between two connections
@@ -43,6 +44,7 @@ class ContainerDied:
     module: str
     exit_code: int | None
     at_s: float  # seconds since 1970-01-01 UTC
+    with_engine: bool = False  # the engine is stopping and took it along
 
 
 def engine_socket(docker_host: str | None) -> str:
@@ -70,6 +72,21 @@ def away_reason(path: str) -> str | None:
         except OSError as exc:
             return _explain_away(path, exc)
     return None
+
+
+def answers(path: str) -> bool:
+    """Return whether the engine takes requests. One that is stopping ends its containers, but takes none.
+
+    To connect alone would not tell: a service manager may hold the socket.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PING_LIMIT_S)
+        try:
+            probe.connect(path)
+            probe.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            return probe.recv(16).startswith(b"HTTP/1.")
+        except OSError:
+            return False
 
 
 class DockerEngine:
@@ -116,6 +133,7 @@ class DockerEngine:
         self._start_watching()
         reason = away_reason(path)  # before the package is loaded for nothing
         if reason is not None:
+            self._lose_stream()
             raise EngineAway(reason)
         from docker.errors import APIError, DockerException
         from requests.exceptions import RequestException
@@ -209,7 +227,7 @@ class DockerEngine:
                 for line in lines:
                     event = parse_event(line)
                     if event is not None:
-                        self._on_died(event)
+                        self._on_died(replace(event, with_engine=not answers(_path())))
         except (RequestException, ValueError, AttributeError) as exc:
             # Also what a stream raises that another thread has closed.
             log.debug("the events of Docker Engine ended: %s", exc)

@@ -322,7 +322,7 @@ class DockerRuntime:
             died = watched.died
             end = None
             if died is not None and died.at_s >= run.started_at_s:
-                end = _end_of(run, died.exit_code, died.at_s)
+                end = _end_of(run, died.exit_code, died.at_s, died.with_engine)
             elif ended is not None:
                 end = _end(ended)
             if end is None or self._watched.get(name) is not watched:
@@ -382,7 +382,7 @@ class DockerRuntime:
                 return  # told twice: events are asked for from a moment back
             del self._watched[died.module]
             self._changed.notify_all()
-        watched.on_exit(_end_of(watched.run, died.exit_code, died.at_s))
+        watched.on_exit(_end_of(watched.run, died.exit_code, died.at_s, died.with_engine))
 
     def _on_away(self) -> None:
         """In the thread of the engine's events: nobody knows how the modules are doing."""
@@ -446,11 +446,11 @@ def _end(container: dict[str, Any]) -> ModuleEnd | None:
     return _end_of(run, state["ExitCode"], _seconds(state["FinishedAt"]) or time.time())
 
 
-def _end_of(run: ModuleRun, exit_code: int | None, at_s: float) -> ModuleEnd:
+def _end_of(run: ModuleRun, exit_code: int | None, at_s: float, with_engine: bool = False) -> ModuleEnd:
     # Docker, as a shell, tells a signal as 128 + its number.
     by_signal = exit_code is not None and 128 < exit_code <= 128 + 64
     number = exit_code - 128 if by_signal and exit_code is not None else None
-    return ModuleEnd(exit_code, number, run.started_at_s, at_s)
+    return ModuleEnd(exit_code, number, run.started_at_s, at_s, with_engine)
 
 
 def _seconds(text: str) -> float | None:

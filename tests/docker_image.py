@@ -48,13 +48,22 @@ def why_no_engine() -> str | None:
     return away_reason(engine_socket(os.environ.get("DOCKER_HOST")))
 
 
+def why_no_private_engine() -> str | None:
+    """Return why a test cannot start a Docker Engine of its own, None when it can."""
+    if os.geteuid() != 0:
+        return "a Docker Engine of the test's own needs root"
+    if shutil.which("dockerd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
+        return "dockerd is not installed: apt-get install docker.io"
+    return None
+
+
 def image() -> str:
     """Return the name of the image, after making it unless the engine has it. Takes about 5 s once."""
     from docker import APIClient
     from docker.errors import ImageNotFound
 
     name = f"{REPOSITORY}:{_version()}"
-    client = APIClient(version="auto", timeout=120)
+    client = APIClient(os.environ.get("DOCKER_HOST"), version="auto", timeout=120)
     try:
         client.inspect_image(name)
     except ImageNotFound:

@@ -1,0 +1,92 @@
+"""An edge whose Docker Engine goes away and comes back, and one that never was there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from runtime.docker_leftovers import remove_containers
+from tests.docker_image import image, why_no_private_engine
+from tests.integration.containers import PrivateEngine, container
+from tests.integration.edge_process import EdgeProcess, shell
+
+pytestmark = pytest.mark.docker
+
+SLEEP = ("sleep", "1000")
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateEngine]:
+    reason = why_no_private_engine()
+    if reason is not None:
+        pytest.skip(reason)
+    made = PrivateEngine()
+    monkeypatch.setenv("DOCKER_HOST", made.host)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def edge(engine: PrivateEngine) -> Iterator[EdgeProcess]:
+    made = EdgeProcess()
+    yield made
+    made.close()
+    if engine.is_running:
+        remove_containers(made.run.path.name)
+
+
+def test_modules_are_back_with_their_engine_and_the_others_never_notice(
+    engine: PrivateEngine, edge: EdgeProcess
+) -> None:
+    engine.start()
+    name = image()
+    # Both exit cleanly when they are asked to end, which is no reason to leave them stopped.
+    script = f"trap 'exit 0' TERM; echo up >{edge.pipe}; while :; do sleep 0.1; done"
+    mount = {"Binds": [f"{edge.folder}:{edge.folder}"]}
+    pump = container(name, "sh", "-c", script, host=mount, restartPolicy="on-failure")
+    edge.deploy({"pump": pump, "sensor": shell("exec sleep 99")})
+    edge.start()
+    before = edge.wait_for(pump="running", sensor="running")
+    assert edge.line() == "up"
+
+    engine.stop()
+    away = edge.wait_for(pump="backoff")["pump"]
+    engine.start()
+    after = edge.wait_for(pump="running")
+
+    assert "systemctl start docker" in away["description"]
+    assert edge.line() == "up"
+    assert after["pump"]["restarts"] == 0
+    assert after["sensor"]["pid"] == before["sensor"]["pid"]
+    assert after["edgeHub"]["pid"] == before["edgeHub"]["pid"]
+
+
+def test_an_edge_that_starts_before_its_engine_serves_containers_once_it_is_there(
+    engine: PrivateEngine, edge: EdgeProcess
+) -> None:
+    # A handshake with the hub at the gateway, under the name that the container was told.
+    probe = """
+import json, os, socket, ssl
+context = ssl.create_default_context(cafile=os.environ["CA"])
+with socket.create_connection((os.environ["IOTEDGE_GATEWAYHOSTNAME"], 8883), 20) as plain:
+    plain.settimeout(20)
+    context.wrap_socket(plain, server_hostname=os.environ["IOTEDGE_GATEWAYHOSTNAME"]).close()
+open(os.environ["PIPE"], "w").write("reached\\n")
+"""
+    engine.start()
+    name = image()
+    engine.stop()
+    environment = {"CA": {"value": str(edge.home / "certificates" / "edge-ca.pem")}}
+    mount = {"Binds": [f"{edge.folder}:{edge.folder}"]}
+    pump = container(name, "python3", "-c", probe, host=mount, restartPolicy="on-failure", env=environment)
+    edge.deploy({"pump": pump, "sensor": shell("exec sleep 99")})
+    edge.start()
+    away = edge.wait_for(pump="backoff", sensor="running", edgeHub="running")["pump"]
+
+    engine.start()
+
+    assert (
+        "does not run; start it" in away["description"] or "there is no Docker Engine" in away["description"]
+    )
+    assert edge.line() == "reached"
