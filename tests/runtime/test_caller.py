@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from runtime import caller as caller_module
-from runtime.caller import Caller, ModuleProcess, Peer, is_module, module_process, parse_cgroup, parse_stat
+from runtime.caller import (
+    Caller,
+    ModuleContainer,
+    ModuleProcess,
+    Peer,
+    is_module,
+    module_process,
+    parse_cgroup,
+    parse_stat,
+)
 
 CALLER = Caller(pid=120, uid=1000, session_id=100, started_at_ticks=5010, container_id=None)
 MODULE = ModuleProcess(pid=100, session_id=100, started_at_ticks=5000)
@@ -178,3 +187,16 @@ def test_a_process_that_is_not_there_is_no_module_process() -> None:
 
     with pytest.raises(ProcessLookupError):
         module_process(process.pid)
+
+
+@pytest.mark.parametrize(
+    ("container_id", "pid", "expected"),
+    [("5f" * 32, 100, True), ("60" * 32, 100, False), (None, 100, False), ("5f" * 32, 0, False)],
+    ids=["inside", "inside of another", "outside of any", "not to be seen"],
+)
+def test_a_container_module_is_known_by_its_cgroup(
+    container_id: str | None, pid: int, expected: bool
+) -> None:
+    caller = Caller(pid, uid=1000, session_id=1, started_at_ticks=1, container_id=container_id)
+
+    assert is_module(caller, ModuleContainer("5f" * 32)) is expected

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from actors.module_spec import DockerSettings, ModuleSpec, spec_hash
+from runtime.container_request import (
+    REQUEST_LABEL,
+    ContainerRequest,
+    Surroundings,
+    container_names,
+    create_request,
+    gateway_name,
+)
+
+AROUND = Surroundings("0a1b2c3d", "edge-actors-0a1b2c3d", "172.18.0.1", "site1.example")
+OURS = {"IOTEDGE_MODULEID": "pump", "RATE": "5"}
+
+
+def request(
+    options: dict[str, Any] | None = None, environment: dict[str, str] = OURS, folder: str = "/run/w/pump"
+) -> ContainerRequest:
+    module = ModuleSpec("pump", DockerSettings("pump:1", json.dumps(options or {})))
+    return create_request(module, environment, folder, AROUND)
+
+
+def test_a_module_without_options_gets_all_it_needs() -> None:
+    module = ModuleSpec("pump", DockerSettings("pump:1"))
+
+    body = dict(request().body)
+
+    labels = body.pop("Labels")
+    assert len(labels.pop(REQUEST_LABEL)) == 64
+    assert labels == {
+        "net.edge-actors.home": "0a1b2c3d",
+        "net.edge-actors.module": "pump",
+        "net.edge-actors.spec": spec_hash(module),
+    }
+    assert body == {
+        "Image": "pump:1",
+        "Env": ["IOTEDGE_MODULEID=pump", "RATE=5"],
+        "HostConfig": {
+            "Binds": ["/run/w/pump:/var/run/iotedge"],
+            "NetworkMode": "edge-actors-0a1b2c3d",
+            "ExtraHosts": ["site1.example:172.18.0.1", "edgeHub:172.18.0.1"],
+        },
+        "NetworkingConfig": {"EndpointsConfig": {"edge-actors-0a1b2c3d": {"Aliases": ["pump"]}}},
+    }
+
+
+def test_options_are_passed_on_whatever_they_are_and_however_they_are_spelt() -> None:
+    options = {
+        "hostConfig": {"binds": ["/dev:/dev"], "Privileged": True, "deviceRequests": [{"count": 1}]},
+        "Cmd": ["run"],
+        "SomethingOfNextYear": {"a": [1]},
+        "image": "other:2",
+        "labels": {"mine": "1", "net.edge-actors.home": "forged"},
+    }
+
+    body = request(options).body
+
+    assert body["HostConfig"]["Binds"] == ["/dev:/dev", "/run/w/pump:/var/run/iotedge"]
+    assert body["HostConfig"]["Privileged"] is True
+    assert body["HostConfig"]["deviceRequests"] == [{"count": 1}]
+    assert (body["Cmd"], body["SomethingOfNextYear"]) == (["run"], {"a": [1]})
+    assert body["Image"] == "pump:1"
+    assert body["Labels"]["mine"] == "1"
+    assert body["Labels"]["net.edge-actors.home"] == "0a1b2c3d"
+    assert {name.casefold() for name in body} == {
+        "hostconfig", "cmd", "somethingofnextyear", "image", "labels", "env", "networkingconfig"
+    }  # fmt: skip
+
+
+def test_env_of_the_options_wins_and_one_without_a_value_is_empty() -> None:
+    body = request({"Env": ["RATE=9", "EMPTY", "URL=a=b"]}).body
+
+    assert body["Env"] == ["EMPTY=", "IOTEDGE_MODULEID=pump", "RATE=9", "URL=a=b"]
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoints", "mode", "joined", "hosts"),
+    [
+        ({}, {}, "edge-actors-0a1b2c3d", True, True),
+        ({"NetworkMode": "default"}, {}, "edge-actors-0a1b2c3d", True, True),
+        ({"networkmode": ""}, {}, "edge-actors-0a1b2c3d", True, True),
+        ({"NetworkMode": "host"}, {}, "host", False, True),
+        ({"NetworkMode": "none"}, {}, "none", False, False),
+        ({"NetworkMode": "container:x"}, {}, "container:x", False, False),
+        ({}, {"mine": {}}, None, False, True),
+    ],
+    ids=["nothing said", "default", "empty", "host", "none", "of another container", "another network"],
+)
+def test_a_container_joins_our_network_unless_its_options_say_where_it_belongs(
+    host: dict[str, Any], endpoints: dict[str, Any], mode: str | None, joined: bool, hosts: bool
+) -> None:
+    body = request({"HostConfig": host, "NetworkingConfig": {"EndpointsConfig": endpoints}}).body
+
+    assert body["HostConfig"].get("NetworkMode") == mode
+    assert (AROUND.network in body["NetworkingConfig"]["EndpointsConfig"]) is joined
+    assert bool(body["HostConfig"].get("ExtraHosts")) is hosts
+
+
+def test_a_host_name_that_the_options_give_an_address_keeps_it() -> None:
+    body = request({"HostConfig": {"ExtraHosts": ["SITE1.example:10.0.0.9"]}}).body
+
+    assert body["HostConfig"]["ExtraHosts"] == ["SITE1.example:10.0.0.9", "edgeHub:172.18.0.1"]
+
+
+def test_a_second_keeper_of_containers_is_left_out() -> None:
+    options = {"HostConfig": {"RestartPolicy": {"Name": "always"}, "autoRemove": True, "Memory": 9}}
+
+    made = request(options)
+
+    assert made.left_out == ("RestartPolicy", "AutoRemove")
+    assert {"Memory", "Binds", "NetworkMode", "ExtraHosts"} == set(made.body["HostConfig"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        request({"Cmd": ["other"]}),
+        request(environment=OURS | {"RATE": "6"}),
+        request(folder="/run/w/other"),
+    ],
+    ids=["options", "environment", "socket"],
+)
+def test_the_digest_changes_with_all_that_is_asked_for(changed: ContainerRequest) -> None:
+    assert request().digest == request().digest
+    assert changed.digest != request().digest
+
+
+def test_a_module_without_a_workload_socket_mounts_none() -> None:
+    assert "Binds" not in request(folder="").body["HostConfig"]
+
+
+@pytest.mark.parametrize(
+    ("hostname", "name"),
+    [
+        ("site1.example", "site1.example"),
+        ("localhost", "edgeHub"),
+        ("Localhost", "edgeHub"),
+        ("127.0.0.1", "edgeHub"),
+        ("192.168.1.5", "edgeHub"),
+    ],
+)
+def test_the_name_of_the_hub_for_containers(hostname: str, name: str) -> None:
+    assert gateway_name(hostname) == name
+
+
+@pytest.mark.parametrize(
+    ("module", "device", "names"),
+    [
+        ("pump", "edge1", ("pump", "edge1-pump", "edge1-pump-0a1b2c3d")),
+        ("p", "edge1", ("edge1-p", "edge1-p-0a1b2c3d")),
+        ("_pump", "edge1", ("edge1-_pump", "edge1-_pump-0a1b2c3d")),
+        ("pump", "a@b:c", ("pump", "a-b-c-pump", "a-b-c-pump-0a1b2c3d")),
+        ("pump", "$x", ("pump", "x-pump", "x-pump-0a1b2c3d")),
+        ("pump", "(*)", ("pump", "edge-pump", "edge-pump-0a1b2c3d")),
+    ],
+    ids=["usual", "one letter", "underscore first", "odd device", "odd beginning", "nothing left of it"],
+)
+def test_names_of_a_container(module: str, device: str, names: tuple[str, ...]) -> None:
+    assert container_names(module, device, "0a1b2c3d") == names
