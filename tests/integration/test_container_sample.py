@@ -1,0 +1,113 @@
+"""The sample deployment as containers: the unmodified device SDK inside, the hub outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from runtime.docker_engine import HOME_LABEL
+from runtime.run_directory import RunDirectory
+from tests.docker_image import SAMPLES
+from tests.integration.edge_program import SAMPLE, EdgeProcess, wait_until
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def client(docker_image: str) -> Iterator[APIClient]:
+    from docker import APIClient
+
+    made = APIClient(os.environ.get("DOCKER_HOST"), version="auto")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
+    made = EdgeProcess(tmp_path / "home")
+    yield made
+    made.close()
+
+
+def deployment(folder: Path, image: str) -> Path:
+    """Write the sample deployment with its two modules as containers."""
+    content = json.loads(SAMPLE.read_text())
+    modules = content["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]
+    for name, module in modules.items():
+        options = {"Cmd": ["python3", f"{SAMPLES}/{name}.py"]}
+        module |= {"type": "docker", "settings": {"image": image, "createOptions": json.dumps(options)}}
+    modules["sensor"]["env"]["INTERVAL_S"] = {"value": 0.05}
+    path = folder / "deployment.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def left(client: APIClient, edge: EdgeProcess) -> tuple[int, int]:
+    """Return how many containers and networks of the edge there are."""
+    filters = {"label": f"{HOME_LABEL}={RunDirectory.of(edge.home).path.name}"}
+    return len(client.containers(all=True, filters=filters)), len(client.networks(filters=filters))
+
+
+def test_the_sample_runs_as_containers_without_a_gap(
+    edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path
+) -> None:
+    edge.start(deployment=deployment(tmp_path, docker_image))
+
+    upstream = edge.home / "upstream.jsonl"
+    wait_until(lambda: upstream.exists() and len(upstream.read_text().splitlines()) >= 50, "50 messages")
+    assert edge.process is not None
+    edge.process.send_signal(signal.SIGTERM)
+
+    assert edge.wait() == 0
+    numbers = [json.loads(line)["Body"]["filterSequence"] for line in upstream.read_text().splitlines()]
+    assert sorted(set(numbers)) == list(range(1, max(numbers) + 1))
+    ledger = edge.json("ledger")
+    for endpoint in ledger["endpoints"].values():
+        terms = endpoint["delivered"] + endpoint["expired"] + endpoint["dropped"] + endpoint["pending"]
+        assert endpoint["accepted"] == terms
+    assert left(client, edge) == (2, 1)
+    assert edge.run("down", "--purge").returncode == 0
+    assert left(client, edge) == (0, 0)
+
+
+@pytest.mark.parametrize("with_home", [True, False], ids=["home there", "home gone"])
+def test_down_removes_containers_and_network_after_a_kill(
+    edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path, with_home: bool
+) -> None:
+    edge.start(deployment=deployment(tmp_path, docker_image))
+    assert edge.process is not None
+    edge.process.kill()
+    edge.process.wait()
+    if not with_home:
+        shutil.rmtree(edge.home)
+
+    told = edge.json("down")
+
+    assert {found["module"] for found in told["containers_removed"]} == {"filter", "sensor"}
+    assert len(told["networks_removed"]) == 1
+    assert left(client, edge) == (0, 0)
+    assert not RunDirectory.of(edge.home).path.exists()
+
+
+def test_down_says_when_containers_may_be_left_because_no_engine_answers(
+    edge: EdgeProcess, tmp_path: Path
+) -> None:
+    edge.home.mkdir()
+    (edge.home / "containers.json").write_text("{}")
+    edge.environment["DOCKER_HOST"] = f"unix://{tmp_path}/none.sock"
+
+    done = edge.run("down")
+
+    assert done.returncode != 0
+    assert "containers of this edge may be left: there is no Docker Engine" in done.stderr
+    assert f"run `edge-actors down --home {edge.home}` again" in done.stderr
