@@ -30,12 +30,23 @@ def logs(name: str, follow: bool, tail: int | None, home: Path, as_json: bool) -
     from runtime import logs as log_files
     from runtime.home import Home
 
-    path = _path_of(name, Home(home))
-    blocks = log_files.follow(path, tail, threading.Event()) if follow else log_files.read(path, tail)
+    blocks = _of_container(name, Home(home), tail, follow)
+    if blocks is None:
+        path = _path_of(name, Home(home))
+        blocks = log_files.follow(path, tail, threading.Event()) if follow else log_files.read(path, tail)
     out = sys.stdout.buffer
     for block in _as_json(name, blocks) if as_json else blocks:
         out.write(block)
         out.flush()
+
+
+def _of_container(name: str, home: Home, tail: int | None, follow: bool) -> Iterable[bytes] | None:
+    if not home.containers.exists() or name in ("edgeHub", "edgeAgent"):
+        return None
+    from runtime import container_logs
+    from runtime.run_directory import RunDirectory
+
+    return container_logs.read(RunDirectory.of(home.path).path.name, name, tail, follow)
 
 
 def _path_of(name: str, home: Home) -> Path:

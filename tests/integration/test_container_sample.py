@@ -76,6 +76,9 @@ def test_the_sample_runs_as_containers_without_a_gap(
         terms = endpoint["delivered"] + endpoint["expired"] + endpoint["dropped"] + endpoint["pending"]
         assert endpoint["accepted"] == terms
     assert left(client, edge) == (2, 1)
+    assert "sending to temperatureOutput" in edge.run("logs", "sensor").stdout
+    assert len(edge.run("logs", "sensor", "--tail", "1").stdout.splitlines()) == 1
+    assert "there is no log of a module 'senso'" in edge.run("logs", "senso").stderr
     assert edge.run("down", "--purge").returncode == 0
     assert left(client, edge) == (0, 0)
 
