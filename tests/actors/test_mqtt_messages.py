@@ -610,7 +610,7 @@ def test_a_head_that_restarts_closes_its_connections_and_takes_no_answer_for_its
     [(letter, first)] = world.published()
 
     world.system.clock.advance(0.001)
-    world.tell(HEAD, Stored((None, "x", {})), STORE)  # type: ignore[arg-type]
+    world.tell(HEAD, Stored(5), STORE)  # type: ignore[arg-type]
     world.answer_start()
     publisher_again, module_again = world.connect(), world.connect("edge1/filter")
     [new, _] = world.subscribe(module_again, ALL_INPUTS)
@@ -632,7 +632,7 @@ def test_epochs_grow_though_the_time_of_day_is_set_back(world: HeadWorld) -> Non
     world.clock._now_s -= 1e6
 
     world.clock.advance(0.001)
-    world.tell(HEAD, Stored((None, {})), STORE)  # type: ignore[arg-type]
+    world.tell(HEAD, Stored(5), STORE)  # type: ignore[arg-type]
     world.answer_start()
     world.send(world.connect(), publish_packet(1))
     [(_, second)] = world.published()
