@@ -134,7 +134,7 @@ def run_through_kills(hub: HubProcess, ending: ExitStack, downs_s: list[float], 
     total = sum(len(publisher.acknowledged) for publisher in publishers.values())
     twice = len(consumer.messages) - total
     print(
-        f"{total} acknowledged in {took_s:.1f} s ({total / took_s:.0f}/s with the outages), {twice} came twice"
+        f"{total} acknowledged in {took_s:.1f} s ({total / took_s:.0f}/s), {twice} came twice"
         f"; served again: median {statistics.median(waits_s):.3f} s, max {max(waits_s):.3f} s"
     )
     assert max(waits_s) < SERVED_AGAIN_S
