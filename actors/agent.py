@@ -2,7 +2,7 @@
 
 Understands: ListModules, StartModule, StopModule, RestartModule (passed on), StopModules, KillModules,
              RouteReport; ModuleReported and ModuleRemoved of its children; ModulesEnsured
-Tells:       SecurityActor (EnsureModules, ModuleReported)
+Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported)
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from actors.base import ChildSpec, EdgeActor
 from actors.deployment import Deployment
@@ -28,7 +28,7 @@ from actors.module_spec import (
 )
 from actors.planner import CommandKind, CurrentModule, plan
 from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime
-from actors.security import EnsureModules, ModulesEnsured
+from actors.security import EnsureModules, ForgetModule, ModulesEnsured
 from actors.supervisor import (
     GetModule,
     KillModule,
@@ -49,7 +49,6 @@ from messaging.nearest import did_you_mean
 log = logging.getLogger(__name__)
 
 HUB_PROCESS: Final = "hub"
-GROUP_LIMIT_S: Final = 5.0  # a group of modules that does not answer does not hold up the others for longer
 ENSURE_LIMIT_S: Final = 10.0
 RETRY_S: Final = 1.0
 NO_CONTAINERS: Final = (
@@ -116,6 +115,8 @@ def start_groups(deployment: Deployment) -> list[tuple[str, ...]]:
 
 class AgentActor(EdgeActor):
     """One deployment. The supervisors do the work."""
+
+    group_limit_s: ClassVar[float] = 5.0  # for how long a group that does not answer holds up the next
 
     def __init__(
         self,
@@ -206,6 +207,7 @@ class AgentActor(EdgeActor):
                 self._start_next_group()
 
     def on_module_removed(self, message: ModuleRemoved) -> None:
+        self.tell(self._security, ForgetModule(message.name))
         if message.name in self._children:
             self.context.stop_child(message.name)
 
@@ -321,7 +323,7 @@ class AgentActor(EdgeActor):
             self._start_child(supervised[name])
             # One that outlived our own restart has reported long ago.
             self.tell(child_of(self.address, name), GetModule())
-        self.set_timer(GROUP_LIMIT_S, GroupLimit(number))
+        self.set_timer(self.group_limit_s, GroupLimit(number))
 
     def _start_child(self, spec: ModuleSpec) -> None:
         name = spec.name

@@ -171,6 +171,7 @@ class LoopHost(ThreadHost):
         self._on_empty = on_empty
         self._loop = thread.loop
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s: float | None = None  # what the timer waits for
 
     def _start_actor_loop(self) -> None:
         self._thread.carry(self._open)
@@ -193,12 +194,20 @@ class LoopHost(ThreadHost):
 
     def _arm_timer(self) -> None:
         """Wake up for the earliest timer of the cell."""
+        due_s = self.cell.next_due_s()
+        if due_s == self._due_s:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due_s = self.cell.next_due_s()
+        self._due_s = due_s
         if due_s is not None:
-            self._timer = self._loop.call_later(max(0.0, due_s - self.cell.clock.monotonic_s()), self._turn)
+            wait_s = max(0.0, due_s - self.cell.clock.monotonic_s())
+            self._timer = self._loop.call_later(wait_s, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = self._due_s = None
+        self._turn()
 
     def _close_senders(self) -> None:
         if self._thread.let_go():

@@ -1,6 +1,6 @@
 """The root of the hub process: starts its actors in order and stops them in reverse.
 
-Understands: PeerUp, Routes, and what every root does
+Understands: PeerUp, Routes, CertificateChanged, and what every root does
 Tells:       agent (Hello), agent/agent (RouteReport)
 Started by:  the main program of the hub process
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
-from actors.hub_config import HubConfig, RouteReport
+from actors.hub_config import CertificateChanged, HubConfig, RouteReport
 from actors.identities import IdentityActor, IdentityCopy
 from actors.mqtt_head import MqttHead
 from actors.ports import CloudLink, Listener, MessageStore
@@ -57,7 +57,9 @@ class HubRootActor(RootActor):
         identity_copy: IdentityCopy,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
+        load_certificate: Callable[[], None],
     ) -> None:
+        self._load_certificate = load_certificate
         guard = AppendGuard()
         hosts = (config.iothub_hostname, *config.host_names)
 
@@ -92,6 +94,10 @@ class HubRootActor(RootActor):
 
     def on_peer_up(self, message: PeerUp) -> None:
         self.request(ROUTER, ListRoutes(), ROUTES_LIMIT_S)
+
+    def on_certificate_changed(self, message: CertificateChanged) -> None:
+        self._load_certificate()
+        log.info("server certificate loaded anew")
 
     def on_routes(self, message: Routes) -> None:
         self.tell(AGENT_ACTOR, RouteReport(message.bad))

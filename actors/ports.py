@@ -40,8 +40,11 @@ class MessageStore(Protocol):
     def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
         """Forget messages that the endpoint took; return how many of them were still waiting.
 
-        A range is first and last position, both included. Positions that wait no longer (said twice,
-        expired meanwhile) are not counted again.
+        A range is first and last position, both included; ranges may overlap. Positions where nothing
+        waits (any longer: said twice, expired meanwhile) are not counted.
+
+        Raises:
+            ValueError: A position is not in 0 to MAX_POSITION.
         """
         ...
 
@@ -65,7 +68,7 @@ class MessageStore(Protocol):
     ) -> list[Run]:
         """Return the next messages behind `after_position` (-1: from the start) in order of delivery.
 
-        At most `max_count`, and as many as fit into `max_bytes` of header and body, but at least one when
+        At most `max_count`, and as many as fit into `max_bytes` by `Run.size_bytes`, but at least one when
         any waits. Expired messages are passed over.
         """
         ...
@@ -302,6 +305,14 @@ class Security(Protocol):
 
         Raises:
             EdgeError: the name does not suit, or nothing can be written.
+        """
+        ...
+
+    def forget_module(self, name: str) -> None:
+        """Take the identity of a module away and close its workload socket; one without any is no error.
+
+        Raises:
+            EdgeError: nothing can be written.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Gives modules and devices their identities, tells the hub who may connect, renews certificates in time.
 
-Understands: EnsureModules, GetIdentities, CreateDevice, GetDevice, RenewalDue, ModuleReported, PeerUp,
-             PeerDown
+Understands: EnsureModules, ForgetModule, GetIdentities, CreateDevice, GetDevice, RenewalDue,
+             ModuleReported, PeerUp, PeerDown
 Tells:       hub/identities (Identities at PeerUp and at each change), hub (CertificateChanged)
 Started by:  AgentRootActor, before anything that needs an identity
 """
@@ -41,6 +41,13 @@ class ModulesEnsured:
     """For each module (name, generation id, workload URI, problem); with a problem the others are ""."""
 
     entries: tuple[tuple[str, str, str, str], ...]
+
+
+@message
+class ForgetModule:
+    """This module is in no deployment any more and has ended: it may not connect again."""
+
+    name: str
 
 
 @message
@@ -87,6 +94,14 @@ class SecurityActor(EdgeActor):
         self.reply(ModulesEnsured(tuple(self._ensure(name) for name in message.names)))
         if self._security.identities() != before:
             self._tell_hub()
+
+    def on_forget_module(self, message: ForgetModule) -> None:
+        try:
+            self._security.forget_module(message.name)
+        except EdgeError as exc:
+            log.error("the identity of module %s could not be taken away: %s", message.name, exc)
+            return
+        self._tell_hub()
 
     def on_get_identities(self, message: GetIdentities) -> None:
         self.reply(Identities(self._security.identities()))

@@ -70,6 +70,8 @@ class Run(NamedTuple):
 
     def cut(self, first: int, last: int) -> Run | None:
         """Return what lies between two positions, both included; None when nothing does."""
+        if first <= self.first_position and self.last_position <= last:
+            return self if self.entries else None
         first, last = max(first, self.first_position), min(last, self.last_position)
         if first > last:
             return None
@@ -80,12 +82,12 @@ class Run(NamedTuple):
 def with_its_headers(
     headers: Sequence[bytes], entries: Sequence[tuple[int, bytes]]
 ) -> tuple[Sequence[bytes], Sequence[tuple[int, bytes]]]:
-    """Return a part of a batch without most of the headers that it does not use.
+    """Return a part of a batch without the headers that it does not use.
 
     Senders choose headers (message ids!): were each part to carry those of the whole, a batch cut into
     single messages would grow with the square of its size.
     """
-    if len(headers) <= len(entries):
+    if len(headers) == 1:
         return headers, entries
     used: dict[int, int] = {}
     renamed = tuple((used.setdefault(index, len(used)), body) for index, body in entries)

@@ -24,6 +24,10 @@ class RequestRefused(BusError):
         self.reason = reason
 
 
+class NobodyThere(AskTimeout):
+    """There was no actor, or no process, to ask: known at once, without waiting."""
+
+
 class Client:
     """One asker. Use it in one thread; `with Client(...)` closes it."""
 
@@ -64,13 +68,17 @@ class Client:
         """Send and wait for the answer.
 
         Raises:
+            NobodyThere: what was asked does not run (known to clients from outside alone).
             AskTimeout: nobody answered in time.
             RequestRefused: the actor failed on it, or answered with something else.
         """
         bus = self._bus
         deadline_s = time.monotonic() + timeout_s
-        asked = bus.next_id()
+        asked, dead = bus.next_id(), bus.dead_letters.count
         bus.send(to, message, sender=self._address, correlation_id=asked, deadline_s=deadline_s)
+        # On a bus of its own every dead letter is its own; inside a process it may be the receiver's.
+        if self._owns_bus and bus.dead_letters.count != dead:
+            raise NobodyThere(f"{to} cannot be asked: {bus.dead_letters.recent()[-1].reason}")
         while True:
             envelope = self._next(deadline_s)
             if envelope is None:

@@ -40,14 +40,18 @@ class DeadLetter:
 class DeadLetters:
     """The last dead letters of this process, and how many there were. Safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        """Start empty. `quiet`: keep out of the log, for processes that tell their user otherwise."""
+        self._quiet = quiet
         self._letters: deque[DeadLetter] = deque(maxlen=KEPT)
         self.count = 0
 
     def add(self, letter: DeadLetter) -> None:
-        """Keep `letter` and tell the log; the traceback goes to the log at ERROR."""
+        """Keep `letter` and tell the log unless quiet; the traceback goes to the log at ERROR."""
         self._letters.append(letter)
         self.count += 1
+        if self._quiet:
+            return
         envelope = letter.envelope
         what = f"{envelope.kind} from {envelope.sender or '-'} to {envelope.to}" if envelope else "a frame"
         if letter.traceback:

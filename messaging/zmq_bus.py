@@ -72,16 +72,9 @@ class Mailbox:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
         control, data = self._control, self._data
         if self._get(zmq.EVENTS) & zmq.POLLIN:  # a third of the price of an Again that nobody needs
-            recv = self._recv
-            try:
-                while len(data) < LOOK_AHEAD:  # so that control need not wait behind the data of a burst
-                    frame = recv(zmq.NOBLOCK)
-                    if lane_of(frame):
-                        data.append(frame)
-                    else:
-                        control.append(frame)
-            except zmq.Again:
-                pass
+            self._sort(self._recv(zmq.NOBLOCK))
+            if self._get(zmq.EVENTS) & zmq.POLLIN:
+                self._drain()
         elif len(control) == 1 and not data:
             return [control.popleft()]
         frames = [control.popleft() for _ in range(min(most, len(control)))]
@@ -100,7 +93,19 @@ class Mailbox:
             frame = self._recv()
         except zmq.Again:
             return
+        self._sort(frame)
+
+    def _sort(self, frame: bytes) -> None:
         (self._data if lane_of(frame) else self._control).append(frame)
+
+    def _drain(self) -> None:
+        """Take over what waits, so that control need not wait behind the data of a burst."""
+        recv, data = self._recv, self._data
+        try:
+            while len(data) < LOOK_AHEAD:
+                self._sort(recv(zmq.NOBLOCK))
+        except zmq.Again:
+            pass
 
     def close(self) -> list[bytes]:
         """Close the socket; returns what was waiting."""
@@ -137,7 +142,7 @@ class ZmqBus:
         self.run_dir = run_dir
         self.epoch = seed | 1
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self.dead_letters = DeadLetters()
+        self.dead_letters = DeadLetters(quiet=process.startswith(EPHEMERAL))
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._zmq.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._ids = itertools.count(first_id(seed))

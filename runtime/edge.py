@@ -36,8 +36,8 @@ from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
-from runtime.certificates import server_names
-from runtime.config import ListenAddress, Settings, remember_device
+from runtime.certificates import SERVER_FILE, server_names
+from runtime.config import Settings, local_name, remember_device
 from runtime.edge_modules import EdgeModules, EdgeNames
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
@@ -48,7 +48,7 @@ from runtime.run_directory import Lock, RunDirectory, prepare_home
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
-FAILED: Final = 1
+FAILED: Final = 70  # EX_SOFTWARE of sysexits.h, as the hub process has it
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
@@ -63,7 +63,7 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         for_s: How long to run, None for as long as nobody ends it.
 
     Returns:
-        0 when it ended as asked, 1 when a part of it failed for good.
+        0 when it ended as asked, 70 when a part of it failed for good.
 
     Raises:
         ConfigError: deployment or settings are wrong; nothing was started or changed.
@@ -117,14 +117,6 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
     )
 
 
-def gateway_for_processes(listen: tuple[ListenAddress, ...]) -> str:
-    """Return under which name a process of this machine reaches the hub: localhost wherever that works."""
-    for address in listen:
-        if address.host in ("127.0.0.1", "0.0.0.0"):  # `localhost` need not mean ::1
-            return "localhost"
-    return listen[0].host
-
-
 class _Edge:
     """What one run of the edge holds."""
 
@@ -142,9 +134,7 @@ class _Edge:
         self._failure = ""
         self._root_ended = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        names = EdgeNames(
-            settings.device_id, settings.iothub_hostname, gateway_for_processes(settings.listen)
-        )
+        names = EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
         self._modules = EdgeModules(
             run,
             names=names,
@@ -160,6 +150,7 @@ class _Edge:
             self._bind()
         prepare_home(home.path)
         remember_device(settings)
+        certificate_before = _content(home.certificates / SERVER_FILE)
         self._security = EdgeSecurity(
             home,
             self._run.path,
@@ -171,7 +162,8 @@ class _Edge:
         )
         config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
         self._deployment = self._with_hub_version(config)
-        if self._hub_wanted and self._sockets is None and not self._hub_is_current():
+        renewed = _content(self._security.certificate_file) != certificate_before
+        if self._hub_wanted and self._sockets is None and (renewed or not self._hub_is_current()):
             self._end_hub()
             self._bind()
         write_private_file(home.hub_config, config)
@@ -195,14 +187,13 @@ class _Edge:
             # the next agent takes over.
             log.error("the edge failed: %s", self._failure or "the actors did not stop in time")
             return FAILED
+        self._modules.kill_all()
         bus.close()
         log.info("stopped")
         return DONE
 
     def close(self) -> None:
         """Give everything back but modules that outlived a failure."""
-        if self._root_ended and not self._failure:
-            self._modules.kill_all()
         if self._security is not None:
             self._security.close()
         self._modules.close()
@@ -269,6 +260,9 @@ class _Edge:
         limit_s = groups * (self._settings.stop_grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
         if self._wait(time.monotonic() + limit_s):
             log.warning("asked again: modules are killed")
+        elif not self._root_ended:
+            log.error("modules did not end within %.0f s and are killed", limit_s)
+        if not self._root_ended:
             bus.send(AGENT, KillModules())
             self._wait_through_signals(KILL_LIMIT_S)
         if not self._root_ended:
@@ -306,7 +300,7 @@ class _Edge:
 
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""
-        log.info("the hub of an earlier run is replaced: its settings or routes changed")
+        log.info("the hub of an earlier run is replaced: its settings, routes or certificate changed")
         grace_s = self._settings.stop_grace_s
         self._modules.stop(EDGE_HUB, grace_s)
         self._hub_ended.wait(grace_s + KILL_LIMIT_S)
@@ -328,6 +322,13 @@ class _Edge:
 
 def _server_names(settings: Settings) -> tuple[str, ...]:
     return server_names(settings.hostname, (address.host for address in settings.listen))
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _remove_unless_modules_live(run: RunDirectory) -> None:

@@ -86,6 +86,15 @@ class EdgeSecurity:
         path = self._workload_server().open(name)
         return ModuleAccess(identity.generation_id, f"unix://{path}")
 
+    def forget_module(self, name: str) -> None:
+        """Take the identity of a module away and close its workload socket; see Security."""
+        if name not in (EDGE_AGENT, EDGE_HUB):  # these have theirs whether they are deployed or not
+            self._keys.remove_module(name)
+        if self._server is not None:
+            self._server.close(name)
+        with self._noting:
+            self._noted.pop(name, None)
+
     def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
         """Return all that may connect to the hub; see Security."""
         return tuple(

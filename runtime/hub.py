@@ -26,6 +26,7 @@ from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import from_environment
+from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
 from runtime.mqtt_listener import MqttListener, server_context
 from runtime.upstream_file import UpstreamFile
@@ -57,6 +58,8 @@ def run_hub(home: Path, run_dir: Path) -> int:
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], context),
+            # New handshakes use it from then on; connections stay as they are.
+            load_certificate=lambda: context.load_cert_chain(config.certificate_file, config.key_file),
         )
 
     def end(reason: str) -> None:
@@ -70,10 +73,11 @@ def run_hub(home: Path, run_dir: Path) -> int:
     gc.collect()
     gc.freeze()  # what is imported stays: the collector need not look at it again
     ended.wait()
-    bus.close()
     if failures:
+        # Children still run, so their sockets are left to the end of this process.
         log.error("the hub ends: %s", failures[0])
         return 70
+    bus.close()
     return 0
 
 
@@ -83,10 +87,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     arguments = parser.parse_args()
-    logging.basicConfig(
-        level=os.environ.get("EDGE_ACTORS_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr(os.environ.get("EDGE_ACTORS_LOG_LEVEL", "info"))
     try:
         return run_hub(arguments.home, arguments.run)
     except EdgeError as exc:

@@ -6,6 +6,7 @@ It asks the agent and the hub as any other client would, in a thread of its own.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from dataclasses import replace
@@ -28,6 +29,8 @@ from runtime.message_ledger import read_ledger
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory
 
+log = logging.getLogger(__name__)
+
 PERIOD_S: Final = 0.5
 ANSWER_LIMIT_S: Final = 1.0
 LEDGER_SHARE: Final = 20  # one part in so many of the time may go into counting: long queues take long
@@ -45,7 +48,7 @@ class LivePicture:
         self._console = console if console is not None else Console()
         self._warnings = LastWarnings()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._draw_until_ended, name="picture", daemon=True)
+        self._thread = threading.Thread(target=self._run_thread, name="picture", daemon=True)
         self._ledger_due_s = 0.0
         self._seen = False
         now_s = time.time()
@@ -72,8 +75,14 @@ class LivePicture:
             last = replace(self._known, state="stopped", now_s=time.time(), modules=(), hint="")
             self._console.print(draw(last))
 
+    def _run_thread(self) -> None:
+        try:
+            self._draw_until_ended()
+        except Exception:
+            log.exception("the live picture ended; the edge runs on")
+
     def _draw_until_ended(self) -> None:
-        while Lock(self._run, AGENT_LOCK).holder() is None:
+        while not self._is_ours():
             if self._ended.wait(PERIOD_S):
                 return
         with Client.outside(self._run.path) as client:
@@ -88,9 +97,16 @@ class LivePicture:
                     if self._ended.wait(PERIOD_S):
                         return
 
+    def _is_ours(self) -> bool:
+        """Tell whether the edge on this home is this process, and not one that refuses us the home."""
+        holder = Lock(self._run, AGENT_LOCK).holder()
+        return holder is not None and holder.pid == os.getpid()
+
     def _look(self, client: Client) -> None:
-        state = "running" if self._ask_agent(client) else "stopping"
-        self._ask_hub(client)
+        state = "stopping, or too busy to answer"
+        if self._ask_agent(client):
+            state = "running"
+            self._ask_hub(client)
         if time.monotonic() >= self._ledger_due_s:
             self._read_ledger()
         warnings = tuple(

@@ -39,7 +39,7 @@ class Warning:
 class Snapshot:
     """What the picture shows. Times in seconds since 1970-01-01 UTC; None is not known yet."""
 
-    state: str  # "running", "stopping", "stopped"
+    state: str  # "running", "stopped", or in words why neither is known
     device_id: str
     home: str
     listen: tuple[str, ...]

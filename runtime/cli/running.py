@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from actors.agent_root import SECURITY
 from actors.security import CreateDevice, DeviceIdentity
-from messaging.client import Client, RequestRefused
+from messaging.client import Client, NobodyThere, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from runtime.home import Home
 from runtime.key_store import Identity, KeyStore
@@ -19,6 +19,7 @@ from runtime.run_directory import AGENT, Lock, RunDirectory
 T = TypeVar("T")
 
 ANSWER_LIMIT_S = 5.0
+ASK_AGAIN_S = 0.1
 
 
 class RunningEdge:
@@ -29,22 +30,31 @@ class RunningEdge:
         self._client = client
 
     def ask(self, to: str, question: object, answer: type[T], timeout_s: float = ANSWER_LIMIT_S) -> T:
-        """Ask one actor and return its answer.
+        """Ask one actor and return its answer; one that is not there may be restarting and is waited for.
 
         Raises:
             EnvironmentFault: nobody answered.
             ConfigError: it was refused; says why.
         """
-        try:
-            return self._client.ask(to, question, answer, timeout_s)
-        except AskTimeout as exc:
-            part = "hub" if to.startswith("hub") else "agent"
-            raise EnvironmentFault(
-                f"the {part} of the edge on home {self._home} did not answer within {timeout_s:g} s; "
-                f"it may be starting: try again, or see `edge-actors logs edge{part.capitalize()}`"
-            ) from exc
-        except RequestRefused as exc:
-            raise ConfigError(exc.reason) from exc
+        ends_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._client.ask(to, question, answer, timeout_s)
+            except NobodyThere as exc:
+                if time.monotonic() >= ends_s:
+                    raise self._no_answer(to, timeout_s) from exc
+                time.sleep(ASK_AGAIN_S)  # it was not told, so telling it again does nothing twice
+            except AskTimeout as exc:
+                raise self._no_answer(to, timeout_s) from exc
+            except RequestRefused as exc:
+                raise ConfigError(exc.reason) from exc
+
+    def _no_answer(self, to: str, timeout_s: float) -> EnvironmentFault:
+        part = "hub" if to.startswith("hub") else "agent"
+        return EnvironmentFault(
+            f"the {part} of the edge on home {self._home} did not answer within {timeout_s:g} s; "
+            f"it may be starting: try again, or see `edge-actors logs edge{part.capitalize()}`"
+        )
 
 
 @contextmanager

@@ -45,14 +45,14 @@ class Exit:
 
 
 @message
-class Tick:
+class Chime:
     """A timer."""
 
     number: int
 
 
 @message
-class TickIn:
+class ChimeIn:
     """Set a timer; `cancel` takes it back at once."""
 
     after_s: float
@@ -120,11 +120,11 @@ class Notebook(EdgeActor):
     def on_exit(self, message: Exit) -> None:
         raise SystemExit(3)
 
-    def on_tick(self, message: Tick) -> None:
+    def on_chime(self, message: Chime) -> None:
         self.numbers.append(message.number)
 
-    def on_tick_in(self, message: TickIn) -> None:
-        timer = self.set_timer(message.after_s, Tick(message.number))
+    def on_chime_in(self, message: ChimeIn) -> None:
+        timer = self.set_timer(message.after_s, Chime(message.number))
         if message.cancel:
             self.context.cancel_timer(timer)
 

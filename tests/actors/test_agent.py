@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import signal
+import threading
 from typing import Any
 
 import pytest
 
 from actors.agent import AgentActor, KillModules, ListModules, ModuleList, start_groups
 from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
+from actors.base import ChildSpec
 from actors.deployment import parse_deployment
+from actors.hosts import ThreadSystem
 from actors.hub_config import RouteReport
 from actors.identities import GetIdentities
 from actors.memory_system import MemorySystem
-from actors.module_spec import DesiredStatus
-from actors.ports import ModuleRecord
+from actors.module_spec import DesiredStatus, ModuleSpec
+from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
 from actors.restart_policy import RestartState
-from actors.security import CreateDevice, DeviceIdentity, GetDevice, SecurityActor
+from actors.security import (
+    CreateDevice,
+    DeviceIdentity,
+    EnsureModules,
+    GetDevice,
+    ModulesEnsured,
+    SecurityActor,
+)
 from actors.supervisor import ModuleReported, RestartModule, StartModule, StopModule
+from messaging.client import Client
 from messaging.envelope import Envelope, Secret
+from messaging.errors import ConfigError
 from messaging.kinds import kind_named
-from messaging.lifecycle import Hello, ListDeadLetters, PeerDown, PeerUp, RequestFailed
+from messaging.lifecycle import Hello, ListDeadLetters, PeerDown, PeerUp, RequestFailed, Stop
+from messaging.zmq_bus import ZmqBus
 from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.actors.manifests import REMOVED, manifest_text
 from tests.fakes.module_records import FakeModuleRecords
@@ -214,12 +227,13 @@ def test_a_module_of_an_earlier_deployment_is_ended_and_forgotten() -> None:
     edge = Edge({"old": process(), "sensor": process()}).start()
     successor = Edge({"sensor": process()})
     edge.runtime.lose_agent()
-    successor.runtime, successor.records = edge.runtime, edge.records
+    successor.runtime, successor.records, successor.security = edge.runtime, edge.records, edge.security
 
     successor.start()
 
     assert successor.runtime.story[-2:] == ["stop old", "remove old"]
     assert "old" not in successor.records.kept
+    assert list(successor.security.modules) == ["sensor"]
     assert list(successor.modules()) == ["edgeAgent", "edgeHub", "sensor"]
     assert successor.runtime.story.count("start sensor") == 1
 
@@ -354,8 +368,6 @@ def test_certificates_are_renewed_in_time_and_the_hub_hears_of_it() -> None:
 
 
 def test_a_renewal_that_fails_is_tried_again_in_an_hour() -> None:
-    from messaging.errors import ConfigError
-
     edge = Edge({}).start()
     edge.security.fault = ConfigError("disk full")
     edge.system.advance(24 * DAY_S + 1)
@@ -384,3 +396,40 @@ def test_the_root_tells_dead_letters() -> None:
 
     assert letters.count == 1
     assert letters.letters[0]["to"] == "agent/nobody"
+
+
+def test_a_group_that_hangs_does_not_hold_up_the_next_for_ever(bus: ZmqBus, client: Client) -> None:
+    deployment = parse_deployment(manifest_text((MODULES, {"hangs": process(1), "next": process(2)})), "d")
+    gate, next_started = threading.Event(), threading.Event()
+
+    class Runtime(FakeModuleRuntime):
+        def start(self, module: ModuleSpec, access: ModuleAccess, on_exit: OnExit) -> ModuleRun:
+            if module.name == "hangs":
+                assert gate.wait(10.0)
+            if module.name == "next":
+                next_started.set()
+            return super().start(module, access, on_exit)
+
+    class ImpatientAgent(AgentActor):
+        group_limit_s = 0.05
+
+    def build() -> AgentActor:
+        return ImpatientAgent(
+            deployment,
+            security="test/asker",
+            runtime=Runtime(bus.clock),
+            records=FakeModuleRecords(),
+            stop_grace_s=10.0,
+            agent_pid=1,
+            started_at_s=0.0,
+        )
+
+    ended = threading.Event()
+    ThreadSystem(bus).spawn(ChildSpec("agent", build), "test/agent", "", lambda reason: ended.set())
+    client.receive(EnsureModules)
+    client.tell("test/agent", ModulesEnsured((("hangs", "1", "u", ""), ("next", "2", "u", ""))))
+
+    assert next_started.wait(5.0)
+    gate.set()
+    client.tell("test/agent", Stop())
+    assert ended.wait(5.0)

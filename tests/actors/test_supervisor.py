@@ -1,14 +1,23 @@
 from __future__ import annotations
 
 import signal
+import threading
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from actors.base import ChildSpec
+from actors.hosts import ThreadSystem
 from actors.memory_system import MemorySystem
-from actors.module_spec import DesiredStatus, ModuleSpec, ProcessSettings, RestartPolicy
+from actors.module_spec import (
+    EDGE_HUB,
+    BuiltInSettings,
+    DesiredStatus,
+    ModuleSpec,
+    ProcessSettings,
+    RestartPolicy,
+)
 from actors.ports import ModuleAccess
 from actors.supervisor import (
     GetModule,
@@ -21,8 +30,10 @@ from actors.supervisor import (
     StopModule,
     SupervisorActor,
 )
+from messaging.client import Client
 from messaging.errors import EnvironmentFault
-from messaging.lifecycle import Stop
+from messaging.lifecycle import PeerDown, PeerUp, Stop
+from messaging.zmq_bus import ZmqBus
 from tests.fakes.module_records import FakeModuleRecords
 from tests.fakes.module_runtime import FakeModuleRuntime
 
@@ -502,3 +513,33 @@ def test_a_module_that_stood_still_runs_when_the_deployment_asks_for_it(world: W
     world.supervise(replace(spec, status=DesiredStatus.RUNNING))
 
     assert world.now.status == "running"
+
+
+def test_the_end_of_a_process_of_ours_is_known_to_the_bus_at_once(bus: ZmqBus, client: Client) -> None:
+    runtime = FakeModuleRuntime(bus.clock)
+    hub = ModuleSpec(EDGE_HUB, BuiltInSettings(), restart_policy=RestartPolicy.NEVER)
+    bus.peer_seen("hub", 7)
+    bus.watch_peer("hub", "test/asker")
+    assert client.receive(PeerUp) == PeerUp("hub", 7)
+
+    def build() -> SupervisorActor:
+        return SupervisorActor(
+            hub,
+            ModuleAccess(),
+            "",
+            agent="test/asker",
+            runtime=runtime,
+            records=FakeModuleRecords(),
+            stop_grace_s=10.0,
+            process="hub",
+        )
+
+    ended = threading.Event()
+    ThreadSystem(bus).spawn(ChildSpec("hub", build), "test/hub", "test/asker", lambda reason: ended.set())
+    assert client.receive(ModuleReported).status == "running"
+
+    runtime.end(EDGE_HUB, 1)
+
+    assert client.receive(PeerDown) == PeerDown("hub")
+    client.tell("test/hub", Stop())
+    assert ended.wait(5.0)

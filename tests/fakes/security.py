@@ -26,6 +26,9 @@ class FakeSecurity:
             raise ConfigError(self.refused[name])
         return self.modules.setdefault(name, ModuleAccess(f"g{len(self.modules)}", f"unix:///w/{name}"))
 
+    def forget_module(self, name: str) -> None:
+        self.modules.pop(name, None)
+
     def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
         names = [f"edge1/{name}" for name in self.modules] + list(self.devices)
         return tuple((name, Secret(name.encode()), Secret(b"2"), True) for name in names)

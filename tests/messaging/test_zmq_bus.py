@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
 from messaging.address import socket_name
-from messaging.client import Client
+from messaging.client import Client, NobodyThere
 from messaging.errors import AddressInUse
 from messaging.lifecycle import PeerDown, PeerUp, Stop
 from messaging.zmq_bus import ZmqBus
@@ -47,6 +48,20 @@ def test_a_client_from_outside_is_answered_and_leaves_nothing_behind(hub: ZmqBus
         assert asker.ask("hub/book", Recall(), Memory).numbers == ()
 
     assert [path.name for path in run_dir.iterdir()] == ["hub.book"]
+
+
+@pytest.mark.parametrize("left_behind", [False, True], ids=["never was", "killed"])
+def test_a_client_from_outside_hears_at_once_that_nobody_is_there(
+    left_behind: bool, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if left_behind:  # as kill -9 leaves it: a socket file that nobody listens on
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(run_dir / socket_name("hub/book")))
+
+    with Client.outside(run_dir) as asker, pytest.raises(NobodyThere, match="hub/book cannot be asked"):
+        asker.ask("hub/book", Recall(), Memory, timeout_s=60.0)
+
+    assert caplog.text == ""
 
 
 def test_a_message_for_an_earlier_incarnation_is_a_dead_letter(hub: ZmqBus, make_bus: MakeBus) -> None:

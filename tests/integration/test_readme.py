@@ -1,0 +1,149 @@
+"""The README says what is true: its tour is walked, its names are looked up."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.deployment import parse_deployment
+from runtime.cli.main import COMMANDS
+from runtime.config import Settings, variable
+from runtime.run_directory import RunDirectory
+from tests.integration.edge_program import PROGRAM, ROOT, SAMPLE, EdgeProcess, wait_until
+
+README = (ROOT / "README.md").read_text()
+HOME = "/tmp/my-edge"
+BLOCK = re.compile(r"(?:<!-- (tour[^>]*) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+
+
+def blocks(kind: str) -> list[str]:
+    return [text for tour, language, text in BLOCK.findall(README) if tour == kind or language == kind]
+
+
+class Walker:
+    """Types what the README says into a shell, in a folder where scripts/run and .venv are this program."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "my-edge"
+        self.edge = EdgeProcess(self.home)
+        self.checkout = folder / "checkout"
+        program = " ".join(PROGRAM)
+        self._add("scripts/run", f'exec {program} run --deployment {SAMPLE} "$@"')
+        self._add(".venv/bin/edge-actors", f'exec {program} "$@"')
+
+    def _add(self, name: str, command: str) -> None:
+        path = self.checkout / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{command}\n")
+        path.chmod(0o755)
+
+    def type(self, commands: str) -> str:
+        """Run a block of commands with the home and a pid of this test; return what it printed."""
+        commands = commands.replace(HOME, str(self.home))
+        if " PID" in commands:
+            commands = commands.replace(" PID", f" {self.edge.modules()['sensor']['pid']}")
+        done = subprocess.run(
+            ["sh", "-ec", commands],
+            cwd=self.checkout,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, (commands, done.stderr)
+        return done.stdout
+
+    def start(self, command: str) -> None:
+        """Run a block that does not end by itself, and wait until the sample's modules run."""
+        command = command.replace(HOME, str(self.home))
+        self.edge.process = subprocess.Popen(
+            ["sh", "-ec", f"exec {command}"],
+            cwd=self.checkout,
+            env=self._environment(),
+            stdout=subprocess.DEVNULL,
+        )
+        self.edge.wait_for_modules("running", {"edgeHub", "filter", "sensor"})
+
+    def ledger(self) -> Any:
+        return self.edge.json("ledger")
+
+    def run_python(self, text: str) -> None:
+        text = text.replace(HOME, str(self.home))
+        subprocess.run([sys.executable, "-c", text], check=True, timeout=60)
+
+    def _environment(self) -> dict[str, str]:
+        path = f"{self.checkout}/.venv/bin:{os.environ['PATH']}"
+        return {**self.edge.environment, "PATH": path}
+
+
+@pytest.fixture
+def walker(tmp_path: Path) -> Iterator[Walker]:
+    walker = Walker(tmp_path)
+    yield walker
+    walker.edge.close()
+
+
+def test_the_tour_can_be_walked(walker: Walker) -> None:
+    look, kill, cloud, device, end = blocks("tour")
+    walker.start(blocks("tour: in the background")[0])
+    wait_until(
+        lambda: walker.ledger()["endpoints"].get("iothub", {}).get("delivered", 0) > 0, "a message upstream"
+    )
+    seen = walker.type(look)
+    assert '"sequence"' in seen
+    assert "received " in seen
+    before = walker.edge.modules()["sensor"]["pid"]
+    killed = walker.type(kill)
+    assert "module sensor was killed by signal 9" in killed
+    assert walker.edge.modules()["sensor"]["pid"] != before
+    away = walker.type(cloud)
+    assert "upstream is off" in away
+    assert "upstream is on" in away
+    walker.type(device)
+    walker.run_python(blocks("tour: Python")[0])
+    wait_until(lambda: walker.ledger()["total"]["unrouted"] == 1, "the message of the thermostat is counted")
+    ended = walker.type(end)
+
+    assert f"removed {walker.home}" in ended
+    assert walker.edge.wait() == 0
+    assert not walker.home.exists()
+    assert not RunDirectory.of(walker.home).path.exists()
+
+
+def test_the_process_module_of_the_readme_is_a_valid_module() -> None:
+    manifest = json.loads(SAMPLE.read_text())
+    modules = manifest["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]
+    modules.clear()
+    modules.update(json.loads("{" + blocks("json")[0] + "}"))
+
+    deployment = parse_deployment(json.dumps(manifest).encode(), "README.md")
+
+    assert list(deployment.modules) == ["filter"]
+
+
+def test_every_command_and_every_setting_is_told() -> None:
+    table = README.split("## Commands")[1].split("\n## ")[0]
+
+    told = set(
+        re.findall(r"`([a-z]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
+    )
+    assert set(COMMANDS) <= told
+    assert set(re.findall(r"EDGE_ACTORS_\w+", table)) == {variable(field.name) for field in fields(Settings)}
+
+
+def test_every_file_and_folder_that_is_named_is_there() -> None:
+    named = re.findall(r"`?((?:scripts|messaging|actors|runtime|tests)/[\w/.]*)", README)
+
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert all(os.access(ROOT / "scripts" / name, os.X_OK) for name in ("run", "test", "lint", "setup"))

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from messaging.envelope import Secret
+from messaging.errors import ConfigError
+from runtime.edge_security import EdgeSecurity
+from runtime.home import Home
+
+NOW_S = 1_800_000_000.0
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def security(run_dir: Path) -> Iterator[EdgeSecurity]:
+    made = make(run_dir)
+    yield made
+    made.close()
+
+
+def make(run_dir: Path) -> EdgeSecurity:
+    return EdgeSecurity(
+        Home(run_dir / "home"),
+        run_dir,
+        device_id="edge1",
+        iothub_hostname="hub.example",
+        server_names=("localhost", "edgeHub"),
+        process_of=lambda name: None,
+        now_s=lambda: NOW_S,
+    )
+
+
+def test_a_module_gets_an_identity_and_a_socket_of_its_own(security: EdgeSecurity, run_dir: Path) -> None:
+    access = security.ensure_module("sensor", NOW_S)
+
+    assert access.workload_uri == f"unix://{run_dir}/w/sensor/workload.sock"
+    assert (run_dir / "w" / "sensor" / "workload.sock").is_socket()
+    assert security.ensure_module("sensor", NOW_S + 1) == access
+    assert [entry[0] for entry in security.identities()] == [
+        "edge1", "edge1/$edgeAgent", "edge1/$edgeHub", "edge1/sensor",
+    ]  # fmt: skip
+
+
+def test_a_module_that_is_forgotten_has_no_identity_and_no_socket(
+    security: EdgeSecurity, run_dir: Path
+) -> None:
+    before = security.ensure_module("sensor", NOW_S)
+
+    security.forget_module("sensor")
+    security.forget_module("never-there")
+    security.forget_module("edgeHub")
+
+    assert [entry[0] for entry in security.identities()] == ["edge1", "edge1/$edgeAgent", "edge1/$edgeHub"]
+    assert not (run_dir / "w" / "sensor").exists()
+    assert security.ensure_module("sensor", NOW_S).generation_id != before.generation_id
+
+
+def test_identities_are_the_same_for_the_next_agent(security: EdgeSecurity, run_dir: Path) -> None:
+    security.ensure_module("sensor", NOW_S)
+    before = security.identities()
+
+    assert make(run_dir).identities() == before
+
+
+def test_a_device_is_made_once_and_found_again(security: EdgeSecurity) -> None:
+    made = security.create_device("leaf1", NOW_S)
+
+    assert security.device("leaf1") == made
+    assert ("leaf1", made.primary_key, made.secondary_key, True) in security.identities()
+    with pytest.raises(ConfigError, match="'leaf1' exists already"):
+        security.create_device("leaf1", NOW_S)
+
+
+def test_the_edge_itself_is_no_device_behind_it(security: EdgeSecurity) -> None:
+    assert security.device("edge1") is None
+    assert security.device("nobody") is None
+
+
+def test_keys_do_not_show_themselves(security: EdgeSecurity) -> None:
+    assert repr(security.identities()[0][1]) == "Secret(***)"
+    assert isinstance(security.create_device("leaf1", NOW_S).primary_key, Secret)
+
+
+def test_certificates_are_renewed_when_due_and_only_then(security: EdgeSecurity) -> None:
+    first = security.certificate_file.read_bytes()
+    assert NOW_S + 20 * DAY_S < security.renew_at_s() < NOW_S + 30 * DAY_S
+    assert not security.renew_certificates(NOW_S + 1)
+    due_s = security.renew_at_s() + 1
+
+    assert security.renew_certificates(due_s)
+
+    assert security.certificate_file.read_bytes() != first
+    assert security.renew_at_s() > due_s

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+
+from actors import hub_config
+from actors.deployment import parse_deployment
+from actors.hub_config import RouteText
+from messaging.errors import ConfigError
+from runtime.config import ListenAddress, local_name, read_settings
+from runtime.edge import hub_settings, read_deployment
+from runtime.logging_setup import LineFormatter
+from tests.actors.manifests import HUB, manifest_text
+
+TTL = (*HUB, "storeAndForwardConfiguration", "timeToLiveSecs")
+
+
+@pytest.mark.parametrize(
+    ("listen", "gateway"),
+    [
+        (["127.0.0.1"], "localhost"),
+        (["0.0.0.0"], "localhost"),
+        (["10.0.0.5", "127.0.0.1"], "localhost"),
+        (["10.0.0.5", "10.0.0.6"], "10.0.0.5"),
+        (["127.0.0.2"], "127.0.0.2"),
+        (["::1"], "::1"),
+    ],
+)
+def test_processes_of_this_machine_reach_the_hub(listen: list[str], gateway: str) -> None:
+    assert local_name(tuple(ListenAddress(host, 8883) for host in listen)) == gateway
+
+
+@pytest.mark.parametrize(("manifest_ttl", "ttl_s"), [(7200, 7200), (0, 0), (-1, None)])
+def test_the_hub_is_told_names_routes_and_times(tmp_path: Path, manifest_ttl: int, ttl_s: int | None) -> None:
+    options = {
+        "home": str(tmp_path),
+        "listen": ["10.0.0.5", "[::1]"],
+        "hostname": "gate",
+        "device_id": "edge1",
+    }
+    settings = read_settings(options, {}, host_name="box")
+    deployment = parse_deployment(manifest_text((TTL, manifest_ttl)), "d.json")
+
+    config = hub_settings(settings, deployment, tmp_path / "server.pem")
+
+    assert config.device_id == "edge1"
+    assert config.host_names == ("gate", "localhost", "edgeHub", "10.0.0.5", "::1")
+    assert config.routes == (
+        RouteText("up", "FROM /messages/* INTO $upstream", 2_000_000_000, 0),
+        RouteText("hot", "FROM /messages/modules/sensor/* INTO $upstream", 0, 60),
+    )
+    assert config.ttl_s == ttl_s
+    assert config.plain_listeners == 0
+    assert hub_config.decode(hub_config.encode(config), "hub.json") == config
+
+
+def test_a_plain_listener_is_counted(tmp_path: Path) -> None:
+    settings = read_settings({"home": str(tmp_path), "plain_listen": "127.0.0.1:1883"}, {}, host_name="box")
+
+    config = hub_settings(settings, parse_deployment(manifest_text(), "d.json"), tmp_path / "server.pem")
+
+    assert config.plain_listeners == 1
+
+
+def test_a_deployment_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"deployment '.*no\.json' cannot be read: No such file"):
+        read_deployment(tmp_path / "no.json")
+
+
+def test_a_log_line_has_time_level_area_and_text() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter())
+    record = logging.LogRecord("actors.supervisor", logging.WARNING, "", 1, "module %s exited", ("a",), None)
+    record.created, record.msecs = 1_700_000_000.25, 250
+
+    handler.handle(record)
+
+    assert stream.getvalue() == "2023-11-14T22:13:20.250Z WARNING supervisor: module a exited\n"
