@@ -83,8 +83,11 @@ class ThreadHost(pykka.ThreadingActor):
         cell, mailbox, now_s = self.cell, self.mailbox, self.cell.clock.monotonic_s
         while not cell.ended:
             due_s = cell.next_due_s()
-            mailbox.wait(None if due_s is None else due_s - now_s())
-            self._handle_turn()
+            frame = mailbox.next(None if due_s is None else due_s - now_s())
+            if frame is not None:
+                cell.receive(frame)  # before looking for more: whoever asked is waiting
+            if not cell.ended:
+                self._handle_turn()
 
     def _handle_turn(self) -> bool:
         """Handle everything that waits, up to one turn; returns whether there was anything."""
