@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from actors import hub_config
+from actors import hub_config, process_permission
 from actors.agent import AgentActor, KillModules, start_groups
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
@@ -31,6 +31,7 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, RouteText
 from actors.module_spec import EDGE_HUB, DesiredStatus, spec_hash
 from actors.ports import ModuleRun
+from actors.process_permission import Origin
 from actors.security import SecurityActor
 from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
@@ -70,6 +71,7 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
     deployment = read_deployment(deployment_path)
+    process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
     run = RunDirectory.of(settings.home)
     with ExitStack() as stack:
         run.prepare()
