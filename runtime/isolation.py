@@ -41,6 +41,7 @@ class ProcessIsolation:
         """
         self._mode = mode
         self._users = users
+        self._told: dict[str, str] = {}  # reasons that the log has, by module
 
     def apply(self, spec: ProcessSpec, set_by_manifest: Collection[str] = ()) -> ProcessSpec:
         """Return how to start a module: as a user of its own, or as ourselves with the reason.
@@ -60,7 +61,8 @@ class ProcessIsolation:
                 f"module {spec.name!r} cannot be isolated, which EDGE_ACTORS_PROCESS_ISOLATION=require "
                 f"asks for: {reason}"
             )
-        if self._users is not None:
+        if self._users is not None and self._told.get(spec.name) != reason:
+            self._told[spec.name] = reason  # once, however often it is restarted
             log.warning("module %s is not isolated: %s", spec.name, reason)
         return replace(spec, not_isolated=reason)
 
