@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from actors.module_spec import EDGE_HUB, ModuleSpec, ProcessSettings
+from actors.module_spec import EDGE_AGENT, EDGE_HUB, ModuleSpec, ProcessSettings
 from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
 from messaging.errors import ConfigError
 from runtime.caller import ModuleProcess
 from runtime.home import Home
 from runtime.isolation import ProcessIsolation
+from runtime.log_rotation import LogRotation
 from runtime.process_module import ModuleExit, ProcessSpec, RunningModule
 from runtime.process_runtime import ProcessRuntime
 from runtime.run_directory import RunDirectory
@@ -74,6 +75,9 @@ class EdgeModules:
         self._umask = umask
         self._hub_sockets = hub_sockets
         self._processes = ProcessRuntime(run)
+        home = Home(run.home)
+        self._rotation = LogRotation(home.logs, spared=frozenset({home.log_of(EDGE_AGENT).name}))
+        self._rotation.start()
         self._changing = threading.Condition()
         self._running: dict[str, RunningModule] = {}
         self._starting: set[str] = set()
@@ -145,6 +149,7 @@ class EdgeModules:
 
     def close(self) -> None:
         """End the watching. What still runs lives on, for the next agent to adopt."""
+        self._rotation.close()
         self._processes.close()
 
     def _note(self, running: RunningModule) -> ModuleRun:
