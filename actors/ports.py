@@ -199,6 +199,7 @@ class ModuleRun:
 
     pid: int
     started_at_s: float  # seconds since 1970-01-01 UTC
+    not_isolated: str = ""  # why it has the rights of the edge itself; "" when it has not, or is a part of it
 
 
 @dataclass(frozen=True, slots=True)

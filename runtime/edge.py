@@ -22,15 +22,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from actors import hub_config
+from actors import hub_config, process_permission
 from actors.agent import AgentActor, KillModules, start_groups
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, RouteText
-from actors.module_spec import EDGE_HUB, DesiredStatus, spec_hash
+from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
+from actors.process_permission import Origin
 from actors.security import SecurityActor
 from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
@@ -41,7 +42,9 @@ from runtime.config import Settings, local_name, remember_device
 from runtime.edge_modules import EdgeModules, EdgeNames
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
+from runtime.isolation import ProcessIsolation
 from runtime.module_records import ModuleRecordFiles
+from runtime.module_users import ModuleUsers, group_of
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 
@@ -70,14 +73,17 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
     deployment = read_deployment(deployment_path)
+    process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
     run = RunDirectory.of(settings.home)
     with ExitStack() as stack:
+        umask = os.umask(0o077)  # what we make is ours alone; modules get theirs back
+        stack.callback(os.umask, umask)
         run.prepare()
         lock = Lock(run, AGENT_LOCK)
         lock.acquire()
         stack.callback(lock.release)
         stack.callback(_remove_unless_modules_live, run)
-        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run)
+        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, umask)
         stack.callback(edge.close)
         edge.prepare()
         return edge.run(for_s)
@@ -121,7 +127,12 @@ class _Edge:
     """What one run of the edge holds."""
 
     def __init__(
-        self, settings: Settings, deployment: Deployment, deployment_folder: Path, run: RunDirectory
+        self,
+        settings: Settings,
+        deployment: Deployment,
+        deployment_folder: Path,
+        run: RunDirectory,
+        umask: int,
     ) -> None:
         self._settings = settings
         self._deployment = deployment
@@ -134,12 +145,16 @@ class _Edge:
         self._failure = ""
         self._root_ended = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        isolated = os.geteuid() == 0 and settings.process_isolation != "off"
+        self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
         names = EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
         self._modules = EdgeModules(
             run,
             names=names,
             deployment_folder=deployment_folder,
             log_level=settings.log_level,
+            isolation=ProcessIsolation(settings.process_isolation, self._users),
+            umask=umask,
             hub_sockets=self._hub_sockets,
         )
 
@@ -149,6 +164,7 @@ class _Edge:
         if self._hub_wanted and not self._hub_lives():
             self._bind()
         prepare_home(home.path)
+        home.close_entries()
         remember_device(settings)
         certificate_before = _content(home.certificates / SERVER_FILE)
         self._security = EdgeSecurity(
@@ -158,6 +174,7 @@ class _Edge:
             iothub_hostname=settings.iothub_hostname,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            group_of=self._group_of,
             now_s=time.time,
         )
         config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
@@ -203,6 +220,13 @@ class _Edge:
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
             self._run.remove()
+
+    def _group_of(self, name: str) -> int | None:
+        """Return who may use the workload socket of a module; a container may have any user."""
+        module = self._deployment.modules.get(name)
+        if module is None or not isinstance(module.settings, ProcessSettings):
+            return None
+        return group_of(self._users, name)
 
     # the actors
 

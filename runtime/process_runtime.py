@@ -86,6 +86,7 @@ class ProcessRuntime:
             output = _open_log(spec)
             try:
                 state.prepare(environment)
+                state.note_isolation(spec.not_isolated)
                 shim, pidfd = self._spawn(spec, arguments, environment, output)
             finally:
                 os.close(output)
@@ -198,6 +199,7 @@ class ProcessRuntime:
                         env=environment,
                         pass_fds=spec.pass_fds,
                         start_new_session=True,
+                        umask=spec.umask,
                     )
                     self._shims.add(child.pid)
                 # It is waited for by pid when its pidfd says so: Popen shall neither do it nor warn.
@@ -226,7 +228,13 @@ class ProcessRuntime:
     ) -> RunningModule:
         shim, module = started.shim, started.module
         running = RunningModule(
-            name, module.pid, module.start_ticks, shim.pid, shim.start_ticks, started_at_s=started.at_s
+            name,
+            module.pid,
+            module.start_ticks,
+            shim.pid,
+            shim.start_ticks,
+            started_at_s=started.at_s,
+            not_isolated=state.not_isolated(),
         )
         module_pidfd = process_table.open_pidfd(module.pid, module.start_ticks)
         watched = _Watched(running, started, state, on_exit, module_pidfd)
@@ -352,7 +360,11 @@ def _exit(name: str, state: StateFolder, started: Started) -> ModuleExit:
 
 def _open_log(spec: ProcessSpec) -> int:
     spec.log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(spec.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log_file = os.open(spec.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        # Programs that write to /dev/stdout open the file anew. Nobody else gets through to its folder.
+        os.fchown(log_file, spec.uid or 0, -1)
+    return log_file
 
 
 def _close(watched: _Watched) -> None:
