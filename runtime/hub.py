@@ -28,7 +28,7 @@ from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
-from runtime.mqtt_listener import MqttListener, server_context
+from runtime.mqtt_listener import MqttListener, ServerCertificate
 from runtime.upstream_file import UpstreamFile
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def run_hub(home: Path, run_dir: Path) -> int:
         raise ConfigError(f"{path}: {exc.strerror}; start the edge with `edge-actors run`") from exc
     sockets = from_environment(os.environ)
     split = len(sockets) - config.plain_listeners
-    context = server_context(config.certificate_file, config.key_file)
+    certificate = ServerCertificate(config.certificate_file, config.key_file)
     bus = ZmqBus(HUB, run_dir)
     ended = threading.Event()
     failures: list[str] = []
@@ -57,9 +57,8 @@ def run_hub(home: Path, run_dir: Path) -> int:
             open_store=lambda: MessageDb.open(home / "hub.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
-            make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], context),
-            # New handshakes use it from then on; connections stay as they are.
-            load_certificate=lambda: context.load_cert_chain(config.certificate_file, config.key_file),
+            make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], certificate.context),
+            load_certificate=certificate.load,
         )
 
     def end(reason: str) -> None:
