@@ -29,6 +29,7 @@ from runtime.listening_sockets import from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
 from runtime.mqtt_listener import MqttListener, ServerCertificate
+from runtime.socket_handover import SocketOffer
 from runtime.upstream_file import UpstreamFile
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ def run_hub(home: Path, run_dir: Path) -> int:
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}; start the edge with `edge-actors run`") from exc
     sockets = from_environment(os.environ)
+    offer = SocketOffer(run_dir, sockets)
+    offer.open()
     split = len(sockets) - config.plain_listeners
     certificate = ServerCertificate(config.certificate_file, config.key_file)
     bus = ZmqBus(HUB, run_dir)
@@ -77,6 +80,7 @@ def run_hub(home: Path, run_dir: Path) -> int:
         log.error("the hub ends: %s", failures[0])
         return 70
     bus.close()
+    offer.close()
     return 0
 
 
