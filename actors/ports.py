@@ -276,8 +276,8 @@ class ModuleRecords(Protocol):
         """Return the record of a module, None when there is none or it is damaged."""
         ...
 
-    def save(self, name: str, record: ModuleRecord) -> None:
-        """Keep a record.
+    def save(self, name: str, record: ModuleRecord, durable: bool = True) -> None:
+        """Keep a record; `durable` also through a power cut, which takes the time of a sync to disk.
 
         Raises:
             EnvironmentFault: it cannot be written.

@@ -26,7 +26,7 @@ from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import VERSION, Envelope, encode, lane_of, new_packer
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
-from messaging.lifecycle import NOTICES, PeerDown, PeerUp
+from messaging.lifecycle import NOTICES, Hello, PeerDown, PeerUp
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ RECONNECT_MS: Final = 20
 LOOK_AHEAD: Final = 1024  # data frames taken over at once
 LONGEST_WAIT_MS: Final = 1000  # one value for all long waits saves setting the option each time
 CONNECT_LIMIT_MS: Final = 100  # first send of a thread to a living peer: a local connect takes < 1 ms
+GREETING: Final = kind_of(Hello).name
 EPHEMERAL: Final = "cli-"  # processes that come, ask and go: no socket is kept for them
 
 
@@ -201,7 +202,7 @@ class ZmqBus:
             kind.name,
             to,
             sender,
-            self._peers.get(peer, 0) if peer else self.epoch,
+            self._epoch_for(peer, kind.name) if peer else self.epoch,
             correlation_id,
             self.clock.now_s(),
             deadline_s,
@@ -265,6 +266,10 @@ class ZmqBus:
             log.error("the bus stays open, for actors still run: %s", ", ".join(sorted(self._local)))
         else:
             self._zmq.destroy(LINGER_MS)
+
+    def _epoch_for(self, peer: str, kind: str) -> int:
+        # A Hello for the former incarnation would be refused, and the present one never be known.
+        return 0 if kind == GREETING else self._peers.get(peer, 0)
 
     def _open_sender(self, to: str) -> _Sender | None:
         known = self._senders.by_address.pop(to, None)

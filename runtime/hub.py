@@ -28,7 +28,8 @@ from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
-from runtime.mqtt_listener import MqttListener, server_context
+from runtime.mqtt_listener import MqttListener, ServerCertificate
+from runtime.socket_handover import SocketOffer
 from runtime.upstream_file import UpstreamFile
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,10 @@ def run_hub(home: Path, run_dir: Path) -> int:
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}; start the edge with `edge-actors run`") from exc
     sockets = from_environment(os.environ)
+    offer = SocketOffer(run_dir, sockets)
+    offer.open()
     split = len(sockets) - config.plain_listeners
-    context = server_context(config.certificate_file, config.key_file)
+    certificate = ServerCertificate(config.certificate_file, config.key_file)
     bus = ZmqBus(HUB, run_dir)
     ended = threading.Event()
     failures: list[str] = []
@@ -57,9 +60,8 @@ def run_hub(home: Path, run_dir: Path) -> int:
             open_store=lambda: MessageDb.open(home / "hub.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
-            make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], context),
-            # New handshakes use it from then on; connections stay as they are.
-            load_certificate=lambda: context.load_cert_chain(config.certificate_file, config.key_file),
+            make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], certificate.context),
+            load_certificate=certificate.load,
         )
 
     def end(reason: str) -> None:
@@ -78,6 +80,7 @@ def run_hub(home: Path, run_dir: Path) -> int:
         log.error("the hub ends: %s", failures[0])
         return 70
     bus.close()
+    offer.close()
     return 0
 
 

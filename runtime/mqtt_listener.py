@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -143,13 +144,30 @@ class MqttConnection(asyncio.Protocol):
         self._transport.resume_reading()
 
 
-def server_context(certificate_file: str, key_file: str) -> ssl.SSLContext:
-    """Return the TLS settings of the hub: 1.2 and 1.3 (the Python SDK speaks 1.2 only).
+class ServerCertificate:
+    """The TLS settings of the hub, 1.2 and 1.3 (the Python SDK speaks 1.2 only), with its certificate.
 
     Raises:
-        ssl.SSLError, OSError: the files cannot be read or do not fit each other.
+        ssl.SSLError, OSError: the files cannot be read or do not fit each other. From `load` too; the
+            certificate before stays in use then.
     """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate_file, key_file)
-    return context
+
+    def __init__(self, certificate_file: str, key_file: str) -> None:
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._files = (certificate_file, key_file)
+        self._loaded: tuple[tuple[int, int], ...] = ()
+        self.load()
+
+    def load(self) -> bool:
+        """Use what is in the files now; returns whether it is another certificate than before.
+
+        New handshakes use it from then on; connections stay as they are.
+        """
+        statuses = [os.stat(path) for path in self._files]
+        found = tuple((status.st_ino, status.st_mtime_ns) for status in statuses)
+        if found == self._loaded:
+            return False
+        self.context.load_cert_chain(*self._files)
+        self._loaded = found
+        return True
