@@ -1,6 +1,6 @@
 """The root of the hub process: starts its actors in order and stops them in reverse.
 
-Understands: CertificateChanged, and what every root does
+Understands: Welcome, CertificateChanged, and what every root does
 Tells:       agent (Hello)
 Started by:  the main program of the hub process
 """
@@ -22,7 +22,7 @@ from actors.router import RouterActor
 from actors.store import StoreActor
 from actors.upstream import UpstreamActor
 from messaging.kinds import message
-from messaging.lifecycle import Hello
+from messaging.lifecycle import Hello, Welcome
 from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class HubRootActor(RootActor):
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
+        self._known_agent = 0  # its incarnation
         guard = AppendGuard()
         hosts = (config.iothub_hostname, *config.host_names)
 
@@ -85,9 +86,18 @@ class HubRootActor(RootActor):
         self.on_hello_due(HelloDue())  # not before: whoever hears of this process may send to all its actors
 
     def on_hello_due(self, message: HelloDue) -> None:
-        self.tell(AGENT, Hello(HUB, self.context.epoch, VERSION))
+        self._greet()
         self.set_timer(HELLO_S, HelloDue())
+
+    def on_welcome(self, message: Welcome) -> None:
+        super().on_welcome(message)
+        if message.epoch != self._known_agent:
+            self._known_agent = message.epoch
+            self._greet()
 
     def on_certificate_changed(self, message: CertificateChanged) -> None:
         if self._load_certificate():
             log.info("server certificate loaded anew")
+
+    def _greet(self) -> None:
+        self.tell(AGENT, Hello(HUB, self.context.epoch, VERSION, self._known_agent))

@@ -101,6 +101,9 @@ class RootActor(EdgeActor):
         self.context.start_child(self._children[self._started])
 
     def _welcome(self, hello: Hello, envelope: Envelope) -> None:
-        if self.accepts(hello):
+        if not self.accepts(hello):
+            return
+        self.reply(Welcome(process_of(self.address), self.context.epoch), envelope)
+        # Not before it knows us: its answers to what our actors ask at PeerUp would be for the one before us.
+        if hello.knows == self.context.epoch:
             self.context.peer_seen(hello.process, hello.epoch)
-            self.reply(Welcome(process_of(self.address), self.context.epoch), envelope)

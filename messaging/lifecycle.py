@@ -88,6 +88,7 @@ class Hello:
     process: str
     epoch: int
     version: str = ""  # of the program
+    knows: int = 0  # the incarnation of the receiver from which a Welcome came; 0: none yet
 
 
 @message
