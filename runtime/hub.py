@@ -30,7 +30,7 @@ from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
-from runtime.mqtt_listener import MqttListener, server_context
+from runtime.mqtt_listener import MqttListener, most_connections, server_context
 from runtime.process_end import FAILED, end_at_once
 from runtime.upstream_file import UpstreamFile
 
@@ -50,6 +50,7 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
     sockets = from_environment(os.environ)
     split = len(sockets) - config.plain_listeners
     context = server_context(config.certificate_file, config.key_file)
+    most_open = most_connections()
     bus = ZmqBus(HUB, run_dir)
     ended = threading.Event()
     failures: list[str] = []
@@ -60,7 +61,7 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
             open_store=lambda: open_store(home / "hub.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
-            make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], context),
+            make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], context, most_open),
             # New handshakes use it from then on; connections stay as they are.
             load_certificate=lambda: context.load_cert_chain(config.certificate_file, config.key_file),
         )

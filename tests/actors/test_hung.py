@@ -14,6 +14,7 @@ from actors.hosts import ThreadSystem
 from actors.hung import Hung, HungHandlers, HungLimits, Sight
 from messaging.client import Client
 from messaging.kinds import message
+from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from tests.actors.kernel_actors import Memory, Note, Notebook, Recall
 
@@ -120,16 +121,41 @@ class Ended:
         self.told.set()
 
 
+class System:
+    """Starts actors under a lookout with small limits, and ends them all."""
+
+    def __init__(self, bus: ZmqBus, ended: Ended) -> None:
+        self._bus = bus
+        self._threads = ThreadSystem(bus, asyncio.new_event_loop, ended, HungLimits(0.02, 0.1, 0.3))
+        self._ends: dict[str, threading.Event] = {}
+
+    def start(self, name: str, build: Callable[[], EdgeActor], loop: str) -> None:
+        end = self._ends[name] = threading.Event()
+        spec = ChildSpec(name, build, loop)
+        self._threads.spawn(spec, f"test/{name}", "", lambda reason: end.set())
+
+    def close(self) -> None:
+        for name, end in self._ends.items():
+            self._bus.send(f"test/{name}", Stop())
+            assert end.wait(LIMIT_S)
+        for thread in threading.enumerate():
+            if thread.name.startswith(("test/", "shared", "lookout")):
+                thread.join(LIMIT_S)
+                assert not thread.is_alive(), thread.name
+
+
 @pytest.fixture
-def ended() -> Iterator[Ended]:
+def ended() -> Ended:
+    return Ended()
+
+
+@pytest.fixture
+def system(bus: ZmqBus, ended: Ended) -> Iterator[System]:
     Stuck.release.clear()
-    yield Ended()
+    made = System(bus, ended)
+    yield made
     Stuck.release.set()
-
-
-@pytest.fixture
-def system(bus: ZmqBus, ended: Ended) -> ThreadSystem:
-    return ThreadSystem(bus, asyncio.new_event_loop, ended, HungLimits(0.02, 0.1, 0.3))
+    made.close()
 
 
 @pytest.mark.parametrize("loop", ["", "shared"], ids=["thread", "loop"])
@@ -144,13 +170,13 @@ def test_the_actor_that_hangs_is_named_with_its_message_and_its_stack(
     ask: object,
     doing: str,
     at: str,
-    system: ThreadSystem,
+    system: System,
     client: Client,
     ended: Ended,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name, behaviour in (("book", Notebook), ("stuck", build), ("other", Notebook)):
-        system.spawn(ChildSpec(name, behaviour, loop), f"test/{name}", "")
+        system.start(name, behaviour, loop)
         if behaviour is Notebook:
             client.ask(f"test/{name}", Recall(), Memory)
 
@@ -165,9 +191,9 @@ def test_the_actor_that_hangs_is_named_with_its_message_and_its_stack(
 
 
 def test_a_callback_that_blocks_an_event_loop_is_found_although_no_actor_is_at_work(
-    system: ThreadSystem, client: Client, ended: Ended, caplog: pytest.LogCaptureFixture
+    system: System, client: Client, ended: Ended, caplog: pytest.LogCaptureFixture
 ) -> None:
-    system.spawn(ChildSpec("stuck", Stuck, "shared"), "test/stuck", "")
+    system.start("stuck", Stuck, "shared")
 
     client.tell("test/stuck", HangInCallback())
     assert ended.told.wait(LIMIT_S)
@@ -179,11 +205,11 @@ def test_a_callback_that_blocks_an_event_loop_is_found_although_no_actor_is_at_w
 
 
 def test_actors_that_wait_or_work_on_are_left_alone(
-    system: ThreadSystem, client: Client, ended: Ended, caplog: pytest.LogCaptureFixture
+    system: System, client: Client, ended: Ended, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
     for name, loop in (("alone", ""), ("first", "shared"), ("second", "shared")):
-        system.spawn(ChildSpec(name, Notebook, loop), f"test/{name}", "")
+        system.start(name, Notebook, loop)
     asked = 0
 
     while not ended.told.wait(0.01) and asked < 60:  # twice the limit, with work and rest in turn
