@@ -67,10 +67,16 @@ class EdgeProcess:
         content = manifest(((*AGENT_PATH, "modules"), modules), ((*HUB_PATH, "routes"), routes))
         self.deployment.write_text(json.dumps(content) if text is None else text)
 
-    def start(self, for_s: str = "", grace_s: str = "5", port: int | None = None) -> None:
+    def start(
+        self,
+        for_s: str = "",
+        grace_s: str = "5",
+        port: int | None = None,
+        program: str = "tests.integration.edge_main",
+    ) -> None:
         """Start the agent process; `process` is it."""
         listen = f"127.0.0.1:{port or self.port}"
-        command = [sys.executable, "-m", "tests.integration.edge_main", str(self.home), listen]
+        command = [sys.executable, "-m", program, str(self.home), listen]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, str(self.deployment), for_s, grace_s], cwd=ROOT, stdout=log, stderr=log
