@@ -131,6 +131,10 @@ class Transport(Protocol):
         """Read again."""
         ...
 
+    def authenticated(self) -> None:
+        """The peer has said who it is: it is not counted among the strangers any more."""
+        ...
+
 
 class ConnectionHandler(Protocol):
     """What a listener tells its head, all on the head's event loop."""
@@ -141,6 +145,14 @@ class ConnectionHandler(Protocol):
 
     def received(self, client: Any, data: bytes) -> None:
         """Bytes came."""
+        ...
+
+    def writing_paused(self, client: Any) -> None:
+        """So much waits in memory for this peer that nothing more should be written."""
+        ...
+
+    def writing_resumed(self, client: Any) -> None:
+        """The peer has taken most of it."""
         ...
 
     def disconnected(self, client: Any, error: str) -> None:

@@ -45,13 +45,13 @@ from runtime.hub_sockets import HubSockets
 from runtime.isolation import ProcessIsolation
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_users import ModuleUsers, group_of
+from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
-FAILED: Final = 70  # EX_SOFTWARE of sysexits.h, as the hub process has it
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
@@ -194,7 +194,7 @@ class _Edge:
         ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
-            ThreadSystem(bus).spawn(root, AGENT_PROCESS, "", self._on_root_end)
+            ThreadSystem(bus, end_process=end_at_once).spawn(root, AGENT_PROCESS, "", self._on_root_end)
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             self._wait(ends_s)
             if not self._root_ended:
