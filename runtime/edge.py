@@ -40,6 +40,7 @@ from runtime.config import ListenAddress, Settings, remember_device
 from runtime.edge_modules import EdgeModules, EdgeNames
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
+from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets
 from runtime.module_records import ModuleRecordFiles
 from runtime.run_directory import AGENT as AGENT_LOCK
@@ -50,6 +51,11 @@ log = logging.getLogger(__name__)
 DONE: Final = 0
 FAILED: Final = 70  # EX_SOFTWARE of sysexits.h, as the hub process has it
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
+COPIED: Final = (
+    "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
+    "If the edge that it comes from still runs, both are one device to the cloud, and messages that wait in "
+    "both are sent twice: end one of them, or start here with an empty --home and another --device-id"
+)
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
 
@@ -164,6 +170,8 @@ class _Edge:
             self._hub_sockets.bind()
         prepare_home(home.path)
         remember_device(settings)
+        if came_from_elsewhere(home.path):
+            log.warning(COPIED, home.path, settings.device_id)
         self._security = EdgeSecurity(
             home,
             self._run.path,

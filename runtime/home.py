@@ -1,6 +1,7 @@
 """What stands where in the home of an edge.
 
 device.json       the id of the device
+place             a checksum of machine and path, to notice a copy
 keys.json         identities and keys
 certificates/     edge CA and the hub's certificate
 deployment.json   the manifest in force
@@ -23,6 +24,7 @@ from pathlib import Path
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     "device.json",
+    "place",
     "keys.json",
     "certificates",
     "deployment.json",

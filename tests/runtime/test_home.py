@@ -12,6 +12,7 @@ def home(tmp_path: Path) -> Path:
     (made / "certificates").mkdir()
     for name in (
         "device.json",
+        "place",
         "hub.db",
         "hub.db-wal",
         "upstream.jsonl",
