@@ -69,7 +69,8 @@ class ModuleList:
     """All modules of the deployment in order of start, edgeAgent first.
 
     A module has: name, type (docker, process, built-in), image or command, desired, status, description, pid
-    (0: none), restarts, since_s, exit_code, exit_signal. `routes` are those left out: (name, text, problem).
+    (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs with the rights of the
+    edge, "" if it does not). `routes` are those left out: (name, text, problem).
     """
 
     modules: tuple[dict[str, Any], ...]

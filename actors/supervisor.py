@@ -102,6 +102,7 @@ class ModuleReported:
     exit_code: int | None
     exit_signal: int | None
     description: str
+    not_isolated: str = ""  # why it runs with the rights of the edge itself; "" when it does not
 
 
 class _AfterExit(Enum):
@@ -434,6 +435,7 @@ class SupervisorActor(EdgeActor):
             exit_code=state.last_exit_code,
             exit_signal=state.last_exit_signal,
             description=_STOPPED_BY_HAND.format(name=name) if by_hand else state.description,
+            not_isolated=self._run.not_isolated if self._run else "",
         )
 
     def _log_end(self, end: ModuleExited) -> None:

@@ -51,7 +51,7 @@ class Mailbox:
         self._control: deque[bytes] = deque()
         self._data: deque[bytes] = deque()
         self._wait_ms = -2
-        self._recv = self._socket.recv
+        self._recv: Callable[..., bytes] = self._socket.recv
         self._get: Any = self._socket.getsockopt
         self._socket.bind(endpoint)
         if path is not None:
@@ -73,35 +73,41 @@ class Mailbox:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
         control, data = self._control, self._data
         if self._get(zmq.EVENTS) & zmq.POLLIN:  # a third of the price of an Again that nobody needs
-            recv = self._recv
-            try:
-                while len(data) < LOOK_AHEAD:  # so that control need not wait behind the data of a burst
-                    frame = recv(zmq.NOBLOCK)
-                    if lane_of(frame):
-                        data.append(frame)
-                    else:
-                        control.append(frame)
-            except zmq.Again:
-                pass
+            self._sort(self._recv(zmq.NOBLOCK))
+            if self._get(zmq.EVENTS) & zmq.POLLIN:
+                self._drain()
         elif len(control) == 1 and not data:
             return [control.popleft()]
         frames = [control.popleft() for _ in range(min(most, len(control)))]
         frames.extend(data.popleft() for _ in range(min(most - len(frames), len(data))))
         return frames
 
-    def wait(self, limit_s: float | None) -> None:
-        """Wait until a frame is there or the limit is over; wakes early now and then."""
-        if self._control or self._data:
-            return
+    def next(self, limit_s: float | None) -> bytes | None:
+        """Return the next frame, waiting for it up to a limit; None when that is over, or now and then."""
+        if self._control:
+            return self._control.popleft()
+        if self._data:
+            return self._data.popleft()
         wait_ms = -1 if limit_s is None else min(LONGEST_WAIT_MS, max(0, int(limit_s * 1000) + 1))
         if wait_ms != self._wait_ms:
             self._socket.setsockopt(zmq.RCVTIMEO, wait_ms)
             self._wait_ms = wait_ms
         try:
-            frame = self._recv()
+            return self._recv()
         except zmq.Again:
-            return
+            return None
+
+    def _sort(self, frame: bytes) -> None:
         (self._data if lane_of(frame) else self._control).append(frame)
+
+    def _drain(self) -> None:
+        """Take over what waits, so that control need not wait behind the data of a burst."""
+        recv, data = self._recv, self._data
+        try:
+            while len(data) < LOOK_AHEAD:
+                self._sort(recv(zmq.NOBLOCK))
+        except zmq.Again:
+            pass
 
     def close(self) -> list[bytes]:
         """Close the socket; returns what was waiting."""

@@ -21,35 +21,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from actors import hub_config
+from actors import hub_config, process_permission
 from actors.agent import AgentActor, KillModules, start_groups
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, RouteText
-from actors.module_spec import EDGE_HUB, DesiredStatus, spec_hash
+from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
+from actors.process_permission import Origin
 from actors.security import SecurityActor
 from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
-from runtime.config import ListenAddress, Settings, remember_device
+from runtime.config import Settings, local_name, remember_device
 from runtime.edge_modules import EdgeModules, EdgeNames
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets
+from runtime.isolation import ProcessIsolation
 from runtime.module_records import ModuleRecordFiles
+from runtime.module_users import ModuleUsers, group_of
+from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
-FAILED: Final = 70  # EX_SOFTWARE of sysexits.h, as the hub process has it
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 COPIED: Final = (
     "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
@@ -76,14 +79,17 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
     deployment = read_deployment(deployment_path)
+    process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
     run = RunDirectory.of(settings.home)
     with ExitStack() as stack:
+        umask = os.umask(0o077)  # what we make is ours alone; modules get theirs back
+        stack.callback(os.umask, umask)
         run.prepare()
         lock = Lock(run, AGENT_LOCK)
         lock.acquire()
         stack.callback(lock.release)
         stack.callback(_remove_unless_modules_live, run)
-        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run)
+        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, umask)
         stack.callback(edge.close)
         edge.prepare()
         return edge.run(for_s)
@@ -123,19 +129,16 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
     )
 
 
-def gateway_for_processes(listen: tuple[ListenAddress, ...]) -> str:
-    """Return under which name a process of this machine reaches the hub: localhost wherever that works."""
-    for address in listen:
-        if address.host in ("127.0.0.1", "0.0.0.0"):  # `localhost` need not mean ::1
-            return "localhost"
-    return listen[0].host
-
-
 class _Edge:
     """What one run of the edge holds."""
 
     def __init__(
-        self, settings: Settings, deployment: Deployment, deployment_folder: Path, run: RunDirectory
+        self,
+        settings: Settings,
+        deployment: Deployment,
+        deployment_folder: Path,
+        run: RunDirectory,
+        umask: int,
     ) -> None:
         self._settings = settings
         self._deployment = deployment
@@ -148,14 +151,16 @@ class _Edge:
         self._failure = ""
         self._root_ended = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        names = EdgeNames(
-            settings.device_id, settings.iothub_hostname, gateway_for_processes(settings.listen)
-        )
+        isolated = os.geteuid() == 0 and settings.process_isolation != "off"
+        self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
+        names = EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
         self._modules = EdgeModules(
             run,
             names=names,
             deployment_folder=deployment_folder,
             log_level=settings.log_level,
+            isolation=ProcessIsolation(settings.process_isolation, self._users),
+            umask=umask,
             hub_sockets=self._sockets_for_hub,
         )
 
@@ -169,6 +174,7 @@ class _Edge:
         elif self._hub_wanted:
             self._hub_sockets.bind()
         prepare_home(home.path)
+        home.close_entries()
         remember_device(settings)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)
@@ -179,6 +185,7 @@ class _Edge:
             iothub_hostname=settings.iothub_hostname,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            group_of=self._group_of,
             now_s=time.time,
         )
         config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
@@ -195,7 +202,7 @@ class _Edge:
         ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
-            ThreadSystem(bus).spawn(root, AGENT_PROCESS, "", self._on_root_end)
+            ThreadSystem(bus, end_process=end_at_once).spawn(root, AGENT_PROCESS, "", self._on_root_end)
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             self._wait(ends_s)
             if not self._root_ended:
@@ -222,6 +229,13 @@ class _Edge:
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
             self._run.remove()
+
+    def _group_of(self, name: str) -> int | None:
+        """Return who may use the workload socket of a module; a container may have any user."""
+        module = self._deployment.modules.get(name)
+        if module is None or not isinstance(module.settings, ProcessSettings):
+            return None
+        return group_of(self._users, name)
 
     # the actors
 

@@ -44,6 +44,7 @@ class EdgeSecurity:
         iothub_hostname: str,
         server_names: tuple[str, ...],
         process_of: Callable[[str], ModuleProcess | None],
+        group_of: Callable[[str], int | None] = lambda name: None,
         now_s: Callable[[], float],
     ) -> None:
         """Make or read keys and certificates. Costs little when they exist and are valid.
@@ -55,6 +56,7 @@ class EdgeSecurity:
             iothub_hostname: As it stands in tokens.
             server_names: What clients may call the hub; the first is its host name.
             process_of: The process of a module, None while it does not run.
+            group_of: The group id that alone may use the socket of a module, None for anybody.
             now_s: Seconds since 1970-01-01 UTC.
 
         Raises:
@@ -66,6 +68,7 @@ class EdgeSecurity:
         self._iothub_hostname = iothub_hostname
         self._server_names = server_names
         self._process_of = process_of
+        self._group_of = group_of
         self._now_s = now_s
         self._keys = KeyStore.ensure(home.keys, device_id, now_s())
         self._ca: EdgeCa
@@ -83,7 +86,7 @@ class EdgeSecurity:
     def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
         """Make the identity of a module and open its workload socket; see Security."""
         identity = self._keys.ensure_module(_module_id(name), now_s)
-        path = self._workload_server().open(name)
+        path = self._workload_server().open(name, self._group_of(name))
         return ModuleAccess(identity.generation_id, f"unix://{path}")
 
     def forget_module(self, name: str) -> None:

@@ -10,6 +10,7 @@ hub.db            messages, queues and the ledger
 identities.copy   the hub's copy of the identities
 upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off
 modules/          how each module fared, for the next start of the agent
+module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
 logs/             a log for each module and each process of the edge
 """
 
@@ -21,6 +22,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+MODULE_DATA = "module-data"
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     "device.json",
@@ -34,6 +36,7 @@ _OWN = (
     "identities.copy",
     "upstream.*",
     "modules",
+    MODULE_DATA,
     "logs",
     ".*.new",  # being written when the power went
     "*.new",
@@ -64,6 +67,10 @@ class Home:
         return self.path / "modules"
 
     @property
+    def module_data(self) -> Path:
+        return self.path / MODULE_DATA
+
+    @property
     def message_db(self) -> Path:
         return self.path / "hub.db"
 
@@ -80,6 +87,20 @@ class Home:
         names = [path.stem for path in self.logs.glob("*.log")]
         return sorted("edgeAgent" if name == _AGENT_LOG else name for name in names)
 
+    def foreign(self) -> list[str]:
+        """Return the names of what stands here and is not the edge's, sorted."""
+        return [entry.name for entry in self._entries() if not _is_own(entry.name)]
+
+    def close_entries(self) -> None:
+        """Leave what the edge made here to its owner alone, whatever the umask of an earlier run was.
+
+        The home itself may have to let others pass, see module_users.py.
+        """
+        for entry in self._entries():
+            closed = entry.stat(follow_symlinks=False).st_mode & 0o777 & ~0o077
+            if _is_own(entry.name) and entry.name != MODULE_DATA and not entry.is_symlink():
+                os.chmod(entry.path, closed)
+
     def purge(self) -> list[str] | None:
         """Delete everything the edge made here, and the home when it is empty then.
 
@@ -90,12 +111,12 @@ class Home:
         """
         real = Path(os.path.realpath(self.path))
         try:
-            entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+            entries = self._entries()
         except FileNotFoundError:
             return None
         foreign = []
         for entry in entries:
-            if not any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in _OWN):
+            if not _is_own(entry.name):
                 foreign.append(entry.name)
             elif entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
@@ -106,3 +127,10 @@ class Home:
             if self.path.is_symlink():
                 self.path.unlink()
         return foreign
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        return sorted(os.scandir(os.path.realpath(self.path)), key=lambda entry: entry.name)
+
+
+def _is_own(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _OWN)

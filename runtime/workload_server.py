@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 SOCKET_NAME = "workload.sock"
 SOCKET_MODE = 0o666  # who asks is told by the kernel, not by the mode
-MODULE_FOLDER_MODE = 0o755  # a module may run under any uid; it can use its socket but not replace it
+MODULE_FOLDER_MODE = 0o755  # a container may run under any uid; it can use its socket but not replace it
+GROUP_SOCKET_MODE = 0o660  # of a module that has a group of its own: others do not even get so far
+GROUP_FOLDER_MODE = 0o710
+SOCKETS_FOLDER_MODE = 0o711
 PATH_LIMIT_BYTES = 107  # sun_path less its closing zero, unix(7)
 
 _ANSWER_LIMIT_S = 15.0  # for the thread to do what it is told; a stop takes as long as `Limits` let a request
@@ -54,7 +57,7 @@ class WorkloadServer:
         self._thread: threading.Thread | None = None
         self._listeners: dict[str, _Listener] = {}
 
-    def open(self, module: str) -> Path:
+    def open(self, module: str, group: int | None = None) -> Path:
         """Start to serve a module and return the path of its socket. One that is open stays as it is.
 
         Whatever a former run or a container engine left at that path is replaced. The module's folder is
@@ -62,6 +65,7 @@ class WorkloadServer:
 
         Args:
             module: Its name without a leading `$`: `edgeHub`, `tempSensor`.
+            group: The group id that alone may connect (besides root), None for anybody.
 
         Raises:
             ConfigError: the name cannot be that of a folder, or the path is too long for a socket.
@@ -71,7 +75,7 @@ class WorkloadServer:
         with self._changing:
             if module not in self._listeners:
                 listener = _Listener(module, path, self._handle, self._limits)
-                self._run(listener.start(_bind(module, path)))
+                self._run(listener.start(_bind(module, path, group)))
                 self._listeners[module] = listener
         return path
 
@@ -206,13 +210,15 @@ class _Listener:
             return error_response(500, "internal error")
 
 
-def _bind(module: str, path: Path) -> socket.socket:
+def _bind(module: str, path: Path, group: int | None) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _make_module_folder(path.parent)
+        _make_module_folder(path.parent, group)
         _clear(path)
         listening.bind(os.fspath(path))
-        path.chmod(SOCKET_MODE)
+        if group is not None:
+            os.chown(path, -1, group)
+        path.chmod(SOCKET_MODE if group is None else GROUP_SOCKET_MODE)
         listening.listen()
     except OSError as exc:
         listening.close()
@@ -223,12 +229,15 @@ def _bind(module: str, path: Path) -> socket.socket:
     return listening
 
 
-def _make_module_folder(folder: Path) -> None:
+def _make_module_folder(folder: Path, group: int | None) -> None:
     # A folder is kept, anything else (also a link that points elsewhere) gives way.
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(MODULE_FOLDER_MODE)  # whatever the umask said
+    # Whatever the umask said.
+    folder.parent.chmod(SOCKETS_FOLDER_MODE)
+    os.chown(folder, -1, os.getegid() if group is None else group)
+    folder.chmod(MODULE_FOLDER_MODE if group is None else GROUP_FOLDER_MODE)
 
 
 async def _other_tasks_ended() -> None:

@@ -34,6 +34,8 @@ def list_modules(home: Path, as_json: bool) -> None:
         ("NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"),
         ((m["name"], m["status"], m["pid"] or "", told(m, now_s), config(m)) for m in found),
     )
+    for line in not_isolated(found):
+        click.echo(line)
 
 
 @click.command()
@@ -69,9 +71,19 @@ def restart(name: str, home: Path, as_json: bool) -> None:
 def told(module: Mapping[str, Any], now_s: float) -> str:
     """Return how a module is in a few words: how long it is up, else why it is not."""
     if module["status"] == "running" and module["since_s"] is not None:
-        return f"Up {duration(now_s - module['since_s'])}"
+        marked = " (not isolated)" if module["not_isolated"] else ""
+        return f"Up {duration(now_s - module['since_s'])}{marked}"
     description: str = module["description"]
     return description
+
+
+def not_isolated(modules: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each reason why modules run with the rights of the edge itself."""
+    reasons: dict[str, list[str]] = {}
+    for module in modules:
+        if module["not_isolated"]:
+            reasons.setdefault(module["not_isolated"], []).append(module["name"])
+    return [f"not isolated: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def config(module: Mapping[str, Any]) -> str:

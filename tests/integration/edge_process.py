@@ -74,6 +74,7 @@ class EdgeProcess:
         port: int | None = None,
         listen: str = "",
         program: Path = ROOT,
+        main: str = "tests.integration.edge_main",
     ) -> None:
         """Start the agent process; `process` is it.
 
@@ -83,9 +84,10 @@ class EdgeProcess:
             port: On 127.0.0.1, other than `self.port`.
             listen: Addresses and ports instead of these.
             program: The folder of the source.
+            main: The main program.
         """
         listen = listen or f"127.0.0.1:{port or self.port}"
-        command = [sys.executable, "-m", "tests.integration.edge_main", str(self.home), listen]
+        command = [sys.executable, "-m", main, str(self.home), listen]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, str(self.deployment), for_s, grace_s],

@@ -19,6 +19,7 @@ from messaging.clock import ManualClock
 from messaging.errors import EdgeError
 from runtime import process_table
 from runtime.edge_modules import EdgeModules, EdgeNames
+from runtime.isolation import ProcessIsolation
 from runtime.run_directory import RunDirectory
 from tests.fakes.module_runtime import FakeModuleRuntime
 from tests.runtime.module_processes import wait_until_ended
@@ -116,6 +117,7 @@ class RealWorld:
             names=EdgeNames("edge1", "hub.example", "localhost"),
             deployment_folder=self._folder,
             log_level="info",
+            isolation=ProcessIsolation("off", None),
             hub_sockets=lambda: ({}, ()),
         )
         self._made.append(self._modules)

@@ -569,3 +569,14 @@ def test_random_bytes_end_in_a_reply_or_a_closed_connection(lasting_socket: Path
 
     assert reply == b"" or reply.startswith(b"HTTP/1.1 ")
     assert ask(lasting_socket)[0] == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a socket to another group")
+def test_the_socket_of_a_module_with_a_group_is_closed_to_others(
+    serve: Callable[..., WorkloadServer],
+) -> None:
+    path = serve().open("m1", group=60_600)
+
+    modes = [(at.stat().st_uid, at.stat().st_gid, at.stat().st_mode & 0o777) for at in (path, path.parent)]
+    assert modes == [(0, 60_600, 0o660), (0, 60_600, 0o710)]
+    assert path.parent.parent.stat().st_mode & 0o777 == 0o711
