@@ -97,9 +97,12 @@ class Home:
         The home itself may have to let others pass, see module_users.py.
         """
         for entry in self._entries():
-            closed = entry.stat(follow_symlinks=False).st_mode & 0o777 & ~0o077
-            if _is_own(entry.name) and entry.name != MODULE_DATA and not entry.is_symlink():
-                os.chmod(entry.path, closed)
+            if not _is_own(entry.name) or entry.name == MODULE_DATA or entry.is_symlink():
+                continue
+            try:
+                os.chmod(entry.path, entry.stat(follow_symlinks=False).st_mode & 0o777 & ~0o077)
+            except FileNotFoundError:
+                pass  # a hub that outlived its agent is at work here, and journals come and go
 
     def purge(self) -> list[str] | None:
         """Delete everything the edge made here, and the home when it is empty then.

@@ -123,7 +123,7 @@ def test_a_hub_whose_addresses_changed_is_replaced_and_the_address_that_stays_re
 
     with Knocker(edge.port) as knocker:
         edge.start(listen=f"127.0.0.1:{edge.port},127.0.0.1:{added}")
-        after = edge.wait_until(lambda now: now["edgeHub"]["pid"] not in (0, before["edgeHub"]["pid"]))
+        after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
         handshake(edge, added)
         handshake(edge)
 
@@ -212,7 +212,7 @@ def test_the_hub_of_an_older_program_is_replaced_and_refuses_nobody(edge: EdgePr
 
     with Knocker(edge.port) as knocker:
         edge.start()
-        after = edge.wait_until(lambda now: now["edgeHub"]["pid"] not in (0, before["edgeHub"]["pid"]))
+        after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
         handshake(edge)
 
     assert f"the hub is of version 0.0.1 and is replaced by one of {VERSION}" in edge.log.read_text()
