@@ -41,6 +41,7 @@ from runtime.config import Settings, local_name, remember_device
 from runtime.edge_modules import EdgeModules, EdgeNames
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
+from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets
 from runtime.isolation import ProcessIsolation
 from runtime.module_records import ModuleRecordFiles
@@ -53,6 +54,11 @@ log = logging.getLogger(__name__)
 
 DONE: Final = 0
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
+COPIED: Final = (
+    "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
+    "If the edge that it comes from still runs, both are one device to the cloud, and messages that wait in "
+    "both are sent twice: end one of them, or start here with an empty --home and another --device-id"
+)
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
 
@@ -170,6 +176,8 @@ class _Edge:
         prepare_home(home.path)
         home.close_entries()
         remember_device(settings)
+        if came_from_elsewhere(home.path):
+            log.warning(COPIED, home.path, settings.device_id)
         self._security = EdgeSecurity(
             home,
             self._run.path,

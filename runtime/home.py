@@ -1,6 +1,7 @@
 """What stands where in the home of an edge.
 
 device.json       the id of the device
+place             a checksum of machine and path, to notice a copy
 keys.json         identities and keys
 certificates/     edge CA and the hub's certificate
 deployment.json   the manifest in force
@@ -25,6 +26,7 @@ MODULE_DATA = "module-data"
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     "device.json",
+    "place",
     "keys.json",
     "certificates",
     "deployment.json",
@@ -95,9 +97,12 @@ class Home:
         The home itself may have to let others pass, see module_users.py.
         """
         for entry in self._entries():
-            closed = entry.stat(follow_symlinks=False).st_mode & 0o777 & ~0o077
-            if _is_own(entry.name) and entry.name != MODULE_DATA and not entry.is_symlink():
-                os.chmod(entry.path, closed)
+            if not _is_own(entry.name) or entry.name == MODULE_DATA or entry.is_symlink():
+                continue
+            try:
+                os.chmod(entry.path, entry.stat(follow_symlinks=False).st_mode & 0o777 & ~0o077)
+            except FileNotFoundError:
+                pass  # a hub that outlived its agent is at work here, and journals come and go
 
     def purge(self) -> list[str] | None:
         """Delete everything the edge made here, and the home when it is empty then.

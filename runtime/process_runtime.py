@@ -135,7 +135,8 @@ class ProcessRuntime:
 
         Returns:
             The running module, watched from now on; or its exit, when it ended while no agent lived
-            (`on_exit` is not called then); or None when nothing was started, or it was removed.
+            (`on_exit` is not called then); or None when nothing was started, it was removed, or the machine
+            went down with it.
 
         Raises:
             ValueError: the module is watched already.
@@ -152,6 +153,9 @@ class ProcessRuntime:
             if pidfd is not None:
                 return self._watch(name, state, started, pidfd, on_exit)
         self._sweep_before(name, state)
+        if not started.is_of_this_boot() and state.ended() is None:
+            state.remove()  # the run directory outlived a reboot
+            return None
         return _exit(name, state, started)
 
     def remove(self, name: str) -> None:

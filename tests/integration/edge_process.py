@@ -124,6 +124,15 @@ class EdgeProcess:
         """Wait until modules are in these states, and return all that is listed."""
         return self.wait_until(lambda listed: all(listed[n]["status"] == s for n, s in statuses.items()))
 
+    def wait_for_another_hub(self, than: int, **statuses: str) -> dict[str, dict[str, Any]]:
+        """Wait until another hub process runs, and modules are in these states; return all that is listed."""
+        return self.wait_until(
+            lambda listed: (
+                listed["edgeHub"]["pid"] not in (0, than)
+                and all(listed[name]["status"] == status for name, status in statuses.items())
+            )
+        )
+
     def wait_until(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
         """Wait until something holds of what is listed, and return that."""
         deadline_s = time.monotonic() + LIMIT_S

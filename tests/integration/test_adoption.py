@@ -15,7 +15,10 @@ import pytest
 from actors.agent_root import AGENT
 from actors.supervisor import ModuleReported, RestartModule
 from messaging.version import VERSION
+from runtime import process_table
 from runtime.listening_sockets import bind, parse_listen_address
+from runtime.process_runtime import RUN_MARKER
+from runtime.socket_handover import NAME
 from tests.integration.edge_process import ROOT, EdgeProcess, free_port, shell
 from tests.runtime.module_processes import wait_until_ended
 
@@ -120,7 +123,7 @@ def test_a_hub_whose_addresses_changed_is_replaced_and_the_address_that_stays_re
 
     with Knocker(edge.port) as knocker:
         edge.start(listen=f"127.0.0.1:{edge.port},127.0.0.1:{added}")
-        after = edge.wait_until(lambda now: now["edgeHub"]["pid"] not in (0, before["edgeHub"]["pid"]))
+        after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
         handshake(edge, added)
         handshake(edge)
 
@@ -209,10 +212,99 @@ def test_the_hub_of_an_older_program_is_replaced_and_refuses_nobody(edge: EdgePr
 
     with Knocker(edge.port) as knocker:
         edge.start()
-        after = edge.wait_until(lambda now: now["edgeHub"]["pid"] not in (0, before["edgeHub"]["pid"]))
+        after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
         handshake(edge)
 
     assert f"the hub is of version 0.0.1 and is replaced by one of {VERSION}" in edge.log.read_text()
     assert after["edgeHub"]["restarts"] == 0
     assert after["sensor"]["pid"] == before["sensor"]["pid"]
     assert knocker.refused == 0
+
+
+# what a dead edge, or another one, left
+
+
+def pids_of(edge: EdgeProcess) -> list[int]:
+    return [process.pid for process in process_table.find({RUN_MARKER: str(edge.run.path)})]
+
+
+def test_the_run_directory_of_an_edge_that_was_killed_as_a_whole_is_used_again(edge: EdgeProcess) -> None:
+    edge.deploy({"sensor": shell(SLEEP)})
+    edge.start()
+    edge.wait_for(sensor="running", edgeHub="running")
+    edge.line()
+    handshake(edge)
+    edge.kill_agent()
+    for pid in pids_of(edge):
+        os.kill(pid, signal.SIGKILL)
+        wait_until_ended(pid)
+    assert {"agent", "agent.lock", "hub", NAME, "modules"} <= {path.name for path in edge.run.path.iterdir()}
+
+    edge.start()
+
+    edge.wait_for(sensor="running", edgeHub="running")
+    edge.line()
+    handshake(edge)
+    edge.signal(signal.SIGTERM)
+    assert edge.wait() == 0, edge.log.read_text()
+    assert not edge.run.path.exists()
+
+
+def test_a_run_directory_from_before_a_reboot_restarts_all_and_counts_nothing(edge: EdgeProcess) -> None:
+    edge.deploy({"sensor": shell(SLEEP)})
+    edge.start()
+    edge.wait_for(sensor="running", edgeHub="running")
+    edge.line()
+    edge.kill_agent()
+    for pid in pids_of(edge):
+        os.kill(pid, signal.SIGKILL)
+        wait_until_ended(pid)
+    for name in ("sensor", "edgeHub"):
+        (edge.run.modules / name / "ended").unlink(missing_ok=True)
+        state = edge.run.modules / name / "started"
+        _, rest = state.read_text().split("\n", 1)
+        state.write_text(f"00000000-0000-0000-0000-000000000000\n{rest}")
+
+    edge.start()
+
+    now = edge.wait_for(sensor="running", edgeHub="running")
+    assert (now["sensor"]["restarts"], now["edgeHub"]["restarts"]) == (0, 0)
+
+
+@pytest.mark.parametrize("content", ["", "garbage", '{"pid": 1, "start_ticks": 1}'], ids=str)
+def test_stale_files_in_the_run_directory_stand_in_nobodys_way(edge: EdgeProcess, content: str) -> None:
+    edge.deploy({"sensor": shell(SLEEP)})
+    edge.run.prepare()
+    (edge.run.modules / "sensor").mkdir(parents=True)
+    for name in ("agent.lock", "agent", "agent.agent", "hub", "hub.identities", NAME):
+        (edge.run.path / name).write_text(content)
+    for name in ("started", "ended"):
+        (edge.run.modules / "sensor" / name).write_text(content)
+
+    edge.start()
+
+    edge.wait_for(sensor="running", edgeHub="running")
+    handshake(edge)
+
+
+def test_a_copied_home_starts_says_so_and_leaves_the_original_alone(edge: EdgeProcess) -> None:
+    edge.deploy({"sensor": shell(SLEEP)})
+    edge.start()
+    before = edge.wait_for(sensor="running", edgeHub="running")
+    copy = EdgeProcess()
+    try:
+        shutil.copytree(edge.home, copy.home)
+        copy.deploy({"sensor": shell(SLEEP)})
+
+        copy.start()
+        there = copy.wait_for(sensor="running", edgeHub="running")
+
+        assert f"home {copy.home} was copied or moved here" in copy.log.read_text()
+        assert "--device-id" in copy.log.read_text()
+        assert there["sensor"]["restarts"] == 0
+        handshake(copy)
+        now = edge.wait_for(sensor="running", edgeHub="running")
+        assert [now[name]["pid"] for name in now] == [before[name]["pid"] for name in before]
+    finally:
+        copy.close()
+    assert "copied or moved" not in edge.log.read_text()

@@ -228,7 +228,7 @@ def test_a_hub_of_a_killed_agent_is_replaced_when_the_routes_changed(edge: EdgeP
 
     edge.start()
 
-    after = edge.wait_until(lambda now: now["edgeHub"]["pid"] not in (0, before["edgeHub"]["pid"]))
+    after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
     assert after["sensor"]["pid"] == before["sensor"]["pid"]
     handshake(edge)
 

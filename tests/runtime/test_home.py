@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ def home(tmp_path: Path) -> Path:
     (made / "certificates").mkdir()
     for name in (
         "device.json",
+        "place",
         "hub.db",
         "hub.db-wal",
         "upstream.jsonl",
@@ -90,3 +92,21 @@ def test_what_the_edge_made_is_closed_to_others_and_nothing_else(home: Path) -> 
         "module-data": "711",
     }
     assert Home(home).foreign() == ["thesis.tex"]
+
+
+def test_a_file_that_goes_while_the_home_is_closed_is_no_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Home._entries
+
+    def then_one_goes(self: Home) -> list[os.DirEntry[str]]:
+        entries = listed(self)
+        (home / "hub.db-wal").unlink()
+        return entries
+
+    monkeypatch.setattr(Home, "_entries", then_one_goes)
+    (home / "hub.db").chmod(0o644)
+
+    Home(home).close_entries()
+
+    assert (home / "hub.db").stat().st_mode & 0o777 == 0o600

@@ -41,7 +41,6 @@ def books(acknowledged: int, *received: int) -> Report:
     return report
 
 
-@pytest.mark.campaign
 def test_nothing_acknowledged_is_lost_when_agent_and_hub_are_killed_again_and_again(tmp_path: Path) -> None:
     report = run(kills=12, seed=2024, folder=tmp_path)
 
