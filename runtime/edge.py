@@ -39,10 +39,11 @@ from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import SERVER_FILE, server_names
 from runtime.config import ListenAddress, Settings, remember_device
-from runtime.edge_modules import EdgeModules, EdgeNames
+from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.isolation import ProcessIsolation
+from runtime.module_environment import EdgeNames
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_users import ModuleUsers, group_of
 from runtime.run_directory import AGENT as AGENT_LOCK
@@ -155,12 +156,12 @@ class _Edge:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         isolated = os.geteuid() == 0 and settings.process_isolation != "off"
         self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
-        names = EdgeNames(
+        self._names = EdgeNames(
             settings.device_id, settings.iothub_hostname, gateway_for_processes(settings.listen)
         )
         self._modules = EdgeModules(
             run,
-            names=names,
+            names=self._names,
             deployment_folder=deployment_folder,
             log_level=settings.log_level,
             isolation=ProcessIsolation(settings.process_isolation, self._users),
@@ -180,8 +181,7 @@ class _Edge:
         self._security = EdgeSecurity(
             home,
             self._run.path,
-            device_id=settings.device_id,
-            iothub_hostname=settings.iothub_hostname,
+            names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
             group_of=self._group_of,
