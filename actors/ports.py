@@ -40,8 +40,11 @@ class MessageStore(Protocol):
     def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
         """Forget messages that the endpoint took; return how many of them were still waiting.
 
-        A range is first and last position, both included. Positions that wait no longer (said twice,
-        expired meanwhile) are not counted again.
+        A range is first and last position, both included; ranges may overlap. Positions where nothing
+        waits (any longer: said twice, expired meanwhile) are not counted.
+
+        Raises:
+            ValueError: A position is not in 0 to MAX_POSITION.
         """
         ...
 
@@ -65,7 +68,7 @@ class MessageStore(Protocol):
     ) -> list[Run]:
         """Return the next messages behind `after_position` (-1: from the start) in order of delivery.
 
-        At most `max_count`, and as many as fit into `max_bytes` of header and body, but at least one when
+        At most `max_count`, and as many as fit into `max_bytes` by `Run.size_bytes`, but at least one when
         any waits. Expired messages are passed over.
         """
         ...
@@ -128,6 +131,10 @@ class Transport(Protocol):
         """Read again."""
         ...
 
+    def authenticated(self) -> None:
+        """The peer has said who it is: it is not counted among the strangers any more."""
+        ...
+
 
 class ConnectionHandler(Protocol):
     """What a listener tells its head, all on the head's event loop."""
@@ -138,6 +145,14 @@ class ConnectionHandler(Protocol):
 
     def received(self, client: Any, data: bytes) -> None:
         """Bytes came."""
+        ...
+
+    def writing_paused(self, client: Any) -> None:
+        """So much waits in memory for this peer that nothing more should be written."""
+        ...
+
+    def writing_resumed(self, client: Any) -> None:
+        """The peer has taken most of it."""
         ...
 
     def disconnected(self, client: Any, error: str) -> None:
@@ -273,8 +288,8 @@ class ModuleRecords(Protocol):
         """Return the record of a module, None when there is none or it is damaged."""
         ...
 
-    def save(self, name: str, record: ModuleRecord) -> None:
-        """Keep a record.
+    def save(self, name: str, record: ModuleRecord, durable: bool = True) -> None:
+        """Keep a record; `durable` also through a power cut, which takes the time of a sync to disk.
 
         Raises:
             EnvironmentFault: it cannot be written.

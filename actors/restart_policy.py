@@ -5,6 +5,7 @@ keeps the state in its store. Where it does better than the reference (design.md
 agent.md decisions D1, D2, D16):
 
 - The first crash is answered at once; the waits 10, 20, 40 … 300 s begin with the second crash in a row.
+- A crash after a run of 10 seconds begins a new row, so it is restarted at once, though it counts.
 - It never gives up; the reference does after 20 restarts.
 - A clean exit is restarted by `always` alone; the reference restarts it for every policy but `never`.
 - What we stopped ourselves, at a reboot for example, is started again and is no crash.
@@ -23,7 +24,8 @@ from actors.module_spec import DesiredStatus, ModuleStatus, RestartPolicy
 
 FIRST_BACKOFF_S = 10.0
 MAX_BACKOFF_S = 300.0
-STABLE_AFTER_S = 600.0
+STABLE_AFTER_S = 600.0  # a run of this length: restarts are counted from 0 again
+WELL_AFTER_S = 10.0  # a run of this length is no part of a row of crashes: restarted at once
 
 
 # --- What can happen to a module ---
@@ -108,13 +110,15 @@ Event = (
 class RestartState:
     """What is remembered of one module. A deployment that replaces or removes it starts from a new one.
 
-    `restarts` counts restarts in a row, that is since the last run of 10 minutes; it is the reported
-    `restartCount`. `description` says in words why the status is what it is.
+    `restarts` counts restarts since the last run of 10 minutes; it is the reported `restartCount`. `row`
+    counts those since the last run of 10 seconds and decides the wait: the back-off is for a module that
+    cannot run, not for one that was well for a while. `description` says why the status is what it is.
     """
 
     status: ModuleStatus = ModuleStatus.UNKNOWN
     description: str = "not started yet"
     restarts: int = 0
+    row: int = 0
     running_since_s: float | None = None
     last_exit_at_s: float | None = None
     last_exit_code: int | None = None
@@ -207,12 +211,12 @@ def decide(
         case AgentStarted():
             return _agent_started(state, policy, now_s)
         case StartAsked():
-            return _start(state)
+            return _start(replace(state, row=0))  # whoever asks has looked at it
         case Started(at_s=at_s):
             return _running(state, at_s)
         case StartFailed(reason=reason):
             # At once would only find the same. `never` is tried again too: it has not had its one run.
-            wait_s = backoff_s(state.restarts + 1)
+            wait_s = backoff_s(state.row + 1)
             return _wait(state, f"could not be started: {reason}", now_s, wait_s, now_s)
         case ModuleExited():
             return _exited(_remember_exit(state, event), event.at_s, policy, now_s)
@@ -289,9 +293,9 @@ def _restart_due(state: RestartState, now_s: float) -> Decision:
 
 def _after_crash(state: RestartState, how: str, at_s: float, now_s: float) -> Decision:
     """Restart after a crash at `at_s`: the first of a row at once, later ones after their wait."""
-    if state.restarts > 0:
-        how = f"{how}, crash {state.restarts + 1} in a row"
-    return _wait(state, how, at_s, backoff_s(state.restarts), now_s)
+    if state.row > 0:
+        how = f"{how}, crash {state.row + 1} in a row"
+    return _wait(state, how, at_s, backoff_s(state.row), now_s)
 
 
 def _wait(state: RestartState, why: str, since_s: float, wait_s: float, now_s: float) -> Decision:
@@ -306,7 +310,8 @@ def _wait(state: RestartState, why: str, since_s: float, wait_s: float, now_s: f
 
 def _restart(state: RestartState, now_s: float) -> Decision:
     """Start it again, which counts."""
-    return _start(replace(state, restarts=state.restarts + 1, last_restart_at_s=now_s))
+    state = replace(state, restarts=state.restarts + 1, row=state.row + 1, last_restart_at_s=now_s)
+    return _start(state)
 
 
 def _start(state: RestartState) -> Decision:
@@ -344,6 +349,9 @@ def _as_before(state: RestartState) -> Decision:
 
 
 def _remember_exit(state: RestartState, event: ModuleExited) -> RestartState:
+    began_s = state.running_since_s
+    if began_s is not None and event.at_s - began_s >= WELL_AFTER_S:
+        state = replace(state, row=0)
     return replace(
         _forget_old_restarts(state, event.at_s),
         running_since_s=None,
@@ -357,7 +365,7 @@ def _forget_old_restarts(state: RestartState, at_s: float) -> RestartState:
     """Count from 0 again after a run of 10 minutes. Source: spec sheet agent.md section 3.4."""
     if state.stable_at_s is None or at_s < state.stable_at_s:
         return state
-    return replace(state, restarts=0)
+    return replace(state, restarts=0, row=0)
 
 
 def _how_it_ended(state: RestartState) -> str:

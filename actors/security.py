@@ -2,7 +2,7 @@
 
 Understands: EnsureModules, ForgetModule, GetIdentities, CreateDevice, GetDevice, OpenDebugSocket,
              RenewalDue, ModuleReported, PeerUp, PeerDown
-Tells:       hub/identities (Identities at PeerUp and at each change), hub (CertificateChanged)
+Tells:       hub/identities (Identities) and hub (CertificateChanged), at PeerUp and at each change
 Started by:  AgentRootActor, before anything that needs an identity
 """
 
@@ -156,6 +156,7 @@ class SecurityActor(EdgeActor):
     def on_peer_up(self, message: PeerUp) -> None:
         self._hub_is_up = True
         self._tell_hub()
+        self.tell(HUB, CertificateChanged())  # maybe it was, by an agent that could not tell any more
 
     def on_peer_down(self, message: PeerDown) -> None:
         self._hub_is_up = False

@@ -73,6 +73,8 @@ class Run(NamedTuple):
         first, last = max(first, self.first_position), min(last, self.last_position)
         if first > last:
             return None
+        if last - first + 1 == len(self.entries) >= len(self.headers):
+            return self
         entries = self.entries[first - self.first_position : last - self.first_position + 1]
         return Run(first, *with_its_headers(self.headers, entries))
 
@@ -80,12 +82,12 @@ class Run(NamedTuple):
 def with_its_headers(
     headers: Sequence[bytes], entries: Sequence[tuple[int, bytes]]
 ) -> tuple[Sequence[bytes], Sequence[tuple[int, bytes]]]:
-    """Return a part of a batch without most of the headers that it does not use.
+    """Return a part of a batch without the headers that it does not use.
 
     Senders choose headers (message ids!): were each part to carry those of the whole, a batch cut into
     single messages would grow with the square of its size.
     """
-    if len(headers) <= len(entries):
+    if len(headers) == 1:
         return headers, entries
     used: dict[int, int] = {}
     renamed = tuple((used.setdefault(index, len(used)), body) for index, body in entries)

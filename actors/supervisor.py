@@ -300,6 +300,10 @@ class SupervisorActor(EdgeActor):
 
     def _note_unseen_end(self, end: ModuleEnd | None) -> None:
         """Account for a run that ended while nobody looked."""
+        state = self._state
+        if state.start_pending and end is not None and end.started_at_s > (state.last_exit_at_s or 0.0):
+            # The start that had been decided was done; the agent was killed before it could keep that.
+            self._apply(restart_policy.Started(end.started_at_s))
         if self._state.running_since_s is None:
             return
         if end is None:  # nothing is left of it: the machine was started anew, which is not its fault
@@ -346,6 +350,8 @@ class SupervisorActor(EdgeActor):
             self._end_run()
             return
         name = self._spec.name
+        # An agent that is killed while the module starts must leave a record that fits what then runs.
+        self._record(durable=False)
         try:
             self._run = self._runtime.start(self._spec, self._access, self._on_exit)
         except EdgeError as exc:
@@ -378,7 +384,7 @@ class SupervisorActor(EdgeActor):
     # keeping and telling
 
     def _settle(self) -> None:
-        """Keep and tell what changed. After the deed: a restart must not wait for a disk."""
+        """Keep and tell what changed. After the deed: a restart must not wait for a sync to disk."""
         if self._forgotten:
             return
         stable_at_s = self._state.stable_at_s
@@ -402,18 +408,18 @@ class SupervisorActor(EdgeActor):
         self._asked.append(self.envelope)
         self._settle()
 
-    def _record(self) -> None:
+    def _record(self, durable: bool = True) -> None:
         record = ModuleRecord(
             self._hash, self._spec.startup_order, self._spec.status, self._state, self._by_hand
         )
         if record == self._recorded or self._after_exit in (_AfterExit.BEGIN, _AfterExit.REMOVE):
             return  # while the old run is being replaced, its own record is the true one
         try:
-            self._records.save(self._spec.name, record)
+            self._records.save(self._spec.name, record, durable)
         except EdgeError as exc:
             # Only the count of restarts is at stake; the module itself is well.
             log.warning("module %s: its state was not kept: %s", self._spec.name, exc)
-        self._recorded = record
+        self._recorded = record if durable else None
 
     def _report(self) -> ModuleReported:
         state, name = self._state, self._spec.name

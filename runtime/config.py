@@ -227,7 +227,7 @@ class Settings:
     hostname: str = field(
         metadata=_about(
             _host_name,
-            default="localhost if only loopback addresses are listened on, else the host's name",
+            default="localhost, or the address, if only loopback is listened on, else the host's name",
             unit="host name",
             help="the name under which clients reach this edge (GatewayHostName)",
         )
@@ -336,7 +336,7 @@ def read_settings(
         home=home,
         device_id=_device_id_of(home, given["device_id"], host_name),
         iothub_hostname=pick("iothub_hostname", about("iothub_hostname").default),
-        hostname=pick("hostname", "localhost" if only_loopback else _as_host_name(host_name)),
+        hostname=pick("hostname", local_name(listen) if only_loopback else _as_host_name(host_name)),
         listen=listen,
         plain_listen=pick("plain_listen", None),
         stop_grace_s=pick("stop_grace_s", float(about("stop_grace_s").default)),
@@ -345,6 +345,14 @@ def read_settings(
         process_uids=pick("process_uids", MODULE_UIDS),
         log_level=pick("log_level", about("log_level").default),
     )
+
+
+def local_name(listen: Sequence[ListenAddress]) -> str:
+    """Return under which name a process of this machine reaches the hub: localhost wherever that works."""
+    for address in listen:
+        if address.host in ("127.0.0.1", "0.0.0.0"):  # `localhost` need not mean ::1
+            return "localhost"
+    return listen[0].host
 
 
 def remember_device(settings: Settings) -> None:

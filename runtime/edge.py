@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -37,22 +36,23 @@ from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
-from runtime.certificates import SERVER_FILE, server_names
-from runtime.config import ListenAddress, Settings, remember_device
+from runtime.certificates import server_names
+from runtime.config import Settings, local_name, remember_device
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
+from runtime.hub_sockets import HubSockets
 from runtime.isolation import ProcessIsolation
 from runtime.module_environment import EdgeNames
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_users import ModuleUsers, group_of
+from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
-FAILED: Final = 70  # EX_SOFTWARE of sysexits.h, as the hub process has it
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
@@ -124,14 +124,6 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
     )
 
 
-def gateway_for_processes(listen: tuple[ListenAddress, ...]) -> str:
-    """Return under which name a process of this machine reaches the hub: localhost wherever that works."""
-    for address in listen:
-        if address.host in ("127.0.0.1", "0.0.0.0"):  # `localhost` need not mean ::1
-            return "localhost"
-    return listen[0].host
-
-
 class _Edge:
     """What one run of the edge holds."""
 
@@ -148,7 +140,7 @@ class _Edge:
         self._run = run
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
-        self._sockets: list[socket.socket] | None = None
+        self._hub_sockets = HubSockets(_listen_addresses(settings))
         self._security: EdgeSecurity | None = None
         self._hub_ended = threading.Event()
         self._failure = ""
@@ -156,9 +148,7 @@ class _Edge:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         isolated = os.geteuid() == 0 and settings.process_isolation != "off"
         self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
-        self._names = EdgeNames(
-            settings.device_id, settings.iothub_hostname, gateway_for_processes(settings.listen)
-        )
+        self._names = EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
         self._modules = EdgeModules(
             run,
             names=self._names,
@@ -166,18 +156,21 @@ class _Edge:
             log_level=settings.log_level,
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
-            hub_sockets=self._hub_sockets,
+            hub_sockets=self._sockets_for_hub,
         )
 
     def prepare(self) -> None:
         """Take sockets, keys and certificates; write down what the hub needs."""
         settings, home = self._settings, self._home
-        if self._hub_wanted and not self._hub_lives():
-            self._bind()
+        hub_lives = self._hub_wanted and self._hub_lives()
+        sockets_held = False
+        if hub_lives:
+            sockets_held = self._take_sockets_back()
+        elif self._hub_wanted:
+            self._hub_sockets.bind()
         prepare_home(home.path)
         home.close_entries()
         remember_device(settings)
-        certificate_before = _content(home.certificates / SERVER_FILE)
         self._security = EdgeSecurity(
             home,
             self._run.path,
@@ -189,10 +182,9 @@ class _Edge:
         )
         config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
         self._deployment = self._with_hub_version(config)
-        renewed = _content(self._security.certificate_file) != certificate_before
-        if self._hub_wanted and self._sockets is None and (renewed or not self._hub_is_current()):
-            self._end_hub()
-            self._bind()
+        if hub_lives and not sockets_held and not self._hub_is_current():
+            self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
+            self._hub_sockets.bind()
         write_private_file(home.hub_config, config)
 
     def run(self, for_s: float | None) -> int:
@@ -202,7 +194,7 @@ class _Edge:
         ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
-            ThreadSystem(bus).spawn(root, AGENT_PROCESS, "", self._on_root_end)
+            ThreadSystem(bus, end_process=end_at_once).spawn(root, AGENT_PROCESS, "", self._on_root_end)
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             self._wait(ends_s)
             if not self._root_ended:
@@ -224,8 +216,7 @@ class _Edge:
         if self._security is not None:
             self._security.close()
         self._modules.close()
-        for listener in self._sockets or ():
-            listener.close()
+        self._hub_sockets.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
@@ -314,27 +305,28 @@ class _Edge:
         hub = self._deployment.edge_hub
         return hub is not None and hub.status is DesiredStatus.RUNNING
 
-    def _bind(self) -> None:
-        settings = self._settings
-        wanted = [*settings.listen, *([settings.plain_listen] if settings.plain_listen else [])]
-        self._sockets = listening_sockets.bind(
-            listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port)
-            for address in wanted
-        )
+    def _take_sockets_back(self) -> bool:
+        """Take the sockets of a hub that outlived its agent and bind what it lacks; False: it keeps them."""
+        taken = self._hub_sockets.take_back(self._run.path, self._hub_ended.is_set)
+        if not taken and not self._hub_ended.is_set():
+            log.warning("the hub of an earlier run keeps its listening sockets until it ends")
+            return False
+        if self._hub_sockets.must_wait_for_hub():
+            self._end_hub()
+        self._hub_sockets.bind()
+        return True
 
-    def _hub_sockets(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
-        """Called before each start of the hub; one that outlived a former agent had the ports until now."""
-        if self._sockets is None:
-            self._bind()
-        assert self._sockets is not None
-        return listening_sockets.to_environment(self._sockets)
+    def _sockets_for_hub(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
+        """Called before each start of the hub; one that kept its sockets had the ports until now."""
+        self._hub_sockets.bind()
+        return self._hub_sockets.to_environment()
 
     def _hub_lives(self) -> bool:
         return isinstance(self._modules.adopt(EDGE_HUB, lambda end: self._hub_ended.set()), ModuleRun)
 
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""
-        log.info("the hub of an earlier run is replaced: its settings, routes or certificate changed")
+        log.info("the hub of an earlier run is ended: its settings or routes changed")
         grace_s = self._settings.stop_grace_s
         self._modules.stop(EDGE_HUB, grace_s)
         self._hub_ended.wait(grace_s + KILL_LIMIT_S)
@@ -358,11 +350,12 @@ def _server_names(settings: Settings) -> tuple[str, ...]:
     return server_names(settings.hostname, (address.host for address in settings.listen))
 
 
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+def _listen_addresses(settings: Settings) -> list[listening_sockets.ListenAddress]:
+    wanted = [*settings.listen, *([settings.plain_listen] if settings.plain_listen else [])]
+    return [
+        listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port)
+        for address in wanted
+    ]
 
 
 def _remove_unless_modules_live(run: RunDirectory) -> None:

@@ -28,6 +28,7 @@ from runtime.run_directory import RunDirectory
 START_WAIT_S: Final = 2.0  # for a start under way, when the module already asks the workload API
 # What programs expect to find; everything else of our own environment is none of a module's business.
 PASSED_ON: Final = ("HOME", "LANG", "TZ", "USER")
+HUB_PROGRAM: Final = "runtime.hub"
 SOURCES: Final = Path(__file__).resolve().parents[1]  # where the hub process finds these packages
 
 
@@ -184,7 +185,7 @@ class EdgeModules:
             "EDGE_ACTORS_LOG_LEVEL": self._log_level,
             "PYTHONPATH": str(SOURCES),
         }
-        command = (sys.executable, "-m", "runtime.hub", "--home", str(home), "--run", str(run))
+        command = (sys.executable, "-m", HUB_PROGRAM, "--home", str(home), "--run", str(run))
         return ProcessSpec(EDGE_HUB, command, environment, home, Home(home).log_of(EDGE_HUB), descriptors)
 
     def _common_environment(self) -> dict[str, str]:

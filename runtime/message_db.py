@@ -4,14 +4,11 @@ One SQLite file with a write-ahead log and `synchronous=FULL`: when `transaction
 on disk. Used by one thread, knows no clock.
 
     bodies     first seq -> messages with consecutive seqs for the same endpoints; see message_bodies.py
-    held       first seq -> how many messages of that row wait, one for two endpoints counted twice
-    queue      first key -> how many messages, the first seq of the row they are in, when they expire
+    queue      first key -> messages that wait for an endpoint; see message_queues.py
+    held       first seq -> how many messages of that row of bodies wait
     endpoints  endpoint id -> its number
     ledger     "total" -> counts of the whole store, next seq; number of an endpoint -> its counts
     sessions   identity id -> what its session needs after a restart
-
-A key is (endpoint number, priority, seq) in one integer. A row of the queue stands for the keys of
-consecutive messages in one row of bodies; when some of them leave, it is replaced by what is left of it.
 
 The statements follow from two measurements: a row of its own for each message, in whichever table, costs
 more than everything else together; and while another Python thread is busy, each step of a statement that
@@ -22,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -44,23 +41,11 @@ from messaging.errors import StoreError
 from runtime import message_schema
 from runtime.message_bodies import BodyReader, rows_of
 from runtime.message_ledger import POSITION_BITS, Accounts
+from runtime.message_queues import QueueRow, Queues
 from runtime.sqlite_tables import SharedTable
 
 TIDY_PAGES = 256  # given back in one slice
-LIVE_ROWS = 32  # of the queue, read at once
 
-# Rows of the queue that have a part in a range of keys, and perhaps one that ends before it.
-_REACHING = (
-    "SELECT key, count, first_seq, expires_at FROM queue"
-    " WHERE key BETWEEN ifnull((SELECT max(key) FROM queue WHERE key <= ?1), ?1) AND ?2"
-)
-
-_LIVE = f"{_REACHING} AND (expires_at IS NULL OR expires_at > ?3) ORDER BY key LIMIT ?4"
-_DELETE_BODIES = (
-    "DELETE FROM bodies WHERE first_seq = (SELECT first_seq FROM held WHERE first_seq = ? AND left <= 0)"
-)
-
-_Row = tuple[int, int, int, float | None]  # of the queue: key, count, first_seq, expires_at
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -96,6 +81,7 @@ class MessageDb:
         self._connection = connection
         self._accounts: Accounts
         self._sessions: SharedTable
+        self._queues = Queues(connection)
         self._bodies = BodyReader(connection, path)
         self._in_transaction = False
         self._failed = False  # a method of the open transaction
@@ -182,13 +168,11 @@ class MessageDb:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
         routed = 0
         bodies: list[tuple[int, bytes]] = []
-        held: list[tuple[int, int]] = []
-        queued: list[_Row] = []
+        queued: list[QueueRow] = []
         for matches, pieces, length in rows_of(segments):
             if matches:
                 routed += length
                 bodies.append((seq, msgpack.packb(pieces)))
-                held.append((seq, length * len(matches)))
                 for endpoint_id, priority, ttl_s in matches:
                     account = accounts.change(endpoint_id)
                     key = account.first_key + position_of(priority, seq)
@@ -196,8 +180,7 @@ class MessageDb:
                     account.accepted += length
             seq += length
         self._connection.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
-        self._connection.executemany("INSERT INTO held VALUES (?, ?)", held)
-        self._connection.executemany("INSERT INTO queue VALUES (?, ?, ?, ?)", queued)
+        self._queues.insert(queued)
         accounts.received += count
         accounts.unrouted += count - routed
         accounts.routed += routed
@@ -225,11 +208,8 @@ class MessageDb:
         account = self._accounts.find(endpoint_id)
         if account is None:
             return 0
-        rows = self._connection.execute(
-            "SELECT key, count FROM queue WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
-            (account.first_key, account.last_key, limit),
-        ).fetchall()
-        count = self._release(_apart(_first_of(rows, limit)))
+        queues = self._queues
+        count = queues.release(queues.next(account.first_key, account.last_key, limit))
         self._count_dropped(endpoint_id, reason, count)
         return count
 
@@ -242,16 +222,12 @@ class MessageDb:
     @_guarded("delete expired messages", in_transaction=True)
     def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
         """Delete at most `limit` messages past their time to live; return how many at which endpoint."""
-        rows = self._connection.execute(
-            "SELECT key, count FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now_s, limit)
-        ).fetchall()
-        names = self._accounts.names() if rows else {}
+        ranges = self._queues.due(now_s, limit)
+        names = self._accounts.names() if ranges else {}
         counts: dict[str, int] = {}
-        ranges = _apart(_first_of(rows, limit))
         for number, its_ranges in groupby(ranges, lambda keys: keys[0] >> POSITION_BITS):
-            count = self._release(its_ranges)
+            count = counts[names[number]] = self._queues.release(its_ranges)
             self._accounts.change(names[number]).expired += count
-            counts[names[number]] = count
         return counts
 
     def _release_positions(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
@@ -262,51 +238,7 @@ class MessageDb:
         if account is None:
             return 0
         base = account.first_key
-        return self._release((base + first, base + last) for first, last in _apart(ranges))
-
-    def _release(self, ranges: Iterable[tuple[int, int]]) -> int:
-        """Delete ranges of a queue, and the rows of bodies that no queue holds any more; count the messages.
-
-        Args:
-            ranges: First and last key, ascending and apart.
-        """
-        released = 0
-        touched: list[_Row] = []
-        parts: list[_Row] = []
-        for first, last in ranges:
-            rows = self._reaching(first, last)
-            if touched and rows and rows[0] == touched[-1]:  # the range before ended in the same row
-                released += self._replace(touched, parts)
-                touched, parts = [], []
-                rows = self._reaching(first, last)
-            for row in rows:
-                kept = _without(row, first, last)
-                if kept is not None:
-                    touched.append(row)
-                    parts += kept
-        return released + self._replace(touched, parts)
-
-    def _reaching(self, first_key: int, last_key: int) -> list[_Row]:
-        return self._connection.execute(f"{_REACHING} ORDER BY key", (first_key, last_key)).fetchall()
-
-    def _replace(self, rows: Sequence[_Row], parts: Sequence[_Row]) -> int:
-        """Put the parts in the place of the rows; return how many messages are fewer."""
-        run = self._connection.executemany
-        left: dict[int, int] = {}
-        for _, count, first_seq, _ in rows:
-            left[first_seq] = left.get(first_seq, 0) + count
-        run("DELETE FROM queue WHERE key = ?", [(key,) for key, _, _, _ in rows])
-        for _, count, first_seq, _ in parts:
-            left[first_seq] -= count
-        run("INSERT INTO queue VALUES (?, ?, ?, ?)", parts)
-        run(
-            "UPDATE held SET left = left - ? WHERE first_seq = ?",
-            [(count, seq) for seq, count in left.items()],
-        )
-        seqs = [(seq,) for seq in left]
-        run(_DELETE_BODIES, seqs)
-        run("DELETE FROM held WHERE first_seq = ? AND left <= 0", seqs)
-        return sum(left.values())
+        return self._queues.release((base + first, base + last) for first, last in ranges)
 
     @_guarded("read messages")
     def read(
@@ -319,7 +251,7 @@ class MessageDb:
         base = account.first_key
         first_key = base + max(after_position, -1) + 1
         found: list[Run] = []
-        for key, count, first_seq, _ in self._live(first_key, account.last_key, now_s):
+        for key, count, first_seq, _ in self._queues.live(first_key, account.last_key, now_s):
             first = max(key, first_key)
             last = min(key + count, first + max_count) - 1
             for run in self._bodies.runs(first_seq, first - base, last - base):
@@ -333,15 +265,6 @@ class MessageDb:
             if max_count <= 0:
                 break
         return found
-
-    def _live(self, first_key: int, last_key: int, now_s: float) -> Iterator[_Row]:
-        """Return the rows of a range of one queue that have not expired; the first may begin before it."""
-        while True:
-            rows = self._connection.execute(_LIVE, (first_key, last_key, now_s, LIVE_ROWS)).fetchall()
-            yield from (row for row in rows if row[0] + row[1] > first_key)
-            if len(rows) < LIVE_ROWS:
-                return
-            first_key = rows[-1][0] + rows[-1][1]
 
     @_guarded("count messages")
     def pending(self, endpoint_id: str) -> int:
@@ -380,36 +303,6 @@ class MessageDb:
         (free_pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
         return int(free_pages * page_bytes)
-
-
-def _first_of(rows: Iterable[tuple[int, int]], limit: int) -> Iterator[tuple[int, int]]:
-    """Return the first `limit` keys of some (key, count), as ranges."""
-    for key, count in rows:
-        count = min(count, limit)
-        if count:
-            yield key, key + count - 1
-        limit -= count
-
-
-def _apart(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join ranges that overlap or follow each other, so that none says a position twice."""
-    apart: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if apart and first <= apart[-1][1] + 1:
-            apart[-1] = apart[-1][0], max(last, apart[-1][1])
-        elif first <= last:
-            apart.append((first, last))
-    return apart
-
-
-def _without(row: _Row, first_key: int, last_key: int) -> list[_Row] | None:
-    """Return what is left of a row of the queue without a range of keys; None when it has none of them."""
-    key, count, first_seq, expires_at = row
-    end = key + count
-    if end <= first_key or key > last_key:
-        return None
-    left = ((key, first_key - key), (last_key + 1, end - last_key - 1))
-    return [(start, length, first_seq, expires_at) for start, length in left if length > 0]
 
 
 def _fitting(run: Run, room_bytes: int, at_least: bool) -> Run | None:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 RUN_MARKER = "EDGE_ACTORS_RUN"
 MODULE_MARKER = "EDGE_ACTORS_MODULE"
 
-START_LIMIT_S = 10.0  # for the shim, not the module; it takes milliseconds
+START_LIMIT_S = 7.0  # for the shim, not the module; it takes milliseconds. Less than a handler may take
 SWEEP_LIMIT_S = 1.0  # for killed descendants to be gone
 REAP_PERIOD_S = 10.0
 

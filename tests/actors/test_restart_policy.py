@@ -42,8 +42,10 @@ def told(
     return decision
 
 
-def running(restarts: int = 0, since_s: float = NOW_S - 60) -> RestartState:
+def running(restarts: int = 0, since_s: float = NOW_S - 5) -> RestartState:
+    """A module that runs after so many restarts in a row, for 5 s unless told."""
     return RestartState(
+        row=restarts,
         status=ModuleStatus.RUNNING,
         description="running",
         restarts=restarts,
@@ -154,10 +156,22 @@ def test_a_module_that_crashes_at_each_start_is_restarted_for_ever_with_growing_
 
 @pytest.mark.parametrize(
     ("ran_s", "restarts", "action"),
-    [(599.9, 4, StartAt(NOW_S + 80)), (600, 1, StartNow()), (660, 1, StartNow())],
-    ids=["just under 10 minutes", "10 minutes", "11 minutes: sits at 1 for ever"],
+    [
+        (9.9, 4, StartAt(NOW_S + 80)),
+        (10, 5, StartNow()),
+        (599.9, 5, StartNow()),
+        (600, 1, StartNow()),
+        (660, 1, StartNow()),
+    ],
+    ids=[
+        "just under 10 s: one more in the row",
+        "10 s: a new row, but it counts",
+        "just under 10 minutes",
+        "10 minutes",
+        "11 minutes: sits at 1 for ever",
+    ],
 )
-def test_a_run_of_ten_minutes_forgets_earlier_crashes(ran_s: float, restarts: int, action: Action) -> None:
+def test_what_a_longer_run_makes_of_earlier_crashes(ran_s: float, restarts: int, action: Action) -> None:
     decision = decide(running(4, since_s=NOW_S - ran_s), CRASH, policy=ALWAYS, now_s=NOW_S)
 
     assert (decision.state.restarts, decision.action) == (restarts, action)
@@ -253,7 +267,7 @@ def test_a_restarted_agent_finds_a_module_and_takes_it_on(
     events: tuple[Event, ...], policy: RestartPolicy, action: Action
 ) -> None:
     # the last rows: 3.3 `elapsed ≤ 0` and `elapsed > coolOff`
-    assert told(*events, policy=policy, state=running(3, since_s=NOW_S - 90)).action == action
+    assert told(*events, policy=policy, state=running(3, since_s=NOW_S - 14)).action == action
 
 
 def test_a_start_that_the_agent_died_before_is_done_by_the_next_one() -> None:

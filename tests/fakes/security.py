@@ -18,10 +18,12 @@ class FakeSecurity:
         self.noted: dict[str, str] = {}
         self.refused: dict[str, str] = {}  # modules that get no identity, with the reason
         self.renewals = 0
+        self.asked = 0  # for the identity of a module
         self.fault: ConfigError | None = None  # raised at each renewal while it is set
         self._due_s = now_s + 24 * DAY_S
 
     def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
+        self.asked += 1
         if name in self.refused:
             raise ConfigError(self.refused[name])
         return self.modules.setdefault(name, ModuleAccess(f"g{len(self.modules)}", f"unix:///w/{name}"))

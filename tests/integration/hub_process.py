@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import signal
@@ -13,14 +14,17 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from actors import hub_config
 from actors.hub_config import HubConfig, RouteText
+from actors.stored import Ledger
 from messaging import sas
 from messaging.identity import Identity
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import bind, parse_listen_address, to_environment
+from runtime.message_db import MessageDb
 
 IOTHUB = "iothub.test.internal"
 DEVICE = "edge1"
@@ -28,7 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class HubProcess:
-    """One hub process, its home and its listening sockets, which outlive it as they do under an agent."""
+    """One hub process, its home and its listening sockets, which outlive it as they do under an agent.
+
+    `with HubProcess(…) as hub` starts it and removes everything at the end.
+    """
 
     def __init__(
         self,
@@ -37,7 +44,9 @@ class HubProcess:
         devices: Sequence[str] = (),
         address: str = "127.0.0.1",
         port: int = 0,
+        program: str = "runtime.hub",
     ) -> None:
+        self._program = program
         self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
         self.run_dir = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
         self.keys = {name: os.urandom(32) for name in (*(f"{DEVICE}/{m}" for m in modules), *devices)}
@@ -69,10 +78,17 @@ class HubProcess:
         self.log = self.home / "hub.log"
         self.process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> HubProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def start(self) -> None:
         """Start the process; it serves a little later, and connections made before that wait."""
         environment, fds = to_environment(self.sockets)
-        command = [sys.executable, "-m", "runtime.hub", "--home", str(self.home), "--run", str(self.run_dir)]
+        command = [sys.executable, "-m", self._program, "--home", str(self.home), "--run", str(self.run_dir)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -83,6 +99,40 @@ class HubProcess:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+
+    def wait_for_log(self, text: str, count: int = 1, limit_s: float = 20.0) -> list[str]:
+        """Wait until the log has so many lines with `text`, and return them."""
+        deadline_s = time.monotonic() + limit_s
+        while True:
+            lines = [line for line in self.log_lines() if text in line]
+            if len(lines) >= count:
+                return lines
+            assert time.monotonic() < deadline_s, f"no {text!r} in:\n" + "\n".join(self.log_lines())
+            time.sleep(0.01)  # between two looks at what another process writes
+
+    def log_lines(self) -> list[str]:
+        """Return the log so far."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def upstream(self, count: int, limit_s: float = 20.0) -> list[dict[str, Any]]:
+        """Wait until so many messages have arrived upstream, and return all of them."""
+        path = self.home / "upstream.jsonl"
+        deadline_s = time.monotonic() + limit_s
+        while True:
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            records = [json.loads(line) for line in lines if line.endswith("\n")]
+            if len(records) >= count:
+                return records
+            assert time.monotonic() < deadline_s, f"{len(records)} of {count} messages upstream"
+            time.sleep(0.01)
+
+    def ledger(self) -> Ledger:
+        """Return the ledger of the stopped hub."""
+        store = MessageDb.open(self.home / "hub.db")
+        try:
+            return store.ledger()
+        finally:
+            store.close()
 
     def kill(self) -> None:
         """kill -9."""

@@ -86,7 +86,7 @@ def test_listen_addresses_are_read(tmp_path: Path, listen: object, addresses: li
 @pytest.mark.parametrize(
     ("listen", "host_name", "hostname"),
     [
-        (["127.0.0.2", "[::1]"], "gw-7", "localhost"),
+        (["127.0.0.2", "[::1]"], "gw-7", "127.0.0.2"),
         (["0.0.0.0"], "gw-7.plant.example", "gw-7.plant.example"),
         (["127.0.0.1", "10.0.0.5"], "my_host!", "my-host"),
         (["10.0.0.5"], "", "localhost"),

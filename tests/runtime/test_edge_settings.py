@@ -10,8 +10,8 @@ from actors import hub_config
 from actors.deployment import parse_deployment
 from actors.hub_config import RouteText
 from messaging.errors import ConfigError
-from runtime.config import ListenAddress, read_settings
-from runtime.edge import gateway_for_processes, hub_settings, read_deployment
+from runtime.config import ListenAddress, local_name, read_settings
+from runtime.edge import hub_settings, read_deployment
 from runtime.logging_setup import LineFormatter
 from tests.actors.manifests import HUB, manifest_text
 
@@ -30,7 +30,7 @@ TTL = (*HUB, "storeAndForwardConfiguration", "timeToLiveSecs")
     ],
 )
 def test_processes_of_this_machine_reach_the_hub(listen: list[str], gateway: str) -> None:
-    assert gateway_for_processes(tuple(ListenAddress(host, 8883) for host in listen)) == gateway
+    assert local_name(tuple(ListenAddress(host, 8883) for host in listen)) == gateway
 
 
 @pytest.mark.parametrize(("manifest_ttl", "ttl_s"), [(7200, 7200), (0, 0), (-1, None)])

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from actors.stored import EndpointLedger, Ledger, Totals, position_of
+from actors.stored import MAX_SEQ, EndpointLedger, Ledger, Totals, position_of
 from messaging.errors import StoreError, StoreFull
 from runtime import message_ledger, message_schema
 from runtime.message_db import MessageDb
@@ -27,6 +27,7 @@ from tests.runtime.message_stores import (
     one_by_one,
     positions,
     ranges,
+    seqs,
     to,
     waiting,
 )
@@ -62,6 +63,7 @@ def fill(db: MessageDb, count: int, body_bytes: int = 1000) -> None:
         pytest.param("journal_mode", "wal", id="write-ahead log"),
         pytest.param("synchronous", 2, id="synchronous FULL"),
         pytest.param("auto_vacuum", 2, id="auto_vacuum INCREMENTAL"),
+        pytest.param("secure_delete", 2, id="freed pages are not written again"),
         pytest.param("wal_autocheckpoint", 1000, id="checkpoint at 1000 pages"),
     ],
 )
@@ -270,6 +272,17 @@ def test_one_endpoint_too_many_is_refused_by_name(db: MessageDb, monkeypatch: py
         append(db, message("x", to("a", "c")))
 
     assert db.ledger().endpoints == {name: EndpointLedger(accepted=1, pending=1) for name in ("a", "b")}
+
+
+def test_appending_is_refused_when_the_sequence_numbers_are_used_up(db: MessageDb) -> None:
+    with db.transaction():
+        db._accounts.next_seq = MAX_SEQ - 1
+        db.append([message("last", to("a"))], NOW_S)
+
+    with pytest.raises(StoreError, match="sequence numbers are used up"):
+        append(db, message("one too many", to("a")))
+
+    assert seqs(waiting(db, "a")) == [MAX_SEQ - 1]
 
 
 # Space

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.runtime.message_stores import (
     NOW_S,
     InMemory,
     OnSqlite,
+    Stored,
     StoreKind,
     append,
     bodies,
@@ -225,6 +227,173 @@ def test_exactly_the_delivered_positions_go(
 
     assert count == len(set(chosen))
     assert positions(waiting(store, "a")) == [place for place in before if place not in chosen]
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        pytest.param(lambda texts: joined([message(text, to("a", "b")) for text in texts]), id="one segment"),
+        pytest.param(lambda texts: [message(text, to("a", "b")) for text in texts], id="one segment each"),
+        pytest.param(
+            lambda texts: [message(text, to("a", "b", ttl_s=int(text) % 2 * 60 + 60)) for text in texts],
+            id="one row each",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ("first_to_last", "left"),
+    [
+        pytest.param([(3, 3)], "012 456789", id="one"),
+        pytest.param([(3, 5), (4, 4)], "012   6789", id="one inside another"),
+        pytest.param([(5, 7), (3, 5), (3, 3)], "012     89", id="overlapping and descending"),
+        pytest.param([(1, 2), (4, 5), (7, 8)], "0  3  6  9", id="three with gaps, out of one row"),
+        pytest.param([(7, 8), (1, 2), (4, 5)], "0  3  6  9", id="in disorder"),
+        pytest.param([(5, 4)], "0123456789", id="none"),
+        pytest.param([(8, 99)], "01234567  ", id="beyond the end"),
+        pytest.param([(-99, 1), (9, 99)], "  2345678 ", id="before the start and beyond the end"),
+        pytest.param([(-99, 99)], "", id="more than all"),
+        pytest.param([], "0123456789", id="no range"),
+    ],
+)
+def test_exactly_the_ranges_go_however_the_messages_came(
+    store: MessageStore,
+    segments: Callable[[str], list[Segment]],
+    first_to_last: list[tuple[int, int]],
+    left: str,
+) -> None:
+    with store.transaction():
+        store.append([message("before", to("a", priority=0)), message("before", to("b"))], NOW_S)
+        store.append(segments("0123456789"), NOW_S)
+    start = positions(waiting(store, "a"))[1]
+
+    with store.transaction():
+        count = store.delivered("a", [(start + first, start + last) for first, last in first_to_last])
+
+    assert count == 10 - len(left.replace(" ", ""))
+    assert "".join(bodies(waiting(store, "a"))) == "before" + left.replace(" ", "")
+    assert "".join(bodies(waiting(store, "b"))) == "before0123456789"
+    with store.transaction():
+        assert store.drop_queue("b", "removed") == 11
+    assert "".join(bodies(waiting(store, "a"))) == "before" + left.replace(" ", "")
+    assert store.ledger().imbalances() == []
+
+
+def test_a_range_may_span_priorities(store: MessageStore) -> None:
+    append(store, *(message(str(priority), to("a", "b", priority=priority)) for priority in (0, 1, 5, 9)))
+    append(store, message("default", to("a", "b")))
+
+    with store.transaction():
+        assert store.delivered("a", [(position_of(1, 0), position_of(9, 0))]) == 2
+        assert store.dropped("b", [(0, MAX_POSITION)], "limit") == 5
+
+    assert bodies(waiting(store, "a")) == ["0", "9", "default"]
+    assert waiting(store, "b") == []
+
+
+def test_one_endpoint_may_get_a_message_at_two_priorities(store: MessageStore) -> None:
+    both = [*to("a", priority=0), *to("a", priority=9)]
+    append(store, message("1", both), message("2", both))
+
+    with store.transaction():
+        assert store.delivered("a", ranges(positions(waiting(store, "a"))[:2])) == 2
+
+    assert bodies(waiting(store, "a")) == ["1", "2"]
+    with store.transaction():
+        assert store.drop_queue("a", "limit") == 2
+    assert store.ledger().endpoints["a"].pending == 0
+
+
+def test_a_part_of_a_row_expires_at_one_priority_while_the_rest_is_taken(store: MessageStore) -> None:
+    matches = [*to("a", priority=0, ttl_s=5), *to("b", priority=9, ttl_s=5), *to("a", ttl_s=9)]
+    append(store, *(message(str(number), matches) for number in range(6)))
+    places = positions(waiting(store, "a"))
+    with store.transaction():
+        store.delivered("a", ranges([*places[1:3], *places[8:10]]))
+
+    with store.transaction():
+        counts = [store.expire(NOW_S + 5, limit=3) for _ in range(5)]
+
+    assert sum(counts[0].values()) == sum(counts[1].values()) == sum(counts[2].values()) == 3
+    assert Counter(counts[0]) + Counter(counts[1]) + Counter(counts[2]) + Counter(counts[3]) == {
+        "a": 4,
+        "b": 6,
+    }
+    assert counts[4] == {}
+    assert bodies(waiting(store, "a", now_s=NOW_S + 5)) == ["0", "1", "4", "5"]
+    with store.transaction():
+        assert store.expire(NOW_S + 9) == {"a": 4}
+    assert store.ledger().imbalances() == []
+
+
+@pytest.mark.parametrize(
+    ("count", "size"),
+    [
+        pytest.param(512, 10, id="a full row"),
+        pytest.param(513, 10, id="one message more"),
+        pytest.param(2000, 1, id="many rows"),
+        pytest.param(9, 262_144, id="bodies as large as a row"),
+        pytest.param(40, 30_000, id="bodies that fill rows"),
+    ],
+)
+def test_a_large_segment_is_read_in_bites_of_any_size(store: MessageStore, count: int, size: int) -> None:
+    entries = tuple((number % 3, b"%0*d" % (size, number)) for number in range(count))
+    with store.transaction():
+        store.append([Segment(tuple(to("a")), (b"x", b"yy", b"zzz"), entries)], NOW_S)
+    bites = random.Random(count)
+
+    found: list[Stored] = []
+    while True:
+        after = found[-1].position if found else -1
+        bite = store.read("a", after, bites.randint(1, 700), 1 << bites.randint(8, 20), NOW_S)
+        if not bite:
+            break
+        found += one_by_one(bite)
+
+    assert [one.body for one in found] == [body for _, body in entries]
+    assert [one.header for one in found] == [(b"x", b"yy", b"zzz")[index] for index, _ in entries]
+
+
+def test_reading_from_inside_a_row_over_many_more_gives_each_message_once(store: MessageStore) -> None:
+    texts = [str(number) for number in range(300)]
+    append(store, *(message(text, to("a", ttl_s=60 + int(text) // 3 % 2)) for text in texts))
+    places = positions(waiting(store, "a"))
+
+    assert bodies(waiting(store, "a")) == texts
+    assert bodies(waiting(store, "a", after_position=places[0])) == texts[1:]
+    for count in (1, 2, 3, 5, 200):
+        found = one_by_one(store.read("a", places[100], max_count=count, max_bytes=1 << 30, now_s=NOW_S))
+        assert bodies(found) == texts[101 : 101 + count]
+
+
+def test_what_was_read_of_an_undone_append_does_not_come_back(store: MessageStore) -> None:
+    def append_read_and_fail() -> None:
+        store.append(joined([message(text, to("a")) for text in ("gone 1", "gone 2")]), NOW_S)
+        assert bodies(waiting(store, "a")) == ["gone 1", "gone 2"]
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"), store.transaction():
+        append_read_and_fail()
+
+    append(store, message("1", to("a")), message("2", to("a")))
+    assert bodies(waiting(store, "a")) == ["1", "2"]
+
+
+def test_what_an_undone_transaction_deleted_is_read_again(store: MessageStore) -> None:
+    append(store, *(message(str(number), to("a", ttl_s=9)) for number in range(5)))
+    places = positions(waiting(store, "a"))
+
+    def delete_and_fail() -> None:
+        store.delivered("a", ranges(places[1:3]))
+        assert bodies(waiting(store, "a")) == ["0", "3", "4"]
+        store.expire(NOW_S + 9)
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"), store.transaction():
+        delete_and_fail()
+
+    assert bodies(waiting(store, "a")) == ["0", "1", "2", "3", "4"]
+    with store.transaction():
+        assert store.delivered("a", ranges(places)) == 5
 
 
 def test_what_is_delivered_twice_counts_once(store: MessageStore) -> None:

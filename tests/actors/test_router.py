@@ -1,0 +1,146 @@
+"""The router: where each message goes, and in whose name it is handed on."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.hub_config import RouteText
+from actors.router import (
+    REMEMBERED_HEADERS,
+    Endpoints,
+    ListEndpoints,
+    ListRoutes,
+    Publish,
+    RouterActor,
+    Routes,
+    SetRoutes,
+)
+from actors.store import Append
+from actors.stored import DEFAULT_PRIORITY
+from messaging.lifecycle import ActorRestarted, RequestFailed
+from messaging.message import encode_header
+from tests.actors.hub_world import World, message_in
+
+ROUTER, STORE, HEAD = "hub/router", "hub/store", "hub/mqtt"
+TO_FILTER = 'FROM /messages/modules/sensor/* INTO BrokeredEndpoint("/modules/filter/inputs/in")'
+TO_CLOUD = "FROM /messages/modules/filter/* INTO $upstream"
+SENSOR = encode_header("/messages/modules/sensor/outputs/o/", {}, {})
+FILTER = encode_header("/messages/modules/filter/", {}, {})
+LEAF = encode_header("/messages/", {}, {})
+
+
+def route(name: str, text: str, priority: int = DEFAULT_PRIORITY, ttl_s: int = 0) -> RouteText:
+    return RouteText(name, text, priority, ttl_s)
+
+
+def world_of(*routes: RouteText, ttl_s: int | None = 7200) -> World:
+    world = World(STORE, HEAD, "test")
+    world.start(ROUTER, lambda: RouterActor("edge1", STORE, routes, ttl_s))
+    return world
+
+
+def publish(*headers: bytes, index: int = 0) -> Publish:
+    return Publish("edge1/sensor", 5, index, headers, tuple((n, b"%d" % n) for n in range(len(headers))))
+
+
+def test_a_batch_goes_to_the_store_in_the_name_of_the_head() -> None:
+    world = world_of(route("a", TO_FILTER), route("b", TO_CLOUD))
+
+    [sent] = world.turn(ROUTER, publish(SENSOR, FILTER, LEAF), sender=HEAD)
+
+    [letter] = world.letters(STORE)
+    assert (letter.sender, letter.correlation_id) == (HEAD, sent)
+    assert letter.deadline_s == world.clock.monotonic_s() + 20.0
+    assert message_in(letter) == Append(
+        "edge1/sensor",
+        5,
+        0,
+        (
+            (SENSOR, (("edge1/filter/in", DEFAULT_PRIORITY, 7200),)),
+            (FILTER, (("iothub", DEFAULT_PRIORITY, 7200),)),
+            (LEAF, ()),
+        ),
+        ((0, b"0"), (1, b"1"), (2, b"2")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("own_s", "hub_s", "expected"),
+    [(0, 7200, 7200), (60, 7200, 60.0), (0, None, None), (60, None, 60.0)],
+)
+def test_a_route_without_a_time_to_live_has_that_of_the_hub(
+    own_s: int, hub_s: int | None, expected: float | None
+) -> None:
+    world = world_of(route("a", TO_CLOUD, priority=3, ttl_s=own_s), ttl_s=hub_s)
+
+    world.turn(ROUTER, publish(FILTER), sender=HEAD)
+
+    [append] = world.told(STORE, Append)
+    assert append.headers[0][1] == (("iothub", 3, expected),)
+
+
+def test_a_route_that_does_not_parse_is_left_out_with_its_position_and_the_others_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = world_of(route("good", TO_CLOUD), route("bad", "FROM /messages/* INTOO $upstream"))
+
+    world.turn(ROUTER, ListRoutes(), publish(FILTER), sender=HEAD)
+
+    [routes] = world.told(HEAD, Routes)
+    assert routes.good == (("good", TO_CLOUD),)
+    [(name, text, problem)] = routes.bad
+    assert (name, text) == ("bad", "FROM /messages/* INTOO $upstream")
+    assert problem.startswith("line 1, column 18")
+    assert [append.headers[0][1][0][0] for append in world.told(STORE, Append)] == ["iothub"]
+    assert [r.getMessage() for r in caplog.records if "'bad' is left out: line 1" in r.getMessage()]
+
+
+def test_endpoints_are_told_to_who_asked_and_again_after_a_change() -> None:
+    world = world_of(route("a", TO_FILTER), route("b", TO_CLOUD))
+    world.turn(ROUTER, ListEndpoints(), sender=HEAD)
+
+    world.tell(ROUTER, SetRoutes((("a", TO_FILTER.replace("/in", "/x"), 1, 0),), None), "test")
+
+    assert world.told(HEAD, Endpoints) == [
+        Endpoints((("edge1/filter/in", "edge1/filter", "in"),)),
+        Endpoints((("edge1/filter/x", "edge1/filter", "x"),)),
+    ]
+
+
+def test_new_routes_count_for_headers_that_are_known_already() -> None:
+    world = world_of(route("a", TO_CLOUD))
+    world.turn(ROUTER, publish(SENSOR), sender=HEAD)
+
+    world.tell(ROUTER, SetRoutes((("a", TO_FILTER, 0, 0),), None), "test")
+    world.turn(ROUTER, publish(SENSOR, index=1), sender=HEAD)
+
+    before, after = world.told(STORE, Append)
+    assert (before.headers[0][1], after.headers[0][1]) == ((), (("edge1/filter/in", 0, None),))
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    world = world_of(route("a", TO_CLOUD))
+    router = world.system.cells[ROUTER]._behaviour
+    assert isinstance(router, RouterActor)
+
+    for number in range(0, REMEMBERED_HEADERS + 1000, 100):
+        headers = [encode_header("/messages/", {"id": str(number + n)}, {}) for n in range(100)]
+        world.turn(ROUTER, publish(*headers), sender=HEAD)
+    world.turn(ROUTER, publish(encode_header("/messages/", {"id": "x" * 60_000}, {})), sender=HEAD)
+
+    assert 0 < len(router._known) <= REMEMBERED_HEADERS
+    assert max(map(len, router._known)) < 10_000
+
+
+def test_a_batch_that_cannot_be_routed_is_a_dead_letter_and_the_head_hears_of_it() -> None:
+    world = world_of(route("a", TO_CLOUD))
+
+    sent = world.turn(ROUTER, publish(b"\xc1 no header"), publish(FILTER), sender=HEAD)
+
+    [failed] = [letter for letter in world.letters(HEAD) if letter.kind == RequestFailed.__name__]
+    assert failed.correlation_id == sent[0]
+    assert [letter.correlation_id for letter in world.letters(STORE)] == sent[1:]
+    assert len(world.told("test", ActorRestarted)) == 1
+    [letter] = world.dead_letters.recent()
+    assert letter.envelope is not None
+    assert (letter.envelope.kind, "EnvelopeError" in letter.traceback) == ("Publish", True)

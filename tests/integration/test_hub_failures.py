@@ -1,0 +1,94 @@
+"""A fault inside a handler of the running hub: that actor starts again, the others do not notice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from actors.hub_root import HUB, IDENTITIES, MQTT, ROUTER, STORE, UPSTREAM
+from actors.router import Publish as PublishBatch
+from actors.store import Append, Stored
+from messaging.client import Client
+from messaging.lifecycle import DeadLetterList, Describe, Described, ListDeadLetters
+from messaging.mqtt.packets import ConnAck, PubAck, Publish, ReturnCode
+from tests.integration.hub_process import HubProcess
+from tests.integration.mqtt_socket import LIMIT_S, MqttSocket
+
+ALL = (STORE, ROUTER, MQTT, IDENTITIES, UPSTREAM)
+TOPIC = "devices/leaf/messages/events/"
+
+
+@pytest.fixture
+def hub() -> Iterator[HubProcess]:
+    with HubProcess({"up": "FROM /messages/* INTO $upstream"}, devices=("leaf",)) as hub:
+        yield hub
+
+
+def restarts(client: Client) -> dict[str, int]:
+    return {name: client.ask(name, Describe(), Described).values["restarts"] for name in ALL}
+
+
+@pytest.mark.parametrize(
+    ("address", "message", "error"),
+    [
+        pytest.param(STORE, Append("leaf", "first", 0, (), ()), "TypeError", id="store"),  # type: ignore[arg-type]
+        pytest.param(ROUTER, PublishBatch("leaf", 1, 0, (5,), ()), "EnvelopeError", id="router"),  # type: ignore[arg-type]
+        pytest.param(MQTT, Stored(5), "TypeError", id="head"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_fault_in_a_handler_restarts_that_actor_alone_and_its_mailbox_goes_on(
+    hub: HubProcess, address: str, message: object, error: str
+) -> None:
+    sent: list[bytes] = []
+
+    def publish(connection: MqttSocket, count: int) -> None:
+        for _ in range(count):
+            sent.append(b"%d" % len(sent))
+            connection.send(Publish(TOPIC, sent[-1], 1, len(sent)))
+        for number in range(count):
+            assert connection.receive() == PubAck(len(sent) - count + 1 + number)
+
+    with MqttSocket(hub) as connection, Client.outside(hub.run_dir) as client:
+        assert connection.connect(hub, "leaf") == ConnAck(ReturnCode.ACCEPTED)
+        publish(connection, 20)
+
+        for _ in range(2):  # the second one waits in the mailbox while the first is fatal
+            client.tell(address, message)
+        deadline_s = time.monotonic() + LIMIT_S
+        while restarts(client)[address] < 2:  # a question overtakes them
+            assert time.monotonic() < deadline_s
+
+        assert restarts(client) == {name: 2 if name == address else 0 for name in ALL}
+        letters = client.ask(HUB, ListDeadLetters(), DeadLetterList).letters
+        assert [letter["kind"] for letter in letters] == [type(message).__name__] * 2
+        assert all(letter["reason"].startswith(error) for letter in letters)
+        assert all(f"in on_{_snake(type(message).__name__)}" in letter["traceback"] for letter in letters)
+        assert all("leaf" in letter["message"] or address == MQTT for letter in letters)
+        if address != MQTT:  # whose restart closes the connections
+            publish(connection, 20)
+    with MqttSocket(hub) as again:
+        assert again.connect(hub, "leaf") == ConnAck(ReturnCode.ACCEPTED)
+        publish(again, 20)
+    arrived = hub.upstream(len(sent))
+    assert len(arrived) == len(sent)
+    assert hub.stop() == 0
+    assert hub.ledger().imbalances() == []
+    assert hub.ledger().endpoints["iothub"].delivered == len(sent)
+
+
+def test_an_actor_that_fails_again_and_again_ends_the_hub_with_an_exit_code(hub: HubProcess) -> None:
+    with MqttSocket(hub) as connection, Client.outside(hub.run_dir) as client:
+        connection.connect(hub, "leaf")
+
+        for _ in range(60):
+            client.tell(ROUTER, PublishBatch("leaf", 1, 0, (5,), ()))  # type: ignore[arg-type]
+
+        assert hub.process is not None
+        assert hub.process.wait(20) == 70
+    assert "hub/router failed too often" in hub.wait_for_log("the hub ends")[0]
+
+
+def _snake(name: str) -> str:
+    return name.lower()
