@@ -310,6 +310,14 @@ class DeviceAccess:
     secondary_key: Secret
 
 
+@dataclass(frozen=True, slots=True)
+class DebugAccess:
+    """With what a module runs by hand."""
+
+    environment: Mapping[str, str]
+    ca_file: str  # the certificate authority to trust
+
+
 class Security(Protocol):
     """Identities, keys, certificates and the sockets of the workload API. Used by SecurityActor alone."""
 
@@ -326,6 +334,16 @@ class Security(Protocol):
 
         Raises:
             EdgeError: nothing can be written.
+        """
+        ...
+
+    def open_debug(self, name: str, pid: int, start_ticks: int) -> DebugAccess:
+        """Open one more workload socket of a module, for programs of our own user to speak in its name.
+
+        It is closed when the process ends that is given by pid and start time.
+
+        Raises:
+            EdgeError: there is no such module or process, or no socket can be made.
         """
         ...
 

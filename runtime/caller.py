@@ -53,6 +53,11 @@ def is_module(caller: Caller | None, process: ModuleProcess | None) -> bool:
     return caller.session_id == process.session_id and caller.started_at_ticks >= process.started_at_ticks
 
 
+def is_user(caller: Caller | None, uid: int) -> bool:
+    """Tell whether the caller is a living process of that user."""
+    return caller is not None and caller.pid > 0 and caller.uid == uid
+
+
 class Peer:
     """The process that connected, pinned by a pidfd so that a reused pid is never taken for it.
 

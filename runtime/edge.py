@@ -38,12 +38,13 @@ from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
 from runtime.config import Settings, local_name, remember_device
-from runtime.edge_modules import EdgeModules, EdgeNames
+from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets
 from runtime.isolation import ProcessIsolation
+from runtime.module_environment import EdgeNames
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_users import ModuleUsers, group_of
 from runtime.process_end import FAILED, end_at_once
@@ -153,10 +154,10 @@ class _Edge:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         isolated = os.geteuid() == 0 and settings.process_isolation != "off"
         self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
-        names = EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
+        self._names = EdgeNames(settings.device_id, settings.iothub_hostname, local_name(settings.listen))
         self._modules = EdgeModules(
             run,
-            names=names,
+            names=self._names,
             deployment_folder=deployment_folder,
             log_level=settings.log_level,
             isolation=ProcessIsolation(settings.process_isolation, self._users),
@@ -181,8 +182,7 @@ class _Edge:
         self._security = EdgeSecurity(
             home,
             self._run.path,
-            device_id=settings.device_id,
-            iothub_hostname=settings.iothub_hostname,
+            names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
             group_of=self._group_of,

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,25 +20,16 @@ from runtime.caller import ModuleProcess
 from runtime.home import Home
 from runtime.isolation import ProcessIsolation
 from runtime.log_rotation import LogRotation
+from runtime.module_environment import EdgeNames, module_variables
 from runtime.process_module import ModuleExit, ProcessSpec, RunningModule
 from runtime.process_runtime import ProcessRuntime
 from runtime.run_directory import RunDirectory
 
-API_VERSION: Final = "2022-08-03"
 START_WAIT_S: Final = 2.0  # for a start under way, when the module already asks the workload API
 # What programs expect to find; everything else of our own environment is none of a module's business.
 PASSED_ON: Final = ("HOME", "LANG", "TZ", "USER")
 HUB_PROGRAM: Final = "runtime.hub"
 SOURCES: Final = Path(__file__).resolve().parents[1]  # where the hub process finds these packages
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeNames:
-    """What modules have to know of the edge they run on."""
-
-    device_id: str
-    iothub_hostname: str
-    gateway_hostname: str  # under which a process of this machine reaches the hub
 
 
 class EdgeModules:
@@ -180,14 +170,7 @@ class EdgeModules:
         environment = {
             **self._common_environment(),
             **module.env,
-            "IOTEDGE_WORKLOADURI": access.workload_uri,
-            "IOTEDGE_DEVICEID": self._names.device_id,
-            "IOTEDGE_MODULEID": module.name,
-            "IOTEDGE_MODULEGENERATIONID": access.generation_id,
-            "IOTEDGE_IOTHUBHOSTNAME": self._names.iothub_hostname,
-            "IOTEDGE_GATEWAYHOSTNAME": self._names.gateway_hostname,
-            "IOTEDGE_AUTHSCHEME": "sasToken",
-            "IOTEDGE_APIVERSION": API_VERSION,
+            **module_variables(self._names, module.name, access),
         }
         log_path = Home(self._run.home).log_of(module.name)
         spec = ProcessSpec(module.name, settings.command, environment, folder, log_path, umask=self._umask)

@@ -103,7 +103,7 @@ def _command(name: str, command: Callable[[str], object], home: Path, as_json: b
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
-        _check_name(name, [m["name"] for m in edge.ask(AGENT, ListModules(), ModuleList).modules])
+        check_name(name, [m["name"] for m in edge.ask(AGENT, ListModules(), ModuleList).modules])
         report = edge.ask(AGENT, command(name), ModuleReported, REST_LIMIT_S)
     if as_json:
         print_json(asdict(report))
@@ -113,7 +113,8 @@ def _command(name: str, command: Callable[[str], object], home: Path, as_json: b
         click.echo(f"{name} is {report.status}: {report.description}")
 
 
-def _check_name(name: str, known: Sequence[str]) -> None:
+def check_name(name: str, known: Sequence[str]) -> None:
+    """Raise ConfigError with the nearest name, or all, when there is no such module."""
     from messaging.errors import ConfigError
     from messaging.nearest import did_you_mean
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.ports import DeviceAccess, ModuleAccess
+from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
 
@@ -30,6 +30,11 @@ class FakeSecurity:
 
     def forget_module(self, name: str) -> None:
         self.modules.pop(name, None)
+
+    def open_debug(self, name: str, pid: int, start_ticks: int) -> DebugAccess:
+        if name not in self.modules:
+            raise ConfigError(f"there is no identity of module '{name}'")
+        return DebugAccess({"IOTEDGE_MODULEID": name}, "/d/ca.pem")
 
     def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
         names = [f"edge1/{name}" for name in self.modules] + list(self.devices)

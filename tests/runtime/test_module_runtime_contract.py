@@ -18,8 +18,9 @@ from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, ModuleRuntime
 from messaging.clock import ManualClock
 from messaging.errors import EdgeError
 from runtime import process_table
-from runtime.edge_modules import EdgeModules, EdgeNames
+from runtime.edge_modules import EdgeModules
 from runtime.isolation import ProcessIsolation
+from runtime.module_environment import EdgeNames
 from runtime.run_directory import RunDirectory
 from tests.fakes.module_runtime import FakeModuleRuntime
 from tests.runtime.module_processes import wait_until_ended
