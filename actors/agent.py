@@ -1,8 +1,8 @@
 """Turns a deployment into running modules: one supervisor each, started in order, stopped in reverse.
 
-Understands: ListModules, StartModule, StopModule, RestartModule (passed on), StopModules, KillModules,
-             RouteReport; ModuleReported and ModuleRemoved of its children; ModulesEnsured
-Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported)
+Understands: ListModules, StartModule, StopModule, RestartModule (passed on), StopModules, KillModules;
+             ModuleReported and ModuleRemoved of its children; ModulesEnsured; PeerUp of the hub, Routes
+Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported), hub/router (ListRoutes)
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
 """
 
@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Final
 
 from actors.base import ChildSpec, EdgeActor
 from actors.deployment import Deployment
-from actors.hub_config import RouteReport
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_HUB,
@@ -28,6 +27,7 @@ from actors.module_spec import (
 )
 from actors.planner import CommandKind, CurrentModule, plan
 from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime
+from actors.router import ListRoutes, Routes
 from actors.security import EnsureModules, ForgetModule, ModulesEnsured
 from actors.supervisor import (
     GetModule,
@@ -43,12 +43,14 @@ from actors.supervisor import (
 from messaging.address import child_of
 from messaging.envelope import Envelope
 from messaging.kinds import message
-from messaging.lifecycle import ActorStopped, DeadlinePassed, RequestFailed
+from messaging.lifecycle import ActorStopped, DeadlinePassed, PeerUp, RequestFailed
 from messaging.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
 
 HUB_PROCESS: Final = "hub"
+HUB_ROUTER: Final = "hub/router"
+ROUTES_LIMIT_S: Final = 5.0
 ENSURE_LIMIT_S: Final = 10.0
 RETRY_S: Final = 1.0
 
@@ -63,7 +65,8 @@ class ModuleList:
     """All modules of the deployment in order of start, edgeAgent first.
 
     A module has: name, type (docker, process, built-in), image or command, desired, status, description, pid
-    (0: none), restarts, since_s, exit_code, exit_signal. `routes` are those left out: (name, text, problem).
+    (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs with the rights of the
+    edge, "" if it does not). `routes` are those left out: (name, text, problem).
     """
 
     modules: tuple[dict[str, Any], ...]
@@ -162,6 +165,7 @@ class AgentActor(EdgeActor):
         for name in self._plan():
             self._start_child(_gone(name))
             self.tell(child_of(self.address, name), RemoveModule())
+        self.context.watch_peer(HUB_PROCESS)
         self._ask_for_identities()
         self._start_next_group()
 
@@ -175,10 +179,14 @@ class AgentActor(EdgeActor):
             self._start_next_group()
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
+        if message.address == HUB_ROUTER:
+            return  # asked again when the hub is back
         log.warning("the identities of the modules are not there yet: %s does not answer", message.address)
         self._ask_for_identities()
 
     def on_request_failed(self, message: RequestFailed) -> None:
+        if message.address == HUB_ROUTER:
+            return
         log.warning("the identities of the modules are not there yet: %s", message.reason)
         self.set_timer(RETRY_S, EnsureAgain())
 
@@ -218,10 +226,14 @@ class AgentActor(EdgeActor):
             # Its module may be well; a new supervisor is started together with a new behaviour of ours.
             raise RuntimeError(f"{message.address} {message.reason}")
 
-    def on_route_report(self, message: RouteReport) -> None:
+    def on_peer_up(self, message: PeerUp) -> None:
+        self.request(HUB_ROUTER, ListRoutes(), ROUTES_LIMIT_S)
+
+    def on_routes(self, message: Routes) -> None:
+        if message.bad != self._routes:
+            for name, _, problem in message.bad:
+                log.error("route %s is left out: %s", name, problem)
         self._routes = message.bad
-        for name, _, problem in message.bad:
-            log.error("route %s is left out: %s", name, problem)
 
     # questions and commands
 

@@ -1,7 +1,7 @@
 """The root of the agent process: security first, then the agent with its modules.
 
 Understands: StopEdge, and what RootActor does
-Tells:       AgentActor (StopModules), itself (Stop)
+Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
 Started by:  the main program of the agent process
 """
 
@@ -13,10 +13,13 @@ from typing import Final
 
 from actors.agent import AgentActor, ModulesStopped, StopModules
 from actors.base import ChildSpec
+from actors.module_spec import EDGE_HUB
 from actors.root import RootActor
 from actors.security import SecurityActor
+from actors.supervisor import RestartModule
 from messaging.kinds import message
-from messaging.lifecycle import Stop
+from messaging.lifecycle import Hello, Stop
+from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,27 @@ class AgentRootActor(RootActor):
                 ChildSpec("agent", agent, exported=True),
             )
         )
+        self._replaced = 0  # incarnation of the hub that was of another version
+        self._warned_of = 0  # incarnation of one that came back with another version all the same
+
+    def accepts(self, hello: Hello) -> bool:
+        """Replace a hub of another version, once: what comes back is what is installed now."""
+        if hello.version == VERSION:
+            return True
+        version = hello.version or "unknown"
+        if not self._replaced:
+            self._replaced = hello.epoch
+            log.info("the hub is of version %s and is replaced by one of %s", version, VERSION)
+            self.context.send(AGENT, RestartModule(EDGE_HUB), sender="")  # no answer wanted
+        elif hello.epoch not in (self._replaced, self._warned_of):
+            self._warned_of = hello.epoch
+            log.error(
+                "the hub is of version %s, this agent of %s: the program was exchanged while it ran; "
+                "end it with `edge-actors down` and start it again",
+                version,
+                VERSION,
+            )
+        return hello.epoch != self._replaced
 
     def on_stop_edge(self, message: StopEdge) -> None:
         if self.has_started("agent"):

@@ -73,6 +73,7 @@ class ActorCell:
         self._watchers: set[str] = set()
         self._children: dict[str, str] = {}  # name → address, in order of start
         self._has_turn_end = False
+        self._method = ""  # what runs without a message: on_start, on_turn_end
         self._stopping = False
         self._waits_for_child = ""
         self._failed_at_s: tuple[float, ...] = ()
@@ -133,10 +134,17 @@ class ActorCell:
         """Tell the behaviour that nothing waits any more, or that others want their turn."""
         if not self._has_turn_end:
             return
+        self._method = "on_turn_end"
         try:
             self._behaviour.on_turn_end()
         except BaseException as exc:  # noqa: BLE001 - a cell outlives whatever its behaviour does
             self._fail(None, exc)
+        self._method = ""
+
+    def doing(self) -> tuple[object, str]:
+        """Return what stands for the message being handled, and its kind. From any thread, during a turn."""
+        envelope = getattr(getattr(self, "_behaviour", None), "envelope", None)
+        return envelope, self._method or (envelope.kind if envelope is not None else "on_start")
 
     def next_due_s(self) -> float | None:
         """Return when the next timer or deadline is due on the monotonic clock, or None."""
@@ -301,11 +309,14 @@ class ActorCell:
                     for kind, method in behaviour.handlers.items()
                 }
                 behaviour.envelope = self._own_envelope(lifecycle.Describe())
+                self._method = "on_start"
                 behaviour.on_start()
+                self._method = ""
             except BaseException as exc:  # noqa: BLE001 - a cell outlives whatever its behaviour does
                 error, reason = exc, f"{type(exc).__name__}: {exc}"
                 self.failures += 1
                 self.last_error = reason
+                self._method = ""
                 text = "".join(traceback.format_exception(exc))
                 self._bus.dead_letters.add(
                     DeadLetter(None, f"{self.address} could not start: {reason}", text, self.clock.now_s())
@@ -389,6 +400,7 @@ class ActorCell:
     # messages of the cell itself
 
     def _deliver_unhandled(self, envelope: Envelope) -> None:
+        self._behaviour.envelope = envelope
         own = self._own_kinds.get(envelope.kind)
         if own is not None:
             own(envelope)

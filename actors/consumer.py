@@ -104,8 +104,8 @@ class Consumer:
                 piece
                 for part in parts
                 for piece in (
-                    part.cut(part.first_position, min(part.last_position, first - 1)),
-                    part.cut(max(part.first_position, sent.last + 1), part.last_position),
+                    part.cut(part.first_position, first - 1),
+                    part.cut(sent.last + 1, part.last_position),
                 )
                 if piece is not None
             ]

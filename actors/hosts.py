@@ -19,6 +19,7 @@ from pykka.messages import _ActorStop
 
 from actors.base import ChildSpec
 from actors.cell import ActorCell
+from actors.hung import LIMITS, HungLimits, Lookout, Sight
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 
@@ -53,16 +54,41 @@ class ZmqInbox:
         return True
 
 
+class Turning:
+    """What a thread is doing, for the lookout: written by that thread, twice a turn, and read by another."""
+
+    __slots__ = ("beats", "ident", "name", "turn")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ident = threading.get_ident()
+        self.turn: tuple[ActorCell] | None = None  # made anew for each turn: its identity is the turn's
+        self.beats: object = None  # of an event loop; another object with each beat
+
+    def sight(self) -> Sight | None:
+        """Return what the thread is doing; see Carrier."""
+        turn = self.turn
+        if turn is not None:
+            on, doing = turn[0].doing()
+            return Sight(turn[0].address, doing, (turn, on))
+        return Sight("", "what its sockets brought", (self.beats,)) if self.beats is not None else None
+
+
 class ThreadHost(pykka.ThreadingActor):
     """Runs one cell on a thread of its own."""
 
     use_daemon_thread = True  # a hung handler must not keep a process alive that was told to end
 
     def __init__(
-        self, bus: ZmqBus, make_cell: Callable[[Callable[[str], None]], ActorCell], exported: bool
+        self,
+        bus: ZmqBus,
+        make_cell: Callable[[Callable[[str], None]], ActorCell],
+        exported: bool,
+        lookout: Lookout,
     ) -> None:
         super().__init__()
         self._bus = bus
+        self._lookout = lookout
         self._exported = exported
         self._frames: deque[bytes] = deque()  # of the turn that is being handled
         self.cell = make_cell(self._end)
@@ -76,15 +102,25 @@ class ThreadHost(pykka.ThreadingActor):
     def on_start(self) -> None:
         threading.current_thread().name = self.cell.address
         self.mailbox = self._bus.open(self.cell.address, self._exported)
+        self._turning = Turning(self.cell.address)
+        self._lookout.add(self._turning)
+        self._turning.turn = (self.cell,)
         self.cell.start()
+        self._turning.turn = None
 
     def on_receive(self, message: Any) -> None:
         """Run until the cell ends. Pykka calls this once, with what its inbox gave out."""
         cell, mailbox, now_s = self.cell, self.mailbox, self.cell.clock.monotonic_s
+        turning = self._turning
         while not cell.ended:
             due_s = cell.next_due_s()
-            mailbox.wait(None if due_s is None else due_s - now_s())
-            self._handle_turn()
+            frame = mailbox.next(None if due_s is None else due_s - now_s())
+            turning.turn = (cell,)
+            if frame is not None:
+                cell.receive(frame)  # before looking for more: whoever asked is waiting
+            if not cell.ended:
+                self._handle_turn()
+            turning.turn = None
 
     def _handle_turn(self) -> bool:
         """Handle everything that waits, up to one turn; returns whether there was anything."""
@@ -112,6 +148,7 @@ class ThreadHost(pykka.ThreadingActor):
         pykka.ActorRegistry.unregister(self.actor_ref)
 
     def _close_senders(self) -> None:
+        self._lookout.remove(self._turning)
         self._bus.close_thread()
 
 
@@ -122,9 +159,12 @@ class LoopThread:
     than handling the message does.
     """
 
-    def __init__(self, name: str, bus: ZmqBus, new_loop: LoopFactory) -> None:
+    turning: Turning
+
+    def __init__(self, name: str, bus: ZmqBus, new_loop: LoopFactory, lookout: Lookout) -> None:
         self.loop = new_loop()
         self._bus = bus
+        self._lookout = lookout
         self._carried = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -148,11 +188,21 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
+        self.turning = Turning(self._thread.name)
+        self._lookout.add(self.turning)
+        if self._lookout.looks:
+            self.loop.call_soon(self._beat)
         try:
             self.loop.run_forever()
         finally:
+            self._lookout.remove(self.turning)
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+
+    def _beat(self) -> None:
+        """Show that the loop turns, whatever its sockets bring."""
+        self.turning.beats = object()
+        self.loop.call_later(self._lookout.look_s, self._beat)
 
 
 class LoopHost(ThreadHost):
@@ -163,10 +213,11 @@ class LoopHost(ThreadHost):
         bus: ZmqBus,
         make_cell: Callable[[Callable[[str], None]], ActorCell],
         exported: bool,
+        lookout: Lookout,
         thread: LoopThread,
         on_empty: Callable[[], None],
     ) -> None:
-        super().__init__(bus, make_cell, exported)
+        super().__init__(bus, make_cell, exported, lookout)
         self._thread = thread
         self._on_empty = on_empty
         self._loop = thread.loop
@@ -178,7 +229,10 @@ class LoopHost(ThreadHost):
 
     def _open(self) -> None:
         self.mailbox = self._bus.open(self.cell.address, self._exported)
+        self._turning = self._thread.turning
+        self._turning.turn = (self.cell,)
         self.cell.start()
+        self._turning.turn = None
         if not self.cell.ended:
             self._loop.add_reader(self.mailbox.fd, self._turn)
             self._turn()
@@ -187,7 +241,11 @@ class LoopHost(ThreadHost):
         """Handle one turn; come back at once if it had frames: the descriptor will not say so again."""
         if self.cell.ended:
             return
-        if self._handle_turn():
+        turning = self._turning
+        turning.turn = (self.cell,)
+        busy = self._handle_turn()
+        turning.turn = None
+        if busy:
             self._loop.call_soon(self._turn)
         elif not self.cell.ended:
             self._arm_timer()
@@ -221,9 +279,24 @@ class LoopHost(ThreadHost):
 class ThreadSystem:
     """Spawns the actors of this process: on threads of their own, or together on event loops."""
 
-    def __init__(self, bus: ZmqBus, new_loop: LoopFactory = asyncio.new_event_loop) -> None:
+    def __init__(
+        self,
+        bus: ZmqBus,
+        new_loop: LoopFactory = asyncio.new_event_loop,
+        end_process: Callable[[str], None] | None = None,
+        hung_limits: HungLimits = LIMITS,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            bus: What the actors speak over.
+            new_loop: Makes the event loops.
+            end_process: Ends the process at once, because a handler hangs; is told which. None: nobody looks.
+            hung_limits: When a handler counts as hung.
+        """
         self._bus = bus
         self._new_loop = new_loop
+        self._lookout = Lookout(end_process, hung_limits)
         self._loops: dict[str, LoopThread] = {}
         self._lock = threading.Lock()
 
@@ -248,13 +321,17 @@ class ThreadSystem:
             return ActorCell(address, parent, spec.build, self._bus, self, end)
 
         if not spec.loop:
-            ThreadHost.start(self._bus, make_cell, spec.exported)
+            ThreadHost.start(self._bus, make_cell, spec.exported, self._lookout)
             return
         with self._lock:
             thread = self._loops.get(spec.loop)
             if thread is None:
-                thread = self._loops[spec.loop] = LoopThread(spec.loop, self._bus, self._new_loop)
-            LoopHost.start(self._bus, make_cell, spec.exported, thread, lambda: self._forget(spec.loop))
+                thread = self._loops[spec.loop] = LoopThread(
+                    spec.loop, self._bus, self._new_loop, self._lookout
+                )
+            LoopHost.start(
+                self._bus, make_cell, spec.exported, self._lookout, thread, lambda: self._forget(spec.loop)
+            )
 
     def _forget(self, loop: str) -> None:
         with self._lock:

@@ -13,15 +13,8 @@ from messaging.kinds import message
 
 
 @message
-class RouteReport:
-    """From the hub to the agent: the routes that were left out, as (name, text, problem with position)."""
-
-    bad: tuple[tuple[str, str, str], ...]
-
-
-@message
 class CertificateChanged:
-    """From the agent to the hub: the file of the server certificate was written anew, load it again."""
+    """From the agent to the hub: the file of the server certificate may have been written anew."""
 
 
 class RouteText(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """The root of the hub process: starts its actors in order and stops them in reverse.
 
-Understands: PeerUp, Routes, CertificateChanged, and what every root does
-Tells:       agent (Hello), agent/agent (RouteReport)
+Understands: Welcome, CertificateChanged, and what every root does
+Tells:       agent (Hello)
 Started by:  the main program of the hub process
 """
 
@@ -13,16 +13,17 @@ from typing import Final
 
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
-from actors.hub_config import CertificateChanged, HubConfig, RouteReport
+from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.mqtt_head import MqttHead
 from actors.ports import CloudLink, Listener, MessageStore
 from actors.root import RootActor
-from actors.router import ListRoutes, RouterActor, Routes
+from actors.router import RouterActor
 from actors.store import StoreActor
 from actors.upstream import UpstreamActor
 from messaging.kinds import message
-from messaging.lifecycle import Hello, PeerUp
+from messaging.lifecycle import Hello, Welcome
+from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,7 @@ IDENTITIES: Final = "hub/identities"
 UPSTREAM: Final = "hub/upstream"
 MQTT: Final = "hub/mqtt"
 AGENT: Final = "agent"
-AGENT_ACTOR: Final = "agent/agent"
 HELLO_S: Final = 1.0
-ROUTES_LIMIT_S: Final = 5.0
 # Store, router and heads exchange an envelope for every read of a socket: on one event loop they handle a
 # third more messages than on threads of their own (figures in DESIGN.md).
 FRONT: Final = "hub/front"
@@ -57,9 +56,11 @@ class HubRootActor(RootActor):
         identity_copy: IdentityCopy,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
-        load_certificate: Callable[[], None],
+        load_certificate: Callable[[], bool],
     ) -> None:
+        """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
+        self._known_agent = 0  # its incarnation
         guard = AppendGuard()
         hosts = (config.iothub_hostname, *config.host_names)
 
@@ -81,23 +82,22 @@ class HubRootActor(RootActor):
             )
         )
 
-    def on_start(self) -> None:
-        super().on_start()
-        self.context.watch_peer(AGENT)
-
     def all_started(self) -> None:
         self.on_hello_due(HelloDue())  # not before: whoever hears of this process may send to all its actors
 
     def on_hello_due(self, message: HelloDue) -> None:
-        self.tell(AGENT, Hello(HUB, self.context.epoch))
+        self._greet()
         self.set_timer(HELLO_S, HelloDue())
 
-    def on_peer_up(self, message: PeerUp) -> None:
-        self.request(ROUTER, ListRoutes(), ROUTES_LIMIT_S)
+    def on_welcome(self, message: Welcome) -> None:
+        super().on_welcome(message)
+        if message.epoch != self._known_agent:
+            self._known_agent = message.epoch
+            self._greet()
 
     def on_certificate_changed(self, message: CertificateChanged) -> None:
-        self._load_certificate()
-        log.info("server certificate loaded anew")
+        if self._load_certificate():
+            log.info("server certificate loaded anew")
 
-    def on_routes(self, message: Routes) -> None:
-        self.tell(AGENT_ACTOR, RouteReport(message.bad))
+    def _greet(self) -> None:
+        self.tell(AGENT, Hello(HUB, self.context.epoch, VERSION, self._known_agent))

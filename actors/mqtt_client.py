@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors.ports import Transport
+from actors.store import Delivered
 from messaging.identity import Identity
 from messaging.message import LARGEST_MESSAGE_BYTES, Message, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection
-from messaging.mqtt.packets import Publish, Will, encode_publish
+from messaging.mqtt.packets import Publish, SubAck, UnsubAck, Will, encode_publish
 from messaging.topics import Telemetry, parse_topic
 
 # Clients choose topics (message ids in the property bag), so what is remembered is bounded.
@@ -70,8 +71,12 @@ class MqttClient:
         self.epoch = 0
         self.next_index = 0
         self.closed = False
-        self.paused = False
+        self.holds: set[str] = set()  # why its socket is not read
+        self.write_paused_at_s = 0.0
+        self.unsaid: list[Delivered] = []  # at QoS 0, written and not yet taken by the socket
         self.subscriptions: dict[str, int] = {}  # filter → granted QoS
+        self.subscription_answers: list[SubAck | UnsubAck] = []  # not yet sent, nor waiting for `saving`
+        self.saving = False  # the session is on its way to the disk
         self.unanswered: deque[Unanswered] = deque()
         self.unanswered_bytes = 0
         self.in_flight: dict[int, InFlight] = {}

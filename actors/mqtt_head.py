@@ -83,6 +83,13 @@ WINDOW_BYTES: Final = 1024 * 1024
 CLIENT_CREDIT_BYTES: Final = 4 * 1024 * 1024  # unanswered Publish bytes of one client …
 HEAD_CREDIT_BYTES: Final = 16 * 1024 * 1024  # … and of all: beyond, sockets are not read
 MOST_FILTERS: Final = 100  # per client; IoT Hub's own clients use six at most
+MOST_FILTER_BYTES: Final = 64 * 1024  # of all filters of a client
+MOST_SUBSCRIPTION_ANSWERS: Final = 100  # waiting for the disk; beyond, the client is not read
+
+# Why a socket is not read.
+CREDIT: Final = "credit"  # too much of what it sent is not on disk yet
+UNREAD: Final = "unread"  # the client does not read what it is sent
+SESSION: Final = "session"  # too many of its subscriptions are not on disk yet
 
 
 @message
@@ -110,7 +117,7 @@ class MqttHead(EdgeActor):
         self._batches: dict[int, tuple[MqttClient, Unanswered]] = {}  # by correlation id of the Publish
         self._ids = itertools.count(1)  # of batches, attachments, epochs
         self._credit_used = 0
-        self._paused: set[MqttClient] = set()
+        self._paused: set[MqttClient] = set()  # for want of credit
         self._waiting: dict[int, Callable[[object], None]] = {}  # correlation id → what to do with the answer
 
     # life
@@ -166,7 +173,9 @@ class MqttHead(EdgeActor):
             return f"no CONNECT within {CONNECT_LIMIT_S:.0f} s" if late else ""
         if client.unanswered and now_s - client.unanswered[0].sent_at_s > STORE_LIMIT_S:
             return f"a publish was not stored within {STORE_LIMIT_S:.0f} s"
-        if client.is_connected and not client.paused and now_s - client.seen_at_s > client.keep_alive_s:
+        if UNREAD in client.holds and now_s - client.write_paused_at_s > client.keep_alive_s:
+            return f"reads too slowly: {client.transport.unsent_bytes} bytes wait for it"
+        if client.is_connected and not client.holds and now_s - client.seen_at_s > client.keep_alive_s:
             return f"silent for {now_s - client.seen_at_s:.0f} s"
         return ""
 
@@ -198,9 +207,36 @@ class MqttHead(EdgeActor):
             return
         self._handle(client, packets)
 
+    def writing_paused(self, client: MqttClient) -> None:
+        """The client does not read. Nor is it read then: each of its packets might be answered with one."""
+        client.write_paused_at_s = self.clock.monotonic_s()
+        self._hold(client, UNREAD)
+
+    def writing_resumed(self, client: MqttClient) -> None:
+        """The client reads again."""
+        unsaid, client.unsaid = client.unsaid, []
+        for delivered in unsaid:
+            self.tell(self._store, delivered)
+        self._release(client, UNREAD)
+
     def disconnected(self, client: MqttClient, error: str) -> None:
         """The connection is gone."""
         self._close(client, error, logging.INFO)
+
+    @staticmethod
+    def _hold(client: MqttClient, reason: str) -> None:
+        """Stop reading a socket, for this reason too."""
+        if not client.holds and not client.closed:
+            client.transport.pause_reading()
+        client.holds.add(reason)
+
+    def _release(self, client: MqttClient, reason: str) -> None:
+        """Read a socket again, when this was the last reason not to."""
+        if reason in client.holds:
+            client.holds.discard(reason)
+            if not client.holds and not client.closed:
+                client.seen_at_s = self.clock.monotonic_s()
+                client.transport.resume_reading()
 
     def _handle(self, client: MqttClient, packets: list[Packet]) -> None:
         batch = Batch()
@@ -246,6 +282,8 @@ class MqttHead(EdgeActor):
             return  # what was published in the same read is not acknowledged, so it comes again
         if batch.packet_ids or batch.entries:
             self._publish(client, batch)
+        if client.subscription_answers:
+            self._keep_subscriptions(client)
         offence = offence or client.codec.offence
         if offence is not None:
             self._offended(client, offence)
@@ -353,6 +391,7 @@ class MqttHead(EdgeActor):
         if earlier is not None:
             self._close(earlier, "the same identity has connected again")
         client.accept(next(self._ids), self._device_id, user.model_id)
+        client.transport.authenticated()
         self._by_identity[client.client_id] = client
         assert self._sessions is not None
         kept = self._sessions.get(client.client_id)
@@ -388,25 +427,39 @@ class MqttHead(EdgeActor):
     # subscriptions
 
     def _subscribe(self, client: MqttClient, packet: Subscribe) -> None:
-        wanted = dict(client.subscriptions)
+        wanted = client.subscriptions
         wanted.update({topic_filter: min(qos, 1) for topic_filter, qos in packet.topic_filters})
         if len(wanted) > MOST_FILTERS:
             self._close(client, f"subscribed to {len(wanted)} filters; the limit is {MOST_FILTERS}")
             return
+        size_bytes = sum(map(len, wanted))
+        if size_bytes > MOST_FILTER_BYTES:
+            self._close(client, f"its filters have {size_bytes} bytes; the limit is {MOST_FILTER_BYTES}")
+            return
         codes = tuple(min(qos, 1) for _, qos in packet.topic_filters)
-        self._keep_subscriptions(client, wanted, SubAck(packet.packet_id, codes))
+        client.subscription_answers.append(SubAck(packet.packet_id, codes))
 
     def _unsubscribe(self, client: MqttClient, packet: Unsubscribe) -> None:
-        wanted = {k: qos for k, qos in client.subscriptions.items() if k not in packet.topic_filters}
-        self._keep_subscriptions(client, wanted, UnsubAck(packet.packet_id))
+        for topic_filter in packet.topic_filters:
+            client.subscriptions.pop(topic_filter, None)
+        client.subscription_answers.append(UnsubAck(packet.packet_id))
 
-    def _keep_subscriptions(self, client: MqttClient, wanted: dict[str, int], answer: Packet) -> None:
-        """Apply the subscriptions; those of a persistent session are on disk before they are acknowledged."""
-        sessions, client_id = self._sessions, client.client_id
+    def _keep_subscriptions(self, client: MqttClient) -> None:
+        """Apply the subscriptions; those of a persistent session are on disk before they are acknowledged.
+
+        Once for all that a read brought, and one save at a time: a client may change its mind a thousand
+        times in one read.
+        """
+        if client.saving:
+            if len(client.subscription_answers) > MOST_SUBSCRIPTION_ANSWERS:
+                self._hold(client, SESSION)
+            return
+        sessions, client_id, wanted = self._sessions, client.client_id, dict(client.subscriptions)
         assert sessions is not None
-        client.subscriptions = wanted
+        answers, client.subscription_answers = client.subscription_answers, []
 
         def kept(saved: object) -> None:
+            client.saving = False
             if isinstance(saved, SessionSaved):
                 sessions[client_id] = wanted
             if client.closed:
@@ -414,12 +467,16 @@ class MqttHead(EdgeActor):
             if not isinstance(saved, SessionSaved | None):
                 self._close(client, f"its subscriptions could not be stored: {saved}")
                 return
-            client.transport.write(client.codec.send(answer))
+            client.transport.write(b"".join(map(client.codec.send, answers)))
             self._update_inputs(client)
+            if client.subscription_answers:
+                self._keep_subscriptions(client)
+            self._release(client, SESSION)
 
         if client.clean_session or sessions.get(client_id, {}) == wanted:
             kept(None)
             return
+        client.saving = True
         session = SaveSession(client.client_id, tuple(wanted.items()))
         self._ask(self._store, session, STORE_LIMIT_S, kept)
 
@@ -463,7 +520,7 @@ class MqttHead(EdgeActor):
         done: list[tuple[int, int]] = []  # QoS 0 is delivered when it is written
         poison: list[tuple[int, int]] = []
         for run_first, headers, run_entries in message.runs:
-            topics = [self._inputs.topic_of(endpoint_id, header) for header in headers]
+            topics = [self._topic_of(endpoint_id, header) for header in headers]
             parts = [(run_first, run_entries)]
             if None in topics:
                 singles = [(run_first + at, (entry,)) for at, entry in enumerate(run_entries)]
@@ -482,7 +539,22 @@ class MqttHead(EdgeActor):
             log.error("%s: %d messages dropped: they make no valid topic", endpoint_id, len(poison))
             self.tell(self._store, Undeliverable(endpoint_id, attachment, tuple(poison)))
         if done:
-            self.tell(self._store, Delivered(endpoint_id, attachment, tuple(done)))
+            delivered = Delivered(endpoint_id, attachment, tuple(done))
+            if UNREAD in client.holds:
+                client.unsaid.append(delivered)  # or the store would send more and more
+            else:
+                self.tell(self._store, delivered)
+
+    def _topic_of(self, endpoint_id: str, header: bytes) -> bytes | None:
+        """Return the topic of a message; None for one that can have none, whatever the reason.
+
+        A failure of ours would end with the next delivery of the same message, and so on for ever.
+        """
+        try:
+            return self._inputs.topic_of(endpoint_id, header)
+        except Exception:
+            log.exception("%s: no topic can be made for a message", endpoint_id)
+            return None
 
     # messages in
 
@@ -503,10 +575,9 @@ class MqttHead(EdgeActor):
         client.next_index += 1
         self.context.send(self._router, publish, correlation_id=batch_id, deadline_s=now_s + STORE_LIMIT_S)
         over = client.unanswered_bytes > CLIENT_CREDIT_BYTES or self._credit_used > HEAD_CREDIT_BYTES
-        if over and not client.paused:
-            client.paused = True
+        if over and client not in self._paused:
             self._paused.add(client)
-            client.transport.pause_reading()
+            self._hold(client, CREDIT)
 
     def on_stored(self, message: Stored) -> None:
         clients: dict[int, MqttClient] = {}
@@ -533,9 +604,7 @@ class MqttHead(EdgeActor):
         for client in list(self._paused):
             if client.unanswered_bytes <= CLIENT_CREDIT_BYTES // 2:
                 self._paused.discard(client)
-                client.paused = False
-                client.seen_at_s = self.clock.monotonic_s()
-                client.transport.resume_reading()
+                self._release(client, CREDIT)
 
     # answers to requests
 

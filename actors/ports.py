@@ -131,6 +131,10 @@ class Transport(Protocol):
         """Read again."""
         ...
 
+    def authenticated(self) -> None:
+        """The peer has said who it is: it is not counted among the strangers any more."""
+        ...
+
 
 class ConnectionHandler(Protocol):
     """What a listener tells its head, all on the head's event loop."""
@@ -141,6 +145,14 @@ class ConnectionHandler(Protocol):
 
     def received(self, client: Any, data: bytes) -> None:
         """Bytes came."""
+        ...
+
+    def writing_paused(self, client: Any) -> None:
+        """So much waits in memory for this peer that nothing more should be written."""
+        ...
+
+    def writing_resumed(self, client: Any) -> None:
+        """The peer has taken most of it."""
         ...
 
     def disconnected(self, client: Any, error: str) -> None:
@@ -200,6 +212,7 @@ class ModuleRun:
     pid: int
     started_at_s: float  # seconds since 1970-01-01 UTC
     spec_hash: str | None = None  # from what it was made; None when the run itself does not say
+    not_isolated: str = ""  # why it has the rights of the edge itself; "" when it has not, or is a part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +298,8 @@ class ModuleRecords(Protocol):
         """Return the record of a module, None when there is none or it is damaged."""
         ...
 
-    def save(self, name: str, record: ModuleRecord) -> None:
-        """Keep a record.
+    def save(self, name: str, record: ModuleRecord, durable: bool = True) -> None:
+        """Keep a record; `durable` also through a power cut, which takes the time of a sync to disk.
 
         Raises:
             EnvironmentFault: it cannot be written.
@@ -307,6 +320,14 @@ class DeviceAccess:
     secondary_key: Secret
 
 
+@dataclass(frozen=True, slots=True)
+class DebugAccess:
+    """With what a module runs by hand."""
+
+    environment: Mapping[str, str]
+    ca_file: str  # the certificate authority to trust
+
+
 class Security(Protocol):
     """Identities, keys, certificates and the sockets of the workload API. Used by SecurityActor alone."""
 
@@ -323,6 +344,16 @@ class Security(Protocol):
 
         Raises:
             EdgeError: nothing can be written.
+        """
+        ...
+
+    def open_debug(self, name: str, pid: int, start_ticks: int) -> DebugAccess:
+        """Open one more workload socket of a module, for programs of our own user to speak in its name.
+
+        It is closed when the process ends that is given by pid and start time.
+
+        Raises:
+            EdgeError: there is no such module or process, or no socket can be made.
         """
         ...
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from actors.base import ChildSpec, EdgeActor
 from messaging.address import child_of, process_of
+from messaging.envelope import Envelope
 from messaging.kinds import message
 from messaging.lifecycle import (
     ActorStarted,
@@ -38,6 +39,7 @@ class RootActor(EdgeActor):
     def __init__(self, children: Sequence[ChildSpec]) -> None:
         self._children = tuple(children)
         self._started = 0
+        self._hellos: dict[str, tuple[Hello, Envelope]] = {}  # by process, until all children run
         self._limit_timer = 0
 
     def on_start(self) -> None:
@@ -58,14 +60,21 @@ class RootActor(EdgeActor):
             self.context.give_up(f"{message.address} {message.reason}")
 
     def on_hello(self, message: Hello) -> None:
-        self.context.peer_seen(message.process, message.epoch)
-        self.reply(Welcome(process_of(self.address), self.context.epoch))
+        if self._awaited:
+            # Whoever is welcome sends to all actors of this process, so they have to be there.
+            self._hellos[message.process] = (message, self.envelope)
+        else:
+            self._welcome(message, self.envelope)
 
     def on_welcome(self, message: Welcome) -> None:
         self.context.peer_seen(message.process, message.epoch)
 
     def on_list_dead_letters(self, message: ListDeadLetters) -> None:
         self.reply(DeadLetterList(*self.context.dead_letters()))
+
+    def accepts(self, hello: Hello) -> bool:
+        """Decide whether to deal with the other process as it is. For subclasses."""
+        return True
 
     def all_started(self) -> None:
         """Go on after the last child has started. For subclasses."""
@@ -84,6 +93,17 @@ class RootActor(EdgeActor):
     def _start_next(self) -> None:
         if self._started == len(self._children):
             self.all_started()
+            waiting, self._hellos = self._hellos, {}
+            for hello, envelope in waiting.values():
+                self._welcome(hello, envelope)
             return
         self._limit_timer = self.set_timer(self.start_limit_s, StartLimit(self._awaited))
         self.context.start_child(self._children[self._started])
+
+    def _welcome(self, hello: Hello, envelope: Envelope) -> None:
+        if not self.accepts(hello):
+            return
+        self.reply(Welcome(process_of(self.address), self.context.epoch), envelope)
+        # Not before it knows us: its answers to what our actors ask at PeerUp would be for the one before us.
+        if hello.knows == self.context.epoch:
+            self.context.peer_seen(hello.process, hello.epoch)

@@ -113,6 +113,13 @@ class RouterActor(EdgeActor):
         self.reply(Routes(tuple((r.name, r.text) for r in self._compiled.routes), self._bad))
 
     def on_publish(self, message: Publish) -> None:
+        try:
+            self._route(message)
+        except Exception:
+            log.exception("a batch of %s cannot be routed; each message is tried by itself", message.identity)
+            self._route_around_poison(message)
+
+    def _route(self, message: Publish) -> None:
         known = self._known
         routed: list[tuple[bytes, Matches]] = []
         for header in message.headers:
@@ -133,6 +140,25 @@ class RouterActor(EdgeActor):
             header = message.headers[index]
             to = routed.setdefault((header, self._matches(header, body)), len(routed))
             entries.append((to, body))
+        self._append(message, tuple(routed), tuple(entries))
+
+    def _route_around_poison(self, message: Publish) -> None:
+        """Route each message by itself; one for which that fails goes nowhere, and among the dead letters.
+
+        The batch goes on, or its client would send it again and again.
+        """
+        routed: list[tuple[bytes, Matches]] = []
+        entries = []
+        for index, body in message.entries:
+            header = message.headers[index]
+            matches: Matches = ()
+            try:
+                matches = self._matches(header, body)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this message alone
+                alone = (message.identity, message.epoch, message.index, (header,), ((0, body),))
+                self.context.dead_letter(self.envelope._replace(correlation_id=0, body=alone), exc)
+            entries.append((len(routed), body))
+            routed.append((header, matches))
         self._append(message, tuple(routed), tuple(entries))
 
     def _append(

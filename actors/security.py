@@ -1,8 +1,8 @@
 """Gives modules and devices their identities, tells the hub who may connect, renews certificates in time.
 
-Understands: EnsureModules, ForgetModule, GetIdentities, CreateDevice, GetDevice, RenewalDue,
-             ModuleReported, PeerUp, PeerDown
-Tells:       hub/identities (Identities at PeerUp and at each change), hub (CertificateChanged)
+Understands: EnsureModules, ForgetModule, GetIdentities, CreateDevice, GetDevice, OpenDebugSocket,
+             RenewalDue, ModuleReported, PeerUp, PeerDown
+Tells:       hub/identities (Identities) and hub (CertificateChanged), at PeerUp and at each change
 Started by:  AgentRootActor, before anything that needs an identity
 """
 
@@ -74,6 +74,23 @@ class DeviceIdentity:
 
 
 @message
+class OpenDebugSocket:
+    """Let a module run by hand while this process lives. Answered with DebugSocket."""
+
+    name: str
+    pid: int
+    start_ticks: int  # of the process; clock ticks since boot
+
+
+@message
+class DebugSocket:
+    """With what a module runs by hand."""
+
+    environment: dict[str, str]
+    ca_file: str
+
+
+@message
 class RenewalDue:
     """Timer: look after the certificates."""
 
@@ -127,9 +144,19 @@ class SecurityActor(EdgeActor):
         else:
             self._reply_with(found)
 
+    def on_open_debug_socket(self, message: OpenDebugSocket) -> None:
+        try:
+            opened = self._security.open_debug(message.name, message.pid, message.start_ticks)
+        except EdgeError as exc:
+            self.reply(RequestFailed("OpenDebugSocket", self.address, str(exc)))
+            return
+        log.info("module %s may run by hand while process %d lives", message.name, message.pid)
+        self.reply(DebugSocket(dict(opened.environment), opened.ca_file))
+
     def on_peer_up(self, message: PeerUp) -> None:
         self._hub_is_up = True
         self._tell_hub()
+        self.tell(HUB, CertificateChanged())  # maybe it was, by an agent that could not tell any more
 
     def on_peer_down(self, message: PeerDown) -> None:
         self._hub_is_up = False

@@ -21,15 +21,16 @@ from actors.append_guard import AppendGuard
 from actors.base import EdgeActor
 from actors.consumer import Consumer
 from actors.ports import MessageStore
-from actors.stored import Run, gathered, runs_of, segments_of
+from actors.stored import Match, Run, Segment, gathered, position_of, runs_of, segments_of
 from messaging.envelope import Envelope
 from messaging.errors import StoreError
-from messaging.kinds import data_message, message
+from messaging.kinds import data_message, kind_of, message
 from messaging.lifecycle import RequestFailed
 
 log = logging.getLogger(__name__)
 
-SWEEP_S: Final = 5.0  # how often expired messages are looked for
+SWEEP_S: Final = 5.0  # how often expired messages are looked for …
+BUSY_SWEEP_S: Final = 0.02  # … and how soon again while there is more to do: a slice takes 2 ms
 SWEEP_ROWS: Final = 1000  # deleted in one go, so that no turn takes long
 FORGET_S: Final = 0.05  # latest, after it was delivered, that a message is forgotten
 FORGET_MESSAGES: Final = 2000
@@ -179,6 +180,7 @@ class StoreActor(EdgeActor):
         self._done = 0  # messages delivered and not yet forgotten
         self._forget_timer = False
         self._to_serve: dict[str, Consumer] = {}
+        self._unserved: dict[str, Consumer] = {}  # because the database could not be read
         self._trouble = ""  # why the database refuses, as last said to the log
 
     def on_start(self) -> None:
@@ -237,12 +239,12 @@ class StoreActor(EdgeActor):
             fresh = self._commit(turn)
         except StoreError as exc:
             self._refuse(turn, exc)
-        except Exception as exc:
+        except Exception:
             if turn.appends and (len(turn.appends) > 1 or turn.delivered or turn.poison or turn.sessions):
                 log.exception("one of %d batches cannot be stored; each is tried alone", len(turn.appends))
                 self._commit_one_by_one(turn)
             elif turn.appends:
-                self._poison(turn.appends[0], exc)
+                self._commit_around_poison(*turn.appends[0])
             else:
                 raise
         else:
@@ -297,10 +299,45 @@ class StoreActor(EdgeActor):
             self._finish(_Turn([append], {}, [], []))
         self._finish(_Turn([], turn.delivered, turn.poison, turn.sessions))
 
-    def _poison(self, append: tuple[Envelope, Append], error: Exception) -> None:
-        envelope, message = append
-        self._guard.failed(message.identity, message.epoch)
-        self.context.dead_letter(envelope, error)
+    def _commit_around_poison(self, envelope: Envelope, message: Append) -> None:
+        """Store a batch message by message, with an empty one, dropped as poison, for each that cannot be.
+
+        So the batch is acknowledged, and its client does not send the poison for ever.
+        """
+        fresh: dict[str, list[Run]] = {}
+        try:
+            for at, entry in enumerate(message.entries):
+                single = _single(message, at)
+                try:
+                    found = self._commit(_Turn([(envelope, single)], {}, [], []))
+                except StoreError:
+                    raise
+                except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this message alone
+                    self._drop_unstored(message, entry)
+                    self.context.dead_letter(envelope._replace(correlation_id=0, body=_values(single)), exc)
+                    log.error("a message of %s cannot be stored and is dropped", message.identity)
+                else:
+                    for endpoint_id, runs in found.items():
+                        fresh.setdefault(endpoint_id, []).extend(runs)
+        except StoreError as exc:
+            self._answer(_Turn([], {}, [], []), fresh)
+            self._refuse(_Turn([(envelope, message)], {}, [], []), exc)
+        except Exception as exc:  # noqa: BLE001 - not even an empty message: it is not the messages
+            self._answer(_Turn([], {}, [], []), fresh)
+            self._guard.failed(message.identity, message.epoch)
+            self.context.dead_letter(envelope, exc)
+        else:
+            self._answer(_Turn([(envelope, message)], {}, [], []), fresh)
+
+    def _drop_unstored(self, message: Append, entry: tuple[int, bytes]) -> None:
+        """Count a message that cannot be stored: accepted by each of its endpoints, and dropped as poison."""
+        assert self._store is not None
+        matches = tuple(Match(*match) for match in message.headers[entry[0]][1])
+        with self._store.transaction():
+            seq = self._store.append([Segment(matches, (b"",), ((0, b""),))], self.clock.now_s())
+            for endpoint_id, priority, _ in matches:
+                position = position_of(priority, seq)
+                self._store.dropped(endpoint_id, [(position, position)], "poison")
 
     def _refuse(self, turn: _Turn, error: StoreError) -> None:
         """The database cannot take it: tell the publishers, keep what was delivered for the next turn."""
@@ -339,15 +376,24 @@ class StoreActor(EdgeActor):
         )
         self._consumers[message.endpoint_id] = consumer
         self._to_serve[message.endpoint_id] = consumer
+        self._unserved.pop(message.endpoint_id, None)
         if self._turn.delivered or self._turn.poison:
             self._done = FORGET_MESSAGES  # now, or the queue is read with messages that have arrived already
 
     def on_detach(self, message: Detach) -> None:
         self._consumers.pop(message.endpoint_id, None)
         self._to_serve.pop(message.endpoint_id, None)
+        self._unserved.pop(message.endpoint_id, None)
 
     def _serve(self, consumer: Consumer) -> None:
         """Send what the consumer's window has room for."""
+        try:
+            self._serve_all(consumer)
+        except StoreError as exc:  # the next sweep tries again; the others are served meanwhile
+            self._report(exc)
+            self._unserved[consumer.endpoint_id] = consumer
+
+    def _serve_all(self, consumer: Consumer) -> None:
         assert self._store is not None
         while True:
             runs = consumer.take()
@@ -386,20 +432,35 @@ class StoreActor(EdgeActor):
     # housekeeping
 
     def on_sweep_due(self, message: SweepDue) -> None:
+        self.set_timer(BUSY_SWEEP_S if self._sweep() else SWEEP_S, SweepDue())
+
+    def _sweep(self) -> bool:
+        """Delete a slice of what has expired, or else give a slice of space back; is there more to do?"""
         assert self._store is not None
-        self.set_timer(SWEEP_S, SweepDue())
+        self._to_serve.update(self._unserved)
+        self._unserved.clear()
         try:
             with self._store.transaction():
                 expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
+            if expired:
+                for endpoint_id, count in expired.items():
+                    log.info("%d messages for %s expired", count, endpoint_id)
+                return True
+            return not self._turn and self._store.tidy() > 0
         except StoreError as exc:  # the next sweep tries again; delivering goes on meanwhile
             self._report(exc)
-            return
-        for endpoint_id, count in expired.items():
-            log.info("%d messages for %s expired", count, endpoint_id)
-        if sum(expired.values()) == SWEEP_ROWS:
-            self.set_timer(0.0, SweepDue())
-        elif not self._turn:
-            self._store.tidy()
+            return False
 
     def describe(self) -> dict[str, Any]:
         return {"consumers": tuple(self._consumers)}
+
+
+def _single(message: Append, at: int) -> Append:
+    """Return one message of a batch as a batch of its own."""
+    index, body = message.entries[at]
+    header = message.headers[index]
+    return Append(message.identity, message.epoch, message.index, (header,), ((0, body),))
+
+
+def _values(message: Append) -> tuple[Any, ...]:
+    return kind_of(Append).values(message)

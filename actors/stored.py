@@ -70,11 +70,11 @@ class Run(NamedTuple):
 
     def cut(self, first: int, last: int) -> Run | None:
         """Return what lies between two positions, both included; None when nothing does."""
-        if first <= self.first_position and self.last_position <= last:
-            return self if self.entries else None
         first, last = max(first, self.first_position), min(last, self.last_position)
         if first > last:
             return None
+        if last - first + 1 == len(self.entries) >= len(self.headers):
+            return self
         entries = self.entries[first - self.first_position : last - self.first_position + 1]
         return Run(first, *with_its_headers(self.headers, entries))
 

@@ -108,6 +108,7 @@ class ModuleReported:
     exit_code: int | None
     exit_signal: int | None
     description: str
+    not_isolated: str = ""  # why it runs with the rights of the edge itself; "" when it does not
 
 
 class _AfterExit(Enum):
@@ -318,6 +319,10 @@ class SupervisorActor(EdgeActor):
 
     def _note_unseen_end(self, end: ModuleEnd | None) -> None:
         """Account for a run that ended while nobody looked."""
+        state = self._state
+        if state.start_pending and end is not None and end.started_at_s > (state.last_exit_at_s or 0.0):
+            # The start that had been decided was done; the agent was killed before it could keep that.
+            self._apply(restart_policy.Started(end.started_at_s))
         if self._state.running_since_s is None:
             return
         if end is None:  # nothing is left of it: the machine was started anew, which is not its fault
@@ -364,6 +369,8 @@ class SupervisorActor(EdgeActor):
             self._end_run()
             return
         name = self._spec.name
+        # An agent that is killed while the module starts must leave a record that fits what then runs.
+        self._record(durable=False)
         try:
             self._run = self._runtime.start(self._spec, self._access, self._on_exit)
         except EdgeError as exc:
@@ -400,7 +407,7 @@ class SupervisorActor(EdgeActor):
     # keeping and telling
 
     def _settle(self) -> None:
-        """Keep and tell what changed. After the deed: a restart must not wait for a disk."""
+        """Keep and tell what changed. After the deed: a restart must not wait for a sync to disk."""
         if self._forgotten:
             return
         stable_at_s = self._state.stable_at_s
@@ -424,18 +431,18 @@ class SupervisorActor(EdgeActor):
         self._asked.append(self.envelope)
         self._settle()
 
-    def _record(self) -> None:
+    def _record(self, durable: bool = True) -> None:
         record = ModuleRecord(
             self._hash, self._spec.startup_order, self._spec.status, self._state, self._by_hand
         )
         if record == self._recorded or self._after_exit in (_AfterExit.BEGIN, _AfterExit.REMOVE):
             return  # while the old run is being replaced, its own record is the true one
         try:
-            self._records.save(self._spec.name, record)
+            self._records.save(self._spec.name, record, durable)
         except EdgeError as exc:
             # Only the count of restarts is at stake; the module itself is well.
             log.warning("module %s: its state was not kept: %s", self._spec.name, exc)
-        self._recorded = record
+        self._recorded = record if durable else None
 
     def _report(self) -> ModuleReported:
         state, name = self._state, self._spec.name
@@ -451,6 +458,7 @@ class SupervisorActor(EdgeActor):
             exit_code=state.last_exit_code,
             exit_signal=state.last_exit_signal,
             description=_STOPPED_BY_HAND.format(name=name) if by_hand else state.description,
+            not_isolated=self._run.not_isolated if self._run else "",
         )
 
     def _log_end(self, end: ModuleExited) -> None:

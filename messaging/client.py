@@ -112,10 +112,9 @@ class Client:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return None
-            self._mailbox.wait(left_s)
-            frames = self._mailbox.take(1)
-            if frames:
-                return decode(frames[0])
+            frame = self._mailbox.next(left_s)
+            if frame is not None:
+                return decode(frame)
 
 
 def _message_in(envelope: Envelope) -> Any:

@@ -79,15 +79,21 @@ class PeerDown:
 
 @message
 class Hello:
-    """A process greets another: who it is and which incarnation. Repeated as a sign of life."""
+    """A process greets another: who it is and which incarnation. Repeated as a sign of life.
+
+    The one message that is for whichever incarnation of the receiver is there. Its form must not change, so
+    that processes of different versions understand it; new fields come last and have a default.
+    """
 
     process: str
     epoch: int
+    version: str = ""  # of the program
+    knows: int = 0  # the incarnation of the receiver from which a Welcome came; 0: none yet
 
 
 @message
 class Welcome:
-    """The answer to Hello."""
+    """The answer to Hello, once all actors of the process run. Its form is as fixed."""
 
     process: str
     epoch: int

@@ -26,7 +26,7 @@ from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import VERSION, Envelope, encode, lane_of, new_packer
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
-from messaging.lifecycle import NOTICES, PeerDown, PeerUp
+from messaging.lifecycle import NOTICES, Hello, PeerDown, PeerUp
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ RECONNECT_MS: Final = 20
 LOOK_AHEAD: Final = 1024  # data frames taken over at once
 LONGEST_WAIT_MS: Final = 1000  # one value for all long waits saves setting the option each time
 CONNECT_LIMIT_MS: Final = 100  # first send of a thread to a living peer: a local connect takes < 1 ms
+GREETING: Final = kind_of(Hello).name
 EPHEMERAL: Final = "cli-"  # processes that come, ask and go: no socket is kept for them
 
 
@@ -50,7 +51,7 @@ class Mailbox:
         self._control: deque[bytes] = deque()
         self._data: deque[bytes] = deque()
         self._wait_ms = -2
-        self._recv = self._socket.recv
+        self._recv: Callable[..., bytes] = self._socket.recv
         self._get: Any = self._socket.getsockopt
         self._socket.bind(endpoint)
         if path is not None:
@@ -81,19 +82,20 @@ class Mailbox:
         frames.extend(data.popleft() for _ in range(min(most - len(frames), len(data))))
         return frames
 
-    def wait(self, limit_s: float | None) -> None:
-        """Wait until a frame is there or the limit is over; wakes early now and then."""
-        if self._control or self._data:
-            return
+    def next(self, limit_s: float | None) -> bytes | None:
+        """Return the next frame, waiting for it up to a limit; None when that is over, or now and then."""
+        if self._control:
+            return self._control.popleft()
+        if self._data:
+            return self._data.popleft()
         wait_ms = -1 if limit_s is None else min(LONGEST_WAIT_MS, max(0, int(limit_s * 1000) + 1))
         if wait_ms != self._wait_ms:
             self._socket.setsockopt(zmq.RCVTIMEO, wait_ms)
             self._wait_ms = wait_ms
         try:
-            frame = self._recv()
+            return self._recv()
         except zmq.Again:
-            return
-        self._sort(frame)
+            return None
 
     def _sort(self, frame: bytes) -> None:
         (self._data if lane_of(frame) else self._control).append(frame)
@@ -200,7 +202,7 @@ class ZmqBus:
             kind.name,
             to,
             sender,
-            self._peers.get(peer, 0) if peer else self.epoch,
+            self._epoch_for(peer, kind.name) if peer else self.epoch,
             correlation_id,
             self.clock.now_s(),
             deadline_s,
@@ -264,6 +266,10 @@ class ZmqBus:
             log.error("the bus stays open, for actors still run: %s", ", ".join(sorted(self._local)))
         else:
             self._zmq.destroy(LINGER_MS)
+
+    def _epoch_for(self, peer: str, kind: str) -> int:
+        # A Hello for the former incarnation would be refused, and the present one never be known.
+        return 0 if kind == GREETING else self._peers.get(peer, 0)
 
     def _open_sender(self, to: str) -> _Sender | None:
         known = self._senders.by_address.pop(to, None)

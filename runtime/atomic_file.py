@@ -31,8 +31,10 @@ def make_private_folder(folder: Path) -> None:
         ) from exc
 
 
-def write_private_file(path: Path, data: bytes) -> None:
+def write_private_file(path: Path, data: bytes, durable: bool = True) -> None:
     """Replace `path` by `data`: write beside it, fsync, rename, fsync the folder.
+
+    Without `durable` nothing is synced: it survives this process, not a power cut.
 
     One writer at a time, so the caller holds whatever lock that needs. The old content stays when this fails.
 
@@ -45,11 +47,13 @@ def write_private_file(path: Path, data: bytes) -> None:
         file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
             _write_all(file, data)
-            os.fsync(file)
+            if durable:
+                os.fsync(file)
         finally:
             os.close(file)
         beside.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as exc:
         _remove_quietly(beside)
         raise EnvironmentFault(

@@ -64,6 +64,11 @@ def is_module(caller: Caller | None, module: ModuleProcess | ModuleContainer | N
     return caller.session_id == module.session_id and caller.started_at_ticks >= module.started_at_ticks
 
 
+def is_user(caller: Caller | None, uid: int) -> bool:
+    """Tell whether the caller is a living process of that user."""
+    return caller is not None and caller.pid > 0 and caller.uid == uid
+
+
 class Peer:
     """The process that connected, pinned by a pidfd so that a reused pid is never taken for it.
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -32,6 +33,10 @@ MQTT_TLS_PORT = 8883
 MQTT_PLAIN_PORT = 1883
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_STOP_GRACE_S = 3600.0
+ISOLATION = ("auto", "require", "off")
+# Below the user ids that systemd gives to services with DynamicUser=, above those of people; below 65,536,
+# because a container often has no others. Source: systemd.io/UIDS-GIDS
+MODULE_UIDS = range(60_600, 61_184)
 
 # IoT Hub also takes + and #, which cannot stand in the topics that a device publishes to.
 # Source: learn.microsoft.com: azure/iot-hub/iot-hub-devguide-identity-registry, device identity properties.
@@ -149,6 +154,31 @@ def _log_level(text: str) -> str:
     return text.lower()
 
 
+def _process_allow(text: str) -> tuple[tuple[str, ...], ...]:
+    allowed = "command lines separated by ';', each with the absolute path of its program"
+    try:
+        lines = tuple(tuple(shlex.split(line)) for line in text.split(";") if line.strip())
+    except ValueError as exc:
+        raise ValueError(f"{allowed}; {exc}") from None
+    if not all(line and line[0].startswith("/") for line in lines):
+        raise ValueError(allowed)
+    return lines
+
+
+def _process_isolation(text: str) -> str:
+    if text.lower() not in ISOLATION:
+        raise ValueError(f"{', '.join(ISOLATION)}{did_you_mean(text, ISOLATION)}")
+    return text.lower()
+
+
+def _process_uids(text: str) -> range:
+    match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", text)
+    # 65534 and 65535 mean nobody, 4294967295 means no change.
+    if match is None or not 1000 <= int(match[1]) <= int(match[2]) < 2**32 - 1:
+        raise ValueError("FIRST-LAST, user ids from 1000 on that nobody else has")
+    return range(int(match[1]), int(match[2]) + 1)
+
+
 # --- The settings ---
 
 
@@ -226,6 +256,30 @@ class Settings:
             help="how long a module may take to end after SIGTERM before it is killed",
         )
     )
+    process_allow: tuple[tuple[str, ...], ...] = field(
+        metadata=_about(
+            _process_allow,
+            default="none",
+            unit="command lines separated by ';', a last word * allows any further words",
+            help="which commands a deployment from the cloud may run as process modules",
+        )
+    )
+    process_isolation: str = field(
+        metadata=_about(
+            _process_isolation,
+            default="auto",
+            unit="one of auto, require, off",
+            help="whether each process module runs as a user of its own: where possible, always, never",
+        )
+    )
+    process_uids: range = field(
+        metadata=_about(
+            _process_uids,
+            default=f"{MODULE_UIDS.start}-{MODULE_UIDS.stop - 1}",
+            unit="FIRST-LAST",
+            help="from which user ids process modules get theirs; those with an account are left out",
+        )
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -286,6 +340,9 @@ def read_settings(
         listen=listen,
         plain_listen=pick("plain_listen", None),
         stop_grace_s=pick("stop_grace_s", float(about("stop_grace_s").default)),
+        process_allow=pick("process_allow", ()),
+        process_isolation=pick("process_isolation", about("process_isolation").default),
+        process_uids=pick("process_uids", MODULE_UIDS),
         log_level=pick("log_level", about("log_level").default),
     )
 

@@ -24,13 +24,18 @@ Body = TypeVar("Body")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `socket_module` is the module whose socket it came in by, without a leading `$`."""
+    """One HTTP request.
+
+    `socket_module` is the module whose socket it came in by, without a leading `$`; `socket_uid` the user
+    whose programs may speak in its name by this socket, None when only the module itself may.
+    """
 
     socket_module: str
     method: str
     target: str  # path and query as sent, still percent-encoded
     content_type: str | None = None
     body: bytes = field(default=b"", repr=False)
+    socket_uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,15 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from actors import hub_config
+from actors import hub_config, process_permission
 from actors.agent import AgentActor, KillModules, start_groups
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, RouteText
-from actors.module_spec import EDGE_HUB, DesiredStatus, spec_hash
+from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
+from actors.process_permission import Origin
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
 from messaging.address import child_of
@@ -38,23 +38,32 @@ from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
-from runtime.certificates import SERVER_FILE, server_names
+from runtime.certificates import server_names
 from runtime.config import MQTT_TLS_PORT, Settings, remember_device
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
+from runtime.home_place import came_from_elsewhere
+from runtime.hub_sockets import HubSockets
+from runtime.isolation import ProcessIsolation
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
+from runtime.module_users import ModuleUsers, group_of
+from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
-FAILED: Final = 70  # EX_SOFTWARE of sysexits.h, as the hub process has it
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
+COPIED: Final = (
+    "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
+    "If the edge that it comes from still runs, both are one device to the cloud, and messages that wait in "
+    "both are sent twice: end one of them, or start here with an empty --home and another --device-id"
+)
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
 
@@ -75,8 +84,11 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
     deployment = read_deployment(deployment_path)
+    process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
     run = RunDirectory.of(settings.home)
     with ExitStack() as stack:
+        umask = os.umask(0o077)  # what we make is ours alone; modules get theirs back
+        stack.callback(os.umask, umask)
         run.prepare()
         lock = Lock(run, AGENT_LOCK)
         lock.acquire()
@@ -84,7 +96,7 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         stack.callback(_remove_unless_modules_live, run)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
-        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers)
+        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers, umask)
         stack.callback(edge.close)
         edge.prepare()
         return edge.run(for_s)
@@ -134,13 +146,14 @@ class _Edge:
         deployment_folder: Path,
         run: RunDirectory,
         containers: DockerRuntime,
+        umask: int,
     ) -> None:
         self._settings = settings
         self._deployment = deployment
         self._run = run
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
-        self._sockets: list[socket.socket] | None = None
+        self._hub_sockets = HubSockets(_listen_addresses(settings))
         self._security: EdgeSecurity | None = None
         self._hub_ended = threading.Event()
         self._failure = ""
@@ -149,38 +162,48 @@ class _Edge:
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
         containers.on_gateway = self._listen_for_container
+        isolated = os.geteuid() == 0 and settings.process_isolation != "off"
+        self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
+        self._names = edge_names(settings)
         processes = EdgeModules(
             run,
-            names=edge_names(settings),
+            names=self._names,
             deployment_folder=deployment_folder,
             log_level=settings.log_level,
-            hub_sockets=self._hub_sockets,
+            isolation=ProcessIsolation(settings.process_isolation, self._users),
+            umask=umask,
+            hub_sockets=self._sockets_for_hub,
         )
         self._modules = ModuleRuntimes(processes, containers)
 
     def prepare(self) -> None:
         """Take sockets, keys and certificates; write down what the hub needs."""
         settings, home = self._settings, self._home
-        if self._hub_wanted and not self._hub_lives():
-            self._bind()
+        hub_lives = self._hub_wanted and self._hub_lives()
+        sockets_held = False
+        if hub_lives:
+            sockets_held = self._take_sockets_back()
+        elif self._hub_wanted:
+            self._hub_sockets.bind()
         prepare_home(home.path)
+        home.close_entries()
         remember_device(settings)
-        certificate_before = _content(home.certificates / SERVER_FILE)
+        if came_from_elsewhere(home.path):
+            log.warning(COPIED, home.path, settings.device_id)
         self._security = EdgeSecurity(
             home,
             self._run.path,
-            device_id=settings.device_id,
-            iothub_hostname=settings.iothub_hostname,
+            names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            group_of=self._group_of,
             now_s=time.time,
         )
         config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
         self._deployment = self._with_hub_version(config)
-        renewed = _content(self._security.certificate_file) != certificate_before
-        if self._hub_wanted and self._sockets is None and (renewed or not self._hub_is_current()):
-            self._end_hub()
-            self._bind()
+        if hub_lives and not sockets_held and not self._hub_is_current():
+            self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
+            self._hub_sockets.bind()
         write_private_file(home.hub_config, config)
 
     def run(self, for_s: float | None) -> int:
@@ -190,7 +213,7 @@ class _Edge:
         ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
-            ThreadSystem(bus).spawn(root, AGENT_PROCESS, "", self._on_root_end)
+            ThreadSystem(bus, end_process=end_at_once).spawn(root, AGENT_PROCESS, "", self._on_root_end)
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             self._wait(ends_s)
             if not self._root_ended:
@@ -212,12 +235,18 @@ class _Edge:
         if self._security is not None:
             self._security.close()
         self._modules.close()
-        for listener in self._sockets or ():
-            listener.close()
+        self._hub_sockets.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
             self._run.remove()
+
+    def _group_of(self, name: str) -> int | None:
+        """Return who may use the workload socket of a module; a container may have any user."""
+        module = self._deployment.modules.get(name)
+        if module is None or not isinstance(module.settings, ProcessSettings):
+            return None
+        return group_of(self._users, name)
 
     # the actors
 
@@ -295,20 +324,21 @@ class _Edge:
         hub = self._deployment.edge_hub
         return hub is not None and hub.status is DesiredStatus.RUNNING
 
-    def _bind(self) -> None:
-        settings = self._settings
-        wanted = [*settings.listen, *([settings.plain_listen] if settings.plain_listen else [])]
-        self._sockets = listening_sockets.bind(
-            listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port)
-            for address in wanted
-        )
+    def _take_sockets_back(self) -> bool:
+        """Take the sockets of a hub that outlived its agent and bind what it lacks; False: it keeps them."""
+        taken = self._hub_sockets.take_back(self._run.path, self._hub_ended.is_set)
+        if not taken and not self._hub_ended.is_set():
+            log.warning("the hub of an earlier run keeps its listening sockets until it ends")
+            return False
+        if self._hub_sockets.must_wait_for_hub():
+            self._end_hub()
+        self._hub_sockets.bind()
+        return True
 
-    def _hub_sockets(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
-        """Called before each start of the hub; one that outlived a former agent had the ports until now."""
-        if self._sockets is None:
-            self._bind()
-        assert self._sockets is not None
-        return listening_sockets.to_environment(self._sockets)
+    def _sockets_for_hub(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
+        """Called before each start of the hub; one that kept its sockets had the ports until now."""
+        self._hub_sockets.bind()
+        return self._hub_sockets.to_environment()
 
     def _listen_for_container(self, gateway: str) -> None:
         """Before a container is started: have the hub listen where it looks for it, unless it does already.
@@ -319,10 +349,8 @@ class _Edge:
             settings = with_gateway(self._settings, gateway)
             if settings is self._settings or self._bus is None or not self._hub_wanted:
                 return
-            if self._sockets is not None:
-                address = listening_sockets.ListenAddress(ipaddress.ip_address(gateway), MQTT_TLS_PORT)
-                at = len(self._sockets) - (0 if settings.plain_listen is None else 1)
-                self._sockets[at:at] = listening_sockets.bind([address])
+            address = listening_sockets.ListenAddress(ipaddress.ip_address(gateway), MQTT_TLS_PORT)
+            self._hub_sockets.listen_also(address, len(self._settings.listen))
             self._settings = settings
         log.info("containers look for the hub at %s; it is restarted to listen there too", gateway)
         self._bus.send(child_of(AGENT, EDGE_HUB), RestartModule(EDGE_HUB))
@@ -332,7 +360,7 @@ class _Edge:
 
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""
-        log.info("the hub of an earlier run is replaced: its settings, routes or certificate changed")
+        log.info("the hub of an earlier run is ended: its settings or routes changed")
         grace_s = self._settings.stop_grace_s
         self._modules.stop(EDGE_HUB, grace_s)
         self._hub_ended.wait(grace_s + KILL_LIMIT_S)
@@ -356,11 +384,12 @@ def _server_names(settings: Settings) -> tuple[str, ...]:
     return server_names(settings.hostname, (address.host for address in settings.listen))
 
 
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+def _listen_addresses(settings: Settings) -> list[listening_sockets.ListenAddress]:
+    wanted = [*settings.listen, *([settings.plain_listen] if settings.plain_listen else [])]
+    return [
+        listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port)
+        for address in wanted
+    ]
 
 
 def _remove_unless_modules_live(run: RunDirectory) -> None:

@@ -6,13 +6,14 @@ import logging
 from dataclasses import replace
 
 from actors.deployment import Deployment
-from actors.module_spec import DockerSettings
+from actors.module_spec import DockerSettings, ModuleSpec
+from actors.ports import ModuleAccess
 from messaging.errors import EdgeError
 from runtime.config import MQTT_TLS_PORT, ListenAddress, Settings, local_name
 from runtime.container_request import gateway_name
 from runtime.docker_runtime import ContainerNames, DockerRuntime
-from runtime.edge_modules import EdgeNames
 from runtime.home import Home
+from runtime.module_environment import EdgeNames, module_variables
 from runtime.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,12 @@ def edge_names(settings: Settings) -> EdgeNames:
 def container_runtime(settings: Settings, run: RunDirectory) -> DockerRuntime:
     """Return what runs containers; it asks nobody before there is one."""
     names = ContainerNames(run.path.name, settings.device_id, gateway_name(settings.hostname))
-    return DockerRuntime(names, Home(run.home).containers, environment=edge_names(settings).environment)
+    told = edge_names(settings)
+
+    def environment(module: ModuleSpec, access: ModuleAccess) -> dict[str, str]:
+        return {**module.env, **module_variables(told, module.name, access)}
+
+    return DockerRuntime(names, Home(run.home).containers, environment=environment)
 
 
 def listening_for_containers(

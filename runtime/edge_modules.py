@@ -10,47 +10,26 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from actors.module_spec import EDGE_HUB, ModuleSpec, ProcessSettings
+from actors.module_spec import EDGE_AGENT, EDGE_HUB, ModuleSpec, ProcessSettings
 from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
 from messaging.errors import ConfigError
 from runtime.caller import ModuleProcess
 from runtime.home import Home
+from runtime.isolation import ProcessIsolation
+from runtime.log_rotation import LogRotation
+from runtime.module_environment import EdgeNames, module_variables
 from runtime.process_module import ModuleExit, ProcessSpec, RunningModule
 from runtime.process_runtime import ProcessRuntime
 from runtime.run_directory import RunDirectory
 
-API_VERSION: Final = "2022-08-03"
 START_WAIT_S: Final = 2.0  # for a start under way, when the module already asks the workload API
 # What programs expect to find; everything else of our own environment is none of a module's business.
 PASSED_ON: Final = ("HOME", "LANG", "TZ", "USER")
+HUB_PROGRAM: Final = "runtime.hub"
 SOURCES: Final = Path(__file__).resolve().parents[1]  # where the hub process finds these packages
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeNames:
-    """What modules have to know of the edge they run on."""
-
-    device_id: str
-    iothub_hostname: str
-    gateway_hostname: str  # under which a process of this machine reaches the hub
-
-    def environment(self, module: ModuleSpec, access: ModuleAccess) -> dict[str, str]:
-        """Return the variables of a module: those of the manifest, and those that say who and where it is."""
-        return {
-            **module.env,
-            "IOTEDGE_WORKLOADURI": access.workload_uri,
-            "IOTEDGE_DEVICEID": self.device_id,
-            "IOTEDGE_MODULEID": module.name,
-            "IOTEDGE_MODULEGENERATIONID": access.generation_id,
-            "IOTEDGE_IOTHUBHOSTNAME": self.iothub_hostname,
-            "IOTEDGE_GATEWAYHOSTNAME": self.gateway_hostname,
-            "IOTEDGE_AUTHSCHEME": "sasToken",
-            "IOTEDGE_APIVERSION": API_VERSION,
-        }
 
 
 class EdgeModules:
@@ -63,6 +42,8 @@ class EdgeModules:
         names: EdgeNames,
         deployment_folder: Path,
         log_level: str,
+        isolation: ProcessIsolation,
+        umask: int = -1,
         hub_sockets: Callable[[], tuple[Mapping[str, str], tuple[int, ...]]],
     ) -> None:
         """Keep what is needed.
@@ -72,6 +53,8 @@ class EdgeModules:
             names: What modules are told of this edge.
             deployment_folder: Relative commands and working folders start here.
             log_level: Of the hub process.
+            isolation: As whom the user's modules run.
+            umask: Of the user's modules; -1 is our own.
             hub_sockets: Environment and descriptors of the listening sockets, bound when first needed; raises
                 EnvironmentFault when that is not possible.
         """
@@ -79,8 +62,13 @@ class EdgeModules:
         self._names = names
         self._deployment_folder = deployment_folder
         self._log_level = log_level
+        self._isolation = isolation
+        self._umask = umask
         self._hub_sockets = hub_sockets
         self._processes = ProcessRuntime(run)
+        home = Home(run.home)
+        self._rotation = LogRotation(home.logs, spared=frozenset({home.log_of(EDGE_AGENT).name}))
+        self._rotation.start()
         self._changing = threading.Condition()
         self._running: dict[str, RunningModule] = {}
         self._starting: set[str] = set()
@@ -117,7 +105,7 @@ class EdgeModules:
             self._on_exit[name] = on_exit
             known = self._running.get(name)
         if known is not None:
-            return ModuleRun(known.pid, known.started_at_s)
+            return _run(known)
         found = self._processes.adopt(name, self._ended)
         if isinstance(found, RunningModule):
             return self._note(found)
@@ -155,6 +143,7 @@ class EdgeModules:
 
     def close(self) -> None:
         """End the watching. What still runs lives on, for the next agent to adopt."""
+        self._rotation.close()
         self._processes.close()
 
     def _note(self, running: RunningModule) -> ModuleRun:
@@ -162,7 +151,7 @@ class EdgeModules:
         with self._changing:
             if self._ended_early.get(running.name) != running.started_at_s:
                 self._running[running.name] = running
-        return ModuleRun(running.pid, running.started_at_s)
+        return _run(running)
 
     def _ended(self, exited: ModuleExit) -> None:
         """In the thread of the process runtime."""
@@ -181,10 +170,14 @@ class EdgeModules:
         if not isinstance(settings, ProcessSettings):
             raise ConfigError(f"module '{module.name}' is not a process; set its type to 'process'")
         folder = self._deployment_folder / (settings.working_directory or ".")
-        environment = self._common_environment() | self._names.environment(module, access)
-        return ProcessSpec(
-            module.name, settings.command, environment, folder, Home(self._run.home).log_of(module.name)
-        )
+        environment = {
+            **self._common_environment(),
+            **module.env,
+            **module_variables(self._names, module.name, access),
+        }
+        log_path = Home(self._run.home).log_of(module.name)
+        spec = ProcessSpec(module.name, settings.command, environment, folder, log_path, umask=self._umask)
+        return self._isolation.apply(spec, module.env.keys())
 
     def _hub(self) -> ProcessSpec:
         sockets, descriptors = self._hub_sockets()
@@ -195,13 +188,17 @@ class EdgeModules:
             "EDGE_ACTORS_LOG_LEVEL": self._log_level,
             "PYTHONPATH": str(SOURCES),
         }
-        command = (sys.executable, "-m", "runtime.hub", "--home", str(home), "--run", str(run))
+        command = (sys.executable, "-m", HUB_PROGRAM, "--home", str(home), "--run", str(run))
         return ProcessSpec(EDGE_HUB, command, environment, home, Home(home).log_of(EDGE_HUB), descriptors)
 
     def _common_environment(self) -> dict[str, str]:
         own_folder = str(Path(sys.executable).parent)  # so that `python3` is the one that has the device SDK
         path = os.pathsep.join((own_folder, os.environ.get("PATH", os.defpath)))
         return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"PATH": path}
+
+
+def _run(running: RunningModule) -> ModuleRun:
+    return ModuleRun(running.pid, running.started_at_s, running.not_isolated)
 
 
 def _end(exited: ModuleExit) -> ModuleEnd:

@@ -10,18 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from actors.module_spec import EDGE_AGENT, EDGE_HUB
-from actors.ports import DeviceAccess, ModuleAccess
+from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
+from messaging.errors import ConfigError
 from messaging.identity import Identity as Name
+from runtime import process_table
+from runtime.atomic_file import write_private_file
 from runtime.caller import ModuleContainer, ModuleProcess
 from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensure_server_certificate
 from runtime.home import Home
 from runtime.key_store import Identity, KeyStore
+from runtime.module_environment import EdgeNames, module_variables
 
 if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub needs none
     from runtime.workload_api import ModuleState
     from runtime.workload_server import WorkloadServer
 
+DEBUG_FOLDER: Final = "d"  # as the next
+CA_FILE: Final = "ca.pem"
 SOCKETS_FOLDER: Final = "w"  # in the run directory; short, because a socket's path may have 107 bytes
 
 
@@ -40,10 +46,10 @@ class EdgeSecurity:
         home: Home,
         run_dir: Path,
         *,
-        device_id: str,
-        iothub_hostname: str,
+        names: EdgeNames,
         server_names: tuple[str, ...],
         process_of: Callable[[str], ModuleProcess | ModuleContainer | None],
+        group_of: Callable[[str], int | None] = lambda name: None,
         now_s: Callable[[], float],
     ) -> None:
         """Make or read keys and certificates. Costs little when they exist and are valid.
@@ -51,10 +57,10 @@ class EdgeSecurity:
         Args:
             home: Where they are kept.
             run_dir: Where the workload sockets go.
-            device_id: Of this edge.
-            iothub_hostname: As it stands in tokens.
+            names: Of this edge, as modules are told and as they stand in tokens.
             server_names: What clients may call the hub; the first is its host name.
             process_of: The process or container of a module, None while it does not run.
+            group_of: The group id that alone may use the socket of a module, None for anybody.
             now_s: Seconds since 1970-01-01 UTC.
 
         Raises:
@@ -63,11 +69,12 @@ class EdgeSecurity:
         """
         self._home = home
         self._run_dir = run_dir
-        self._iothub_hostname = iothub_hostname
+        self._names = names
         self._server_names = server_names
         self._process_of = process_of
+        self._group_of = group_of
         self._now_s = now_s
-        self._keys = KeyStore.ensure(home.keys, device_id, now_s())
+        self._keys = KeyStore.ensure(home.keys, names.device_id, now_s())
         self._ca: EdgeCa
         self._certificate: ServerCertificate
         self.renew_certificates(now_s())
@@ -83,7 +90,7 @@ class EdgeSecurity:
     def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
         """Make the identity of a module and open its workload socket; see Security."""
         identity = self._keys.ensure_module(_module_id(name), now_s)
-        path = self._workload_server().open(name)
+        path = self._workload_server().open(name, self._group_of(name))
         return ModuleAccess(identity.generation_id, f"unix://{path}")
 
     def forget_module(self, name: str) -> None:
@@ -94,6 +101,20 @@ class EdgeSecurity:
             self._server.close(name)
         with self._noting:
             self._noted.pop(name, None)
+
+    def open_debug(self, name: str, pid: int, start_ticks: int) -> DebugAccess:
+        """Open a workload socket of a module for a process of ours; see Security."""
+        if not self._keys.has_module(name):
+            raise ConfigError(f"there is no identity of module '{name}'; is it in the deployment?")
+        pidfd = process_table.open_pidfd(pid, start_ticks)
+        if pidfd is None:
+            raise ConfigError(f"process {pid}, for which a debug socket was to be opened, has ended")
+        path = self._workload_server().open_debug(name, self._run_dir / DEBUG_FOLDER, pidfd)
+        ca_file = path.with_name(CA_FILE)
+        write_private_file(ca_file, self._ca.certificate_pem.encode())
+        generation_id = self._keys.ensure_module(name, self._now_s()).generation_id
+        access = ModuleAccess(generation_id, f"unix://{path}")
+        return DebugAccess(module_variables(self._names, name, access), str(ca_file))
 
     def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
         """Return all that may connect to the hub; see Security."""
@@ -147,7 +168,7 @@ class EdgeSecurity:
             from runtime.workload_server import WorkloadServer
 
             api = WorkloadApi(
-                hub_host=self._iothub_hostname,
+                hub_host=self._names.iothub_hostname,
                 keys=self._keys,
                 edge_ca=lambda: self._ca,
                 process_of=self._process_of,

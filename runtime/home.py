@@ -1,6 +1,7 @@
 """What stands where in the home of an edge.
 
 device.json       the id of the device
+place             a checksum of machine and path, to notice a copy
 keys.json         identities and keys
 certificates/     edge CA and the hub's certificate
 deployment.json   the manifest in force
@@ -10,6 +11,7 @@ identities.copy   the hub's copy of the identities
 upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off
 modules/          how each module fared, for the next start of the agent
 containers.json   there once the edge has made containers: their network
+module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
 logs/             a log for each module and each process of the edge
 """
 
@@ -21,9 +23,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+MODULE_DATA = "module-data"
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     "device.json",
+    "place",
     "keys.json",
     "certificates",
     "deployment.json",
@@ -34,6 +38,7 @@ _OWN = (
     "upstream.*",
     "modules",
     "containers.json",
+    MODULE_DATA,
     "logs",
     ".*.new",  # being written when the power went
     "*.new",
@@ -68,6 +73,10 @@ class Home:
         return self.path / "containers.json"
 
     @property
+    def module_data(self) -> Path:
+        return self.path / MODULE_DATA
+
+    @property
     def message_db(self) -> Path:
         return self.path / "hub.db"
 
@@ -84,6 +93,23 @@ class Home:
         names = [path.stem for path in self.logs.glob("*.log")]
         return sorted("edgeAgent" if name == _AGENT_LOG else name for name in names)
 
+    def foreign(self) -> list[str]:
+        """Return the names of what stands here and is not the edge's, sorted."""
+        return [entry.name for entry in self._entries() if not _is_own(entry.name)]
+
+    def close_entries(self) -> None:
+        """Leave what the edge made here to its owner alone, whatever the umask of an earlier run was.
+
+        The home itself may have to let others pass, see module_users.py.
+        """
+        for entry in self._entries():
+            if not _is_own(entry.name) or entry.name == MODULE_DATA or entry.is_symlink():
+                continue
+            try:
+                os.chmod(entry.path, entry.stat(follow_symlinks=False).st_mode & 0o777 & ~0o077)
+            except FileNotFoundError:
+                pass  # a hub that outlived its agent is at work here, and journals come and go
+
     def purge(self) -> list[str] | None:
         """Delete everything the edge made here, and the home when it is empty then.
 
@@ -94,12 +120,12 @@ class Home:
         """
         real = Path(os.path.realpath(self.path))
         try:
-            entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+            entries = self._entries()
         except FileNotFoundError:
             return None
         foreign = []
         for entry in entries:
-            if not any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in _OWN):
+            if not _is_own(entry.name):
                 foreign.append(entry.name)
             elif entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
@@ -110,3 +136,10 @@ class Home:
             if self.path.is_symlink():
                 self.path.unlink()
         return foreign
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        return sorted(os.scandir(os.path.realpath(self.path)), key=lambda entry: entry.name)
+
+
+def _is_own(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _OWN)

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -21,6 +22,7 @@ from actors import hub_config
 from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
 from actors.hub_root import HUB, HubRootActor
+from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
@@ -28,7 +30,9 @@ from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
-from runtime.mqtt_listener import MqttListener, server_context
+from runtime.mqtt_listener import MqttListener, ServerCertificate, most_connections
+from runtime.process_end import FAILED, end_at_once
+from runtime.socket_handover import SocketOffer
 from runtime.upstream_file import UpstreamFile
 
 log = logging.getLogger(__name__)
@@ -36,7 +40,7 @@ log = logging.getLogger(__name__)
 SWITCH_INTERVAL_S = 0.0005  # threads that wait for the interpreter get it sooner than after Python's 5 ms
 
 
-def run_hub(home: Path, run_dir: Path) -> int:
+def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore] = MessageDb.open) -> int:
     """Run until SIGTERM or until the root gives up; returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     path = home / "hub.json"
@@ -45,8 +49,11 @@ def run_hub(home: Path, run_dir: Path) -> int:
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}; start the edge with `edge-actors run`") from exc
     sockets = from_environment(os.environ)
+    offer = SocketOffer(run_dir, sockets)
+    offer.open()
     split = len(sockets) - config.plain_listeners
-    context = server_context(config.certificate_file, config.key_file)
+    certificate = ServerCertificate(config.certificate_file, config.key_file)
+    most_open = most_connections()
     bus = ZmqBus(HUB, run_dir)
     ended = threading.Event()
     failures: list[str] = []
@@ -54,12 +61,13 @@ def run_hub(home: Path, run_dir: Path) -> int:
     def root() -> HubRootActor:
         return HubRootActor(
             config,
-            open_store=lambda: MessageDb.open(home / "hub.db"),
+            open_store=lambda: open_store(home / "hub.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
-            make_mqtt_listener=lambda: MqttListener(sockets[:split], sockets[split:], context),
-            # New handshakes use it from then on; connections stay as they are.
-            load_certificate=lambda: context.load_cert_chain(config.certificate_file, config.key_file),
+            make_mqtt_listener=lambda: MqttListener(
+                sockets[:split], sockets[split:], certificate.context, most_open
+            ),
+            load_certificate=certificate.load,
         )
 
     def end(reason: str) -> None:
@@ -69,27 +77,29 @@ def run_hub(home: Path, run_dir: Path) -> int:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the agent, which stops us in order
     signal.signal(signal.SIGTERM, lambda *_: bus.send(HUB, Stop()))
-    ThreadSystem(bus, uvloop.new_event_loop).spawn(ChildSpec(HUB, root, exported=True), HUB, "", end)
+    system = ThreadSystem(bus, uvloop.new_event_loop, end_at_once)
+    system.spawn(ChildSpec(HUB, root, exported=True), HUB, "", end)
     gc.collect()
     gc.freeze()  # what is imported stays: the collector need not look at it again
     ended.wait()
     if failures:
         # Children still run, so their sockets are left to the end of this process.
         log.error("the hub ends: %s", failures[0])
-        return 70
+        return FAILED
     bus.close()
+    offer.close()
     return 0
 
 
-def main() -> int:
-    """Parse the command line of the hub process."""
+def main(open_store: Callable[[Path], MessageStore] = MessageDb.open) -> int:
+    """Parse the command line of the hub process, and run it."""
     parser = argparse.ArgumentParser(prog="runtime.hub", description="The hub process of an edge.")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     arguments = parser.parse_args()
     log_to_stderr(os.environ.get("EDGE_ACTORS_LOG_LEVEL", "info"))
     try:
-        return run_hub(arguments.home, arguments.run)
+        return run_hub(arguments.home, arguments.run, open_store)
     except EdgeError as exc:
         log.error("%s", exc)
         return 2

@@ -30,6 +30,14 @@ class ListenAddress:
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
+    def is_met_by(self, bound: ListenAddress) -> bool:
+        """Return whether a socket on `bound` is what this asks for."""
+        return self.address == bound.address and self.port in (0, bound.port)
+
+    def stands_in_the_way_of(self, wanted: ListenAddress) -> bool:
+        """Return whether `wanted` cannot be bound while a socket listens here."""
+        return self.port == wanted.port and _overlaps(self.address, wanted)
+
 
 def parse_listen_address(text: str) -> ListenAddress:
     """Parse `127.0.0.1:8883` or `[::1]:8883`.
@@ -96,6 +104,33 @@ def from_environment(environ: Mapping[str, str]) -> list[socket.socket]:
     return sockets
 
 
+def address_of(listener: socket.socket) -> ListenAddress:
+    """Return where a socket listens."""
+    host, port = listener.getsockname()[:2]
+    return ListenAddress(ipaddress.ip_address(host), port)
+
+
+def listener_of(descriptor: int) -> socket.socket:
+    """Return the listening TCP socket with this descriptor; children of this process do not get it.
+
+    Raises:
+        ValueError: it is no such socket; it stays as it is, for it may not be ours.
+    """
+    try:
+        listener = socket.socket(fileno=descriptor)
+    except OSError as exc:
+        raise ValueError(f"descriptor {descriptor} is no socket") from exc
+    if (
+        listener.family not in (socket.AF_INET, socket.AF_INET6)
+        or listener.type != socket.SOCK_STREAM
+        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        listener.detach()
+        raise ValueError(f"descriptor {descriptor} is no listening TCP socket")
+    listener.set_inheritable(False)
+    return listener
+
+
 def holder_of(wanted: ListenAddress) -> str:
     """Say who has the port of `wanted`: "pid 123, nginx", or that it cannot be seen from here."""
     inode = _inode_on_port(wanted)
@@ -147,18 +182,9 @@ def _inherited(number: str) -> socket.socket:
     if not number.isascii() or not number.isdigit():
         raise EnvironmentFault(fault)
     try:
-        listener = socket.socket(fileno=int(number))
-    except OSError as exc:
+        return listener_of(int(number))
+    except ValueError as exc:
         raise EnvironmentFault(fault) from exc
-    if (
-        listener.family not in (socket.AF_INET, socket.AF_INET6)
-        or listener.type != socket.SOCK_STREAM
-        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    ):
-        listener.detach()  # whatever it is, it is not ours to close
-        raise EnvironmentFault(fault)
-    listener.set_inheritable(False)
-    return listener
 
 
 def _inode_on_port(wanted: ListenAddress) -> str | None:

@@ -40,14 +40,14 @@ class ModuleRecordFiles:
             log.warning("%s is not readable (%s): module %s starts without its past", path, exc, name)
             return None
 
-    def save(self, name: str, record: ModuleRecord) -> None:
-        """Keep a record.
+    def save(self, name: str, record: ModuleRecord, durable: bool = True) -> None:
+        """Keep a record; `durable` also through a power cut.
 
         Raises:
             EnvironmentFault: it cannot be written.
         """
         make_private_folder(self._folder)
-        write_private_file(self._path(name), msgspec.json.encode(record))
+        write_private_file(self._path(name), msgspec.json.encode(record), durable)
 
     def remove(self, name: str) -> None:
         """Forget a module; one that is not there is no error."""

@@ -7,8 +7,9 @@ state folder:
 started      three lines: boot id, /proc/PID/stat of the shim, /proc/PID/stat of the module
 ended        one line: the exit status as a shell has it, 128 + n after signal n
 environment  only while starting, and only when the environment has names that `sh` would drop
+isolation    written before by us: why the module has the rights of the edge; empty when it has not
 
-Both first files are written under another name and renamed; their modification times are start and end.
+The first two are written under another name and renamed; their modification times are start and end.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SHELL = "/bin/sh"
 STARTED = "started"
 ENDED = "ended"
 ENVIRONMENT = "environment"
+ISOLATION = "isolation"
 SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # $0 is the state folder, "$@" the module's command, descriptor 0 a pipe to the agent.
@@ -134,6 +136,15 @@ class StateFolder:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(f'set -- {shlex.join([env, *odd])} "$@"\n')
+
+    def note_isolation(self, not_isolated: str) -> None:
+        """Write down, for the next agent, why the module has our rights; "" when it has not."""
+        (self.path / ISOLATION).write_text(not_isolated, encoding="utf-8")
+
+    def not_isolated(self) -> str:
+        """Return what `note_isolation` wrote."""
+        text = _read(self.path / ISOLATION)
+        return "it was started by an earlier version of the edge" if text is None else text[0]
 
     def remove(self) -> None:
         """Delete the folder; not existing is fine."""

@@ -23,6 +23,8 @@ class ProcessSpec:
     log_path: Path  # stdout and stderr are appended here
     pass_fds: tuple[int, ...] = ()  # descriptors the module inherits under the same numbers
     uid: int | None = None  # user to run as, when we are root
+    umask: int = -1  # -1: our own
+    not_isolated: str = ""  # why it has our rights and not those of a user of its own; "" when it has not
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class RunningModule:
     session_id: int
     session_start_ticks: int  # of the session's leader; together with session_id never given away again
     started_at_s: float  # seconds since 1970-01-01 UTC
+    not_isolated: str = ""  # why it has our rights; "" when it runs as a user of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,16 @@ def resolve_command(spec: ProcessSpec) -> tuple[str, ...]:
             f"{subject}: working directory {str(spec.working_directory)!r} does not exist; "
             "create it, or fix it in the deployment"
         )
-    return (*_change_of_user(subject, spec.uid), _program(subject, spec), *spec.command[1:])
+    return (*change_of_user(subject, spec.uid), program_of(spec), *spec.command[1:])
 
 
-def _program(subject: str, spec: ProcessSpec) -> str:
-    command = spec.command[0]
+def program_of(spec: ProcessSpec) -> str:
+    """Return the absolute path of the program of a command line that is not empty.
+
+    Raises:
+        ConfigError: it is not there or not executable.
+    """
+    subject, command = f"module {spec.name!r}", spec.command[0]
     fix = "or fix the command in the deployment"
     if "/" in command:
         path = spec.working_directory.absolute() / command  # an absolute command stays as it is
@@ -94,7 +102,12 @@ def _program(subject: str, spec: ProcessSpec) -> str:
     raise ConfigError(f"{subject}: command {command!r} not found in PATH {search!r}; install it, {fix}")
 
 
-def _change_of_user(subject: str, uid: int | None) -> tuple[str, ...]:
+def change_of_user(subject: str, uid: int | None) -> tuple[str, ...]:
+    """Return what to put before a command line so that it runs as that user and can never be more again.
+
+    Raises:
+        EnvironmentFault: we are not root, or setpriv is missing.
+    """
     if uid is None or uid == os.geteuid():
         return ()
     if os.geteuid() != 0:
@@ -110,4 +123,6 @@ def _change_of_user(subject: str, uid: int | None) -> tuple[str, ...]:
         gid = pwd.getpwuid(uid).pw_gid
     except KeyError:
         gid = uid  # a user id without an account
-    return (setpriv, f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all", "--")
+    user = (f"--reuid={uid}", f"--regid={gid}", "--clear-groups")
+    nothing_more = ("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs")
+    return (setpriv, *user, *nothing_more, "--")

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 RUN_MARKER = "EDGE_ACTORS_RUN"
 MODULE_MARKER = "EDGE_ACTORS_MODULE"
 
-START_LIMIT_S = 10.0  # for the shim, not the module; it takes milliseconds
+START_LIMIT_S = 7.0  # for the shim, not the module; it takes milliseconds. Less than a handler may take
 SWEEP_LIMIT_S = 1.0  # for killed descendants to be gone
 REAP_PERIOD_S = 10.0
 
@@ -86,6 +86,7 @@ class ProcessRuntime:
             output = _open_log(spec)
             try:
                 state.prepare(environment)
+                state.note_isolation(spec.not_isolated)
                 shim, pidfd = self._spawn(spec, arguments, environment, output)
             finally:
                 os.close(output)
@@ -134,7 +135,8 @@ class ProcessRuntime:
 
         Returns:
             The running module, watched from now on; or its exit, when it ended while no agent lived
-            (`on_exit` is not called then); or None when nothing was started, or it was removed.
+            (`on_exit` is not called then); or None when nothing was started, it was removed, or the machine
+            went down with it.
 
         Raises:
             ValueError: the module is watched already.
@@ -151,6 +153,9 @@ class ProcessRuntime:
             if pidfd is not None:
                 return self._watch(name, state, started, pidfd, on_exit)
         self._sweep_before(name, state)
+        if not started.is_of_this_boot() and state.ended() is None:
+            state.remove()  # the run directory outlived a reboot
+            return None
         return _exit(name, state, started)
 
     def remove(self, name: str) -> None:
@@ -198,6 +203,7 @@ class ProcessRuntime:
                         env=environment,
                         pass_fds=spec.pass_fds,
                         start_new_session=True,
+                        umask=spec.umask,
                     )
                     self._shims.add(child.pid)
                 # It is waited for by pid when its pidfd says so: Popen shall neither do it nor warn.
@@ -226,7 +232,13 @@ class ProcessRuntime:
     ) -> RunningModule:
         shim, module = started.shim, started.module
         running = RunningModule(
-            name, module.pid, module.start_ticks, shim.pid, shim.start_ticks, started_at_s=started.at_s
+            name,
+            module.pid,
+            module.start_ticks,
+            shim.pid,
+            shim.start_ticks,
+            started_at_s=started.at_s,
+            not_isolated=state.not_isolated(),
         )
         module_pidfd = process_table.open_pidfd(module.pid, module.start_ticks)
         watched = _Watched(running, started, state, on_exit, module_pidfd)
@@ -352,7 +364,11 @@ def _exit(name: str, state: StateFolder, started: Started) -> ModuleExit:
 
 def _open_log(spec: ProcessSpec) -> int:
     spec.log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(spec.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log_file = os.open(spec.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        # Programs that write to /dev/stdout open the file anew. Nobody else gets through to its folder.
+        os.fchown(log_file, spec.uid or 0, -1)
+    return log_file
 
 
 def _close(watched: _Watched) -> None:

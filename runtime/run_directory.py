@@ -229,7 +229,8 @@ def _check_private(folder: Path) -> None:
             f"run directory {folder} belongs to user id {status.st_uid}, not to ours ({uid}); "
             f"remove it, or run as that user"
         )
-    if stat.S_IMODE(status.st_mode) & 0o077:
+    # Others may pass through to the sockets of modules that run as users of their own, see module_users.py.
+    if stat.S_IMODE(status.st_mode) & 0o066:
         raise EnvironmentFault(
             f"run directory {folder} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}); "
             f"check what is in it, then: chmod 700 {folder}"

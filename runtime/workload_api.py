@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from messaging.errors import AuthError, EdgeError
-from runtime.caller import Caller, ModuleContainer, ModuleProcess, is_module
+from runtime.caller import Caller, ModuleContainer, ModuleProcess, is_module, is_user
 from runtime.certificates import EdgeCa
 from runtime.daemon_api import (
     Refusal,
@@ -134,8 +134,10 @@ class WorkloadApi:
 
     def _check_caller(self, request: Request, module_id: str, caller: Caller | None) -> None:
         module = module_id.removeprefix("$")
-        if module == request.socket_module and is_module(caller, self._process_of(module)):
-            return
+        if module == request.socket_module:
+            uid = request.socket_uid
+            if is_module(caller, self._process_of(module)) if uid is None else is_user(caller, uid):
+                return
         log.warning(
             "workload API: process %s is not module '%s' and was refused",
             "unknown" if caller is None else caller.pid,

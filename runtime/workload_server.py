@@ -12,15 +12,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import socket
 import stat
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 from messaging.errors import ConfigError, EnvironmentFault
+from runtime.atomic_file import make_private_folder
 from runtime.caller import Caller, Peer
 from runtime.daemon_api import Refusal, Request, Response, error_response
 from runtime.http_connection import HttpConnection, HttpRequest, Limits
@@ -29,7 +33,10 @@ log = logging.getLogger(__name__)
 
 SOCKET_NAME = "workload.sock"
 SOCKET_MODE = 0o666  # who asks is told by the kernel, not by the mode
-MODULE_FOLDER_MODE = 0o755  # a module may run under any uid; it can use its socket but not replace it
+MODULE_FOLDER_MODE = 0o755  # a container may run under any uid; it can use its socket but not replace it
+GROUP_SOCKET_MODE = 0o660  # of a module that has a group of its own: others do not even get so far
+GROUP_FOLDER_MODE = 0o710
+SOCKETS_FOLDER_MODE = 0o711
 PATH_LIMIT_BYTES = 107  # sun_path less its closing zero, unix(7)
 
 _ANSWER_LIMIT_S = 15.0  # for the thread to do what it is told; a stop takes as long as `Limits` let a request
@@ -53,8 +60,9 @@ class WorkloadServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._listeners: dict[str, _Listener] = {}
+        self._debug: dict[int, _Listener] = {}  # by pidfd; for the server's thread alone
 
-    def open(self, module: str) -> Path:
+    def open(self, module: str, group: int | None = None) -> Path:
         """Start to serve a module and return the path of its socket. One that is open stays as it is.
 
         Whatever a former run or a container engine left at that path is replaced. The module's folder is
@@ -62,6 +70,7 @@ class WorkloadServer:
 
         Args:
             module: Its name without a leading `$`: `edgeHub`, `tempSensor`.
+            group: The group id that alone may connect (besides root), None for anybody.
 
         Raises:
             ConfigError: the name cannot be that of a folder, or the path is too long for a socket.
@@ -71,8 +80,38 @@ class WorkloadServer:
         with self._changing:
             if module not in self._listeners:
                 listener = _Listener(module, path, self._handle, self._limits)
-                self._run(listener.start(_bind(module, path)))
+                self._run(listener.start(_bind(module, path, group)))
                 self._listeners[module] = listener
+        return path
+
+    def open_debug(self, module: str, folder: Path, pidfd: int) -> Path:
+        """Serve a module by one more socket, in a new folder below `folder`, while a process lives.
+
+        Whatever runs as our own user may speak in the module's name there; nobody else gets in.
+
+        Args:
+            module: Its name without a leading `$`.
+            folder: Where the new folder goes.
+            pidfd: Of the process; it is ours to close from here on.
+
+        Raises:
+            EnvironmentFault: the socket cannot be made.
+        """
+        with ExitStack() as undo:
+            undo.callback(os.close, pidfd)
+            make_private_folder(folder)
+            try:
+                path = Path(tempfile.mkdtemp(prefix="", dir=folder)) / SOCKET_NAME
+                listening = _bind_private(path)
+            except OSError as exc:
+                raise EnvironmentFault(
+                    f"module '{module}': cannot open a debug socket below '{folder}': {exc.strerror or exc}; "
+                    "repair the owner and mode of the run directory"
+                ) from exc
+            with self._changing:
+                listener = _Listener(module, path, self._handle, self._limits, uid=os.geteuid())
+                self._run(self._start_debug(listener, listening, pidfd))
+            undo.pop_all()
         return path
 
     def close(self, module: str) -> None:
@@ -95,11 +134,31 @@ class WorkloadServer:
                 self._run(listener.stop())
                 _clear_or_warn(listener.path)
             if self._loop is not None and self._thread is not None:
+                self._run(self._end_all_debug())
                 self._run(_other_tasks_ended())
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._thread.join()
                 self._loop.close()
                 self._loop = self._thread = None
+
+    async def _start_debug(self, listener: _Listener, listening: socket.socket, pidfd: int) -> None:
+        await listener.start(listening)
+        self._debug[pidfd] = listener
+        loop = asyncio.get_running_loop()
+        loop.add_reader(pidfd, lambda: loop.create_task(self._end_debug(pidfd)))
+
+    async def _end_debug(self, pidfd: int) -> None:
+        listener = self._debug.pop(pidfd, None)
+        if listener is None:
+            return
+        asyncio.get_running_loop().remove_reader(pidfd)
+        os.close(pidfd)
+        shutil.rmtree(listener.path.parent, ignore_errors=True)
+        await listener.stop()
+
+    async def _end_all_debug(self) -> None:
+        for pidfd in list(self._debug):
+            await self._end_debug(pidfd)
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         if self._loop is None:
@@ -135,11 +194,14 @@ def socket_path(folder: Path, module: str) -> Path:
 class _Listener:
     """The socket of one module with its connections. Runs in the server's thread."""
 
-    def __init__(self, module: str, path: Path, handle: Handle, limits: Limits) -> None:
+    def __init__(
+        self, module: str, path: Path, handle: Handle, limits: Limits, uid: int | None = None
+    ) -> None:
         self.path = path
         self._module = module
         self._handle = handle
         self._limits = limits
+        self._uid = uid
         self._server: asyncio.Server | None = None
         self._stopping = False
         self._open_by_uid: Counter[int] = Counter()
@@ -198,7 +260,9 @@ class _Listener:
             del self._connections[task]
 
     def _answer(self, request: HttpRequest, peer: Peer) -> Response:
-        asked = Request(self._module, request.method, request.target, request.content_type, request.body)
+        asked = Request(
+            self._module, request.method, request.target, request.content_type, request.body, self._uid
+        )
         try:
             return self._handle(asked, peer.caller())
         except Exception:  # the thread serves all modules and outlives one bad request
@@ -206,13 +270,15 @@ class _Listener:
             return error_response(500, "internal error")
 
 
-def _bind(module: str, path: Path) -> socket.socket:
+def _bind(module: str, path: Path, group: int | None) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _make_module_folder(path.parent)
+        _make_module_folder(path.parent, group)
         _clear(path)
         listening.bind(os.fspath(path))
-        path.chmod(SOCKET_MODE)
+        if group is not None:
+            os.chown(path, -1, group)
+        path.chmod(SOCKET_MODE if group is None else GROUP_SOCKET_MODE)
         listening.listen()
     except OSError as exc:
         listening.close()
@@ -223,12 +289,27 @@ def _bind(module: str, path: Path) -> socket.socket:
     return listening
 
 
-def _make_module_folder(folder: Path) -> None:
+def _bind_private(path: Path) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(os.fspath(path))
+        path.chmod(0o600)
+        listening.listen()
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _make_module_folder(folder: Path, group: int | None) -> None:
     # A folder is kept, anything else (also a link that points elsewhere) gives way.
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(MODULE_FOLDER_MODE)  # whatever the umask said
+    # Whatever the umask said.
+    folder.parent.chmod(SOCKETS_FOLDER_MODE)
+    os.chown(folder, -1, os.getegid() if group is None else group)
+    folder.chmod(MODULE_FOLDER_MODE if group is None else GROUP_FOLDER_MODE)
 
 
 async def _other_tasks_ended() -> None:

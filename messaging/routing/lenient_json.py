@@ -14,8 +14,9 @@ from messaging.routing.values import join_surrogates
 
 DEEPEST = 64
 
-_SKIPPED = re.compile(r"(?:[ \t\r\n]|/\*.*?\*/|//[^\n]*)*+", re.DOTALL)
-_STRING = re.compile(r"""(["'])((?:\\.|(?!\1)[^\\])*+)\1""", re.DOTALL)
+# Not possessive, see lexer.py; here too each character fits one alternative.
+_SKIPPED = re.compile(r"(?:[ \t\r\n]|/\*.*?\*/|//[^\n]*)*", re.DOTALL)
+_STRING = re.compile(r"""(["'])((?:\\.|(?!\1)[^\\])*)\1""", re.DOTALL)
 _NAME = re.compile(r"[\w$]+")
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)

@@ -21,9 +21,10 @@ _CONSTANTS = frozenset({"true", "false", "null", "undefined"})
 
 _BLANKS = re.compile(r"[ \t\r\n]+")
 _PATH_WORD = re.compile(r'[^()<>@,;:\\"/?={} \t\n\r]+')
-# Possessive, so that no input makes them try twice.
-_STRING = re.compile(r"""(["'])(?:\\(?:["'\\]|u[0-9A-Fa-f]{4})|(?!\1)[^\\])*+\1""", re.DOTALL)
-_UNTERMINATED = re.compile(r"""(["'])(?:\\(?:["'\\]|u[0-9A-Fa-f]{4})|(?!\1)[^\\])*+""", re.DOTALL)
+# Each character fits one alternative, so no input makes them try twice. Not possessive: `*+` behind a group
+# matches wrongly in early releases of Python 3.11, among them the 3.11.2 of Debian 12.
+_STRING = re.compile(r"""(["'])(?:\\(?:["'\\]|u[0-9A-Fa-f]{4})|(?!\1)[^\\])*\1""", re.DOTALL)
+_UNTERMINATED = re.compile(r"""(["'])(?:\\(?:["'\\]|u[0-9A-Fa-f]{4})|(?!\1)[^\\])*""", re.DOTALL)
 _INTEGER = re.compile(r"-?[0-9]+")
 _HEX = re.compile(r"0[xX][0-9A-Fa-f]+")
 _REAL = re.compile(r"-?[0-9]*(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)")

@@ -41,7 +41,7 @@ def create(device: str, out: Path | None, home: Path, as_json: bool) -> None:
     from runtime.home import Home
 
     place = Home(home)
-    config = _hub_config(place)
+    config = last_hub_config(place)
     ca_pem = _ca_pem(place)
     if out is not None:  # before there is an identity, so that a mistake here leaves none behind
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def create(device: str, out: Path | None, home: Path, as_json: bool) -> None:
     if out is None:
         _show(made, config, as_json)
         return
-    files = _write_out(out, _connection_string(made, config), ca_pem)
+    files = _write_out(out, connection_string(made, config), ca_pem)
     if as_json:
         print_json({"deviceId": device, "files": [str(file) for file in files]})
     else:
@@ -73,7 +73,7 @@ def show(name: str, home: Path, as_json: bool) -> None:
     if name not in known:
         hint = did_you_mean(name, known) or "; see `edge-actors identity list`"
         raise ConfigError(f"there is no identity {name!r}{hint}")
-    _show(known[name], _hub_config(place), as_json)
+    _show(known[name], last_hub_config(place), as_json)
 
 
 @identity.command("list")
@@ -105,7 +105,7 @@ def _kind(found: Identity, edge_device_id: str) -> str:
 
 
 def _show(found: Identity, config: HubConfig, as_json: bool) -> None:
-    text = _connection_string(found, config)
+    text = connection_string(found, config)
     if as_json:
         values: dict[str, Any] = {"deviceId": found.device_id}
         if found.module_id is not None:
@@ -120,7 +120,8 @@ def _show(found: Identity, config: HubConfig, as_json: bool) -> None:
         click.echo(text)
 
 
-def _connection_string(found: Identity, config: HubConfig) -> str:
+def connection_string(found: Identity, config: HubConfig) -> str:
+    """Return with what a client connects as this identity."""
     from messaging.connection_string import ConnectionString, format_connection_string
     from messaging.identity import Identity as Name
 
@@ -129,7 +130,7 @@ def _connection_string(found: Identity, config: HubConfig) -> str:
     return format_connection_string(ConnectionString(config.iothub_hostname, name, key, config.host_names[0]))
 
 
-def _hub_config(place: Home) -> HubConfig:
+def last_hub_config(place: Home) -> HubConfig:
     """Return what the last run said of host names."""
     from actors import hub_config
     from messaging.errors import ConfigError

@@ -38,6 +38,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "start": Entry(_HERE + "modules", "start", "Start a module."),
     "stop": Entry(_HERE + "modules", "stop", "Stop a module; it stays stopped until it is started."),
     "restart": Entry(_HERE + "modules", "restart", "Stop a module and start it again."),
+    "module-env": Entry(_HERE + "module_env", "module_env", "Run a module by hand or under a debugger."),
     "logs": Entry(_HERE + "logs", "logs", "Show the log of a module, of edgeHub or of edgeAgent."),
     "ledger": Entry(_HERE + "ledger", "ledger", "Account for every message: where did it go?"),
     "routes": Entry(_HERE + "routes", "routes", "Show the routes in force and those left out."),

@@ -34,6 +34,8 @@ def list_modules(home: Path, as_json: bool) -> None:
         ("NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"),
         ((m["name"], m["status"], m["pid"] or "", told(m, now_s), config(m)) for m in found),
     )
+    for line in not_isolated(found):
+        click.echo(line)
 
 
 @click.command()
@@ -69,9 +71,19 @@ def restart(name: str, home: Path, as_json: bool) -> None:
 def told(module: Mapping[str, Any], now_s: float) -> str:
     """Return how a module is in a few words: how long it is up, else why it is not."""
     if module["status"] == "running" and module["since_s"] is not None:
-        return f"Up {duration(now_s - module['since_s'])}"
+        marked = " (not isolated)" if module["not_isolated"] else ""
+        return f"Up {duration(now_s - module['since_s'])}{marked}"
     description: str = module["description"]
     return description
+
+
+def not_isolated(modules: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each reason why modules run with the rights of the edge itself."""
+    reasons: dict[str, list[str]] = {}
+    for module in modules:
+        if module["not_isolated"]:
+            reasons.setdefault(module["not_isolated"], []).append(module["name"])
+    return [f"not isolated: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def config(module: Mapping[str, Any]) -> str:
@@ -91,7 +103,7 @@ def _command(name: str, command: Callable[[str], object], home: Path, as_json: b
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
-        _check_name(name, [m["name"] for m in edge.ask(AGENT, ListModules(), ModuleList).modules])
+        check_name(name, [m["name"] for m in edge.ask(AGENT, ListModules(), ModuleList).modules])
         report = edge.ask(AGENT, command(name), ModuleReported, REST_LIMIT_S)
     if as_json:
         print_json(asdict(report))
@@ -101,7 +113,8 @@ def _command(name: str, command: Callable[[str], object], home: Path, as_json: b
         click.echo(f"{name} is {report.status}: {report.description}")
 
 
-def _check_name(name: str, known: Sequence[str]) -> None:
+def check_name(name: str, known: Sequence[str]) -> None:
+    """Raise ConfigError with the nearest name, or all, when there is no such module."""
     from messaging.errors import ConfigError
     from messaging.nearest import did_you_mean
 

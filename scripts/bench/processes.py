@@ -92,7 +92,7 @@ def _describe(pid: int, leads_session: bool) -> EdgeProcess:
     module = environment(pid).get("IOTEDGE_MODULEID", "")
     command = command_line(pid)
     if leads_session and Path(command.split(" ")[0]).name in SHELLS:
-        return EdgeProcess(pid, "shim", module or command[:60])
+        return EdgeProcess(pid, "shim", module or "edgeHub")
     if module in ("", "$edgeHub"):
-        return EdgeProcess(pid, "hub", module or command[:60])
+        return EdgeProcess(pid, "hub", "edgeHub")
     return EdgeProcess(pid, "module", module)

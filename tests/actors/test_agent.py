@@ -13,12 +13,12 @@ from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import parse_deployment
 from actors.hosts import ThreadSystem
-from actors.hub_config import RouteReport
 from actors.identities import GetIdentities
 from actors.memory_system import MemorySystem
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
 from actors.restart_policy import RestartState
+from actors.router import Routes
 from actors.security import (
     CreateDevice,
     DeviceIdentity,
@@ -33,6 +33,7 @@ from messaging.envelope import Envelope, Secret
 from messaging.errors import ConfigError
 from messaging.kinds import kind_named
 from messaging.lifecycle import Hello, ListDeadLetters, PeerDown, PeerUp, RequestFailed, Stop
+from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.actors.manifests import REMOVED, manifest_text
@@ -64,6 +65,7 @@ class Edge:
         self._take = self.system.mailbox("cli/ask")
         self.hub = self.system.mailbox("hub/identities")
         self.hub_root = self.system.mailbox("hub")
+        self.router = self.system.mailbox("hub/router")
 
     def start(self) -> Edge:
         self.system.start("agent", lambda: AgentRootActor(self._security_actor, self._agent))
@@ -168,7 +170,7 @@ def test_a_container_without_an_engine_waits_with_the_reason_and_stops_nobody() 
 def test_the_list_tells_all_modules_in_order_of_start_and_the_routes_left_out() -> None:
     edge = Edge({"sensor": process()}).start()
     bad = (("r1", "FROM nowhere", "line 1, column 6: no such source"),)
-    edge.tell(AGENT, RouteReport(bad))
+    edge.tell(AGENT, Routes((), bad))
 
     listed = edge.ask(AGENT, ListModules())
 
@@ -251,7 +253,7 @@ def test_an_agent_that_fails_leaves_its_modules_as_they_are() -> None:
     edge = Edge({"sensor": process(), "pump": process(1)}).start()
     story = list(edge.runtime.story)
 
-    edge.tell(AGENT, RouteReport((("only a name",),)))  # type: ignore[arg-type]
+    edge.tell(AGENT, Routes((), (("only a name",),)))  # type: ignore[arg-type]
 
     assert edge.system.cells[AGENT].restarts == 1
     assert edge.runtime.story == story
@@ -360,11 +362,23 @@ def test_a_device_that_exists_is_not_made_again() -> None:
 def test_certificates_are_renewed_in_time_and_the_hub_hears_of_it() -> None:
     edge = Edge({}).start()
     edge.tell(SECURITY, PeerUp("hub", 7))
+    edge.hub_root()
 
     edge.system.advance(90 * DAY_S)
 
     assert edge.security.renewals == 3
     assert [e.kind for e in edge.hub_root()].count("CertificateChanged") == 3
+
+
+def test_a_hub_that_comes_up_loads_the_certificate_that_was_renewed_while_it_or_we_were_away() -> None:
+    edge = Edge({}).start()
+    edge.system.advance(25 * DAY_S)
+    assert edge.security.renewals == 1
+    assert edge.hub_root() == []
+
+    edge.tell(SECURITY, PeerUp("hub", 7))
+
+    assert [e.kind for e in edge.hub_root()] == ["CertificateChanged"]
 
 
 def test_a_renewal_that_fails_is_tried_again_in_an_hour() -> None:
@@ -382,10 +396,63 @@ def test_a_renewal_that_fails_is_tried_again_in_an_hour() -> None:
 def test_the_root_answers_hello_with_its_own_incarnation() -> None:
     edge = Edge({}).start()
 
-    edge.tell("agent", Hello("hub", 42), sender="hub")
+    edge.tell("agent", Hello("hub", 42, VERSION), sender="hub")
 
     [welcome] = [message_in(e) for e in edge.hub_root() if e.kind == "Welcome"]
     assert (welcome.process, welcome.epoch) == ("agent", edge.system.bus.epoch)
+
+
+@pytest.mark.parametrize("version", ["", "0.0.1"], ids=["before versions were told", "older"])
+def test_a_hub_of_another_version_is_replaced_once_and_not_welcome_before(version: str) -> None:
+    edge = Edge({}).start()
+    old = edge.runtime.pid("edgeHub")
+
+    edge.tell("agent", Hello("hub", 42, version), sender="hub")
+    edge.tell("agent", Hello("hub", 42, version), sender="hub")
+
+    assert edge.runtime.story == ["start edgeHub", "stop edgeHub", "start edgeHub"]
+    assert edge.runtime.pid("edgeHub") != old
+    assert edge.modules()["edgeHub"]["restarts"] == 0
+    assert edge.hub_root() == []
+    edge.tell("agent", Hello("hub", 43, VERSION), sender="hub")
+    assert [e.kind for e in edge.hub_root()] == ["Welcome"]
+
+
+def test_a_hub_that_comes_back_with_another_version_is_used_as_it_is_and_said_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    edge = Edge({}).start()
+
+    for epoch in (42, 43, 43):
+        edge.tell("agent", Hello("hub", epoch, "9.9.9"), sender="hub")
+
+    assert edge.runtime.story == ["start edgeHub", "stop edgeHub", "start edgeHub"]
+    assert [e.kind for e in edge.hub_root()] == ["Welcome", "Welcome"]
+    assert caplog.text.count("of version 9.9.9, this agent of") == 1
+    assert "edge-actors down" in caplog.text
+
+
+def test_the_routes_left_out_are_asked_for_whenever_the_hub_comes_up() -> None:
+    edge = Edge({}).start()
+
+    edge.tell(AGENT, PeerUp("hub", 7))
+    edge.tell(AGENT, PeerUp("hub", 9))
+
+    assert [(e.kind, e.is_request) for e in edge.router()] == [("ListRoutes", True)] * 2
+
+
+def test_a_hub_that_does_not_tell_its_routes_harms_nobody() -> None:
+    edge = Edge({"sensor": process()}).start()
+    edge.tell(AGENT, PeerUp("hub", 7))
+    [asked] = edge.router()
+
+    failed = RequestFailed("ListRoutes", "hub/router", "hub/router has stopped")
+    edge.system.bus.send(AGENT, failed, sender="hub/router", correlation_id=asked.correlation_id)
+    edge.tell(AGENT, PeerUp("hub", 9))
+    edge.system.advance(10.0)
+
+    assert edge.system.cells[AGENT].failures == 0
+    assert edge.security.asked == 1  # its identity was not asked for anew
 
 
 def test_the_root_tells_dead_letters() -> None:

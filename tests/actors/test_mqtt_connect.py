@@ -404,9 +404,10 @@ def test_too_many_filters_end_the_connection_and_leave_nothing_behind(world: Hea
     client = world.connect()
     many = Subscribe(1, tuple((f"a/{n}", 1) for n in range(MOST_FILTERS + 1)))
 
-    world.send(client, many, publish_packet(2))
+    world.send(client, publish_packet(2), many, publish_packet(3))
 
     assert client.closed
+    assert world.messages() == []
     assert world.described(HEAD)["unanswered_bytes"] == 0
 
 

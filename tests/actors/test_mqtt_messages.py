@@ -390,7 +390,8 @@ def test_inputs_of_another_module_are_not_to_be_had(world: HeadWorld) -> None:
 
 def test_unsubscribe_and_the_end_of_a_connection_detach(world: HeadWorld) -> None:
     client = world.connect("edge1/filter", clean_session=True)
-    world.send(client, Subscribe(1, ((ALL_INPUTS, 1),)), Unsubscribe(2, (ALL_INPUTS,)))
+    world.send(client, Subscribe(1, ((ALL_INPUTS, 1),)))
+    world.send(client, Unsubscribe(2, (ALL_INPUTS,)))
     first = [message.endpoint_id for message in world.told(STORE, Detach)]
     world.send(client, Subscribe(3, ((ALL_INPUTS, 1),)))
     client.lose()

@@ -10,7 +10,9 @@ from actors.hosts import ThreadSystem
 from actors.memory_system import MemorySystem
 from actors.root import RootActor
 from messaging.client import Client
-from messaging.lifecycle import Stop
+from messaging.errors import AskTimeout
+from messaging.lifecycle import Hello, PeerUp, Stop, Welcome
+from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from tests.actors.kernel_actors import Burst, Chronicler, Failing, Notebook
 
@@ -145,3 +147,35 @@ def test_a_root_whose_own_handler_fails_goes_on_with_the_same_children() -> None
     assert system.cells["root"].restarts == 1
     assert story.count("first starts") == 1
     assert len(system.cells) == 4
+
+
+def test_who_says_hello_is_there_for_us_once_it_knows_us(bus: ZmqBus) -> None:
+    process = Process(bus, lambda: RootActor(()))
+    with Client(bus, "test/watcher") as watcher:
+        bus.watch_peer("guest", "test/watcher")
+
+        for knows in (0, bus.epoch + 2):
+            watcher.tell("test", Hello("guest", 42, VERSION, knows))
+            assert watcher.receive(Welcome).epoch == bus.epoch
+        watcher.tell("test", Hello("guest", 43, VERSION, bus.epoch))
+
+        assert watcher.receive(PeerUp) == PeerUp("guest", 43)
+    bus.send("test", Stop())
+    assert process.wait() == ""
+
+
+def test_who_says_hello_is_welcome_once_all_children_run(bus: ZmqBus) -> None:
+    story: list[str] = []
+    gate = threading.Event()
+    process = Process(bus, lambda: RootActor(specs(story, gate)))
+    with Client(bus, "test/guest") as guest:
+        guest.tell("test", Hello("guest", 42))
+        with pytest.raises(AskTimeout):
+            guest.receive(Welcome, 0.1)
+
+        gate.set()
+
+        assert guest.receive(Welcome) == Welcome("test", bus.epoch)
+        assert story[-1] == "third runs"
+    bus.send("test", Stop())
+    assert process.wait() == ""

@@ -19,7 +19,7 @@ from actors.module_spec import (
     RestartPolicy,
     spec_hash,
 )
-from actors.ports import ModuleAccess
+from actors.ports import ModuleAccess, ModuleRecord
 from actors.supervisor import (
     GetModule,
     KillModule,
@@ -427,6 +427,68 @@ def test_the_next_agent_takes_over_what_runs(world: World) -> None:
     assert (world.now.status, world.now.since_s) == ("running", since_s)
     world.end(1)
     assert world.starts == 2
+
+
+class RecordsOfTheKilled(FakeModuleRecords):
+    """What an agent leaves that is always killed before it could sync."""
+
+    def save(self, name: str, record: ModuleRecord, durable: bool = True) -> None:
+        if not durable:
+            super().save(name, record)
+
+
+@pytest.fixture
+def killed_early(world: World) -> World:
+    """A world whose agents are killed right after a start, before they could keep how it went."""
+    world.records = RecordsOfTheKilled()
+    world.supervise()
+    return world
+
+
+def test_an_agent_killed_right_after_a_start_leaves_a_module_that_is_adopted(killed_early: World) -> None:
+    pid = killed_early.runtime.pid("sensor")
+    killed_early.lose_agent()
+
+    killed_early.supervise()
+
+    assert killed_early.runtime.pid("sensor") == pid
+    assert killed_early.runtime.story == ["start sensor"]
+    assert (killed_early.now.status, killed_early.now.restarts) == ("running", 0)
+
+
+def test_an_agent_killed_right_after_a_restart_leaves_its_count(killed_early: World) -> None:
+    killed_early.end(1)
+    killed_early.lose_agent()
+
+    killed_early.supervise()
+
+    assert killed_early.starts == 2
+    assert (killed_early.now.status, killed_early.now.restarts) == ("running", 1)
+
+
+def test_a_crash_after_a_restart_that_nobody_could_keep_is_the_second_in_a_row(killed_early: World) -> None:
+    killed_early.end(1)
+    killed_early.lose_agent()
+    killed_early.system.clock.advance(1.0)
+    killed_early.runtime.end("sensor", 1)
+
+    killed_early.supervise()
+
+    assert killed_early.starts == 2
+    assert (killed_early.now.status, killed_early.now.restarts) == ("backoff", 1)
+    assert "crash 2 in a row" in killed_early.now.description
+
+
+def test_a_start_that_was_decided_and_not_done_is_done_by_the_next_agent(world: World) -> None:
+    world.records = RecordsOfTheKilled()
+    world.runtime.broken["sensor"] = "killed at this moment"
+    world.supervise()
+    world.lose_agent()
+    world.runtime.broken.clear()
+
+    world.supervise()
+
+    assert (world.now.status, world.now.restarts) == ("running", 0)
 
 
 def test_a_crash_while_no_agent_lived_is_answered_and_counted(world: World) -> None:

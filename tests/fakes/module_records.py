@@ -18,7 +18,7 @@ class FakeModuleRecords:
     def load(self, name: str) -> ModuleRecord | None:
         return self.kept.get(name)
 
-    def save(self, name: str, record: ModuleRecord) -> None:
+    def save(self, name: str, record: ModuleRecord, durable: bool = True) -> None:
         if self.fault is not None:
             fault, self.fault = self.fault, None
             raise fault

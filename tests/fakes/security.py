@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.ports import DeviceAccess, ModuleAccess
+from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
 
@@ -18,16 +18,23 @@ class FakeSecurity:
         self.noted: dict[str, str] = {}
         self.refused: dict[str, str] = {}  # modules that get no identity, with the reason
         self.renewals = 0
+        self.asked = 0  # for the identity of a module
         self.fault: ConfigError | None = None  # raised at each renewal while it is set
         self._due_s = now_s + 24 * DAY_S
 
     def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
+        self.asked += 1
         if name in self.refused:
             raise ConfigError(self.refused[name])
         return self.modules.setdefault(name, ModuleAccess(f"g{len(self.modules)}", f"unix:///w/{name}"))
 
     def forget_module(self, name: str) -> None:
         self.modules.pop(name, None)
+
+    def open_debug(self, name: str, pid: int, start_ticks: int) -> DebugAccess:
+        if name not in self.modules:
+            raise ConfigError(f"there is no identity of module '{name}'")
+        return DebugAccess({"IOTEDGE_MODULEID": name}, "/d/ca.pem")
 
     def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
         names = [f"edge1/{name}" for name in self.modules] + list(self.devices)

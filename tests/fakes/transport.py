@@ -18,6 +18,10 @@ class MemoryTransport:
         self.written = bytearray()
         self.closed = False
         self.reading = True
+        self.known = False
+
+    def authenticated(self) -> None:
+        self.known = True
 
     def write(self, data: bytes) -> None:
         if not self.closed:

@@ -67,14 +67,40 @@ class EdgeProcess:
         content = manifest(((*AGENT_PATH, "modules"), modules), ((*HUB_PATH, "routes"), routes))
         self.deployment.write_text(json.dumps(content) if text is None else text)
 
-    def start(self, for_s: str = "", grace_s: str = "5", port: int | None = None) -> None:
-        """Start the agent process; `process` is it."""
-        listen = f"127.0.0.1:{port or self.port}"
-        command = [sys.executable, "-m", "tests.integration.edge_main", str(self.home), listen]
+    def start(
+        self,
+        for_s: str = "",
+        grace_s: str = "5",
+        port: int | None = None,
+        listen: str = "",
+        program: Path = ROOT,
+        main: str = "tests.integration.edge_main",
+    ) -> None:
+        """Start the agent process; `process` is it.
+
+        Args:
+            for_s: For how long it runs, "" for as long as nobody ends it.
+            grace_s: How long modules may take to end.
+            port: On 127.0.0.1, other than `self.port`.
+            listen: Addresses and ports instead of these.
+            program: The folder of the source.
+            main: The main program.
+        """
+        listen = listen or f"127.0.0.1:{port or self.port}"
+        command = [sys.executable, "-m", main, str(self.home), listen]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, str(self.deployment), for_s, grace_s], cwd=ROOT, stdout=log, stderr=log
+                [*command, str(self.deployment), for_s, grace_s],
+                cwd=program,
+                env=os.environ | {"PYTHONPATH": str(program)},
+                stdout=log,
+                stderr=log,
             )
+
+    def kill_agent(self) -> None:
+        """kill -9; modules and hub live on."""
+        self.signal(signal.SIGKILL)
+        self.wait()
 
     def wait(self, limit_s: float = LIMIT_S) -> int:
         """Wait for the end of the agent process; returns its exit code."""
@@ -97,6 +123,15 @@ class EdgeProcess:
     def wait_for(self, **statuses: str) -> dict[str, dict[str, Any]]:
         """Wait until modules are in these states, and return all that is listed."""
         return self.wait_until(lambda listed: all(listed[n]["status"] == s for n, s in statuses.items()))
+
+    def wait_for_another_hub(self, than: int, **statuses: str) -> dict[str, dict[str, Any]]:
+        """Wait until another hub process runs, and modules are in these states; return all that is listed."""
+        return self.wait_until(
+            lambda listed: (
+                listed["edgeHub"]["pid"] not in (0, than)
+                and all(listed[name]["status"] == status for name, status in statuses.items())
+            )
+        )
 
     def wait_until(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
         """Wait until something holds of what is listed, and return that."""

@@ -44,7 +44,9 @@ class HubProcess:
         devices: Sequence[str] = (),
         address: str = "127.0.0.1",
         port: int = 0,
+        program: str = "runtime.hub",
     ) -> None:
+        self._program = program
         self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
         self.run_dir = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
         self.keys = {name: os.urandom(32) for name in (*(f"{DEVICE}/{m}" for m in modules), *devices)}
@@ -86,7 +88,7 @@ class HubProcess:
     def start(self) -> None:
         """Start the process; it serves a little later, and connections made before that wait."""
         environment, fds = to_environment(self.sockets)
-        command = [sys.executable, "-m", "runtime.hub", "--home", str(self.home), "--run", str(self.run_dir)]
+        command = [sys.executable, "-m", self._program, "--home", str(self.home), "--run", str(self.run_dir)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,

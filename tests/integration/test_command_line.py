@@ -53,10 +53,23 @@ def test_list_shows_modules_as_people_read_them(shared_edge: EdgeProcess) -> Non
     lines = shared_edge.run("list").stdout.splitlines()
 
     assert lines[0].split() == ["NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"]
-    assert [line.split()[:2] for line in lines[1:]] == [
+    assert [line.split()[:2] for line in lines[1:5]] == [
         [name, "running"] for name in ("edgeAgent", "edgeHub", "filter", "sensor")
     ]
-    assert re.fullmatch(r"sensor +running +\d+ +Up \d+ (second|minute)s? +python3 sensor.py", lines[4])
+    up = r"sensor +running +\d+ +Up \d+ (second|minute)s?( \(not isolated\))? +python3 sensor.py"
+    assert re.fullmatch(up, lines[4])
+
+
+def test_list_says_which_modules_have_the_rights_of_the_edge(shared_edge: EdgeProcess) -> None:
+    listed = shared_edge.modules()
+    text = shared_edge.run("list").stdout
+
+    for name in ("filter", "sensor"):
+        uid = os.stat(f"/proc/{listed[name]['pid']}").st_uid
+        assert bool(listed[name]["not_isolated"]) is (uid == os.geteuid())
+        assert listed[name]["not_isolated"] in text
+    assert listed["edgeHub"]["not_isolated"] == ""
+    assert ("(not isolated)" in text) is ("\nnot isolated: " in text)
 
 
 def test_messages_arrive_and_the_ledger_balances_while_it_runs(shared_edge: EdgeProcess) -> None:

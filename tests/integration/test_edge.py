@@ -15,8 +15,9 @@ import pytest
 
 from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
-from actors.hub_config import CertificateChanged, RouteReport
+from actors.hub_config import CertificateChanged
 from actors.hub_root import HUB
+from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
 from actors.supervisor import ModuleReported, StopModule
 from messaging.client import Client, RequestRefused
@@ -224,8 +225,7 @@ def test_a_hub_of_a_killed_agent_is_replaced_when_the_routes_changed(edge: EdgeP
 
     edge.start()
 
-    after = edge.wait_for(sensor="running", edgeHub="running")
-    assert after["edgeHub"]["pid"] != before["edgeHub"]["pid"]
+    after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
     assert after["sensor"]["pid"] == before["sensor"]["pid"]
     handshake(edge)
 
@@ -269,7 +269,7 @@ def test_an_agent_that_fails_for_good_ends_with_70_and_leaves_the_modules_to_the
 
     with Client.outside(edge.run.path) as client:
         for _ in range(6):
-            client.tell(AGENT, RouteReport((("only a name",),)))  # type: ignore[arg-type]
+            client.tell(AGENT, Routes((), (("only a name",),)))  # type: ignore[arg-type]
         assert edge.wait() == 70
 
     assert "failed too often" in edge.log.read_text()

@@ -34,7 +34,7 @@ def restarts(client: Client) -> dict[str, int]:
     ("address", "message", "error"),
     [
         pytest.param(STORE, Append("leaf", "first", 0, (), ()), "TypeError", id="store"),  # type: ignore[arg-type]
-        pytest.param(ROUTER, PublishBatch("leaf", 1, 0, (5,), ()), "EnvelopeError", id="router"),  # type: ignore[arg-type]
+        pytest.param(ROUTER, PublishBatch("leaf", 1, 0, (5,), 5), "TypeError", id="router"),  # type: ignore[arg-type]
         pytest.param(MQTT, Stored(5), "TypeError", id="head"),  # type: ignore[arg-type]
     ],
 )
@@ -83,7 +83,7 @@ def test_an_actor_that_fails_again_and_again_ends_the_hub_with_an_exit_code(hub:
         connection.connect(hub, "leaf")
 
         for _ in range(60):
-            client.tell(ROUTER, PublishBatch("leaf", 1, 0, (5,), ()))  # type: ignore[arg-type]
+            client.tell(ROUTER, PublishBatch("leaf", 1, 0, (5,), 5))  # type: ignore[arg-type]
 
         assert hub.process is not None
         assert hub.process.wait(20) == 70

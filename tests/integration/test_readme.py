@@ -135,7 +135,7 @@ def test_every_command_and_every_setting_is_told() -> None:
     table = README.split("## Commands")[1].split("\n## ")[0]
 
     told = set(
-        re.findall(r"`([a-z]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
+        re.findall(r"`([a-z-]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
     )
     assert set(COMMANDS) <= told
     assert set(re.findall(r"EDGE_ACTORS_\w+", table)) == {variable(field.name) for field in fields(Settings)}

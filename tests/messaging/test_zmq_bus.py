@@ -14,7 +14,7 @@ from actors.hosts import ThreadSystem
 from messaging.address import socket_name
 from messaging.client import Client, NobodyThere
 from messaging.errors import AddressInUse
-from messaging.lifecycle import PeerDown, PeerUp, Stop
+from messaging.lifecycle import Hello, PeerDown, PeerUp, Stop
 from messaging.zmq_bus import ZmqBus
 from tests.actors.kernel_actors import Memory, Note, Notebook, Recall
 
@@ -74,6 +74,18 @@ def test_a_message_for_an_earlier_incarnation_is_a_dead_letter(hub: ZmqBus, make
         assert asker.ask("hub/book", Recall(), Memory).numbers == ()
 
     assert "meant for incarnation" in hub.dead_letters.recent()[0].reason
+
+
+def test_a_hello_reaches_whichever_incarnation_is_there(hub: ZmqBus, make_bus: MakeBus) -> None:
+    agent = make_bus("agent")
+    with Client(agent, "agent/asker", exported=True) as asker:
+        agent.peer_seen("hub", hub.epoch + 2)
+
+        asker.tell("hub/book", Hello("agent", agent.epoch))
+        agent.peer_seen("hub", hub.epoch)
+        asker.ask("hub/book", Recall(), Memory)
+
+    assert hub.dead_letters.count == 0
 
 
 def test_sending_to_a_process_that_died_is_a_dead_letter_and_a_peer_down(

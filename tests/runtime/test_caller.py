@@ -19,6 +19,7 @@ from runtime.caller import (
     ModuleProcess,
     Peer,
     is_module,
+    is_user,
     module_process,
     parse_cgroup,
     parse_stat,
@@ -35,6 +36,23 @@ connection.connect(sys.argv[1])
 print("connected", flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.mark.parametrize(
+    ("caller", "uid", "expected"),
+    [
+        (CALLER, 1000, True),
+        (CALLER, 0, False),
+        (replace(CALLER, uid=0), 1000, False),
+        (replace(CALLER, pid=0), 1000, False),
+        (None, 1000, False),
+    ],
+    ids=["his", "root's", "of root", "not visible", "ended"],
+)
+def test_a_debug_socket_serves_the_programs_of_one_user(
+    caller: Caller | None, uid: int, expected: bool
+) -> None:
+    assert is_user(caller, uid) is expected
 
 
 @pytest.mark.parametrize(

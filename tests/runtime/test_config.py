@@ -35,6 +35,9 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         listen=(ListenAddress("127.0.0.1", 8883),),
         plain_listen=None,
         stop_grace_s=10.0,
+        process_allow=(),
+        process_isolation="auto",
+        process_uids=range(60600, 61184),
         log_level="info",
     )
 
@@ -97,6 +100,7 @@ def test_clients_are_told_a_name_that_leads_to_a_listen_address(
 
 
 ADDRESS = "ADDRESS[:PORT], such as 127.0.0.1:8883 or [::1]:8883"
+COMMANDS = "command lines separated by ';', each with the absolute path of its program"
 DEVICE_ID = "1 to 128 letters, digits and - . % _ * ? ! ( ) , : = @ $ '"
 
 
@@ -126,6 +130,13 @@ DEVICE_ID = "1 to 128 letters, digits and - . % _ * ? ! ( ) , : = @ $ '"
         ("stop_grace_s", "soon", "a number of seconds from 0 to 3600"),
         ("stop_grace_s", "nan", "a number of seconds from 0 to 3600"),
         ("stop_grace_s", "-1", "a number of seconds from 0 to 3600"),
+        ("process_allow", "python3 x", COMMANDS),
+        ("process_allow", "/bin/a; 'b", f"{COMMANDS}; No closing quotation"),
+        ("process_isolation", "on", "auto, require, off"),
+        ("process_uids", "0-10", "FIRST-LAST, user ids from 1000 on that nobody else has"),
+        ("process_uids", "61000", "FIRST-LAST, user ids from 1000 on that nobody else has"),
+        ("process_uids", "61000-60000", "FIRST-LAST, user ids from 1000 on that nobody else has"),
+        ("process_uids", "61000-4294967295", "FIRST-LAST, user ids from 1000 on that nobody else has"),
         ("log_level", "warn", "debug, info, warning, error; did you mean 'warning'?"),
     ],
 )
@@ -155,6 +166,19 @@ def test_plain_tcp_is_off_or_on_loopback(tmp_path: Path, text: str, address: str
     plain = read(tmp_path, EDGE_ACTORS_PLAIN_LISTEN=text).plain_listen
 
     assert (None if plain is None else str(plain)) == address
+
+
+def test_the_settings_of_process_modules_are_read(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        EDGE_ACTORS_PROCESS_ALLOW="/usr/bin/python3 '/opt/my pump/main.py' *; /bin/true;",
+        EDGE_ACTORS_PROCESS_ISOLATION="Require",
+        EDGE_ACTORS_PROCESS_UIDS="70000-70009",
+    )
+
+    assert settings.process_allow == (("/usr/bin/python3", "/opt/my pump/main.py", "*"), ("/bin/true",))
+    assert settings.process_isolation == "require"
+    assert settings.process_uids == range(70000, 70010)
 
 
 def test_an_unknown_variable_is_refused_with_the_nearest_name(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import pytest
 from actors.module_spec import EDGE_HUB, BuiltInSettings, DockerSettings, ModuleSpec, ProcessSettings
 from actors.ports import ModuleAccess, ModuleEnd
 from messaging.errors import ConfigError, EnvironmentFault
-from runtime.edge_modules import EdgeModules, EdgeNames
+from runtime.edge_modules import EdgeModules
+from runtime.isolation import ProcessIsolation
+from runtime.module_environment import EdgeNames
 from runtime.run_directory import RunDirectory
 from tests.runtime.module_processes import lives
 
@@ -34,6 +36,7 @@ class Workshop:
             names=EdgeNames("edge1", "hub.example", "localhost"),
             deployment_folder=folder,
             log_level="debug",
+            isolation=ProcessIsolation("off", None),
             hub_sockets=self._no_sockets,
         )
 

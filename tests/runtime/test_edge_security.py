@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +9,10 @@ import pytest
 
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
+from runtime import process_table
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
+from runtime.module_environment import EdgeNames
 
 NOW_S = 1_800_000_000.0
 DAY_S = 86_400.0
@@ -25,8 +29,7 @@ def make(run_dir: Path) -> EdgeSecurity:
     return EdgeSecurity(
         Home(run_dir / "home"),
         run_dir,
-        device_id="edge1",
-        iothub_hostname="hub.example",
+        names=EdgeNames("edge1", "hub.example", "localhost"),
         server_names=("localhost", "edgeHub"),
         process_of=lambda name: None,
         now_s=lambda: NOW_S,
@@ -42,6 +45,27 @@ def test_a_module_gets_an_identity_and_a_socket_of_its_own(security: EdgeSecurit
     assert [entry[0] for entry in security.identities()] == [
         "edge1", "edge1/$edgeAgent", "edge1/$edgeHub", "edge1/sensor",
     ]  # fmt: skip
+
+
+def test_a_module_runs_by_hand_while_a_process_lives(security: EdgeSecurity, run_dir: Path) -> None:
+    access = security.ensure_module("sensor", NOW_S)
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        stat = process_table.read_stat(process.pid)
+        assert stat is not None
+
+        opened = security.open_debug("sensor", process.pid, stat.start_ticks)
+
+        path = Path(opened.environment["IOTEDGE_WORKLOADURI"].removeprefix("unix://"))
+        assert (path.is_socket(), path.parent.parent) == (True, run_dir / "d")
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert opened.environment["IOTEDGE_MODULEGENERATIONID"] == access.generation_id
+        assert opened.environment["IOTEDGE_DEVICEID"] == "edge1"
+        assert Path(opened.ca_file).read_text().startswith("-----BEGIN CERTIFICATE-----")
+        with pytest.raises(ConfigError, match=f"process {process.pid}, .* has ended"):
+            security.open_debug("sensor", process.pid, stat.start_ticks + 1)
+        process.kill()
+    with pytest.raises(ConfigError, match="there is no identity of module 'pump'"):
+        security.open_debug("pump", os.getpid(), 0)
 
 
 def test_a_module_that_is_forgotten_has_no_identity_and_no_socket(

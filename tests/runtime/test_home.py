@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ def home(tmp_path: Path) -> Path:
     (made / "certificates").mkdir()
     for name in (
         "device.json",
+        "place",
         "hub.db",
         "hub.db-wal",
         "upstream.jsonl",
@@ -70,3 +72,41 @@ def test_logs_are_called_by_the_names_that_users_know(home: Path) -> None:
 
 def test_a_home_that_was_never_run_has_no_logs(tmp_path: Path) -> None:
     assert Home(tmp_path / "none").log_names() == []
+
+
+def test_what_the_edge_made_is_closed_to_others_and_nothing_else(home: Path) -> None:
+    (home / "thesis.tex").write_text("mine")
+    (home / "module-data").mkdir()
+    for path in (home / "hub.db", home / "thesis.tex"):
+        path.chmod(0o644)
+    for path in (home / "logs", home / "module-data"):
+        path.chmod(0o711)
+
+    Home(home).close_entries()
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in home.iterdir()}
+    assert {name: f"{modes[name]:o}" for name in ("hub.db", "thesis.tex", "logs", "module-data")} == {
+        "hub.db": "600",
+        "thesis.tex": "644",
+        "logs": "700",
+        "module-data": "711",
+    }
+    assert Home(home).foreign() == ["thesis.tex"]
+
+
+def test_a_file_that_goes_while_the_home_is_closed_is_no_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Home._entries
+
+    def then_one_goes(self: Home) -> list[os.DirEntry[str]]:
+        entries = listed(self)
+        (home / "hub.db-wal").unlink()
+        return entries
+
+    monkeypatch.setattr(Home, "_entries", then_one_goes)
+    (home / "hub.db").chmod(0o644)
+
+    Home(home).close_entries()
+
+    assert (home / "hub.db").stat().st_mode & 0o777 == 0o600

@@ -23,7 +23,9 @@ from runtime import process_table
 from runtime.docker_engine import HOME_LABEL
 from runtime.docker_leftovers import remove_containers
 from runtime.docker_runtime import ContainerNames, DockerRuntime
-from runtime.edge_modules import EdgeModules, EdgeNames
+from runtime.edge_modules import EdgeModules
+from runtime.isolation import ProcessIsolation
+from runtime.module_environment import EdgeNames
 from runtime.run_directory import RunDirectory
 from tests.fakes.module_runtime import FakeModuleRuntime
 from tests.runtime.module_processes import wait_until_ended
@@ -121,6 +123,7 @@ class ProcessWorld:
             names=EdgeNames("edge1", "hub.example", "localhost"),
             deployment_folder=self._folder,
             log_level="info",
+            isolation=ProcessIsolation("off", None),
             hub_sockets=lambda: ({}, ()),
         )
         self._made.append(self._modules)

@@ -218,9 +218,25 @@ def test_a_pid_that_was_given_away_again_is_never_taken_for_the_module(
     runtime.kill("temp")
     runtime.remove("temp")
 
-    assert isinstance(adopted, ModuleExit)
-    assert adopted.exit_code is None
+    if other_boot:
+        assert adopted is None
+    else:
+        assert isinstance(adopted, ModuleExit)
+        assert adopted.exit_code is None
     assert lives(stranger.pid)
+
+
+def test_a_module_that_ended_before_a_reboot_gives_its_exit_all_the_same(runtime, run) -> None:
+    state = run.modules / "temp"
+    state.mkdir(parents=True)
+    line = " ".join(Path("/proc/self/stat").read_text().split())
+    (state / "started").write_text(f"00000000-0000-0000-0000-000000000000\n{line}\n{line}\n")
+    (state / "ended").write_text("3\n")
+
+    adopted = runtime.adopt("temp", Exits())
+
+    assert isinstance(adopted, ModuleExit)
+    assert adopted.exit_code == 3
 
 
 def test_a_name_under_which_nothing_was_started_is_not_adopted(runtime) -> None:

@@ -307,7 +307,11 @@ def test_the_environment_reaches_the_module_as_it_is(runtime, run, workshop) -> 
         RUN_MARKER: str(run.path),
         MODULE_MARKER: "temp",
     }
-    assert sorted(path.name for path in (run.modules / "temp").iterdir()) == ["ended", "started"]
+    assert sorted(path.name for path in (run.modules / "temp").iterdir()) == [
+        "ended",
+        "isolation",
+        "started",
+    ]
 
 
 def test_the_module_finds_signals_and_stdin_as_a_shell_would_give_them(runtime, workshop) -> None:

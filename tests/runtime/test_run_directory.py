@@ -77,7 +77,7 @@ def test_a_prepared_run_directory_is_private_and_can_be_prepared_again(run: RunD
     run.prepare()
 
     assert run.path.stat().st_mode & 0o777 == 0o700
-    assert run.path.parent.stat().st_mode & 0o077 == 0
+    assert run.path.parent.stat().st_mode & 0o066 == 0  # modules of another edge may pass through
 
 
 def test_a_socket_can_be_bound_in_the_run_directory_of_a_home_longer_than_a_socket_path(

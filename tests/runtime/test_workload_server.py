@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import pwd
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -569,3 +571,71 @@ def test_random_bytes_end_in_a_reply_or_a_closed_connection(lasting_socket: Path
 
     assert reply == b"" or reply.startswith(b"HTTP/1.1 ")
     assert ask(lasting_socket)[0] == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a socket to another group")
+def test_the_socket_of_a_module_with_a_group_is_closed_to_others(
+    serve: Callable[..., WorkloadServer],
+) -> None:
+    path = serve().open("m1", group=60_600)
+
+    modes = [(at.stat().st_uid, at.stat().st_gid, at.stat().st_mode & 0o777) for at in (path, path.parent)]
+    assert modes == [(0, 60_600, 0o660), (0, 60_600, 0o710)]
+    assert path.parent.parent.stat().st_mode & 0o777 == 0o711
+
+
+def exchange(path: Path) -> tuple[int, dict[str, object]]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(WAIT_S)
+        client.connect(str(path))
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = client
+        connection.request("GET", "/modules")
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def test_a_debug_socket_serves_our_own_user_until_its_process_ends(
+    serve: Callable[..., WorkloadServer], folder: Path
+) -> None:
+    asked: list[Request] = []
+
+    def handle(request: Request, caller: Caller | None) -> Response:
+        asked.append(request)
+        return Response(200, b"{}")
+
+    server = serve(handle)
+    ordinary = server.open("m1")
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        path = server.open_debug("m1", folder.parent / "d", os.pidfd_open(process.pid))
+        assert exchange(path) == exchange(ordinary) == (200, {})
+        process.kill()
+
+    assert [(request.socket_module, request.socket_uid) for request in asked] == [
+        ("m1", os.geteuid()),
+        ("m1", None),
+    ]
+    ends_s = time.monotonic() + WAIT_S
+    while path.parent.exists():
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)  # between two looks at what the thread does
+    assert exchange(ordinary) == (200, {})
+
+
+def test_debug_sockets_end_with_the_server(serve: Callable[..., WorkloadServer], folder: Path) -> None:
+    server = serve()
+    paths = [server.open_debug("m1", folder.parent / "d", os.pidfd_open(os.getpid())) for _ in range(2)]
+
+    server.close_all()
+
+    assert paths[0] != paths[1]
+    assert not any(path.parent.exists() for path in paths)
+
+
+def test_a_debug_socket_that_cannot_be_made_is_told(
+    serve: Callable[..., WorkloadServer], folder: Path
+) -> None:
+    (folder.parent / "d").write_text("")
+
+    with pytest.raises(EnvironmentFault, match="cannot"):
+        serve().open_debug("m1", folder.parent / "d", os.pidfd_open(os.getpid()))

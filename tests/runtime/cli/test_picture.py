@@ -19,6 +19,7 @@ def module(name: str, **others: Any) -> dict[str, Any]:
         "restarts": 0,
         "since_s": NOW_S - 90,
         "description": "",
+        "not_isolated": "",
     }
     return known | others
 

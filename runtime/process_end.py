@@ -1,0 +1,21 @@
+"""How a process of the edge ends when it cannot go on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+FAILED: Final = 70  # EX_SOFTWARE of sysexits.h
+
+
+def end_at_once(reason: str) -> None:
+    """End this process from whichever thread: one that hangs could not be waited for.
+
+    Nothing is lost that was promised: what was acknowledged is on disk, modules live on and are adopted.
+    """
+    log.critical("this process ends: %s", reason)
+    logging.shutdown()
+    os._exit(FAILED)

@@ -1,0 +1,35 @@
+"""`edge_main` in trouble: `python -m tests.integration.troubled_edge HOME …`; TROUBLE says which.
+
+`slow hub`: its hub has the disk of slow_hub.py. `no security`: an actor of the agent cannot start.
+`agent hangs`: it never comes back from listing its modules.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import runtime.edge_modules
+from actors.agent import AgentActor, ListModules
+from actors.security import SecurityActor
+from tests.integration.edge_main import main
+
+
+def _fail(self: SecurityActor) -> None:
+    raise OSError("no entropy on this machine")
+
+
+def _hang(self: AgentActor, message: ListModules) -> None:
+    time.sleep(1000)
+
+
+if __name__ == "__main__":
+    match os.environ["TROUBLE"]:
+        case "slow hub":
+            runtime.edge_modules.HUB_PROGRAM = "tests.integration.slow_hub"  # type: ignore[misc]
+        case "no security":
+            SecurityActor.on_start = _fail  # type: ignore[method-assign]
+        case "agent hangs":
+            AgentActor.on_list_modules = _hang  # type: ignore[method-assign]
+    sys.exit(main())
