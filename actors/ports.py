@@ -211,8 +211,8 @@ class ModuleRun:
 
     pid: int
     started_at_s: float  # seconds since 1970-01-01 UTC
-    spec_hash: str | None = None  # from what it was made; None when the run itself does not say
     not_isolated: str = ""  # why it has the rights of the edge itself; "" when it has not, or is a part of it
+    spec_hash: str | None = None  # from what it was made; None when the run itself does not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -433,7 +433,7 @@ class DockerRuntime:
 def _run(container: dict[str, Any]) -> ModuleRun:
     state, labels = container["State"], container["Config"]["Labels"]
     started_at_s = _seconds(state["StartedAt"])
-    return ModuleRun(state["Pid"], started_at_s or time.time(), labels.get(SPEC_LABEL))
+    return ModuleRun(state["Pid"], started_at_s or time.time(), spec_hash=labels.get(SPEC_LABEL))
 
 
 def _end(container: dict[str, Any]) -> ModuleEnd | None:

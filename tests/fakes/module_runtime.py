@@ -49,7 +49,7 @@ class FakeModuleRuntime:
         pid = next(self._pids)
         # As on a disk, no two runs start at exactly the same time.
         made_from = spec_hash(module) if self.labels else None
-        run = ModuleRun(pid, self._clock.now_s() + pid * 1e-6, made_from)
+        run = ModuleRun(pid, self._clock.now_s() + pid * 1e-6, spec_hash=made_from)
         self._modules[name] = _Module(run, on_exit=on_exit)
         self.access[name] = access
         return run
