@@ -64,11 +64,6 @@ class Mailbox:
         """The edge-triggered descriptor for an event loop: drain until empty after each wake-up."""
         return int(self._socket.getsockopt(zmq.FD))
 
-    @property
-    def depth(self) -> int:
-        """Frames taken from ZeroMQ and not yet handled."""
-        return len(self._control) + len(self._data)
-
     def take(self, most: int) -> list[bytes]:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
         control, data = self._control, self._data
