@@ -24,6 +24,11 @@ LONGEST_REMEMBERED_BYTES: Final = 2048
 MOST_PACKET_IDS: Final = 65_535
 _DUP: Final = 0x08
 
+# Why a socket is not read.
+CREDIT: Final = "credit"  # too much of what it sent is not on disk yet
+UNREAD: Final = "unread"  # the client does not read what it is sent
+SESSION: Final = "session"  # too many of its subscriptions are not on disk yet
+
 
 @dataclass(slots=True)
 class Unanswered:
@@ -97,6 +102,20 @@ class MqttClient:
         self._edge_device_id = edge_device_id
         self._model_id = model_id
 
+    def hold(self, reason: str) -> None:
+        """Stop reading the socket, for this reason too."""
+        if not self.holds and not self.closed:
+            self.transport.pause_reading()
+        self.holds.add(reason)
+
+    def release(self, reason: str, now_s: float) -> None:
+        """Read the socket again, when this was the last reason not to."""
+        if reason in self.holds:
+            self.holds.discard(reason)
+            if not self.holds and not self.closed:
+                self.seen_at_s = now_s
+                self.transport.resume_reading()
+
     # from the client
 
     def add_publish(self, packet: Publish, batch: Batch) -> str:
@@ -114,7 +133,7 @@ class MqttClient:
                 if len(self._headers) >= REMEMBERED_TOPICS:
                     self._headers.clear()
                 self._headers[key] = header
-        if packet.packet_id:
+        if packet.qos == 1:  # a PUBACK answers nothing else; QoS 2 ends the connection
             batch.packet_ids.append(packet.packet_id)
         if isinstance(header, str):
             return header
