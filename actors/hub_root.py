@@ -15,6 +15,7 @@ from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
 from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
+from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
 from actors.ports import CloudLink, Listener, MessageStore
 from actors.root import RootActor
@@ -32,6 +33,8 @@ STORE: Final = "hub/store"
 ROUTER: Final = "hub/router"
 IDENTITIES: Final = "hub/identities"
 UPSTREAM: Final = "hub/upstream"
+TWINS: Final = "hub/twins"
+METHODS: Final = "hub/methods"
 MQTT: Final = "hub/mqtt"
 AGENT: Final = "agent"
 HELLO_S: Final = 1.0
@@ -69,7 +72,14 @@ class HubRootActor(RootActor):
 
         def mqtt() -> MqttHead:
             return MqttHead(
-                make_mqtt_listener(), config.device_id, store=STORE, router=ROUTER, identities=IDENTITIES
+                make_mqtt_listener(),
+                config.device_id,
+                store=STORE,
+                router=ROUTER,
+                identities=IDENTITIES,
+                twins=TWINS,
+                methods=METHODS,
+                cloud=UPSTREAM,
             )
 
         super().__init__(
@@ -78,6 +88,7 @@ class HubRootActor(RootActor):
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
+                ChildSpec("methods", lambda: MethodActor((MQTT,)), FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
             )
         )

@@ -1,9 +1,10 @@
 """The MQTT protocol head: clients connect, publish, subscribe, and get what routes send to their inputs.
 
 Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, Sessions, SessionSaved,
-             IdentityRevoked, ActorRestarted, Tick; and, from its listener on the same thread, connections
+             IdentityRevoked, ActorRestarted, Tick; ListClients, CallMethod, DesiredPatch, DeliverC2d, Twin,
+             ReportedPatched, TwinRefused; and, from its listener on the same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
-             hub/identities (Authenticate)
+             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream (see client_services.py)
 Started by:  HubRootActor, on an event loop; a restart closes its connections and the clients come back
 
 PUBACK leaves when the store says that the message is on disk. Whatever cannot be stored closes its
@@ -18,6 +19,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from actors.base import EdgeActor
+from actors.client_services import (
+    CallMethod,
+    DeliverC2d,
+    DesiredPatch,
+    ListClients,
+    ReportedPatched,
+    Twin,
+    TwinRefused,
+)
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
@@ -30,6 +40,7 @@ from actors.identities import (
 from actors.mqtt_client import UNREAD, Batch, MqttClient, add_position
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
+from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
 from actors.router import Endpoints, ListEndpoints, Publish
@@ -80,8 +91,18 @@ class MqttHead(EdgeActor):
     """Serves MQTT 3.1.1 clients. The listener calls `connected`, `received` and `disconnected`."""
 
     def __init__(
-        self, listener: Listener, device_id: str, *, store: str, router: str, identities: str
+        self,
+        listener: Listener,
+        device_id: str,
+        *,
+        store: str,
+        router: str,
+        identities: str,
+        twins: str,
+        methods: str,
+        cloud: str,
     ) -> None:
+        """Take the listener, and the addresses of who does what."""
         self._listener = listener
         self._device_id = device_id
         self._store = store
@@ -93,9 +114,8 @@ class MqttHead(EdgeActor):
         self._ids = itertools.count(1)  # of batches, attachments, epochs
         self._intake = Intake(self, router, self._next_id)
         self._deliveries = Deliveries(self, store, self._next_id, self._close)
-        self._subscriptions = Subscriptions(
-            self, store, self._ask_store, self._close, self._deliveries.update
-        )
+        self._services = Services(self, twins, methods, cloud, self._ask)
+        self._subscriptions = Subscriptions(self, store, self._ask_store, self._close, self._update)
         self._waiting: dict[int, Callable[[object], None]] = {}  # correlation id → what to do with the answer
 
     # life
@@ -232,13 +252,15 @@ class MqttHead(EdgeActor):
                     break
         if acknowledged:
             client.acknowledged_at_s = client.seen_at_s
-            self._deliveries.acknowledged(acknowledged)
+            self._deliveries.acknowledged(self._services.acknowledged(client, acknowledged))
         if dropped:
             log.warning("%s: %d messages dropped: %s", client.client_id, len(dropped), dropped[0])
         if client.closed:
             return  # what was published in the same read is not acknowledged, so it comes again
         if batch.packet_ids or batch.entries:
             self._intake.publish(client, batch)
+        for incoming, payload in batch.requests:
+            self._services.request(client, incoming, payload)
         if client.subscription_answers:
             self._subscriptions.keep(client)
         offence = offence or client.codec.offence
@@ -281,6 +303,7 @@ class MqttHead(EdgeActor):
         if self._by_identity.get(client.client_id) is client:
             del self._by_identity[client.client_id]
             self._deliveries.forget(client)
+            self._services.forget(client)
         self._intake.forget(client)
 
     def _publish_will(self, client: MqttClient, will: Will) -> None:
@@ -346,7 +369,7 @@ class MqttHead(EdgeActor):
         client.seen_at_s = self.clock.monotonic_s()
         client.transport.write(client.codec.send(ConnAck(ReturnCode.ACCEPTED, present)))
         log.info("%s connected from %s", client.client_id, client.transport.peer)
-        self._deliveries.update(client)
+        self._update(client)
         try:
             packets = client.codec.authenticated()
         except RemoteProtocolError as exc:
@@ -366,6 +389,11 @@ class MqttHead(EdgeActor):
             client.will = None
             self._close(client, "its identity was removed, disabled or got other keys")
 
+    def _update(self, client: MqttClient) -> None:
+        """A client has connected or subscribed anew."""
+        self._deliveries.update(client)
+        self._services.update(client)
+
     # messages in and out
 
     def on_endpoints(self, message: Endpoints) -> None:
@@ -378,6 +406,34 @@ class MqttHead(EdgeActor):
 
     def on_stored(self, message: Stored) -> None:
         self._intake.stored(message.batches)
+
+    # services
+
+    def on_list_clients(self, message: ListClients) -> None:
+        for client in self._by_identity.values():
+            self._services.introduce(client, self.envelope.sender)
+
+    def on_call_method(self, message: CallMethod) -> None:
+        client = self._by_identity.get(message.identity)
+        if client is not None:
+            self._services.call(client, message)
+
+    def on_desired_patch(self, message: DesiredPatch) -> None:
+        client = self._by_identity.get(message.identity)
+        if client is not None:
+            self._services.desired(client, message)
+
+    def on_deliver_c2d(self, message: DeliverC2d) -> None:
+        self._services.deliver(self._by_identity.get(message.identity), message)
+
+    def on_twin(self, message: Twin) -> None:
+        self._answered(message)
+
+    def on_reported_patched(self, message: ReportedPatched) -> None:
+        self._answered(message)
+
+    def on_twin_refused(self, message: TwinRefused) -> None:
+        self._answered(message)
 
     # answers to requests
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from actors.append_guard import AppendGuard
 from actors.hub_config import RouteText
-from actors.hub_root import IDENTITIES, MQTT, ROUTER, STORE
+from actors.hub_root import IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.identities import IdentityActor
 from actors.memory_system import MemorySystem
 from actors.mqtt_head import MqttHead
@@ -157,7 +157,16 @@ class HubWorld:
         start(ROUTER, lambda: RouterActor(DEVICE, STORE, texts, None))
         start(
             MQTT,
-            lambda: MqttHead(self.listener, DEVICE, store=STORE, router=ROUTER, identities=IDENTITIES),
+            lambda: MqttHead(
+                self.listener,
+                DEVICE,
+                store=STORE,
+                router=ROUTER,
+                identities=IDENTITIES,
+                twins=TWINS,
+                methods=METHODS,
+                cloud=UPSTREAM,
+            ),
         )
         self.system.run()
 
