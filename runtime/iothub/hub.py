@@ -102,7 +102,7 @@ class IotHub:
         """Merge a patch into the reported properties and return their new $version.
 
         Raises:
-            IotHubError: 400004 the patch breaks a rule of twins; 404001, 404010 unknown; 413001 too large.
+            IotHubError: 400004 the patch breaks a rule of twins; 404001, 404010 unknown.
         """
         raise NotImplementedError
 
@@ -207,7 +207,7 @@ class IotHub:
         """Merge `tags` and `properties.desired` of `patch` into the twin and return the whole twin.
 
         Raises:
-            IotHubError: 400004 a rule of twins; 404001, 404010 unknown; 412001 another etag; 413001 too large.
+            IotHubError: 400004 a rule of twins; 404001, 404010 unknown; 412001 another etag.
         """
         raise NotImplementedError
 
