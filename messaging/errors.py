@@ -9,7 +9,7 @@ EdgeError
 ├─ ProtocolError
 │  ├─ RemoteProtocolError     the peer broke the protocol; carries what to answer it with
 │  └─ LocalProtocolError      we tried to break it
-├─ IotHubError                the IoT Hub stand-in refuses a request; carries IoT Hub's number and name for it
+├─ IotHubError                refused as IoT Hub refuses it; carries IoT Hub's number and name for it
 ├─ AuthError                  an identity or its token was refused; says why
 ├─ StoreError                 the database could not do what was asked
 │  └─ StoreFull               for want of space; works again when there is some
@@ -83,7 +83,7 @@ class LocalProtocolError(ProtocolError):
 
 
 class IotHubError(EdgeError):
-    """The IoT Hub stand-in refuses what a service or a device asked for.
+    """What a service or a device asked for is refused as IoT Hub would refuse it.
 
     `code` is IoT Hub's number, of which the first three digits are the HTTP status, `name` what IoT Hub calls
     it: 404001 `DeviceNotFound`.
