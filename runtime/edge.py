@@ -133,6 +133,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
             for name, route in hub.routes.items()
         ),
         ttl_s=None if hub.time_to_live_s < 0 else hub.time_to_live_s,
+        twins={module: dict(desired) for module, desired in deployment.twins.items()},
         plain_listeners=0 if settings.plain_listen is None else 1,
     )
 

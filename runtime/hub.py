@@ -33,6 +33,7 @@ from runtime.message_db import MessageDb
 from runtime.mqtt_listener import MqttListener, ServerCertificate, most_connections
 from runtime.process_end import FAILED, end_at_once
 from runtime.socket_handover import SocketOffer
+from runtime.twin_db import TwinDb
 from runtime.upstream_file import UpstreamFile
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
         return HubRootActor(
             config,
             open_store=lambda: open_store(home / "hub.db"),
+            open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: MqttListener(
