@@ -105,7 +105,6 @@ class TwinActor(EdgeActor):
         self._clients: dict[str, tuple[str, bool]] = {}  # identity → its head, whether it wants patches
         self._is_up = False
         self._under_way: dict[str, int] = {}  # identity → correlation id of what the cloud was asked
-        self._sending: dict[str, Json] = {}  # reported values of which a patch is under way
         self._stale: set[str] = set()  # of these the cloud's copy is wanted
         self._readers: dict[str, list[Envelope]] = {}  # who waits for it
         self._epochs = itertools.count(1)
@@ -128,6 +127,12 @@ class TwinActor(EdgeActor):
 
     def on_turn_end(self) -> None:
         """Store what this turn changed, with one sync to disk; only then say so."""
+        while self._changed or self._after:  # what is done after that may change something in turn
+            self._commit()
+        while len(self._records) > MOST_REMEMBERED:
+            del self._records[next(iter(self._records))]
+
+    def _commit(self) -> None:
         changed, self._changed = self._changed, {}
         after, self._after = self._after, []
         if changed:
@@ -138,6 +143,8 @@ class TwinActor(EdgeActor):
                 log.error("twins cannot be stored: %s", exc)
                 for identity in changed:
                     self._records.pop(identity, None)  # what is on disk counts
+                    if self._under_way.get(identity) == 0:
+                        self._failed(identity, str(exc))
                     self._answer_readers(identity)
                 for envelope, _ in after:
                     if envelope is not None:
@@ -145,8 +152,6 @@ class TwinActor(EdgeActor):
                 return
         for _, act in after:
             act()
-        while len(self._records) > MOST_REMEMBERED:
-            del self._records[next(iter(self._records))]
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
         self.on_link_changed(LinkChanged(False))
@@ -231,7 +236,6 @@ class TwinActor(EdgeActor):
                 self._refresh(identity)
             return
         self._under_way.clear()
-        self._sending.clear()
         self._stale.clear()
         for identity in list(self._readers):
             self._answer_readers(identity)
@@ -254,7 +258,7 @@ class TwinActor(EdgeActor):
     def on_reported_sent(self, message: ReportedSent) -> None:
         identity = message.identity
         if self._ended(identity):
-            record = self._record(identity).with_known(self._sending.pop(identity))
+            record = self._record(identity).with_taken()
             self._change(identity, record, lambda: self._go_on(identity))
 
     def on_cloud_refused(self, message: CloudRefused) -> None:
@@ -293,8 +297,12 @@ class TwinActor(EdgeActor):
             self._stale.discard(identity)
             self._under_way[identity] = self.request(self._cloud, FetchTwin(identity), CLOUD_LIMIT_S)
         elif patch := record.unsent():
-            self._sending[identity] = record.reported.values
             asked = SendReported(identity, msgspec.json.encode(patch))
+            self._under_way[identity] = 0  # until it is on disk that it may have arrived
+            self._change(identity, record.with_trial(), lambda: self._send(identity, asked))
+
+    def _send(self, identity: str, asked: SendReported) -> None:
+        if self._under_way.get(identity) == 0:
             self._under_way[identity] = self.request(self._cloud, asked, CLOUD_LIMIT_S)
 
     def _ended(self, identity: str) -> bool:
@@ -312,8 +320,7 @@ class TwinActor(EdgeActor):
         if identity not in self._under_way:
             return
         del self._under_way[identity]
-        if self._sending.pop(identity, None) is not None:
-            self._stale.add(identity)
+        self._stale.add(identity)
         log.warning("twin of '%s': the cloud does not take part: %s", identity, reason)
         self.set_timer(RETRY_S, TwinRetry(identity))
         self._answer_readers(identity)
