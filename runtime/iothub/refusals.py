@@ -1,0 +1,98 @@
+"""What the stand-in refuses, in IoT Hub's numbers and names. One function each, so that they read as a list.
+
+Source: spec sheet security-daemon.md section 4.6
+"""
+
+from __future__ import annotations
+
+from messaging.errors import IotHubError
+from messaging.identity import Identity
+
+
+def argument_invalid(message: str) -> IotHubError:
+    """What was sent does not make sense."""
+    return IotHubError(400004, "ArgumentInvalid", message)
+
+
+def unauthorized(message: str) -> IotHubError:
+    """Who asks has not proven who they are."""
+    return IotHubError(401003, "IotHubUnauthorized", message)
+
+
+def not_permitted(message: str) -> IotHubError:
+    """Who asks is known and may not do this."""
+    return IotHubError(401002, "IotHubUnauthorizedAccess", message)
+
+
+def quota_exceeded(message: str) -> IotHubError:
+    """A limit of the hub is reached."""
+    return IotHubError(403002, "IotHubQuotaExceeded", message)
+
+
+def queue_full(device_id: str, limit: int) -> IotHubError:
+    """The queue of a device is full."""
+    return IotHubError(
+        403004,
+        "DeviceMaximumQueueDepthExceeded",
+        f"device '{device_id}' has {limit} messages waiting; let it take some, or purge its queue",
+    )
+
+
+def unknown(identity: Identity) -> IotHubError:
+    """There is no such device or module."""
+    if identity.module_id is None:
+        return IotHubError(404001, "DeviceNotFound", f"device '{identity}' is not registered")
+    return IotHubError(404010, "ModuleNotFound", f"module '{identity}' is not registered")
+
+
+def unknown_configuration(configuration_id: str) -> IotHubError:
+    """There is no such configuration."""
+    return IotHubError(404002, "ConfigurationNotFound", f"configuration '{configuration_id}' does not exist")
+
+
+def not_online(identity: Identity) -> IotHubError:
+    """A direct method needs a connected target that listens for methods."""
+    return IotHubError(
+        404103, "DeviceNotOnline", f"'{identity}' is not connected, or does not listen for direct methods"
+    )
+
+
+def closed_remotely(identity: Identity) -> IotHubError:
+    """The target went away while its answer was awaited."""
+    return IotHubError(
+        404104, "DeviceConnectionClosedRemotely", f"'{identity}' disconnected before it answered"
+    )
+
+
+def exists(identity: Identity) -> IotHubError:
+    """There is such a device or module already."""
+    if identity.module_id is None:
+        return IotHubError(409001, "DeviceAlreadyExists", f"device '{identity}' is registered already")
+    return IotHubError(409301, "ModuleAlreadyExistsOnDevice", f"module '{identity}' is registered already")
+
+
+def configuration_exists(configuration_id: str) -> IotHubError:
+    """There is such a configuration already."""
+    return IotHubError(
+        409002, "ConfigurationAlreadyExists", f"configuration '{configuration_id}' exists already"
+    )
+
+
+def precondition_failed(what: str, etag: str) -> IotHubError:
+    """`If-Match` names another version than the one there is."""
+    return IotHubError(412001, "PreconditionFailed", f"{what} has the etag {etag}, not the one in If-Match")
+
+
+def lock_lost(lock: str) -> IotHubError:
+    """A message is not locked under this token any more."""
+    return IotHubError(412002, "DeviceMessageLockLost", f"no message is locked under the token '{lock}'")
+
+
+def too_large(message: str) -> IotHubError:
+    """What was sent is over a size limit."""
+    return IotHubError(413001, "MessageTooLarge", message)
+
+
+def no_answer(identity: Identity, timeout_s: float) -> IotHubError:
+    """The target is connected and did not answer a direct method in time."""
+    return IotHubError(504101, "GatewayTimeout", f"'{identity}' did not answer within {timeout_s:g} s")
