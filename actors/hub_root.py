@@ -18,7 +18,7 @@ from actors.identities import IdentityActor, IdentityCopy
 from actors.mqtt_head import MqttHead
 from actors.ports import CloudLink, Listener, MessageStore
 from actors.root import RootActor
-from actors.router import RouterActor
+from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
 from actors.upstream import UpstreamActor
 from messaging.kinds import message
@@ -62,10 +62,11 @@ class HubRootActor(RootActor):
         self._load_certificate = load_certificate
         self._known_agent = 0  # its incarnation
         guard = AppendGuard()
+        routes = KeptRoutes(config.routes, config.ttl_s)
         hosts = (config.iothub_hostname, *config.host_names)
 
         def router() -> RouterActor:
-            return RouterActor(config.device_id, STORE, config.routes, config.ttl_s)
+            return RouterActor(config.device_id, STORE, routes)
 
         def mqtt() -> MqttHead:
             return MqttHead(

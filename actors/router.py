@@ -1,20 +1,22 @@
 """Decides where each message goes, and hands it to the store in the name of the head.
 
-Understands: Publish, SetRoutes, ListRoutes, ListEndpoints
-Tells:       hub/store (Append), heads (Endpoints)
-Started by:  HubRootActor with the routes of the hub's configuration
+Understands: Publish, SetRoutes, ListRoutes, ListEndpoints; ActorRestarted of the store
+Tells:       hub/store (Append, KeepQueues), heads (Endpoints)
+Started by:  HubRootActor with the routes of the hub's configuration, or those that were set since
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final
 
 from actors.base import EdgeActor
 from actors.hub_config import RouteText
-from actors.store import Append
+from actors.store import Append, KeepQueues
 from messaging.errors import RouteError
 from messaging.kinds import data_message, message
+from messaging.lifecycle import ActorRestarted, Watch
 from messaging.message import decode_header
 from messaging.routing.route import CompiledRoute, CompiledRoutes, compile_route
 
@@ -40,7 +42,11 @@ class Publish:
 
 @message
 class SetRoutes:
-    """Use these routes from now on, as (name, text, priority, time to live in s or 0). Queues stay."""
+    """Use these routes from now on, as (name, text, priority, time to live in s or 0). Answered with Routes.
+
+    What waits keeps its place, priority and time to live. Only the queue of an endpoint that no route leads
+    to any more is given up, and not even that while a route is left out: it may have led there.
+    """
 
     routes: tuple[tuple[str, str, int, int], ...]
     ttl_s: int | None  # of routes without one of their own; None: for ever
@@ -65,52 +71,86 @@ class ListRoutes:
 
 @message
 class Routes:
-    """The routes in force, as (name, text), and those left out, as (name, text, problem with position)."""
+    """The routes in force, and those left out.
 
-    good: tuple[tuple[str, str], ...]
-    bad: tuple[tuple[str, str, str], ...]
+    A good one is (name, text, priority, time to live in s or 0, endpoint id), a bad one (name, text, problem
+    with position, line, column).
+    """
+
+    good: tuple[tuple[str, str, int, int, str], ...]
+    bad: tuple[tuple[str, str, str, int, int], ...]
+
+
+class KeptRoutes:
+    """The routes that were set last. Outlives a restart of the router."""
+
+    def __init__(self, routes: Iterable[RouteText], ttl_s: int | None) -> None:
+        self.now = set_routes(routes, ttl_s)
+
+
+def set_routes(routes: Iterable[RouteText], ttl_s: int | None) -> SetRoutes:
+    """Return the message that puts these routes in force."""
+    return SetRoutes(tuple((r.name, r.text, r.priority, r.ttl_s) for r in routes), ttl_s)
 
 
 class RouterActor(EdgeActor):
     """Applies the compiled routes. A route that does not compile is left out; the others work."""
 
-    def __init__(self, device_id: str, store: str, routes: tuple[RouteText, ...], ttl_s: int | None) -> None:
+    def __init__(self, device_id: str, store: str, kept: KeptRoutes) -> None:
         self._device_id = device_id
         self._store = store
-        self._first = (tuple((r.name, r.text, r.priority, r.ttl_s) for r in routes), ttl_s)
+        self._kept = kept
         self._compiled = CompiledRoutes(())
-        self._bad: tuple[tuple[str, str, str], ...] = ()
+        self._bad: tuple[tuple[str, str, str, int, int], ...] = ()
         self._ttl_s: float | None = None
         self._known: dict[bytes, Matches] = {}
         self._listeners: set[str] = set()
 
     def on_start(self) -> None:
-        self.on_set_routes(SetRoutes(*self._first))
+        self.tell(self._store, Watch())
+        self._compile()
+
+    def on_actor_restarted(self, message: ActorRestarted) -> None:
+        self._tell_store()  # it may have forgotten which queues it was giving up
 
     def on_set_routes(self, message: SetRoutes) -> None:
+        """Change the routes. The agent repeats them whenever it meets the hub, so mostly nothing changes."""
+        before = self._kept.now
+        if message != before:
+            self._kept.now = message
+            self._compile()
+            log.info("routes changed: %s", _difference(before, message))
+            for listener in self._listeners:
+                self.tell(listener, self._endpoints())
+        self.reply(self._routes())
+
+    def _compile(self) -> None:
         good: list[CompiledRoute] = []
-        bad: list[tuple[str, str, str]] = []
-        for name, text, priority, ttl_s in message.routes:
+        bad: list[tuple[str, str, str, int, int]] = []
+        for name, text, priority, ttl_s in self._kept.now.routes:
             try:
                 good.append(
                     compile_route(name, text, edge_device_id=self._device_id, priority=priority, ttl_s=ttl_s)
                 )
             except RouteError as exc:
                 log.error("route '%s' is left out: %s", name, exc)
-                bad.append((name, text, str(exc)))
+                bad.append((name, text, str(exc), exc.line, exc.column))
         self._compiled = CompiledRoutes(good)
         self._bad = tuple(bad)
-        self._ttl_s = message.ttl_s
+        self._ttl_s = self._kept.now.ttl_s
         self._known.clear()
-        for listener in self._listeners:
-            self.tell(listener, self._endpoints())
+        self._tell_store()
+
+    def _tell_store(self) -> None:
+        if not self._bad:  # one that is left out may have led to any of the others
+            self.tell(self._store, KeepQueues(tuple(endpoint.id for endpoint in self._compiled.endpoints)))
 
     def on_list_endpoints(self, message: ListEndpoints) -> None:
         self._listeners.add(self.envelope.sender)
         self.reply(self._endpoints())
 
     def on_list_routes(self, message: ListRoutes) -> None:
-        self.reply(Routes(tuple((r.name, r.text) for r in self._compiled.routes), self._bad))
+        self.reply(self._routes())
 
     def on_publish(self, message: Publish) -> None:
         try:
@@ -187,6 +227,10 @@ class RouterActor(EdgeActor):
             self._known[header] = matches
         return matches
 
+    def _routes(self) -> Routes:
+        good = tuple((r.name, r.text, r.priority, r.ttl_s, r.endpoint.id) for r in self._compiled.routes)
+        return Routes(good, self._bad)
+
     def _endpoints(self) -> Endpoints:
         return Endpoints(
             tuple(
@@ -195,3 +239,17 @@ class RouterActor(EdgeActor):
                 if endpoint.client_id is not None and endpoint.input_name is not None
             )
         )
+
+
+def _difference(before: SetRoutes, after: SetRoutes) -> str:
+    """Say which routes are new, changed or gone, by name."""
+    old, new = ({route[0]: route[1:] for route in routes.routes} for routes in (before, after))
+    kinds = {
+        "added": new.keys() - old.keys(),
+        "changed": {name for name in old.keys() & new.keys() if old[name] != new[name]},
+        "removed": old.keys() - new.keys(),
+    }
+    parts = [f"{kind} {', '.join(sorted(names))}" for kind, names in kinds.items() if names]
+    if before.ttl_s != after.ttl_s:
+        parts.append(f"time to live {'none' if after.ttl_s is None else f'{after.ttl_s} s'}")
+    return "; ".join(parts) or "their order"

@@ -1,6 +1,6 @@
 """Owns the message database: takes messages in, hands them to consumers, forgets what was delivered.
 
-Understands: Append, Attach, Detach, Delivered, SaveSession, DeleteSession, LoadSessions, SweepDue
+Understands: Append, Attach, Detach, Delivered, KeepQueues, SaveSession, DeleteSession, LoadSessions, …
 Tells:       whoever published (Stored), consumers (Ready), heads (SessionSaved, Sessions)
 Started by:  HubRootActor; after a restart consumers attach again, queues are read from the database
 
@@ -145,6 +145,21 @@ class Sessions:
     sessions: dict[str, tuple[tuple[str, int], ...]]
 
 
+@data_message
+class KeepQueues:
+    """Routes lead to these endpoints now, and will to no others: give up what waits for others.
+
+    In the data lane, behind what was routed before.
+    """
+
+    endpoint_ids: tuple[str, ...]
+
+
+@message
+class DropDue:
+    """Timer: give up more of the queues that no route leads to."""
+
+
 @message
 class SweepDue:
     """Timer: delete what has expired, give space back."""
@@ -182,6 +197,8 @@ class StoreActor(EdgeActor):
         self._to_serve: dict[str, Consumer] = {}
         self._unserved: dict[str, Consumer] = {}  # because the database could not be read
         self._trouble = ""  # why the database refuses, as last said to the log
+        self._orphans: dict[str, int] = {}  # endpoints that no route leads to → messages given up so far
+        self._drop_timer = False
 
     def on_start(self) -> None:
         self._store = self._open_store()
@@ -387,6 +404,8 @@ class StoreActor(EdgeActor):
 
     def _serve(self, consumer: Consumer) -> None:
         """Send what the consumer's window has room for."""
+        if consumer.endpoint_id in self._orphans:
+            return  # served again when its queue is empty
         try:
             self._serve_all(consumer)
         except StoreError as exc:  # the next sweep tries again; the others are served meanwhile
@@ -412,6 +431,51 @@ class StoreActor(EdgeActor):
                     self.clock.now_s(),
                 )
             )
+
+    # queues that no route leads to
+
+    def on_keep_queues(self, message: KeepQueues) -> None:
+        assert self._store is not None
+        kept = set(message.endpoint_ids)
+        self._orphans = {name: 0 for name in self._store.endpoint_ids() if name not in kept}
+        for endpoint_id in self._orphans:
+            consumer = self._consumers.get(endpoint_id)
+            if consumer is not None:
+                consumer.forget_ready()
+        for endpoint_id, consumer in self._consumers.items():
+            if endpoint_id not in self._orphans:
+                self._to_serve[endpoint_id] = consumer  # its queue was being given up, perhaps
+        if self._orphans and self._turn.delivered:
+            self._done = FORGET_MESSAGES  # what has arrived is delivered, not given up
+        self._drop_soon(0.0)
+
+    def on_drop_due(self, message: DropDue) -> None:
+        """Give up a slice of one queue."""
+        assert self._store is not None
+        self._drop_timer = False
+        endpoint_id = next(iter(self._orphans), "")
+        if not endpoint_id:
+            return
+        try:
+            with self._store.transaction():
+                count = self._store.drop_queue(endpoint_id, "removed", SWEEP_ROWS)
+        except StoreError as exc:
+            self._report(exc)
+            self._drop_soon(SWEEP_S)
+            return
+        self._orphans[endpoint_id] += count
+        if count < SWEEP_ROWS:
+            total = self._orphans.pop(endpoint_id)
+            if total:
+                log.warning("%d messages for %s dropped: no route leads there any more", total, endpoint_id)
+            if endpoint_id in self._consumers:
+                self._to_serve[endpoint_id] = self._consumers[endpoint_id]
+        self._drop_soon(BUSY_SWEEP_S)
+
+    def _drop_soon(self, after_s: float) -> None:
+        if self._orphans and not self._drop_timer:
+            self._drop_timer = True
+            self.set_timer(after_s, DropDue())
 
     # sessions
 

@@ -12,7 +12,7 @@ from actors.identities import IdentityActor
 from actors.memory_system import MemorySystem
 from actors.mqtt_head import MqttHead
 from actors.ports import ConnectionHandler, MessageStore
-from actors.router import RouterActor
+from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
 from messaging import sas
 from messaging.identity import Identity
@@ -150,11 +150,11 @@ class HubWorld:
         self.listener = FakeListener()
         copy = Copy(tuple((client, KEY, KEY, True) for client in (A, B, LEAF)))
         texts = tuple(RouteText(name, text, DEFAULT_PRIORITY, 0) for name, text in routes.items())
-        guard = AppendGuard()
+        guard, kept = AppendGuard(), KeptRoutes(texts, None)
         start = self.system.start
         start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard))
         start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,)))
-        start(ROUTER, lambda: RouterActor(DEVICE, STORE, texts, None))
+        start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept))
         start(
             MQTT,
             lambda: MqttHead(self.listener, DEVICE, store=STORE, router=ROUTER, identities=IDENTITIES),
