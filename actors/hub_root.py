@@ -20,6 +20,7 @@ from actors.ports import CloudLink, Listener, MessageStore
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
+from actors.trail import RoutingTrail, StorageTrail
 from actors.upstream import UpstreamActor
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
@@ -63,10 +64,11 @@ class HubRootActor(RootActor):
         self._known_agent = 0  # its incarnation
         guard = AppendGuard()
         routes = KeptRoutes(config.routes, config.ttl_s)
+        routing_trail, storage_trail = RoutingTrail(), StorageTrail()
         hosts = (config.iothub_hostname, *config.host_names)
 
         def router() -> RouterActor:
-            return RouterActor(config.device_id, STORE, routes)
+            return RouterActor(config.device_id, STORE, routes, routing_trail)
 
         def mqtt() -> MqttHead:
             return MqttHead(
@@ -75,7 +77,9 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
-                ChildSpec("store", lambda: StoreActor(open_store, guard), FRONT, exported=True),
+                ChildSpec(
+                    "store", lambda: StoreActor(open_store, guard, storage_trail), FRONT, exported=True
+                ),
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),

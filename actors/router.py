@@ -1,6 +1,6 @@
 """Decides where each message goes, and hands it to the store in the name of the head.
 
-Understands: Publish, SetRoutes, ListRoutes, ListEndpoints; ActorRestarted of the store
+Understands: Publish, SetRoutes, ListRoutes, ListEndpoints, TraceRouting; ActorRestarted of the store
 Tells:       hub/store (Append, KeepQueues), heads (Endpoints)
 Started by:  HubRootActor with the routes of the hub's configuration, or those that were set since
 """
@@ -14,6 +14,7 @@ from typing import Any, Final
 from actors.base import EdgeActor
 from actors.hub_config import RouteText
 from actors.store import Append, KeepQueues
+from actors.trail import RoutingTrail, TraceRouting, Way, has_message_id
 from messaging.errors import RouteError
 from messaging.kinds import data_message, message
 from messaging.lifecycle import ActorRestarted, Watch
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 REMEMBERED_HEADERS: Final = 4096
 LONGEST_REMEMBERED_BYTES: Final = 2048
 
-Matches = tuple[tuple[str, int, float | None], ...]
+NOWHERE: Final = Way((), (), has_id=False)
 
 
 @data_message
@@ -96,14 +97,15 @@ def set_routes(routes: Iterable[RouteText], ttl_s: int | None) -> SetRoutes:
 class RouterActor(EdgeActor):
     """Applies the compiled routes. A route that does not compile is left out; the others work."""
 
-    def __init__(self, device_id: str, store: str, kept: KeptRoutes) -> None:
+    def __init__(self, device_id: str, store: str, kept: KeptRoutes, trail: RoutingTrail) -> None:
         self._device_id = device_id
         self._store = store
         self._kept = kept
         self._compiled = CompiledRoutes(())
         self._bad: tuple[tuple[str, str, str, int, int], ...] = ()
         self._ttl_s: float | None = None
-        self._known: dict[bytes, Matches] = {}
+        self._known: dict[bytes, Way] = {}
+        self._trail = trail
         self._listeners: set[str] = set()
 
     def on_start(self) -> None:
@@ -161,71 +163,78 @@ class RouterActor(EdgeActor):
 
     def _route(self, message: Publish) -> None:
         known = self._known
-        routed: list[tuple[bytes, Matches]] = []
+        routed: list[tuple[bytes, Way]] = []
         for header in message.headers:
-            matches = known.get(header)
-            if matches is None:
+            way = known.get(header)
+            if way is None:
                 if self._compiled.needs_body(decode_header(header, b"").source):
                     self._publish_by_body(message)
                     return
-                matches = self._remember(header, self._matches(header, b""))
-            routed.append((header, matches))
-        self._append(message, tuple(routed), message.entries)
+                way = self._remember(header, self._way(header, b""))
+            routed.append((header, way))
+        self._append(message, routed, message.entries)
 
     def _publish_by_body(self, message: Publish) -> None:
         """Route each message by itself: some condition looks at the body."""
-        routed: dict[tuple[bytes, Matches], int] = {}
+        routed: dict[tuple[bytes, Way], int] = {}
         entries = []
         for index, body in message.entries:
             header = message.headers[index]
-            to = routed.setdefault((header, self._matches(header, body)), len(routed))
+            to = routed.setdefault((header, self._way(header, body)), len(routed))
             entries.append((to, body))
-        self._append(message, tuple(routed), tuple(entries))
+        self._append(message, list(routed), tuple(entries))
 
     def _route_around_poison(self, message: Publish) -> None:
         """Route each message by itself; one for which that fails goes nowhere, and among the dead letters.
 
         The batch goes on, or its client would send it again and again.
         """
-        routed: list[tuple[bytes, Matches]] = []
+        routed: list[tuple[bytes, Way]] = []
         entries = []
         for index, body in message.entries:
             header = message.headers[index]
-            matches: Matches = ()
+            way = NOWHERE
             try:
-                matches = self._matches(header, body)
+                way = self._way(header, body)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this message alone
                 alone = (message.identity, message.epoch, message.index, (header,), ((0, body),))
                 self.context.dead_letter(self.envelope._replace(correlation_id=0, body=alone), exc)
             entries.append((len(routed), body))
-            routed.append((header, matches))
-        self._append(message, tuple(routed), tuple(entries))
+            routed.append((header, way))
+        self._append(message, routed, tuple(entries))
 
     def _append(
         self,
         message: Publish,
-        routed: tuple[tuple[bytes, Matches], ...],
+        routed: list[tuple[bytes, Way]],
         entries: tuple[tuple[int, bytes], ...],
     ) -> None:
-        append = Append(message.identity, message.epoch, message.index, routed, entries)
-        self.forward(self._store, append)
+        headers = tuple([(header, way.matches) for header, way in routed])
+        self.forward(self._store, Append(message.identity, message.epoch, message.index, headers, entries))
+        traced = [pair for pair in routed if pair[1].has_id]
+        if traced:
+            self._trail.routed(self.envelope.sent_at_s, self.clock.now_s(), message.identity, traced)
+
+    def on_trace_routing(self, message: TraceRouting) -> None:
+        self.reply(self._trail.find(message.message_id))
 
     def describe(self) -> dict[str, Any]:
         return {"routes": len(self._compiled.routes), "bad_routes": len(self._bad)}
 
-    def _matches(self, header: bytes, body: bytes) -> Matches:
+    def _way(self, header: bytes, body: bytes) -> Way:
         found = self._compiled.endpoints_of(decode_header(header, body))
-        return tuple(
+        matches = tuple(
             (match.endpoint.id, match.priority, float(match.ttl_s) if match.ttl_s else self._ttl_s)
             for match in found
         )
+        return Way(matches, tuple([match.route_name for match in found]), has_message_id(header))
 
-    def _remember(self, header: bytes, matches: Matches) -> Matches:
+    def _remember(self, header: bytes, way: Way) -> Way:
         if len(header) <= LONGEST_REMEMBERED_BYTES:
             if len(self._known) >= REMEMBERED_HEADERS:
                 self._known.clear()
-            self._known[header] = matches
-        return matches
+            self._known[header] = way
+        return way
 
     def _routes(self) -> Routes:
         good = tuple((r.name, r.text, r.priority, r.ttl_s, r.endpoint.id) for r in self._compiled.routes)

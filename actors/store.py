@@ -22,6 +22,7 @@ from actors.base import EdgeActor
 from actors.consumer import Consumer
 from actors.ports import MessageStore
 from actors.stored import Match, Run, Segment, gathered, position_of, runs_of, segments_of
+from actors.trail import Hops, StorageTrail, TraceStorage
 from messaging.envelope import Envelope
 from messaging.errors import StoreError
 from messaging.kinds import data_message, kind_of, message
@@ -186,8 +187,11 @@ class _Turn:
 class StoreActor(EdgeActor):
     """The only owner of the message database."""
 
-    def __init__(self, open_store: Callable[[], MessageStore], guard: AppendGuard) -> None:
+    def __init__(
+        self, open_store: Callable[[], MessageStore], guard: AppendGuard, trail: StorageTrail
+    ) -> None:
         self._open_store = open_store
+        self._trail = trail
         self._store: MessageStore | None = None
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
         self._consumers: dict[str, Consumer] = {}
@@ -223,10 +227,12 @@ class StoreActor(EdgeActor):
 
     def on_delivered(self, message: Delivered) -> None:
         self._make_room(message)
+        self._follow("delivered", message)
         self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.ranges)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         self._make_room(message)
+        self._follow("poison", message)
         self._turn.poison.append(message)
 
     def on_forget_due(self, message: ForgetDue) -> None:
@@ -290,6 +296,7 @@ class StoreActor(EdgeActor):
                     store.save_session(request.identity, msgpack.packb(request.subscriptions))
                 else:
                     store.delete_session(request.identity)
+        self._trail.stored(now_s, first, segments)
         fresh: dict[str, list[Run]] = {}
         for endpoint_id, run in runs_of(segments, first):
             if endpoint_id in self._consumers:
@@ -417,6 +424,8 @@ class StoreActor(EdgeActor):
         while True:
             runs = consumer.take()
             if runs:
+                if self._trail.follows(consumer.endpoint_id):
+                    self._trail.sent(self.clock.now_s(), consumer.endpoint_id, runs)
                 ready = Ready(consumer.endpoint_id, consumer.attachment, tuple(runs))  # type: ignore[arg-type]
                 self.tell(consumer.address, ready)
             to_read = consumer.to_read
@@ -431,6 +440,22 @@ class StoreActor(EdgeActor):
                     self.clock.now_s(),
                 )
             )
+
+    # where messages went
+
+    def _follow(self, hop: str, message: Delivered | Undeliverable) -> None:
+        if self._trail.follows(message.endpoint_id):
+            self._trail.happened(self.clock.now_s(), hop, message.endpoint_id, message.ranges)
+
+    def on_trace_storage(self, message: TraceStorage) -> None:
+        assert self._store is not None
+        found, left = self._trail.find(message.message_id)
+        now_s, hops = self.clock.now_s(), list(found.hops)
+        for endpoint_id, position in left:
+            runs = self._store.read(endpoint_id, position - 1, 1, 1, now_s)
+            waits = bool(runs) and runs[0].first_position == position
+            hops.append({"at_s": now_s, "hop": "waiting" if waits else "gone", "endpoint": endpoint_id})
+        self.reply(Hops(tuple(hops), found.since_s, found.messages))
 
     # queues that no route leads to
 

@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "logs": Entry(_HERE + "logs", "logs", "Show the log of a module, of edgeHub or of edgeAgent."),
     "ledger": Entry(_HERE + "ledger", "ledger", "Account for every message: where did it go?"),
     "routes": Entry(_HERE + "routes", "routes", "Show, check and test routes."),
+    "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),
     "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
     "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),

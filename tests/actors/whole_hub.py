@@ -14,6 +14,7 @@ from actors.mqtt_head import MqttHead
 from actors.ports import ConnectionHandler, MessageStore
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
+from actors.trail import RoutingTrail, StorageTrail
 from messaging import sas
 from messaging.identity import Identity
 from messaging.mqtt import wire
@@ -151,10 +152,11 @@ class HubWorld:
         copy = Copy(tuple((client, KEY, KEY, True) for client in (A, B, LEAF)))
         texts = tuple(RouteText(name, text, DEFAULT_PRIORITY, 0) for name, text in routes.items())
         guard, kept = AppendGuard(), KeptRoutes(texts, None)
+        routing, storage = RoutingTrail(), StorageTrail()
         start = self.system.start
-        start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard))
+        start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
         start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,)))
-        start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept))
+        start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing))
         start(
             MQTT,
             lambda: MqttHead(self.listener, DEVICE, store=STORE, router=ROUTER, identities=IDENTITIES),
