@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors.hub_config import RouteText
 from actors.router import (
@@ -194,6 +196,46 @@ def test_what_is_remembered_is_bounded() -> None:
 
     assert 0 < len(router._known) <= REMEMBERED_HEADERS
     assert max(map(len, router._known)) < 10_000
+
+
+HOSTILE_BODIES = [
+    b"",
+    b"plain",
+    b"{not json",
+    b"\xff\xfe\x00",
+    b'{"n": NaN}',
+    b'{"n": 1e999}',
+    b'{"n": ' + b"9" * 100_000 + b"}",
+    b'{"n":' * 50_000,
+    b"[" * 50_000,
+    b'{"n": "\\ud800"}',
+    b"\xef\xbb\xbf{}",
+]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "UTF-32", "none"])
+def test_no_body_makes_the_router_fail(encoding: str) -> None:
+    world = world_of(route("a", "FROM /* WHERE $body.n > 5 AND $body.*.x <> lower($body.n) INTO $upstream"))
+    system = {"contentType": "application/json", "contentEncoding": encoding}
+    header = encode_header("/messages/", {}, system)
+    entries = tuple((0, body) for body in HOSTILE_BODIES)
+
+    world.turn(ROUTER, Publish("edge1/sensor", 5, 0, (header,), entries), sender=HEAD)
+
+    [append] = world.told(STORE, Append)
+    assert [body for _, body in append.entries] == HOSTILE_BODIES
+    assert world.dead_letters.recent() == []
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode), st.sampled_from(["utf-8", "utf-16"]))
+def test_a_random_body_is_routed_or_not(body: bytes, encoding: str) -> None:
+    world = world_of(route("a", "FROM /* WHERE $body.a.b[0] = 1 OR is_null($body.*) INTO $upstream"))
+    header = encode_header("/messages/", {}, {"contentType": "application/json", "contentEncoding": encoding})
+
+    world.turn(ROUTER, Publish("edge1/sensor", 5, 0, (header,), ((0, body),)), sender=HEAD)
+
+    assert len(world.told(STORE, Append)) == 1
+    assert world.dead_letters.recent() == []
 
 
 def test_a_message_that_cannot_be_routed_is_a_dead_letter_and_its_batch_goes_on() -> None:
