@@ -76,7 +76,7 @@ class TwinRetry:
 
 @message
 class SetDesired:
-    """The desired properties that the deployment on this device has for clients: identity, JSON object."""
+    """The desired properties that the deployment on this device has for its modules: name, JSON object."""
 
     desired: tuple[tuple[str, bytes], ...]
 
@@ -92,7 +92,7 @@ class TwinActor(EdgeActor):
         edge_device_id: str,
         desired: Mapping[str, Json],
     ) -> None:
-        """Keep what is needed; `desired` are those of the deployment, by identity."""
+        """Keep what is needed; `desired` are those of the deployment, by name of the module."""
         self._open_store = open_store
         self._store: TwinStore | None = None
         self._router = router
@@ -116,8 +116,8 @@ class TwinActor(EdgeActor):
         self._store = self._open_store()
         self.tell(self._cloud, Watch())
         self.tell(self._cloud, WatchLink())
-        for identity, values in self._first.items():
-            self._set_desired(identity, values)
+        for module, values in self._first.items():
+            self._set_desired(module, values)
         self.on_turn_end()
 
     def on_stop(self) -> None:
@@ -204,10 +204,11 @@ class TwinActor(EdgeActor):
     # the deployment
 
     def on_set_desired(self, message: SetDesired) -> None:
-        for identity, values in message.desired:
-            self._set_desired(identity, msgspec.json.decode(values))
+        for module, values in message.desired:
+            self._set_desired(module, msgspec.json.decode(values))
 
-    def _set_desired(self, identity: str, values: Json) -> None:
+    def _set_desired(self, module: str, values: Json) -> None:
+        identity = Identity(self._hub.device_id, module).id
         before = self._record(identity)
         try:
             record = before.with_desired(values, self.clock.now_s())

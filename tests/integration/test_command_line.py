@@ -92,7 +92,11 @@ def test_routes_are_shown_with_their_text(shared_edge: EdgeProcess) -> None:
     assert {
         "name": "filterToUpstream",
         "route": "FROM /messages/modules/filter/outputs/filteredOutput INTO $upstream",
+        "priority": 2_000_000_000,
+        "timeToLiveSecs": 0,
+        "endpoint": "iothub",
     } in (found["routes"])
+    assert shared_edge.json("routes", "list") == found
 
 
 def test_logs_of_modules_hub_and_agent_are_there(shared_edge: EdgeProcess) -> None:
