@@ -255,6 +255,30 @@ def test_only_a_client_that_wants_patches_gets_them() -> None:
     assert world.desired_patches() == [{"rpm": 7, "$version": 4}]
 
 
+def test_a_client_that_was_away_is_told_what_it_missed_when_it_is_back() -> None:
+    """Source: hub-protocols.md section 1.3, on restore."""
+    world = TwinWorld({"pump": {"rpm": 5, "old": 1}})
+    world.connects()
+    world.twin()
+    world.tell(TWINS, ClientGone(PUMP), HEAD)
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 6, "old": 1}'),)), "agent")
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 7}'),)), "agent")
+    again = TwinWorld({"pump": {"rpm": 7}}, world.disk)
+    again.connects()
+    again.connects()
+
+    assert world.desired_patches() == []
+    assert again.desired_patches() == [{"rpm": 7, "old": None, "$version": 4}]
+
+
+def test_a_client_that_never_asked_for_its_twin_is_not_told_of_what_was_before_it() -> None:
+    world = TwinWorld({"pump": {"rpm": 5}})
+
+    world.connects()
+
+    assert world.desired_patches() == []
+
+
 # with a cloud
 
 
