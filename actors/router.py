@@ -18,7 +18,7 @@ from actors.trail import RoutingTrail, TraceRouting, Way, has_message_id
 from messaging.errors import RouteError
 from messaging.kinds import data_message, message
 from messaging.lifecycle import ActorRestarted, Watch
-from messaging.message import decode_header
+from messaging.message import Message, decode_header
 from messaging.routing.route import CompiledRoute, CompiledRoutes, compile_route
 
 log = logging.getLogger(__name__)
@@ -167,20 +167,23 @@ class RouterActor(EdgeActor):
         for header in message.headers:
             way = known.get(header)
             if way is None:
-                if self._compiled.needs_body(decode_header(header, b"").source):
+                decoded = decode_header(header, b"")
+                if self._compiled.needs_body(decoded.source):
                     self._publish_by_body(message)
                     return
-                way = self._remember(header, self._way(header, b""))
+                way = self._remember(header, self._way(header, decoded))
             routed.append((header, way))
         self._append(message, routed, message.entries)
 
     def _publish_by_body(self, message: Publish) -> None:
         """Route each message by itself: some condition looks at the body."""
+        decoded = [(header, decode_header(header, b"")) for header in message.headers]
         routed: dict[tuple[bytes, Way], int] = {}
         entries = []
         for index, body in message.entries:
-            header = message.headers[index]
-            to = routed.setdefault((header, self._way(header, body)), len(routed))
+            header, empty = decoded[index]
+            whole = Message(empty.source, empty.properties, empty.system_properties, body)
+            to = routed.setdefault((header, self._way(header, whole)), len(routed))
             entries.append((to, body))
         self._append(message, list(routed), tuple(entries))
 
@@ -195,7 +198,7 @@ class RouterActor(EdgeActor):
             header = message.headers[index]
             way = NOWHERE
             try:
-                way = self._way(header, body)
+                way = self._way(header, decode_header(header, body))
             except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this message alone
                 alone = (message.identity, message.epoch, message.index, (header,), ((0, body),))
                 self.context.dead_letter(self.envelope._replace(correlation_id=0, body=alone), exc)
@@ -221,8 +224,8 @@ class RouterActor(EdgeActor):
     def describe(self) -> dict[str, Any]:
         return {"routes": len(self._compiled.routes), "bad_routes": len(self._bad)}
 
-    def _way(self, header: bytes, body: bytes) -> Way:
-        found = self._compiled.endpoints_of(decode_header(header, body))
+    def _way(self, header: bytes, message: Message) -> Way:
+        found = self._compiled.endpoints_of(message)
         matches = tuple(
             (match.endpoint.id, match.priority, float(match.ttl_s) if match.ttl_s else self._ttl_s)
             for match in found

@@ -151,7 +151,9 @@ def _children(node: object, step: str | int | None) -> Iterable[object]:
 
 def _value(node: object) -> object:
     if isinstance(node, str):
-        return UNDEFINED if _is_date(node) else node
+        # A look at the two places where each date has its mark is cheaper than a regular expression.
+        may_be_date = len(node) > 7 and (node[4] == "-" or node[0] == "/")
+        return UNDEFINED if may_be_date and _is_date(node) else node
     if isinstance(node, dict | list) or node != node:
         return UNDEFINED
     return node

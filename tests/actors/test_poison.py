@@ -11,6 +11,7 @@ from actors.module_inputs import ModuleInputs
 from actors.router import RouterActor
 from actors.stored import Run, Segment
 from messaging.errors import StoreError
+from messaging.message import Message
 from messaging.mqtt.packets import Publish
 from tests.actors.whole_hub import A_TO_B, INPUT, LEAF, PUBACK, PUBLISH, UP, A, B, HubWorld
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
@@ -114,10 +115,10 @@ def test_a_message_that_cannot_be_routed_goes_nowhere_and_the_others_of_its_read
     sender = world.open().connect(LEAF)
     way = RouterActor._way
 
-    def picky(self: RouterActor, header: bytes, body: bytes) -> object:
-        if body == POISON:
+    def picky(self: RouterActor, header: bytes, message: Message) -> object:
+        if message.body == POISON:
             raise RecursionError("too deep")
-        return way(self, header, body)
+        return way(self, header, message)
 
     monkeypatch.setattr(RouterActor, "_way", picky)
     kind = "$.ct=application%2Fjson&$.ce=utf-8"
