@@ -48,7 +48,6 @@ class HubConfig(msgspec.Struct, frozen=True):
     routes: tuple[RouteText, ...]
     ttl_s: int | None  # store-and-forward time to live of routes without one of their own; None: for ever
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
-    plain_listeners: int = 0  # how many of the inherited listening sockets, the last ones, are plain TCP
 
 
 def encode(config: HubConfig) -> bytes:
