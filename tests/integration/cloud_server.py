@@ -92,6 +92,7 @@ def cloud_server(folder: Path, address: str = "127.0.0.2", port: int = 0) -> Ite
         started.set()
         await stop[0].wait()
         listener.close()
+        listening.close()
         await hub.close()
 
     def work() -> None:
