@@ -369,7 +369,7 @@ class _Edge:
     def _with_hub_version(self, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
 
-        Not its routes: a hub that lives is told of new ones.
+        Not its routes and twins: a hub that lives is told of new ones.
         """
         hub = self._deployment.edge_hub
         if hub is None:
