@@ -2,7 +2,8 @@
 
 Understands: ListModules, StartModule, StopModule, RestartModule (passed on), StopModules, KillModules;
              ModuleReported and ModuleRemoved of its children; ModulesEnsured; PeerUp of the hub, Routes
-Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported), hub/router (SetRoutes)
+Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported), hub/router (SetRoutes),
+             hub/twins (SetDesired)
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
 """
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from typing import Any, ClassVar, Final
+
+import msgspec
 
 from actors.base import ChildSpec, EdgeActor
 from actors.deployment import Deployment
@@ -41,6 +44,7 @@ from actors.supervisor import (
     StopModule,
     SupervisorActor,
 )
+from actors.twins import SetDesired
 from messaging.address import child_of
 from messaging.envelope import Envelope
 from messaging.kinds import message
@@ -51,6 +55,7 @@ log = logging.getLogger(__name__)
 
 HUB_PROCESS: Final = "hub"
 HUB_ROUTER: Final = "hub/router"
+HUB_TWINS: Final = "hub/twins"
 ROUTES_LIMIT_S: Final = 5.0
 ENSURE_LIMIT_S: Final = 10.0
 RETRY_S: Final = 1.0
@@ -235,6 +240,7 @@ class AgentActor(EdgeActor):
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._tell_routes()
+        self._tell_twins()
 
     def on_tell_routes_again(self, message: TellRoutesAgain) -> None:
         self._tell_routes()
@@ -243,6 +249,13 @@ class AgentActor(EdgeActor):
         """Put the deployment's routes in force at a hub that may have started with others."""
         hub = self._deployment.hub
         self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
+
+    def _tell_twins(self) -> None:
+        """Tell the hub the desired properties that the deployment has; repeated they are no news."""
+        twins = self._deployment.twins.items()
+        self.tell(
+            HUB_TWINS, SetDesired(tuple((name, msgspec.json.encode(desired)) for name, desired in twins))
+        )
 
     def on_routes(self, message: Routes) -> None:
         bad = tuple((name, text, problem) for name, text, problem, _, _ in message.bad)

@@ -9,6 +9,7 @@ EdgeError
 ├─ ProtocolError
 │  ├─ RemoteProtocolError     the peer broke the protocol; carries what to answer it with
 │  └─ LocalProtocolError      we tried to break it
+├─ IotHubError                refused as IoT Hub refuses it; carries IoT Hub's number and name for it
 ├─ AuthError                  an identity or its token was refused; says why
 ├─ StoreError                 the database could not do what was asked
 │  └─ StoreFull               for want of space; works again when there is some
@@ -79,6 +80,26 @@ class RemoteProtocolError(ProtocolError):
 
 class LocalProtocolError(ProtocolError):
     """Our own code asked a codec for something the protocol forbids."""
+
+
+class IotHubError(EdgeError):
+    """What a service or a device asked for is refused as IoT Hub would refuse it.
+
+    `code` is IoT Hub's number, of which the first three digits are the HTTP status, `name` what IoT Hub calls
+    it: 404001 `DeviceNotFound`.
+
+    Source: spec sheet security-daemon.md section 4.6
+    """
+
+    def __init__(self, code: int, name: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.name = name
+
+    @property
+    def status(self) -> int:
+        """The HTTP status, which is also the status of an answer over MQTT."""
+        return self.code // 1000
 
 
 class AuthError(EdgeError):

@@ -41,18 +41,20 @@ from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
-from runtime.config import MQTT_TLS_PORT, Settings, remember_device
+from runtime.config import Settings, remember_device, web_addresses
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
-from runtime.hub_sockets import HubSockets
+from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
+from runtime.listening_sockets import Use
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
+from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
@@ -129,9 +131,9 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         host_names=_server_names(settings),
         certificate_file=str(certificate),
         key_file=str(certificate),
+        twins={module: dict(desired) for module, desired in deployment.twins.items()},
         routes=route_texts(hub),
         ttl_s=hub.ttl_s,
-        plain_listeners=0 if settings.plain_listen is None else 1,
     )
 
 
@@ -152,7 +154,7 @@ class _Edge:
         self._run = run
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
-        self._hub_sockets = HubSockets(_listen_addresses(settings))
+        self._hub_sockets = HubSockets(hub_listeners(settings))
         self._security: EdgeSecurity | None = None
         self._hub_ended = threading.Event()
         self._failure = ""
@@ -212,7 +214,8 @@ class _Edge:
         ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
-            ThreadSystem(bus, end_process=end_at_once).spawn(root, AGENT_PROCESS, "", self._on_root_end)
+            system = ThreadSystem(bus, end_process=end_at_once)
+            on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             self._wait(ends_s)
             if not self._root_ended:
@@ -348,8 +351,7 @@ class _Edge:
             settings = with_gateway(self._settings, gateway)
             if settings is self._settings or self._bus is None or not self._hub_wanted:
                 return
-            address = listening_sockets.ListenAddress(ipaddress.ip_address(gateway), MQTT_TLS_PORT)
-            self._hub_sockets.listen_also(address, len(self._settings.listen))
+            self._hub_sockets.listen_on(hub_listeners(settings))
             self._settings = settings
         log.info("containers look for the hub at %s; it is restarted to listen there too", gateway)
         self._bus.send(child_of(AGENT, EDGE_HUB), RestartModule(EDGE_HUB))
@@ -367,14 +369,14 @@ class _Edge:
     def _with_hub_version(self, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
 
-        Not its routes: a hub that lives is told of new ones.
+        Not its routes and twins: a hub that lives is told of new ones.
         """
         hub = self._deployment.edge_hub
         if hub is None:
             return self._deployment
         settings = self._settings
-        fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None))
-        made_from = f"{settings.listen} {settings.plain_listen} ".encode() + fixed
+        fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
+        made_from = f"{hub_listeners(settings)} ".encode() + fixed
         digest = hashlib.sha256(made_from).hexdigest()[:16]
         return replace(self._deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
@@ -384,14 +386,22 @@ class _Edge:
 
 
 def _server_names(settings: Settings) -> tuple[str, ...]:
-    return server_names(settings.hostname, (address.host for address in settings.listen))
+    addresses = (*settings.listen, *web_addresses(settings))
+    return server_names(settings.hostname, (address.host for address in addresses))
 
 
-def _listen_addresses(settings: Settings) -> list[listening_sockets.ListenAddress]:
-    wanted = [*settings.listen, *([settings.plain_listen] if settings.plain_listen else [])]
+def hub_listeners(settings: Settings) -> list[Wanted]:
+    """Return on what the hub is to listen. Port 443 that nobody asked for may be missing."""
+    plain = [] if settings.plain_listen is None else [settings.plain_listen]
+    by_use = ((Use.MQTT, settings.listen), (Use.WEB, web_addresses(settings)), (Use.PLAIN_MQTT, plain))
     return [
-        listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port)
-        for address in wanted
+        Wanted(
+            use,
+            listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port),
+            is_optional=use is Use.WEB and settings.web_listen is None,
+        )
+        for use, addresses in by_use
+        for address in addresses
     ]
 
 

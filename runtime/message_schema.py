@@ -1,16 +1,14 @@
-"""The file of the message database: its versions, its settings, and what its errors mean to a user."""
+"""The schema of the message database, and its errors. What it shares with other files: sqlite_file.py."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 
-from messaging.errors import StoreError, StoreFull
+from messaging.errors import StoreError
+from runtime import sqlite_file
 
-WAL_PAGES = 1000  # the write-ahead log is copied into the database whenever it holds this many pages
-WAL_KEPT_BYTES = 8 << 20  # and is cut to this size after a transaction made it larger
-CHECKED_WHOLE_BYTES = 16 << 20  # a file up to this size is checked page by page when opened, at about 1 GB/s
+WHAT = "message database"
 
 # One script per schema version, in order: the first makes an empty file version 1. A release that changes the
 # schema appends a script; what is here stays as it is, because files of every version are out there.
@@ -27,86 +25,25 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file at `path`, made readable for its owner only if there is none.
-
-    Raises:
-        StoreError: It cannot be opened.
-    """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        return sqlite3.connect(path, isolation_level=None)
-    except (OSError, sqlite3.Error) as exc:
-        raise StoreError(f"message database {path}: cannot be opened: {exc}") from exc
+    """Open the file; see `sqlite_file.connect`."""
+    return sqlite_file.connect(path, WHAT)
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Check the file, apply our settings and migrate the schema. On return a transaction is open.
-
-    Raises:
-        StoreError: It is damaged, is no message database, is of a newer release, or its file system is unfit.
-        sqlite3.Error: What else SQLite has against it; see `translated`.
-    """
-    run = connection.execute
-    version = version_of(connection, path)
-    if version == 0:
-        run("PRAGMA auto_vacuum=INCREMENTAL")  # has no effect after the first table, nor after WAL
-    (mode,) = run("PRAGMA journal_mode=WAL").fetchone()
-    if mode != "wal":
-        raise StoreError(
-            f"message database {path}: this file system does not support a write-ahead log "
-            f"(journal mode {mode!r}); choose a home on a local disk"
-        )
-    run("PRAGMA synchronous=FULL")
-    run(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-    run(f"PRAGMA journal_size_limit={WAL_KEPT_BYTES}")
-    # Some builds of SQLite overwrite freed pages with zeros by default: each body would be written twice.
-    run("PRAGMA secure_delete=FAST")
-    run("PRAGMA temp_store=MEMORY")  # deleting must not need a temporary file on a full disk
-    if path.stat().st_size <= CHECKED_WHOLE_BYTES:
-        (verdict,) = run("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise damaged(path, verdict)
-    run("BEGIN IMMEDIATE")
-    for script in MIGRATIONS[version:]:
-        for statement in script.split(";"):
-            run(statement)
-    run(f"PRAGMA user_version={len(MIGRATIONS)}")
+    """Check, set up and migrate the file; see `sqlite_file.prepare`."""
+    sqlite_file.prepare(connection, path, WHAT, MIGRATIONS)
 
 
 def version_of(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the schema version of the file, 0 for an empty one.
-
-    Raises:
-        StoreError: It is not ours, or of a newer release.
-    """
-    version: int
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if (version == 0) != (tables == 0):
-        raise StoreError(
-            f"message database {path}: this is some other SQLite database; move it away to start empty"
-        )
-    if version > len(MIGRATIONS):
-        raise StoreError(
-            f"message database {path}: its schema version {version} is newer than {len(MIGRATIONS)}, "
-            "which this release knows; install the newer release again, or move the file away to start empty"
-        )
-    return version
+    """Return the schema version of the file, 0 for an empty one; see `sqlite_file.version_of`."""
+    return sqlite_file.version_of(connection, path, WHAT, len(MIGRATIONS))
 
 
-def damaged(path: Path, what: str) -> StoreError:
+def damaged(path: Path, finding: str) -> StoreError:
     """Return the error that names a damaged file and the way out."""
-    return StoreError(
-        f"message database {path}: damaged ({what}); move it away together with {path.name}-wal and "
-        f"{path.name}-shm to start empty; messages in it that were not delivered yet stay behind in it"
-    )
+    return sqlite_file.damaged(path, WHAT, finding)
 
 
 def translated(exc: sqlite3.Error, path: Path, doing: str) -> StoreError:
     """Return what an error of SQLite means for a user who wanted `doing`."""
-    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the upper bytes only tell more of the same
-    if code == sqlite3.SQLITE_FULL:
-        return StoreFull(f"message database {path}: no space left to {doing}; free some on its disk")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return damaged(path, str(exc))
-    return StoreError(f"message database {path}: cannot {doing}: {exc}")
+    return sqlite_file.translated(exc, path, WHAT, doing)

@@ -15,7 +15,7 @@ import pytest
 
 from actors.stored import MAX_SEQ, EndpointLedger, Ledger, Totals, position_of
 from messaging.errors import StoreError, StoreFull
-from runtime import message_ledger, message_schema
+from runtime import message_ledger, message_schema, sqlite_file
 from runtime.message_db import MessageDb
 from runtime.message_ledger import read_ledger
 from tests.runtime.message_stores import (
@@ -223,7 +223,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_damage_found_while_reading_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_damaged_page(path)
-    monkeypatch.setattr(message_schema, "CHECKED_WHOLE_BYTES", 0)  # as for a large file
+    monkeypatch.setattr(sqlite_file, "CHECKED_WHOLE_BYTES", 0)  # as for a large file
     db = MessageDb.open(path)
 
     with pytest.raises(StoreError, match="damaged"):
@@ -393,8 +393,8 @@ def test_the_log_is_cut_again_after_a_large_transaction(db: MessageDb, path: Pat
     for _ in range(3):
         append(db, message("x", to("a")))
 
-    assert largest > 3 * message_schema.WAL_KEPT_BYTES
-    assert log_of(path).stat().st_size <= message_schema.WAL_KEPT_BYTES
+    assert largest > 3 * sqlite_file.WAL_KEPT_BYTES
+    assert log_of(path).stat().st_size <= sqlite_file.WAL_KEPT_BYTES
 
 
 def test_the_log_stays_small_under_steady_traffic(db: MessageDb, path: Path) -> None:
@@ -407,7 +407,7 @@ def test_the_log_stays_small_under_steady_traffic(db: MessageDb, path: Path) -> 
         largest = max(largest, log_of(path).stat().st_size)
 
     assert len(found) < 50
-    assert largest < 2 * message_schema.WAL_PAGES * 4096
+    assert largest < 2 * sqlite_file.WAL_PAGES * 4096
 
 
 def test_a_read_that_stopped_early_leaves_nothing_open(db: MessageDb, path: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from messaging.errors import EnvironmentFault
 from runtime import socket_handover
-from runtime.hub_sockets import HubSockets
-from runtime.listening_sockets import address_of, bind, parse_listen_address
+from runtime.hub_sockets import HubSockets, Wanted
+from runtime.listening_sockets import Use, address_of, bind, parse_listen_address
 from runtime.socket_handover import NAME, SocketOffer, take
 
 ROOT = Path(__file__).parents[2]
@@ -210,7 +210,7 @@ def test_a_run_directory_that_cannot_be_written_is_told(run_dir: Path) -> None:
 
 
 def wanted(*addresses: str) -> HubSockets:
-    return HubSockets([parse_listen_address(address) for address in addresses])
+    return HubSockets([Wanted(Use.MQTT, parse_listen_address(address)) for address in addresses])
 
 
 def listened_on(sockets: HubSockets) -> list[tuple[str, int]]:
