@@ -1,7 +1,8 @@
 """Turns a deployment into running modules: one supervisor each, started in order, stopped in reverse.
 
 Understands: ListModules, StartModule, StopModule, RestartModule (passed on), StopModules, KillModules;
-             ModuleReported and ModuleRemoved of its children; ModulesEnsured; PeerUp of the hub, Routes
+             ModuleReported and ModuleRemoved of its children; ModulesEnsured;
+             PeerUp, PeerDown and Routes of the hub
 Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported), hub/router (SetRoutes),
              hub/twins (SetDesired)
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
@@ -48,7 +49,7 @@ from actors.twins import SetDesired
 from messaging.address import child_of
 from messaging.envelope import Envelope
 from messaging.kinds import message
-from messaging.lifecycle import ActorStopped, DeadlinePassed, PeerUp, RequestFailed
+from messaging.lifecycle import ActorStopped, DeadlinePassed, PeerDown, PeerUp, RequestFailed
 from messaging.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -165,6 +166,7 @@ class AgentActor(EdgeActor):
         self._children: list[str] = []  # names, in order of start
         self._reports: dict[str, ModuleReported] = {}
         self._routes: tuple[tuple[str, str, str], ...] = ()
+        self._hub_is_there = False
         self._stop_asked: Envelope | None = None
         self._stopping = False
 
@@ -191,7 +193,8 @@ class AgentActor(EdgeActor):
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
         if message.address == HUB_ROUTER:
-            return  # told again when the hub is back
+            self.on_tell_routes_again(TellRoutesAgain())
+            return
         log.warning("the identities of the modules are not there yet: %s does not answer", message.address)
         self._ask_for_identities()
 
@@ -239,11 +242,16 @@ class AgentActor(EdgeActor):
             raise RuntimeError(f"{message.address} {message.reason}")
 
     def on_peer_up(self, message: PeerUp) -> None:
+        self._hub_is_there = True
         self._tell_routes()
         self._tell_twins()
 
+    def on_peer_down(self, message: PeerDown) -> None:
+        self._hub_is_there = False
+
     def on_tell_routes_again(self, message: TellRoutesAgain) -> None:
-        self._tell_routes()
+        if self._hub_is_there:  # else they are told when it is back
+            self._tell_routes()
 
     def _tell_routes(self) -> None:
         """Put the deployment's routes in force at a hub that may have started with others."""

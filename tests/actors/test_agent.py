@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.agent import AgentActor, KillModules, ListModules, ModuleList, start_groups
+from actors.agent import ROUTES_LIMIT_S, AgentActor, KillModules, ListModules, ModuleList, start_groups
 from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import parse_deployment
@@ -454,8 +454,15 @@ def test_routes_that_the_hub_could_not_take_are_told_again() -> None:
     failed = RequestFailed("SetRoutes", "hub/router", "it failed")
     edge.system.bus.send(AGENT, failed, sender="hub/router", correlation_id=asked.correlation_id)
     edge.system.advance(1.0)
+    after_a_failure = edge.router()
+    edge.system.advance(ROUTES_LIMIT_S)
+    after_silence = edge.router()
+    edge.tell(AGENT, PeerDown("hub"))
+    edge.system.advance(10 * ROUTES_LIMIT_S)
 
-    assert [e.kind for e in edge.router()] == ["SetRoutes"]
+    assert [e.kind for e in after_a_failure] == ["SetRoutes"]
+    assert [e.kind for e in after_silence] == ["SetRoutes"]
+    assert edge.router() == []
 
 
 def test_a_hub_that_does_not_tell_its_routes_harms_nobody() -> None:
