@@ -95,7 +95,8 @@ class EdgeProcess:
             self.process = subprocess.Popen(
                 [*command, str(self.deployment), for_s, grace_s],
                 cwd=program,
-                env=os.environ | {"PYTHONPATH": str(program)},
+                # Port 443 is one for all edges of this machine, and only some tests are about it.
+                env={"EDGE_ACTORS_WEB_LISTEN": "off"} | os.environ | {"PYTHONPATH": str(program)},
                 stdout=log,
                 stderr=log,
             )
