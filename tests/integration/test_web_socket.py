@@ -45,7 +45,8 @@ def _may_bind_443() -> bool:
     return True
 
 
-pytestmark = pytest.mark.skipif(not _may_bind_443(), reason="port 443 is not permitted to this user")
+needs_443 = pytest.mark.skipif(not _may_bind_443(), reason="port 443 is not permitted to this user")
+pytestmark = needs_443
 
 
 @pytest.fixture
