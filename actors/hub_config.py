@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from actors.hub_manifest import HubSettings
 from messaging.errors import ConfigError
 from messaging.kinds import message
 
@@ -26,6 +27,14 @@ class RouteText(msgspec.Struct, frozen=True):
     text: str
     priority: int
     ttl_s: int  # 0: the hub's
+
+
+def route_texts(hub: HubSettings) -> tuple[RouteText, ...]:
+    """Return the routes of a deployment as the hub is told of them."""
+    return tuple(
+        RouteText(name, route.text, route.priority, route.time_to_live_s)
+        for name, route in hub.routes.items()
+    )
 
 
 class HubConfig(msgspec.Struct, frozen=True):

@@ -19,8 +19,9 @@ from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
 from actors.ports import CloudLink, Listener, MessageStore, TwinStore
 from actors.root import RootActor
-from actors.router import RouterActor
+from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
+from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from messaging.kinds import message
@@ -67,10 +68,12 @@ class HubRootActor(RootActor):
         self._load_certificate = load_certificate
         self._known_agent = 0  # its incarnation
         guard = AppendGuard()
+        routes = KeptRoutes(config.routes, config.ttl_s)
+        routing_trail, storage_trail = RoutingTrail(), StorageTrail()
         hosts = (config.iothub_hostname, *config.host_names)
 
         def router() -> RouterActor:
-            return RouterActor(config.device_id, STORE, config.routes, config.ttl_s)
+            return RouterActor(config.device_id, STORE, routes, routing_trail)
 
         def mqtt() -> MqttHead:
             return MqttHead(
@@ -85,12 +88,13 @@ class HubRootActor(RootActor):
             )
 
         def twins() -> TwinActor:
-            desired = {f"{config.device_id}/{module}": values for module, values in config.twins.items()}
-            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, desired)
+            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)
 
         super().__init__(
             (
-                ChildSpec("store", lambda: StoreActor(open_store, guard), FRONT, exported=True),
+                ChildSpec(
+                    "store", lambda: StoreActor(open_store, guard, storage_trail), FRONT, exported=True
+                ),
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),

@@ -21,13 +21,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from actors import hub_config, process_permission
 from actors.agent import AgentActor, KillModules, start_groups
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
-from actors.hub_config import HubConfig, RouteText
+from actors.hub_config import HubConfig, route_texts
 from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
 from actors.process_permission import Origin
@@ -129,12 +131,9 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         host_names=_server_names(settings),
         certificate_file=str(certificate),
         key_file=str(certificate),
-        routes=tuple(
-            RouteText(name, route.text, route.priority, route.time_to_live_s)
-            for name, route in hub.routes.items()
-        ),
-        ttl_s=None if hub.time_to_live_s < 0 else hub.time_to_live_s,
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
+        routes=route_texts(hub),
+        ttl_s=hub.ttl_s,
     )
 
 
@@ -201,12 +200,12 @@ class _Edge:
             group_of=self._group_of,
             now_s=time.time,
         )
-        config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
+        config = hub_settings(settings, self._deployment, self._security.certificate_file)
         self._deployment = self._with_hub_version(config)
         if hub_lives and not sockets_held and not self._hub_is_current():
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
-        write_private_file(home.hub_config, config)
+        write_private_file(home.hub_config, hub_config.encode(config))
 
     def run(self, for_s: float | None) -> int:
         """Start the actors and wait for the end."""
@@ -362,18 +361,22 @@ class _Edge:
 
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""
-        log.info("the hub of an earlier run is ended: its settings or routes changed")
+        log.info("the hub of an earlier run is ended: its settings changed")
         grace_s = self._settings.stop_grace_s
         self._modules.stop(EDGE_HUB, grace_s)
         self._hub_ended.wait(grace_s + KILL_LIMIT_S)
 
-    def _with_hub_version(self, config: bytes) -> Deployment:
-        """Make configuration and addresses part of what the hub is made from: a change replaces it."""
+    def _with_hub_version(self, config: HubConfig) -> Deployment:
+        """Make configuration and addresses part of what the hub is made from: a change replaces it.
+
+        Not its routes and twins: a hub that lives is told of new ones.
+        """
         hub = self._deployment.edge_hub
         if hub is None:
             return self._deployment
         settings = self._settings
-        made_from = f"{hub_listeners(settings)} ".encode() + config
+        fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
+        made_from = f"{hub_listeners(settings)} ".encode() + fixed
         digest = hashlib.sha256(made_from).hexdigest()[:16]
         return replace(self._deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 

@@ -1,10 +1,12 @@
-"""Programs of the official Node SDK as processes of their own; `npm ci` in tests/node installs it."""
+"""Runs scripts that use the official Node SDKs, which `scripts/setup test` installs below tests/node."""
 
 from __future__ import annotations
 
 import json
+import os
 import queue
 import shutil
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -15,10 +17,36 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "node"
 LIMIT_S = 60.0
 
-needs_node = pytest.mark.skipif(
-    shutil.which("node") is None or not (FOLDER / "node_modules").is_dir(),
-    reason="the Node SDK is not installed: npm ci in tests/node",
-)
+
+def need_node() -> str:
+    """Return the path of node; the test is skipped, and says what to type, where the SDKs are not there."""
+    node = shutil.which("node")
+    if node is None or not (FOLDER / "node_modules" / "azure-iothub").is_dir():
+        pytest.skip("the Node SDKs are not installed; type scripts/setup test, which says what it needs")
+    return node
+
+
+def need_port(address: str, port: int) -> None:
+    """Skip the test where this user may not listen there."""
+    with socket.socket() as listening:
+        try:
+            listening.bind((address, port))
+        except PermissionError:
+            pytest.skip(f"the Node SDK needs port {port}, which only root may use here")
+
+
+def run_scene(script: str, scene: str, ca_file: Path, **environment: str) -> Any:
+    """Run a scene of a script below tests/node and return the JSON that it prints."""
+    ended = subprocess.run(
+        [need_node(), FOLDER / script, scene],
+        env={**os.environ, "NODE_EXTRA_CA_CERTS": str(ca_file), "NODE_NO_WARNINGS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 class NodeProgram:
@@ -26,7 +54,7 @@ class NodeProgram:
 
     def __init__(self, script: str, *arguments: str) -> None:
         self._process = subprocess.Popen(
-            ["node", str(FOLDER / script), *arguments],
+            [need_node(), str(FOLDER / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

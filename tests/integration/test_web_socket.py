@@ -17,7 +17,7 @@ from messaging.client import Client
 from messaging.lifecycle import Describe, Described
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate
 from tests.integration.hub_process import DEVICE, HubProcess
-from tests.integration.node_sdk import NodeProgram, needs_node
+from tests.integration.node_sdk import NodeProgram
 from tests.integration.sdk_clients import (
     SDK_PORT,
     SdkConsumer,
@@ -89,7 +89,6 @@ def test_python_sdk_sends_and_receives_over_websocket(hub: HubProcess, ending: E
     assert not hub.wait_for_log(f":{WEB_PORT}")[1:]  # only that it listens there
 
 
-@needs_node
 def test_node_sdk_sends_and_receives_over_websocket(hub: HubProcess, ending: ExitStack) -> None:
     sensor = sdk_client(hub, "edge1/a")
     ending.callback(sensor.shutdown)
