@@ -126,7 +126,32 @@ def test_a_query_that_cannot_be_understood_says_where(text: str, words: str) -> 
 
 
 PIECES = st.sampled_from(
-    "SELECT * FROM devices WHERE AND OR NOT IN ( ) [ ] , . = <> 'x' 5 -1e9 true null is_defined a".split()
+    [
+        "SELECT",
+        "*",
+        "FROM",
+        "devices",
+        "WHERE",
+        "AND",
+        "OR",
+        "NOT",
+        "IN",
+        "(",
+        ")",
+        "[",
+        "]",
+        ",",
+        ".",
+        "=",
+        "<>",
+        "'x'",
+        "5",
+        "-1e9",
+        "true",
+        "null",
+        "is_defined",
+        "a",
+    ]
 )
 
 
