@@ -181,6 +181,23 @@ def test_server_certificate_is_replaced_under_load_and_no_client_is_dropped(
     ) + len(by_mqtt.acknowledged)
 
 
+def test_refused_client_is_told_so_before_the_connection_ends(hub: HubProcess) -> None:
+    from azure.iot.device import IoTHubDeviceClient
+    from azure.iot.device.exceptions import CredentialError
+
+    good = hub.connection_string("leaf").split(";")
+    key = base64.b64encode(bytes(32)).decode()
+    bad = ";".join(f"SharedAccessKey={key}" if part.startswith("SharedAccessKey=") else part for part in good)
+    client = IoTHubDeviceClient.create_from_connection_string(
+        bad, server_verification_cert=hub.ca_file.read_text(), websockets=True
+    )
+    try:
+        with pytest.raises(CredentialError):
+            client.connect()
+    finally:
+        client.shutdown()
+
+
 @pytest.mark.parametrize(
     "request_line", ["GET / HTTP/1.1", "POST /nothing/here?api-version=2021-04-12 HTTP/1.1"]
 )
