@@ -85,6 +85,7 @@ class MqttSession:
         ended: Callable[[MqttSession], None],
     ) -> None:
         self.unanswered_bytes = 0
+        self.tasks: set[asyncio.Task[None]] = set()  # what is done for the client
         self._hub = hub
         self._clock = clock
         self._credit = credit
@@ -111,7 +112,6 @@ class MqttSession:
         self._outgoing = Outgoing()
         self._holds: set[str] = set()  # why its socket is not read
         self._write_paused_at_s = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # what the listener says
 
@@ -218,11 +218,11 @@ class MqttSession:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self.tasks.add(task)
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self.tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             if not isinstance(error, EdgeError):

@@ -54,7 +54,7 @@ class Serving:
     async def stop(self) -> None:
         """Stop in order."""
         self._listener.close()
-        self.server.close()
+        await self.server.close()
         await self.hub.close()
         for listening in self._sockets:
             listening.close()
