@@ -336,8 +336,7 @@ class MqttSession:
     # CONNECT
 
     async def _connect(self, packet: Connect) -> None:
-        shown = self._transport.certificates
-        verdict = await log_in(self._hub, packet, shown[0] if shown else None)
+        verdict = await log_in(self._hub, packet, self._transport.certificates)
         if self._closed:
             return
         if isinstance(verdict, Refusal):
