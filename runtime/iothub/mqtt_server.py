@@ -7,7 +7,6 @@ over WebSocket.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final
 
 from actors.ports import Transport
@@ -17,7 +16,6 @@ from runtime.iothub.mqtt_credit import Credit
 from runtime.iothub.mqtt_session import MqttSession
 
 TICK_S: Final = 1.0
-STOP_LIMIT_S: Final = 5.0
 
 
 class MqttServer:
@@ -34,16 +32,12 @@ class MqttServer:
         """Look after clients that are silent, late, stuck, or whose token has expired."""
         self._tick = asyncio.get_running_loop().call_later(TICK_S, self._look)
 
-    async def close(self) -> None:
-        """End all connections, and wait for what their clients have asked for. Close the listeners first."""
+    def close(self) -> None:
+        """End all connections; the clients come back. Close the listeners first, the hub afterwards."""
         if self._tick is not None:
             self._tick.cancel()
-        sessions = list(self._sessions)
-        for session in sessions:
-            session.end("the hub stops", logging.INFO, send_will=False)
-        under_way = set().union(*(session.tasks for session in sessions))
-        if under_way:
-            await asyncio.wait(under_way, timeout=STOP_LIMIT_S)
+        for session in list(self._sessions):
+            session.stop()
 
     def look(self) -> None:
         """End the connections that are overdue."""

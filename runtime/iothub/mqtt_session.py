@@ -85,7 +85,6 @@ class MqttSession:
         ended: Callable[[MqttSession], None],
     ) -> None:
         self.unanswered_bytes = 0
-        self.tasks: set[asyncio.Task[None]] = set()  # what is done for the client
         self._hub = hub
         self._clock = clock
         self._credit = credit
@@ -112,6 +111,7 @@ class MqttSession:
         self._outgoing = Outgoing()
         self._holds: set[str] = set()  # why its socket is not read
         self._write_paused_at_s = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # what the listener says
 
@@ -158,11 +158,16 @@ class MqttSession:
             return f"silent for {now_s - self._seen_at_s:.0f} s"
         return ""
 
-    def end(self, reason: str, level: int = logging.WARNING, *, send_will: bool = True) -> None:
+    def end(self, reason: str) -> None:
         """End the connection; what it has sent and is not acknowledged comes again."""
-        if not send_will:
-            self._will = None
-        self._close(reason, level)
+        self._close(reason, logging.WARNING)
+
+    def stop(self) -> None:
+        """The hub stops: end the connection, begin nothing more for it."""
+        self._will = None
+        while len(self._requests) > 1:  # the first is being served
+            self._requests.pop()
+        self._close("the hub stops", logging.INFO)
 
     def hold(self, reason: str) -> None:
         """Stop reading the socket, for this reason too."""
@@ -218,11 +223,11 @@ class MqttSession:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
+        self._tasks.add(task)
         task.add_done_callback(self._finished)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
+        self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             if not isinstance(error, EdgeError):

@@ -62,7 +62,7 @@ class Serving:
         """Stop in order."""
         for listener in self._listeners:
             listener.close()
-        await self.server.close()
+        self.server.close()
         await self.hub.close()
         for listening in self._sockets:
             listening.close()

@@ -54,7 +54,7 @@ class Scene:
 
     def stop(self) -> None:
         """Stop server and hub."""
-        self.run(self.server.close())
+        self.do(self.server.close)
         self.run(self.hub.close())
 
     def close(self) -> None:

@@ -145,6 +145,20 @@ def test_requests_of_one_read_are_served_in_their_order(scene: Scene) -> None:
     assert [p.packet_id for p in packets if isinstance(p, PubAck)] == list(range(1, 21))
 
 
+def test_a_hub_that_stops_in_the_middle_of_requests_serves_whole_ones_and_says_nothing(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = scene.connect("d1", subscribe=ANSWERS, qos=0)
+    client.send(*(Publish(f"{REPORT}{n}", b'{"n":%d}' % n) for n in range(1, 21)))
+
+    scene.stop()
+    scene.start()
+
+    twin = scene.run(scene.hub.device_twin(D1))
+    assert twin["reported"]["$version"] == twin["reported"]["n"] + 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize(
     ("patch", "status"),
     [
