@@ -58,12 +58,13 @@ const scenes = {
     await registry.create({ deviceId: 'd1' })
     await registry.addModule({ deviceId: 'd1', moduleId: 'm1' })
     const twin = await body(registry.getTwin('d1'))
+    const version = twin.properties.desired.$version
     await twin.update({ tags: { site: 'a' }, properties: { desired: { x: 1 } } })
     const patched = await body(registry.getTwin('d1'))
     const ofModule = await body(registry.updateModuleTwin('d1', 'm1', { properties: { desired: { y: 2 } } }, '*'))
     const stale = await failure(registry.updateTwin('d1', { tags: { site: 'b' } }, 'AAAAAAAAAAE='))
     return {
-      version: twin.properties.desired.$version,
+      version,
       tags: patched.tags,
       desired: patched.properties.desired,
       ofModule: ofModule.properties.desired,
