@@ -56,11 +56,13 @@ KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
 LONGEST_SILENCE_S: Final = 1767.0  # also for clients without keep-alive
 STORE_LIMIT_S: Final = 20.0  # a publish that is not on disk by then closes its connection
 MOST_REQUESTS: Final = 100  # of twins, waiting; beyond, the client is not read
+MOST_SUBSCRIPTION_ANSWERS: Final = 100  # waiting for the disk; likewise
 MOST_UNSENT_BYTES: Final = 16 * 1024 * 1024  # for a client that does not read; beyond, it is cut off
 
 # Why a socket is not read, besides credit.
 _UNREAD: Final = "unread"
 _REQUESTS: Final = "requests"
+_SESSION: Final = "session"
 
 
 @dataclass(slots=True)
@@ -260,6 +262,8 @@ class MqttSession:
                     return  # what was published in the same read is not acknowledged, so it comes again
         if read.packet_ids or messages or read.undone:
             self._pass_on(read, messages)
+        if len(self._subscription_answers) > MOST_SUBSCRIPTION_ANSWERS:
+            self.hold(_SESSION)
         if self._subscription_answers and not self._saving:
             self._saving = True
             self._spawn(self._keep_subscriptions())
@@ -416,6 +420,7 @@ class MqttSession:
                 self._transport.write(b"".join(map(self._codec.send, answers)))
                 self._tell_features()
         self._saving = False
+        self.release(_SESSION)
 
     def _tell_features(self) -> None:
         features = self._subscriptions.features

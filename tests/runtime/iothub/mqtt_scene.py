@@ -87,9 +87,9 @@ class Scene:
 
     # identities
 
-    def create(self, client_id: str, **wanted: Any) -> None:
-        """Register a device or module."""
-        registered = self.run(self.hub.put(Identity.parse(client_id), wanted))
+    def create(self, client_id: str, *, if_match: str | None = None, **wanted: Any) -> None:
+        """Register a device or module, or update one."""
+        registered = self.run(self.hub.put(Identity.parse(client_id), wanted, if_match))
         self._keys[client_id] = base64.b64decode(registered.authentication.primary_key)
 
     def token(self, client_id: str, life_s: float = 3600, signed_by: str = "") -> str:

@@ -118,6 +118,30 @@ def test_an_unsubscribed_filter_stays_off_after_a_reconnect(scene: Scene) -> Non
         scene.run(scene.hub.invoke_method(D1, "m", None))
 
 
+def test_many_subscriptions_in_one_read_are_answered_and_reading_goes_on(scene: Scene) -> None:
+    client = scene.connect("d1", clean=False)
+
+    client.send(*(Subscribe(n, ((METHODS, n % 2),)) for n in range(1, 301)))
+
+    assert [client.wait(SubAck).packet_id for _ in range(300)] == list(range(1, 301))
+    scene.wait(lambda: client.transport.reading, "the socket to be read again")
+
+
+def test_the_service_sees_who_is_connected_and_since_when(scene: Scene) -> None:
+    before = scene.run(scene.hub.twin(D1))
+    client = scene.connect("d1")
+    while_connected = scene.run(scene.hub.twin(D1))
+    scene.clock.advance(5)
+    client.publish(events_topic("d1"), b"active")
+    active = scene.run(scene.hub.twin(D1))
+    client.leave()
+    after = scene.run(scene.hub.twin(D1))
+
+    states = [twin["connectionState"] for twin in (before, while_connected, active, after)]
+    assert states == ["Disconnected", "Connected", "Connected", "Disconnected"]
+    assert before["lastActivityTime"] < while_connected["lastActivityTime"] < active["lastActivityTime"]
+
+
 # twins
 
 

@@ -6,9 +6,24 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from messaging.identity import Identity
-from messaging.mqtt.packets import ConnAck, Connect, Packet, PingReq, PingResp, Subscribe
+from messaging.mqtt.packets import (
+    ConnAck,
+    Connect,
+    Disconnect,
+    Packet,
+    PingReq,
+    PingResp,
+    PubAck,
+    Publish,
+    PubRec,
+    PubRel,
+    Subscribe,
+    Unsubscribe,
+)
 from tests.runtime.iothub.mqtt_scene import HOST, Scene, events_topic, user_name
 
 GOOD_NAME = user_name("d1")
@@ -151,6 +166,70 @@ def test_the_device_and_its_modules_are_identities_of_their_own(scene: Scene) ->
 
     senders = {event.telemetry.body: event.identity.id for event in scene.events()}
     assert senders == {b"m": "edge1/m1", b"a": "edge1/$edgeAgent", b"d": "edge1"}
+
+
+def test_the_hub_of_an_edge_speaks_for_its_children_and_for_nobody_else(scene: Scene) -> None:
+    scene.create("edge1", capabilities={"iotEdge": True})
+    edge = scene.run(scene.hub.find(Identity("edge1")))
+    scene.create("child", deviceScope=edge.device_scope)
+    keys = {"primaryKey": "a2V5LWtleS1rZXkta2V5LWtleQ==", "secondaryKey": "a2V5LWtleS1rZXkta2V5LWtleQ=="}
+    scene.create("edge1/$edgeHub", if_match="*", authentication={"type": "sas", "symmetricKey": keys})
+    token = scene.token("edge1/$edgeHub")
+
+    edge_hub = scene.connect("edge1/$edgeHub", token=token)
+    child = scene.connect("child", token=token)
+    stranger = scene.client()
+    stranger.send(Connect("d1", True, 60, GOOD_NAME, token.encode()))
+
+    assert [type(packet) for packet in stranger.wait_for_end()] == [ConnAck]
+    child.publish(events_topic("child"), b"through the edge")
+    edge_hub.publish(events_topic("edge1/$edgeHub"), b"its own")
+    assert [event.identity.id for event in scene.events()] == ["child", "edge1/$edgeHub"]
+
+
+PACKETS = [
+    packet.encode()
+    for packet in (
+        Publish(events_topic("d1", "k=v"), b"body", 1, 5),
+        Publish("$iothub/twin/GET/?$rid=1", b" "),
+        Publish("$iothub/twin/PATCH/properties/reported/?$rid=2", b'{"a":1}', 1, 6),
+        Publish("$iothub/methods/res/200/?$rid=3", b"{}"),
+        Subscribe(7, (("$iothub/twin/res/#", 1), ("$iothub/methods/POST/#", 0))),
+        Unsubscribe(8, ("$iothub/twin/res/#",)),
+        PubAck(1),
+        PubRec(2),
+        PubRel(3),
+        PingReq(),
+        Disconnect(),
+    )
+]
+
+
+@given(
+    packets=st.lists(st.sampled_from(PACKETS), max_size=8),
+    changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=2),
+    pieces=st.integers(1, 4),
+)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_connected_client_sends_the_server_lives(
+    scene: Scene,
+    caplog: pytest.LogCaptureFixture,
+    packets: list[bytes],
+    changes: list[tuple[int, int]],
+    pieces: int,
+) -> None:
+    data = bytearray(b"".join(packets))
+    for at, value in changes:
+        if at < len(data):
+            data[at] = value
+    client = scene.connect("d1")
+
+    step = len(data) // pieces + 1
+    for at in range(0, len(data), step):
+        client.send_bytes(bytes(data[at : at + step]))
+
+    scene.connect("d2").publish(events_topic("d2"), b"served as before")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_second_connection_of_an_identity_ends_the_first(
