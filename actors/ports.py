@@ -77,6 +77,10 @@ class MessageStore(Protocol):
         """Return how many messages wait for the endpoint."""
         ...
 
+    def endpoint_ids(self) -> tuple[str, ...]:
+        """Return the endpoints that messages were ever stored for, whether some wait or not."""
+        ...
+
     def ledger(self) -> Ledger:
         """Return the ledger of this moment."""
         ...

@@ -119,6 +119,7 @@ def test_every_known_version_is_served(ask: Asker, ca: EdgeCa, version: str) -> 
         ("POST", f"/modules/m1/genid//sign?{V}", 404, "not found"),
         ("POST", f"/modules/m1/x/genid/G/sign?{V}", 404, "not found"),
         ("POST", f"/modules/%ff/genid/G/sign?{V}", 404, "not found"),
+        ("POST", f"/modules/m%2F1/genid/G/sign?{V}", 404, "not found"),
         ("POST", f"/modules/m1?{V}", 404, "not found"),
         ("POST", f"/trust-bundle?{V}", 400, "method not allowed"),
         ("DELETE", f"/modules?{V}", 400, "method not allowed"),

@@ -11,6 +11,7 @@ import logging
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from urllib.parse import unquote
 
 from messaging import sas
@@ -58,9 +59,16 @@ class RestApi:
         except StoreError as exc:
             log.error("%s", exc)
             error = refusals.server_error("the database of the hub cannot do this now; see its log")
+        except Exception:
+            log.exception("%s %s could not be answered", request.method, quoted(request.target))
+            error = refusals.server_error("an error of the hub itself; see its log")
         tracking_id = uuid.uuid4().hex
         log.debug("%s %s: %d %s (%s)", request.method, request.target, error.code, error, tracking_id)
-        return error_reply(error, tracking_id, self._hub.clock.now_s())
+        reply = error_reply(error, tracking_id, self._hub.clock.now_s())
+        if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            allow = ", ".join(self._methods(split_target(request.target)[0]))
+            reply = Response(reply.status, reply.body, (*reply.headers, ("Allow", allow)))
+        return reply
 
     async def _answer(self, request: WebRequest) -> Response:
         path, query = split_target(request.target)
@@ -70,17 +78,18 @@ class RestApi:
         return await route.answer(Call(self._hub, request, ids, query, policy))
 
     def _find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
-        allowed = []
         for pattern, route in self._routes:
-            found = pattern.fullmatch(path)
-            if found is None:
-                continue
-            if route.method == method:
+            found = pattern.fullmatch(path) if route.method == method else None
+            if found is not None:
                 return route, {name: decoded(text) for name, text in found.groupdict().items()}
-            allowed.append(route.method)
+        allowed = self._methods(path)
         if allowed:
             raise refusals.method_not_allowed(method, allowed)
         raise refusals.no_such_resource(path)
+
+    def _methods(self, path: str) -> list[str]:
+        """Return the methods that a path is there for."""
+        return sorted({route.method for pattern, route in self._routes if pattern.fullmatch(path)})
 
     async def _authorize(
         self, request: WebRequest, route: Route, ids: Mapping[str, str], path: str

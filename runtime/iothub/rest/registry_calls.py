@@ -80,7 +80,7 @@ async def service_statistics(call: Call) -> Response:
 
 
 async def _import(hub: IotHub, item: Mapping[str, Any]) -> None:
-    identity = registry.identity_of(member(item, "id", str, ""), item.get("moduleId"))
+    identity = registry.identity_of(member(item, "id", str, ""), member(item, "moduleId", str, "") or None)
     wanted = {name: value for name, value in item.items() if name not in ("id", "moduleId")}
     twin = {name: item[name] for name in ("tags", "properties") if item.get(name) is not None}
     match member(item, "importMode", str, "create").lower():
