@@ -1,4 +1,4 @@
-"""What protocol heads and the services of the hub tell each other about clients: twins, methods, C2D.
+"""What protocol heads and the services of the hub tell each other about clients: twins and methods.
 
 No message here knows of a protocol: a head translates them to and from what its clients speak.
 """
@@ -130,25 +130,3 @@ class MethodAnswered:
     request_id: str
     status: int
     payload: bytes
-
-
-# cloud-to-device messages
-
-
-@message
-class DeliverC2d:
-    """To the head of a device that wants them: a message from the cloud. Answered with C2dSettled."""
-
-    identity: str
-    token: int  # names the delivery
-    header: bytes  # see messaging/message.py
-    body: bytes
-
-
-@message
-class C2dSettled:
-    """What became of a delivery: accepted by the device, or rejected because nothing of it matches."""
-
-    identity: str
-    token: int
-    accepted: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from messaging.kinds import message
+from messaging.kinds import data_message, message
 
 
 @message
@@ -67,3 +67,16 @@ class DesiredChanged:
     identity: str
     version: int
     patch: bytes
+
+
+@data_message
+class C2dReceived:
+    """From the cloud: a cloud-to-device message for a device that has the feature C2D, in their order.
+
+    Told to the router. Answered with `store.Stored` once it is on disk: only then may the cloud forget it.
+    Without that, after RequestFailed or in time, it has to come again.
+    """
+
+    device_id: str
+    header: bytes  # see messaging/message.py; its `expiry` counts
+    body: bytes

@@ -1,4 +1,7 @@
-"""What routes send to inputs of modules: endpoints attached for clients that listen, and their messages."""
+"""What waits for clients in the store: endpoints attached for those that listen, and their messages.
+
+These are inputs of modules that routes lead to, and the queues of devices for messages from the cloud.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from actors import c2d_queues
 from actors.base import EdgeActor
 from actors.module_inputs import ModuleInputs
 from actors.mqtt_client import UNREAD, MqttClient
-from actors.store import Attach, Delivered, Detach, Ready, Undeliverable
+from actors.store import Attach, Delivered, Detach, Expired, Ready, Undeliverable
 from messaging.mqtt.packets import encode_publish
 
 log = logging.getLogger(__name__)
 
 WINDOW_MESSAGES: Final = 1000
 WINDOW_BYTES: Final = 1024 * 1024
+C2D_WINDOW_MESSAGES: Final = 1  # hub-protocols.md section 1.14
+
+Runs = tuple[tuple[int, tuple[bytes, ...], tuple[tuple[int, bytes], ...]], ...]  # as in Ready
 
 
 class Deliveries:
@@ -46,6 +53,9 @@ class Deliveries:
     def update(self, client: MqttClient) -> None:
         """Attach the endpoints that this client's subscriptions now cover, detach the others."""
         wanted = self._inputs.subscribe(client.client_id, client.subscriptions)
+        c2d_qos = c2d_queues.granted_qos(client.client_id, client.subscriptions)
+        if c2d_qos is not None:
+            wanted[c2d_queues.queue_of(client.client_id)] = c2d_qos
         for endpoint_id in [k for k, (_, owner, _) in self._attached.items() if owner is client]:
             if endpoint_id not in wanted:
                 self._detach(endpoint_id)
@@ -91,7 +101,7 @@ class Deliveries:
         frames: list[bytes] = []
         done: list[tuple[int, int]] = []  # QoS 0 is delivered when it is written
         poison: list[tuple[int, int]] = []
-        for run_first, headers, run_entries in message.runs:
+        for run_first, headers, run_entries in self._in_time(message):
             topics = [self._topic_of(endpoint_id, header) for header in headers]
             parts = [(run_first, run_entries)]
             if None in topics:
@@ -117,12 +127,29 @@ class Deliveries:
             else:
                 self._head.tell(self._store, delivered)
 
+    def _in_time(self, message: Ready) -> Runs:
+        """Return the runs without what the cloud wants delivered by a time that has passed.
+
+        They may have waited in the store's memory, where nothing expires, for one before to be acknowledged.
+        """
+        endpoint_id = message.endpoint_id
+        if not c2d_queues.is_c2d_queue(endpoint_id):
+            return message.runs
+        now_s = self._head.clock.now_s()
+        kept, late = c2d_queues.in_time(message.runs, now_s)
+        if late:
+            log.info("%s: %d messages have expired", endpoint_id, len(late))
+            self._head.tell(self._store, Expired(endpoint_id, message.attachment, late))
+        return kept
+
     def _topic_of(self, endpoint_id: str, header: bytes) -> bytes | None:
         """Return the topic of a message; None for one that can have none, whatever the reason.
 
         A failure of ours would end with the next delivery of the same message, and so on for ever.
         """
         try:
+            if c2d_queues.is_c2d_queue(endpoint_id):
+                return c2d_queues.topic_of(endpoint_id, header)
             return self._inputs.topic_of(endpoint_id, header)
         except Exception:
             log.exception("%s: no topic can be made for a message", endpoint_id)
@@ -131,7 +158,9 @@ class Deliveries:
     def _attach(self, endpoint_id: str, client: MqttClient, qos: int) -> None:
         attachment = self._next_id()
         self._attached[endpoint_id] = (attachment, client, qos)
-        self._head.tell(self._store, Attach(endpoint_id, attachment, WINDOW_MESSAGES, WINDOW_BYTES))
+        one_by_one = c2d_queues.is_c2d_queue(endpoint_id)
+        messages = C2D_WINDOW_MESSAGES if one_by_one else WINDOW_MESSAGES
+        self._head.tell(self._store, Attach(endpoint_id, attachment, messages, WINDOW_BYTES))
 
     def _detach(self, endpoint_id: str) -> None:
         del self._attached[endpoint_id]

@@ -1,8 +1,8 @@
-"""The MQTT protocol head: clients connect, publish, subscribe, and get what routes send to their inputs.
+"""The MQTT protocol head: clients connect, publish, subscribe, and get what waits for them.
 
 Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, Sessions, SessionSaved,
-             IdentityRevoked, ActorRestarted, Tick; CallMethod, DesiredPatch, DeliverC2d, Twin,
-             ReportedPatched, TwinRefused; and, from its listener on the same thread, connections
+             IdentityRevoked, ActorRestarted, Tick; CallMethod, DesiredPatch, Twin, ReportedPatched,
+             TwinRefused; and, from its listener on the same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
              hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream (see client_services.py)
 Started by:  HubRootActor, on an event loop; a restart closes its connections and the clients come back
@@ -21,7 +21,6 @@ from typing import Any, Final
 from actors.base import EdgeActor
 from actors.client_services import (
     CallMethod,
-    DeliverC2d,
     DesiredPatch,
     ReportedPatched,
     Twin,
@@ -39,7 +38,7 @@ from actors.identities import (
 from actors.mqtt_client import UNREAD, Batch, MqttClient, add_position
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
-from actors.mqtt_services import Services
+from actors.mqtt_services import REPLIES, Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
 from actors.router import Endpoints, ListEndpoints, Publish
@@ -254,7 +253,8 @@ class MqttHead(EdgeActor):
                     break
         if acknowledged:
             client.acknowledged_at_s = client.seen_at_s
-            self._deliveries.acknowledged(self._services.acknowledged(client, acknowledged))
+            acknowledged.pop(REPLIES, None)
+            self._deliveries.acknowledged(acknowledged)
         if dropped:
             log.warning("%s: %d messages dropped: %s", client.client_id, len(dropped), dropped[0])
         if client.closed:
@@ -420,9 +420,6 @@ class MqttHead(EdgeActor):
         client = self._by_identity.get(message.identity)
         if client is not None:
             self._services.desired(client, message)
-
-    def on_deliver_c2d(self, message: DeliverC2d) -> None:
-        self._services.deliver(self._by_identity.get(message.identity), message)
 
     def on_twin(self, message: Twin) -> None:
         self._answered(message)

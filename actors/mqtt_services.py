@@ -1,6 +1,6 @@
-"""Twins, direct methods and cloud-to-device messages of MQTT clients: topics here, messages of actors there.
+"""Twins and direct methods of MQTT clients: topics here, messages of actors there.
 
-Source: hub-protocols.md sections 1.5, 1.9, 1.12 to 1.14
+Source: hub-protocols.md sections 1.5, 1.9, 1.12 and 1.13
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from actors.base import EdgeActor
+from actors.c2d_queues import granted_qos
 from actors.client_services import (
-    C2dSettled,
     CallMethod,
     ClientChanged,
     ClientGone,
-    DeliverC2d,
     DesiredPatch,
     GetTwin,
     HeadStarted,
@@ -27,19 +26,15 @@ from actors.client_services import (
     TwinRefused,
 )
 from actors.mqtt_client import MqttClient
-from messaging.errors import EnvelopeError
 from messaging.lifecycle import Watch
-from messaging.message import decode_header
 from messaging.mqtt.filters import MAX_TEXT_BYTES, matches
 from messaging.mqtt.packets import encode_publish
-from messaging.property_bag import encode_bag
 from messaging.topics import (
     Feature,
     Incoming,
     MethodResponse,
     TwinGet,
     TwinReported,
-    c2d_topic,
     classify_filter,
     desired_patch_topic,
     method_topic,
@@ -49,9 +44,7 @@ from messaging.topics import (
 log = logging.getLogger(__name__)
 
 TWIN_LIMIT_S: Final = 20.0  # within which a twin request is answered, if only with an error
-# Names for what is in flight to a client and is no endpoint of a route.
-REPLIES: Final = "$replies"
-C2D: Final = "$c2d"
+REPLIES: Final = "$replies"  # what is in flight to a client and no message of the store
 _TIMED_OUT: Final = 504
 
 Ask = Callable[[str, object, float, Callable[[object], None]], None]
@@ -64,7 +57,6 @@ class Services:
         self._head = head
         self._twins = twins
         self._methods = methods
-        self._cloud = cloud
         self._listeners = (twins, methods, cloud)
         self._ask = ask
 
@@ -85,7 +77,10 @@ class Services:
     def update(self, client: MqttClient) -> None:
         """A client has connected or subscribed: tell the services what it wants, if that is news."""
         features = {classify_filter(topic_filter) for topic_filter in client.subscriptions}
-        wanted = tuple(sorted(feature.name for feature in features - {Feature.UNKNOWN}))
+        features.discard(Feature.UNKNOWN)
+        if granted_qos(client.client_id, client.subscriptions) is None:
+            features.discard(Feature.C2D)  # a module, or a filter for another device
+        wanted = tuple(sorted(feature.name for feature in features))
         if wanted != client.features:
             client.features = wanted
             for listener in self._listeners:
@@ -140,16 +135,6 @@ class Services:
             log.warning("%s: twin request refused with %d: %s", client.client_id, status, reason)
             self._publish(client, twin_response_topic(status, request_id), body)
 
-    def acknowledged(
-        self, client: MqttClient, by_endpoint: dict[str, list[tuple[int, int]]]
-    ) -> dict[str, list[tuple[int, int]]]:
-        """A client has these; return the rest, which are messages of routes."""
-        by_endpoint.pop(REPLIES, None)
-        for first, last in by_endpoint.pop(C2D, ()):
-            for token in range(first, last + 1):
-                self._settle(client.client_id, token, accepted=True)
-        return by_endpoint
-
     # to clients
 
     def call(self, client: MqttClient, message: CallMethod) -> None:
@@ -160,41 +145,17 @@ class Services:
         """Pass a change of desired properties on."""
         self._publish(client, desired_patch_topic(message.version), message.patch)
 
-    def deliver(self, client: MqttClient | None, message: DeliverC2d) -> None:
-        """Pass a message from the cloud on; without a connection nothing becomes of it here."""
-        if client is None:
-            return
-        try:
-            properties = decode_header(message.header, b"")
-            bag = encode_bag(properties.properties, properties.system_properties)
-        except EnvelopeError as exc:
-            log.error("%s: a message from the cloud is rejected: %s", client.client_id, exc)
-            self._settle(client.client_id, message.token, accepted=False)
-            return
-        topic = c2d_topic(client.client_id, bag)
-        qos = self._publish(client, topic, message.body, (C2D, message.token))
-        if qos != 1:  # at QoS 0 it is delivered when it is written; nothing that matches: it never will be
-            self._settle(client.client_id, message.token, accepted=qos == 0)
-
-    def _settle(self, identity: str, token: int, *, accepted: bool) -> None:
-        self._head.tell(self._cloud, C2dSettled(identity, token, accepted))
-
-    def _publish(
-        self, client: MqttClient, topic: str, payload: bytes, what: tuple[str, int] = (REPLIES, 0)
-    ) -> int | None:
-        """Publish at the QoS that the client asked for; return it, None when no filter of it matches."""
+    def _publish(self, client: MqttClient, topic: str, payload: bytes) -> None:
+        """Publish at the QoS that the client asked for; nothing when no filter of it matches."""
         if client.closed or len(topic.encode()) > MAX_TEXT_BYTES:
-            return None
+            return
         granted = [qos for wanted, qos in client.subscriptions.items() if matches(wanted, topic)]
         if not granted:
-            return None
-        qos = max(granted)
-        if qos == 0:
+            return
+        if max(granted) == 0:
             client.transport.write(encode_publish(topic.encode(), payload, 0, 0))
-            return 0
+            return
         frames: list[bytes] = []
         now_s = self._head.clock.monotonic_s()
-        if not client.frame_run(what[0], what[1], [topic.encode()], [(0, payload)], now_s, frames):
-            return None
-        client.transport.write(frames[0])
-        return 1
+        if client.frame_run(REPLIES, 0, [topic.encode()], [(0, payload)], now_s, frames):
+            client.transport.write(frames[0])

@@ -1,17 +1,21 @@
-"""Decides where each message goes, and hands it to the store in the name of the head.
+"""Decides where each message goes, and hands it to the store in the name of whoever brought it.
 
-Understands: Publish, SetRoutes, ListRoutes, ListEndpoints, TraceRouting; ActorRestarted of the store
+Understands: Publish, C2dReceived, SetRoutes, ListRoutes, ListEndpoints, TraceRouting; ActorRestarted of
+             the store
 Tells:       hub/store (Append, KeepQueues), heads (Endpoints)
 Started by:  HubRootActor with the routes of the hub's configuration, or those that were set since
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
 from actors.base import EdgeActor
+from actors.c2d_queues import queue_of, time_to_live_s
+from actors.cloud import C2dReceived
 from actors.hub_config import RouteText
 from actors.store import Append, KeepQueues
 from actors.trail import RoutingTrail, TraceRouting, Way, has_message_id
@@ -19,13 +23,17 @@ from messaging.errors import RouteError
 from messaging.kinds import data_message, message
 from messaging.lifecycle import ActorRestarted, Watch
 from messaging.message import Message, decode_header
-from messaging.routing.route import CompiledRoute, CompiledRoutes, compile_route
+from messaging.routing.route import DEFAULT_PRIORITY, CompiledRoute, CompiledRoutes, compile_route
 
 log = logging.getLogger(__name__)
 
 # Senders choose headers (message ids!), so what is remembered is bounded.
 REMEMBERED_HEADERS: Final = 4096
 LONGEST_REMEMBERED_BYTES: Final = 2048
+
+# What stands for sender and route in the trail of a message from the cloud.
+C2D_SENDER: Final = "$upstream"
+C2D_ROUTE: Final = "(cloud-to-device)"
 
 NOWHERE: Final = Way((), (), has_id=False)
 
@@ -107,8 +115,10 @@ class RouterActor(EdgeActor):
         self._known: dict[bytes, Way] = {}
         self._trail = trail
         self._listeners: set[str] = set()
+        self._epochs = itertools.count(1)
 
     def on_start(self) -> None:
+        self._epochs = itertools.count(int(self.clock.monotonic_s() * 1e6))
         self.tell(self._store, Watch())
         self._compile()
 
@@ -160,6 +170,16 @@ class RouterActor(EdgeActor):
         except Exception:
             log.exception("a batch of %s cannot be routed; each message is tried by itself", message.identity)
             self._route_around_poison(message)
+
+    def on_c2d_received(self, message: C2dReceived) -> None:
+        """Put a message from the cloud into the queue of its device, whose head takes it from there."""
+        header = message.header
+        ttl_s = time_to_live_s(header, self.clock.now_s())
+        match = (queue_of(message.device_id), DEFAULT_PRIORITY, ttl_s)
+        # An epoch of its own for each: one that is refused shall not keep the others out.
+        alone = Publish(C2D_SENDER, next(self._epochs), 0, (header,), ((0, message.body),))
+        way = Way((match,), (C2D_ROUTE,), has_message_id(header))
+        self._append(alone, [(header, way)], alone.entries)
 
     def _route(self, message: Publish) -> None:
         known = self._known

@@ -1,6 +1,6 @@
 """Owns the message database: takes messages in, hands them to consumers, forgets what was delivered.
 
-Understands: Append, Attach, Detach, Delivered, KeepQueues, SaveSession, DeleteSession, LoadSessions, …
+Understands: Append, Attach, Detach, Delivered, Expired, KeepQueues, SaveSession, LoadSessions, …
 Tells:       whoever published (Stored), consumers (Ready), heads (SessionSaved, Sessions)
 Started by:  HubRootActor; after a restart consumers attach again, queues are read from the database
 
@@ -19,6 +19,7 @@ import msgpack
 
 from actors.append_guard import AppendGuard
 from actors.base import EdgeActor
+from actors.c2d_queues import is_c2d_queue
 from actors.consumer import Consumer
 from actors.ports import MessageStore
 from actors.stored import Match, Run, Segment, gathered, position_of, runs_of, segments_of
@@ -106,6 +107,15 @@ class Delivered:
 @data_message
 class Undeliverable:
     """The consumer can never take these messages: drop them as poison."""
+
+    endpoint_id: str
+    attachment: int
+    ranges: tuple[tuple[int, int], ...]  # first and last position, both included
+
+
+@data_message
+class Expired:
+    """The consumer left these messages out: their time to live is over. The next sweep counts them."""
 
     endpoint_id: str
     attachment: int
@@ -234,6 +244,10 @@ class StoreActor(EdgeActor):
         self._make_room(message)
         self._follow("poison", message)
         self._turn.poison.append(message)
+
+    def on_expired(self, message: Expired) -> None:
+        self._follow("expired", message)
+        self._serve_soon(message)
 
     def on_forget_due(self, message: ForgetDue) -> None:
         self._forget_timer = False
@@ -385,6 +399,9 @@ class StoreActor(EdgeActor):
 
     def _make_room(self, message: Delivered | Undeliverable) -> None:
         self._done += sum(last - first + 1 for first, last in message.ranges)
+        self._serve_soon(message)
+
+    def _serve_soon(self, message: Delivered | Undeliverable | Expired) -> None:
         consumer = self._consumers.get(message.endpoint_id)
         if consumer is not None and consumer.attachment == message.attachment:
             consumer.delivered(message.ranges)
@@ -443,7 +460,7 @@ class StoreActor(EdgeActor):
 
     # where messages went
 
-    def _follow(self, hop: str, message: Delivered | Undeliverable) -> None:
+    def _follow(self, hop: str, message: Delivered | Undeliverable | Expired) -> None:
         if self._trail.follows(message.endpoint_id):
             self._trail.happened(self.clock.now_s(), hop, message.endpoint_id, message.ranges)
 
@@ -462,7 +479,11 @@ class StoreActor(EdgeActor):
     def on_keep_queues(self, message: KeepQueues) -> None:
         assert self._store is not None
         kept = set(message.endpoint_ids)
-        self._orphans = {name: 0 for name in self._store.endpoint_ids() if name not in kept}
+        self._orphans = {
+            name: 0
+            for name in self._store.endpoint_ids()
+            if name not in kept and not is_c2d_queue(name)  # no route ever leads there
+        }
         for endpoint_id in self._orphans:
             consumer = self._consumers.get(endpoint_id)
             if consumer is not None:

@@ -1,7 +1,7 @@
 """The hub's link to the cloud: takes what routes send to `$upstream` and hands it to the link.
 
 Understands: Ready, SwitchLink, ActorRestarted, LinkDue, WatchLink, FetchTwin, SendReported,
-             HeadStarted, ClientChanged, ClientGone, C2dSettled
+             HeadStarted, ClientChanged, ClientGone
 Tells:       hub/store (Attach, Detach, Delivered); whoever watches the link (LinkChanged)
 Started by:  HubRootActor
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from actors.base import EdgeActor
-from actors.client_services import C2dSettled, ClientChanged, ClientGone, HeadStarted
+from actors.client_services import ClientChanged, ClientGone, HeadStarted
 from actors.cloud import CloudRefused, FetchTwin, LinkChanged, SendReported, WatchLink
 from actors.ports import CloudLink
 from actors.store import Attach, Delivered, Detach, Ready, Undeliverable
@@ -171,9 +171,6 @@ class UpstreamActor(EdgeActor):
 
     def on_client_gone(self, message: ClientGone) -> None:
         self._clients.pop(message.identity, None)
-
-    def on_c2d_settled(self, message: C2dSettled) -> None:
-        log.debug("%s: delivery %d is settled, which nobody waits for", message.identity, message.token)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -12,3 +12,16 @@ def iso_utc(at_s: float) -> str:
     if at_s == 0:
         return NEVER
     return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def from_iso(text: str) -> float:
+    """Return a time in any form of ISO 8601 as seconds since 1970-01-01 UTC; without a zone it is UTC.
+
+    Raises:
+        ValueError: `text` is no such time.
+    """
+    time = datetime.fromisoformat(text)
+    try:
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    except OverflowError as exc:
+        raise ValueError(f"{text} is out of range") from exc

@@ -1,4 +1,4 @@
-"""Twins, methods and cloud-to-device messages over MQTT: topics of clients here, services there."""
+"""Twins and methods over MQTT: topics of clients here, services there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import json
 import pytest
 
 from actors.client_services import (
-    C2dSettled,
     CallMethod,
     ClientChanged,
     ClientGone,
-    DeliverC2d,
     DesiredPatch,
     GetTwin,
     HeadStarted,
@@ -23,7 +21,6 @@ from actors.client_services import (
 )
 from actors.mqtt_services import TWIN_LIMIT_S
 from messaging.lifecycle import ActorRestarted
-from messaging.message import encode_header
 from messaging.mqtt.packets import PubAck, Publish, Subscribe, Unsubscribe
 from tests.actors.head_world import CLOUD, HEAD, METHODS, TWINS, HeadWorld, publish_packet
 from tests.fakes.transport import MemoryClient
@@ -32,7 +29,6 @@ SENSOR, LEAF = "edge1/sensor", "leaf"
 TWIN_FILTER = "$iothub/twin/res/#"
 PATCH_FILTER = "$iothub/twin/PATCH/properties/desired/#"
 METHOD_FILTER = "$iothub/methods/POST/#"
-C2D_FILTER = "devices/leaf/messages/devicebound/#"
 GET = "$iothub/twin/GET/?$rid="
 REPORT = "$iothub/twin/PATCH/properties/reported/?$rid="
 
@@ -251,68 +247,3 @@ def test_a_call_for_a_client_that_is_gone_goes_nowhere(world: HeadWorld) -> None
 
     assert world.told(METHODS, MethodAnswered) == []
     assert world.dead_letters.count == 0
-
-
-# cloud to device
-
-
-def deliver(world: HeadWorld, token: int = 5, body: bytes = b"hello", to: str = LEAF) -> None:
-    header = encode_header("", {"k": "v 1"}, {"messageId": "m1", "to": f"/devices/{to}/messages/devicebound"})
-    world.tell(HEAD, DeliverC2d(to, token, header, body), CLOUD)
-
-
-def test_a_message_from_the_cloud_is_settled_when_the_device_acknowledges_it(world: HeadWorld) -> None:
-    """Source: hub-protocols.md section 8.4, row 34."""
-    client = joined(world, LEAF, C2D_FILTER)
-    deliver(world)
-    [packet] = client.received()
-    assert isinstance(packet, Publish)
-    assert (packet.topic, packet.payload, packet.qos) == (
-        "devices/leaf/messages/devicebound/k=v%201&%24.mid=m1"
-        "&%24.to=%2Fdevices%2Fleaf%2Fmessages%2Fdevicebound",
-        b"hello",
-        1,
-    )
-    assert world.told(CLOUD, C2dSettled) == []
-
-    world.send(client, PubAck(packet.packet_id))
-
-    assert world.told(CLOUD, C2dSettled) == [C2dSettled(LEAF, 5, True)]
-
-
-def test_at_qos_0_a_message_from_the_cloud_is_settled_when_it_is_written(world: HeadWorld) -> None:
-    joined(world, LEAF, C2D_FILTER, qos=0)
-
-    deliver(world)
-
-    assert world.told(CLOUD, C2dSettled) == [C2dSettled(LEAF, 5, True)]
-
-
-def test_a_message_from_the_cloud_that_no_filter_matches_is_rejected(world: HeadWorld) -> None:
-    """Source: hub-protocols.md section 8.4, row 34."""
-    client = joined(world, LEAF, "devices/other/messages/devicebound/#")
-
-    deliver(world)
-
-    assert (client.received(), world.told(CLOUD, C2dSettled)) == ([], [C2dSettled(LEAF, 5, False)])
-
-
-def test_a_device_that_leaves_before_it_acknowledged_settles_nothing(world: HeadWorld) -> None:
-    client = joined(world, LEAF, C2D_FILTER)
-    deliver(world)
-
-    client.lose()
-    world.system.run()
-
-    assert world.told(CLOUD, C2dSettled) == []
-
-
-def test_what_is_not_acknowledged_is_not_sent_again_before_its_time(world: HeadWorld) -> None:
-    client = joined(world, LEAF, C2D_FILTER)
-    deliver(world, 5)
-    deliver(world, 6)
-    first, second = (packet for packet in client.received() if isinstance(packet, Publish))
-
-    world.send(client, PubAck(second.packet_id), PubAck(first.packet_id), PubAck(first.packet_id))
-
-    assert world.told(CLOUD, C2dSettled) == [C2dSettled(LEAF, 6, True), C2dSettled(LEAF, 5, True)]

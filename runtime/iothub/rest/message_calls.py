@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from datetime import UTC, datetime
 from typing import Any, Final, cast, get_args
 
 import msgspec
 
 from messaging import system_properties as names
 from messaging.text import quoted
+from messaging.time_text import from_iso
 from runtime.http_exchange import Response, json_response
 from runtime.iothub import refusals, shown
 from runtime.iothub.policies import Permission
@@ -129,9 +129,8 @@ def _expiry_s(body: dict[str, Any]) -> float | None:
     if not text:
         return None
     try:
-        time = datetime.fromisoformat(text)
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError) as exc:
+        return from_iso(text)
+    except ValueError as exc:
         raise refusals.argument_invalid(f"expiryTimeUtc {quoted(text)} is not an ISO 8601 time") from exc
 
 
