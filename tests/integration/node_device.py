@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
-import queue
 import subprocess
-import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tests.integration.node_sdk import FOLDER, need_node
+from tests.integration.sdk_peer import LIMIT_S, SdkPeer
 
-LIMIT_S: Final = 60.0
 
-
-class NodeDevice:
-    """Moved by `ask`; what happens to it comes by `event`. A context manager: its process ends with it."""
+class NodeDevice(SdkPeer):
+    """A context manager: its process ends with it."""
 
     def __init__(
         self,
@@ -38,11 +33,9 @@ class NodeDevice:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._ids = itertools.count(1)
-        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        assert self._process.stdout is not None
+        assert self._process.stdin is not None
+        super().__init__(self._process.stdout, self._process.stdin)
 
     def __enter__(self) -> NodeDevice:
         return self
@@ -55,32 +48,7 @@ class NodeDevice:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def ask(self, name: str, *arguments: Any) -> Any:
-        """Let the device do something and return the result; RuntimeError with what the SDK says if not."""
-        request_id = next(self._ids)
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([request_id, name, *arguments]) + "\n")
-        self._process.stdin.flush()
-        answer = self._answers.get(timeout=LIMIT_S)
-        assert answer["id"] == request_id
-        if "error" in answer:
-            raise RuntimeError("{name}: {message}".format(**answer["error"]))
-        return answer["result"]
-
     def open(self, **options: Any) -> NodeDevice:
         """Connect."""
         self.ask("open", options)
         return self
-
-    def event(self, name: str) -> dict[str, Any]:
-        """Wait for something to happen; what happens before is dropped."""
-        while True:
-            event = self._events.get(timeout=LIMIT_S)
-            if event["event"] == name:
-                return event
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            said = json.loads(line)
-            (self._events if "event" in said else self._answers).put(said)

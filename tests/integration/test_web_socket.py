@@ -36,7 +36,7 @@ ROUTES = {
 }
 
 
-def _may_bind_443() -> bool:
+def may_bind_443() -> bool:
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,7 +46,7 @@ def _may_bind_443() -> bool:
     return True
 
 
-needs_443 = pytest.mark.skipif(not _may_bind_443(), reason="port 443 is not permitted to this user")
+needs_443 = pytest.mark.skipif(not may_bind_443(), reason="port 443 is not permitted to this user")
 pytestmark = needs_443
 
 

@@ -1,24 +1,44 @@
 // A device or module with the official device SDK of Node, azure-iot-device over MQTT, moved by a test:
 //   node device.js CREDENTIAL KIND TRANSPORT
-//   CREDENTIAL  a connection string, with x509=true for a certificate (files in CLIENT_CERT and CLIENT_KEY)
+//   CREDENTIAL  a connection string, with x509=true for a certificate (files in CLIENT_CERT and CLIENT_KEY), or
+//               edge for a module that takes everything from its environment
 //   KIND        device or module
 //   TRANSPORT   mqtt or mqtt-ws
 // Each line on standard input is a request [id, "name", argument ...]; each line on standard output is an answer
-// {"id", "result"} or {"id", "error"}, or something that happened: {"event", ...}.
+// {"id", "result"} or {"id", "error"}, or something that happened: {"event", ...}. With CONTROL=host:port the lines
+// come and go on a connection to there instead.
 'use strict'
 
 const fs = require('fs')
+const net = require('net')
 const readline = require('readline')
 const { Client, Message, ModuleClient } = require('azure-iot-device')
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt')
 
 const [credential, kind, transport] = process.argv.slice(2)
-const client = (kind === 'module' ? ModuleClient : Client)
-  .fromConnectionString(credential, transport === 'mqtt-ws' ? MqttWs : Mqtt)
+const statuses = {}
+let client
 let twin
+let input = process.stdin
+let output = process.stdout
 
 function say (what) {
-  process.stdout.write(JSON.stringify(what) + '\n')
+  output.write(JSON.stringify(what) + '\n')
+}
+
+async function clientOf () {
+  const over = transport === 'mqtt-ws' ? MqttWs : Mqtt
+  if (credential === 'edge') {
+    process.env.IOTEDGE_AUTHSCHEME = 'SasToken' // of any case, says the SDK
+    return ModuleClient.fromEnvironment(over)
+  }
+  return (kind === 'module' ? ModuleClient : Client).fromConnectionString(credential, over)
+}
+
+// null: never answer
+function called (request, response) {
+  const status = statuses[request.methodName]
+  if (status !== null) response.send(status, { name: request.methodName, payload: request.payload }, () => {})
 }
 
 function messageOf ({ body, properties = {}, ...system }) {
@@ -30,8 +50,9 @@ function messageOf ({ body, properties = {}, ...system }) {
 
 function shown (message) {
   const properties = Object.fromEntries(message.properties.propertyList.map(({ key, value }) => [key, value]))
-  const { messageId, correlationId, contentType, contentEncoding, ack } = message
-  return { body: message.getData().toString(), properties, messageId, correlationId, contentType, contentEncoding, ack }
+  const { messageId, correlationId, userId, contentType, contentEncoding, expiryTimeUtc, ack } = message
+  const system = { messageId, correlationId, userId, contentType, contentEncoding, expiryTimeUtc, ack }
+  return { body: message.getData().toString(), properties, ...system }
 }
 
 const does = {
@@ -40,7 +61,7 @@ const does = {
       options.cert = fs.readFileSync(process.env.CLIENT_CERT, 'utf8')
       options.key = fs.readFileSync(process.env.CLIENT_KEY, 'utf8')
     }
-    await client.setOptions(options)
+    if (credential !== 'edge') await client.setOptions(options)
     client.on('disconnect', () => say({ event: 'disconnect' }))
     client.on('error', error => say({ event: 'error', name: error.name }))
     await client.open()
@@ -51,16 +72,39 @@ const does = {
   async sendOutput (output, message) {
     await client.sendOutputEvent(output, messageOf(message))
   },
+  // Numbers, each again until it is acknowledged, in their order.
+  async sendMany (output, first, count) {
+    for (let number = first; number < first + count; number++) {
+      for (let done = false; !done;) {
+        try {
+          const message = new Message(String(number))
+          await (output ? client.sendOutputEvent(output, message) : client.sendEvent(message))
+          done = true
+        } catch (error) {
+          say({ event: 'retry', number, error: String(error) })
+        }
+      }
+    }
+  },
   async listen () {
+    if (kind === 'module') {
+      client.on('inputMessage', (input, message) => {
+        say({ event: 'message', input, ...shown(message) })
+        client.complete(message, () => {})
+      })
+      return
+    }
     client.on('message', message => {
       say({ event: 'message', ...shown(message) })
       client.complete(message, () => {})
     })
   },
   async method (name, status) {
-    client[kind === 'module' ? 'onMethod' : 'onDeviceMethod'](name, (request, response) => {
-      response.send(status, { name: request.methodName, payload: request.payload }, () => {})
-    })
+    if (!(name in statuses)) client[kind === 'module' ? 'onMethod' : 'onDeviceMethod'](name, called)
+    statuses[name] = status
+  },
+  async invoke (device, module, parameters) {
+    return module ? client.invokeMethod(device, module, parameters) : client.invokeMethod(device, parameters)
   },
   async twin () {
     twin = await client.getTwin()
@@ -81,7 +125,13 @@ const does = {
 }
 
 async function main () {
-  for await (const line of readline.createInterface({ input: process.stdin })) {
+  if (process.env.CONTROL) {
+    const [host, port] = process.env.CONTROL.split(':')
+    input = output = net.connect(Number(port), host)
+  }
+  client = await clientOf()
+  if (process.env.CONTROL) say({ event: 'hello', module: process.env.IOTEDGE_MODULEID || '' })
+  for await (const line of readline.createInterface({ input })) {
     const [id, name, ...rest] = JSON.parse(line)
     does[name](...rest).then(
       result => say({ id, result: result === undefined ? null : result }),

@@ -1,0 +1,226 @@
+"""A whole edge with both official SDKs on it: modules from the edge environment, leaf devices behind it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from actors.cloud import C2dReceived, DesiredChanged
+from actors.hub_root import ROUTER, TWINS
+from actors.store import Stored
+from messaging.client import Client
+from messaging.errors import AskTimeout
+from messaging.message import encode_header
+from tests.integration.edge_process import ROOT, EdgeProcess
+from tests.integration.node_device import NodeDevice
+from tests.integration.node_sdk import FOLDER, need_node
+from tests.integration.sdk_clients import SDK_PORT, loopback_address
+from tests.integration.sdk_peer import LIMIT_S, SdkPeer
+from tests.integration.test_web_socket import WEB_PORT
+
+DEVICE: Final = "edge1"
+MODULES: Final = {"python": f"{DEVICE}/python", "node": f"{DEVICE}/node"}
+LEAVES: Final = {"python": "leaf-python", "node": "leaf-node"}
+PROGRAM: Final = Path(__file__).with_name("sdk_program.py")
+INTO: Final = 'INTO BrokeredEndpoint("/modules/{}/inputs/{}")'
+# From every client to an input of each module, and upstream.
+ROUTES: Final = {
+    **{f"all_{module}": f"FROM /messages/* {INTO.format(module, 'in')}" for module in MODULES},
+    "up": "FROM /messages/* INTO $upstream",
+}
+
+
+class Door:
+    """Where the modules of the edge call their test; the edge started them, and alone knows when."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        self._peers: dict[str, SdkPeer] = {}
+        self._news = threading.Condition()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def peer(self, module: str) -> SdkPeer:
+        """Wait for a module."""
+        with self._news:
+            assert self._news.wait_for(lambda: module in self._peers, LIMIT_S), (
+                f"module {module} did not call"
+            )
+            return self._peers[module]
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                stream, _ = self._listening.accept()
+            except OSError:
+                return  # closed
+            peer = SdkPeer(stream.makefile(), stream.makefile("w"))
+            module = peer.event("hello")["module"]
+            with self._news:
+                self._peers[module] = peer
+                self._news.notify_all()
+
+
+class PythonLeaf(SdkPeer):
+    """A leaf device with the Python SDK."""
+
+    def __init__(self, connection_string: str, ca_file: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), connection_string, "device"],
+            env={**os.environ, "CA_FILE": str(ca_file)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdin is not None
+        super().__init__(self.process.stdout, self.process.stdin)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(LIMIT_S)
+        self._reader.join(LIMIT_S)
+
+
+class SdkSite:
+    """The edge and its clients, all connected: `clients` by identity. `sdks` are those that run here."""
+
+    def __init__(self, sdks: Sequence[str], *, web: bool) -> None:
+        self.edge = EdgeProcess()
+        self.address = loopback_address()
+        self.sdks = tuple(sdks)
+        self.has_web = web
+        self._door = Door()
+        self._leaves: list[PythonLeaf | NodeDevice] = []
+        self.clients: dict[str, SdkPeer] = {}
+        self.environment = {
+            "EDGE_ACTORS_HOSTNAME": self.address,
+            "EDGE_ACTORS_WEB_LISTEN": f"{self.address}:{WEB_PORT}" if web else "off",
+            "EDGE_ACTORS_DEVICE_ID": DEVICE,
+        }
+        commands = {"python": [sys.executable, str(PROGRAM), "edge", "module"]}
+        if "node" in sdks:
+            commands["node"] = [need_node(), str(FOLDER / "device.js"), "edge", "module", "mqtt"]
+        modules: dict[str, Any] = {
+            name: {
+                "type": "process",
+                "status": "running",
+                "restartPolicy": "always",
+                "settings": {"command": command},
+                "env": {"CONTROL": {"value": self._door.address}},
+            }
+            for name, command in commands.items()
+        }
+        self.edge.deploy(modules, ROUTES)
+
+    def start(self) -> None:
+        """Start the edge and connect everybody."""
+        self.start_agent()
+        self.edge.wait_for(edgeHub="running", **dict.fromkeys(self.sdks, "running"))
+        for sdk in self.sdks:
+            self.clients[MODULES[sdk]] = self._door.peer(sdk)
+            self.clients[LEAVES[sdk]] = self._leaf(sdk)
+        for client in self.clients.values():
+            client.ask("open", {})
+            client.ask("listen")
+
+    def start_agent(self) -> None:
+        """Start the agent process, which starts or takes over all others."""
+        before = {name: os.environ.get(name) for name in self.environment}
+        os.environ.update(self.environment)
+        try:
+            self.edge.start(listen=f"{self.address}:{SDK_PORT}")
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def _leaf(self, sdk: str) -> PythonLeaf | NodeDevice:
+        name = LEAVES[sdk]
+        folder = self.edge.folder / name
+        home = ("--home", str(self.edge.home))
+        command = [sys.executable, "-m", "runtime.cli.main", "identity", "create", name]
+        done = subprocess.run(
+            [*command, "--out", str(folder), *home],
+            cwd=ROOT,
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        credential = (folder / "connection-string.txt").read_text().strip()
+        kind = {"python": PythonLeaf, "node": NodeDevice}[sdk]
+        leaf = kind(credential, folder / "ca.pem")
+        self._leaves.append(leaf)
+        return leaf
+
+    # the cloud's side
+
+    def send_c2d(
+        self,
+        device: str,
+        body: bytes,
+        properties: dict[str, str | None],
+        limit_s: float = 20.0,
+        **system: str,
+    ) -> None:
+        """Send a message as the cloud's actor does, again and again until the hub has it on disk."""
+        received = C2dReceived(device, encode_header("", properties, {**system}), body)
+        deadline_s = time.monotonic() + limit_s
+        with Client.outside(self.edge.run.path) as us:
+            while True:
+                us.tell(ROUTER, received)
+                try:
+                    us.receive(Stored, 1.0)
+                    return
+                except AskTimeout:
+                    assert time.monotonic() < deadline_s, "the hub does not store it"
+
+    def desire(self, identity: str, version: int, patch: bytes) -> None:
+        """Change desired properties as the cloud's actor says it."""
+        with Client.outside(self.edge.run.path) as us:
+            us.tell(TWINS, DesiredChanged(identity, version, patch))
+
+    # trouble
+
+    def hub_pid(self) -> int:
+        return int(self.edge.modules()["edgeHub"]["pid"])
+
+    def kill_hub(self) -> float:
+        """kill -9 the hub, which the agent starts again; return when (monotonic)."""
+        os.kill(self.hub_pid(), signal.SIGKILL)
+        return time.monotonic()
+
+    def kill_hub_and_agent(self) -> float:
+        """kill -9 both, and start the agent again as an init system does; return when (monotonic)."""
+        hub = self.hub_pid()
+        self.edge.signal(signal.SIGKILL)
+        os.kill(hub, signal.SIGKILL)
+        killed_s = time.monotonic()
+        self.edge.wait()
+        self.start_agent()
+        return killed_s
+
+    def close(self) -> None:
+        """End everything."""
+        for leaf in self._leaves:
+            if isinstance(leaf, PythonLeaf):
+                leaf.close()
+            else:
+                leaf.__exit__()
+        self.edge.close()
+        self._door.close()

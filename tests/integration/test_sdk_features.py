@@ -1,0 +1,268 @@
+"""Everything that an unmodified SDK can do at the hub over MQTT and TLS: official Python and Node clients.
+
+The modules have all they need from the edge environment; leaf devices have a connection string with
+GatewayHostName.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.node_sdk import FOLDER, NODE
+from tests.integration.sdk_peer import Event, SdkPeer
+from tests.integration.sdk_site import DEVICE, LEAVES, MODULES, SdkSite
+from tests.integration.test_web_socket import may_bind_443, needs_443
+
+SDKS = ["python", "node"]
+EVERYBODY = [*MODULES.values(), *LEAVES.values()]
+EXPIRY = "2099-01-31T10:00:00+00:00"
+LIMIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[SdkSite]:
+    has_node = NODE is not None and (FOLDER / "node_modules" / "azure-iot-device").is_dir()
+    made = SdkSite(SDKS if has_node else SDKS[:1], web=may_bind_443())
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+def client_of(site: SdkSite, identity: str) -> SdkPeer:
+    if identity not in site.clients:
+        pytest.skip("the Node SDK is not installed: `scripts/setup test`")
+    return site.clients[identity]
+
+
+# telemetry
+
+
+MESSAGE = {
+    "body": '{"t": 21.5}',
+    "properties": {"plain": "v", "odd = & / ü +%": "a b&c=d/e?f#g+h%20ü", "empty": ""},
+    "messageId": "m-1",
+    "correlationId": "c-1",
+    "userId": "u-1",
+    "contentType": "application/json",
+    "contentEncoding": "utf-8",
+    "expiryTimeUtc": EXPIRY,
+}
+
+
+@pytest.mark.parametrize("sender", EVERYBODY)
+def test_every_property_of_a_message_arrives_at_module_inputs_and_upstream(
+    site: SdkSite, sender: str
+) -> None:
+    client = client_of(site, sender)
+    device, _, module = sender.partition("/")
+    body = json.dumps({"from": sender})
+    message = MESSAGE | {"body": body}
+
+    if module:
+        client.ask("sendOutput", "out", message)
+    else:
+        client.ask("send", message)
+
+    for sdk in site.sdks:
+        event = site.clients[MODULES[sdk]].event("message", lambda event: event["body"] == body, LIMIT_S)
+        stamps = {"$.cdid": device} | ({"$.cmid": module} if module else {})
+        assert event["input"] == "in"
+        assert event["properties"] == MESSAGE["properties"] | stamps
+        system = {name: event[name] for name in MESSAGE if name not in ("body", "properties")}
+        assert system == {name: MESSAGE[name] for name in system}
+    [record] = [r for r in upstream(site) if body_of(r) == body.encode()]
+    assert record["Properties"] == MESSAGE["properties"]
+    expected = {
+        "messageId": "m-1",
+        "cid": "c-1",
+        "userId": "u-1",
+        "contentType": "application/json",
+        "contentEncoding": "utf-8",
+        "absolute-expiry-time": EXPIRY,
+        "connectionDeviceId": device,
+        "edgeHubOriginInterface": "internal" if device == DEVICE else "downstream",
+    }
+    if module:
+        expected |= {"connectionModuleId": module, "outputName": "out"}
+    assert record["SystemProperties"] == expected
+
+
+def upstream(site: SdkSite) -> list[dict[str, Any]]:
+    lines = (site.edge.home / "upstream.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def body_of(record: dict[str, Any]) -> bytes:
+    body = record["Body"]
+    return json.dumps(body).encode() if isinstance(body, dict) else base64.b64decode(body)
+
+
+# cloud to device
+
+
+@pytest.mark.parametrize("device", list(LEAVES.values()))
+def test_every_property_of_a_message_from_the_cloud_arrives_at_the_device(site: SdkSite, device: str) -> None:
+    client = client_of(site, device)
+    properties: dict[str, str | None] = dict(MESSAGE["properties"])  # type: ignore[call-overload]
+    system = {
+        "messageId": "m-1",
+        "cid": "c-1",
+        "userId": "u-1",
+        "contentType": "application/json",
+        "contentEncoding": "utf-8",
+        "absolute-expiry-time": EXPIRY,
+        "to": f"/devices/{device}/messages/devicebound",
+        "ack": "full",
+    }
+
+    site.send_c2d(device, b"with properties", properties, **system)
+
+    event = client.event("message", lambda event: event["body"] == "with properties", LIMIT_S)
+    names = [name for name in MESSAGE if name not in ("body", "properties")]
+    assert {name: event[name] for name in names} == {name: MESSAGE[name] for name in names}
+    # The Node SDK knows no `iothub-ack` over MQTT and shows it with the properties.
+    assert event["properties"].pop("iothub-ack", event.get("ack")) == "full"
+    assert event["properties"] == properties
+
+
+@pytest.mark.parametrize("device", list(LEAVES.values()))
+def test_messages_from_the_cloud_come_in_order_and_expired_ones_never(site: SdkSite, device: str) -> None:
+    client = client_of(site, device)
+
+    for number in range(50):
+        late = {"absolute-expiry-time": "2020-01-01T00:00:00Z"} if number % 10 == 3 else {}
+        site.send_c2d(device, b"%d" % number, {}, **late)
+
+    bodies = [event["body"] for event in client.events("message", 45)]
+    assert bodies == [str(number) for number in range(50) if number % 10 != 3]
+
+
+# twins
+
+
+@pytest.mark.parametrize("identity", EVERYBODY)
+def test_a_twin_is_read_reported_and_desired(site: SdkSite, identity: str) -> None:
+    client = client_of(site, identity)
+    before = client.ask("twin")
+    client.ask("desired")
+    if identity in (MODULES["node"], LEAVES["node"]):  # the SDK tells what is there already
+        client.event("desired")
+
+    client.ask("report", {"rpm": 5, "state": {"on": True, "old": 1}})
+    client.ask("report", {"state": {"old": None}})
+    version = before["desired"]["$version"] + 1
+    site.desire(identity, version, json.dumps({"limit": {"max": 7}, "gone": None}).encode())
+    event = client.event("desired", limit_s=LIMIT_S)
+    after = client.ask("twin")
+
+    assert before["reported"] == {"$version": 1}
+    assert event["patch"]["limit"] == {"max": 7}
+    assert event["patch"]["$version"] == version
+    assert after["desired"] == {"limit": {"max": 7}, "$version": version}
+    assert after["reported"] == {"rpm": 5, "state": {"on": True}, "$version": 3}
+
+
+# direct methods
+
+
+def invoke(client: SdkPeer, target: str, name: str, payload: Any, **limits: int) -> Any:
+    device, _, module = target.partition("/")
+    parameters = {
+        "methodName": name,
+        "payload": payload,
+        "responseTimeoutInSeconds": limits.get("response_s", 20),
+        "connectTimeoutInSeconds": limits.get("connect_s", 0),
+    }
+    return client.ask("invoke", device, module or None, parameters)
+
+
+@needs_443
+@pytest.mark.parametrize("target", EVERYBODY)
+@pytest.mark.parametrize("caller", list(MODULES.values()))
+def test_a_module_calls_a_method_of_everybody(site: SdkSite, caller: str, target: str) -> None:
+    called = client_of(site, target)
+    called.ask("method", "start", 207)
+
+    # The Node SDK does not say when it has subscribed: the call waits for it.
+    answer = invoke(client_of(site, caller), target, "start", {"rpm": [1, 2]}, connect_s=20)
+
+    assert answer["status"] == 207
+    assert answer["payload"] == {"name": "start", "payload": {"rpm": [1, 2]}}
+
+
+@needs_443
+@pytest.mark.parametrize("target", EVERYBODY)
+def test_a_hundred_calls_in_flight_are_each_answered_with_their_own_payload(
+    site: SdkSite, target: str
+) -> None:
+    client_of(site, target).ask("method", "echo", 200)
+    caller = site.clients[MODULES["python"]]
+    device, _, module = target.partition("/")
+
+    calls = [
+        caller.begin(
+            "invoke",
+            device,
+            module or None,
+            {"methodName": "echo", "payload": number, "responseTimeoutInSeconds": 30},
+        )
+        for number in range(100)
+    ]
+
+    assert [call.result(60)["payload"]["payload"] for call in calls] == list(range(100))
+
+
+@needs_443
+@pytest.mark.parametrize("caller", list(MODULES.values()))
+def test_who_is_absent_is_404_and_who_does_not_answer_504(site: SdkSite, caller: str) -> None:
+    client = client_of(site, caller)
+    silent = site.clients[LEAVES["python"]]
+    silent.ask("method", "silent", None)
+
+    with pytest.raises(RuntimeError) as absent:
+        invoke(client, "nobody", "start", None)
+    began_s = time.monotonic()
+    with pytest.raises(RuntimeError) as late:
+        invoke(client, LEAVES["python"], "silent", None, response_s=5)
+    took_s = time.monotonic() - began_s
+
+    of_python = caller == MODULES["python"]
+    assert ("404" if of_python else "Not found") in str(absent.value)
+    assert ("504" if of_python else "Timeout") in str(late.value)
+    assert 5 <= took_s < 8
+
+
+# order
+
+
+@pytest.mark.parametrize("sender", EVERYBODY)
+def test_what_a_client_sends_arrives_once_and_in_order(site: SdkSite, sender: str) -> None:
+    numbers(site, sender, 0, 250)
+
+
+def numbers(site: SdkSite, sender: str, first: int, count: int) -> None:
+    """Let a client send numbers, and see each of them at both modules."""
+    client = client_of(site, sender)
+    device, _, module = sender.partition("/")
+    for sdk in site.sdks:
+        site.clients[MODULES[sdk]].events("message", 0)
+
+    client.ask("sendMany", "out" if module else "", first, count, limit_s=300)
+
+    for sdk in site.sdks:
+        events = site.clients[MODULES[sdk]].events("message", count, 60)
+        mine = [event for event in events if is_from(event, device, module)]
+        assert [int(event["body"]) for event in mine] == list(range(first, first + count))
+
+
+def is_from(event: Event, device: str, module: str) -> bool:
+    stamps = event["properties"]
+    return (stamps["$.cdid"], stamps.get("$.cmid", "")) == (device, module)
