@@ -1,7 +1,7 @@
 """Keeps the twins of all clients: they report, the deployment or the cloud desires.
 
-Understands: GetTwin, PatchReported, SetDesired, HeadStarted, ClientChanged, ClientGone; from the cloud's side
-             ActorRestarted, LinkChanged, CloudTwin, CloudRefused, ReportedSent, DesiredChanged,
+Understands: GetTwin, PatchReported, SetDesired, HeadStarted, ClientChanged, ClientGone, Stored; from the
+             cloud's side ActorRestarted, LinkChanged, CloudTwin, CloudRefused, ReportedSent, DesiredChanged,
              DeadlinePassed, RequestFailed
 Tells:       whoever asked (Twin, ReportedPatched, TwinRefused), heads (DesiredPatch), hub/router (Publish),
              the cloud's actor (WatchLink, FetchTwin, SendReported)
@@ -47,6 +47,7 @@ from actors.cloud import (
 )
 from actors.ports import TwinStore
 from actors.router import Publish
+from actors.store import Stored
 from actors.twin_record import TwinRecord
 from messaging import system_properties as names
 from messaging.envelope import Envelope
@@ -280,7 +281,10 @@ class TwinActor(EdgeActor):
         self._failed(message.identity, f"{message.status} {message.reason}")
 
     def on_request_failed(self, message: RequestFailed) -> None:
-        self._failed(self._asked_with(self.envelope.correlation_id), message.reason)
+        if self.envelope.correlation_id:
+            self._failed(self._asked_with(self.envelope.correlation_id), message.reason)
+        else:
+            log.error("a change of reported properties could not be routed: %s", message.reason)
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
         self._failed(self._asked_with(message.correlation_id), f"no answer within {CLOUD_LIMIT_S:g} s")
@@ -339,6 +343,11 @@ class TwinActor(EdgeActor):
         log.warning("twin of '%s': the cloud does not take part: %s", identity, reason)
         self.set_timer(RETRY_S, TwinRetry(identity))
         self._answer_readers(identity)
+
+    # changes as messages
+
+    def on_stored(self, message: Stored) -> None:
+        """The message of a change is on disk; nobody waits for that."""
 
     # answers
 

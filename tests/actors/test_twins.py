@@ -30,15 +30,17 @@ from actors.cloud import (
     SendReported,
 )
 from actors.router import Publish
+from actors.store import Stored
 from actors.twin_record import TwinRecord
 from actors.twins import CLOUD_LIMIT_S, RETRY_S, SetDesired, TwinActor
-from messaging.lifecycle import ActorRestarted
+from messaging.lifecycle import ActorRestarted, RequestFailed
 from messaging.message import decode_header
 from messaging.twin import difference, merge
 from tests.actors.hub_world import World, message_in
 from tests.fakes.twins import MemoryTwins
 
 TWINS, HEAD, ROUTER, CLOUD = "hub/twins", "hub/mqtt", "hub/router", "hub/upstream"
+STORE = "hub/store"
 PUMP = "edge1/pump"
 
 
@@ -209,6 +211,18 @@ def test_a_patch_is_routed_as_a_message_of_the_hub_in_the_name_of_the_client(wor
     leaf = decode_header(second.headers[0], b"").system_properties
     assert (leaf["rpSenderDeviceId"], leaf.get("rpSenderModuleId")) == ("leaf", None)
     assert second.epoch > first.epoch  # or the guard of the store would take it for a repetition
+
+
+def test_whether_the_message_of_a_change_was_stored_makes_no_dead_letter_and_no_difference(
+    world: TwinWorld,
+) -> None:
+    world.report({"a": 1})
+
+    world.tell(TWINS, Stored((0,)), STORE)
+    world.tell(TWINS, RequestFailed("Append", STORE, "no space left"), STORE)
+
+    assert world.dead_letters.count == 0
+    assert world.twin()["reported"]["a"] == 1
 
 
 # the deployment on this device
