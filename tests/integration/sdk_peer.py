@@ -23,7 +23,7 @@ class SdkPeer:
         self._ids = itertools.count(1)
         self._asked: dict[int, Future[Any]] = {}
         self._events: list[Event] = []
-        self._news = threading.Condition()
+        self._news = threading.Condition(threading.RLock())
         self._reader = threading.Thread(target=self._read, args=(reader,), daemon=True)
         self._reader.start()
 
@@ -65,13 +65,30 @@ class SdkPeer:
         deadline_s = time.monotonic() + limit_s
         with self._news:
             while True:
-                found = [event for event in self._events if event["event"] == name]
-                if len(found) >= count:
-                    self._events = [event for event in self._events if event["event"] != name]
-                    return found
+                if sum(event["event"] == name for event in self._events) >= count:
+                    return self.held(name)
                 left_s = deadline_s - time.monotonic()
-                assert left_s > 0, f"{len(found)} of {count} times {name} within {limit_s:g} s"
+                assert left_s > 0, f"not {count} times {name} within {limit_s:g} s"
                 self._news.wait(left_s)
+
+    def forget(self) -> None:
+        """Drop what has happened so far."""
+        with self._news:
+            self._events.clear()
+
+    def hold_until(self, fits: Callable[[Event], bool], limit_s: float = LIMIT_S) -> None:
+        """Wait until something has happened, and keep it with all that came before."""
+        with self._news:
+            assert self._news.wait_for(lambda: any(map(fits, self._events)), limit_s), (
+                f"not within {limit_s:g} s"
+            )
+
+    def held(self, name: str) -> list[Event]:
+        """Return and forget what has happened of one kind."""
+        with self._news:
+            found = [event for event in self._events if event["event"] == name]
+            self._events = [event for event in self._events if event["event"] != name]
+            return found
 
     def _read(self, reader: IO[str]) -> None:
         for line in reader:

@@ -38,7 +38,8 @@ class Program:
         self.say = say
         self.statuses: dict[str, int | None] = {}
 
-    def open(self, options: dict[str, Any]) -> None:
+    def open(self, options: dict[str, Any], reopens: bool) -> None:
+        """Connect; this SDK connects again by itself, always."""
         self.client.connect()
 
     def send(self, message: dict[str, Any]) -> None:

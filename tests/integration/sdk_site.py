@@ -21,7 +21,7 @@ from messaging.errors import AskTimeout
 from messaging.message import encode_header
 from tests.integration.edge_process import ROOT, EdgeProcess
 from tests.integration.node_device import NodeDevice
-from tests.integration.node_sdk import FOLDER, need_node
+from tests.integration.node_sdk import FOLDER, NODE, need_node
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
 from tests.integration.sdk_peer import LIMIT_S, SdkPeer
 from tests.integration.test_web_socket import WEB_PORT
@@ -36,6 +36,12 @@ ROUTES: Final = {
     **{f"all_{module}": f"FROM /messages/* {INTO.format(module, 'in')}" for module in MODULES},
     "up": "FROM /messages/* INTO $upstream",
 }
+
+
+def installed_sdks() -> tuple[str, ...]:
+    """Return which SDKs are here."""
+    has_node = NODE is not None and (FOLDER / "node_modules" / "azure-iot-device").is_dir()
+    return tuple(MODULES) if has_node else ("python",)
 
 
 class Door:
@@ -133,7 +139,7 @@ class SdkSite:
             self.clients[MODULES[sdk]] = self._door.peer(sdk)
             self.clients[LEAVES[sdk]] = self._leaf(sdk)
         for client in self.clients.values():
-            client.ask("open", {})
+            client.ask("open", {}, True)
             client.ask("listen")
 
     def start_agent(self) -> None:
@@ -198,12 +204,15 @@ class SdkSite:
     # trouble
 
     def hub_pid(self) -> int:
-        return int(self.edge.modules()["edgeHub"]["pid"])
+        return int(self.edge.wait_for(edgeHub="running")["edgeHub"]["pid"])
 
     def kill_hub(self) -> float:
         """kill -9 the hub, which the agent starts again; return when (monotonic)."""
-        os.kill(self.hub_pid(), signal.SIGKILL)
-        return time.monotonic()
+        hub = self.hub_pid()
+        os.kill(hub, signal.SIGKILL)
+        killed_s = time.monotonic()
+        self.edge.wait_for_another_hub(hub)
+        return killed_s
 
     def kill_hub_and_agent(self) -> float:
         """kill -9 both, and start the agent again as an init system does; return when (monotonic)."""

@@ -56,13 +56,18 @@ function shown (message) {
 }
 
 const does = {
-  async open (options) {
+  // The SDK connects again by itself after some errors; after others, such as a reset, it says `disconnect` and
+  // leaves it to the program, which does it here when it `reopens`.
+  async open (options, reopens) {
     if (process.env.CLIENT_CERT) {
       options.cert = fs.readFileSync(process.env.CLIENT_CERT, 'utf8')
       options.key = fs.readFileSync(process.env.CLIENT_KEY, 'utf8')
     }
     if (credential !== 'edge') await client.setOptions(options)
-    client.on('disconnect', () => say({ event: 'disconnect' }))
+    client.on('disconnect', () => {
+      say({ event: 'disconnect' })
+      if (reopens) client.open().catch(error => say({ event: 'error', name: error.name }))
+    })
     client.on('error', error => say({ event: 'error', name: error.name }))
     await client.open()
   },

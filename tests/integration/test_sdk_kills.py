@@ -1,0 +1,254 @@
+"""Hub, or hub and agent, killed while official Python and Node clients are in the middle of each feature."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.integration.sdk_clients import once
+from tests.integration.sdk_site import LEAVES, MODULES, SdkSite, installed_sdks
+from tests.integration.test_sdk_features import in_order, invoke, is_from
+from tests.integration.test_web_socket import may_bind_443, needs_443
+
+HUB_LIMIT_S = 5.0  # within which everybody is served again …
+BOTH_LIMIT_S = 12.0  # … and after an agent that was killed, too: the Python SDK waits 10 s after a refusal
+GIVE_UP_S = 30.0
+TRIES_S = 0.3
+ANSWER_S = 2.0  # what an application waits for a twin before it asks again
+SEED = 6
+
+Do = Callable[[int], object]
+
+
+@pytest.fixture  # one for each test: a hub that crashes twice within 10 s is started again later
+def site() -> Iterator[SdkSite]:
+    made = SdkSite(installed_sdks(), web=may_bind_443())
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+class Repeating:
+    """Does one thing after the other, in a thread, and writes down which succeeded, and when."""
+
+    def __init__(self, name: str, do: Do) -> None:
+        self.name = name
+        self.done: list[tuple[int, float, float]] = []  # number, when it began and ended (monotonic)
+        self.errors: list[str] = []
+        self._do = do
+        self._news = threading.Condition()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(2 * GIVE_UP_S)
+        assert not self._thread.is_alive(), f"{self.name} hangs; {self.errors}"
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many have succeeded."""
+        with self._news:
+            came = self._news.wait_for(lambda: len(self.done) >= count, GIVE_UP_S)
+        assert came, f"{self.name}: {len(self.done)} of {count}; {self.errors[-3:]}"
+
+    def served_after(self, moment_s: float) -> float:
+        """Wait for the first that began after a moment; return how long after it that succeeded."""
+        with self._news:
+            came = self._news.wait_for(lambda: self.done and self.done[-1][1] >= moment_s, GIVE_UP_S)
+            assert came, f"{self.name} is not served: {self.errors[-3:]}"
+            return next(ended_s for _, began_s, ended_s in self.done if began_s >= moment_s) - moment_s
+
+    def _run(self) -> None:
+        for number in itertools.count():
+            while True:
+                if self._stop.is_set():
+                    return
+                began_s = time.monotonic()
+                try:
+                    self._do(number)
+                    break
+                except Exception as exc:  # noqa: BLE001 - the SDK may say no; then it is tried again
+                    self.errors.append(repr(exc))
+                    self._stop.wait(0.02)
+            with self._news:
+                self.done.append((number, began_s, time.monotonic()))
+                self._news.notify_all()
+
+
+# What is repeated. Each fails or returns; what it proves when it returns is said there.
+
+
+def telemetry(site: SdkSite, identity: str) -> Do:
+    """Send a number, which is acknowledged."""
+    client = site.clients[identity]
+    if "/" in identity:
+        return lambda number: client.ask("sendOutput", "out", {"body": str(number)})
+    return lambda number: client.ask("send", {"body": str(number)})
+
+
+def twin(site: SdkSite, identity: str) -> Do:
+    """Report a number, and find it in the twin."""
+    client = site.clients[identity]
+    client.ask("twin")  # the Node SDK has no other way to report
+
+    def do(number: int) -> None:
+        # What was asked of a hub that died is never answered, and the Node SDK waits for minutes.
+        client.ask("report", {"number": number}, limit_s=ANSWER_S)
+        assert client.ask("twin", limit_s=ANSWER_S)["reported"]["number"] == number
+
+    return do
+
+
+def desired(site: SdkSite, identity: str) -> Do:
+    """Have a number desired by the cloud, and hear of it."""
+    client = site.clients[identity]
+    version = client.ask("twin")["desired"]["$version"]
+    client.ask("desired")
+
+    def do(number: int) -> None:
+        patch = json.dumps({"number": number}).encode()
+        deadline_s = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < deadline_s:
+            try:
+                site.desire(identity, version + 1 + number, patch)  # the cloud says it until it is heard
+                client.event("desired", lambda event: event["patch"].get("number") == number, TRIES_S)
+                return
+            except AssertionError:
+                pass
+        raise TimeoutError(f"desired number {number} did not come")
+
+    return do
+
+
+def method(site: SdkSite, identity: str) -> Do:
+    """Have the client called by another module, over HTTPS."""
+    called = site.clients[identity]
+    caller = site.clients[MODULES["python"]]
+    called.ask("method", "echo", 200)
+
+    def do(number: int) -> None:
+        answer = invoke(caller, identity, "echo", number, response_s=5, connect_s=10)
+        assert answer["payload"]["payload"] == number
+
+    return do
+
+
+def c2d(site: SdkSite, identity: str) -> Do:
+    """Have a message from the cloud arrive."""
+    client = site.clients[identity]
+
+    def do(number: int) -> None:
+        site.send_c2d(identity, b"%d" % number, {})
+        client.event("message", lambda event: event["body"] == str(number), GIVE_UP_S)
+
+    return do
+
+
+FEATURES: dict[str, Callable[[SdkSite, str], Do]] = {
+    "telemetry": telemetry,
+    "twin": twin,
+    "desired": desired,
+    "method": method,
+    "c2d": c2d,
+}
+
+
+def who_has(site: SdkSite, feature: str) -> list[str]:
+    leaves = [LEAVES[sdk] for sdk in site.sdks]
+    return leaves if feature == "c2d" else [*leaves, *(MODULES[sdk] for sdk in site.sdks)]
+
+
+@contextmanager
+def repeating(site: SdkSite, *features: str) -> Iterator[list[Repeating]]:
+    running: list[Repeating] = []
+    try:
+        for feature in features:
+            for identity in who_has(site, feature):
+                running.append(Repeating(f"{feature} {identity}", FEATURES[feature](site, identity)))
+        yield running
+    finally:
+        for one in running:
+            one.stop()
+
+
+def kill_and_measure(kill: Callable[[], float], running: list[Repeating], limit_s: float) -> None:
+    for one in running:
+        one.wait_for(3)
+    time.sleep(random.Random(SEED + len(running)).uniform(0, 0.1))  # somewhere in the middle
+    killed_s = kill()
+    served = {one.name: one.served_after(killed_s) for one in running}
+    for one in running:
+        one.wait_for(len(one.done) + 3)
+
+    print("served again after " + ", ".join(f"{name} {after_s:.2f} s" for name, after_s in served.items()))
+    assert max(served.values()) <= limit_s, served
+
+
+@needs_443
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_hub_killed_in_the_middle_serves_everybody_within_5_seconds(site: SdkSite, feature: str) -> None:
+    with repeating(site, feature) as running:
+        kill_and_measure(site.kill_hub, running, HUB_LIMIT_S)
+
+
+@needs_443
+def test_hub_and_agent_killed_in_the_middle_of_everything_serve_everybody_within_12_seconds(
+    site: SdkSite,
+) -> None:
+    with repeating(site, "telemetry", "twin", "method", "c2d") as running:
+        kill_and_measure(site.kill_hub_and_agent, running, BOTH_LIMIT_S)
+
+
+def send_through_kills(site: SdkSite, total: int, kills: int) -> None:
+    """Everybody sends numbers while the hub is killed; each has to arrive at each module, in its order."""
+    receivers = {sdk: site.clients[MODULES[sdk]] for sdk in site.sdks}
+    for receiver in receivers.values():
+        receiver.forget()
+    count = total // len(site.clients)
+    under_way = {
+        identity: client.begin("sendMany", "out" if "/" in identity else "", 0, count)
+        for identity, client in site.clients.items()
+    }
+    chance = random.Random(SEED)
+    for _ in range(kills):
+        time.sleep(chance.uniform(0.1, 0.5))  # somewhere in the middle
+        site.kill_hub()
+    for sent in under_way.values():
+        sent.result(400)
+
+    for sdk, receiver in receivers.items():
+        for identity in site.clients:
+            receiver.hold_until(
+                lambda event, who=identity: (  # type: ignore[misc]
+                    event.get("body") == str(count - 1) and is_from(event, *who.partition("/")[::2])
+                ),
+                60,
+            )
+        events = receiver.held("message")
+        twice = 0
+        for identity in site.clients:
+            device, _, module = identity.partition("/")
+            numbers = [int(event["body"]) for event in events if is_from(event, device, module)]
+            assert in_order(sdk, once(numbers)) == list(range(count)), f"{identity} at {sdk}"
+            twice += len(numbers) - count
+        print(f"{sdk} got {count * len(site.clients)} messages, {twice} of them twice, {kills} kills")
+
+
+def test_every_number_of_everybody_arrives_though_the_hub_is_killed(site: SdkSite) -> None:
+    send_through_kills(site, total=1_000, kills=1)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(600)
+def test_ten_thousand_numbers_arrive_though_the_hub_is_killed(site: SdkSite) -> None:
+    send_through_kills(site, total=10_000, kills=3)
