@@ -34,7 +34,7 @@ def _is_reserved() -> bool:
     return start > WEB_PORT
 
 
-def _nobody_can_run_python() -> bool:
+def nobody_can_run_python() -> bool:
     # Through a shell: setpriv itself still has root's rights when it looks the program up.
     command = ["sh", "-c", f"'{sys.executable}' -c ''"]
     return subprocess.run([*WITHOUT_RIGHTS, *command], capture_output=True).returncode == 0
@@ -131,7 +131,7 @@ class Edge:
 
 @pytest.fixture
 def edge(request: pytest.FixtureRequest) -> Iterator[Edge]:
-    if request.param and not _nobody_can_run_python():
+    if request.param and not nobody_can_run_python():
         pytest.skip("other users cannot run this Python")
     made = Edge(request.param)
     yield made
