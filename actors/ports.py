@@ -115,6 +115,14 @@ class Transport(Protocol):
         """What was written and waits in memory, because the peer does not read."""
         ...
 
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """What the peer showed in the TLS handshake, as DER: its own certificate first; () for none.
+
+        It has the private key of that one. Nothing else has been verified.
+        """
+        ...
+
     def write(self, data: bytes) -> None:
         """Send; what the socket does not take now waits in memory."""
         ...

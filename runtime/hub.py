@@ -30,9 +30,10 @@ from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
-from runtime.mqtt_listener import MqttListener, ServerCertificate, most_connections
+from runtime.mqtt_listener import MqttListener, most_connections
 from runtime.process_end import FAILED, end_at_once
 from runtime.socket_handover import SocketOffer
+from runtime.tls_server import ServerCertificate
 from runtime.upstream_file import UpstreamFile
 
 log = logging.getLogger(__name__)

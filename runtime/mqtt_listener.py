@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
 import socket
 import ssl
@@ -13,6 +12,7 @@ from typing import Any, Final, cast
 
 from actors.admission import MOST_CONNECTIONS, Admission
 from actors.ports import ConnectionHandler
+from runtime.tls_server import peer_certificates
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +187,10 @@ class MqttConnection(asyncio.Protocol):
     def unsent_bytes(self) -> int:
         return self._transport.get_write_buffer_size()
 
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        return peer_certificates(self._transport.get_extra_info("ssl_object"))
+
     def write(self, data: bytes) -> None:
         if data:
             self._transport.write(data)
@@ -218,32 +222,3 @@ def most_connections() -> int:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return max(1, wanted - SPARE_DESCRIPTORS)
-
-
-class ServerCertificate:
-    """The TLS settings of the hub, 1.2 and 1.3 (the Python SDK speaks 1.2 only), with its certificate.
-
-    Raises:
-        ssl.SSLError, OSError: the files cannot be read or do not fit each other. From `load` too; the
-            certificate before stays in use then.
-    """
-
-    def __init__(self, certificate_file: str, key_file: str) -> None:
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._files = (certificate_file, key_file)
-        self._loaded: tuple[tuple[int, int], ...] = ()
-        self.load()
-
-    def load(self) -> bool:
-        """Use what is in the files now; returns whether it is another certificate than before.
-
-        New handshakes use it from then on; connections stay as they are.
-        """
-        statuses = [os.stat(path) for path in self._files]
-        found = tuple((status.st_ino, status.st_mtime_ns) for status in statuses)
-        if found == self._loaded:
-            return False
-        self.context.load_cert_chain(*self._files)
-        self._loaded = found
-        return True
