@@ -5,6 +5,7 @@ Source: spec sheet security-daemon.md sections 4.3, 4.5 and 4.6
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,35 @@ def count_devices(connection: sqlite3.Connection) -> int:
     return int(count)
 
 
+def ids(connection: sqlite3.Connection, of_modules: bool, after: str) -> list[Identity]:
+    """Return the identities of all devices, or of all modules, behind `D/` or `D/M`, in order."""
+    device_id, _, module_id = after.partition("/")
+    rows = connection.execute(
+        "SELECT device_id, module_id FROM identities WHERE (module_id <> '') = ? "
+        "AND (device_id, module_id) > (?, ?) ORDER BY device_id, module_id",
+        (of_modules, device_id, module_id),
+    ).fetchall()
+    return [Identity(device_id, module_id or None) for device_id, module_id in rows]
+
+
+def session_of(connection: sqlite3.Connection, identity: Identity) -> bytes | None:
+    """Return what a protocol head keeps of a client."""
+    row = connection.execute(
+        "SELECT data FROM sessions WHERE device_id = ? AND module_id = ?",
+        (identity.device_id, identity.module_id or ""),
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def save_session(connection: sqlite3.Connection, identity: Identity, record: bytes | None) -> None:
+    """Keep what a protocol head wants kept of a registered client; None forgets it."""
+    ids_of_it = (identity.device_id, identity.module_id or "")
+    if record is None:
+        connection.execute("DELETE FROM sessions WHERE device_id = ? AND module_id = ?", ids_of_it)
+    elif find(connection, identity) is not None:
+        connection.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", (*ids_of_it, record))
+
+
 def put(
     connection: sqlite3.Connection,
     identity: Identity,
@@ -154,8 +184,8 @@ def create_missing_modules(
 
 def chain_holds(connection: sqlite3.Connection, device_ids: Sequence[str]) -> bool:
     """Tell whether each device of a chain, from the target up, is a child of the next one."""
-    for child_id, parent_id in zip(device_ids, device_ids[1:], strict=False):
-        child, parent = (find(connection, Identity(device_id)) for device_id in (child_id, parent_id))
+    for pair in itertools.pairwise(device_ids):
+        child, parent = (find(connection, registry.identity_of(device_id)) for device_id in pair)
         if child is None or parent is None or parent.device_scope not in child.parent_scopes:
             return False
     return True

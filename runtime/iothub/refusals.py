@@ -30,6 +30,15 @@ def bad_content(message: str) -> IotHubError:
     return IotHubError(400402, "InvalidConfigurationContent", message)
 
 
+def content_fixed(configuration_id: str) -> IotHubError:
+    """The content of a configuration stays what it was when that was created."""
+    return IotHubError(
+        400403,
+        "CannotModifyImmutableConfigurationContent",
+        f"the content of configuration '{configuration_id}' cannot be changed; create another one",
+    )
+
+
 def unauthorized(message: str) -> IotHubError:
     """Who asks has not proven who they are."""
     return IotHubError(401003, "IotHubUnauthorized", message)

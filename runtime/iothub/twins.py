@@ -1,4 +1,4 @@
-"""Twins in the database. Every function is (part of) a job of `CloudDb`; the rules are in messaging/twin.py."""
+"""Twins in the database. Every function is (part of) a job of `CloudDb`; the rules: messaging/twin.py."""
 
 from __future__ import annotations
 
