@@ -39,10 +39,10 @@ class IssuedCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """What the first certificate of a file says. `permitted`: the only names a CA may issue for, () for any."""
+    """What the first certificate of a file says."""
 
     names: tuple[str, ...]
-    permitted: tuple[str, ...]
+    permitted: tuple[str, ...]  # of a CA: the only names it may issue for, () for any
     not_before_s: int
     not_after_s: int
 
@@ -269,7 +269,7 @@ def _permitted_by(certificate: x509.Certificate) -> tuple[str, ...]:
     except x509.ExtensionNotFound:
         return ()
     return tuple(
-        str(subtree.value.network_address if isinstance(subtree, x509.IPAddress) else subtree.value)
+        str(subtree.value).partition("/")[0]  # of an address its network, which is itself
         for subtree in constraints.permitted_subtrees or ()
     )
 

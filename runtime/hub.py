@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from actors import hub_config
+from actors.admission import Admission
 from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
 from actors.hub_root import HUB, HubRootActor
@@ -30,9 +31,10 @@ from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
-from runtime.mqtt_listener import MqttListener, most_connections
+from runtime.mqtt_listener import MqttListener
 from runtime.process_end import FAILED, end_at_once
 from runtime.socket_handover import SocketOffer
+from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.upstream_file import UpstreamFile
 
@@ -66,7 +68,7 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: MqttListener(
-                sockets[:split], sockets[split:], certificate.context, most_open
+                sockets[:split], sockets[split:], certificate.context, Admission(most_open)
             ),
             load_certificate=certificate.load,
         )

@@ -70,8 +70,8 @@ class ServerCertificate:
 def peer_certificates(connection: ssl.SSLObject | None) -> tuple[bytes, ...]:
     """Return what the client showed, as DER: its own certificate, then the issuers it sent along.
 
-    Empty when it showed none. The client has the private key of the first; nothing else is verified. A resumed
-    session may bring the first one only.
+    Empty when it showed none. The client has the private key of the first; nothing else is verified. A
+    resumed session may bring the first one only.
     """
     own = connection.getpeercert(binary_form=True) if connection is not None else None
     if own is None:

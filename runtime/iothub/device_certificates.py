@@ -136,10 +136,9 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def _check_time(certificate: x509.Certificate, now_s: float) -> None:
-    now = datetime.fromtimestamp(now_s, UTC)
-    if now < certificate.not_valid_before_utc or now > certificate.not_valid_after_utc:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= datetime.fromtimestamp(now_s, UTC) <= end:
         raise AuthError(
-            f"certificate {quoted(common_name(certificate))} is valid from "
-            f"{certificate.not_valid_before_utc.isoformat()} to {certificate.not_valid_after_utc.isoformat()}, "
-            "which is not now"
+            f"certificate {quoted(common_name(certificate))} is valid from {begin.isoformat()} to "
+            f"{end.isoformat()}, which is not now"
         )

@@ -1,4 +1,4 @@
-"""The provisioning service over HTTP: what devices ask to be registered, and what services ask of enrollments.
+"""The provisioning service over HTTP: devices register, services keep enrollments.
 
 Knows no socket.
 
@@ -12,7 +12,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -21,34 +20,16 @@ import msgspec
 from messaging.errors import AuthError, IotHubError, StoreError
 from messaging.text import quoted
 from messaging.time_text import iso_utc
+from runtime.http_exchange import Response
 from runtime.iothub import enrollments, refusals
 from runtime.iothub.enrollments import Kind
 from runtime.iothub.provisioning import RETRY_AFTER_S, Provisioning, Registrant
+from runtime.web_listener import WebRequest
 
 log = logging.getLogger(__name__)
 
 _QUERY: Final = re.compile(r"\s*select\s+\*\s+from\s+(enrollments|enrollmentgroups)\s*", re.IGNORECASE)
 _KINDS: Final[Mapping[str, Kind]] = {"enrollments": "enrollment", "enrollmentGroups": "enrollmentGroup"}
-
-
-@dataclass(frozen=True, slots=True)
-class DpsRequest:
-    """One request. Header names are lower case."""
-
-    method: str
-    target: str  # path and query as sent, still percent-encoded
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-    chain: Sequence[bytes] = ()  # the certificates that the client showed, DER, its own first
-
-
-@dataclass(frozen=True, slots=True)
-class DpsResponse:
-    """What to answer. The body is JSON, or empty."""
-
-    status: int
-    body: bytes = field(default=b"", repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class DpsApi:
@@ -65,7 +46,7 @@ class DpsApi:
             len(segments) >= 3 and segments[1] == "registrations"
         )
 
-    async def answer(self, request: DpsRequest) -> DpsResponse:
+    async def answer(self, request: WebRequest) -> Response:
         """Answer one request; never raises."""
         try:
             return await self._answer(request)
@@ -77,7 +58,7 @@ class DpsApi:
             log.error("%s", exc)
             return error_response(500001, "the provisioning service could not store it; its log says why")
 
-    async def _answer(self, request: DpsRequest) -> DpsResponse:
+    async def _answer(self, request: WebRequest) -> Response:
         segments = _segments(request.target)
         _check_version(request.target)
         if segments[0] in _KINDS:
@@ -88,19 +69,14 @@ class DpsApi:
 
     # ---- devices
 
-    async def _answer_device(self, request: DpsRequest, segments: Sequence[str]) -> DpsResponse:
+    async def _answer_device(self, request: WebRequest, segments: Sequence[str]) -> Response:
         match request.method, segments[3:]:
             case "PUT", ["register"]:
-                body = _json_body(request)
-                named = body.get("registrationId")
+                _check_content_type(request)
                 registrant = self._registrant(request, segments)
-                if named is not None and str(named).lower() != registrant.registration_id.lower():
-                    raise refusals.argument_invalid(
-                        f"registrationId in the body is {quoted(str(named))}, in the path "
-                        f"'{registrant.registration_id}'"
-                    )
+                check_body(request.body, registrant)
                 operation = await self._service.register(registrant)
-                return _response(202, operation, {"Retry-After": str(RETRY_AFTER_S)})
+                return _response(202, operation, ("Retry-After", str(RETRY_AFTER_S)))
             case "GET", ["operations", operation_id]:
                 registrant = self._registrant(request, segments)
                 return _response(200, await self._service.operation(registrant, operation_id))
@@ -111,17 +87,17 @@ class DpsApi:
                 raise _wrong_method(request)
         raise _no_such_path(request)
 
-    def _registrant(self, request: DpsRequest, segments: Sequence[str]) -> Registrant:
-        token = request.headers.get("authorization")
-        return self._service.authenticate(segments[0], segments[2], token, request.chain)
+    def _registrant(self, request: WebRequest, segments: Sequence[str]) -> Registrant:
+        token = request.header("authorization")
+        return self._service.authenticate(segments[0], segments[2], token, request.certificates)
 
     # ---- services
 
-    async def _answer_enrollments(self, request: DpsRequest, segments: Sequence[str]) -> DpsResponse:
+    async def _answer_enrollments(self, request: WebRequest, segments: Sequence[str]) -> Response:
         kind = _KINDS[segments[0]]
         changes = request.method in ("PUT", "DELETE")
         self._check_service(request, changes)
-        if_match = request.headers.get("if-match")
+        if_match = request.header("if-match")
         match request.method, segments[1:]:
             case "POST", ["query"]:
                 return self._answer_query(request, kind)
@@ -137,12 +113,12 @@ class DpsApi:
                 return _response(200, enrollments.shown(put))
             case "DELETE", [name]:
                 await self._service.delete(kind, name, if_match)
-                return DpsResponse(204)
+                return Response(204)
             case _, [_] | [_, "attestationmechanism"]:
                 raise _wrong_method(request)
         raise _no_such_path(request)
 
-    def _answer_query(self, request: DpsRequest, kind: Kind) -> DpsResponse:
+    def _answer_query(self, request: WebRequest, kind: Kind) -> Response:
         query = _json_body(request).get("query")
         found = _QUERY.fullmatch(query) if isinstance(query, str) else None
         if (
@@ -154,24 +130,24 @@ class DpsApi:
             )
         return _response(200, [enrollments.shown(one) for one in self._service.list(kind)])
 
-    async def _answer_records(self, request: DpsRequest, segments: Sequence[str]) -> DpsResponse:
+    async def _answer_records(self, request: WebRequest, segments: Sequence[str]) -> Response:
         self._check_service(request, request.method == "DELETE")
         match request.method, segments[1:]:
             case "GET", [name]:
                 return _response(200, await self._service.registration(name))
             case "DELETE", [name]:
                 await self._service.delete_registration(name)
-                return DpsResponse(204)
+                return Response(204)
             case _, [_]:
                 raise _wrong_method(request)
         raise _no_such_path(request)
 
-    def _check_service(self, request: DpsRequest, changes: bool) -> None:
+    def _check_service(self, request: WebRequest, changes: bool) -> None:
         path = unquote(request.target.partition("?")[0])
-        self._authorize(request.headers.get("authorization", ""), path, changes)
+        self._authorize(request.header("authorization") or "", path, changes)
 
 
-def error_response(code: int, message: str) -> DpsResponse:
+def error_response(code: int, message: str) -> Response:
     """Return a refusal in the form of the provisioning service, over HTTP and over MQTT."""
     body = {
         "errorCode": code,
@@ -182,8 +158,22 @@ def error_response(code: int, message: str) -> DpsResponse:
     return _response(code // 1000, body)
 
 
-def _response(status: int, content: object, headers: Mapping[str, str] | None = None) -> DpsResponse:
-    return DpsResponse(status, msgspec.json.encode(content), headers or {})
+def check_body(body: bytes, registrant: Registrant) -> None:
+    """Return when the body of a registration is one of this device.
+
+    Raises:
+        IotHubError: 400 it is not.
+    """
+    named = _json_object(body).get("registrationId")
+    if named is not None and str(named).lower() != registrant.registration_id.lower():
+        raise refusals.argument_invalid(
+            f"registrationId in the body is {quoted(str(named))}, and it is '{registrant.registration_id}' "
+            "that has proven who it is"
+        )
+
+
+def _response(status: int, content: object, *headers: tuple[str, str]) -> Response:
+    return Response(status, msgspec.json.encode(content), headers)
 
 
 def _segments(target: str) -> list[str]:
@@ -196,14 +186,22 @@ def _check_version(target: str) -> None:
         raise IotHubError(400001, "InvalidProtocolVersion", "the query string has no api-version")
 
 
-def _json_body(request: DpsRequest) -> dict[str, Any]:
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+def _json_body(request: WebRequest) -> dict[str, Any]:
+    _check_content_type(request)
+    return _json_object(request.body)
+
+
+def _check_content_type(request: WebRequest) -> None:
+    content_type = (request.header("content-type") or "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise IotHubError(
             415001, "UnsupportedMediaType", f"Content-Type {quoted(content_type)} is not application/json"
         )
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(request.body or b"{}")
+        body = msgspec.json.decode(data or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise refusals.argument_invalid(f"the body is not JSON: {exc}") from exc
     if not isinstance(body, dict):
@@ -211,10 +209,10 @@ def _json_body(request: DpsRequest) -> dict[str, Any]:
     return body
 
 
-def _wrong_method(request: DpsRequest) -> IotHubError:
+def _wrong_method(request: WebRequest) -> IotHubError:
     path = request.target.partition("?")[0]
     return IotHubError(405001, "MethodNotAllowed", f"{quoted(path)} does not take {request.method}")
 
 
-def _no_such_path(request: DpsRequest) -> IotHubError:
+def _no_such_path(request: WebRequest) -> IotHubError:
     return IotHubError(404000, "NotFound", f"there is nothing at {quoted(request.target.partition('?')[0])}")

@@ -37,7 +37,8 @@ from messaging.mqtt.packets import (
     Unsubscribe,
 )
 from messaging.text import quoted
-from runtime.iothub.dps_api import DpsResponse, error_response
+from runtime.http_exchange import Response
+from runtime.iothub.dps_api import check_body, error_response
 from runtime.iothub.provisioning import RETRY_AFTER_S, Provisioning, Registrant
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 ANSWERS: Final = "$dps/registrations/res/#"
 MAX_PACKET_BYTES: Final = 64 * 1024
 MOST_REQUESTS: Final = 8  # of one client at the same time; SDKs have one
+LONGEST_REQUEST_ID: Final = 128
 KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
 LONGEST_SILENCE_S: Final = 600.0
 
@@ -208,6 +210,11 @@ class _Session:
             self._send(PubAck(packet.packet_id))
         query = dict(pair.partition("=")[::2] for pair in found[2].split("&"))
         request_id = query.get("$rid", "")
+        if not 0 < len(request_id) <= LONGEST_REQUEST_ID:
+            self.end(
+                f"published to {quoted(packet.topic)} without a $rid of up to {LONGEST_REQUEST_ID} characters"
+            )
+            return
         if len(self._tasks) >= MOST_REQUESTS:
             self._tell(error_response(429001, f"at most {MOST_REQUESTS} requests at a time"), request_id)
             return
@@ -221,28 +228,18 @@ class _Session:
         task.add_done_callback(self._tasks.discard)
 
     async def _register(self, registrant: Registrant, payload: bytes, request_id: str) -> None:
-        await self._answer(self._register_checked(registrant, payload), 202, request_id)
+        async def work() -> Any:
+            check_body(payload, registrant)
+            return await self._service.register(registrant)
 
-    async def _register_checked(self, registrant: Registrant, payload: bytes) -> Any:
-        try:
-            body = msgspec.json.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise IotHubError(400004, "ArgumentInvalid", f"the payload is not JSON: {exc}") from exc
-        named = body.get("registrationId") if isinstance(body, dict) else None
-        if not isinstance(named, str) or named.lower() != registrant.registration_id.lower():
-            raise IotHubError(
-                400004,
-                "ArgumentInvalid",
-                f"registrationId in the payload is not {registrant.registration_id!r}",
-            )
-        return await self._service.register(registrant)
+        await self._answer(work(), 202, request_id)
 
     async def _status(self, registrant: Registrant, operation_id: str, request_id: str) -> None:
         await self._answer(self._service.operation(registrant, operation_id), 200, request_id)
 
     async def _answer(self, work: Coroutine[Any, Any, Any], status: int, request_id: str) -> None:
         try:
-            response = DpsResponse(status, msgspec.json.encode(await work))
+            response = Response(status, msgspec.json.encode(await work))
         except IotHubError as exc:
             response = error_response(exc.code, str(exc))
         except StoreError as exc:
@@ -250,7 +247,7 @@ class _Session:
             response = error_response(500001, "the provisioning service could not store it; its log says why")
         self._tell(response, request_id)
 
-    def _tell(self, response: DpsResponse, request_id: str) -> None:
+    def _tell(self, response: Response, request_id: str) -> None:
         if self._ended or not self._listens:
             return
         topic = f"$dps/registrations/res/{response.status}/?$rid={request_id}"

@@ -17,7 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from runtime.caller import Caller, ModuleProcess
 from runtime.certificates import EdgeCa, ensure_edge_ca
-from runtime.daemon_api import API_VERSIONS, Request, Response
+from runtime.daemon_api import API_VERSIONS, Request
+from runtime.http_exchange import Response
 from runtime.key_store import KeyStore
 from runtime.workload_api import ModuleState, WorkloadApi
 

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.caller import Caller
-from runtime.daemon_api import Request, Response, json_response
+from runtime.daemon_api import Request
 from runtime.http_connection import Limits
+from runtime.http_exchange import Response, json_response
 from runtime.workload_server import WorkloadServer, socket_path
 
 WAIT_S = 10.0
@@ -197,7 +198,7 @@ def test_a_client_that_waits_for_100_continue_gets_it(serve: Callable[..., Workl
     ("request_bytes", "status"),
     [
         (b"HEAD /x HTTP/1.1\r\nHost: h\r\n\r\n", b"200"),
-        (b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", b"200"),
+        (b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", b"200"),
         (b"GET / HTTP/1.0\r\n\r\n", b"200"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
