@@ -59,8 +59,12 @@ def parse_listen_address(text: str) -> ListenAddress:
     return ListenAddress(address, int(port))
 
 
-def bind(addresses: Iterable[ListenAddress]) -> list[socket.socket]:
+def bind(addresses: Iterable[ListenAddress], port_option: str = "--listen") -> list[socket.socket]:
     """Return one listening socket per address, in order; none when one of them fails.
+
+    Args:
+        addresses: Where to listen.
+        port_option: The option of the command line that sets the port, for errors.
 
     Raises:
         EnvironmentFault: names the address, and the process that has the port.
@@ -68,7 +72,7 @@ def bind(addresses: Iterable[ListenAddress]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for wanted in addresses:
-            sockets.append(_bind_one(wanted))
+            sockets.append(_bind_one(wanted, port_option))
     except BaseException:
         for bound in sockets:
             bound.close()
@@ -141,7 +145,7 @@ def holder_of(wanted: ListenAddress) -> str:
     return "another process of another user" if os.geteuid() else "a process that is not visible from here"
 
 
-def _bind_one(wanted: ListenAddress) -> socket.socket:
+def _bind_one(wanted: ListenAddress, port_option: str) -> socket.socket:
     family = socket.AF_INET6 if wanted.address.version == 6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -154,20 +158,20 @@ def _bind_one(wanted: ListenAddress) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as exc:
         listener.close()
-        raise EnvironmentFault(_explain(wanted, exc)) from exc
+        raise EnvironmentFault(_explain(wanted, exc, port_option)) from exc
     return listener
 
 
-def _explain(wanted: ListenAddress, error: OSError) -> str:
+def _explain(wanted: ListenAddress, error: OSError, port_option: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"cannot listen on {wanted}: port {wanted.port} is in use ({holder_of(wanted)}); "
-            "stop that process, or choose another port with --listen"
+            f"stop that process, or choose another port with {port_option}"
         )
     if error.errno == errno.EACCES:
         return (
             f"cannot listen on {wanted}: port {wanted.port} needs root or the capability "
-            "CAP_NET_BIND_SERVICE; choose a port from 1024 up with --listen"
+            f"CAP_NET_BIND_SERVICE; choose a port from 1024 up with {port_option}"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return (

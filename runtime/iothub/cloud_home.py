@@ -18,10 +18,9 @@ import msgspec
 
 from messaging.errors import EnvironmentFault
 from runtime.atomic_file import write_private_file
-from runtime.run_directory import Lock, RunDirectory
+from runtime.run_directory import CLOUD, Lock, RunDirectory
 
 FOLDER: Final = "cloud"
-LOCK: Final = "cloud"
 SOCKET: Final = "rest.sock"  # in the run directory
 
 
@@ -82,7 +81,7 @@ class CloudHome:
 
     def lock(self) -> Lock:
         """Return the lock that a running stand-in has."""
-        return Lock(self.run, LOCK)
+        return Lock(self.run, CLOUD)
 
     def say_serving(self, serving: Serving) -> None:
         """Write down where this run listens.
