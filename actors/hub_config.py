@@ -6,6 +6,8 @@ is restarted while no agent lives still serves with the last one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from messaging.errors import ConfigError
@@ -36,6 +38,7 @@ class HubConfig(msgspec.Struct, frozen=True):
     key_file: str
     routes: tuple[RouteText, ...]
     ttl_s: int | None  # store-and-forward time to live of routes without one of their own; None: for ever
+    twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
     plain_listeners: int = 0  # how many of the inherited listening sockets, the last ones, are plain TCP
 
 

@@ -15,11 +15,13 @@ from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
 from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
+from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
-from actors.ports import CloudLink, Listener, MessageStore
+from actors.ports import CloudLink, Listener, MessageStore, TwinStore
 from actors.root import RootActor
 from actors.router import RouterActor
 from actors.store import StoreActor
+from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
@@ -32,6 +34,8 @@ STORE: Final = "hub/store"
 ROUTER: Final = "hub/router"
 IDENTITIES: Final = "hub/identities"
 UPSTREAM: Final = "hub/upstream"
+TWINS: Final = "hub/twins"
+METHODS: Final = "hub/methods"
 MQTT: Final = "hub/mqtt"
 AGENT: Final = "agent"
 HELLO_S: Final = 1.0
@@ -46,13 +50,14 @@ class HelloDue:
 
 
 class HubRootActor(RootActor):
-    """Starts store, identities, router, upstream and the protocol heads, in this order."""
+    """Starts store, identities, router, upstream, twins, methods and the protocol heads, in this order."""
 
     def __init__(
         self,
         config: HubConfig,
         *,
         open_store: Callable[[], MessageStore],
+        open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
@@ -69,8 +74,19 @@ class HubRootActor(RootActor):
 
         def mqtt() -> MqttHead:
             return MqttHead(
-                make_mqtt_listener(), config.device_id, store=STORE, router=ROUTER, identities=IDENTITIES
+                make_mqtt_listener(),
+                config.device_id,
+                store=STORE,
+                router=ROUTER,
+                identities=IDENTITIES,
+                twins=TWINS,
+                methods=METHODS,
+                cloud=UPSTREAM,
             )
+
+        def twins() -> TwinActor:
+            desired = {f"{config.device_id}/{module}": values for module, values in config.twins.items()}
+            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, desired)
 
         super().__init__(
             (
@@ -78,6 +94,8 @@ class HubRootActor(RootActor):
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
+                ChildSpec("twins", twins, exported=True),
+                ChildSpec("methods", MethodActor, FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
             )
         )

@@ -16,13 +16,18 @@ from messaging.identity import Identity
 from messaging.message import LARGEST_MESSAGE_BYTES, Message, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection
 from messaging.mqtt.packets import Publish, SubAck, UnsubAck, Will, encode_publish
-from messaging.topics import Telemetry, parse_topic
+from messaging.topics import Incoming, Telemetry, Unknown, parse_topic
 
 # Clients choose topics (message ids in the property bag), so what is remembered is bounded.
 REMEMBERED_TOPICS: Final = 256
 LONGEST_REMEMBERED_BYTES: Final = 2048
 MOST_PACKET_IDS: Final = 65_535
 _DUP: Final = 0x08
+
+# Why a socket is not read.
+CREDIT: Final = "credit"  # too much of what it sent is not on disk yet
+UNREAD: Final = "unread"  # the client does not read what it is sent
+SESSION: Final = "session"  # too many of its subscriptions are not on disk yet
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class Batch:
     entries: list[tuple[int, bytes]] = field(default_factory=list)
     packet_ids: list[int] = field(default_factory=list)
     size_bytes: int = 0
+    requests: list[tuple[Incoming, bytes]] = field(default_factory=list)  # what is no message, with payload
 
 
 # What a message on some topic is stored with: its header, and how long its body may be. Text: why it is not.
@@ -75,6 +81,7 @@ class MqttClient:
         self.write_paused_at_s = 0.0
         self.unsaid: list[Delivered] = []  # at QoS 0, written and not yet taken by the socket
         self.subscriptions: dict[str, int] = {}  # filter → granted QoS
+        self.features: tuple[str, ...] | None = None  # what the services were told that it wants
         self.subscription_answers: list[SubAck | UnsubAck] = []  # not yet sent, nor waiting for `saving`
         self.saving = False  # the session is on its way to the disk
         self.unanswered: deque[Unanswered] = deque()
@@ -97,6 +104,20 @@ class MqttClient:
         self._edge_device_id = edge_device_id
         self._model_id = model_id
 
+    def hold(self, reason: str) -> None:
+        """Stop reading the socket, for this reason too."""
+        if not self.holds and not self.closed:
+            self.transport.pause_reading()
+        self.holds.add(reason)
+
+    def release(self, reason: str, now_s: float) -> None:
+        """Read the socket again, when this was the last reason not to."""
+        if reason in self.holds:
+            self.holds.discard(reason)
+            if not self.holds and not self.closed:
+                self.seen_at_s = now_s
+                self.transport.resume_reading()
+
     # from the client
 
     def add_publish(self, packet: Publish, batch: Batch) -> str:
@@ -108,13 +129,19 @@ class MqttClient:
         key = (packet.topic, packet.dup, packet.retain)
         header = self._headers.get(key)
         if header is None:
+            incoming = self._parse(packet.topic)
+            if not isinstance(incoming, Telemetry | Unknown):
+                if packet.qos == 1:
+                    batch.packet_ids.append(packet.packet_id)
+                batch.requests.append((incoming, packet.payload))
+                return ""
             marks = {"mqtt-dup": packet.dup, "mqtt-retain": packet.retain}
-            header = self._header_of(packet.topic, {name: "true" for name, on in marks.items() if on})
+            header = self._header_of(incoming, {name: "true" for name, on in marks.items() if on})
             if len(packet.topic) <= LONGEST_REMEMBERED_BYTES:
                 if len(self._headers) >= REMEMBERED_TOPICS:
                     self._headers.clear()
                 self._headers[key] = header
-        if packet.packet_id:
+        if packet.qos == 1:  # a PUBACK answers nothing else; QoS 2 ends the connection
             batch.packet_ids.append(packet.packet_id)
         if isinstance(header, str):
             return header
@@ -130,21 +157,26 @@ class MqttClient:
 
     def add_will(self, will: Will, batch: Batch) -> str:
         """Put the will of a client that went without DISCONNECT into a batch, as `add_publish` does."""
-        header = self._header_of(will.topic, {"MessageType": "Will"})
+        incoming = self._parse(will.topic)
+        if not isinstance(incoming, Telemetry | Unknown):
+            return f"{type(incoming).__name__} cannot be a will"
+        header = self._header_of(incoming, {"MessageType": "Will"})
         self._headers = {(will.topic, False, False): header}  # nothing else will come from this client
         return self.add_publish(Publish(will.topic, will.message), batch)
 
-    def _header_of(self, topic: str, marks: dict[str, str]) -> _Header:
-        """Return the header of messages on this topic, with these properties added."""
+    def _parse(self, topic: str) -> Incoming:
         assert self.identity is not None
-        incoming = parse_topic(topic, self.identity)
-        if not isinstance(incoming, Telemetry):
-            return getattr(incoming, "reason", f"{type(incoming).__name__} is not served by this hub yet")
+        return parse_topic(topic, self.identity)
+
+    def _header_of(self, incoming: Telemetry | Unknown, marks: dict[str, str]) -> _Header:
+        """Return the header of messages on a topic, with these properties added."""
+        if isinstance(incoming, Unknown):
+            return incoming.reason
         properties = {**incoming.properties, **marks}
         # What the hub adds does not count: a client could not know how much it may send.
         sent = Message("", properties, incoming.system_properties, b"")
         stamped = stamp_sender(
-            incoming.system_properties, self.identity, self._edge_device_id, self._model_id
+            incoming.system_properties, incoming.identity, self._edge_device_id, self._model_id
         )
         header = encode_header(source_path(stamped), properties, stamped)
         return header, LARGEST_MESSAGE_BYTES - sent.size_bytes

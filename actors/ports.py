@@ -105,6 +105,26 @@ class MessageStore(Protocol):
         ...
 
 
+class TwinStore(Protocol):
+    """The twins on disk, as bytes by identity. Used by one thread only; every method raises StoreError."""
+
+    def load(self, identity: str) -> bytes | None:
+        """Return what was saved for an identity, None when nothing was."""
+        ...
+
+    def save(self, twins: Mapping[str, bytes]) -> None:
+        """Replace twins; on return all of them are on disk, else none."""
+        ...
+
+    def identities(self) -> list[str]:
+        """Return all identities that have a twin."""
+        ...
+
+    def close(self) -> None:
+        """Close the file. Nothing else may be called after that."""
+        ...
+
+
 class Transport(Protocol):
     """One connection of a client, with TLS or without. Used on the event loop of its head."""
 

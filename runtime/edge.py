@@ -51,6 +51,7 @@ from runtime.isolation import ProcessIsolation
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
+from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
@@ -132,6 +133,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
             for name, route in hub.routes.items()
         ),
         ttl_s=None if hub.time_to_live_s < 0 else hub.time_to_live_s,
+        twins={module: dict(desired) for module, desired in deployment.twins.items()},
         plain_listeners=0 if settings.plain_listen is None else 1,
     )
 
@@ -213,7 +215,8 @@ class _Edge:
         ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
-            ThreadSystem(bus, end_process=end_at_once).spawn(root, AGENT_PROCESS, "", self._on_root_end)
+            system = ThreadSystem(bus, end_process=end_at_once)
+            on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             self._wait(ends_s)
             if not self._root_ended:

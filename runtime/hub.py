@@ -36,6 +36,7 @@ from runtime.process_end import FAILED, end_at_once
 from runtime.socket_handover import SocketOffer
 from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
+from runtime.twin_db import TwinDb
 from runtime.upstream_file import UpstreamFile
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
         return HubRootActor(
             config,
             open_store=lambda: open_store(home / "hub.db"),
+            open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: MqttListener(

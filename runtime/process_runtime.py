@@ -21,6 +21,7 @@ from messaging.errors import ConfigError, EnvironmentFault
 from runtime import module_shim, process_table
 from runtime.exit_watcher import ExitWatcher
 from runtime.module_shim import Started, StateFolder
+from runtime.one_core import on_all_cores
 from runtime.process_module import ModuleExit, ProcessSpec, RunningModule, resolve_command
 from runtime.run_directory import RunDirectory
 
@@ -193,7 +194,7 @@ class ProcessRuntime:
         ready, told = os.pipe2(os.O_CLOEXEC)
         try:
             try:
-                with self._shims_lock:
+                with self._shims_lock, on_all_cores():
                     child = subprocess.Popen(
                         arguments,
                         stdin=told,

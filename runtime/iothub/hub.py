@@ -110,8 +110,18 @@ class IotHub:
 
     # ---- who may connect, who is connected
 
-    async def authenticate(self, identity: Identity, token: str | None, certificate: bytes | None) -> Grant:
-        """Check the proof of an identity. A token counts before a certificate (DER) if there are both.
+    async def authenticate(
+        self,
+        identity: Identity,
+        token: str | None,
+        certificate: bytes | None,
+        issuers: Sequence[bytes] = (),
+    ) -> Grant:
+        """Check the proof of an identity. A token counts before a certificate if there are both.
+
+        Args:
+            certificate: The client's own, DER; that it has the key is known from TLS.
+            issuers: What it sent along with it, DER.
 
         Raises:
             AuthError: unknown, disabled, other type of authentication, wrong, expired. It is final.
@@ -135,7 +145,7 @@ class IotHub:
             return proofs.check_token(token, registered, device, speakers, self.policies, self.hosts, now_s)
         if certificate:
             ders = [document["der"] for document in authorities.values()]
-            return proofs.check_certificate(certificate, registered, ders, now_s)
+            return proofs.check_certificate(certificate, issuers, registered, ders, now_s)
         raise AuthError(f"'{identity}' shows neither a token nor a certificate")
 
     def connected(self, grant: Grant, session: DeviceSession) -> None:

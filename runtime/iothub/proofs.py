@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from messaging import sas
@@ -19,6 +19,8 @@ from messaging.identity import Identity
 from messaging.sas import SasToken
 from runtime.iothub.policies import Permission, Policies
 from runtime.iothub.records import Authentication, Grant, Registered
+
+LONGEST_CHAIN: Final = 5  # certificates between a client's own and a CA that is registered
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -66,12 +68,13 @@ def check_token(
 
 
 def check_certificate(
-    der: bytes, registered: Registered, authorities: Sequence[bytes], now_s: float
+    der: bytes, issuers: Sequence[bytes], registered: Registered, authorities: Sequence[bytes], now_s: float
 ) -> Grant:
     """Return what a client certificate is worth for an identity.
 
     Args:
         der: The certificate of the client, DER.
+        issuers: What the client sent along with it, DER.
         authorities: The CA certificates that the hub trusts for devices, DER.
 
     Raises:
@@ -91,7 +94,7 @@ def check_certificate(
         if not prints & {auth.primary_thumbprint, auth.secondary_thumbprint}:
             raise AuthError(f"the client certificate of '{identity}' has another thumbprint than registered")
     elif auth.type == "certificateAuthority":
-        _check_authority(certificate, identity, authorities, now_s)
+        _check_authority(certificate, issuers, identity, authorities, now_s)
     else:
         raise AuthError(f"'{identity}' proves itself with {auth.type}, not with a certificate")
     return _grant(registered, "x509Certificate", None)
@@ -136,9 +139,12 @@ def _check_dates(certificate: x509.Certificate, identity: Identity, now_s: float
 
 
 def _check_authority(
-    certificate: x509.Certificate, identity: Identity, authorities: Sequence[bytes], now_s: float
+    certificate: x509.Certificate,
+    issuers: Sequence[bytes],
+    identity: Identity,
+    authorities: Sequence[bytes],
+    now_s: float,
 ) -> None:
-    from cryptography import x509
     from cryptography.x509.oid import NameOID
 
     names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
@@ -146,12 +152,34 @@ def _check_authority(
         raise AuthError(f"the client certificate of '{identity}' has another common name than the device id")
     if _is_authority(certificate):
         raise AuthError(f"the client certificate of '{identity}' is one of a CA")
-    for der in authorities:
-        authority = x509.load_der_x509_certificate(der)
-        if _issued_by(certificate, authority):
+    trusted, sent = _read_all(authorities), _read_all(issuers[:LONGEST_CHAIN])
+    for _ in range(LONGEST_CHAIN):
+        authority = _issuer(certificate, trusted)
+        if authority is not None:
             _check_dates(authority, identity, now_s)
             return
+        between = _issuer(certificate, sent)
+        if between is None or not _is_authority(between):
+            break
+        _check_dates(between, identity, now_s)
+        certificate = between
     raise AuthError(f"the client certificate of '{identity}' is of no CA that this hub has registered")
+
+
+def _read_all(ders: Sequence[bytes]) -> list[x509.Certificate]:
+    from cryptography import x509
+
+    found = []
+    for der in ders:
+        try:
+            found.append(x509.load_der_x509_certificate(der))
+        except ValueError:
+            continue  # whoever sent it, it helps nobody
+    return found
+
+
+def _issuer(certificate: x509.Certificate, among: Iterable[x509.Certificate]) -> x509.Certificate | None:
+    return next((each for each in among if each != certificate and _issued_by(certificate, each)), None)
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

@@ -6,8 +6,11 @@ Source: spec sheet security-daemon.md section 4.6
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from messaging.errors import IotHubError
 from messaging.identity import Identity
+from messaging.text import quoted
 
 
 def argument_invalid(message: str) -> IotHubError:
@@ -75,6 +78,27 @@ def unknown_configuration(configuration_id: str) -> IotHubError:
     return IotHubError(404301, "ConfigurationNotFound", f"configuration '{configuration_id}' does not exist")
 
 
+def no_such_resource(path: str) -> IotHubError:
+    """The hub has nothing at this path."""
+    return IotHubError(404000, "GenericNotFound", f"there is nothing at {quoted(path)}")
+
+
+def method_not_allowed(method: str, allowed: Sequence[str]) -> IotHubError:
+    """There is something at the path, and it is not for this HTTP method."""
+    return IotHubError(
+        405000,
+        "GenericMethodNotAllowed",
+        f"the method {quoted(method)} is not for this path; allowed: {', '.join(sorted(set(allowed)))}",
+    )
+
+
+def bad_media_type(content_type: str) -> IotHubError:
+    """The body is not what this API understands."""
+    return IotHubError(
+        415000, "GenericUnsupportedMediaType", f"Content-Type {quoted(content_type)} is not application/json"
+    )
+
+
 def not_online(identity: Identity) -> IotHubError:
     """A direct method needs a connected target that listens for methods."""
     return IotHubError(
@@ -130,6 +154,16 @@ def too_many_configurations(limit: int) -> IotHubError:
         "ConfigurationCountLimitExceeded",
         f"the hub has {limit} configurations; delete one first",
     )
+
+
+def server_error(message: str) -> IotHubError:
+    """Something failed that is no fault of who asks."""
+    return IotHubError(500001, "ServerError", message)
+
+
+def unavailable(message: str) -> IotHubError:
+    """The hub cannot do this now."""
+    return IotHubError(503001, "ServiceUnavailable", message)
 
 
 def no_answer(identity: Identity, timeout_s: float) -> IotHubError:

@@ -17,6 +17,7 @@ from tests.actors.hub_world import World, message_in
 from tests.fakes.transport import MemoryClient, MemoryListener
 
 HEAD, STORE, ROUTER, IDENTITIES = "hub/mqtt", "hub/store", "hub/router", "hub/identities"
+TWINS, METHODS, CLOUD = "hub/twins", "hub/methods", "hub/upstream"
 EDGE = "edge1"
 USER_NAME = "iothub.test/{}/?api-version=2021-04-12"
 HEADER = encode_header("/messages/modules/sensor/", {}, {})
@@ -41,7 +42,7 @@ class HeadWorld(World):
         endpoints: Sequence[tuple[str, str, str]] = (),
         sessions: dict[str, tuple[tuple[str, int], ...]] | None = None,
     ) -> None:
-        super().__init__(STORE, ROUTER, IDENTITIES, "test")
+        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, "test")
         self.endpoints = tuple(endpoints)
         self.sessions = sessions or {}
         self.ports = itertools.count(40_000)
@@ -51,7 +52,16 @@ class HeadWorld(World):
 
     def build(self) -> MqttHead:
         self.listener = MemoryListener()
-        return MqttHead(self.listener, EDGE, store=STORE, router=ROUTER, identities=IDENTITIES)
+        return MqttHead(
+            self.listener,
+            EDGE,
+            store=STORE,
+            router=ROUTER,
+            identities=IDENTITIES,
+            twins=TWINS,
+            methods=METHODS,
+            cloud=CLOUD,
+        )
 
     def answer_start(self) -> None:
         """Answer what the head asks when it starts."""

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from actors.hub_root import IDENTITIES, MQTT, ROUTER, STORE
-from actors.mqtt_head import CLIENT_CREDIT_BYTES, MOST_FILTER_BYTES, MOST_FILTERS
+from actors.mqtt_intake import CLIENT_CREDIT_BYTES
+from actors.mqtt_sessions import MOST_FILTER_BYTES, MOST_FILTERS
 from messaging.mqtt.packets import (
     Connect,
     Disconnect,
@@ -274,13 +275,15 @@ class HostileClients(RuleBasedStateMachine):
         alive = set(head._clients.values())
         assert {peer.client for peer in self.peers if not peer.transport.closed} == alive
         assert set(head._by_identity.values()) <= alive
-        assert {client for _, client, _ in head._attached.values()} <= alive
-        assert {client for client, _ in head._batches.values()} <= alive
-        assert head._paused <= alive
-        assert head._credit_used == sum(client.unanswered_bytes for client in alive)
+        assert {client for _, client, _ in head._deliveries._attached.values()} <= alive
+        assert {client for client, _ in head._intake._batches.values()} <= alive
+        assert head._intake._paused <= alive
+        assert head._intake.unanswered_bytes == sum(client.unanswered_bytes for client in alive)
         for client in alive:
             assert 0 <= client.unanswered_bytes <= CLIENT_CREDIT_BYTES + 1_000_000
-            attached = {endpoint for endpoint, (_, owner, _) in head._attached.items() if owner is client}
+            attached = {
+                endpoint for endpoint, (_, owner, _) in head._deliveries._attached.items() if owner is client
+            }
             assert {endpoint for endpoint, *_ in client.in_flight.values()} <= attached
             assert len(client.subscriptions) <= MOST_FILTERS
             assert sum(map(len, client.subscriptions)) <= MOST_FILTER_BYTES
@@ -297,7 +300,7 @@ class HostileClients(RuleBasedStateMachine):
         head = self.world.head
         assert head.describe() == {"connections": 0, "clients": (), "attached": (), "unanswered_bytes": 0}
         assert head._waiting == {}
-        assert head._batches == {}
+        assert head._intake._batches == {}
         self.no_actor_has_failed()
         self.the_ledger_is_balanced()
 

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from actors.identities import AGENT_LIMIT_S, IdentityRevoked
-from actors.mqtt_head import CONNECT_LIMIT_S, LONGEST_SILENCE_S, MOST_FILTERS
+from actors.mqtt_head import CONNECT_LIMIT_S, LONGEST_SILENCE_S
+from actors.mqtt_sessions import MOST_FILTERS
 from actors.store import DeleteSession, SaveSession
 from messaging.lifecycle import RequestFailed
 from messaging.mqtt.packets import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.mqtt_head import MOST_FILTER_BYTES, MOST_FILTERS, MOST_SUBSCRIPTION_ANSWERS, WINDOW_MESSAGES
+from actors.mqtt_deliveries import WINDOW_MESSAGES
+from actors.mqtt_sessions import MOST_FILTER_BYTES, MOST_FILTERS, MOST_SUBSCRIPTION_ANSWERS
 from messaging.identity import Identity
 from messaging.mqtt.packets import Connect, PingReq, Subscribe, Unsubscribe
 from tests.actors.whole_hub import (
@@ -120,7 +121,7 @@ def test_a_session_is_saved_once_for_many_subscriptions_and_each_is_acknowledged
     assert [kind for kind, _ in answers] == [SUBACK if n % 3 else UNSUBACK for n in range(1, 1001)]
     assert [int.from_bytes(body[:2], "big") for _, body in answers] == list(range(1, 1001))
     assert world.disk.contents.sessions.keys() == {B}
-    assert len(world.head._attached) == 1
+    assert len(world.head._deliveries.attached()) == 1
 
 
 def test_a_client_that_subscribes_faster_than_the_disk_takes_it_is_not_read_meanwhile() -> None:
@@ -155,8 +156,7 @@ def test_a_client_has_so_many_filters_and_no_more(filters: list[str]) -> None:
             peer.subscribe(topic_filter)
 
     assert peer.transport.closed
-    kept = world.head._sessions
-    assert kept is not None
+    kept = world.head._subscriptions._kept
     assert len(kept[LEAF]) <= MOST_FILTERS
     assert sum(map(len, kept[LEAF])) <= MOST_FILTER_BYTES
 

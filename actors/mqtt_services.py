@@ -1,0 +1,200 @@
+"""Twins, direct methods and cloud-to-device messages of MQTT clients: topics here, messages of actors there.
+
+Source: hub-protocols.md sections 1.5, 1.9, 1.12 to 1.14
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from actors.base import EdgeActor
+from actors.client_services import (
+    C2dSettled,
+    CallMethod,
+    ClientChanged,
+    ClientGone,
+    DeliverC2d,
+    DesiredPatch,
+    GetTwin,
+    HeadStarted,
+    MethodAnswered,
+    PatchReported,
+    ReportedPatched,
+    Twin,
+    TwinRefused,
+)
+from actors.mqtt_client import MqttClient
+from messaging.errors import EnvelopeError
+from messaging.lifecycle import Watch
+from messaging.message import decode_header
+from messaging.mqtt.filters import MAX_TEXT_BYTES, matches
+from messaging.mqtt.packets import encode_publish
+from messaging.property_bag import encode_bag
+from messaging.topics import (
+    Feature,
+    Incoming,
+    MethodResponse,
+    TwinGet,
+    TwinReported,
+    c2d_topic,
+    classify_filter,
+    desired_patch_topic,
+    method_topic,
+    twin_response_topic,
+)
+
+log = logging.getLogger(__name__)
+
+TWIN_LIMIT_S: Final = 20.0  # within which a twin request is answered, if only with an error
+# Names for what is in flight to a client and is no endpoint of a route.
+REPLIES: Final = "$replies"
+C2D: Final = "$c2d"
+_TIMED_OUT: Final = 504
+
+Ask = Callable[[str, object, float, Callable[[object], None]], None]
+
+
+class Services:
+    """What the clients of this head use besides messages. A part of the head, which calls it for each."""
+
+    def __init__(self, head: EdgeActor, twins: str, methods: str, cloud: str, ask: Ask) -> None:
+        self._head = head
+        self._twins = twins
+        self._methods = methods
+        self._cloud = cloud
+        self._listeners = (twins, methods, cloud)
+        self._ask = ask
+
+    # who is there
+
+    def started(self) -> None:
+        """The head serves clients from now on."""
+        for listener in self._listeners:
+            self._head.tell(listener, Watch())
+            self._head.tell(listener, HeadStarted())
+
+    def restarted(self, listener: str, clients: Iterable[MqttClient]) -> None:
+        """A service may have forgotten who there is."""
+        if listener in self._listeners:
+            for client in clients:
+                self._introduce(client, listener)
+
+    def update(self, client: MqttClient) -> None:
+        """A client has connected or subscribed: tell the services what it wants, if that is news."""
+        features = {classify_filter(topic_filter) for topic_filter in client.subscriptions}
+        wanted = tuple(sorted(feature.name for feature in features - {Feature.UNKNOWN}))
+        if wanted != client.features:
+            client.features = wanted
+            for listener in self._listeners:
+                self._introduce(client, listener)
+
+    def _introduce(self, client: MqttClient, listener: str) -> None:
+        if client.features is not None:
+            self._head.tell(listener, ClientChanged(client.client_id, client.features))
+
+    def forget(self, client: MqttClient) -> None:
+        """The connection is gone."""
+        if client.features is not None:
+            for listener in self._listeners:
+                self._head.tell(listener, ClientGone(client.client_id))
+
+    # from clients
+
+    def request(self, client: MqttClient, incoming: Incoming, payload: bytes) -> None:
+        """Handle a publish that is no telemetry."""
+        identity = client.client_id
+        if isinstance(incoming, TwinGet):
+            request_id = incoming.request_id
+            asked: object = GetTwin(identity)
+            self._ask(
+                self._twins, asked, TWIN_LIMIT_S, lambda answer: self._answer(client, request_id, answer)
+            )
+        elif isinstance(incoming, TwinReported):
+            patch_id = incoming.request_id
+            asked = PatchReported(identity, payload)
+            self._ask(self._twins, asked, TWIN_LIMIT_S, lambda answer: self._answer(client, patch_id, answer))
+        elif isinstance(incoming, MethodResponse):
+            answered = MethodAnswered(identity, incoming.request_id, incoming.status, payload)
+            self._head.tell(self._methods, answered)
+
+    def _answer(self, client: MqttClient, request_id: str | None, answer: object) -> None:
+        """Publish what became of a twin request; without a request id nobody waits for it."""
+        if request_id is None:
+            if not isinstance(answer, ReportedPatched):
+                log.warning("%s: reported properties were not taken: %s", client.client_id, answer)
+            return
+        if isinstance(answer, Twin):
+            self._publish(client, twin_response_topic(200, request_id), answer.document)
+        elif isinstance(answer, ReportedPatched):
+            self._publish(client, twin_response_topic(204, request_id), b"")
+        else:
+            if isinstance(answer, TwinRefused):
+                status, reason = answer.status, answer.reason
+            else:
+                status, reason = _TIMED_OUT, str(answer)
+            # The Node SDK looks at the body alone, and takes an empty one for a twin.
+            body = json.dumps({"errorCode": status, "message": reason}).encode()
+            log.warning("%s: twin request refused with %d: %s", client.client_id, status, reason)
+            self._publish(client, twin_response_topic(status, request_id), body)
+
+    def acknowledged(
+        self, client: MqttClient, by_endpoint: dict[str, list[tuple[int, int]]]
+    ) -> dict[str, list[tuple[int, int]]]:
+        """A client has these; return the rest, which are messages of routes."""
+        by_endpoint.pop(REPLIES, None)
+        for first, last in by_endpoint.pop(C2D, ()):
+            for token in range(first, last + 1):
+                self._settle(client.client_id, token, accepted=True)
+        return by_endpoint
+
+    # to clients
+
+    def call(self, client: MqttClient, message: CallMethod) -> None:
+        """Pass a method call on; one that the client does not want any more is never answered."""
+        self._publish(client, method_topic(message.name, message.request_id), message.payload)
+
+    def desired(self, client: MqttClient, message: DesiredPatch) -> None:
+        """Pass a change of desired properties on."""
+        self._publish(client, desired_patch_topic(message.version), message.patch)
+
+    def deliver(self, client: MqttClient | None, message: DeliverC2d) -> None:
+        """Pass a message from the cloud on; without a connection nothing becomes of it here."""
+        if client is None:
+            return
+        try:
+            properties = decode_header(message.header, b"")
+            bag = encode_bag(properties.properties, properties.system_properties)
+        except EnvelopeError as exc:
+            log.error("%s: a message from the cloud is rejected: %s", client.client_id, exc)
+            self._settle(client.client_id, message.token, accepted=False)
+            return
+        topic = c2d_topic(client.client_id, bag)
+        qos = self._publish(client, topic, message.body, (C2D, message.token))
+        if qos != 1:  # at QoS 0 it is delivered when it is written; nothing that matches: it never will be
+            self._settle(client.client_id, message.token, accepted=qos == 0)
+
+    def _settle(self, identity: str, token: int, *, accepted: bool) -> None:
+        self._head.tell(self._cloud, C2dSettled(identity, token, accepted))
+
+    def _publish(
+        self, client: MqttClient, topic: str, payload: bytes, what: tuple[str, int] = (REPLIES, 0)
+    ) -> int | None:
+        """Publish at the QoS that the client asked for; return it, None when no filter of it matches."""
+        if client.closed or len(topic.encode()) > MAX_TEXT_BYTES:
+            return None
+        granted = [qos for wanted, qos in client.subscriptions.items() if matches(wanted, topic)]
+        if not granted:
+            return None
+        qos = max(granted)
+        if qos == 0:
+            client.transport.write(encode_publish(topic.encode(), payload, 0, 0))
+            return 0
+        frames: list[bytes] = []
+        now_s = self._head.clock.monotonic_s()
+        if not client.frame_run(what[0], what[1], [topic.encode()], [(0, payload)], now_s, frames):
+            return None
+        client.transport.write(frames[0])
+        return 1
