@@ -1,8 +1,8 @@
 """The stand-in as a process: `edge-actors cloud run`.
 
-In this order, so that a mistake of the user's is told before anything runs: run directory and lock, listening
-sockets, certificates, then the hub and what serves it, all on one event loop. The command line reaches REST by
-a Unix socket in the run directory, so that it works whatever ports and names there are.
+In this order, so that a mistake of the user's is told before anything runs: run directory and lock, sockets,
+certificates, then the hub and what serves it, all on one event loop. The command line reaches REST by a Unix
+socket in the run directory, so that it works whatever ports and names there are.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ DONE: Final = 0
 CA_VALID_DAYS: Final = 3650  # clients are told to trust it once
 SERVER_VALID_DAYS: Final = 365
 LOOK_AT_CERTIFICATE_S: Final = 12 * 3600.0
-STOP_LIMIT_S: Final = (
-    10.0  # after that the process ends whatever still goes on; what was acknowledged is on disk
-)
+STOP_LIMIT_S: Final = 10.0  # after that the process ends whatever still goes on
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 LOCAL: Final = "the command line"  # who comes by the Unix socket, for logs
 
@@ -126,7 +124,7 @@ class _Cloud:
             gc.freeze()  # what is imported stays: the collector need not look at it again
             await stop.wait()
             log.info("stopping")
-            # Whoever does not let go in time shall not keep the process: nothing acknowledged is lost by that.
+            # Whoever does not let go shall not keep the process: nothing acknowledged is lost by that.
             loop.call_later(STOP_LIMIT_S, os._exit, DONE)
 
     def _ensure_ca(self) -> EdgeCa:
@@ -243,8 +241,8 @@ def _bind_https(settings: CloudSettings) -> list[socket.socket]:
         if not isinstance(cause, OSError) or cause.errno != errno.EACCES:
             raise
         log.warning(
-            "no HTTPS (REST for SDKs, provisioning over HTTP, MQTT over WebSocket): port %d is not permitted; "
-            "permit it with `sudo sysctl net.ipv4.ip_unprivileged_port_start=%d`, or take --https-port 8443",
+            "no HTTPS (REST for SDKs, provisioning over HTTP, MQTT over WebSocket): port %d is not permitted "
+            "to this user; permit it with `sudo sysctl net.ipv4.ip_unprivileged_port_start=%d`, or take --https-port 8443",
             settings.https_port,
             settings.https_port,
         )

@@ -44,7 +44,6 @@ class CloudSettings:
     https_port: int
     host_name: str  # in connection strings and tokens
     aliases: tuple[str, ...]  # other names and addresses by which clients may call it
-    log_level: str = "info"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,7 +68,6 @@ def read_cloud_settings(
     hosts: Sequence[str] = (),
     mqtt_port: int = MQTT_PORT,
     https_port: int = HTTPS_PORT,
-    log_level: str = "info",
 ) -> CloudSettings:
     """Return the settings of a run.
 
@@ -94,7 +92,7 @@ def read_cloud_settings(
     else:
         own, *others = callable_by
     aliases = tuple(name for name in dict.fromkeys((*others, KNOWN_NAME)) if name != own)
-    return CloudSettings(addresses, mqtt_port, https_port, own, aliases, log_level)
+    return CloudSettings(addresses, mqtt_port, https_port, own, aliases)
 
 
 def is_azure(host: str) -> bool:
