@@ -54,7 +54,7 @@ SERVER_VALID_DAYS: Final = 365
 LOOK_AT_CERTIFICATE_S: Final = 12 * 3600.0
 STOP_LIMIT_S: Final = 10.0  # after that the process ends whatever still goes on
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-LOCAL: Final = "the command line"  # who comes by the Unix socket, for logs
+LOCAL: Final = "127.0.0.1"  # as what the admission counts who comes by the Unix socket
 
 
 def run_cloud(home: CloudHome, settings: CloudSettings) -> int:
@@ -242,7 +242,8 @@ def _bind_https(settings: CloudSettings) -> list[socket.socket]:
             raise
         log.warning(
             "no HTTPS (REST for SDKs, provisioning over HTTP, MQTT over WebSocket): port %d is not permitted "
-            "to this user; permit it with `sudo sysctl net.ipv4.ip_unprivileged_port_start=%d`, or take --https-port 8443",
+            "to this user; `sudo sysctl net.ipv4.ip_unprivileged_port_start=%d` permits it, "
+            "or take another one: --https-port 8443",
             settings.https_port,
             settings.https_port,
         )

@@ -23,8 +23,8 @@ PORT = click.IntRange(0, 65535)
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="What clients call it; the first is its name in connection strings. Each has to resolve to an address "
-    "it listens on.  [default: the address]",
+    help="What clients call it; the first is its name in connection strings. Each has to resolve to an "
+    "address it listens on.  [default: the address]",
 )
 @click.option("--mqtt-port", type=PORT, default=8883, help="Device SDKs know no other.", show_default=True)
 @click.option("--https-port", type=PORT, default=443, help="Most SDKs know no other.", show_default=True)
