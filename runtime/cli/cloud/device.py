@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runtime.cli.cloud.rest import Cloud
 
 SCOPE = "ms-azure-iot-edge://"
+NEVER = "0001-01-01T00:00:00Z"  # as IoT Hub shows a time that has not come about
 
 
 @click.group()
@@ -120,7 +121,7 @@ def show(device_id: str, show_secrets: bool, home: Path, as_json: bool) -> None:
         ("device", found["deviceId"]),
         ("kind", _kind(found)),
         ("status", found["status"] + (f" ({found['statusReason']})" if found.get("statusReason") else "")),
-        ("connection", f"{found['connectionState']}, since {found['connectionStateUpdatedTime']}"),
+        ("connection", _connection(found)),
         ("authentication", auth["type"]),
         ("parent", _parent(found)),
         ("messages waiting", found["cloudToDeviceMessageCount"]),
@@ -201,6 +202,11 @@ def _scope_of(cloud: Cloud, parent: str) -> str:
 
 def _kind(shown: dict[str, Any]) -> str:
     return "edge device" if shown["capabilities"]["iotEdge"] else "device"
+
+
+def _connection(shown: dict[str, Any]) -> str:
+    since = shown["connectionStateUpdatedTime"]
+    return f"{shown['connectionState']}, {'has never connected' if since == NEVER else 'since ' + since}"
 
 
 def _parent(shown: dict[str, Any]) -> str:

@@ -136,12 +136,7 @@ class Cloud:
         name, text = _read_error(status, content)
         if name == "DeviceNotFound":
             text += self._known_devices(text)
-        if (
-            status >= 500
-            or status == 401
-            or code in NOT_THE_USERS
-            or name in ("DeviceNotOnline", "GatewayTimeout")
-        ):
+        if status >= 500 or status == 401 or name in NOT_THE_USERS:
             return EnvironmentFault(text)
         return Refused(text, name)
 
