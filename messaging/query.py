@@ -337,7 +337,8 @@ def _tokens(text: str) -> Iterable[_Token]:
     while at < end:
         found = _TOKEN.match(text, at)
         if found is None or found.lastgroup is None:
-            raise _error(f"column {at + 1}: {quoted(text[at:].strip())} cannot be read")
+            rest = text[at:end].lstrip()
+            raise _error(f"column {end - len(rest) + 1}: {quoted(rest)} cannot be read")
         yield _Token(found.lastgroup, found[found.lastgroup], found.start(found.lastgroup) + 1)
         at = found.end()
     yield _Token("end", "", end + 1)

@@ -161,9 +161,11 @@ def no_content() -> Response:
 
 def error_reply(error: IotHubError, tracking_id: str, now_s: float) -> Response:
     """Return a refusal in the form that the service SDKs read."""
+    text = str(error).replace(";", ",")  # the Node SDK shows what stands between the first two
     content = {
-        "Message": f"ErrorCode:{error.name};{error}",
+        "Message": f"ErrorCode:{error.name};{text}",
         "ExceptionMessage": f"Tracking ID:{tracking_id}-TimeStamp:{iso_utc(now_s)}",
+        "errorCode": error.code,
     }
     reply = json_response(error.status, content)
     return Response(reply.status, reply.body, (("iothub-errorcode", error.name),))

@@ -28,7 +28,7 @@ async def put(call: Call) -> Response:
 
 
 async def get(call: Call) -> Response:
-    return with_etag(_for_caller(call, await call.hub.describe(call.identity)))
+    return with_etag(_for_caller(call, await call.hub.service.describe(call.identity)))
 
 
 async def delete(call: Call) -> Response:
@@ -37,11 +37,11 @@ async def delete(call: Call) -> Response:
 
 
 async def list_devices(call: Call) -> Response:
-    return json_response(200, await call.hub.devices(call.number("top", MOST_ITEMS, 1, MOST_ITEMS)))
+    return json_response(200, await call.hub.service.devices(call.number("top", MOST_ITEMS, 1, MOST_ITEMS)))
 
 
 async def list_modules(call: Call) -> Response:
-    modules = await call.hub.modules(call.identity.device_id)
+    modules = await call.hub.service.modules(call.identity.device_id)
     return json_response(200, [_for_caller(call, module) for module in modules])
 
 
@@ -69,13 +69,13 @@ async def bulk(call: Call) -> Response:
 
 
 async def device_statistics(call: Call) -> Response:
-    statistics = await call.hub.statistics()
+    statistics = await call.hub.service.statistics()
     del statistics["connectedDeviceCount"]
     return json_response(200, statistics)
 
 
 async def service_statistics(call: Call) -> Response:
-    statistics = await call.hub.statistics()
+    statistics = await call.hub.service.statistics()
     return json_response(200, {"connectedDeviceCount": statistics["connectedDeviceCount"]})
 
 

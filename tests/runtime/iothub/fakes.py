@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from messaging.clock import ManualClock
 from messaging.identity import Identity
@@ -52,7 +52,7 @@ class FakeDevice:
     @classmethod
     async def connect(
         cls, hub: IotHub, device_id: str, module_id: str | None = None, features: Features | None = None
-    ) -> FakeDevice:
+    ) -> Self:
         """Connect with the key of the identity, listening for everything."""
         identity = Identity(device_id, module_id)
         grant = await hub.authenticate(identity, await token_of(hub, identity), None)
@@ -83,4 +83,4 @@ async def token_of(hub: IotHub, identity: Identity, seconds: float = 60) -> str:
     """Return a token with the primary key of an identity."""
     registered = await hub.find(identity)
     key = decode_key(registered.authentication.primary_key)
-    return make_token(audience_of(HOST, identity), key, int(hub.clock.now_s() + seconds))
+    return make_token(audience_of(hub.host_name, identity), key, int(hub.clock.now_s() + seconds))
