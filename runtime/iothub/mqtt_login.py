@@ -11,6 +11,7 @@ Source: spec sheet hub-protocols.md sections 0.2 and 1.2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from messaging.errors import AuthError, EdgeError, RemoteProtocolError
@@ -37,11 +38,11 @@ class Refusal:
     reason: str
 
 
-async def log_in(hub: IotHub, packet: Connect, certificate: bytes | None) -> Login | Refusal:
+async def log_in(hub: IotHub, packet: Connect, certificates: Sequence[bytes]) -> Login | Refusal:
     """Say whether a client is who it says it is.
 
     Args:
-        certificate: What it showed in the TLS handshake, as DER.
+        certificates: What it showed in the TLS handshake, its own first, as DER.
     """
     if packet.user_name is None:
         return Refusal(ReturnCode.NOT_AUTHORIZED, "no user name")
@@ -52,7 +53,7 @@ async def log_in(hub: IotHub, packet: Connect, certificate: bytes | None) -> Log
     if packet.client_id != user.identity.id:
         reason = f"the client id is not the identity of the user name, '{user.identity}'"
         return Refusal(ReturnCode.NOT_AUTHORIZED, reason)
-    if not packet.password and certificate is None:
+    if not packet.password and not certificates:
         reason = "neither a shared access signature as password nor a client certificate"
         return Refusal(ReturnCode.NOT_AUTHORIZED, reason)
     try:
@@ -60,7 +61,8 @@ async def log_in(hub: IotHub, packet: Connect, certificate: bytes | None) -> Log
     except UnicodeDecodeError:
         return Refusal(ReturnCode.NOT_AUTHORIZED, "the password is no shared access signature: not UTF-8")
     try:
-        return Login(user, await hub.authenticate(user.identity, token, certificate))
+        own = certificates[0] if certificates else None
+        return Login(user, await hub.authenticate(user.identity, token, own, certificates[1:]))
     except AuthError as exc:
         return Refusal(ReturnCode.NOT_AUTHORIZED, str(exc))
     except EdgeError as exc:

@@ -7,7 +7,6 @@ over WebSocket.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final
 
 from actors.ports import Transport
@@ -34,11 +33,11 @@ class MqttServer:
         self._tick = asyncio.get_running_loop().call_later(TICK_S, self._look)
 
     def close(self) -> None:
-        """End all connections; the clients come back. Close the listeners first."""
+        """End all connections; the clients come back. Close the listeners first, the hub afterwards."""
         if self._tick is not None:
             self._tick.cancel()
         for session in list(self._sessions):
-            session.end("the hub stops", logging.INFO, send_will=False)
+            session.stop()
 
     def look(self) -> None:
         """End the connections that are overdue."""

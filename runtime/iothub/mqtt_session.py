@@ -56,11 +56,13 @@ KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
 LONGEST_SILENCE_S: Final = 1767.0  # also for clients without keep-alive
 STORE_LIMIT_S: Final = 20.0  # a publish that is not on disk by then closes its connection
 MOST_REQUESTS: Final = 100  # of twins, waiting; beyond, the client is not read
+MOST_SUBSCRIPTION_ANSWERS: Final = 100  # waiting for the disk; likewise
 MOST_UNSENT_BYTES: Final = 16 * 1024 * 1024  # for a client that does not read; beyond, it is cut off
 
 # Why a socket is not read, besides credit.
 _UNREAD: Final = "unread"
 _REQUESTS: Final = "requests"
+_SESSION: Final = "session"
 
 
 @dataclass(slots=True)
@@ -158,11 +160,16 @@ class MqttSession:
             return f"silent for {now_s - self._seen_at_s:.0f} s"
         return ""
 
-    def end(self, reason: str, level: int = logging.WARNING, *, send_will: bool = True) -> None:
+    def end(self, reason: str) -> None:
         """End the connection; what it has sent and is not acknowledged comes again."""
-        if not send_will:
-            self._will = None
-        self._close(reason, level)
+        self._close(reason, logging.WARNING)
+
+    def stop(self) -> None:
+        """The hub stops: end the connection, begin nothing more for it."""
+        self._will = None
+        while len(self._requests) > 1:  # the first is being served
+            self._requests.pop()
+        self._close("the hub stops", logging.INFO)
 
     def hold(self, reason: str) -> None:
         """Stop reading the socket, for this reason too."""
@@ -255,6 +262,8 @@ class MqttSession:
                     return  # what was published in the same read is not acknowledged, so it comes again
         if read.packet_ids or messages or read.undone:
             self._pass_on(read, messages)
+        if len(self._subscription_answers) > MOST_SUBSCRIPTION_ANSWERS:
+            self.hold(_SESSION)
         if self._subscription_answers and not self._saving:
             self._saving = True
             self._spawn(self._keep_subscriptions())
@@ -336,8 +345,7 @@ class MqttSession:
     # CONNECT
 
     async def _connect(self, packet: Connect) -> None:
-        shown = self._transport.certificates
-        verdict = await log_in(self._hub, packet, shown[0] if shown else None)
+        verdict = await log_in(self._hub, packet, self._transport.certificates)
         if self._closed:
             return
         if isinstance(verdict, Refusal):
@@ -412,6 +420,7 @@ class MqttSession:
                 self._transport.write(b"".join(map(self._codec.send, answers)))
                 self._tell_features()
         self._saving = False
+        self.release(_SESSION)
 
     def _tell_features(self) -> None:
         features = self._subscriptions.features

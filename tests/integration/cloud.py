@@ -21,43 +21,55 @@ import uvloop
 from messaging import sas
 from messaging.identity import Identity
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
+from runtime.http_exchange import Response, error_response
 from runtime.iothub.hub import IotHub
 from runtime.iothub.mqtt_server import MqttServer
 from runtime.listening_sockets import bind, parse_listen_address
 from runtime.mqtt_listener import MqttListener
 from runtime.tls_server import ServerCertificate
+from runtime.web_listener import WebListener, WebRequest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMIT_S: Final = 20.0
+MQTT_PORT: Final = 8883  # the SDKs' own, not to be changed
+WEB_PORT: Final = 443
 T = TypeVar("T")
 
 
 class Serving:
     """A hub with its MQTT server on one address, on the loop that it is made in."""
 
-    def __init__(self, hub: IotHub, folder: Path, address: str, port: int) -> None:
+    def __init__(self, hub: IotHub, folder: Path, address: str) -> None:
         certificate = folder / "hub-server.pem"
         self.hub = hub
-        self._sockets = bind([parse_listen_address(f"{address}:{port}")])
-        self.port: int = self._sockets[0].getsockname()[1]
+        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in (MQTT_PORT, WEB_PORT)])
         self.server = MqttServer(hub)
-        tls = ServerCertificate(str(certificate), str(certificate))
-        self._listener = MqttListener(self._sockets, [], tls.context)
+        tls = ServerCertificate(str(certificate), str(certificate)).context
+        self._listeners = [
+            MqttListener(self._sockets[:1], [], tls),
+            WebListener(self._sockets[1:], tls, _no_requests),
+        ]
         self.server.open()
-        self._listener.open(self.server)
+        for listener in self._listeners:
+            listener.open(self.server)
 
     @classmethod
-    async def start(cls, folder: Path, address: str, port: int) -> Serving:
+    async def start(cls, folder: Path, address: str) -> Serving:
         """Open the hub in `folder`, for which `make_home` was called, and serve."""
-        return cls(await IotHub.open(folder, address), folder, address, port)
+        return cls(await IotHub.open(folder, address), folder, address)
 
     async def stop(self) -> None:
         """Stop in order."""
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         self.server.close()
         await self.hub.close()
         for listening in self._sockets:
             listening.close()
+
+
+async def _no_requests(request: WebRequest) -> Response:
+    return error_response(404, f"{request.target} is not served by this test")
 
 
 def make_home(address: str) -> Path:
@@ -72,12 +84,11 @@ def make_home(address: str) -> Path:
 class Cloud:
     """The stand-in in a thread of its own; the test plays the service side with `call`.
 
-    `with Cloud(address, port) as cloud` starts it and removes everything at the end.
+    `with Cloud(address) as cloud` starts it and removes everything at the end.
     """
 
-    def __init__(self, address: str, port: int = 0) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address
-        self.port = port
         self.home = make_home(address)
         self.ca_file = self.home / "ca.pem"
         self._loop = uvloop.new_event_loop()
@@ -112,8 +123,7 @@ class Cloud:
 
     def start(self) -> None:
         """Serve in the thread."""
-        self._serving = self.call(Serving.start(self.home, self.address, self.port))
-        self.port = self._serving.port
+        self._serving = self.call(Serving.start(self.home, self.address))
 
     def stop(self) -> None:
         """Stop serving, with everybody who is connected."""
@@ -126,7 +136,7 @@ class Cloud:
     def start_process(self) -> None:
         """Serve the same home in a process of its own; the one in the thread has to be stopped."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.cloud", str(self.home), self.address, str(self.port)],
+            [sys.executable, "-m", "tests.integration.cloud", str(self.home), self.address],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -173,8 +183,8 @@ class Cloud:
         )
 
 
-async def _serve(folder: Path, address: str, port: int) -> None:
-    serving = await Serving.start(folder, address, port)
+async def _serve(folder: Path, address: str) -> None:
+    serving = await Serving.start(folder, address)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     os.write(1, b"serving\n")
@@ -183,4 +193,4 @@ async def _serve(folder: Path, address: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    uvloop.run(_serve(Path(sys.argv[1]), sys.argv[2]))
