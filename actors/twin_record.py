@@ -28,6 +28,7 @@ class TwinRecord:
     reported: Section
     known: Json | None = None  # reported values that the cloud is known to have; None: it was never asked
     tried: Json | None = None  # those it has if the patch that is under way has arrived
+    told: Json | None = None  # desired values that the client was last told; None: it never asked
 
     @classmethod
     def new(cls, now_s: float) -> TwinRecord:
@@ -39,7 +40,7 @@ class TwinRecord:
         sections = [
             (section.values, section.metadata, section.version) for section in (self.desired, self.reported)
         ]
-        encoded: bytes = msgpack.packb((_FORMAT, *sections, self.known, self.tried))
+        encoded: bytes = msgpack.packb((_FORMAT, *sections, self.known, self.tried, self.told))
         return encoded
 
     @classmethod
@@ -50,10 +51,10 @@ class TwinRecord:
             EnvelopeError: They are something else.
         """
         try:
-            number, desired, reported, known, tried = msgpack.unpackb(encoded)
+            number, desired, reported, known, tried, told = msgpack.unpackb(encoded)
             if number != _FORMAT:
                 raise EnvelopeError(f"a twin has format {number}; this release knows {_FORMAT}")
-            return cls(Section(*desired), Section(*reported), known, tried)
+            return cls(Section(*desired), Section(*reported), known, tried, told)
         except (ValueError, TypeError) as exc:
             raise EnvelopeError("a twin cannot be read") from exc
 
@@ -101,6 +102,7 @@ class TwinRecord:
             Section(wanted, self.desired.metadata, version),
             Section(ours, self.reported.metadata, max(self.reported.version, reported_version)),
             has,
+            told=self.told,
         )
 
     def with_desired_patch(self, version: int, patch: Json) -> TwinRecord | None:
@@ -109,6 +111,14 @@ class TwinRecord:
             return None
         values, _ = _split(merge(self.desired.values, patch))
         return replace(self, desired=Section(values, self.desired.metadata, version))
+
+    def news_for_client(self) -> Json:
+        """Return the patch that brings the client up to date; nothing for one that never asked."""
+        return {} if self.told is None else difference(self.told, self.desired.values)
+
+    def with_told(self) -> TwinRecord:
+        """Return the record after the client was told its desired properties; this same one if it knew."""
+        return self if self.told == self.desired.values else replace(self, told=self.desired.values)
 
     def with_trial(self) -> TwinRecord:
         """Return the record while `unsent` is on its way."""

@@ -55,9 +55,10 @@ class Route:
         if found is None:
             return None
         try:
-            return {name: unquote_to_bytes(text).decode() for name, text in found.groupdict().items()}
+            segments = {name: unquote_to_bytes(text).decode() for name, text in found.groupdict().items()}
         except UnicodeDecodeError:
             return None
+        return None if any("/" in text for text in segments.values()) else segments
 
 
 def find_route(routes: Sequence[Route], request: Request) -> tuple[Route, Mapping[str, str]]:

@@ -16,7 +16,7 @@ class Limits:
     """What one caller may take up."""
 
     connections_per_uid: int = 10  # per socket; one more is closed without a reply
-    body_bytes: int = 64 * 1024
+    body_bytes: int = 1024 * 1024  # a module may have a whole deployment encrypted
     head_bytes: int = 16 * 1024
     read_s: float = 5.0  # from the first byte of a request to its last, and for taking a reply
     silent_s: float = 30.0  # a connection that asks nothing for so long is closed

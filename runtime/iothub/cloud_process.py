@@ -223,11 +223,13 @@ async def _serve_local(path: str, handle: HandleRequest, front: MqttFront) -> as
     except FileNotFoundError:
         pass
 
+    asking: set[WebConnection] = set()
+
     def connection() -> WebConnection:
         admission.enter(LOCAL)
         visit = Visit(admission, LOCAL, 0)
         visit.authenticated()
-        return WebConnection(handle, front, visit, WebLimits())
+        return WebConnection(handle, front, visit, WebLimits(), asking)
 
     return await asyncio.get_running_loop().create_unix_server(connection, path)
 

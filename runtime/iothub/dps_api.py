@@ -23,7 +23,7 @@ from messaging.time_text import iso_utc
 from runtime.http_exchange import Response
 from runtime.iothub import enrollments, refusals
 from runtime.iothub.enrollments import Kind
-from runtime.iothub.provisioning import RETRY_AFTER_S, Provisioning, Registrant
+from runtime.iothub.provisioning import RETRY_AFTER_S, SCOPE_PREFIX, Provisioning, Registrant
 from runtime.web_listener import WebRequest
 
 log = logging.getLogger(__name__)
@@ -42,9 +42,10 @@ class DpsApi:
     def serves(self, target: str) -> bool:
         """Whether a target is one of the provisioning service rather than of the hub."""
         segments = _segments(target)
-        return segments[0] in (*_KINDS, "registrations") or (
-            len(segments) >= 3 and segments[1] == "registrations"
-        )
+        if segments[0] in (*_KINDS, "registrations"):
+            return True
+        # A device, too, may be called `registrations`.
+        return len(segments) >= 3 and segments[1] == "registrations" and segments[0].startswith(SCOPE_PREFIX)
 
     async def answer(self, request: WebRequest) -> Response:
         """Answer one request; never raises."""
@@ -121,10 +122,7 @@ class DpsApi:
     def _answer_query(self, request: WebRequest, kind: Kind) -> Response:
         query = _json_body(request).get("query")
         found = _QUERY.fullmatch(query) if isinstance(query, str) else None
-        if (
-            found is None
-            or _KINDS["enrollmentGroups" if "groups" in found[1].lower() else "enrollments"] != kind
-        ):
+        if found is None or found[1].lower() not in ("enrollments", f"{kind}s".lower()):
             raise refusals.argument_invalid(
                 f"the query is not `SELECT * FROM {kind}s`, the only one there is"
             )

@@ -28,6 +28,7 @@ from runtime.iothub.hub import IotHub
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S: Final = 1  # what a client is told to wait before it asks how its registration went
+SCOPE_PREFIX: Final = "0ne"  # of every id scope
 REGISTRATION: Final = "registration"
 SETTINGS: Final = "provisioning"
 OWES_TWIN: Final = "owesTwin"  # in a record: the device has not got its initial twin yet
@@ -65,7 +66,7 @@ class Provisioning:
         """
         settings = await hub.document(SETTINGS, "idScope")
         if settings is None:
-            settings = {"idScope": f"0ne{secrets.randbelow(16**8):08X}"}
+            settings = {"idScope": f"{SCOPE_PREFIX}{secrets.randbelow(16**8):08X}"}
             await hub.save_document(SETTINGS, "idScope", settings)
         service = cls(hub, host_name, clock, settings["idScope"])
         for kind, found in service._enrollments.items():

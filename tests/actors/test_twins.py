@@ -215,44 +215,68 @@ def test_a_patch_is_routed_as_a_message_of_the_hub_in_the_name_of_the_client(wor
 
 
 def test_desired_properties_of_the_deployment_are_the_twin_and_a_changed_file_is_a_patch() -> None:
-    world = TwinWorld({PUMP: {"rpm": 5, "old": 1}})
+    world = TwinWorld({"pump": {"rpm": 5, "old": 1}})
     world.connects()
     assert world.twin()["desired"] == {"rpm": 5, "old": 1, "$version": 2}
 
-    world.tell(TWINS, SetDesired(((PUMP, b'{"rpm": 6}'),)), "agent")
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 6}'),)), "agent")
 
     assert world.desired_patches() == [{"rpm": 6, "old": None, "$version": 3}]
     assert world.twin()["desired"] == {"rpm": 6, "$version": 3}
 
 
 def test_the_same_file_again_is_no_change() -> None:
-    world = TwinWorld({PUMP: {"rpm": 5}})
+    world = TwinWorld({"pump": {"rpm": 5}})
     world.connects()
-    world.tell(TWINS, SetDesired(((PUMP, b'{"rpm": 5}'),)), "agent")
-    again = TwinWorld({PUMP: {"rpm": 5}}, world.disk)
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 5}'),)), "agent")
+    again = TwinWorld({"pump": {"rpm": 5}}, world.disk)
 
     assert (world.desired_patches(), again.twin()["desired"]) == ([], {"rpm": 5, "$version": 2})
 
 
 def test_desired_properties_that_are_not_allowed_stay_what_they_were() -> None:
-    world = TwinWorld({PUMP: {"rpm": 5}})
+    world = TwinWorld({"pump": {"rpm": 5}})
 
-    world.tell(TWINS, SetDesired(((PUMP, b'{"r.p.m": 6}'), ("leaf", b'{"on": true}'))), "agent")
+    world.tell(TWINS, SetDesired((("pump", b'{"r.p.m": 6}'), ("valve", b'{"on": true}'))), "agent")
 
     assert world.twin()["desired"]["rpm"] == 5
-    assert world.twin("leaf")["desired"]["on"] is True
+    assert world.twin("edge1/valve")["desired"]["on"] is True
 
 
 def test_only_a_client_that_wants_patches_gets_them() -> None:
-    world = TwinWorld({PUMP: {"rpm": 5}})
+    world = TwinWorld({"pump": {"rpm": 5}})
     world.connects(PUMP, "TWIN_RESPONSES")
-    world.tell(TWINS, SetDesired(((PUMP, b'{"rpm": 6}'),)), "agent")
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 6}'),)), "agent")
     world.connects(PUMP, "DESIRED_PROPERTIES", "TWIN_RESPONSES")
-    world.tell(TWINS, SetDesired(((PUMP, b'{"rpm": 7}'),)), "agent")
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 7}'),)), "agent")
     world.tell(TWINS, ClientGone(PUMP), HEAD)
-    world.tell(TWINS, SetDesired(((PUMP, b'{"rpm": 8}'),)), "agent")
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 8}'),)), "agent")
 
     assert world.desired_patches() == [{"rpm": 7, "$version": 4}]
+
+
+def test_a_client_that_was_away_is_told_what_it_missed_when_it_is_back() -> None:
+    """Source: hub-protocols.md section 1.3, on restore."""
+    world = TwinWorld({"pump": {"rpm": 5, "old": 1}})
+    world.connects()
+    world.twin()
+    world.tell(TWINS, ClientGone(PUMP), HEAD)
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 6, "old": 1}'),)), "agent")
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 7}'),)), "agent")
+    again = TwinWorld({"pump": {"rpm": 7}}, world.disk)
+    again.connects()
+    again.connects()
+
+    assert world.desired_patches() == []
+    assert again.desired_patches() == [{"rpm": 7, "old": None, "$version": 4}]
+
+
+def test_a_client_that_never_asked_for_its_twin_is_not_told_of_what_was_before_it() -> None:
+    world = TwinWorld({"pump": {"rpm": 5}})
+
+    world.connects()
+
+    assert world.desired_patches() == []
 
 
 # with a cloud

@@ -155,9 +155,9 @@ class Cloud:
 
     # identities
 
-    def create(self, client_id: str, **wanted: Any) -> None:
-        """Register a device or module; with keys unless something else is wanted."""
-        registered = self.call(self.hub.put(Identity.parse(client_id), wanted))
+    def create(self, client_id: str, *, if_match: str | None = None, **wanted: Any) -> None:
+        """Register a device or module, or update one; with keys unless something else is wanted."""
+        registered = self.call(self.hub.put(Identity.parse(client_id), wanted, if_match))
         self._keys[client_id] = base64.b64decode(registered.authentication.primary_key)
 
     def key(self, client_id: str) -> str:

@@ -198,23 +198,32 @@ def test_c2d_messages_wait_arrive_in_order_and_are_told_about(cloud: Cloud, endi
     assert sorted(outcomes) == [("m0", "Success"), ("m1", "Success"), ("m2", "Success")]
 
 
-def test_a_module_has_its_own_telemetry_twin_and_methods(cloud: Cloud, ending: ExitStack) -> None:
+@pytest.mark.parametrize("module", ["m1", "$edgeHub", "$edgeAgent"])
+def test_a_module_has_its_own_telemetry_twin_and_methods(
+    cloud: Cloud, ending: ExitStack, module: str
+) -> None:
     from azure.iot.device import Message
 
     cloud.create("edge1", capabilities={"iotEdge": True})
-    cloud.create("edge1/m1")
-    client = connected(cloud, ending, "edge1/m1")
+    client_id = f"edge1/{module}"
+    keys = {"primaryKey": cloud.key("edge1"), "secondaryKey": cloud.key("d1")}
+    cloud.create(
+        client_id,
+        if_match="*" if module.startswith("$") else None,  # an edge device is born with these
+        authentication={"type": "sas", "symmetricKey": keys},
+    )
+    client = connected(cloud, ending, client_id)
     answer_methods(client)
 
     client.send_message_to_output(Message("out"), "alerts")
     client.send_message(Message("plain"))
-    client.patch_twin_reported_properties({"of": "m1"})
-    result = cloud.call(cloud.hub.invoke_method(Identity("edge1", "m1"), "hi", {"x": 1}))
+    client.patch_twin_reported_properties({"of": module})
+    result = cloud.call(cloud.hub.invoke_method(Identity("edge1", module), "hi", {"x": 1}))
 
-    assert [event.identity.id for event in events(cloud)] == ["edge1/m1"] * 2
+    assert [event.identity.id for event in events(cloud)] == [client_id] * 2
     assert events(cloud)[0].telemetry.system_properties["outputName"] == "alerts"
     assert result.payload == {"name": "hi", "payload": {"x": 1}}
-    assert client.get_twin()["reported"]["of"] == "m1"
+    assert client.get_twin()["reported"]["of"] == module
     assert "of" not in cloud.call(cloud.hub.device_twin(Identity("edge1")))["reported"]
 
 

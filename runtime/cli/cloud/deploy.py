@@ -17,8 +17,8 @@ from runtime.cli.output import print_json
 def deploy(device_id: str, file: Path, home: Path, as_json: bool) -> None:
     """Give edge device DEVICE the deployment manifest in FILE.
 
-    Modules that it names are made where they are missing, and their desired properties replaced. Other modules
-    stay as they are.
+    Modules that it names are made where they are missing, and their desired properties become those that it
+    has. Other modules stay as they are.
     """
     from messaging.errors import ConfigError
     from runtime.cli.cloud.files import read_json_object

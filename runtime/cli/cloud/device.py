@@ -30,7 +30,7 @@ def device() -> None:
     "--x509",
     multiple=True,
     metavar="THUMBPRINT|FILE",
-    help="It proves itself with this certificate, named by its thumbprint (SHA-256 or SHA-1) or its PEM file; "
+    help="It proves itself with this certificate: thumbprint (SHA-256 or SHA-1) or PEM file; "
     "a second one for a change.",
 )
 @click.option("--disabled", is_flag=True, help="It may not connect until it is enabled.")

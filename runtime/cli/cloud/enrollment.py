@@ -45,7 +45,7 @@ def enrollment() -> None:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Proof is this certificate (PEM), for a group one that this CA has issued; a second one for a change.",
+    help="Proof is this certificate (PEM), for a group one of this CA; a second one for a change.",
 )
 @click.option(
     "--initial-twin",

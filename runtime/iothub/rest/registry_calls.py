@@ -18,7 +18,7 @@ from runtime.iothub.rest.call import MOST_ITEMS, Call, Route, member, no_content
 BULK: Final = 100
 # The identity service of an edge reads another type of authentication than others do.
 IDENTITY_SERVICE_VERSION: Final = "2017-11-08-preview"
-ITSELF: Final = ("",)
+ITSELF: Final = ""
 
 
 async def put(call: Call) -> Response:
@@ -80,7 +80,7 @@ async def service_statistics(call: Call) -> Response:
 
 
 async def _import(hub: IotHub, item: Mapping[str, Any]) -> None:
-    identity = registry.identity_of(member(item, "id", str, ""), item.get("moduleId"))
+    identity = registry.identity_of(member(item, "id", str, ""), member(item, "moduleId", str, "") or None)
     wanted = {name: value for name, value in item.items() if name not in ("id", "moduleId")}
     twin = {name: item[name] for name in ("tags", "properties") if item.get(name) is not None}
     match member(item, "importMode", str, "create").lower():
