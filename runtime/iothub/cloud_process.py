@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -145,8 +146,9 @@ class _Cloud:
         admission = Admission(most_connections())
         mqtt = MqttListener(self._mqtt, (), certificate.context, admission)
         web = WebListener(self._https, certificate.context, handle, admission)
-        local = await _serve_local(str(self._home.socket), handle, front)
+        local = _LocalDoor(self._home.socket, handle, front)
         try:
+            await local.open()
             devices.open()
             mqtt.open(front)
             web.open(front)
@@ -158,7 +160,6 @@ class _Cloud:
             front.close()
             devices.close()
             provisioning.close()
-            self._home.socket.unlink(missing_ok=True)
 
     def _tell(self, service: Provisioning) -> None:
         settings = self._settings
@@ -215,23 +216,36 @@ def _handler(hub: IotHub, service: Provisioning) -> HandleRequest:
     return handle
 
 
-async def _serve_local(path: str, handle: HandleRequest, front: MqttFront) -> asyncio.Server:
-    """Serve the command line. The folder of the socket is its owner's alone."""
-    admission = Admission()
-    try:
-        os.unlink(path)  # of a run that was killed; the lock says that it has ended
-    except FileNotFoundError:
-        pass
+class _LocalDoor:
+    """Serves the command line by a Unix socket, in a folder that is its owner's alone."""
 
-    asking: set[WebConnection] = set()
+    def __init__(self, path: Path, handle: HandleRequest, front: MqttFront) -> None:
+        self._path = path
+        self._handle = handle
+        self._front = front
+        self._admission = Admission()
+        self._asking: set[WebConnection] = set()
+        self._server: asyncio.Server | None = None
 
-    def connection() -> WebConnection:
-        admission.enter(LOCAL)
-        visit = Visit(admission, LOCAL, 0)
+    async def open(self) -> None:
+        """Listen. What a run that was killed has left there goes; the lock says that it has ended."""
+        self._path.unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(self._connection, str(self._path))
+
+    def close(self) -> None:
+        """Hang up and listen no more."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._asking):
+            connection.close()
+        self._path.unlink(missing_ok=True)
+
+    def _connection(self) -> WebConnection:
+        self._admission.enter(LOCAL)
+        visit = Visit(self._admission, LOCAL, 0)
         visit.authenticated()
-        return WebConnection(handle, front, visit, WebLimits(), asking)
-
-    return await asyncio.get_running_loop().create_unix_server(connection, path)
+        return WebConnection(self._handle, self._front, visit, WebLimits(), self._asking)
 
 
 def _bind_https(settings: CloudSettings) -> list[socket.socket]:
