@@ -74,8 +74,8 @@ class RestApi:
         path, query = split_target(request.target)
         route, ids = self._find(request.method, path)
         _check_version(query)
-        policy = await self._authorize(request, route, ids, path)
-        return await route.answer(Call(self._hub, request, ids, query, policy))
+        await self._authorize(request, route, ids, path)
+        return await route.answer(Call(self._hub, request, ids, query))
 
     def _find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         for pattern, route in self._routes:
@@ -91,10 +91,12 @@ class RestApi:
         """Return the methods that a path is there for."""
         return sorted({route.method for pattern, route in self._routes if pattern.fullmatch(path)})
 
-    async def _authorize(
-        self, request: WebRequest, route: Route, ids: Mapping[str, str], path: str
-    ) -> str | None:
-        """Return the name of the account that asks, None when a device or module asks by itself."""
+    async def _authorize(self, request: WebRequest, route: Route, ids: Mapping[str, str], path: str) -> None:
+        """Return when an account asks that may, or a device or module for which the call is there.
+
+        Raises:
+            AuthError, IotHubError: neither does.
+        """
         text = request.header("authorization")
         if text is None and not request.certificates:
             raise refusals.unauthorized("the header Authorization is missing")
@@ -107,30 +109,15 @@ class RestApi:
                 raise refusals.not_permitted(
                     f"the shared access policy '{policy.name}' does not allow {request.method} {quoted(path)}"
                 )
-            return policy.name
-        if not route.by:
+        elif route.by is not None:
+            # The id comes from the path: the identity service of an edge writes audiences in small letters.
+            identity = registry.identity_of(ids["device"], route.by or None)
+            own = request.certificates[0] if request.certificates else None
+            await self._hub.authenticate(identity, text, own, request.certificates[1:])
+        else:
             raise refusals.unauthorized(
                 f"{request.method} {quoted(path)} needs the token of a shared access policy (with skn)"
             )
-        await self._check_identity(request, text, route, ids)
-        return None
-
-    async def _check_identity(
-        self, request: WebRequest, token: str | None, route: Route, ids: Mapping[str, str]
-    ) -> None:
-        # The id is taken from the path: the identity service of an edge writes its audience in small letters.
-        own, *issuers = request.certificates or (None,)
-        refused: AuthError | None = None
-        for module_id in route.by:
-            identity = registry.identity_of(ids["device"], module_id or None)
-            try:
-                await self._hub.authenticate(identity, token, own, [der for der in issuers if der])
-            except AuthError as exc:
-                refused = refused or exc
-            else:
-                return
-        if refused is not None:
-            raise refused
 
 
 def _pattern(path: str) -> str:

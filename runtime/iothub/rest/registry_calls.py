@@ -18,7 +18,7 @@ from runtime.iothub.rest.call import MOST_ITEMS, Call, Route, member, no_content
 BULK: Final = 100
 # The identity service of an edge reads another type of authentication than others do.
 IDENTITY_SERVICE_VERSION: Final = "2017-11-08-preview"
-ITSELF: Final = ("",)
+ITSELF: Final = ""
 
 
 async def put(call: Call) -> Response:

@@ -90,14 +90,13 @@ def _reply(devices: Sequence[Registered], modules: Sequence[Registered], link: s
 
 
 _HUB = "/devices/{device}/modules/$edgeHub/"
-_BY = (EDGE_HUB,)
 _NONE = Permission(0)
 
 
 def _routes(method: str, name: str, answer: Any) -> list[Route]:
     # `$` comes percent-encoded or as it is.
     paths = (_HUB + name, _HUB.replace("$", "%24") + name)
-    return [Route(method, path, answer, _NONE, by=_BY) for path in paths]
+    return [Route(method, path, answer, _NONE, by=EDGE_HUB) for path in paths]
 
 
 ROUTES = (
