@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,11 +19,12 @@ TAKE_LIMIT_S: Final = 5.0  # a hub that was started a moment ago needs a part of
 
 
 class HubSockets:
-    """The sockets for the addresses of the settings, in their order."""
+    """The sockets for the addresses of the settings, in their order. Any thread may call."""
 
     def __init__(self, wanted: Sequence[ListenAddress]) -> None:
         self._wanted = tuple(wanted)
         self._held: list[socket.socket] = []
+        self._lock = threading.RLock()
 
     def take_back(self, run_dir: Path, has_ended: Callable[[], bool]) -> bool:
         """Take duplicates from a hub that outlived its agent; returns whether it gave them.
@@ -46,15 +48,16 @@ class HubSockets:
         Raises:
             EnvironmentFault: an address cannot be had.
         """
-        kept, missing, removed = self._sorted()
-        for listener in removed:
-            if _is_in_the_way(listener, missing):
+        with self._lock:
+            kept, missing, removed = self._sorted()
+            for listener in removed:
+                if _is_in_the_way(listener, missing):
+                    self._close(listener)
+            bound = dict(zip(missing, listening_sockets.bind(missing), strict=True))
+            for listener in removed:
                 self._close(listener)
-        bound = dict(zip(missing, listening_sockets.bind(missing), strict=True))
-        for listener in removed:
-            self._close(listener)
-        have = kept | bound
-        self._held = [have[address] for address in self._wanted]
+            have = kept | bound
+            self._held = [have[address] for address in self._wanted]
 
     def listen_also(self, address: ListenAddress, at: int) -> None:
         """Want and bind one more address, the `at`-th; the hub has it from its next start on.
@@ -62,13 +65,14 @@ class HubSockets:
         Raises:
             EnvironmentFault: it cannot be had.
         """
-        before = self._wanted
-        self._wanted = (*before[:at], address, *before[at:])
-        try:
-            self.bind()
-        except EdgeError:
-            self._wanted = before
-            raise
+        with self._lock:
+            before = self._wanted
+            self._wanted = (*before[:at], address, *before[at:])
+            try:
+                self.bind()
+            except EdgeError:
+                self._wanted = before
+                raise
 
     def to_environment(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
         """Return environment and descriptors for the hub process."""
@@ -76,9 +80,10 @@ class HubSockets:
 
     def close(self) -> None:
         """Close what we hold; a hub that lives has its own."""
-        for listener in self._held:
-            listener.close()
-        self._held = []
+        with self._lock:
+            for listener in self._held:
+                listener.close()
+            self._held = []
 
     def _close(self, listener: socket.socket) -> None:
         if listener in self._held:
