@@ -320,6 +320,10 @@ class ModuleRuntime(Protocol):
         """
         ...
 
+    def rest(self, name: str) -> None:
+        """Give back what is held for the next start: it ended, and stays so until somebody asks for it."""
+        ...
+
     def remove(self, name: str) -> None:
         """Forget a module that has ended."""
         ...

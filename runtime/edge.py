@@ -30,7 +30,7 @@ from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
-from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
+from actors.module_spec import EDGE_HUB, DesiredStatus, DockerSettings, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
 from actors.process_permission import Origin
 from actors.security import SecurityActor
@@ -174,6 +174,7 @@ class _Edge:
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
             hub_sockets=self._sockets_for_hub,
+            close_hub_sockets=self._hub_sockets.close,
         )
         self._modules = ModuleRuntimes(processes, containers)
 
@@ -198,6 +199,7 @@ class _Edge:
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
             group_of=self._group_of,
+            image_of=self._image_of,
             now_s=time.time,
         )
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
@@ -249,6 +251,10 @@ class _Edge:
         if module is None or not isinstance(module.settings, ProcessSettings):
             return None
         return group_of(self._users, name)
+
+    def _image_of(self, name: str) -> str | None:
+        module = self._deployment.modules.get(name)
+        return module.settings.image if module and isinstance(module.settings, DockerSettings) else None
 
     # the actors
 
