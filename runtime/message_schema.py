@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
 
-from messaging.errors import StoreError
+from messaging.errors import EdgeError, StoreDamaged, StoreError
 from runtime import sqlite_file
+from runtime.atomic_file import write_private_file
+
+log = logging.getLogger(__name__)
 
 WHAT = "message database"
 
@@ -39,7 +43,20 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
     return sqlite_file.version_of(connection, path, WHAT, len(MIGRATIONS))
 
 
-def damaged(path: Path, finding: str) -> StoreError:
+def marker_of(path: Path) -> Path:
+    """Return the file that says that the database was found damaged; the next start salvages it."""
+    return path.with_name(path.name + "-damaged")
+
+
+def condemn(path: Path, finding: str) -> None:
+    """Write down that the file is damaged, so that the next start does not need to find out."""
+    try:
+        write_private_file(marker_of(path), finding.encode())
+    except (OSError, EdgeError) as exc:  # the damage is told all the same, and found again
+        log.error("message database %s: its damage cannot be written down: %s", path, exc)
+
+
+def damaged(path: Path, finding: str) -> StoreDamaged:
     """Return the error that names a damaged file and the way out."""
     return sqlite_file.damaged(path, WHAT, finding)
 

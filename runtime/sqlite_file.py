@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from messaging.errors import StoreError, StoreFull
+from messaging.errors import StoreDamaged, StoreError, StoreFull
 
 WAL_PAGES = 1000  # the write-ahead log is copied into the database whenever it holds this many pages
 WAL_KEPT_BYTES = 8 << 20  # and is cut to this size after a transaction made it larger
@@ -84,9 +84,9 @@ def version_of(connection: sqlite3.Connection, path: Path, what: str, newest: in
     return version
 
 
-def damaged(path: Path, what: str, finding: str) -> StoreError:
+def damaged(path: Path, what: str, finding: str) -> StoreDamaged:
     """Return the error that names a damaged file and the way out."""
-    return StoreError(
+    return StoreDamaged(
         f"{what} {path}: damaged ({finding}); move it away together with {path.name}-wal and "
         f"{path.name}-shm to start empty; what is in it stays behind in it"
     )

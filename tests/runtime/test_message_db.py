@@ -480,7 +480,7 @@ def test_the_ledger_of_a_stopped_edge_is_read_without_a_trace(tmp_path: Path, na
 
     assert ledger == expected
     assert before == {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir()}
-    assert set(before) == {name}
+    assert set(before) == {name, f"{name}-reserve"}
 
 
 def test_the_ledger_is_read_beside_a_running_edge_by_another_process(db: MessageDb, path: Path) -> None:
