@@ -36,6 +36,9 @@ class HubConfig(msgspec.Struct, frozen=True):
     key_file: str
     routes: tuple[RouteText, ...]
     ttl_s: int | None  # store-and-forward time to live of routes without one of their own; None: for ever
+    message_db: str = ""  # path of the message database; "": in the home
+    max_store_bytes: int | None = None  # of the message database; None: what suits its disk
+    drops_oldest: bool = False  # without space, the oldest messages of the lowest priority go for new ones
     plain_listeners: int = 0  # how many of the inherited listening sockets, the last ones, are plain TCP
 
 

@@ -84,7 +84,12 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
-                ChildSpec("store", lambda: StoreActor(open_store, guard), FRONT, exported=True),
+                ChildSpec(
+                    "store",
+                    lambda: StoreActor(open_store, guard, drops_oldest=config.drops_oldest),
+                    FRONT,
+                    exported=True,
+                ),
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),

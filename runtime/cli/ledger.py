@@ -30,8 +30,9 @@ def ledger(home: Path, as_json: bool) -> int:
     """
     from runtime.home import Home
     from runtime.message_ledger import read_ledger
+    from runtime.store_place import database_of
 
-    found = read_ledger(Home(home).message_db)
+    found = read_ledger(database_of(Home(home)))
     if as_json:
         print_json(as_values(found))
     else:
