@@ -116,7 +116,11 @@ class StoreFull(StoreError):
 
 
 class StoreDamaged(StoreError):
-    """What the database reads is not what was written. Its owner has to open it anew, which salvages it."""
+    """What the database reads is not what was written; `finding` is what is wrong with it."""
+
+    def __init__(self, message: str, finding: str) -> None:
+        super().__init__(message)
+        self.finding = finding
 
 
 class BusError(EdgeError):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -30,7 +30,7 @@ from messaging.errors import EnvironmentFault, StoreDamaged
 from runtime import message_schema
 from runtime.atomic_file import make_private_folder, sync_folder
 from runtime.message_db import MessageDb
-from runtime.message_ledger import EPOCH, POSITION_BITS
+from runtime.message_ledger import EPOCH, POSITION_BITS, Account
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ def _readable(connection: sqlite3.Connection, table: str, columns: str) -> Itera
         rowid = rows[-1][0] + 1
 
 
-def _behind_damage(can_read: Any, rowid: int) -> int | None:
+def _behind_damage(can_read: Callable[[int], bool], rowid: int) -> int | None:
     """Return the first rowid behind one that cannot be read from which on reading works again."""
     step = 1
     while not can_read(rowid + step):
@@ -297,9 +297,12 @@ def _lost(old: _OldLedger, waiting: dict[int, int]) -> int | None:
         return None
     for number in old.numbers.values():
         row = old.rows.get(str(number))
+        if row is None:
+            return None
         try:
-            expected = row["accepted"] - row["delivered"] - row["expired"] - row["dropped"]  # type: ignore[index]
-        except (TypeError, KeyError):
+            account = Account(**row)
+            expected = account.accepted - account.delivered - account.expired - account.dropped
+        except TypeError:
             return None
         lost += max(0, expected - waiting.get(number, 0))
     return lost

@@ -35,7 +35,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Check, set up and migrate the file; see `sqlite_file.prepare`."""
-    sqlite_file.prepare(connection, path, WHAT, MIGRATIONS)
+    try:
+        sqlite_file.prepare(connection, path, WHAT, MIGRATIONS)
+    except StoreDamaged as exc:
+        raise damaged(path, exc.finding) from exc
 
 
 def version_of(connection: sqlite3.Connection, path: Path) -> int:
@@ -57,10 +60,14 @@ def condemn(path: Path, finding: str) -> None:
 
 
 def damaged(path: Path, finding: str) -> StoreDamaged:
-    """Return the error that names a damaged file and the way out."""
-    return sqlite_file.damaged(path, WHAT, finding)
+    """Return the error that names a damaged file; the way out is taken at the next start."""
+    return StoreDamaged(
+        f"{WHAT} {path}: damaged ({finding}); what can be read of it is salvaged when the hub starts again",
+        finding,
+    )
 
 
 def translated(exc: sqlite3.Error, path: Path, doing: str) -> StoreError:
     """Return what an error of SQLite means for a user who wanted `doing`."""
-    return sqlite_file.translated(exc, path, WHAT, doing)
+    error = sqlite_file.translated(exc, path, WHAT, doing)
+    return damaged(path, error.finding) if isinstance(error, StoreDamaged) else error

@@ -62,7 +62,8 @@ def prepare(connection: sqlite3.Connection, path: Path, what: str, migrations: S
     for script in migrations[version:]:
         for statement in script.split(";"):
             run(statement)
-    run(f"PRAGMA user_version={len(migrations)}")
+    if version < len(migrations):  # else opening writes nothing, which works with a full disk too
+        run(f"PRAGMA user_version={len(migrations)}")
 
 
 def version_of(connection: sqlite3.Connection, path: Path, what: str, newest: int) -> int:
@@ -88,7 +89,8 @@ def damaged(path: Path, what: str, finding: str) -> StoreDamaged:
     """Return the error that names a damaged file and the way out."""
     return StoreDamaged(
         f"{what} {path}: damaged ({finding}); move it away together with {path.name}-wal and "
-        f"{path.name}-shm to start empty; what is in it stays behind in it"
+        f"{path.name}-shm to start empty; what is in it stays behind in it",
+        finding,
     )
 
 

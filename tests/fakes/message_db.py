@@ -88,7 +88,7 @@ class MemoryMessageDb:
     def append(self, segments: Sequence[Segment], now_s: float) -> int:
         with self._change("append messages") as contents:
             if self._disk.damaged:
-                raise StoreDamaged("memory store: damaged")
+                raise StoreDamaged("memory store: damaged", "told so")
             count = sum(len(segment.entries) for segment in segments)
             most = self._disk.most_messages
             if self._disk.full or (most is not None and len(contents.messages) + count > most):
@@ -171,7 +171,7 @@ class MemoryMessageDb:
         last_position: int = MAX_POSITION,
     ) -> list[Run]:
         if self._disk.damaged:
-            raise StoreDamaged("memory store: damaged")
+            raise StoreDamaged("memory store: damaged", "told so")
         contents = self._now()
         queue = contents.queues.get(endpoint_id, _Queue())
         found: list[Run] = []

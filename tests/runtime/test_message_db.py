@@ -196,7 +196,7 @@ def a_file_cut_short(path: Path) -> None:
     [
         pytest.param(a_newer_file, "schema version 7 is newer than 1", id="newer release"),
         pytest.param(another_database, "some other SQLite database; move it away", id="some other database"),
-        pytest.param(no_database, "damaged (file is not a database); move it away", id="not a database"),
+        pytest.param(no_database, "damaged (file is not a database); what can be read", id="not a database"),
         pytest.param(a_damaged_page, "damaged (", id="damaged page"),
         pytest.param(a_file_cut_short, "damaged (", id="cut short"),
         pytest.param(Path.mkdir, "cannot be opened", id="a folder"),
