@@ -9,8 +9,8 @@ from messaging.kinds import message
 
 
 @message
-class ListClients:
-    """From a service that has started: tell your clients, each with ClientChanged."""
+class HeadStarted:
+    """A head serves clients from now on; it has none yet. Also after a restart."""
 
 
 @message

@@ -6,8 +6,11 @@ is restarted while no agent lives still serves with the last one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from actors.hub_manifest import HubSettings
 from messaging.errors import ConfigError
 from messaging.kinds import message
 
@@ -26,6 +29,14 @@ class RouteText(msgspec.Struct, frozen=True):
     ttl_s: int  # 0: the hub's
 
 
+def route_texts(hub: HubSettings) -> tuple[RouteText, ...]:
+    """Return the routes of a deployment as the hub is told of them."""
+    return tuple(
+        RouteText(name, route.text, route.priority, route.time_to_live_s)
+        for name, route in hub.routes.items()
+    )
+
+
 class HubConfig(msgspec.Struct, frozen=True):
     """Settings and routes of the hub."""
 
@@ -39,7 +50,7 @@ class HubConfig(msgspec.Struct, frozen=True):
     message_db: str = ""  # path of the message database; "": in the home
     max_store_bytes: int | None = None  # of the message database; None: what suits its disk
     drops_oldest: bool = False  # without space, the oldest messages of the lowest priority go for new ones
-    plain_listeners: int = 0  # how many of the inherited listening sockets, the last ones, are plain TCP
+    twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
 
 
 def encode(config: HubConfig) -> bytes:

@@ -44,6 +44,11 @@ class HubSettings:
     max_size_bytes: int | None = None  # None: what suits the disk
     when_full: StoreFullPolicy = StoreFullPolicy.REJECT
 
+    @property
+    def ttl_s(self) -> int | None:
+        """How long messages are kept whose route says nothing about it; None: for ever."""
+        return None if self.time_to_live_s < 0 else self.time_to_live_s
+
 
 def parse_hub(node: Node) -> HubSettings:
     """Read the desired properties of `$edgeHub`.

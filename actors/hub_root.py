@@ -17,10 +17,12 @@ from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
-from actors.ports import CloudLink, Listener, MessageStore
+from actors.ports import CloudLink, Listener, MessageStore, TwinStore
 from actors.root import RootActor
-from actors.router import RouterActor
+from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
+from actors.trail import RoutingTrail, StorageTrail
+from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
@@ -49,13 +51,14 @@ class HelloDue:
 
 
 class HubRootActor(RootActor):
-    """Starts store, identities, router, upstream and the protocol heads, in this order."""
+    """Starts store, identities, router, upstream, twins, methods and the protocol heads, in this order."""
 
     def __init__(
         self,
         config: HubConfig,
         *,
         open_store: Callable[[], MessageStore],
+        open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
@@ -65,10 +68,12 @@ class HubRootActor(RootActor):
         self._load_certificate = load_certificate
         self._known_agent = 0  # its incarnation
         guard = AppendGuard()
+        routes = KeptRoutes(config.routes, config.ttl_s)
+        routing_trail, storage_trail = RoutingTrail(), StorageTrail()
         hosts = (config.iothub_hostname, *config.host_names)
 
         def router() -> RouterActor:
-            return RouterActor(config.device_id, STORE, config.routes, config.ttl_s)
+            return RouterActor(config.device_id, STORE, routes, routing_trail)
 
         def mqtt() -> MqttHead:
             return MqttHead(
@@ -82,18 +87,22 @@ class HubRootActor(RootActor):
                 cloud=UPSTREAM,
             )
 
+        def twins() -> TwinActor:
+            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)
+
         super().__init__(
             (
                 ChildSpec(
                     "store",
-                    lambda: StoreActor(open_store, guard, drops_oldest=config.drops_oldest),
+                    lambda: StoreActor(open_store, guard, storage_trail, drops_oldest=config.drops_oldest),
                     FRONT,
                     exported=True,
                 ),
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
-                ChildSpec("methods", lambda: MethodActor((MQTT,)), FRONT, exported=True),
+                ChildSpec("twins", twins, exported=True),
+                ChildSpec("methods", MethodActor, FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
             )
         )

@@ -1,7 +1,7 @@
 """Direct methods: passes calls to the clients they are for, and their answers back.
 
-Understands: InvokeMethod, MethodAnswered, ClientChanged, ClientGone, ActorRestarted, CallDue
-Tells:       heads (CallMethod, ListClients), whoever called (MethodResult, MethodFailed)
+Understands: InvokeMethod, MethodAnswered, HeadStarted, ClientChanged, ClientGone, CallDue
+Tells:       heads (CallMethod), whoever called (MethodResult, MethodFailed)
 Started by:  HubRootActor; a restart forgets the calls, whose callers are told by their deadline
 
 Calls are not kept: they need a client that is there, or comes within their connect time-out.
@@ -11,7 +11,6 @@ Source: hub-protocols.md sections 6.1, 7.5
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,15 +19,14 @@ from actors.client_services import (
     CallMethod,
     ClientChanged,
     ClientGone,
+    HeadStarted,
     InvokeMethod,
-    ListClients,
     MethodAnswered,
     MethodFailed,
     MethodResult,
 )
 from messaging.envelope import Envelope
 from messaging.kinds import message
-from messaging.lifecycle import ActorRestarted, Watch
 from messaging.topics import Feature
 
 NOT_FOUND: Final = 404
@@ -55,15 +53,13 @@ class _Call:
 class MethodActor(EdgeActor):
     """Knows which head serves which client that wants methods, and which calls are open."""
 
-    def __init__(self, heads: Collection[str]) -> None:
-        self._heads = tuple(heads)
+    def __init__(self) -> None:
         self._clients: dict[str, str] = {}  # identity → its head, for those that want methods
         self._calls: dict[str, _Call] = {}  # by request id
 
-    def on_start(self) -> None:
-        for head in self._heads:
-            self.tell(head, Watch())
-            self.tell(head, ListClients())
+    def on_head_started(self, message: HeadStarted) -> None:
+        started = self.envelope.sender
+        self._clients = {client: head for client, head in self._clients.items() if head != started}
 
     def on_client_changed(self, message: ClientChanged) -> None:
         if Feature.METHODS.name not in message.features:
@@ -77,10 +73,6 @@ class MethodActor(EdgeActor):
     def on_client_gone(self, message: ClientGone) -> None:
         if self._clients.get(message.identity) == self.envelope.sender:
             del self._clients[message.identity]
-
-    def on_actor_restarted(self, message: ActorRestarted) -> None:
-        self._clients = {client: head for client, head in self._clients.items() if head != message.address}
-        self.tell(message.address, ListClients())
 
     def on_invoke_method(self, message: InvokeMethod) -> None:
         if len(self._calls) >= MOST_CALLS:

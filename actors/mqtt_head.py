@@ -1,7 +1,7 @@
 """The MQTT protocol head: clients connect, publish, subscribe, and get what routes send to their inputs.
 
 Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, Sessions, SessionSaved,
-             IdentityRevoked, ActorRestarted, Tick; ListClients, CallMethod, DesiredPatch, DeliverC2d, Twin,
+             IdentityRevoked, ActorRestarted, Tick; CallMethod, DesiredPatch, DeliverC2d, Twin,
              ReportedPatched, TwinRefused; and, from its listener on the same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
              hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream (see client_services.py)
@@ -23,7 +23,6 @@ from actors.client_services import (
     CallMethod,
     DeliverC2d,
     DesiredPatch,
-    ListClients,
     ReportedPatched,
     Twin,
     TwinRefused,
@@ -130,6 +129,7 @@ class MqttHead(EdgeActor):
             self.tell(address, Watch())
         self._ask_store(LoadSessions(), self._sessions_loaded)
         self.tell(self._router, ListEndpoints())
+        self._services.started()
         self.set_timer(TICK_S, Tick())
 
     def on_stop(self) -> None:
@@ -149,6 +149,8 @@ class MqttHead(EdgeActor):
             self._deliveries.store_restarted()
         elif message.address == self._router:
             self.tell(self._router, ListEndpoints())
+        else:
+            self._services.restarted(message.address, self._by_identity.values())
 
     def on_tick(self, message: Tick) -> None:
         self.set_timer(TICK_S, Tick())
@@ -413,10 +415,6 @@ class MqttHead(EdgeActor):
         self._intake.stored(message.batches)
 
     # services
-
-    def on_list_clients(self, message: ListClients) -> None:
-        for client in self._by_identity.values():
-            self._services.introduce(client, self.envelope.sender)
 
     def on_call_method(self, message: CallMethod) -> None:
         client = self._by_identity.get(message.identity)

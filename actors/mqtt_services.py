@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from actors.base import EdgeActor
@@ -19,6 +19,7 @@ from actors.client_services import (
     DeliverC2d,
     DesiredPatch,
     GetTwin,
+    HeadStarted,
     MethodAnswered,
     PatchReported,
     ReportedPatched,
@@ -27,6 +28,7 @@ from actors.client_services import (
 )
 from actors.mqtt_client import MqttClient
 from messaging.errors import EnvelopeError
+from messaging.lifecycle import Watch
 from messaging.message import decode_header
 from messaging.mqtt.filters import MAX_TEXT_BYTES, matches
 from messaging.mqtt.packets import encode_publish
@@ -63,14 +65,22 @@ class Services:
         self._twins = twins
         self._methods = methods
         self._cloud = cloud
+        self._listeners = (twins, methods, cloud)
         self._ask = ask
 
-    @property
-    def listeners(self) -> tuple[str, ...]:
-        """Return who is told which clients there are."""
-        return (self._twins, self._methods, self._cloud)
-
     # who is there
+
+    def started(self) -> None:
+        """The head serves clients from now on."""
+        for listener in self._listeners:
+            self._head.tell(listener, Watch())
+            self._head.tell(listener, HeadStarted())
+
+    def restarted(self, listener: str, clients: Iterable[MqttClient]) -> None:
+        """A service may have forgotten who there is."""
+        if listener in self._listeners:
+            for client in clients:
+                self._introduce(client, listener)
 
     def update(self, client: MqttClient) -> None:
         """A client has connected or subscribed: tell the services what it wants, if that is news."""
@@ -78,18 +88,17 @@ class Services:
         wanted = tuple(sorted(feature.name for feature in features - {Feature.UNKNOWN}))
         if wanted != client.features:
             client.features = wanted
-            for listener in self.listeners:
-                self.introduce(client, listener)
+            for listener in self._listeners:
+                self._introduce(client, listener)
 
-    def introduce(self, client: MqttClient, listener: str) -> None:
-        """Tell one service of a client."""
+    def _introduce(self, client: MqttClient, listener: str) -> None:
         if client.features is not None:
             self._head.tell(listener, ClientChanged(client.client_id, client.features))
 
     def forget(self, client: MqttClient) -> None:
         """The connection is gone."""
         if client.features is not None:
-            for listener in self.listeners:
+            for listener in self._listeners:
                 self._head.tell(listener, ClientGone(client.client_id))
 
     # from clients

@@ -93,6 +93,10 @@ class MessageStore(Protocol):
         """Return how many messages wait for the endpoint."""
         ...
 
+    def endpoint_ids(self) -> tuple[str, ...]:
+        """Return the endpoints that messages were ever stored for, whether some wait or not."""
+        ...
+
     def ledger(self) -> Ledger:
         """Return the ledger of this moment."""
         ...
@@ -122,6 +126,26 @@ class MessageStore(Protocol):
         ...
 
 
+class TwinStore(Protocol):
+    """The twins on disk, as bytes by identity. Used by one thread only; every method raises StoreError."""
+
+    def load(self, identity: str) -> bytes | None:
+        """Return what was saved for an identity, None when nothing was."""
+        ...
+
+    def save(self, twins: Mapping[str, bytes]) -> None:
+        """Replace twins; on return all of them are on disk, else none."""
+        ...
+
+    def identities(self) -> list[str]:
+        """Return all identities that have a twin."""
+        ...
+
+    def close(self) -> None:
+        """Close the file. Nothing else may be called after that."""
+        ...
+
+
 class Transport(Protocol):
     """One connection of a client, with TLS or without. Used on the event loop of its head."""
 
@@ -130,6 +154,14 @@ class Transport(Protocol):
     @property
     def unsent_bytes(self) -> int:
         """What was written and waits in memory, because the peer does not read."""
+        ...
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """What the peer showed in the TLS handshake, as DER: its own certificate first; () for none.
+
+        It has the private key of that one. Nothing else has been verified.
+        """
         ...
 
     def write(self, data: bytes) -> None:

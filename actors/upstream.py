@@ -1,7 +1,8 @@
 """The hub's link to the cloud: takes what routes send to `$upstream` and hands it to the link.
 
-Understands: Ready, SwitchLink, ActorRestarted, LinkDue
-Tells:       hub/store (Attach, Detach, Delivered)
+Understands: Ready, SwitchLink, ActorRestarted, LinkDue, WatchLink, FetchTwin, SendReported,
+             HeadStarted, ClientChanged, ClientGone, C2dSettled
+Tells:       hub/store (Attach, Detach, Delivered); whoever watches the link (LinkChanged)
 Started by:  HubRootActor
 """
 
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from actors.base import EdgeActor
+from actors.client_services import C2dSettled, ClientChanged, ClientGone, HeadStarted
+from actors.cloud import CloudRefused, FetchTwin, LinkChanged, SendReported, WatchLink
 from actors.ports import CloudLink
 from actors.redelivery import wait_s
 from actors.store import Attach, Delivered, Detach, Ready, Undeliverable
@@ -27,6 +30,7 @@ WINDOW_MESSAGES: Final = 1000
 WINDOW_BYTES: Final = 2 * 1024 * 1024
 RETRY_S: Final = 0.5  # while the link is down, and first after an error of another kind …
 LONGEST_RETRY_S: Final = 60.0  # … which is tried less and less often
+_NO_CLOUD: Final = "no cloud is linked: messages go to a file"
 
 
 @message
@@ -65,6 +69,7 @@ class UpstreamActor(EdgeActor):
         self._attached = False
         self._down_because = ""
         self._failures = 0  # in a row, with the link up
+        self._clients: dict[str, tuple[str, ...]] = {}  # who is connected, and what it wants
 
     def on_start(self) -> None:
         # What the store sends for an attachment from before a restart must not be taken for the new one's.
@@ -158,8 +163,36 @@ class UpstreamActor(EdgeActor):
     def on_get_link_state(self, message: GetLinkState) -> None:
         self.reply(LinkState(self._link.is_on(), self._sent))
 
+    # A file has no twins, calls no methods and sends nothing to devices.
+
+    def on_watch_link(self, message: WatchLink) -> None:
+        self.reply(LinkChanged(False))
+
+    def on_fetch_twin(self, message: FetchTwin) -> None:
+        self.reply(CloudRefused(message.identity, 0, _NO_CLOUD))
+
+    def on_send_reported(self, message: SendReported) -> None:
+        self.reply(CloudRefused(message.identity, 0, _NO_CLOUD))
+
+    def on_head_started(self, message: HeadStarted) -> None:
+        self._clients = {}
+
+    def on_client_changed(self, message: ClientChanged) -> None:
+        self._clients[message.identity] = message.features
+
+    def on_client_gone(self, message: ClientGone) -> None:
+        self._clients.pop(message.identity, None)
+
+    def on_c2d_settled(self, message: C2dSettled) -> None:
+        log.debug("%s: delivery %d is settled, which nobody waits for", message.identity, message.token)
+
     def describe(self) -> dict[str, Any]:
-        return {"on": self._link.is_on(), "sent": self._sent, "down_because": self._down_because}
+        return {
+            "on": self._link.is_on(),
+            "sent": self._sent,
+            "down_because": self._down_because,
+            "clients": len(self._clients),
+        }
 
     def _attach_when_on(self) -> None:
         if self._link.is_on() and not self._attached:

@@ -7,6 +7,7 @@ certificates/     edge CA and the hub's certificate
 deployment.json   the manifest in force
 hub.json          what the hub has to know before it serves
 hub.db            messages, queues and the ledger
+twins.db          twins of the clients
 identities.copy   the hub's copy of the identities
 upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off
 modules/          how each module fared, for the next start of the agent
@@ -34,6 +35,8 @@ _OWN = (
     "hub.json",
     "hub.db",
     "hub.db-*",
+    "twins.db",
+    "twins.db-*",
     "identities.copy",
     "upstream.*",
     "modules",

@@ -10,15 +10,21 @@ from actors.hub_config import RouteText
 from actors.hub_root import IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.identities import IdentityActor
 from actors.memory_system import MemorySystem
+from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
 from actors.ports import ConnectionHandler, MessageStore
-from actors.router import RouterActor
+from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
+from actors.trail import RoutingTrail, StorageTrail
+from actors.twins import TwinActor
+from actors.upstream import UpstreamActor
 from messaging import sas
 from messaging.identity import Identity
 from messaging.mqtt import wire
 from messaging.mqtt.packets import Connect, Packet, Publish, Subscribe, Unsubscribe
+from tests.fakes.cloud import MemoryLink
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
+from tests.fakes.twins import MemoryTwins
 
 IOTHUB = "iothub.test.internal"
 DEVICE = "edge1"
@@ -148,13 +154,20 @@ class HubWorld:
         self.system = MemorySystem(seed, "hub")
         self.disk = MemoryDisk()
         self.listener = FakeListener()
+        self.link = MemoryLink()
+        self.link.switch(False)
+        self.twins = MemoryTwins()
         copy = Copy(tuple((client, KEY, KEY, True) for client in (A, B, LEAF)))
         texts = tuple(RouteText(name, text, DEFAULT_PRIORITY, 0) for name, text in routes.items())
-        guard = AppendGuard()
+        guard, kept = AppendGuard(), KeptRoutes(texts, None)
+        routing, storage = RoutingTrail(), StorageTrail()
         start = self.system.start
-        start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard))
+        start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
         start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,)))
-        start(ROUTER, lambda: RouterActor(DEVICE, STORE, texts, None))
+        start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing))
+        start(UPSTREAM, lambda: UpstreamActor(self.link, STORE))
+        start(TWINS, lambda: TwinActor(lambda: self.twins, ROUTER, UPSTREAM, DEVICE, {}))
+        start(METHODS, MethodActor)
         start(
             MQTT,
             lambda: MqttHead(

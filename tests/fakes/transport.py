@@ -15,6 +15,7 @@ class MemoryTransport:
     def __init__(self, peer: str) -> None:
         self.peer = peer
         self.unsent_bytes = 0
+        self.certificates: tuple[bytes, ...] = ()
         self.written = bytearray()
         self.closed = False
         self.reading = True

@@ -1,0 +1,50 @@
+"""All listeners of the hub as one, for its MQTT head: MQTT over TLS, over WebSocket, and plain."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+
+from actors.admission import Admission
+from actors.ports import ConnectionHandler, Listener
+from runtime.http_exchange import Refusal, Response
+from runtime.listening_sockets import Use
+from runtime.mqtt_listener import MqttListener
+from runtime.web_listener import WebListener, WebRequest
+
+
+class Listeners:
+    """Implements `actors.ports.Listener` by several, for one handler."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def open(self, handler: ConnectionHandler) -> None:
+        """Accept connections on all of them."""
+        for listener in self._listeners:
+            listener.open(handler)
+
+    def close(self) -> None:
+        """Accept no more."""
+        for listener in self._listeners:
+            listener.close()
+
+
+def hub_listener(
+    sockets: Mapping[Use, Sequence[socket.socket]], context: ssl.SSLContext, admission: Admission
+) -> Listeners:
+    """Return what serves these sockets; their connections are admitted together."""
+    return Listeners(
+        MqttListener(sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], context, admission),
+        WebListener(sockets[Use.WEB], context, answer, admission),
+    )
+
+
+async def answer(request: WebRequest) -> Response:
+    """Answer what is no WebSocket upgrade.
+
+    Raises:
+        Refusal: 404, there is nothing at this path.
+    """
+    raise Refusal(404, "not found")

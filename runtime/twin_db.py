@@ -1,0 +1,85 @@
+"""The twins of the hub's clients on disk: one SQLite file, a row for each.
+
+twins      identity id -> the record of actors/twin_record.py
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from messaging.errors import StoreError
+from runtime import sqlite_file
+from runtime.sqlite_tables import SharedTable
+
+_WHAT: Final = "twin database"
+_MIGRATIONS: Final = ("CREATE TABLE twins (key TEXT PRIMARY KEY, value BLOB)",)
+
+
+class TwinDb:
+    """Implements `actors.ports.TwinStore`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Take over a connection to a prepared file."""
+        self._connection = connection
+        self._path = path
+        self._twins = SharedTable(connection, path, "twins")
+
+    @classmethod
+    def open(cls, path: Path) -> TwinDb:
+        """Open the file, made if there is none.
+
+        Raises:
+            StoreError: it is damaged, of a newer release, or cannot be opened.
+        """
+        connection = sqlite_file.connect(path, _WHAT)
+        try:
+            sqlite_file.prepare(connection, path, _WHAT, _MIGRATIONS)
+            connection.execute("COMMIT")
+        except sqlite3.Error as exc:
+            connection.close()
+            raise sqlite_file.translated(exc, path, _WHAT, "open it") from exc
+        except StoreError:
+            connection.close()
+            raise
+        return cls(connection, path)
+
+    def load(self, identity: str) -> bytes | None:
+        """Return what was saved for an identity, None when nothing was."""
+        try:
+            found: bytes | None = self._twins.get(identity)
+        except sqlite3.Error as exc:
+            raise self._translated(exc, "read a twin") from exc
+        return found
+
+    def save(self, twins: Mapping[str, bytes]) -> None:
+        """Replace twins; on return all of them are on disk, else none."""
+        run = self._connection.execute
+        try:
+            run("BEGIN IMMEDIATE")
+            try:
+                for identity, record in twins.items():
+                    self._twins[identity] = record
+                run("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    run("ROLLBACK")
+                raise
+        except sqlite3.Error as exc:
+            raise self._translated(exc, "store a twin") from exc
+
+    def identities(self) -> list[str]:
+        """Return all identities that have a twin."""
+        try:
+            return list(self._twins.keys())
+        except sqlite3.Error as exc:
+            raise self._translated(exc, "list the twins") from exc
+
+    def close(self) -> None:
+        """Close the file. Nothing else may be called after that."""
+        self._connection.close()
+
+    def _translated(self, exc: sqlite3.Error, doing: str) -> StoreError:
+        return sqlite_file.translated(exc, self._path, _WHAT, doing)
