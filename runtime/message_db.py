@@ -195,7 +195,8 @@ class MessageDb:
         first = seq = accounts.next_seq
         count = sum(len(segment.entries) for segment in segments)
         assert self._space is not None
-        self._space.check(sum(map(_size_bytes, segments)))
+        if size_bytes := sum(map(_size_bytes, segments)):
+            self._space.check(size_bytes)
         if seq + count > MAX_SEQ:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
         routed = 0
@@ -315,7 +316,7 @@ class MessageDb:
         found: list[Run] = []
         for key, count, first_seq, _ in self._queues.live(first_key, base + last_position, now_s):
             first = max(key, first_key)
-            last = min(key + count, first + max_count) - 1
+            last = min(key + count, first + max_count, base + last_position + 1) - 1
             for run in self._bodies.runs(first_seq, first - base, last - base):
                 fits = run if run.size_bytes <= max_bytes else _fitting(run, max_bytes, at_least=not found)
                 if fits is not None:
