@@ -217,6 +217,7 @@ class StoreActor(EdgeActor):
         self._forget_timer = False
         self._to_serve: dict[str, Consumer] = {}
         self._unserved: dict[str, Consumer] = {}  # because the database could not be read
+        self._damage: StoreDamaged | None = None  # of the database, after which nothing is done with it
         self._trouble = ""  # why the database refuses, as last said to the log
         self._orphans: dict[str, int] = {}  # endpoints that no route leads to → messages given up so far
         self._drop_timer = False
@@ -275,6 +276,9 @@ class StoreActor(EdgeActor):
             self._serve(consumer)
 
     def _finish(self, turn: _Turn) -> None:
+        if self._damage is not None:  # found earlier in this turn
+            self._refuse(turn, self._damage)
+            return
         try:
             fresh = self._commit(turn)
         except StoreDamaged as exc:
@@ -387,7 +391,11 @@ class StoreActor(EdgeActor):
 
     def _end_damaged(self, error: StoreDamaged) -> None:
         """End the process: its next start salvages what can be read, before anything else."""
-        self.context.give_up(str(error))
+        store, self._store = self._store, None
+        if store is not None:
+            self._damage = error
+            store.close()
+            self.context.give_up(str(error))
 
     def _commit_one_by_one(self, turn: _Turn) -> None:
         """Find the batch that is poison: everything in a transaction of its own."""
@@ -484,8 +492,8 @@ class StoreActor(EdgeActor):
 
     def _serve(self, consumer: Consumer) -> None:
         """Send what the consumer's window has room for."""
-        if consumer.endpoint_id in self._orphans:
-            return  # served again when its queue is empty
+        if self._damage is not None or consumer.endpoint_id in self._orphans:
+            return  # an orphan is served again when its queue is empty
         try:
             self._serve_all(consumer)
         except StoreDamaged as exc:

@@ -137,18 +137,23 @@ def test_a_priority_above_goes_first_and_one_below_is_not_forgotten() -> None:
     assert [body for _, body in sent[:5]] == [b"a", b"b", b"A", b"B", b"c"]
 
 
-@pytest.mark.parametrize("when", ["serving", "storing"])
+@pytest.mark.parametrize("when", ["serving", "storing", "forgetting", "expiring"])
 def test_a_damaged_database_ends_the_actor_so_that_the_next_start_can_salvage_it(when: str) -> None:
     world = StoreWorld()
-    world.append(world.batch(b"1"))
+    world.append(world.batch(b"1", matches=to(IN, UP, ttl_s=1.0)))
+    world.attach(endpoint=UP)
+    [(position, _)] = world.ready()
     world.disk.damaged = True
 
     if when == "serving":
-        world.turn(STORE, Attach(IN, 1, 10, 1 << 20), sender=HEAD)
-    else:
-        world.append(world.batch(b"2"))
+        world.turn(STORE, *(Attach(name, 1, 10, 1 << 20) for name in (IN, UP)), sender=HEAD)
+    elif when == "storing":
+        world.append(world.batch(b"2"), world.batch(b"3", who="edge/b"))
+    elif when == "forgetting":
+        world.deliver((position, position), endpoint=UP)
+    world.system.advance(SWEEP_S)
 
     [stopped] = world.told("test", ActorStopped)
     assert "damaged" in stopped.reason
     assert world.told(HEAD, Ready) == []
-    assert len(world.told(HEAD, RequestFailed)) == (when == "storing")
+    assert len(world.told(HEAD, RequestFailed)) == (2 if when == "storing" else 0)

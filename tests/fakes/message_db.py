@@ -51,7 +51,7 @@ class MemoryDisk:
     """What survives when a MemoryMessageDb is closed and another one opened on the same disk.
 
     `full` makes appends fail for want of space, `most_messages` does when so many wait, `failing` makes every
-    commit fail, `damaged` every append and read.
+    commit fail, `damaged` every change and read.
     """
 
     contents: _Contents = field(default_factory=_Contents)
@@ -87,8 +87,6 @@ class MemoryMessageDb:
 
     def append(self, segments: Sequence[Segment], now_s: float) -> int:
         with self._change("append messages") as contents:
-            if self._disk.damaged:
-                raise StoreDamaged("memory store: damaged", "told so")
             count = sum(len(segment.entries) for segment in segments)
             most = self._disk.most_messages
             if self._disk.full or (most is not None and len(contents.messages) + count > most):
@@ -245,6 +243,8 @@ class MemoryMessageDb:
         if self._failed:
             raise StoreError(f"memory store: cannot {doing} after a part of it failed")
         try:
+            if self._disk.damaged:
+                raise StoreDamaged("memory store: damaged", "told so")
             yield self._open
         except BaseException:
             self._failed = True
