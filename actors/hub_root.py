@@ -13,6 +13,7 @@ from typing import Final
 
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
+from actors.http_head import HttpGate, HttpHead
 from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
@@ -51,7 +52,7 @@ class HelloDue:
 
 
 class HubRootActor(RootActor):
-    """Starts store, identities, router, upstream, twins, methods and the protocol heads, in this order."""
+    """Starts store, identities, router, upstream, twins, methods and the heads, in this order."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class HubRootActor(RootActor):
         identity_copy: IdentityCopy,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
+        http_gate: HttpGate,
         load_certificate: Callable[[], bool],
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
@@ -87,6 +89,9 @@ class HubRootActor(RootActor):
                 cloud=UPSTREAM,
             )
 
+        def http() -> HttpHead:
+            return HttpHead(http_gate, config.device_id, IDENTITIES, METHODS)
+
         def twins() -> TwinActor:
             return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)
 
@@ -103,6 +108,7 @@ class HubRootActor(RootActor):
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
                 ChildSpec("twins", twins, exported=True),
                 ChildSpec("methods", MethodActor, FRONT, exported=True),
+                ChildSpec("http", http, FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
             )
         )

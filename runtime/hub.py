@@ -29,6 +29,7 @@ from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from runtime.home import Home
+from runtime.http_gate import HttpGate
 from runtime.hub_listener import hub_listener
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import Use, from_environment
@@ -69,6 +70,7 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
     certificate = ServerCertificate(config.certificate_file, config.key_file)
     most_open = most_connections()
     bus = ZmqBus(HUB, run_dir)
+    gate = HttpGate()
     ended = threading.Event()
     failures: list[str] = []
 
@@ -79,7 +81,10 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
             open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
-            make_mqtt_listener=lambda: hub_listener(by_use, certificate.context, Admission(most_open)),
+            make_mqtt_listener=lambda: hub_listener(
+                by_use, certificate.context, Admission(most_open), gate.answer
+            ),
+            http_gate=gate,
             load_certificate=certificate.load,
         )
 
