@@ -489,6 +489,12 @@ def test_empty_desired_properties_have_their_own_code() -> None:
             f"{AT_HUB}.storeAndForwardConfiguration.storeLimits.maxSizeBytes: "
             "expected a whole number from 1 to 9223372036854775807, got 0",
         ),
+        (
+            (*STORE, "storeLimits"),
+            {"whenFull": "drop-newest"},
+            f"{AT_HUB}.storeAndForwardConfiguration.storeLimits.whenFull: "
+            '"drop-newest" is not allowed; allowed: "reject", "drop-oldest"; did you mean "drop-oldest"?',
+        ),
         # twins and layers
         (TWIN, "x", f"{AT_SENSOR_TWIN}: expected an object, got a string"),
         (
