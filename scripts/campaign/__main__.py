@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from scripts.campaign import recording
 from scripts.campaign import scenario as scenarios
 from scripts.campaign.books import Findings
 from scripts.campaign.run import run
@@ -44,6 +45,10 @@ def main() -> int:
         ]
     except BadScenario as exc:
         print(f"error: {exc}", file=sys.stderr)
+        return USAGE
+    reason = recording.why_impossible() if any(one.is_power_cut for one in wanted) else ""
+    if reason:
+        print(f"error: {reason}", file=sys.stderr)
         return USAGE
     seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
@@ -91,7 +96,9 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        if any(findings.problems(scenario.expect) for scenario, findings in self._runs if not findings.defect):
+        if any(
+            findings.problems(scenario.expect) for scenario, findings in self._runs if not findings.defect
+        ):
             return BROKEN
         return KEPT if all(f.is_caught for _, f in self._runs if f.defect) else VOID
 
@@ -105,7 +112,9 @@ class Report:
         if self.exit_code == BROKEN:
             return f"BROKEN: {counts}; see the problems above; again with --seed {self.seed}"
         if self.exit_code == VOID:
-            missed = ", ".join(f"{f.scenario} with {f.defect}" for _, f in self._runs if f.defect and not f.lost)
+            missed = ", ".join(
+                f"{f.scenario} with {f.defect}" for _, f in self._runs if f.defect and not f.lost
+            )
             return f"VOID: {counts}, and no problem; but no loss was seen either in {missed}"
         return f"KEPT: {counts}, 0 lost; each control was caught losing"
 

@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from actors.stored import Ledger
+from actors.stored import EndpointLedger, Ledger
 from scripts.campaign.clients import Consumer, Key, Publisher, output_of
 from scripts.campaign.edge import INPUT
 from scripts.campaign.scenario import Scenario
@@ -25,6 +25,7 @@ class Findings:
     defect: str = ""
     faults: Counter[str] = field(default_factory=Counter)
     images: int = 0  # of disks after a power cut that were looked into
+    checkpoints: int = 0  # how often the log was copied into the database while that was recorded
     waiting: int = 0  # messages that were found in them
     acknowledged: int = 0
     received: int = 0  # different messages, by all consumers
@@ -66,9 +67,7 @@ class Findings:
             "bystander restarts": self.bystander_restarts,
             "left after down": self.left_after_down,
         }
-        broken = [
-            f"{name}: {most[name]}" for name in expect if name in most and most[name] > 0
-        ] + [
+        broken = [f"{name}: {most[name]}" for name in expect if name in most and most[name] > 0] + [
             f"{name}: {least[name]}, at least {bound} were to be seen"
             for name, bound in expect.items()
             if name in least and least[name] < bound
@@ -79,7 +78,10 @@ class Findings:
         """Return everything, for a program."""
         outages = sorted(self.outages_s) or [0.0]
         found = asdict(self) | {"faults": dict(self.faults), "took_s": round(self.took_s, 1)}
-        found["outages_s"] = {"median": round(statistics.median(outages), 3), "longest": round(outages[-1], 3)}
+        found["outages_s"] = {
+            "median": round(statistics.median(outages), 3),
+            "longest": round(outages[-1], 3),
+        }
         if self.defect:
             return found | {"caught": self.is_caught}
         return found | {"problems": self.problems(expect)}
@@ -91,7 +93,10 @@ class Findings:
         title = f"control: {self.defect}" if self.defect else "as it is"
         lines = [f"{self.scenario}, {title}: seed {self.seed}, {self.took_s:.0f} s, {faults}"]
         if self.images:
-            lines.append(f"  disks after a power cut: {self.images}, {self.waiting} messages waiting in them")
+            lines.append(
+                f"  disks after a power cut: {self.images}, {self.waiting} messages waiting in them; "
+                f"{self.checkpoints} checkpoints were recorded"
+            )
         lines += [
             f"  acknowledged {self.acknowledged}, received {self.received}, lost {self.lost}",
             f"  expired {self.expired}, out of order {self.out_of_order}",
@@ -102,7 +107,9 @@ class Findings:
         ]
         if self.ledger:
             total = self.ledger["total"]
-            lines.append("  ledger: received {received} = unrouted {unrouted} + routed {routed}".format(**total))
+            lines.append(
+                "  ledger: received {received} = unrouted {unrouted} + routed {routed}".format(**total)
+            )
             row = "  {0}: accepted {accepted} = delivered {delivered} + expired {expired} + dropped {dropped}"
             row += " + pending {pending}"
             lines += [f"  {row.format(name, **counts)}" for name, counts in self.ledger["endpoints"].items()]
@@ -145,23 +152,30 @@ def count_lost(findings: Findings, lost: Sequence[Key], where: str) -> None:
         )
 
 
-def expired_of(ledger: Ledger, consumer: str) -> int:
-    """Return how many messages for a consumer expired."""
-    return sum(
-        row.expired for name, row in ledger.endpoints.items() if name.endswith(f"/{consumer}/{INPUT}")
-    )
+def row_of(ledger: Ledger, consumer: str) -> EndpointLedger:
+    """Return the counts of the one endpoint of a consumer; all are 0 when nothing was sent to it yet."""
+    rows = [row for name, row in ledger.endpoints.items() if name.endswith(f"/{consumer}/{INPUT}")]
+    return rows[0] if rows else EndpointLedger()
 
 
-def check_ledger(findings: Findings, scenario: Scenario, ledger: Ledger, where: str) -> None:
-    """Note each equation that does not hold."""
+def check_ledger(
+    findings: Findings, scenario: Scenario, ledger: Ledger, copies: Mapping[str, int], where: str
+) -> None:
+    """Note each equation that does not hold.
+
+    Args:
+        copies: How many messages each consumer acknowledged by then, with those that came again.
+    """
     wrong = ledger.imbalances()
     perishable = {route.into for route in scenario.routes.values() if route.ttl_s}
     for consumer in scenario.load.consumers:
-        if consumer not in perishable and (count := expired_of(ledger, consumer)):
-            wrong.append(f"{count} messages for {consumer} expired, which have no time to live")
-    for row in ledger.endpoints.values():
+        row = row_of(ledger, consumer)
+        if row.expired and consumer not in perishable:
+            wrong.append(f"{row.expired} messages for {consumer} expired, which have no time to live")
+        if row.delivered > copies.get(consumer, 0):
+            wrong.append(f"{row.delivered} delivered to {consumer}, which took {copies.get(consumer, 0)}")
         if row.dropped:
-            wrong.append(f"{row.dropped} messages were dropped: {dict(row.dropped_by_reason)}")
+            wrong.append(f"{row.dropped} messages for {consumer} dropped: {dict(row.dropped_by_reason)}")
     findings.imbalances += len(wrong)
     for what in wrong:
         findings.note(f"{where}: {what}")
@@ -175,12 +189,13 @@ def compare(
     ledger: Ledger,
 ) -> None:
     """Compare everybody's books at the end of a run."""
-    check_ledger(findings, scenario, ledger, "at the end")
+    copies = {name: consumer.received + consumer.duplicates for name, consumer in consumers.items()}
+    check_ledger(findings, scenario, ledger, copies, "at the end")
     findings.ledger = asdict(ledger)
     findings.expired = sum(row.expired for row in ledger.endpoints.values())
     acknowledged = {publisher.number: publisher.acknowledged for publisher in publishers}
     for name, consumer in consumers.items():
-        expired = expired_of(ledger, name)
+        expired = row_of(ledger, name).expired
         count_lost(findings, missing(scenario, name, acknowledged, consumer, expired), name)
         _compare_repetitions(findings, name, consumer, publishers)
 

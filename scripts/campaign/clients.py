@@ -173,7 +173,9 @@ class Publisher(_Client):
         packets = 0
         while self._next <= due and not link.unsent and packets < BATCH:
             first = self._next
-            count = min(TURNS - (first - 1) % TURNS, due - first + 1, WINDOW - (first - self.acknowledged - 1))
+            count = min(
+                TURNS - (first - 1) % TURNS, due - first + 1, WINDOW - (first - self.acknowledged - 1)
+            )
             count = min(count, PACKET_IDS - _packet_id(first) + 1)  # a batch does not wrap round
             if count <= 0:
                 return
@@ -215,7 +217,9 @@ class Consumer(_Client):
         self.seen: dict[int, set[int]] = {}
         self.redelivered = 0
         self.repeated: Counter[Key] = Counter()
-        self.acknowledgements: list[tuple[float, tuple[Key, ...]]] = []  # when, by the wall clock, and of what
+        self.acknowledgements: list[
+            tuple[float, tuple[Key, ...]]
+        ] = []  # when, by the wall clock, and of what
         self.misordered: list[str] = []
         self._outputs = outputs
         self._window = window
@@ -242,8 +246,7 @@ class Consumer(_Client):
         self._presence = None
 
     def __contains__(self, key: object) -> bool:
-        publisher, sequence = key  # type: ignore[misc]
-        return sequence in self.seen.get(publisher, ())
+        return isinstance(key, tuple) and key[1] in self.seen.get(key[0], ())
 
     def _is_wanted(self) -> bool:
         presence = self._presence

@@ -92,7 +92,8 @@ def main() -> int:
     if plan["trace"] and RECORDED not in os.environ:
         program = [sys.executable, "-m", "scripts.campaign.hub_main", *sys.argv[1:]]
         command = recording.command(Path(plan["trace"]), program)
-        os.execve(command[0], command, {**os.environ, RECORDED: "1"})
+        # No file work of uvloop by io_uring, where no system call shows it.
+        os.execve(command[0], command, {**os.environ, RECORDED: "1", "UV_USE_IO_URING": "0"})
     if plan["defect"]:
         break_promise(plan["defect"])
     from runtime.hub import main as hub_main  # the store's modules must find the broken connection

@@ -18,7 +18,7 @@ from actors.stored import priority_of
 from messaging.errors import StoreError
 from runtime.message_db import MessageDb
 from scripts.bench import mqtt_wire
-from scripts.campaign.books import Findings, check_ledger, count_lost, expired_of, missing
+from scripts.campaign.books import Findings, check_ledger, count_lost, missing, row_of
 from scripts.campaign.clients import Consumer, Key, Publisher, output_of
 from scripts.campaign.disk import Disk
 from scripts.campaign.edge import INPUT
@@ -60,6 +60,7 @@ class Life:
         self._publishers = publishers
         self._disk = Disk(files_of(home))
         self._told = {publisher.number: publisher.acknowledged for publisher in publishers}
+        self.checkpoints = 0
         self._links_before = [len(publisher.links) for publisher in publishers]
 
     def cuts(self, images: int, chance: random.Random) -> Iterator[Cut]:
@@ -71,6 +72,7 @@ class Life:
         with self.trace.open("rb") as lines:
             events = list(Reader(self.home).events(lines))
         books = _Told(self._publishers, self._links_before, self._told)
+        self.checkpoints = sum(isinstance(e, Synced) and e.name == DATABASE for e in events)
         told = [number for number, event in enumerate(events) if books.is_told(event)]
         chosen = {
             chance.choice(told) if told and chance.random() < JUST_TOLD else chance.randrange(len(events))
@@ -141,7 +143,11 @@ class _Told:
         self._count: dict[int, int] = {}
 
     def is_told(self, event: Event) -> bool:
-        return isinstance(event, Sent) and event.peer_port in self._links and event.data[0] == mqtt_wire.PUBACK
+        return (
+            isinstance(event, Sent)
+            and event.peer_port in self._links
+            and event.data[:1] == bytes([mqtt_wire.PUBACK])
+        )
 
     def note(self, sent: Sent) -> None:
         if sent.peer_port not in self._links:
@@ -163,6 +169,7 @@ class Arrived:
 
     consumers: Mapping[str, Consumer]
     keys: dict[str, set[Key]] = field(default_factory=dict)
+    copies: dict[str, int] = field(default_factory=dict)  # of each consumer, with what came again
     _read: dict[str, int] = field(default_factory=dict)
 
     def by(self, at_s: float) -> dict[str, set[Key]]:
@@ -173,6 +180,7 @@ class Arrived:
                 if when_s > at_s:
                     break
                 keys.update(acknowledged)
+                self.copies[name] = self.copies.get(name, 0) + len(acknowledged)
                 read += 1
             self._read[name] = read
         return self.keys
@@ -184,6 +192,7 @@ def look_into(
     scenario: Scenario,
     publishers: Sequence[Publisher],
     arrived: Mapping[str, set[Key]],
+    copies: Mapping[str, int],
     findings: Findings,
     chance: random.Random,
 ) -> None:
@@ -197,7 +206,7 @@ def look_into(
                 _write(folder / name, content)
         _spoil(folder / f"{DATABASE}{SHARED_MEMORY}", chance)
         try:
-            waiting = _read(folder / DATABASE, scenario, findings, where)
+            waiting = _read(folder / DATABASE, scenario, copies, findings, where)
         except StoreError as exc:
             findings.note(f"{where}: {exc}")
             waiting, expired = {}, dict.fromkeys(scenario.load.consumers, 0)
@@ -211,23 +220,25 @@ def look_into(
         had = arrived.get(consumer, set())
         keys = waiting[consumer][0] if consumer in waiting else []
         findings.waiting += len(keys)
-        lost = missing(scenario, consumer, cut.acknowledged, had.union(key for _, key in keys), expired[consumer])
+        found = had.union(key for _, key in keys)
+        lost = missing(scenario, consumer, cut.acknowledged, found, expired[consumer])
         count_lost(findings, lost, f"{where}, {consumer}")
         _check_order(keys, had, scenario, findings, f"{where}, {consumer}")
-        for _, (publisher, sequence) in keys:
-            if sequence > sent.get(publisher, 0):
-                findings.failures.append(f"{where}: number {sequence} of publisher {publisher} was never sent")
+        if any(sequence > sent.get(publisher, 0) for _, (publisher, sequence) in keys):
+            findings.failures.append(f"{where}, {consumer}: holds what was never sent")
 
 
 _Waiting = dict[str, tuple[list[tuple[int, Key]], int]]
 """Of each consumer: (priority, message) in the order of delivery, and how many expired."""
 
 
-def _read(path: Path, scenario: Scenario, findings: Findings, where: str) -> _Waiting:
+def _read(
+    path: Path, scenario: Scenario, copies: Mapping[str, int], findings: Findings, where: str
+) -> _Waiting:
     store = MessageDb.open(path)
     try:
         ledger = store.ledger()
-        check_ledger(findings, scenario, ledger, where)
+        check_ledger(findings, scenario, ledger, copies, where)
         found: _Waiting = {}
         for consumer in scenario.load.consumers:
             keys: list[tuple[int, Key]] = []
@@ -240,7 +251,7 @@ def _read(path: Path, scenario: Scenario, findings: Findings, where: str) -> _Wa
                             sequence, publisher, _ = mqtt_wire.STAMP.unpack_from(body)
                             keys.append((priority_of(run.first_position + number), (publisher, sequence)))
                     position = runs[-1].last_position
-            found[consumer] = keys, expired_of(ledger, consumer)
+            found[consumer] = keys, row_of(ledger, consumer).expired
         return found
     finally:
         store.close()

@@ -32,9 +32,7 @@ def run(scenario: Scenario, seed: int, folder: Path, control: Control | None = N
     """Run a scenario in an empty folder; with a control, on a hub that has its defect."""
     findings = Findings(scenario.name, seed, control.defect if control else "")
     if control is not None:
-        scenario = dataclasses.replace(
-            scenario, step=dataclasses.replace(scenario.step, times=control.times)
-        )
+        scenario = dataclasses.replace(scenario, step=dataclasses.replace(scenario.step, times=control.times))
     began_s = time.monotonic()
     try:
         _Run(scenario, random.Random(f"{seed} {findings.defect}"), folder, findings).run()
@@ -48,9 +46,7 @@ def run(scenario: Scenario, seed: int, folder: Path, control: Control | None = N
 
 
 class _Run:
-    def __init__(
-        self, scenario: Scenario, chance: random.Random, folder: Path, findings: Findings
-    ) -> None:
+    def __init__(self, scenario: Scenario, chance: random.Random, folder: Path, findings: Findings) -> None:
         self._scenario = scenario
         self._chance = chance
         self._folder = folder
@@ -161,10 +157,11 @@ class _Run:
             edge.alter_hub(defect=findings.defect, trace=trace)
             life = power.Life(edge.home, trace, self._publishers)
             edge.start()
-            edge.wait_for(lambda: _tracer_of(edge.hub_pid()) != 0, "the hub is recorded")
             if number == 1:
                 self._start_clients()
             self._settle()
+            if not _tracer_of(edge.hub_pid()):
+                raise CampaignFailed(f"the hub is not recorded; may strace trace here? log: {edge.log}")
             time.sleep(self._scenario.step.every.draw(chance))
             self._end_life()
             last = None
@@ -175,13 +172,18 @@ class _Run:
                     self._scenario,
                     self._publishers,
                     arrived.by(last.at_s),
+                    arrived.copies,
                     findings,
                     chance,
                 )
             findings.faults["power cut"] += 1
+            findings.checkpoints += life.checkpoints
             if findings.lost:
                 return False
             assert last is not None
+            for publisher in self._publishers:
+                if publisher.acknowledged > last.acknowledged[publisher.number]:
+                    raise CampaignFailed(f"publisher {publisher.number} was told more than was recorded")
             life.begin_again(last.image, chance)
         edge.alter_hub(defect=findings.defect)
         edge.start()

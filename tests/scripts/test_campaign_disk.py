@@ -56,9 +56,7 @@ def test_a_write_is_torn_only_between_sectors() -> None:
     disk.write("a", 100, b"n" * SECTOR_BYTES)
 
     first, last = OLD[:100] + NEW[100:], NEW[:100] + OLD[100:]
-    assert {image["a"] for image in cuts(disk)} == {
-        one + two for one in (OLD, first) for two in (OLD, last)
-    }
+    assert {image["a"] for image in cuts(disk)} == {one + two for one in (OLD, first) for two in (OLD, last)}
 
 
 def test_a_file_that_grew_has_its_old_or_new_size_and_zeros_where_nothing_was_kept() -> None:
