@@ -55,7 +55,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ea-campaign-") as temporary:
         report = Report(seed)
         for scenario in wanted:
-            report.add(scenario, arguments.keep or Path(temporary))
+            for number, control in enumerate((*scenario.controls, None)):
+                folder = (arguments.keep or Path(temporary)) / f"{scenario.name}-{number}"
+                folder.mkdir(parents=True)
+                findings = run(scenario, seed, folder, control)
+                print(findings.text(scenario.expect), flush=True)
+                report.add(scenario, findings)
     print(report.verdict())
     if arguments.json:
         arguments.json.write_text(json.dumps(report.json(), indent=1) + "\n")
@@ -85,14 +90,9 @@ class Report:
         self.seed = seed
         self._runs: list[tuple[Scenario, Findings]] = []
 
-    def add(self, scenario: Scenario, folder: Path) -> None:
-        """Run a scenario and its controls, each in a folder of its own."""
-        for number, control in enumerate((*scenario.controls, None)):
-            place = folder / f"{scenario.name}-{number}"
-            place.mkdir(parents=True)
-            findings = run(scenario, self.seed, place, control)
-            print(findings.text(scenario.expect), flush=True)
-            self._runs.append((scenario, findings))
+    def add(self, scenario: Scenario, findings: Findings) -> None:
+        """Take in a run of a scenario, or of one of its controls."""
+        self._runs.append((scenario, findings))
 
     @property
     def exit_code(self) -> int:

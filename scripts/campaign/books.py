@@ -25,7 +25,7 @@ class Findings:
     defect: str = ""
     faults: Counter[str] = field(default_factory=Counter)
     images: int = 0  # of disks after a power cut that were looked into
-    checkpoints: int = 0  # how often the log was copied into the database while that was recorded
+    log_starts: int = 0  # how often SQLite's log began at its start while that was recorded
     waiting: int = 0  # messages that were found in them
     acknowledged: int = 0
     received: int = 0  # different messages, by all consumers
@@ -95,7 +95,7 @@ class Findings:
         if self.images:
             lines.append(
                 f"  disks after a power cut: {self.images}, {self.waiting} messages waiting in them; "
-                f"{self.checkpoints} checkpoints were recorded"
+                f"the log began anew {self.log_starts} times"
             )
         lines += [
             f"  acknowledged {self.acknowledged}, received {self.received}, lost {self.lost}",

@@ -36,6 +36,7 @@ class _Client(ABC):
 
     def __init__(self, target: Target, account: Callable[[], dict[str, Any]]) -> None:
         self.connections = 0
+        self.is_connected = False
         self.refused = 0  # nobody listened
         self.problems: list[str] = []
         self._target = target
@@ -67,6 +68,7 @@ class _Client(ABC):
                 continue
             self.connections += 1
             try:
+                self.is_connected = True
                 self._connected(link, early)
                 while not self._end.is_set() and self._is_wanted():
                     if select.select([link.socket], [link.socket] if link.unsent else [], [], TURN_S)[0]:
@@ -80,6 +82,8 @@ class _Client(ABC):
             except BadPacket as exc:
                 self.problems.append(str(exc))
                 link.socket.close()
+            finally:
+                self.is_connected = False
 
     def _is_wanted(self) -> bool:
         """Return whether to be connected now."""
@@ -241,18 +245,20 @@ class Consumer(_Client):
         """How many different messages."""
         return sum(map(len, self.seen.values()))
 
+    def leave(self) -> None:
+        """Be away from now on."""
+        self._is_there, self._presence = False, None
+
     def stay(self) -> None:
         """Be connected from now on."""
-        self._presence = None
+        self._is_there, self._presence = True, None
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, tuple) and key[1] in self.seen.get(key[0], ())
 
     def _is_wanted(self) -> bool:
         presence = self._presence
-        if presence is None:
-            return True
-        if time.monotonic() >= self._turns_at_s:
+        if presence is not None and time.monotonic() >= self._turns_at_s:
             self._is_there = not self._is_there
             spread = presence.there if self._is_there else presence.away
             self._turns_at_s = time.monotonic() + spread.draw(self._chance)

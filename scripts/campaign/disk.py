@@ -41,11 +41,6 @@ class File:
         """The size that programs see."""
         return self._size
 
-    @property
-    def unsynced(self) -> int:
-        """How many changes a power cut may undo."""
-        return len(self._changes)
-
     def write(self, at: int, data: bytes, moment: int = 0) -> None:
         """Note a write; behind the end it makes the file longer."""
         self._changes.append(Change(at, data, moment))
@@ -65,6 +60,13 @@ class File:
             _apply(self._synced, change)
             kept += 1
         del self._changes[:kept]
+
+    def now(self) -> bytes:
+        """Return the content that programs see."""
+        content = bytearray(self._synced)
+        for change in self._changes:
+            _apply(content, change)
+        return bytes(content)
 
     def after_cut(self, chance: random.Random, luck: float) -> bytes:
         """Return what may be found: `luck` is how likely the newest content of a sector is kept."""
@@ -146,6 +148,10 @@ class Disk:
         """Keep the names."""
         while self._changes and (before is None or self._changes[0][1] < before):
             _rename(self._synced, self._changes.pop(0)[0])
+
+    def now(self) -> dict[str, bytes]:
+        """Return what programs see."""
+        return {name: file.now() for name, file in self._names.items()}
 
     def after_cut(self, chance: random.Random) -> dict[str, bytes]:
         """Return what may be found after a power cut at this moment."""

@@ -27,6 +27,7 @@ from scripts.campaign.recording import (
     Created,
     Event,
     Reader,
+    RecordingError,
     Removed,
     Renamed,
     Resized,
@@ -37,6 +38,7 @@ from scripts.campaign.recording import (
 from scripts.campaign.scenario import Scenario
 
 DATABASE: Final = "hub.db"
+LOG: Final = "hub.db-wal"
 PAGE_MESSAGES: Final = 1000  # read from an image at once
 JUST_TOLD: Final = 0.5  # how often a cut is right behind an acknowledgement
 
@@ -54,14 +56,14 @@ class Life:
     """The hub from one start to its death."""
 
     def __init__(self, home: Path, trace: Path, publishers: Sequence[Publisher]) -> None:
-        """Take note of how it begins, while no hub runs."""
+        """Take note of how it begins, while no hub runs; publishers may join later."""
         self.home = home
         self.trace = trace
         self._publishers = publishers
         self._disk = Disk(files_of(home))
         self._told = {publisher.number: publisher.acknowledged for publisher in publishers}
-        self.checkpoints = 0
-        self._links_before = [len(publisher.links) for publisher in publishers]
+        self._links = {publisher.number: len(publisher.links) for publisher in publishers}
+        self.log_starts = 0
 
     def cuts(self, images: int, chance: random.Random) -> Iterator[Cut]:
         """Yield cuts in the order of time; the last is the end of the life.
@@ -69,10 +71,11 @@ class Life:
         Raises:
             RecordingError: the recording holds what is not understood.
         """
+        reader = Reader(self.home)
         with self.trace.open("rb") as lines:
-            events = list(Reader(self.home).events(lines))
-        books = _Told(self._publishers, self._links_before, self._told)
-        self.checkpoints = sum(isinstance(e, Synced) and e.name == DATABASE for e in events)
+            events = list(reader.events(lines))
+        books = _Told(self._publishers, self._links, self._told)
+        self.log_starts = sum(isinstance(e, Written) and e.name == LOG and e.at == 0 for e in events)
         told = [number for number, event in enumerate(events) if books.is_told(event)]
         chosen = {
             chance.choice(told) if told and chance.random() < JUST_TOLD else chance.randrange(len(events))
@@ -87,7 +90,15 @@ class Life:
                 books.note(event)
             if number in chosen:
                 yield Cut(event.at_s, self._disk.after_cut(chance), dict(books.acknowledged))
+        self._compare_with_reality(reader.killed_in)
         yield Cut(float("inf"), self._disk.after_cut(chance), dict(books.acknowledged))
+
+    def _compare_with_reality(self, doubtful: set[str]) -> None:
+        """See that the recording missed nothing: the process is dead, and its files are as it left them."""
+        model, reality = self._disk.now(), files_of(self.home)
+        for name in sorted(self._disk.touched - doubtful):
+            if model.get(name) != reality.get(name):
+                raise RecordingError(f"{name} on the disk is not what was recorded of it")
 
     def begin_again(self, image: Mapping[str, bytes], chance: random.Random) -> None:
         """Make the home what a cut left of it."""
@@ -100,10 +111,10 @@ class Life:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Return the files of a folder that a disk keeps."""
+    """Return the files of a folder that a disk keeps; none when there is no folder."""
     return {
         path.name: path.read_bytes()
-        for path in folder.iterdir()
+        for path in (folder.iterdir() if folder.exists() else ())
         if path.is_file() and not path.name.endswith(SHARED_MEMORY)
     }
 
@@ -131,13 +142,14 @@ class _Told:
     """How far each publisher was told that its messages are stored, by the bytes that left."""
 
     def __init__(
-        self, publishers: Sequence[Publisher], links_before: Sequence[int], told: Mapping[int, int]
+        self, publishers: Sequence[Publisher], links: Mapping[int, int], told: Mapping[int, int]
     ) -> None:
-        self.acknowledged = dict(told)
+        """Begin with how many connections each publisher had before, and what it was told over them."""
+        self.acknowledged = {publisher.number: told.get(publisher.number, 0) for publisher in publishers}
         self._links = {
             port: (publisher.number, first)
-            for publisher, before in zip(publishers, links_before, strict=True)
-            for port, first in publisher.links[before:]
+            for publisher in publishers
+            for port, first in publisher.links[links.get(publisher.number, 0) :]
         }
         self._rest: dict[int, bytes] = {}
         self._count: dict[int, int] = {}

@@ -153,6 +153,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = os.path.realpath(folder)
         self._unfinished: dict[bytes, tuple[int, bytes]] = {}  # by thread: where it began, and its start
+        self.killed_in: set[str] = set()  # files of calls that may have been done or not, at the end
         self._open: dict[int, list[object]] = {}  # descriptor → name, position, appends
 
     def events(self, lines: Iterable[bytes]) -> Iterator[Event]:
@@ -193,6 +194,10 @@ class Reader:
         port = _peer_port(arguments)
         if name in _WRITERS and port is not None:
             yield Sent(moment, at_s, port, _data(arguments))
+            return
+        for path in (_path_of_descriptor(arguments), *_paths(arguments)):
+            if (file := self._name(path)) is not None:
+                self.killed_in.add(file)
 
     def _done(
         self, moment: int, at_s: float, began: int, name: str, arguments: bytes, result: int, rest: bytes

@@ -19,7 +19,7 @@ from typing import Final
 from runtime.message_ledger import read_ledger
 from scripts.campaign import books, power
 from scripts.campaign.books import Findings
-from scripts.campaign.clients import Consumer, Publisher
+from scripts.campaign.clients import TURNS, Consumer, Publisher
 from scripts.campaign.edge import BYSTANDERS, LIMIT_S, LOOK_S, CampaignFailed, Edge, topic_of
 from scripts.campaign.recording import RecordingError
 from scripts.campaign.scenario import Control, Kill, PowerCut, Scenario
@@ -57,13 +57,7 @@ class _Run:
 
     def run(self) -> None:
         edge, findings = self._edge, self._findings
-        edge.alter_hub(defect=findings.defect)
         try:
-            edge.start()
-            edge.wait_until_well()
-            self._make_clients()
-            if self._scenario.is_power_cut:
-                self._end_life()  # the hub that gave the identities was not recorded
             try:
                 fault = self._scenario.step.fault
                 is_over = self._kill(fault) if isinstance(fault, Kill) else self._cut_power(fault)
@@ -81,8 +75,9 @@ class _Run:
 
     # the load
 
-    def _make_clients(self) -> None:
+    def _start_clients(self) -> None:
         scenario, edge = self._scenario, self._edge
+        edge.wait_until_well()
         target = edge.target(plain=scenario.is_power_cut)
         for number, name in enumerate(edge.publishers, 1):
             sender = edge.identity(name)
@@ -104,8 +99,6 @@ class _Run:
                 presence=presence,
                 chance=random.Random(self._chance.random()),
             )
-
-    def _start_clients(self) -> None:
         for client in (*self._publishers, *self._consumers.values()):
             client.start()
 
@@ -113,16 +106,19 @@ class _Run:
 
     def _kill(self, fault: Kill) -> bool:
         edge, chance, findings = self._edge, self._chance, self._findings
+        edge.alter_hub(defect=findings.defect)
+        edge.start()
         self._start_clients()
         bystanders = edge.bystander_pids()
+        targets: list[str] = []
         while sum(findings.faults.values()) < self._scenario.step.times:
-            target = chance.choice(fault.processes)
+            targets = targets or chance.sample(fault.processes, len(fault.processes))
+            target = targets.pop()
             time.sleep(self._scenario.step.every.draw(chance))
             if target in ("hub", "both") and not edge.kill_hub():
-                if target == "hub":
-                    edge.wait_until_well()  # none to kill: the one before is not back
-                    continue
-                target = "agent"
+                edge.wait_until_well()  # none to kill: the one before is not back
+                targets.append(target)
+                continue
             if target in ("agent", "both"):
                 edge.kill_agent()
                 time.sleep(chance.uniform(0.0, 0.4))
@@ -177,7 +173,7 @@ class _Run:
                     chance,
                 )
             findings.faults["power cut"] += 1
-            findings.checkpoints += life.checkpoints
+            findings.log_starts += life.log_starts
             if findings.lost:
                 return False
             assert last is not None
@@ -208,11 +204,13 @@ class _Run:
 
     def _finish(self) -> None:
         edge, findings = self._edge, self._findings
+        self._let_some_expire()
         for publisher in self._publishers:
             publisher.finish()
+        edge.wait_for(lambda: all(p.has_finished() for p in self._publishers), "everything is acknowledged")
+        time.sleep(max(route.ttl_s for route in self._scenario.routes.values()))
         for consumer in self._consumers.values():
             consumer.stay()
-        edge.wait_for(lambda: all(p.has_finished() for p in self._publishers), "everything is acknowledged")
         self._wait_for_what_comes()
         if not findings.defect:
             edge.wait_for(self._nothing_waits, "nothing is pending")
@@ -222,6 +220,18 @@ class _Run:
         if any(restarts.values()):
             findings.bystander_restarts += sum(restarts.values())
             findings.note(f"modules were restarted: {restarts}")
+
+    def _let_some_expire(self) -> None:
+        """Send on every output while those consumers are away that have been away before."""
+        away = [self._consumers[name] for name, there in self._scenario.load.consumers.items() if there]
+        for consumer in away:
+            consumer.leave()
+        self._edge.wait_for(lambda: not any(one.is_connected for one in away), "consumers are away")
+        enough = [p.sent + TURNS * p.outputs for p in self._publishers]
+        self._edge.wait_for(
+            lambda: all(p.acknowledged >= n for p, n in zip(self._publishers, enough, strict=True)),
+            "messages are acknowledged while consumers are away",
+        )
 
     def _wait_for_what_comes(self) -> None:
         """Wait until consumers have all they are owed, or get nothing new any more."""

@@ -74,7 +74,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL. Of `processes`, each time one by chance."""
+    """SIGKILL of one of `processes`: by chance, and each as often as the others."""
 
     processes: tuple[str, ...]
     settle: float  # how often everything may come back before the next

@@ -143,10 +143,10 @@ def test_with_all_luck_or_after_a_sync_a_file_is_what_programs_saw(
             seen = seen.ljust(at, b"\0")
             seen[at : at + len(data)] = data
 
+    assert file.now() == bytes(seen)
     assert file.after_cut(random.Random(seed), luck=1.0) == bytes(seen)
     file.sync()
     assert file.after_cut(random.Random(seed), luck=0.0) == bytes(seen)
-    assert file.unsynced == 0
 
 
 def test_a_file_that_is_not_there_cannot_be_written() -> None:
