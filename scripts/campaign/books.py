@@ -52,6 +52,11 @@ class Findings:
             self.details.append(what)
 
     @property
+    def wrong(self) -> int:
+        """How much of what no hub may do was seen."""
+        return self.lost + self.out_of_order + self.duplicates + self.imbalances + len(self.failures)
+
+    @property
     def is_caught(self) -> bool:
         """Return whether a loss was seen: what a control is for."""
         return self.lost > 0

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from actors.stored import priority_of
-from messaging.errors import StoreError
 from runtime.message_db import MessageDb
 from scripts.bench import mqtt_wire
 from scripts.campaign.books import Findings, check_ledger, count_lost, missing, row_of
@@ -124,8 +123,8 @@ def apply(disk: Disk, event: Event) -> None:
     match event:
         case Written(moment, _, name, at, data):
             disk.write(name, at, data, moment)
-        case Resized(moment, _, name, size_bytes):
-            disk.resize(name, size_bytes, moment)
+        case Resized(moment, _, name, size_bytes, grows):
+            disk.resize(name, max(size_bytes, disk.file(name).size_bytes if grows else 0), moment)
         case Created(moment, _, name):
             disk.create(name, moment)
         case Removed(moment, _, name):
@@ -208,36 +207,40 @@ def look_into(
     findings: Findings,
     chance: random.Random,
 ) -> None:
-    """Open what a cut left with the store's own code, and compare it with everybody's books."""
+    """Open what a cut left with the store's own code, and compare it with everybody's books.
+
+    A disk with which something is wrong is kept beside `folder`.
+    """
     findings.images += 1
     where = f"disk {findings.images}"
+    before = findings.wrong
     folder.mkdir()
     try:
-        for name, content in cut.image.items():
-            if name.startswith(DATABASE):
-                _write(folder / name, content)
+        _put_down(cut.image, folder)
         _spoil(folder / f"{DATABASE}{SHARED_MEMORY}", chance)
-        try:
-            waiting = _read(folder / DATABASE, scenario, copies, findings, where)
-        except StoreError as exc:
-            findings.note(f"{where}: {exc}")
-            waiting, expired = {}, dict.fromkeys(scenario.load.consumers, 0)
-            findings.imbalances += 1
-        else:
-            expired = {name: count for name, (_, count) in waiting.items()}
+        waiting = _read(folder / DATABASE, scenario, copies, findings, where)
+        if any(path.is_dir() for path in folder.iterdir()):
+            findings.failures.append(f"{where}: the store has put its database aside as damaged")
+    except Exception as exc:  # noqa: BLE001 - whatever the store makes of a disk, it is a finding
+        findings.note(f"{where}: {type(exc).__name__}: {exc}")
+        findings.imbalances += 1
+        waiting = {consumer: ([], 0) for consumer in scenario.load.consumers}
     finally:
         shutil.rmtree(folder)
     sent = {publisher.number: publisher.sent for publisher in publishers}
-    for consumer in scenario.load.consumers:
+    for consumer, (keys, expired) in waiting.items():
         had = arrived.get(consumer, set())
-        keys = waiting[consumer][0] if consumer in waiting else []
         findings.waiting += len(keys)
         found = had.union(key for _, key in keys)
-        lost = missing(scenario, consumer, cut.acknowledged, found, expired[consumer])
+        lost = missing(scenario, consumer, cut.acknowledged, found, expired)
         count_lost(findings, lost, f"{where}, {consumer}")
         _check_order(keys, had, scenario, findings, f"{where}, {consumer}")
         if any(sequence > sent.get(publisher, 0) for _, (publisher, sequence) in keys):
             findings.failures.append(f"{where}, {consumer}: holds what was never sent")
+    if findings.wrong > before:
+        evidence = folder.with_name(f"disk-{findings.images}")
+        evidence.mkdir()
+        _put_down(cut.image, evidence)
 
 
 _Waiting = dict[str, tuple[list[tuple[int, Key]], int]]
@@ -285,6 +288,12 @@ def _check_order(
             findings.out_of_order += 1
             findings.note(f"{where}: {highest[lane]} waits before {sequence} of publisher {publisher}")
         highest[lane] = max(sequence, highest.get(lane, 0))
+
+
+def _put_down(image: Mapping[str, bytes], folder: Path) -> None:
+    for name, content in image.items():
+        if name.startswith(DATABASE):
+            _write(folder / name, content)
 
 
 def _write(path: Path, content: bytes) -> None:

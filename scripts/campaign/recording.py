@@ -39,12 +39,13 @@ class Written(NamedTuple):
 
 
 class Resized(NamedTuple):
-    """A file has this size now."""
+    """A file has this size now, or with `grows` at least this size."""
 
     moment: int
     at_s: float
     name: str
     size_bytes: int
+    grows: bool = False
 
 
 class Created(NamedTuple):
@@ -247,7 +248,7 @@ class Reader:
         elif name == "fallocate":
             mode = arguments.split(b", ")[1]
             if mode == b"0":
-                yield Resized(moment, at_s, file, _number(arguments, -1) + _number(arguments, -2))
+                yield Resized(moment, at_s, file, _number(arguments, -1) + _number(arguments, -2), True)
             elif mode != b"FALLOC_FL_KEEP_SIZE":
                 raise RecordingError(f"line {moment}: fallocate of {file} with {mode.decode()}")
         elif name == "lseek" and int(descriptor[1]) in self._open:

@@ -6,6 +6,7 @@ import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from actors.stored import DEFAULT_PRIORITY, EndpointLedger, Ledger, Match, Segme
 from runtime.message_db import MessageDb
 from scripts.bench.mqtt_link import Target
 from scripts.bench.mqtt_wire import STAMP, BadPacket, PublishReader, packet, string
+from scripts.campaign import power
 from scripts.campaign.books import Findings, add_clients, compare
 from scripts.campaign.clients import TURNS, Consumer, Key, Publisher, output_of
 from scripts.campaign.power import Arrived, Cut, look_into
@@ -263,15 +265,19 @@ def test_a_disk_has_what_was_acknowledged_and_not_delivered(tmp_path: Path) -> N
 
     assert (findings.images, findings.waiting, findings.lost, findings.details) == (2, 4, 0, [])
     assert (findings.out_of_order, findings.imbalances, findings.failures) == (0, 0, [])
+    assert sorted(path.name for path in tmp_path.glob("disk-*")) == []
 
 
-def test_a_disk_without_an_acknowledged_message_is_a_loss(tmp_path: Path) -> None:
-    findings = looked(tmp_path, image_of(tmp_path, 1, 3), acknowledged=4)
+def test_a_disk_without_an_acknowledged_message_is_a_loss_and_kept(tmp_path: Path) -> None:
+    image = image_of(tmp_path, 1, 3)
+
+    findings = looked(tmp_path, image, acknowledged=4)
 
     assert findings.lost == 2 * 2
     assert findings.details[0] == (
         "disk 1, near: 2 acknowledged messages are gone, the first is number 2 of publisher 1"
     )
+    assert (tmp_path / "disk-1" / "hub.db").read_bytes() == image["hub.db"]
 
 
 def test_a_message_deleted_before_its_consumer_took_it_is_a_loss(tmp_path: Path) -> None:
@@ -306,6 +312,21 @@ def test_a_disk_with_a_message_that_nobody_sent_is_told(tmp_path: Path) -> None:
         "disk 1, near: holds what was never sent",
         "disk 2, near: holds what was never sent",
     ]
+
+
+def test_a_disk_that_the_store_could_only_salvage_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def salvage(path: Path) -> MessageDb:
+        (path.parent / "damaged").mkdir()
+        return MessageDb.open(path)
+
+    monkeypatch.setattr(power, "MessageDb", SimpleNamespace(open=salvage))
+
+    findings = looked(tmp_path, image_of(tmp_path, 1), acknowledged=1)
+
+    assert findings.lost == 0
+    assert findings.failures[0] == "disk 1: the store has put its database aside as damaged"
 
 
 def test_what_a_consumer_had_grows_with_the_time_of_the_cut() -> None:

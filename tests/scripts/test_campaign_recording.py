@@ -62,7 +62,7 @@ OPENED = f"openat(AT_FDCWD<{hexed('/')}>, {quoted('/h/db')}, O_RDWR|O_CREAT|O_CL
         (f"pwrite64({file(3, '/h/below/db')}, {quoted(b'a')}, 1, 0) = 1", []),
         (f"pwrite64({file(3)}(deleted), {quoted(b'a')}, 1, 0) = 1", []),
         (f"ftruncate({file(3)}, 100) = 0", [Resized(1, 1.5, "db", 100)]),
-        (f"fallocate({file(3)}, 0, 100, 50) = 0", [Resized(1, 1.5, "db", 150)]),
+        (f"fallocate({file(3)}, 0, 100, 50) = 0", [Resized(1, 1.5, "db", 150, grows=True)]),
         (f"fallocate({file(3)}, FALLOC_FL_KEEP_SIZE, 0, 50) = 0", []),
         (f"fdatasync({file(3)}) = 0", [Synced(1, 1.5, "db", 1)]),
         (f"fdatasync({file(3)}) = -1 EIO (Input/output error)", []),
@@ -182,6 +182,9 @@ with open(folder / "log", "ab") as log:
         log.write(b"line\\n")
         log.flush()
 store.execute("VACUUM")
+with open(folder / "reserve", "wb") as reserve:
+    os.posix_fallocate(reserve.fileno(), 0, 50_000)
+    os.posix_fallocate(reserve.fileno(), 100, 10_000)
 with socket.create_server(("127.0.0.1", 0)) as server:
     with socket.create_connection(server.getsockname()) as near, server.accept()[0] as far:
         far.sendall(b"told")
@@ -211,7 +214,7 @@ def test_the_files_of_a_killed_process_are_what_was_recorded_of_them(tmp_path: P
         apply(disk, event)
 
     assert disk.now() == files_of(folder)
-    assert disk.touched >= {"a", "a.new", "a.db", "a.db-wal", "log"}
+    assert disk.touched >= {"a", "a.new", "a.db", "a.db-wal", "log", "reserve"}
     assert [e.data for e in found if isinstance(e, Sent) and e.peer_port == int(done.stdout)] == [b"told"]
     assert sum(isinstance(event, Synced) and event.name == "a.db" for event in found) > 3
     assert len({tuple(sorted(disk.after_cut(random.Random(seed)).items())) for seed in range(9)}) > 1
