@@ -13,6 +13,7 @@ import os
 import random
 import select
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from scripts.campaign.recording import RecordingError
 from scripts.campaign.scenario import Control, Kill, PowerCut, Scenario
 
 SILENCE_S: Final = 15.0  # nothing new for so long: what is missing does not come any more
-SILENCE_OF_CONTROL_S: Final = 3.0
+SILENCE_OF_CONTROL_S: Final = 1.5
 
 
 def run(scenario: Scenario, seed: int, folder: Path, control: Control | None = None) -> Findings:
@@ -78,15 +79,18 @@ class _Run:
     def _start_clients(self) -> None:
         scenario, edge = self._scenario, self._edge
         edge.wait_until_well()
+        with ThreadPoolExecutor() as pool:
+            names = (*edge.publishers, *scenario.load.consumers)
+            identities = dict(zip(names, pool.map(edge.identity, names), strict=True))
         target = edge.target(plain=scenario.is_power_cut)
         for number, name in enumerate(edge.publishers, 1):
-            sender = edge.identity(name)
+            sender = identities[name]
             topics = [topic_of(sender, output) for output in scenario.outputs]
             self._publishers.append(
                 Publisher(target, sender.client, topics, number, scenario.load.rate_per_s)
             )
         for name, presence in scenario.load.consumers.items():
-            receiver = edge.identity(name)
+            receiver = identities[name]
             account = receiver.client() | {
                 "filters": [f"{receiver.path}/inputs/#"],
                 "clean_session": False,
@@ -212,14 +216,16 @@ class _Run:
         for consumer in self._consumers.values():
             consumer.stay()
         self._wait_for_what_comes()
-        if not findings.defect:
-            edge.wait_for(self._nothing_waits, "nothing is pending")
-        ledger = read_ledger(edge.database)
-        books.compare(findings, self._scenario, self._publishers, self._consumers, ledger)
         restarts = {name: edge.modules()[name]["restarts"] for name in BYSTANDERS}
         if any(restarts.values()):
             findings.bystander_restarts += sum(restarts.values())
             findings.note(f"modules were restarted: {restarts}")
+        try:
+            if not findings.defect:
+                edge.wait_for(self._nothing_waits, "nothing is pending")
+        finally:
+            ledger = read_ledger(edge.database)
+            books.compare(findings, self._scenario, self._publishers, self._consumers, ledger)
 
     def _let_some_expire(self) -> None:
         """Send on every output while those consumers are away that have been away before."""

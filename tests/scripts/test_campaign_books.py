@@ -162,6 +162,9 @@ def test_a_message_that_expired_is_no_loss_as_long_as_the_ledger_has_it() -> Non
     assert books(TURNS + 3, lasting, brief=True, expired=3).lost == 0
     assert books(TURNS + 3, lasting, brief=True, expired=2).lost == 1
     assert books(TURNS + 3, lasting[1:], brief=True, expired=4).lost == 1
+    row = {"accepted": 13, "delivered": 10, "expired": 2, "pending": 1}
+    assert books(TURNS + 3, lasting, brief=True, row=row).lost == 0
+    assert books(TURNS + 4, lasting, brief=True, row=row).lost == 1
 
 
 @pytest.mark.parametrize(
