@@ -1,8 +1,10 @@
 """Turns a deployment into running modules: one supervisor each, started in order, stopped in reverse.
 
 Understands: ListModules, StartModule, StopModule, RestartModule (passed on), StopModules, KillModules;
-             ModuleReported and ModuleRemoved of its children; ModulesEnsured; PeerUp of the hub, Routes
-Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported), hub/router (ListRoutes)
+             ModuleReported and ModuleRemoved of its children; ModulesEnsured;
+             PeerUp, PeerDown and Routes of the hub
+Tells:       SecurityActor (EnsureModules, ForgetModule, ModuleReported), hub/router (SetRoutes),
+             hub/twins (SetDesired)
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
 """
 
@@ -12,8 +14,11 @@ import logging
 from dataclasses import asdict
 from typing import Any, ClassVar, Final
 
+import msgspec
+
 from actors.base import ChildSpec, EdgeActor
 from actors.deployment import Deployment
+from actors.hub_config import route_texts
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_HUB,
@@ -27,7 +32,7 @@ from actors.module_spec import (
 )
 from actors.planner import CommandKind, CurrentModule, plan
 from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime
-from actors.router import ListRoutes, Routes
+from actors.router import Routes, set_routes
 from actors.security import EnsureModules, ForgetModule, ModulesEnsured
 from actors.supervisor import (
     GetModule,
@@ -40,16 +45,18 @@ from actors.supervisor import (
     StopModule,
     SupervisorActor,
 )
+from actors.twins import SetDesired
 from messaging.address import child_of
 from messaging.envelope import Envelope
 from messaging.kinds import message
-from messaging.lifecycle import ActorStopped, DeadlinePassed, PeerUp, RequestFailed
+from messaging.lifecycle import ActorStopped, DeadlinePassed, PeerDown, PeerUp, RequestFailed
 from messaging.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
 
 HUB_PROCESS: Final = "hub"
 HUB_ROUTER: Final = "hub/router"
+HUB_TWINS: Final = "hub/twins"
 ROUTES_LIMIT_S: Final = 5.0
 ENSURE_LIMIT_S: Final = 10.0
 RETRY_S: Final = 1.0
@@ -93,6 +100,11 @@ class GroupLimit:
     """Timer: the modules of this group had their time to report."""
 
     group: int
+
+
+@message
+class TellRoutesAgain:
+    """Timer: tell the hub its routes once more."""
 
 
 @message
@@ -154,6 +166,7 @@ class AgentActor(EdgeActor):
         self._children: list[str] = []  # names, in order of start
         self._reports: dict[str, ModuleReported] = {}
         self._routes: tuple[tuple[str, str, str], ...] = ()
+        self._hub_is_there = False
         self._stop_asked: Envelope | None = None
         self._stopping = False
 
@@ -180,12 +193,14 @@ class AgentActor(EdgeActor):
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
         if message.address == HUB_ROUTER:
-            return  # asked again when the hub is back
+            self.on_tell_routes_again(TellRoutesAgain())
+            return
         log.warning("the identities of the modules are not there yet: %s does not answer", message.address)
         self._ask_for_identities()
 
     def on_request_failed(self, message: RequestFailed) -> None:
         if message.address == HUB_ROUTER:
+            self.set_timer(RETRY_S, TellRoutesAgain())
             return
         log.warning("the identities of the modules are not there yet: %s", message.reason)
         self.set_timer(RETRY_S, EnsureAgain())
@@ -227,13 +242,35 @@ class AgentActor(EdgeActor):
             raise RuntimeError(f"{message.address} {message.reason}")
 
     def on_peer_up(self, message: PeerUp) -> None:
-        self.request(HUB_ROUTER, ListRoutes(), ROUTES_LIMIT_S)
+        self._hub_is_there = True
+        self._tell_routes()
+        self._tell_twins()
+
+    def on_peer_down(self, message: PeerDown) -> None:
+        self._hub_is_there = False
+
+    def on_tell_routes_again(self, message: TellRoutesAgain) -> None:
+        if self._hub_is_there:  # else they are told when it is back
+            self._tell_routes()
+
+    def _tell_routes(self) -> None:
+        """Put the deployment's routes in force at a hub that may have started with others."""
+        hub = self._deployment.hub
+        self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
+
+    def _tell_twins(self) -> None:
+        """Tell the hub the desired properties that the deployment has; repeated they are no news."""
+        twins = self._deployment.twins.items()
+        self.tell(
+            HUB_TWINS, SetDesired(tuple((name, msgspec.json.encode(desired)) for name, desired in twins))
+        )
 
     def on_routes(self, message: Routes) -> None:
-        if message.bad != self._routes:
-            for name, _, problem in message.bad:
+        bad = tuple((name, text, problem) for name, text, problem, _, _ in message.bad)
+        if bad != self._routes:
+            for name, _, problem in bad:
                 log.error("route %s is left out: %s", name, problem)
-        self._routes = message.bad
+        self._routes = bad
 
     # questions and commands
 

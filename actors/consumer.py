@@ -88,6 +88,14 @@ class Consumer:
         if self._arrived:
             self._forget_arrived()
 
+    def forget_ready(self) -> None:
+        """Read anew what was not sent yet: it may not be there any more."""
+        if self._ready:
+            self.cursor = self._ready[0][0].first_position - 1
+        self._ready.clear()
+        self._ready_bytes = 0
+        self.behind = True
+
     def _keep(self, run: Run) -> None:
         size_bytes = run.size_bytes
         self._ready.append((run, size_bytes))

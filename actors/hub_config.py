@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from actors.hub_manifest import HubSettings
 from messaging.errors import ConfigError
 from messaging.kinds import message
 
@@ -28,6 +29,14 @@ class RouteText(msgspec.Struct, frozen=True):
     ttl_s: int  # 0: the hub's
 
 
+def route_texts(hub: HubSettings) -> tuple[RouteText, ...]:
+    """Return the routes of a deployment as the hub is told of them."""
+    return tuple(
+        RouteText(name, route.text, route.priority, route.time_to_live_s)
+        for name, route in hub.routes.items()
+    )
+
+
 class HubConfig(msgspec.Struct, frozen=True):
     """Settings and routes of the hub."""
 
@@ -39,7 +48,6 @@ class HubConfig(msgspec.Struct, frozen=True):
     routes: tuple[RouteText, ...]
     ttl_s: int | None  # store-and-forward time to live of routes without one of their own; None: for ever
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
-    plain_listeners: int = 0  # how many of the inherited listening sockets, the last ones, are plain TCP
 
 
 def encode(config: HubConfig) -> bytes:

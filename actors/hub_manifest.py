@@ -35,6 +35,11 @@ class HubSettings:
     time_to_live_s: int = 7200
     max_size_bytes: int | None = None
 
+    @property
+    def ttl_s(self) -> int | None:
+        """How long messages are kept whose route says nothing about it; None: for ever."""
+        return None if self.time_to_live_s < 0 else self.time_to_live_s
+
 
 def parse_hub(node: Node) -> HubSettings:
     """Read the desired properties of `$edgeHub`.

@@ -13,14 +13,16 @@ from typing import Final
 
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
+from actors.http_head import HttpGate, HttpHead
 from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
 from actors.ports import CloudLink, Listener, MessageStore, TwinStore
 from actors.root import RootActor
-from actors.router import RouterActor
+from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
+from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from messaging.kinds import message
@@ -50,7 +52,7 @@ class HelloDue:
 
 
 class HubRootActor(RootActor):
-    """Starts store, identities, router, upstream, twins, methods and the protocol heads, in this order."""
+    """Starts store, identities, router, upstream, twins, methods and the heads, in this order."""
 
     def __init__(
         self,
@@ -61,16 +63,19 @@ class HubRootActor(RootActor):
         identity_copy: IdentityCopy,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
+        http_gate: HttpGate,
         load_certificate: Callable[[], bool],
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
         self._known_agent = 0  # its incarnation
         guard = AppendGuard()
+        routes = KeptRoutes(config.routes, config.ttl_s)
+        routing_trail, storage_trail = RoutingTrail(), StorageTrail()
         hosts = (config.iothub_hostname, *config.host_names)
 
         def router() -> RouterActor:
-            return RouterActor(config.device_id, STORE, config.routes, config.ttl_s)
+            return RouterActor(config.device_id, STORE, routes, routing_trail)
 
         def mqtt() -> MqttHead:
             return MqttHead(
@@ -84,18 +89,23 @@ class HubRootActor(RootActor):
                 cloud=UPSTREAM,
             )
 
+        def http() -> HttpHead:
+            return HttpHead(http_gate, config.device_id, IDENTITIES, METHODS)
+
         def twins() -> TwinActor:
-            desired = {f"{config.device_id}/{module}": values for module, values in config.twins.items()}
-            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, desired)
+            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)
 
         super().__init__(
             (
-                ChildSpec("store", lambda: StoreActor(open_store, guard), FRONT, exported=True),
+                ChildSpec(
+                    "store", lambda: StoreActor(open_store, guard, storage_trail), FRONT, exported=True
+                ),
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
                 ChildSpec("twins", twins, exported=True),
                 ChildSpec("methods", MethodActor, FRONT, exported=True),
+                ChildSpec("http", http, FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
             )
         )

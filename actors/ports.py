@@ -77,6 +77,10 @@ class MessageStore(Protocol):
         """Return how many messages wait for the endpoint."""
         ...
 
+    def endpoint_ids(self) -> tuple[str, ...]:
+        """Return the endpoints that messages were ever stored for, whether some wait or not."""
+        ...
+
     def ledger(self) -> Ledger:
         """Return the ledger of this moment."""
         ...
@@ -133,6 +137,14 @@ class Transport(Protocol):
     @property
     def unsent_bytes(self) -> int:
         """What was written and waits in memory, because the peer does not read."""
+        ...
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """What the peer showed in the TLS handshake, as DER: its own certificate first; () for none.
+
+        It has the private key of that one. Nothing else has been verified.
+        """
         ...
 
     def write(self, data: bytes) -> None:
@@ -249,6 +261,17 @@ class ModuleEnd:
 OnExit = Callable[[ModuleEnd], None]
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleHealth:
+    """What the module's own check says of a run, when that changes."""
+
+    healthy: bool
+    started_at_s: float  # of the run; seconds since 1970-01-01 UTC
+
+
+OnHealth = Callable[[ModuleHealth], None]
+
+
 class ModuleRuntime(Protocol):
     """Runs modules, as processes or as containers. Any thread may call.
 
@@ -260,20 +283,30 @@ class ModuleRuntime(Protocol):
         """Start a module.
 
         Raises:
-            EngineAway: it needs the container engine, which does not answer; see `when_back`.
+            StartLater: it cannot be started yet; see `when_possible`.
             EdgeError: it cannot be started; says why, and what to do.
         """
         ...
 
-    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
-        """Call once, in a foreign thread, when a module whose start raised EngineAway can be tried again.
+    def when_possible(self, name: str, on_possible: Callable[[], None]) -> None:
+        """Call once, in any thread, when a module whose start raised StartLater can be tried again.
 
         Without effect when its last start did not fail that way.
         """
         ...
 
+    def watch_health(self, name: str, on_health: OnHealth) -> None:
+        """Tell from now on, in a foreign thread, when the health of a module changes.
+
+        Healthy is also one without a check of its own.
+        """
+        ...
+
     def stop(self, name: str, grace_s: float) -> None:
-        """Ask a module to end, kill it after `grace_s` seconds. Returns at once."""
+        """Ask a module to end, kill it after `grace_s` seconds. Returns at once.
+
+        Where nothing runs, a start that was postponed is given up.
+        """
         ...
 
     def kill(self, name: str) -> None:

@@ -1,21 +1,24 @@
 """Decides where each message goes, and hands it to the store in the name of the head.
 
-Understands: Publish, SetRoutes, ListRoutes, ListEndpoints
-Tells:       hub/store (Append), heads (Endpoints)
-Started by:  HubRootActor with the routes of the hub's configuration
+Understands: Publish, SetRoutes, ListRoutes, ListEndpoints, TraceRouting; ActorRestarted of the store
+Tells:       hub/store (Append, KeepQueues), heads (Endpoints)
+Started by:  HubRootActor with the routes of the hub's configuration, or those that were set since
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any, Final
 
 from actors.base import EdgeActor
 from actors.hub_config import RouteText
-from actors.store import Append
+from actors.store import Append, KeepQueues
+from actors.trail import RoutingTrail, TraceRouting, Way, has_message_id
 from messaging.errors import RouteError
 from messaging.kinds import data_message, message
-from messaging.message import decode_header
+from messaging.lifecycle import ActorRestarted, Watch
+from messaging.message import Message, decode_header
 from messaging.routing.route import CompiledRoute, CompiledRoutes, compile_route
 
 log = logging.getLogger(__name__)
@@ -24,7 +27,7 @@ log = logging.getLogger(__name__)
 REMEMBERED_HEADERS: Final = 4096
 LONGEST_REMEMBERED_BYTES: Final = 2048
 
-Matches = tuple[tuple[str, int, float | None], ...]
+NOWHERE: Final = Way((), (), has_id=False)
 
 
 @data_message
@@ -40,7 +43,11 @@ class Publish:
 
 @message
 class SetRoutes:
-    """Use these routes from now on, as (name, text, priority, time to live in s or 0). Queues stay."""
+    """Use these routes from now on, as (name, text, priority, time to live in s or 0). Answered with Routes.
+
+    What waits keeps its place, priority and time to live. Only the queue of an endpoint that no route leads
+    to any more is given up, and not even that while a route is left out: it may have led there.
+    """
 
     routes: tuple[tuple[str, str, int, int], ...]
     ttl_s: int | None  # of routes without one of their own; None: for ever
@@ -65,52 +72,87 @@ class ListRoutes:
 
 @message
 class Routes:
-    """The routes in force, as (name, text), and those left out, as (name, text, problem with position)."""
+    """The routes in force, and those left out.
 
-    good: tuple[tuple[str, str], ...]
-    bad: tuple[tuple[str, str, str], ...]
+    A good one is (name, text, priority, time to live in s or 0, endpoint id), a bad one (name, text, problem
+    with position, line, column).
+    """
+
+    good: tuple[tuple[str, str, int, int, str], ...]
+    bad: tuple[tuple[str, str, str, int, int], ...]
+
+
+class KeptRoutes:
+    """The routes that were set last. Outlives a restart of the router."""
+
+    def __init__(self, routes: Iterable[RouteText], ttl_s: int | None) -> None:
+        self.now = set_routes(routes, ttl_s)
+
+
+def set_routes(routes: Iterable[RouteText], ttl_s: int | None) -> SetRoutes:
+    """Return the message that puts these routes in force."""
+    return SetRoutes(tuple((r.name, r.text, r.priority, r.ttl_s) for r in routes), ttl_s)
 
 
 class RouterActor(EdgeActor):
     """Applies the compiled routes. A route that does not compile is left out; the others work."""
 
-    def __init__(self, device_id: str, store: str, routes: tuple[RouteText, ...], ttl_s: int | None) -> None:
+    def __init__(self, device_id: str, store: str, kept: KeptRoutes, trail: RoutingTrail) -> None:
         self._device_id = device_id
         self._store = store
-        self._first = (tuple((r.name, r.text, r.priority, r.ttl_s) for r in routes), ttl_s)
+        self._kept = kept
         self._compiled = CompiledRoutes(())
-        self._bad: tuple[tuple[str, str, str], ...] = ()
+        self._bad: tuple[tuple[str, str, str, int, int], ...] = ()
         self._ttl_s: float | None = None
-        self._known: dict[bytes, Matches] = {}
+        self._known: dict[bytes, Way] = {}
+        self._trail = trail
         self._listeners: set[str] = set()
 
     def on_start(self) -> None:
-        self.on_set_routes(SetRoutes(*self._first))
+        self.tell(self._store, Watch())
+        self._compile()
+
+    def on_actor_restarted(self, message: ActorRestarted) -> None:
+        self._tell_store()  # it may have forgotten which queues it was giving up
 
     def on_set_routes(self, message: SetRoutes) -> None:
+        """Change the routes. The agent repeats them whenever it meets the hub, so mostly nothing changes."""
+        before = self._kept.now
+        if message != before:
+            self._kept.now = message
+            self._compile()
+            log.info("routes changed: %s", _difference(before, message))
+            for listener in self._listeners:
+                self.tell(listener, self._endpoints())
+        self.reply(self._routes())
+
+    def _compile(self) -> None:
         good: list[CompiledRoute] = []
-        bad: list[tuple[str, str, str]] = []
-        for name, text, priority, ttl_s in message.routes:
+        bad: list[tuple[str, str, str, int, int]] = []
+        for name, text, priority, ttl_s in self._kept.now.routes:
             try:
                 good.append(
                     compile_route(name, text, edge_device_id=self._device_id, priority=priority, ttl_s=ttl_s)
                 )
             except RouteError as exc:
                 log.error("route '%s' is left out: %s", name, exc)
-                bad.append((name, text, str(exc)))
+                bad.append((name, text, str(exc), exc.line, exc.column))
         self._compiled = CompiledRoutes(good)
         self._bad = tuple(bad)
-        self._ttl_s = message.ttl_s
+        self._ttl_s = self._kept.now.ttl_s
         self._known.clear()
-        for listener in self._listeners:
-            self.tell(listener, self._endpoints())
+        self._tell_store()
+
+    def _tell_store(self) -> None:
+        if not self._bad:  # one that is left out may have led to any of the others
+            self.tell(self._store, KeepQueues(tuple(endpoint.id for endpoint in self._compiled.endpoints)))
 
     def on_list_endpoints(self, message: ListEndpoints) -> None:
         self._listeners.add(self.envelope.sender)
         self.reply(self._endpoints())
 
     def on_list_routes(self, message: ListRoutes) -> None:
-        self.reply(Routes(tuple((r.name, r.text) for r in self._compiled.routes), self._bad))
+        self.reply(self._routes())
 
     def on_publish(self, message: Publish) -> None:
         try:
@@ -121,71 +163,85 @@ class RouterActor(EdgeActor):
 
     def _route(self, message: Publish) -> None:
         known = self._known
-        routed: list[tuple[bytes, Matches]] = []
+        routed: list[tuple[bytes, Way]] = []
         for header in message.headers:
-            matches = known.get(header)
-            if matches is None:
-                if self._compiled.needs_body(decode_header(header, b"").source):
+            way = known.get(header)
+            if way is None:
+                decoded = decode_header(header, b"")
+                if self._compiled.needs_body(decoded.source):
                     self._publish_by_body(message)
                     return
-                matches = self._remember(header, self._matches(header, b""))
-            routed.append((header, matches))
-        self._append(message, tuple(routed), message.entries)
+                way = self._remember(header, self._way(header, decoded))
+            routed.append((header, way))
+        self._append(message, routed, message.entries)
 
     def _publish_by_body(self, message: Publish) -> None:
         """Route each message by itself: some condition looks at the body."""
-        routed: dict[tuple[bytes, Matches], int] = {}
+        decoded = [(header, decode_header(header, b"")) for header in message.headers]
+        routed: dict[tuple[bytes, Way], int] = {}
         entries = []
         for index, body in message.entries:
-            header = message.headers[index]
-            to = routed.setdefault((header, self._matches(header, body)), len(routed))
+            header, empty = decoded[index]
+            whole = Message(empty.source, empty.properties, empty.system_properties, body)
+            to = routed.setdefault((header, self._way(header, whole)), len(routed))
             entries.append((to, body))
-        self._append(message, tuple(routed), tuple(entries))
+        self._append(message, list(routed), tuple(entries))
 
     def _route_around_poison(self, message: Publish) -> None:
         """Route each message by itself; one for which that fails goes nowhere, and among the dead letters.
 
         The batch goes on, or its client would send it again and again.
         """
-        routed: list[tuple[bytes, Matches]] = []
+        routed: list[tuple[bytes, Way]] = []
         entries = []
         for index, body in message.entries:
             header = message.headers[index]
-            matches: Matches = ()
+            way = NOWHERE
             try:
-                matches = self._matches(header, body)
+                way = self._way(header, decode_header(header, body))
             except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this message alone
                 alone = (message.identity, message.epoch, message.index, (header,), ((0, body),))
                 self.context.dead_letter(self.envelope._replace(correlation_id=0, body=alone), exc)
             entries.append((len(routed), body))
-            routed.append((header, matches))
-        self._append(message, tuple(routed), tuple(entries))
+            routed.append((header, way))
+        self._append(message, routed, tuple(entries))
 
     def _append(
         self,
         message: Publish,
-        routed: tuple[tuple[bytes, Matches], ...],
+        routed: list[tuple[bytes, Way]],
         entries: tuple[tuple[int, bytes], ...],
     ) -> None:
-        append = Append(message.identity, message.epoch, message.index, routed, entries)
-        self.forward(self._store, append)
+        headers = tuple([(header, way.matches) for header, way in routed])
+        self.forward(self._store, Append(message.identity, message.epoch, message.index, headers, entries))
+        traced = [pair for pair in routed if pair[1].has_id]
+        if traced:
+            self._trail.routed(self.envelope.sent_at_s, self.clock.now_s(), message.identity, traced)
+
+    def on_trace_routing(self, message: TraceRouting) -> None:
+        self.reply(self._trail.find(message.message_id))
 
     def describe(self) -> dict[str, Any]:
         return {"routes": len(self._compiled.routes), "bad_routes": len(self._bad)}
 
-    def _matches(self, header: bytes, body: bytes) -> Matches:
-        found = self._compiled.endpoints_of(decode_header(header, body))
-        return tuple(
+    def _way(self, header: bytes, message: Message) -> Way:
+        found = self._compiled.endpoints_of(message)
+        matches = tuple(
             (match.endpoint.id, match.priority, float(match.ttl_s) if match.ttl_s else self._ttl_s)
             for match in found
         )
+        return Way(matches, tuple([match.route_name for match in found]), has_message_id(header))
 
-    def _remember(self, header: bytes, matches: Matches) -> Matches:
+    def _remember(self, header: bytes, way: Way) -> Way:
         if len(header) <= LONGEST_REMEMBERED_BYTES:
             if len(self._known) >= REMEMBERED_HEADERS:
                 self._known.clear()
-            self._known[header] = matches
-        return matches
+            self._known[header] = way
+        return way
+
+    def _routes(self) -> Routes:
+        good = tuple((r.name, r.text, r.priority, r.ttl_s, r.endpoint.id) for r in self._compiled.routes)
+        return Routes(good, self._bad)
 
     def _endpoints(self) -> Endpoints:
         return Endpoints(
@@ -195,3 +251,17 @@ class RouterActor(EdgeActor):
                 if endpoint.client_id is not None and endpoint.input_name is not None
             )
         )
+
+
+def _difference(before: SetRoutes, after: SetRoutes) -> str:
+    """Say which routes are new, changed or gone, by name."""
+    old, new = ({route[0]: route[1:] for route in routes.routes} for routes in (before, after))
+    kinds = {
+        "added": new.keys() - old.keys(),
+        "changed": {name for name in old.keys() & new.keys() if old[name] != new[name]},
+        "removed": old.keys() - new.keys(),
+    }
+    parts = [f"{kind} {', '.join(sorted(names))}" for kind, names in kinds.items() if names]
+    if before.ttl_s != after.ttl_s:
+        parts.append(f"time to live {'none' if after.ttl_s is None else f'{after.ttl_s} s'}")
+    return "; ".join(parts) or "their order"

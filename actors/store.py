@@ -1,6 +1,6 @@
 """Owns the message database: takes messages in, hands them to consumers, forgets what was delivered.
 
-Understands: Append, Attach, Detach, Delivered, SaveSession, DeleteSession, LoadSessions, SweepDue
+Understands: Append, Attach, Detach, Delivered, KeepQueues, SaveSession, DeleteSession, LoadSessions, …
 Tells:       whoever published (Stored), consumers (Ready), heads (SessionSaved, Sessions)
 Started by:  HubRootActor; after a restart consumers attach again, queues are read from the database
 
@@ -22,6 +22,7 @@ from actors.base import EdgeActor
 from actors.consumer import Consumer
 from actors.ports import MessageStore
 from actors.stored import Match, Run, Segment, gathered, position_of, runs_of, segments_of
+from actors.trail import Hops, StorageTrail, TraceStorage
 from messaging.envelope import Envelope
 from messaging.errors import StoreError
 from messaging.kinds import data_message, kind_of, message
@@ -145,6 +146,21 @@ class Sessions:
     sessions: dict[str, tuple[tuple[str, int], ...]]
 
 
+@data_message
+class KeepQueues:
+    """Routes lead to these endpoints now, and will to no others: give up what waits for others.
+
+    In the data lane, behind what was routed before.
+    """
+
+    endpoint_ids: tuple[str, ...]
+
+
+@message
+class DropDue:
+    """Timer: give up more of the queues that no route leads to."""
+
+
 @message
 class SweepDue:
     """Timer: delete what has expired, give space back."""
@@ -171,8 +187,11 @@ class _Turn:
 class StoreActor(EdgeActor):
     """The only owner of the message database."""
 
-    def __init__(self, open_store: Callable[[], MessageStore], guard: AppendGuard) -> None:
+    def __init__(
+        self, open_store: Callable[[], MessageStore], guard: AppendGuard, trail: StorageTrail
+    ) -> None:
         self._open_store = open_store
+        self._trail = trail
         self._store: MessageStore | None = None
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
         self._consumers: dict[str, Consumer] = {}
@@ -182,6 +201,8 @@ class StoreActor(EdgeActor):
         self._to_serve: dict[str, Consumer] = {}
         self._unserved: dict[str, Consumer] = {}  # because the database could not be read
         self._trouble = ""  # why the database refuses, as last said to the log
+        self._orphans: dict[str, int] = {}  # endpoints that no route leads to → messages given up so far
+        self._drop_timer = False
 
     def on_start(self) -> None:
         self._store = self._open_store()
@@ -206,10 +227,12 @@ class StoreActor(EdgeActor):
 
     def on_delivered(self, message: Delivered) -> None:
         self._make_room(message)
+        self._follow("delivered", message)
         self._turn.delivered.setdefault(message.endpoint_id, []).extend(message.ranges)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         self._make_room(message)
+        self._follow("poison", message)
         self._turn.poison.append(message)
 
     def on_forget_due(self, message: ForgetDue) -> None:
@@ -273,6 +296,7 @@ class StoreActor(EdgeActor):
                     store.save_session(request.identity, msgpack.packb(request.subscriptions))
                 else:
                     store.delete_session(request.identity)
+        self._trail.stored(now_s, first, segments)
         fresh: dict[str, list[Run]] = {}
         for endpoint_id, run in runs_of(segments, first):
             if endpoint_id in self._consumers:
@@ -387,6 +411,8 @@ class StoreActor(EdgeActor):
 
     def _serve(self, consumer: Consumer) -> None:
         """Send what the consumer's window has room for."""
+        if consumer.endpoint_id in self._orphans:
+            return  # served again when its queue is empty
         try:
             self._serve_all(consumer)
         except StoreError as exc:  # the next sweep tries again; the others are served meanwhile
@@ -398,6 +424,8 @@ class StoreActor(EdgeActor):
         while True:
             runs = consumer.take()
             if runs:
+                if self._trail.follows(consumer.endpoint_id):
+                    self._trail.sent(self.clock.now_s(), consumer.endpoint_id, runs)
                 ready = Ready(consumer.endpoint_id, consumer.attachment, tuple(runs))  # type: ignore[arg-type]
                 self.tell(consumer.address, ready)
             to_read = consumer.to_read
@@ -412,6 +440,67 @@ class StoreActor(EdgeActor):
                     self.clock.now_s(),
                 )
             )
+
+    # where messages went
+
+    def _follow(self, hop: str, message: Delivered | Undeliverable) -> None:
+        if self._trail.follows(message.endpoint_id):
+            self._trail.happened(self.clock.now_s(), hop, message.endpoint_id, message.ranges)
+
+    def on_trace_storage(self, message: TraceStorage) -> None:
+        assert self._store is not None
+        found, left = self._trail.find(message.message_id)
+        now_s, hops = self.clock.now_s(), list(found.hops)
+        for endpoint_id, position in left:
+            runs = self._store.read(endpoint_id, position - 1, 1, 1, now_s)
+            waits = bool(runs) and runs[0].first_position == position
+            hops.append({"at_s": now_s, "hop": "waiting" if waits else "gone", "endpoint": endpoint_id})
+        self.reply(Hops(tuple(hops), found.since_s, found.messages))
+
+    # queues that no route leads to
+
+    def on_keep_queues(self, message: KeepQueues) -> None:
+        assert self._store is not None
+        kept = set(message.endpoint_ids)
+        self._orphans = {name: 0 for name in self._store.endpoint_ids() if name not in kept}
+        for endpoint_id in self._orphans:
+            consumer = self._consumers.get(endpoint_id)
+            if consumer is not None:
+                consumer.forget_ready()
+        for endpoint_id, consumer in self._consumers.items():
+            if endpoint_id not in self._orphans:
+                self._to_serve[endpoint_id] = consumer  # its queue was being given up, perhaps
+        if self._orphans and self._turn.delivered:
+            self._done = FORGET_MESSAGES  # what has arrived is delivered, not given up
+        self._drop_soon(0.0)
+
+    def on_drop_due(self, message: DropDue) -> None:
+        """Give up a slice of one queue."""
+        assert self._store is not None
+        self._drop_timer = False
+        endpoint_id = next(iter(self._orphans), "")
+        if not endpoint_id:
+            return
+        try:
+            with self._store.transaction():
+                count = self._store.drop_queue(endpoint_id, "removed", SWEEP_ROWS)
+        except StoreError as exc:
+            self._report(exc)
+            self._drop_soon(SWEEP_S)
+            return
+        self._orphans[endpoint_id] += count
+        if count < SWEEP_ROWS:
+            total = self._orphans.pop(endpoint_id)
+            if total:
+                log.warning("%d messages for %s dropped: no route leads there any more", total, endpoint_id)
+            if endpoint_id in self._consumers:
+                self._to_serve[endpoint_id] = self._consumers[endpoint_id]
+        self._drop_soon(BUSY_SWEEP_S)
+
+    def _drop_soon(self, after_s: float) -> None:
+        if self._orphans and not self._drop_timer:
+            self._drop_timer = True
+            self.set_timer(after_s, DropDue())
 
     # sessions
 

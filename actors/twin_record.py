@@ -14,7 +14,7 @@ import msgspec
 
 from messaging.errors import EnvelopeError, IotHubError
 from messaging.text import quoted
-from messaging.twin import Json, Section, difference, merge, new_section, patched, replaced, size_bytes
+from messaging.twin import Json, Section, difference, merge, new_section, patched, replaced
 
 _FORMAT = 1
 _FORBIDDEN_HERE = re.compile("#")  # besides what IoT Hub forbids
@@ -26,19 +26,21 @@ class TwinRecord:
 
     desired: Section
     reported: Section
-    known: Json | None  # reported values that the cloud is known to have; None: it was never asked
+    known: Json | None = None  # reported values that the cloud is known to have; None: it was never asked
+    tried: Json | None = None  # those it has if the patch that is under way has arrived
+    told: Json | None = None  # desired values that the client was last told; None: it never asked
 
     @classmethod
     def new(cls, now_s: float) -> TwinRecord:
         """Return the twin of an identity that has none yet."""
-        return cls(new_section(now_s), new_section(now_s), None)
+        return cls(new_section(now_s), new_section(now_s))
 
     def encode(self) -> bytes:
         """Return the record as bytes."""
         sections = [
             (section.values, section.metadata, section.version) for section in (self.desired, self.reported)
         ]
-        encoded: bytes = msgpack.packb((_FORMAT, *sections, self.known))
+        encoded: bytes = msgpack.packb((_FORMAT, *sections, self.known, self.tried, self.told))
         return encoded
 
     @classmethod
@@ -49,10 +51,10 @@ class TwinRecord:
             EnvelopeError: They are something else.
         """
         try:
-            number, desired, reported, known = msgpack.unpackb(encoded)
+            number, desired, reported, known, tried, told = msgpack.unpackb(encoded)
             if number != _FORMAT:
                 raise EnvelopeError(f"a twin has format {number}; this release knows {_FORMAT}")
-            return cls(Section(*desired), Section(*reported), known)
+            return cls(Section(*desired), Section(*reported), known, tried, told)
         except (ValueError, TypeError) as exc:
             raise EnvelopeError("a twin cannot be read") from exc
 
@@ -87,15 +89,20 @@ class TwinRecord:
         """Return the record after the cloud has told its copy, in which both sections have `$version`.
 
         Desired properties are the cloud's. Of the reported ones, what changed here since the cloud was last
-        heard of is kept, on top of what the cloud has.
+        heard of is kept, on top of what the cloud has. Whether a patch of unknown fate has arrived shows in
+        that it would change nothing any more.
         """
         wanted, version = _split(desired)
         has, reported_version = _split(reported)
-        ours = merge(has, self.unsent())
+        heard_of = self.known or {}
+        if self.tried is not None and merge(has, difference(heard_of, self.tried)) == has:
+            heard_of = self.tried
+        ours = merge(has, difference(heard_of, self.reported.values))
         return TwinRecord(
             Section(wanted, self.desired.metadata, version),
             Section(ours, self.reported.metadata, max(self.reported.version, reported_version)),
             has,
+            told=self.told,
         )
 
     def with_desired_patch(self, version: int, patch: Json) -> TwinRecord | None:
@@ -105,14 +112,21 @@ class TwinRecord:
         values, _ = _split(merge(self.desired.values, patch))
         return replace(self, desired=Section(values, self.desired.metadata, version))
 
-    def with_known(self, values: Json) -> TwinRecord:
-        """Return the record after the cloud has taken these reported values."""
-        return replace(self, known=values)
+    def news_for_client(self) -> Json:
+        """Return the patch that brings the client up to date; nothing for one that never asked."""
+        return {} if self.told is None else difference(self.told, self.desired.values)
 
-    @property
-    def size_bytes(self) -> int:
-        """How much the values weigh, as JSON."""
-        return size_bytes(self.desired.values) + size_bytes(self.reported.values)
+    def with_told(self) -> TwinRecord:
+        """Return the record after the client was told its desired properties; this same one if it knew."""
+        return self if self.told == self.desired.values else replace(self, told=self.desired.values)
+
+    def with_trial(self) -> TwinRecord:
+        """Return the record while `unsent` is on its way."""
+        return replace(self, tried=self.reported.values)
+
+    def with_taken(self) -> TwinRecord:
+        """Return the record after the cloud has taken what was on its way."""
+        return replace(self, known=self.tried, tried=None)
 
 
 def _split(section: Json) -> tuple[Json, int]:

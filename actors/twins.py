@@ -76,7 +76,7 @@ class TwinRetry:
 
 @message
 class SetDesired:
-    """The desired properties that the deployment on this device has for clients: identity, JSON object."""
+    """The desired properties that the deployment on this device has for its modules: name, JSON object."""
 
     desired: tuple[tuple[str, bytes], ...]
 
@@ -92,7 +92,7 @@ class TwinActor(EdgeActor):
         edge_device_id: str,
         desired: Mapping[str, Json],
     ) -> None:
-        """Keep what is needed; `desired` are those of the deployment, by identity."""
+        """Keep what is needed; `desired` are those of the deployment, by name of the module."""
         self._open_store = open_store
         self._store: TwinStore | None = None
         self._router = router
@@ -105,7 +105,6 @@ class TwinActor(EdgeActor):
         self._clients: dict[str, tuple[str, bool]] = {}  # identity → its head, whether it wants patches
         self._is_up = False
         self._under_way: dict[str, int] = {}  # identity → correlation id of what the cloud was asked
-        self._sending: dict[str, Json] = {}  # reported values of which a patch is under way
         self._stale: set[str] = set()  # of these the cloud's copy is wanted
         self._readers: dict[str, list[Envelope]] = {}  # who waits for it
         self._epochs = itertools.count(1)
@@ -117,8 +116,8 @@ class TwinActor(EdgeActor):
         self._store = self._open_store()
         self.tell(self._cloud, Watch())
         self.tell(self._cloud, WatchLink())
-        for identity, values in self._first.items():
-            self._set_desired(identity, values)
+        for module, values in self._first.items():
+            self._set_desired(module, values)
         self.on_turn_end()
 
     def on_stop(self) -> None:
@@ -128,6 +127,12 @@ class TwinActor(EdgeActor):
 
     def on_turn_end(self) -> None:
         """Store what this turn changed, with one sync to disk; only then say so."""
+        while self._changed or self._after:  # what is done after that may change something in turn
+            self._commit()
+        while len(self._records) > MOST_REMEMBERED:
+            del self._records[next(iter(self._records))]
+
+    def _commit(self) -> None:
         changed, self._changed = self._changed, {}
         after, self._after = self._after, []
         if changed:
@@ -138,6 +143,8 @@ class TwinActor(EdgeActor):
                 log.error("twins cannot be stored: %s", exc)
                 for identity in changed:
                     self._records.pop(identity, None)  # what is on disk counts
+                    if self._under_way.get(identity) == 0:
+                        self._failed(identity, str(exc))
                     self._answer_readers(identity)
                 for envelope, _ in after:
                     if envelope is not None:
@@ -145,8 +152,6 @@ class TwinActor(EdgeActor):
                 return
         for _, act in after:
             act()
-        while len(self._records) > MOST_REMEMBERED:
-            del self._records[next(iter(self._records))]
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
         self.on_link_changed(LinkChanged(False))
@@ -162,11 +167,13 @@ class TwinActor(EdgeActor):
         self._clients = {who: known for who, known in self._clients.items() if known[0] != started}
 
     def on_client_changed(self, message: ClientChanged) -> None:
-        is_new = message.identity not in self._clients
+        identity = message.identity
+        _, wanted = self._clients.get(identity, ("", False))
         wants = Feature.DESIRED_PROPERTIES.name in message.features
-        self._clients[message.identity] = (self.envelope.sender, wants)
-        if is_new and wants:
-            self._refresh(message.identity)
+        self._clients[identity] = (self.envelope.sender, wants)
+        if wants and not wanted:
+            self._catch_up(identity)
+            self._refresh(identity)
 
     def on_client_gone(self, message: ClientGone) -> None:
         if self._clients.get(message.identity, ("",))[0] == self.envelope.sender:
@@ -199,10 +206,11 @@ class TwinActor(EdgeActor):
     # the deployment
 
     def on_set_desired(self, message: SetDesired) -> None:
-        for identity, values in message.desired:
-            self._set_desired(identity, msgspec.json.decode(values))
+        for module, values in message.desired:
+            self._set_desired(module, msgspec.json.decode(values))
 
-    def _set_desired(self, identity: str, values: Json) -> None:
+    def _set_desired(self, module: str, values: Json) -> None:
+        identity = Identity(self._hub.device_id, module).id
         before = self._record(identity)
         try:
             record = before.with_desired(values, self.clock.now_s())
@@ -213,13 +221,25 @@ class TwinActor(EdgeActor):
             self._change(identity, record, lambda: self._tell_desired(identity, before, record))
 
     def _tell_desired(self, identity: str, before: TwinRecord, now: TwinRecord) -> None:
-        """Tell a client that wants to know what changed since it was last told."""
-        patch = difference(before.desired.values, now.desired.values)
+        """Tell a client that wants to know what has changed."""
+        if now.told is not None:
+            self._catch_up(identity)
+        elif before.desired.version != now.desired.version:
+            self._send_patch(identity, difference(before.desired.values, now.desired.values))
+
+    def _catch_up(self, identity: str) -> None:
+        """Tell a client what changed since it was last told, which may be long ago."""
+        news = self._record(identity).news_for_client()
+        if news:
+            self._send_patch(identity, news)
+
+    def _send_patch(self, identity: str, patch: Json) -> None:
         head, wants = self._clients.get(identity, ("", False))
-        if wants and (patch or before.desired.version != now.desired.version):
-            version = now.desired.version
-            body = msgspec.json.encode({**patch, "$version": version})
-            self.tell(head, DesiredPatch(identity, version, body))
+        if wants:
+            record = self._record(identity)
+            body = msgspec.json.encode({**patch, "$version": record.desired.version})
+            self.tell(head, DesiredPatch(identity, record.desired.version, body))
+            self._change(identity, record.with_told(), _nothing)
 
     # the cloud
 
@@ -231,7 +251,6 @@ class TwinActor(EdgeActor):
                 self._refresh(identity)
             return
         self._under_way.clear()
-        self._sending.clear()
         self._stale.clear()
         for identity in list(self._readers):
             self._answer_readers(identity)
@@ -254,7 +273,7 @@ class TwinActor(EdgeActor):
     def on_reported_sent(self, message: ReportedSent) -> None:
         identity = message.identity
         if self._ended(identity):
-            record = self._record(identity).with_known(self._sending.pop(identity))
+            record = self._record(identity).with_taken()
             self._change(identity, record, lambda: self._go_on(identity))
 
     def on_cloud_refused(self, message: CloudRefused) -> None:
@@ -293,8 +312,12 @@ class TwinActor(EdgeActor):
             self._stale.discard(identity)
             self._under_way[identity] = self.request(self._cloud, FetchTwin(identity), CLOUD_LIMIT_S)
         elif patch := record.unsent():
-            self._sending[identity] = record.reported.values
             asked = SendReported(identity, msgspec.json.encode(patch))
+            self._under_way[identity] = 0  # until it is on disk that it may have arrived
+            self._change(identity, record.with_trial(), lambda: self._send(identity, asked))
+
+    def _send(self, identity: str, asked: SendReported) -> None:
+        if self._under_way.get(identity) == 0:
             self._under_way[identity] = self.request(self._cloud, asked, CLOUD_LIMIT_S)
 
     def _ended(self, identity: str) -> bool:
@@ -312,8 +335,7 @@ class TwinActor(EdgeActor):
         if identity not in self._under_way:
             return
         del self._under_way[identity]
-        if self._sending.pop(identity, None) is not None:
-            self._stale.add(identity)
+        self._stale.add(identity)
         log.warning("twin of '%s': the cloud does not take part: %s", identity, reason)
         self.set_timer(RETRY_S, TwinRetry(identity))
         self._answer_readers(identity)
@@ -325,7 +347,11 @@ class TwinActor(EdgeActor):
             self._answer(identity, envelope)
 
     def _answer(self, identity: str, envelope: Envelope) -> None:
-        self.reply(Twin(identity, self._record(identity).document()), envelope)
+        record = self._record(identity)
+        self.reply(Twin(identity, record.document()), envelope)
+        told = record.with_told()
+        if told is not record:
+            self._change(identity, told, _nothing)
 
     def _publish_change(self, identity: str, patch: bytes) -> None:
         """Route the patch as a message, which `FROM /twinChangeNotifications` takes."""
@@ -362,6 +388,10 @@ class TwinActor(EdgeActor):
         self._record(identity)
         self._records[identity] = self._changed[identity] = record
         self._after.append((asked, then))
+
+
+def _nothing() -> None:
+    """What is done once a note of ours is on disk."""
 
 
 def _parsed(patch: bytes) -> object:

@@ -5,7 +5,8 @@ EdgeError
 │  ├─ DeploymentError         the manifest
 │  └─ RouteError              one route of the manifest, with its position
 ├─ EnvironmentFault           the machine does not allow it: port in use, no space, not permitted
-│  └─ EngineAway              the container engine does not answer; works again when it is back
+│  └─ StartLater              a module cannot be started yet; the module runtime tells when
+│     └─ EngineAway           the container engine does not answer; works again when it is back
 ├─ ProtocolError
 │  ├─ RemoteProtocolError     the peer broke the protocol; carries what to answer it with
 │  └─ LocalProtocolError      we tried to break it
@@ -62,7 +63,11 @@ class EnvironmentFault(EdgeError):
     """The machine does not allow what is needed: a port in use, a folder that cannot be written."""
 
 
-class EngineAway(EnvironmentFault):
+class StartLater(EnvironmentFault):
+    """A module cannot be started yet: something has to be done first, and is being done."""
+
+
+class EngineAway(StartLater):
     """The container engine is not there, may not be used by this user, or does not answer."""
 
 

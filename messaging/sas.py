@@ -116,17 +116,60 @@ def check(
     Raises:
         AuthError: expired, meant for another host or identity, or signed with another key.
     """
+    _check_time(token, identity.id, now_s)
+    _check_audience(token, identity, hosts)
+    _check_signature(token, keys, identity.id)
+
+
+def check_resource(
+    token: SasToken, keys: Iterable[bytes], signer: str, resource: str, hosts: Collection[str], now_s: float
+) -> None:
+    """Return when `token` lets its bearer use a resource of REST: its audience is that or lies above it.
+
+    Args:
+        keys: Of the shared access policy, device or module that the token claims to be of.
+        signer: Its name, for errors.
+        resource: The path of the request, decoded: `/devices/d`.
+        hosts: Host names of the IoT Hub; a port behind one in the audience is let pass, case is ignored.
+        now_s: Seconds since 1970-01-01 UTC.
+
+    Raises:
+        AuthError: expired, meant for another host or resource, or signed with another key.
+
+    Source: spec sheet security-daemon.md sections 4.3 and 4.6
+    """
+    _check_time(token, signer, now_s)
+    audience = unquote(token.audience)
+    host, slash, path = audience.partition("/")
+    _check_host(host.partition(":")[0], signer, hosts)
+    above = f"{slash}{unquote(path)}".rstrip("/").lower()
+    if above and above != resource.lower() and not resource.lower().startswith(f"{above}/"):
+        raise AuthError(f"token of '{signer}': audience {quoted(audience)} is another resource than this")
+    _check_signature(token, keys, signer)
+
+
+def _check_time(token: SasToken, signer: str, now_s: float) -> None:
     late_s = now_s - token.expires_s
     if late_s > CLOCK_SKEW_S:
         raise AuthError(
-            f"token of '{identity}' expired {late_s:.0f} s ago; "
+            f"token of '{signer}' expired {late_s:.0f} s ago; "
             f"{CLOCK_SKEW_S} s of clock difference are allowed, so make a new token or set the clock"
         )
-    _check_audience(token, identity, hosts)
+
+
+def _check_signature(token: SasToken, keys: Iterable[bytes], signer: str) -> None:
     # Every key is tried, so that the time taken does not tell which one fits.
     genuine = [hmac.compare_digest(_sign(token.audience, token.expiry, key), token.signature) for key in keys]
     if not any(genuine):
-        raise AuthError(f"token of '{identity}' is signed with a key that is not the identity's")
+        raise AuthError(f"token of '{signer}' is signed with a key that is not the identity's")
+
+
+def _check_host(host: str, signer: str, hosts: Collection[str]) -> None:
+    if host.lower() not in {host.lower() for host in hosts}:
+        raise AuthError(
+            f"token of '{signer}': audience names the host {quoted(host)}, "
+            f"expected {' or '.join(sorted(hosts))}"
+        )
 
 
 def _sign(audience: str, expiry: str, key: bytes) -> bytes:
@@ -141,11 +184,7 @@ def _check_audience(token: SasToken, identity: Identity, hosts: Collection[str])
             f"token of '{identity}': audience {quoted(audience)} is neither "
             "{host}/devices/{device} nor {host}/devices/{device}/modules/{module}"
         )
-    if segments[0].lower() not in {host.lower() for host in hosts}:
-        raise AuthError(
-            f"token of '{identity}': audience names the host {quoted(segments[0])}, "
-            f"expected {' or '.join(sorted(hosts))}"
-        )
+    _check_host(segments[0], identity.id, hosts)
     # A token of the device covers its modules, too; one of a module covers that module alone.
     covered = _same_id(segments[2], identity.device_id) and (
         len(segments) == 3 or (identity.module_id is not None and _same_id(segments[4], identity.module_id))

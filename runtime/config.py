@@ -31,6 +31,7 @@ RUNTIME_VARIABLES = frozenset(
 DEVICE_FILE = "device.json"
 MQTT_TLS_PORT = 8883
 MQTT_PLAIN_PORT = 1883
+WEB_PORT = 443
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_STOP_GRACE_S = 3600.0
 ISOLATION = ("auto", "require", "off")
@@ -121,11 +122,20 @@ def _address(text: str, default_port: int) -> ListenAddress:
     return ListenAddress(str(host), port)
 
 
-def _listen(text: str) -> tuple[ListenAddress, ...]:
-    addresses = tuple(_address(part.strip(), MQTT_TLS_PORT) for part in text.split(","))
+def _listen(text: str, default_port: int = MQTT_TLS_PORT) -> tuple[ListenAddress, ...]:
+    addresses = tuple(_address(part.strip(), default_port) for part in text.split(","))
     if len(set(addresses)) < len(addresses):
         raise ValueError("each address once")
     return addresses
+
+
+def _web_listen(text: str) -> tuple[ListenAddress, ...]:
+    if text == "off":
+        return ()
+    try:
+        return _listen(text, WEB_PORT)
+    except ValueError as exc:
+        raise ValueError(f"{exc}; or off") from None
 
 
 def _plain_listen(text: str) -> ListenAddress | None:
@@ -240,6 +250,14 @@ class Settings:
             help="where the hub accepts MQTT over TLS; device SDKs always use port 8883",
         )
     )
+    web_listen: tuple[ListenAddress, ...] | None = field(
+        metadata=_about(
+            _web_listen,
+            default="port 443 of the addresses of listen, as far as it is to be had",
+            unit="ADDRESS[:PORT], several with commas, or off",
+            help="where the hub accepts MQTT over WebSocket and HTTPS; device SDKs always use port 443",
+        )
+    )
     plain_listen: ListenAddress | None = field(
         metadata=_about(
             _plain_listen,
@@ -338,12 +356,23 @@ def read_settings(
         iothub_hostname=pick("iothub_hostname", about("iothub_hostname").default),
         hostname=pick("hostname", local_name(listen) if only_loopback else _as_host_name(host_name)),
         listen=listen,
+        web_listen=pick("web_listen", None),
         plain_listen=pick("plain_listen", None),
         stop_grace_s=pick("stop_grace_s", float(about("stop_grace_s").default)),
         process_allow=pick("process_allow", ()),
         process_isolation=pick("process_isolation", about("process_isolation").default),
         process_uids=pick("process_uids", MODULE_UIDS),
         log_level=pick("log_level", about("log_level").default),
+    )
+
+
+def web_addresses(settings: Settings) -> tuple[ListenAddress, ...]:
+    """Return where the web front goes: as set, else to port 443 wherever MQTT is accepted."""
+    if settings.web_listen is not None:
+        return settings.web_listen
+    hosts = dict.fromkeys(address.host for address in settings.listen)
+    return tuple(
+        address for host in hosts if (address := ListenAddress(host, WEB_PORT)) not in settings.listen
     )
 
 

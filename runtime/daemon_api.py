@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
+from runtime.http_exchange import Refusal, Response
+
 API_VERSIONS = frozenset(
     ("2018-06-28", "2019-01-30", "2019-10-22", "2019-11-05", "2020-07-07", "2021-12-07", "2022-08-03")
 )
@@ -39,23 +41,6 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
-    """What to answer. The body is JSON."""
-
-    status: int
-    body: bytes = field(repr=False)
-
-
-class Refusal(Exception):
-    """Ends a request with an error reply. Never leaves the API that raises it."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-@dataclass(frozen=True, slots=True)
 class Route:
     """A path with named segments in braces, such as `/modules/{m}/genid/{g}/sign`, and what answers it."""
 
@@ -70,19 +55,10 @@ class Route:
         if found is None:
             return None
         try:
-            return {name: unquote_to_bytes(text).decode() for name, text in found.groupdict().items()}
+            segments = {name: unquote_to_bytes(text).decode() for name, text in found.groupdict().items()}
         except UnicodeDecodeError:
             return None
-
-
-def json_response(status: int, content: object) -> Response:
-    """Return a reply with `content` as JSON."""
-    return Response(status, msgspec.json.encode(content))
-
-
-def error_response(status: int, message: str) -> Response:
-    """Return an error reply in the form all clients of the daemon read."""
-    return json_response(status, {"message": message})
+        return None if any("/" in text for text in segments.values()) else segments
 
 
 def find_route(routes: Sequence[Route], request: Request) -> tuple[Route, Mapping[str, str]]:

@@ -21,13 +21,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from actors import hub_config, process_permission
 from actors.agent import AgentActor, KillModules, start_groups
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
-from actors.hub_config import HubConfig, RouteText
+from actors.hub_config import HubConfig, route_texts
 from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
 from actors.process_permission import Origin
@@ -39,15 +41,16 @@ from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
-from runtime.config import MQTT_TLS_PORT, Settings, remember_device
+from runtime.config import Settings, remember_device, web_addresses
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
-from runtime.hub_sockets import HubSockets
+from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
+from runtime.listening_sockets import Use
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
@@ -128,13 +131,9 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         host_names=_server_names(settings),
         certificate_file=str(certificate),
         key_file=str(certificate),
-        routes=tuple(
-            RouteText(name, route.text, route.priority, route.time_to_live_s)
-            for name, route in hub.routes.items()
-        ),
-        ttl_s=None if hub.time_to_live_s < 0 else hub.time_to_live_s,
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
-        plain_listeners=0 if settings.plain_listen is None else 1,
+        routes=route_texts(hub),
+        ttl_s=hub.ttl_s,
     )
 
 
@@ -155,7 +154,7 @@ class _Edge:
         self._run = run
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
-        self._hub_sockets = HubSockets(_listen_addresses(settings))
+        self._hub_sockets = HubSockets(hub_listeners(settings))
         self._security: EdgeSecurity | None = None
         self._hub_ended = threading.Event()
         self._failure = ""
@@ -201,12 +200,12 @@ class _Edge:
             group_of=self._group_of,
             now_s=time.time,
         )
-        config = hub_config.encode(hub_settings(settings, self._deployment, self._security.certificate_file))
+        config = hub_settings(settings, self._deployment, self._security.certificate_file)
         self._deployment = self._with_hub_version(config)
         if hub_lives and not sockets_held and not self._hub_is_current():
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
-        write_private_file(home.hub_config, config)
+        write_private_file(home.hub_config, hub_config.encode(config))
 
     def run(self, for_s: float | None) -> int:
         """Start the actors and wait for the end."""
@@ -352,8 +351,7 @@ class _Edge:
             settings = with_gateway(self._settings, gateway)
             if settings is self._settings or self._bus is None or not self._hub_wanted:
                 return
-            address = listening_sockets.ListenAddress(ipaddress.ip_address(gateway), MQTT_TLS_PORT)
-            self._hub_sockets.listen_also(address, len(self._settings.listen))
+            self._hub_sockets.listen_on(hub_listeners(settings))
             self._settings = settings
         log.info("containers look for the hub at %s; it is restarted to listen there too", gateway)
         self._bus.send(child_of(AGENT, EDGE_HUB), RestartModule(EDGE_HUB))
@@ -363,18 +361,22 @@ class _Edge:
 
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""
-        log.info("the hub of an earlier run is ended: its settings or routes changed")
+        log.info("the hub of an earlier run is ended: its settings changed")
         grace_s = self._settings.stop_grace_s
         self._modules.stop(EDGE_HUB, grace_s)
         self._hub_ended.wait(grace_s + KILL_LIMIT_S)
 
-    def _with_hub_version(self, config: bytes) -> Deployment:
-        """Make configuration and addresses part of what the hub is made from: a change replaces it."""
+    def _with_hub_version(self, config: HubConfig) -> Deployment:
+        """Make configuration and addresses part of what the hub is made from: a change replaces it.
+
+        Not its routes and twins: a hub that lives is told of new ones.
+        """
         hub = self._deployment.edge_hub
         if hub is None:
             return self._deployment
         settings = self._settings
-        made_from = f"{settings.listen} {settings.plain_listen} ".encode() + config
+        fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
+        made_from = f"{hub_listeners(settings)} ".encode() + fixed
         digest = hashlib.sha256(made_from).hexdigest()[:16]
         return replace(self._deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
@@ -384,14 +386,22 @@ class _Edge:
 
 
 def _server_names(settings: Settings) -> tuple[str, ...]:
-    return server_names(settings.hostname, (address.host for address in settings.listen))
+    addresses = (*settings.listen, *web_addresses(settings))
+    return server_names(settings.hostname, (address.host for address in addresses))
 
 
-def _listen_addresses(settings: Settings) -> list[listening_sockets.ListenAddress]:
-    wanted = [*settings.listen, *([settings.plain_listen] if settings.plain_listen else [])]
+def hub_listeners(settings: Settings) -> list[Wanted]:
+    """Return on what the hub is to listen. Port 443 that nobody asked for may be missing."""
+    plain = [] if settings.plain_listen is None else [settings.plain_listen]
+    by_use = ((Use.MQTT, settings.listen), (Use.WEB, web_addresses(settings)), (Use.PLAIN_MQTT, plain))
     return [
-        listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port)
-        for address in wanted
+        Wanted(
+            use,
+            listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port),
+            is_optional=use is Use.WEB and settings.web_listen is None,
+        )
+        for use, addresses in by_use
+        for address in addresses
     ]
 
 

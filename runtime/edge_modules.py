@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from actors.module_spec import EDGE_AGENT, EDGE_HUB, ModuleSpec, ProcessSettings
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
+from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit, OnHealth
 from messaging.errors import ConfigError
 from runtime.caller import ModuleProcess
 from runtime.home import Home
@@ -88,8 +88,11 @@ class EdgeModules:
                 self._starting.discard(module.name)
                 self._changing.notify_all()
 
-    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
-        """Processes need no engine; see ModuleRuntime."""
+    def when_possible(self, name: str, on_possible: Callable[[], None]) -> None:
+        """No start of a process is postponed; see ModuleRuntime."""
+
+    def watch_health(self, name: str, on_health: OnHealth) -> None:
+        """Processes have no check of their health; see ModuleRuntime."""
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime."""

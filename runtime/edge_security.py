@@ -189,10 +189,9 @@ class EdgeSecurity:
                 name=name,
                 type="docker" if name in (EDGE_AGENT, EDGE_HUB) else "process",
                 image="",
-                # The daemon of the reference has no word for a module that waits to be started again.
-                status="failed" if module.status == "backoff" else module.status,
-                started_utc=_utc(module.since_s) if module.status == "running" else None,
-                exited_utc=_utc(module.since_s) if module.status != "running" else None,
+                status=_in_daemon_words(module.status),
+                started_utc=_utc(module.since_s) if _in_daemon_words(module.status) == "running" else None,
+                exited_utc=_utc(module.since_s) if _in_daemon_words(module.status) != "running" else None,
                 exit_code=module.exit_code,
             )
             for name, module in sorted(noted.items())
@@ -205,6 +204,14 @@ def _module_id(name: str) -> str:
 
 def _access(identity: Identity) -> DeviceAccess:
     return DeviceAccess(identity.device_id, Secret(identity.primary_key), Secret(identity.secondary_key))
+
+
+def _in_daemon_words(status: str) -> str:
+    """Return what the daemon of the reference says: it knows no health, and nobody who waits for a restart.
+
+    Source: spec sheet security-daemon.md section 2.2
+    """
+    return {"backoff": "failed", "unhealthy": "running"}.get(status, status)
 
 
 def _utc(at_s: float | None) -> str | None:

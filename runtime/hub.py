@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from actors import hub_config
+from actors.admission import Admission
 from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
 from actors.hub_root import HUB, HubRootActor
@@ -26,13 +27,16 @@ from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
+from runtime.http_gate import HttpGate
+from runtime.hub_listener import hub_listener
 from runtime.identity_copy import IdentityFile
-from runtime.listening_sockets import from_environment
+from runtime.listening_sockets import Use, from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
-from runtime.mqtt_listener import MqttListener, ServerCertificate, most_connections
 from runtime.process_end import FAILED, end_at_once
 from runtime.socket_handover import SocketOffer
+from runtime.tcp_listener import most_connections
+from runtime.tls_server import ServerCertificate
 from runtime.twin_db import TwinDb
 from runtime.upstream_file import UpstreamFile
 
@@ -50,12 +54,13 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}; start the edge with `edge-actors run`") from exc
     sockets = from_environment(os.environ)
-    offer = SocketOffer(run_dir, sockets)
+    offer = SocketOffer(run_dir, [listener for _, listener in sockets])
     offer.open()
-    split = len(sockets) - config.plain_listeners
+    by_use = {use: [listener for its, listener in sockets if its is use] for use in Use}
     certificate = ServerCertificate(config.certificate_file, config.key_file)
     most_open = most_connections()
     bus = ZmqBus(HUB, run_dir)
+    gate = HttpGate()
     ended = threading.Event()
     failures: list[str] = []
 
@@ -66,9 +71,10 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
             open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
-            make_mqtt_listener=lambda: MqttListener(
-                sockets[:split], sockets[split:], certificate.context, most_open
+            make_mqtt_listener=lambda: hub_listener(
+                by_use, certificate.context, Admission(most_open), gate.answer
             ),
+            http_gate=gate,
             load_certificate=certificate.load,
         )
 

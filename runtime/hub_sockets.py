@@ -5,24 +5,40 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from messaging.errors import EdgeError
+from messaging.errors import EdgeError, EnvironmentFault
 from runtime import listening_sockets, socket_handover
-from runtime.listening_sockets import ListenAddress, address_of
+from runtime.listening_sockets import ListenAddress, Use, address_of
 
 log = logging.getLogger(__name__)
 
+SETTINGS: Final = {
+    Use.MQTT: "--listen",
+    Use.WEB: "EDGE_ACTORS_WEB_LISTEN",
+    Use.PLAIN_MQTT: "EDGE_ACTORS_PLAIN_LISTEN",
+}
 TAKE_LIMIT_S: Final = 5.0  # a hub that was started a moment ago needs a part of a second
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An address for one use. The hub does without an optional one that cannot be had."""
+
+    use: Use
+    address: ListenAddress
+    is_optional: bool = False
 
 
 class HubSockets:
     """The sockets for the addresses of the settings, in their order."""
 
-    def __init__(self, wanted: Sequence[ListenAddress]) -> None:
+    def __init__(self, wanted: Sequence[Wanted]) -> None:
         self._wanted = tuple(wanted)
         self._held: list[socket.socket] = []
+        self._missed: set[Wanted] = set()  # that the user has been told of
 
     def take_back(self, run_dir: Path, has_ended: Callable[[], bool]) -> bool:
         """Take duplicates from a hub that outlived its agent; returns whether it gave them.
@@ -44,26 +60,33 @@ class HubSockets:
         """Have a socket for every address: kept where there is one, bound where not; close all others.
 
         Raises:
-            EnvironmentFault: an address cannot be had.
+            EnvironmentFault: an address cannot be had that is not optional.
         """
         kept, missing, removed = self._sorted()
         for listener in removed:
             if _is_in_the_way(listener, missing):
                 self._close(listener)
-        bound = dict(zip(missing, listening_sockets.bind(missing), strict=True))
+        bound: dict[Wanted, socket.socket] = {}
+        try:
+            for wanted in sorted(missing, key=lambda one: one.is_optional):
+                self._bind_one(wanted, bound)
+        except EnvironmentFault:
+            for listener in bound.values():
+                listener.close()
+            raise
         for listener in removed:
             self._close(listener)
         have = kept | bound
-        self._held = [have[address] for address in self._wanted]
+        self._held = [have[wanted] for wanted in self._wanted if wanted in have]
 
-    def listen_also(self, address: ListenAddress, at: int) -> None:
-        """Want and bind one more address, the `at`-th; the hub has it from its next start on.
+    def listen_on(self, wanted: Sequence[Wanted]) -> None:
+        """Want other addresses and have them; the hub gets them at its next start.
 
         Raises:
-            EnvironmentFault: it cannot be had.
+            EnvironmentFault: one cannot be had; all stays as it was.
         """
         before = self._wanted
-        self._wanted = (*before[:at], address, *before[at:])
+        self._wanted = tuple(wanted)
         try:
             self.bind()
         except EdgeError:
@@ -72,7 +95,8 @@ class HubSockets:
 
     def to_environment(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
         """Return environment and descriptors for the hub process."""
-        return listening_sockets.to_environment(self._held)
+        kept, _, _ = self._sorted()
+        return listening_sockets.to_environment((wanted.use, kept[wanted]) for wanted in kept)
 
     def close(self) -> None:
         """Close what we hold; a hub that lives has its own."""
@@ -80,23 +104,34 @@ class HubSockets:
             listener.close()
         self._held = []
 
+    def _bind_one(self, wanted: Wanted, bound: dict[Wanted, socket.socket]) -> None:
+        try:
+            [bound[wanted]] = listening_sockets.bind([wanted.address], SETTINGS[wanted.use])
+            self._missed.discard(wanted)
+        except EnvironmentFault as exc:
+            if not wanted.is_optional:
+                raise
+            if wanted not in self._missed:
+                self._missed.add(wanted)
+                log.warning("no MQTT over WebSocket and no HTTPS: %s", exc)
+
     def _close(self, listener: socket.socket) -> None:
         if listener in self._held:
             log.info("not listening on %s any more", address_of(listener))
             self._held.remove(listener)
             listener.close()
 
-    def _sorted(self) -> tuple[dict[ListenAddress, socket.socket], list[ListenAddress], list[socket.socket]]:
+    def _sorted(self) -> tuple[dict[Wanted, socket.socket], list[Wanted], list[socket.socket]]:
         """Return what is held and wanted, what is wanted only, and what is held only."""
         removed = list(self._held)
-        kept: dict[ListenAddress, socket.socket] = {}
+        kept: dict[Wanted, socket.socket] = {}
         for wanted in self._wanted:
-            fitting = next((have for have in removed if wanted.is_met_by(address_of(have))), None)
+            fitting = next((have for have in removed if wanted.address.is_met_by(address_of(have))), None)
             if fitting is not None:
                 kept[wanted] = fitting
                 removed.remove(fitting)
         return kept, [wanted for wanted in self._wanted if wanted not in kept], removed
 
 
-def _is_in_the_way(listener: socket.socket, missing: Iterable[ListenAddress]) -> bool:
-    return any(address_of(listener).stands_in_the_way_of(wanted) for wanted in missing)
+def _is_in_the_way(listener: socket.socket, missing: Iterable[Wanted]) -> bool:
+    return any(address_of(listener).stands_in_the_way_of(wanted.address) for wanted in missing)

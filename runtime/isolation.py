@@ -96,7 +96,7 @@ def _files(spec: ProcessSpec) -> Iterator[tuple[str, Path]]:
         yield "-x", Path(os.fsdecode(words[0]))
     for word in spec.command[1:]:
         path = spec.working_directory / word
-        if not word.startswith("-") and path.is_file():
+        if not word.startswith("-") and os.path.isfile(path):  # also of what is too long for a path
             yield "-r", path
     uri = spec.env.get("IOTEDGE_WORKLOADURI", "")
     if uri.startswith("unix://"):

@@ -9,8 +9,9 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime import process_table
@@ -18,6 +19,14 @@ from runtime import process_table
 BACKLOG = 1024
 ENVIRONMENT_NAME = "EDGE_ACTORS_LISTEN_FDS"
 LISTEN_STATE = "0A"  # TCP_LISTEN in /proc/net/tcp
+
+
+class Use(StrEnum):
+    """What the hub speaks on a socket."""
+
+    MQTT = "mqtts"
+    WEB = "https"
+    PLAIN_MQTT = "mqtt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +68,10 @@ def parse_listen_address(text: str) -> ListenAddress:
     return ListenAddress(address, int(port))
 
 
-def bind(addresses: Iterable[ListenAddress]) -> list[socket.socket]:
+def bind(addresses: Iterable[ListenAddress], setting: str = "--listen") -> list[socket.socket]:
     """Return one listening socket per address, in order; none when one of them fails.
+
+    `setting` is where the addresses come from, for the message.
 
     Raises:
         EnvironmentFault: names the address, and the process that has the port.
@@ -68,7 +79,7 @@ def bind(addresses: Iterable[ListenAddress]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for wanted in addresses:
-            sockets.append(_bind_one(wanted))
+            sockets.append(_bind_one(wanted, setting))
     except BaseException:
         for bound in sockets:
             bound.close()
@@ -76,29 +87,33 @@ def bind(addresses: Iterable[ListenAddress]) -> list[socket.socket]:
     return sockets
 
 
-def to_environment(sockets: Sequence[socket.socket]) -> tuple[dict[str, str], tuple[int, ...]]:
+def to_environment(
+    sockets: Iterable[tuple[Use, socket.socket]],
+) -> tuple[dict[str, str], tuple[int, ...]]:
     """Return the environment entry and the descriptors with which a child process inherits `sockets`."""
-    descriptors = tuple(listener.fileno() for listener in sockets)
-    return {ENVIRONMENT_NAME: ",".join(map(str, descriptors))}, descriptors
+    named = [(use, listener.fileno()) for use, listener in sockets]
+    text = ",".join(f"{use}={descriptor}" for use, descriptor in named)
+    return {ENVIRONMENT_NAME: text}, tuple(descriptor for _, descriptor in named)
 
 
-def from_environment(environ: Mapping[str, str]) -> list[socket.socket]:
+def from_environment(environ: Mapping[str, str]) -> list[tuple[Use, socket.socket]]:
     """Return the listening sockets this process inherited, in the order in which the parent named them.
 
     They are not handed on to children of this process.
 
     Raises:
-        EnvironmentFault: the variable is missing, or a descriptor is not a listening TCP socket.
+        EnvironmentFault: the variable is missing or makes no sense, or a descriptor is not a listening TCP
+            socket.
     """
     text = environ.get(ENVIRONMENT_NAME)
     if text is None:
         raise EnvironmentFault(f"{ENVIRONMENT_NAME} is not set: this process is started by `edge-actors run`")
-    sockets: list[socket.socket] = []
+    sockets: list[tuple[Use, socket.socket]] = []
     try:
-        for number in text.split(",") if text else []:
-            sockets.append(_inherited(number))
+        for entry in text.split(",") if text else []:
+            sockets.append(_inherited(entry))
     except BaseException:
-        for inherited in sockets:
+        for _, inherited in sockets:
             inherited.close()
         raise
     return sockets
@@ -141,7 +156,7 @@ def holder_of(wanted: ListenAddress) -> str:
     return "another process of another user" if os.geteuid() else "a process that is not visible from here"
 
 
-def _bind_one(wanted: ListenAddress) -> socket.socket:
+def _bind_one(wanted: ListenAddress, setting: str) -> socket.socket:
     family = socket.AF_INET6 if wanted.address.version == 6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -154,35 +169,38 @@ def _bind_one(wanted: ListenAddress) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as exc:
         listener.close()
-        raise EnvironmentFault(_explain(wanted, exc)) from exc
+        raise EnvironmentFault(_explain(wanted, exc, setting)) from exc
     return listener
 
 
-def _explain(wanted: ListenAddress, error: OSError) -> str:
+def _explain(wanted: ListenAddress, error: OSError, setting: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"cannot listen on {wanted}: port {wanted.port} is in use ({holder_of(wanted)}); "
-            "stop that process, or choose another port with --listen"
+            f"stop that process, or choose another port with {setting}"
         )
     if error.errno == errno.EACCES:
         return (
             f"cannot listen on {wanted}: port {wanted.port} needs root or the capability "
-            "CAP_NET_BIND_SERVICE; choose a port from 1024 up with --listen"
+            "CAP_NET_BIND_SERVICE; permit it with `sudo sysctl net.ipv4.ip_unprivileged_port_start="
+            f"{wanted.port}` or, for a systemd service, AmbientCapabilities=CAP_NET_BIND_SERVICE, "
+            f"or choose a port from 1024 up with {setting}"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return (
             f"cannot listen on {wanted}: {wanted.address} is not an address of this machine "
-            "(`ip address` lists them); choose another with --listen"
+            f"(`ip address` lists them); choose another with {setting}"
         )
-    return f"cannot listen on {wanted}: {error.strerror}; choose another address with --listen"
+    return f"cannot listen on {wanted}: {error.strerror}; choose another address with {setting}"
 
 
-def _inherited(number: str) -> socket.socket:
-    fault = f"{ENVIRONMENT_NAME}: {number!r} is not a listening TCP socket of this process"
-    if not number.isascii() or not number.isdigit():
+def _inherited(entry: str) -> tuple[Use, socket.socket]:
+    fault = f"{ENVIRONMENT_NAME}: {entry!r} is not a listening TCP socket of this process"
+    use, _, number = entry.partition("=")
+    if use not in list(Use) or not number.isascii() or not number.isdigit():
         raise EnvironmentFault(fault)
     try:
-        return listener_of(int(number))
+        return Use(use), listener_of(int(number))
     except ValueError as exc:
         raise EnvironmentFault(fault) from exc
 

@@ -272,6 +272,11 @@ class MessageDb:
         account = self._accounts.find(endpoint_id)
         return 0 if account is None else account.pending(self._connection)
 
+    @_guarded("list endpoints")
+    def endpoint_ids(self) -> tuple[str, ...]:
+        """Return the endpoints that messages were ever stored for."""
+        return tuple(self._accounts.names().values())
+
     @_guarded("read the ledger")
     def ledger(self) -> Ledger:
         """Return the ledger of this moment."""

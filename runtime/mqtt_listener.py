@@ -4,145 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import resource
 import socket
 import ssl
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from actors.admission import MOST_CONNECTIONS, Admission
+from actors.admission import Admission
 from actors.ports import ConnectionHandler
+from runtime.tcp_listener import TcpListener, Visit
+from runtime.tls_server import peer_certificates
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_LIMIT_S: Final = 10.0
-ACCEPTED_AT_ONCE: Final = 64
-ACCEPT_RETRY_S: Final = 1.0
-TOLD_EVERY_S: Final = 1.0  # of connections that are turned away: a line for each would fill the disk
-SPARE_DESCRIPTORS: Final = 256  # for everything but connections
 CLOSE_LIMIT_S: Final = 10.0  # for a peer to take what it is still owed
 WRITE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 
 class MqttListener:
-    """Implements `actors.ports.Listener` over listening sockets that somebody else owns.
-
-    Accepts by itself: `create_server(ssl=…)` tells nobody of a TLS handshake that failed, and closes the
-    sockets it was given, with everybody who waits in their backlog.
-    """
+    """Implements `actors.ports.Listener` over listening sockets that somebody else owns."""
 
     def __init__(
         self,
         tls: Sequence[socket.socket],
         plain: Sequence[socket.socket],
         context: ssl.SSLContext,
-        most_connections: int = MOST_CONNECTIONS,
+        admission: Admission | None = None,
     ) -> None:
-        self._contexts: dict[socket.socket, ssl.SSLContext | None] = dict.fromkeys(tls, context)
-        self._contexts.update(dict.fromkeys(plain))
-        self._loop: asyncio.AbstractEventLoop
-        self._handler: ConnectionHandler
-        self._handshakes: set[asyncio.Task[None]] = set()
-        self._admission = Admission(most_connections)
-        self._turned_away = 0  # since the log was last told
-        self._told_at_s = -TOLD_EVERY_S
-        self._is_open = False
+        self._listener = TcpListener("MQTT", tls, plain, context, admission or Admission())
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the loop of this thread."""
-        self._loop = asyncio.get_event_loop()
-        self._handler = handler
-        self._is_open = True
-        for listening, context in self._contexts.items():
-            listening.setblocking(False)
-            self._loop.add_reader(listening, self._accept, listening)
-            address = "{}:{}".format(*listening.getsockname()[:2])
-            log.info("MQTT %s on %s", "over TLS" if context else "without TLS", address)
+        self._listener.open(lambda visit: MqttConnection(handler, visit))
 
     def close(self) -> None:
         """Accept no more; who comes waits in the backlog."""
-        if self._is_open:
-            self._is_open = False
-            for listening in self._contexts:
-                self._loop.remove_reader(listening)
-            for handshake in list(self._handshakes):
-                handshake.cancel()
-
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
-            try:
-                accepted, address = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as exc:  # no descriptors or memory left: whoever comes waits in the backlog
-                log.error("connections have to wait: %s", exc)
-                self._loop.remove_reader(listening)
-                self._loop.call_later(ACCEPT_RETRY_S, self._accept_again, listening)
-                return
-            refusal = self._admission.enter(address[0])
-            if refusal:
-                accepted.close()
-                self._turn_away(refusal)
-                continue
-            accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            visit = Visit(self._admission, address[0], address[1])
-            handshake = self._loop.create_task(self._shake_hands(accepted, visit, self._contexts[listening]))
-            self._handshakes.add(handshake)
-            handshake.add_done_callback(self._handshakes.discard)
-
-    def _accept_again(self, listening: socket.socket) -> None:
-        if self._is_open:
-            self._loop.add_reader(listening, self._accept, listening)
-
-    def _turn_away(self, reason: str) -> None:
-        self._turned_away += 1
-        now_s = self._loop.time()
-        if now_s - self._told_at_s >= TOLD_EVERY_S:
-            log.warning("%d connections turned away: %s", self._turned_away, reason)
-            self._turned_away, self._told_at_s = 0, now_s
-
-    async def _shake_hands(
-        self, accepted: socket.socket, visit: Visit, context: ssl.SSLContext | None
-    ) -> None:
-        try:
-            await self._loop.connect_accepted_socket(
-                lambda: MqttConnection(self._handler, visit),
-                accepted,
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_LIMIT_S if context else None,
-            )
-        except OSError as exc:  # ssl.SSLError and TimeoutError are such
-            reason = getattr(exc, "reason", None) or str(exc) or type(exc).__name__
-            log.warning("%s: TLS handshake failed: %s", visit.peer, reason)
-            visit.end()
-        except BaseException:
-            visit.end()
-            raise
-
-
-class Visit:
-    """One accepted connection as the admission counts it, from accept to its end."""
-
-    def __init__(self, admission: Admission, address: str, port: int) -> None:
-        self.peer = f"{address}:{port}"
-        self._admission = admission
-        self._address = address
-        self._stranger = True
-        self._ended = False
-
-    def authenticated(self) -> None:
-        """The peer has said who it is."""
-        if self._stranger and not self._ended:
-            self._stranger = False
-            self._admission.authenticated(self._address)
-
-    def end(self) -> None:
-        """The connection is gone. Also where it may have been said already."""
-        if not self._ended:
-            self._ended = True
-            self._admission.leave(self._address, stranger=self._stranger)
+        self._listener.close()
 
 
 class MqttConnection(asyncio.Protocol):
@@ -187,6 +83,10 @@ class MqttConnection(asyncio.Protocol):
     def unsent_bytes(self) -> int:
         return self._transport.get_write_buffer_size()
 
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        return peer_certificates(self._transport.get_extra_info("ssl_object"))
+
     def write(self, data: bytes) -> None:
         if data:
             self._transport.write(data)
@@ -204,46 +104,3 @@ class MqttConnection(asyncio.Protocol):
 
     def authenticated(self) -> None:
         self._visit.authenticated()
-
-
-def most_connections() -> int:
-    """Return how many connections this process can carry, after raising its limit of descriptors.
-
-    Few systems let a program open more than 1024 files unless it asks.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + SPARE_DESCRIPTORS
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return max(1, wanted - SPARE_DESCRIPTORS)
-
-
-class ServerCertificate:
-    """The TLS settings of the hub, 1.2 and 1.3 (the Python SDK speaks 1.2 only), with its certificate.
-
-    Raises:
-        ssl.SSLError, OSError: the files cannot be read or do not fit each other. From `load` too; the
-            certificate before stays in use then.
-    """
-
-    def __init__(self, certificate_file: str, key_file: str) -> None:
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._files = (certificate_file, key_file)
-        self._loaded: tuple[tuple[int, int], ...] = ()
-        self.load()
-
-    def load(self) -> bool:
-        """Use what is in the files now; returns whether it is another certificate than before.
-
-        New handshakes use it from then on; connections stay as they are.
-        """
-        statuses = [os.stat(path) for path in self._files]
-        found = tuple((status.st_ino, status.st_mtime_ns) for status in statuses)
-        if found == self._loaded:
-            return False
-        self.context.load_cert_chain(*self._files)
-        self._loaded = found
-        return True

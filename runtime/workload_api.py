@@ -21,16 +21,8 @@ import msgspec
 from messaging.errors import AuthError, EdgeError
 from runtime.caller import Caller, ModuleContainer, ModuleProcess, is_module, is_user
 from runtime.certificates import EdgeCa
-from runtime.daemon_api import (
-    Refusal,
-    Request,
-    Response,
-    Route,
-    error_response,
-    find_route,
-    json_response,
-    read_body,
-)
+from runtime.daemon_api import Request, Route, find_route, read_body
+from runtime.http_exchange import Refusal, Response, error_response, json_response
 from runtime.key_store import KeyStore
 
 if TYPE_CHECKING:  # heavy: imported where a certificate is issued
@@ -39,7 +31,7 @@ if TYPE_CHECKING:  # heavy: imported where a certificate is issued
 log = logging.getLogger(__name__)
 
 COMMON_NAME_LIMIT = 64  # ub-common-name, RFC 5280 appendix A.1
-IV_LENGTHS_BYTES = range(8, 129)  # what the AES-GCM implementation takes; the reference allows any from 1 on
+IV_LENGTHS_BYTES = range(1, 129)  # OpenSSL takes no longer ones
 
 
 @dataclass(frozen=True, slots=True)

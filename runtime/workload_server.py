@@ -26,8 +26,9 @@ from typing import Any, TypeVar
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.atomic_file import make_private_folder
 from runtime.caller import Caller, Peer
-from runtime.daemon_api import Refusal, Request, Response, error_response
-from runtime.http_connection import HttpConnection, HttpRequest, Limits
+from runtime.daemon_api import Request
+from runtime.http_connection import HttpConnection, Limits
+from runtime.http_exchange import HttpRequest, Refusal, Response, error_response
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,12 @@ class _Listener:
 
     def _answer(self, request: HttpRequest, peer: Peer) -> Response:
         asked = Request(
-            self._module, request.method, request.target, request.content_type, request.body, self._uid
+            self._module,
+            request.method,
+            request.target,
+            request.header("content-type"),
+            request.body,
+            self._uid,
         )
         try:
             return self._handle(asked, peer.caller())

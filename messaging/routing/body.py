@@ -14,6 +14,7 @@ from messaging import system_properties as names
 from messaging.message import Message
 from messaging.routing.lenient_json import loads_leniently
 from messaging.routing.values import MISSING, UNDEFINED
+from messaging.text import quoted
 
 WILDCARD = None
 
@@ -23,6 +24,7 @@ _SEGMENT = re.compile(r"(?P<name>[^.\[\]]+)(?P<indices>(?:\[[0-9]+\])*)", re.ASC
 _LAST_INDEX = 2**31 - 1
 
 _ENCODINGS = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+_JSON = "application/json"
 _STRICT = json.JSONDecoder(strict=False, parse_int=float)
 
 _DATE_TIME = re.compile(
@@ -63,8 +65,8 @@ def parse_body(message: Message) -> object:
     Usable is a body whose content type is exactly application/json and whose encoding is given.
     """
     content_type = message.system_properties.get(names.CONTENT_TYPE) or ""
-    encoding = _ENCODINGS.get((message.system_properties.get(names.CONTENT_ENCODING) or "").lower())
-    if encoding is None or content_type.lower() != "application/json":
+    encoding = _encoding_of(message)
+    if encoding is None or content_type.lower() != _JSON:
         return UNDEFINED
     try:
         text = message.body.decode(encoding)
@@ -78,6 +80,28 @@ def parse_body(message: Message) -> object:
         except ValueError:
             return UNDEFINED
     return root if isinstance(root, dict) else UNDEFINED
+
+
+def why_unusable(message: Message) -> str:
+    """Say why `parse_body` gives UNDEFINED for this message; "" when it does not."""
+    content_type = message.system_properties.get(names.CONTENT_TYPE) or ""
+    encoding = _encoding_of(message)
+    if content_type.lower() != _JSON:
+        return f"the content type is {quoted(content_type)}, not exactly '{_JSON}'"
+    if encoding is None:
+        given = message.system_properties.get(names.CONTENT_ENCODING) or ""
+        return f"the content encoding is {quoted(given)}, not one of {', '.join(_ENCODINGS)}"
+    if parse_body(message) is not UNDEFINED:
+        return ""
+    try:
+        message.body.decode(encoding)
+    except UnicodeDecodeError as exc:
+        return f"byte {exc.start + 1} of the body is not {exc.encoding}"
+    return "the body is not a JSON object"
+
+
+def _encoding_of(message: Message) -> str | None:
+    return _ENCODINGS.get((message.system_properties.get(names.CONTENT_ENCODING) or "").lower())
 
 
 def path_reader(path: Path) -> Callable[[object], object]:
@@ -127,7 +151,9 @@ def _children(node: object, step: str | int | None) -> Iterable[object]:
 
 def _value(node: object) -> object:
     if isinstance(node, str):
-        return UNDEFINED if _is_date(node) else node
+        # A look at the two places where each date has its mark is cheaper than a regular expression.
+        may_be_date = len(node) > 7 and (node[4] == "-" or node[0] == "/")
+        return UNDEFINED if may_be_date and _is_date(node) else node
     if isinstance(node, dict | list) or node != node:
         return UNDEFINED
     return node

@@ -49,6 +49,11 @@ class View:
         self.system_properties = _by_capitals(message.system_properties)
 
     @property
+    def message(self) -> Message:
+        """The message itself."""
+        return self._message
+
+    @property
     def body(self) -> object:
         """What `parse_body` says of the message."""
         if self._root is None:
@@ -109,6 +114,15 @@ def compile_condition(expression: Expression) -> Condition:
         return value if isinstance(value, bool) else None
 
     return Condition(evaluate, typed.reads_body)
+
+
+def evaluate_part(expression: Expression, view: View) -> object:
+    """Return the value that a part of a condition has for a message: one of messaging/routing/values.py.
+
+    Raises:
+        RouteError: it does not compile.
+    """
+    return _compile(expression).evaluate(view)
 
 
 def _compile(expression: Expression) -> _Typed:

@@ -5,6 +5,8 @@ Source: spec sheet routing.md sections 1.1 and 2.2
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -113,10 +115,42 @@ def parse_route(text: str) -> RouteSyntax:
     return _Parser(tokenize(text)).route()
 
 
+_BEFORE_CONDITION = "FROM /* WHERE "
+
+
+@contextmanager
+def positions_in_condition(text: str) -> Iterator[None]:
+    """Let errors of a condition that was read with `parse_condition` have positions in its own text."""
+    try:
+        yield
+    except RouteError as exc:
+        line, column = exc.line, exc.column - (len(_BEFORE_CONDITION) if exc.line == 1 else 0)
+        lines = text.split("\n")
+        if line > len(lines) or column > len(lines[line - 1]) + 1:
+            line, column = len(lines), len(lines[-1]) + 1
+        raise RouteError(exc.reason, line, max(1, column), exc.hint) from exc
+
+
+def parse_condition(text: str) -> Expression | None:
+    """Read a condition alone, as it stands between WHERE and INTO of `FROM /* WHERE … INTO $upstream`.
+
+    None when it is empty. Positions in errors and tokens are those in that route.
+
+    Raises:
+        RouteError: `text` is not a condition there; one with a `*/` may not be, see `tokenize`.
+    """
+    if not text.strip(" \t\r\n"):
+        return None
+    condition = parse_route(f"{_BEFORE_CONDITION}{text} INTO $upstream").condition
+    if condition is None:
+        raise RouteError("Syntax error.", 1, len(_BEFORE_CONDITION) + 1, hint="a comment swallows it")
+    return condition
+
+
 _CONSTANTS = (Kind.STRING, Kind.INTEGER, Kind.HEX, Kind.REAL, Kind.CONSTANT)
 
 
-def _level(token: Token) -> int:
+def level_of(token: Token) -> int:
     """How tight a binary operator binds; 0 for any other token."""
     is_operator = token.kind in (Kind.OPERATOR, Kind.PUNCTUATION)
     return _LEVELS.get(token.text.upper(), 0) if is_operator else 0
@@ -189,8 +223,8 @@ class _Parser:
         """Operands with operators between. Two stacks, so that levels of operators are no recursion."""
         operands = [self._operand(nesting)]
         operators: list[Token] = []
-        while level := _level(self._peek()):
-            while operators and _level(operators[-1]) >= level:
+        while level := level_of(self._peek()):
+            while operators and level_of(operators[-1]) >= level:
                 _join(operands, operators)
             operators.append(self._next())
             operands.append(self._operand(nesting))

@@ -64,6 +64,8 @@ def compile_route(
 ) -> CompiledRoute:
     """Compile one route of the deployment.
 
+    The endpoint of a module's input has an id that begins with `edge_device_id`.
+
     Raises:
         RouteError: `text` is not a route, names a sink that does not exist, or has a condition whose types do
             not go together. No other error comes out.
@@ -72,6 +74,11 @@ def compile_route(
     endpoint = _endpoint(syntax.sink, edge_device_id)
     condition = None if syntax.condition is None else compile_condition(syntax.condition)
     return CompiledRoute(name, text, _prefix(syntax.source), endpoint, priority, ttl_s, condition)
+
+
+def is_under(source: str, prefix: str) -> bool:
+    """Say whether a source path is one of those that a route with this prefix takes messages from."""
+    return source.lower().startswith(prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +122,7 @@ class CompiledRoutes:
     def _candidates(self, source: str) -> _Candidates:
         known = self._by_source.get(source)
         if known is None:
-            path = source.lower()
-            routes = tuple(route for route in self.routes if path.startswith(route.prefix))
+            routes = tuple(route for route in self.routes if is_under(source, route.prefix))
             conditions = [route.condition for route in routes if route.condition is not None]
             always = None if conditions else _best(routes)
             known = _Candidates(routes, always, any(condition.reads_body for condition in conditions))

@@ -39,8 +39,6 @@ UNDEFINED = Marker.UNDEFINED
 MISSING = Marker.MISSING
 NO_VALUE = Marker.NO_VALUE
 
-_INCOMPARABLE = (UNDEFINED, NO_VALUE)
-
 Comparison = Callable[[object, object], object]
 
 # Only values that Python can compare with each other are ever given to these.
@@ -80,7 +78,7 @@ def _compare_strings(compare: Callable[[Any, Any], bool], a: object, b: object) 
 
 
 def _compare_by_rank(compare: Callable[[Any, Any], bool], a: object, b: object) -> object:
-    if a in _INCOMPARABLE or b in _INCOMPARABLE:
+    if a is UNDEFINED or b is UNDEFINED or a is NO_VALUE or b is NO_VALUE:
         return UNDEFINED
     rank_a, rank_b = _RANKS[a.__class__], _RANKS[b.__class__]
     if rank_a != rank_b or rank_a == _RANK_OF_NULL:

@@ -6,97 +6,214 @@ Everything here runs in one asyncio loop. What changes something returns when it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from messaging.clock import Clock, SystemClock
+from messaging.errors import AuthError, IotHubError, StoreError
 from messaging.identity import Identity
+from messaging.message import LARGEST_MESSAGE_BYTES
+from messaging.twin import Json
+from runtime.iothub import documents, identities, methods, proofs, refusals, twins
+from runtime.iothub.c2d import C2dQueues
+from runtime.iothub.cloud_db import CloudDb
+from runtime.iothub.identities import Change
+from runtime.iothub.methods import MethodCalls
+from runtime.iothub.policies import Policies
 from runtime.iothub.records import (
     Ack,
     C2dMessage,
     DeviceSession,
     Event,
     Features,
+    Feedback,
     Grant,
     MethodResult,
     Registered,
     Telemetry,
 )
+from runtime.iothub.service import ServiceSide
+from runtime.iothub.sessions import Sessions
+from runtime.iothub.telemetry import RING_BYTES, TelemetryStream
+from runtime.iothub.twins import DesiredChange
+
+log = logging.getLogger(__name__)
+
+AUTHORITY: Final = "authority"  # kind of document: a CA whose certificates devices may show
+SWEEP_S: Final = 1.0
 
 
 class IotHub:
     """One IoT Hub. `await IotHub.open(...)`, and `await close()` at the end."""
 
+    def __init__(
+        self,
+        db: CloudDb,
+        hosts: Sequence[str],
+        policies: Policies,
+        clock: Clock,
+        ring_bytes: int,
+    ) -> None:
+        self.hosts = tuple(hosts)
+        self.policies = policies
+        self.clock = clock
+        self._db = db
+        self._sessions = Sessions(db, clock)
+        self._stream = TelemetryStream(db, clock, ring_bytes)
+        self._methods = MethodCalls(self._sessions)
+        self._c2d = C2dQueues(db, clock, self._sessions)
+        self.service = ServiceSide(db, self._sessions, clock, self._tell_desired)
+        self._sweeper: asyncio.Task[None] | None = None
+
     @classmethod
-    async def open(cls, path: Path, host_name: str, clock: Clock = SystemClock()) -> IotHub:  # noqa: B008
-        """Open the database at `path` (made if there is none) for the hub that calls itself `host_name`.
+    async def open(
+        cls,
+        folder: Path,
+        host_name: str,
+        aliases: Collection[str] = (),
+        clock: Clock = SystemClock(),  # noqa: B008 - it has no state
+        ring_bytes: int = RING_BYTES,
+    ) -> IotHub:
+        """Open the hub whose database and accounts are in `folder`; what is missing there is made.
+
+        Args:
+            folder: Holds `cloud.db` and `policies.json`, both for their owner alone.
+            host_name: What the hub calls itself.
+            aliases: Other names and addresses by which clients may call it.
 
         Raises:
             StoreError: the database cannot be opened, is damaged, or is of a newer release.
+            ConfigError: the file of the accounts cannot be read.
+            EnvironmentFault: the file of the accounts cannot be written.
         """
-        raise NotImplementedError
+        policies = Policies.load(folder / "policies.json")
+        db = await CloudDb.open(folder / "cloud.db")
+        hub = cls(db, (host_name, *aliases), policies, clock, ring_bytes)
+        await hub._sessions.load()
+        hub._sweeper = asyncio.create_task(hub._sweep_for_ever())
+        return hub
+
+    @property
+    def host_name(self) -> str:
+        """What the hub calls itself."""
+        return self.hosts[0]
 
     async def close(self) -> None:
-        """Commit what waits, cut off who is connected, close the database."""
-        raise NotImplementedError
+        """Cut off who is connected, commit what waits, close the database."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connected in self._sessions.all():
+            self._sessions.cut_off(connected.grant.identity, "the hub stops")
+        await self._db.close()
 
     # ---- who may connect, who is connected
 
-    async def authenticate(self, identity: Identity, token: str | None, certificate: bytes | None) -> Grant:
-        """Check the proof of an identity. A token counts before a certificate (DER) if there are both.
+    async def authenticate(
+        self,
+        identity: Identity,
+        token: str | None,
+        certificate: bytes | None,
+        issuers: Sequence[bytes] = (),
+    ) -> Grant:
+        """Check the proof of an identity. A token counts before a certificate if there are both.
+
+        Args:
+            certificate: The client's own, DER; that it has the key is known from TLS.
+            issuers: What it sent along with it, DER.
 
         Raises:
             AuthError: unknown, disabled, other type of authentication, wrong, expired. It is final.
+            StoreError: the database does not answer; it may be tried again.
         """
-        raise NotImplementedError
+        now_s = self.clock.now_s()
+
+        def look_up(connection: sqlite3.Connection) -> tuple[Registered, Registered, list[Registered], Any]:
+            registered = identities.get(connection, identity)
+            device = identities.device_of(connection, identity)
+            speakers = identities.hubs_above(connection, identity)
+            return registered, device, speakers, documents.all_of(connection, AUTHORITY)
+
+        try:
+            registered, device, speakers, authorities = await self._db.run(look_up)
+        except IotHubError as exc:
+            raise AuthError(str(exc)) from exc
+        if device.status != "enabled":
+            raise AuthError(f"device '{identity.device_id}' is disabled")
+        if token:
+            return proofs.check_token(token, registered, device, speakers, self.policies, self.hosts, now_s)
+        if certificate:
+            ders = [document["der"] for document in authorities.values()]
+            return proofs.check_certificate(certificate, issuers, registered, ders, now_s)
+        raise AuthError(f"'{identity}' shows neither a token nor a certificate")
 
     def connected(self, grant: Grant, session: DeviceSession) -> None:
         """Count the identity as connected; an older session of it is cut off."""
-        raise NotImplementedError
+        self._sessions.connected(grant, session)
+        self._c2d.release(grant.identity)
 
     def features_changed(self, grant: Grant, session: DeviceSession, features: Features) -> None:
         """Say what the client listens for now: C2D messages and methods that wait are passed on."""
-        raise NotImplementedError
+        if self._sessions.features_changed(grant, session, features) and features.c2d:
+            self._c2d.deliver(grant.identity)
 
     def disconnected(self, grant: Grant, session: DeviceSession) -> None:
         """Count the identity as gone, unless a newer session took over. Its locks are released."""
-        raise NotImplementedError
+        if self._sessions.disconnected(grant, session):
+            self._c2d.release(grant.identity)
+
+    def is_connected(self, identity: Identity) -> bool:
+        """Tell whether somebody is connected as this identity."""
+        return self._sessions.find(identity) is not None
 
     # ---- telemetry
 
     def telemetry(self, grant: Grant, messages: Sequence[Telemetry]) -> asyncio.Future[None]:
-        """Append messages to the stream; the future is done when they are on disk, StoreError if not."""
-        raise NotImplementedError
+        """Append messages to the stream; the future is done when they are on disk, StoreError if not.
+
+        Raises:
+            IotHubError: 413001 one of them is too large; nothing of them is kept.
+        """
+        for message in messages:
+            if message.size_bytes > LARGEST_MESSAGE_BYTES:
+                raise refusals.too_large(
+                    f"a message of '{grant.identity}' is over {LARGEST_MESSAGE_BYTES} bytes"
+                )
+        self._sessions.active(grant.identity)
+        return self._stream.append(grant, messages)
 
     async def events(self, after: int, max_count: int = 1000, wait_s: float = 0.0) -> list[Event]:
         """Return what follows sequence number `after` (0: from the oldest kept) in order.
 
         Waits up to `wait_s` for something when there is nothing.
         """
-        raise NotImplementedError
+        return await self._stream.read(after, max_count, wait_s)
 
     async def last_sequence_number(self) -> int:
         """Return the number of the newest message, 0 when there never was one."""
-        raise NotImplementedError
+        return await self._stream.last()
 
     # ---- twins
 
-    async def twin(self, identity: Identity) -> dict[str, Any]:
+    async def twin(self, identity: Identity) -> Json:
         """Return the twin as the service side shows it: tags, properties with $metadata, state.
 
         Raises:
             IotHubError: 404001 or 404010 unknown.
         """
-        raise NotImplementedError
+        return await self._db.run(lambda connection: self.service.shown_twin(connection, identity))
 
-    async def device_twin(self, identity: Identity) -> dict[str, Any]:
+    async def device_twin(self, identity: Identity) -> Json:
         """Return `{"desired": {..., "$version": n}, "reported": {...}}` as a device gets it.
 
         Raises:
             IotHubError: 404001 or 404010 unknown.
         """
-        raise NotImplementedError
+        self._sessions.active(identity)
+        stored = await self._db.run(lambda connection: twins.get(connection, identity))
+        return {"desired": stored.desired.told(), "reported": stored.reported.told()}
 
     async def patch_reported(self, identity: Identity, patch: object) -> int:
         """Merge a patch into the reported properties and return their new $version.
@@ -104,7 +221,54 @@ class IotHub:
         Raises:
             IotHubError: 400004 the patch breaks a rule of twins; 404001, 404010 unknown.
         """
-        raise NotImplementedError
+        now_s = self.clock.now_s()
+        self._sessions.active(identity)
+        stored = await self._db.run(
+            lambda connection: twins.patch_reported(connection, identity, patch, now_s)
+        )
+        return stored.reported.version
+
+    async def patch_twin(
+        self, identity: Identity, patch: Mapping[str, Any], if_match: str | None = None
+    ) -> Json:
+        """Merge `tags` and `properties.desired` of `patch` into the twin and return the whole twin.
+
+        Raises:
+            IotHubError: 400004 a rule of twins; 404001, 404010 unknown; 412001 another etag.
+        """
+        return await self._change_twin(identity, patch, if_match, whole=False)
+
+    async def replace_twin(
+        self, identity: Identity, wanted: Mapping[str, Any], if_match: str | None = None
+    ) -> Json:
+        """Replace `tags` and `properties.desired`, each if it is there, and return the whole twin.
+
+        Raises:
+            IotHubError: as `patch_twin`.
+        """
+        return await self._change_twin(identity, wanted, if_match, whole=True)
+
+    async def _change_twin(
+        self, identity: Identity, wanted: Mapping[str, Any], if_match: str | None, whole: bool
+    ) -> Json:
+        now_s = self.clock.now_s()
+
+        def change(connection: sqlite3.Connection) -> tuple[Json, DesiredChange | None]:
+            identities.get(connection, identity)
+            _, told = twins.change(connection, identity, wanted, if_match, now_s, whole)
+            return self.service.shown_twin(connection, identity), told
+
+        def tell(result: tuple[Json, DesiredChange | None]) -> None:
+            if result[1] is not None:
+                self._tell_desired(identity, result[1])
+
+        twin, _ = await self._db.run(change, tell)
+        return twin
+
+    def _tell_desired(self, identity: Identity, change: DesiredChange) -> None:
+        found = self._sessions.find(identity)
+        if found is not None and found.features.desired:
+            found.session.desired_patched(change.patch, change.version)
 
     # ---- direct methods
 
@@ -119,13 +283,17 @@ class IotHub:
         """Call a direct method and return the device's answer.
 
         Raises:
-            IotHubError: 400004 arguments; 404001, 404010 unknown; 404103 not online; 504101 no answer.
+            IotHubError: 400004 arguments; 404001, 404010 unknown; 404103 not online; 413001 too large;
+                504101 no answer.
         """
-        raise NotImplementedError
+        methods.check_name(name)
+        encoded = methods.encode_payload(payload)
+        await self.find(identity)
+        return await self._methods.invoke(identity, name, encoded, response_timeout_s, connect_timeout_s)
 
     def method_answered(self, grant: Grant, request_id: str, status: int, payload: bytes) -> None:
         """Take the answer to `DeviceSession.method`; a late or unknown one is dropped."""
-        raise NotImplementedError
+        self._methods.answered(grant, request_id, status, payload)
 
     # ---- cloud-to-device messages
 
@@ -136,38 +304,71 @@ class IotHub:
         properties: Mapping[str, str | None] | None = None,
         system_properties: Mapping[str, str | None] | None = None,
         ack: Ack = "none",
-        ttl_s: float | None = None,
+        expires_s: float | None = None,
     ) -> C2dMessage:
         """Queue a message for a device.
+
+        Args:
+            expires_s: When it is given up, in seconds since 1970-01-01 UTC; None: after an hour.
 
         Raises:
             IotHubError: 404001 unknown; 403004 its queue is full; 413001 too large.
         """
-        raise NotImplementedError
+        return await self._c2d.send(
+            device_id, body, properties or {}, system_properties or {}, ack, expires_s
+        )
 
     async def complete_c2d(self, grant: Grant, lock: str) -> None:
         """The device has the message. A token that is not locked (any more) is let pass."""
-        raise NotImplementedError
+        await self._c2d.settle(grant, lock, "Success")
 
     async def reject_c2d(self, grant: Grant, lock: str) -> None:
         """The device does not want the message."""
-        raise NotImplementedError
+        await self._c2d.settle(grant, lock, "Rejected")
 
     async def abandon_c2d(self, grant: Grant, lock: str) -> None:
         """Back to the queue; too often is too often."""
-        raise NotImplementedError
+        await self._c2d.abandon(grant, lock)
+
+    async def purge_c2d(self, device_id: str) -> int:
+        """Empty the queue of a device and return how many messages that were.
+
+        Raises:
+            IotHubError: 404001 unknown.
+        """
+        return await self._c2d.purge(device_id)
+
+    async def receive_feedback(self) -> tuple[str, list[Feedback]] | None:
+        """Return a lock and what became of messages whose senders asked, None when there is nothing."""
+        return await self._c2d.receive_feedback()
+
+    async def complete_feedback(self, lock: str) -> None:
+        """The service has the records.
+
+        Raises:
+            IotHubError: 412002 the lock is unknown or has run out.
+        """
+        await self._c2d.complete_feedback(lock)
+
+    def abandon_feedback(self, lock: str) -> None:
+        """The service wants the records later. Raises as `complete_feedback`."""
+        self._c2d.abandon_feedback(lock)
+
+    async def sweep(self) -> None:
+        """Do what is due by the clock: expired messages, locks that ran out. Called each second."""
+        await self._c2d.sweep()
 
     # ---- what a protocol head keeps of a client, MQTT sessions for example
 
     async def load_session(self, identity: Identity) -> bytes | None:
         """Return what `save_session` kept."""
-        raise NotImplementedError
+        return await self._db.run(lambda connection: identities.session_of(connection, identity))
 
     async def save_session(self, identity: Identity, record: bytes | None) -> None:
         """Keep `record` for the identity as long as it is registered; None forgets it."""
-        raise NotImplementedError
+        await self._db.run(lambda connection: identities.save_session(connection, identity, record))
 
-    # ---- registry (the service side and DPS)
+    # ---- registry
 
     async def find(self, identity: Identity) -> Registered:
         """Return a device or module.
@@ -175,7 +376,7 @@ class IotHub:
         Raises:
             IotHubError: 404001 or 404010 unknown.
         """
-        raise NotImplementedError
+        return await self._db.run(lambda connection: identities.get(connection, identity))
 
     async def put(
         self, identity: Identity, wanted: Mapping[str, Any], if_match: str | None = None
@@ -188,10 +389,16 @@ class IotHub:
             if_match: An etag or `*`, in quotes or not; None creates only.
 
         Raises:
-            IotHubError: 400004 body; 403002 a limit; 404001, 404010 unknown; 409001, 409301 exists already;
-                412001 another etag.
+            IotHubError: 400004, 400028 body; 403002, 413002, 413003 a limit; 404001, 404010 unknown;
+                409001, 409301 exists already; 412001 another etag.
         """
-        raise NotImplementedError
+        now_s = self.clock.now_s()
+        change = await self._db.run(
+            lambda connection: identities.put(connection, identity, wanted, if_match, now_s),
+            lambda change: self._enforce([change]),
+        )
+        assert change.after is not None
+        return change.after
 
     async def delete(self, identity: Identity, if_match: str | None = None) -> None:
         """Delete a device with its modules, or a module; twins, queue and connections go with it.
@@ -199,38 +406,59 @@ class IotHub:
         Raises:
             IotHubError: 404001, 404010 unknown; 412001 another etag.
         """
-        raise NotImplementedError
+        await self._db.run(
+            lambda connection: identities.delete(connection, identity, if_match), self._enforce
+        )
 
-    async def patch_twin(
-        self, identity: Identity, patch: Mapping[str, Any], if_match: str | None = None
-    ) -> dict[str, Any]:
-        """Merge `tags` and `properties.desired` of `patch` into the twin and return the whole twin.
+    def _enforce(self, changes: Sequence[Change]) -> None:
+        """End the connections of those who may not be connected as they are."""
+        for change in changes:
+            if change.before is None or not change.cuts_off:
+                continue
+            identity = change.before.identity
+            whom = [identity]
+            if (
+                identity.module_id is None
+            ):  # a device that is disabled or has other keys speaks for its modules
+                whom += [
+                    each.grant.identity
+                    for each in self._sessions.all()
+                    if each.grant.identity.device_id == identity.device_id
+                ]
+            for each in whom:
+                self._sessions.cut_off(each, "the identity was deleted, disabled or given other credentials")
+                self._c2d.release(each)
+            if change.after is None:
+                self._sessions.forget(identity)
 
-        Raises:
-            IotHubError: 400004 a rule of twins; 404001, 404010 unknown; 412001 another etag.
-        """
-        raise NotImplementedError
+    # ---- documents: enrollments of DPS, CAs of devices
 
-    async def replace_twin(
-        self, identity: Identity, wanted: Mapping[str, Any], if_match: str | None = None
-    ) -> dict[str, Any]:
-        """Replace `tags` and `properties.desired`, each if it is there, and return the whole twin.
-
-        Raises:
-            IotHubError: as `patch_twin`.
-        """
-        raise NotImplementedError
-
-    # ---- enrollments and other documents of DPS
-
-    async def document(self, kind: str, key: str) -> dict[str, Any] | None:
+    async def document(self, kind: str, key: str) -> Json | None:
         """Return the document that `save_document` kept, None when there is none."""
-        raise NotImplementedError
+        return await self._db.run(lambda connection: documents.get(connection, kind, key))
 
-    async def documents(self, kind: str) -> dict[str, dict[str, Any]]:
+    async def documents(self, kind: str) -> dict[str, Json]:
         """Return all documents of a kind by key, in order of their keys."""
-        raise NotImplementedError
+        return await self._db.run(lambda connection: documents.all_of(connection, kind))
 
     async def save_document(self, kind: str, key: str, content: Mapping[str, Any] | None) -> None:
-        """Keep a document (msgpack values); None deletes it. Kinds of DPS: `enrollment`, for example."""
-        raise NotImplementedError
+        """Keep a document (msgpack values); None deletes it. Kinds of DPS: `enrollment`, for example.
+
+        The kind `AUTHORITY` is of CAs that devices' certificates may be of: `{"der": bytes}`.
+        """
+
+        def job(connection: sqlite3.Connection) -> None:
+            if content is None:
+                documents.delete(connection, kind, key)
+            else:
+                documents.save(connection, kind, key, content)
+
+        await self._db.run(job)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                await self.sweep()
+            except StoreError as exc:
+                log.error("expired messages stay for now: %s", exc)

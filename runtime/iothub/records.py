@@ -61,6 +61,15 @@ class Telemetry:
     system_properties: Properties  # by canonical name: messaging/system_properties.py
     body: bytes = field(repr=False)
 
+    @property
+    def size_bytes(self) -> int:
+        """What counts against the limit of a message: its body, names and values of its properties."""
+        size = len(self.body)
+        for properties in (self.properties, self.system_properties):
+            for name, value in properties.items():
+                size += len(name) + len(value or "")
+        return size
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -1,17 +1,45 @@
 """What the stand-in refuses, in IoT Hub's numbers and names. One function each, so that they read as a list.
 
 Source: spec sheet security-daemon.md section 4.6
+        MicrosoftDocs/azure-docs: articles/iot-hub/troubleshoot-error-codes.md
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from messaging.errors import IotHubError
 from messaging.identity import Identity
+from messaging.text import quoted
 
 
 def argument_invalid(message: str) -> IotHubError:
     """What was sent does not make sense."""
     return IotHubError(400004, "ArgumentInvalid", message)
+
+
+def invalid_scope(message: str) -> IotHubError:
+    """A device scope does not name an edge device that can be a parent."""
+    return IotHubError(400028, "InvalidDeviceScope", message)
+
+
+def bad_version(message: str) -> IotHubError:
+    """A REST request has no usable api-version."""
+    return IotHubError(400001, "InvalidProtocolVersion", message)
+
+
+def bad_content(message: str) -> IotHubError:
+    """The content of a configuration is not what it may be."""
+    return IotHubError(400402, "InvalidConfigurationContent", message)
+
+
+def content_fixed(configuration_id: str) -> IotHubError:
+    """The content of a configuration stays what it was when that was created."""
+    return IotHubError(
+        400403,
+        "CannotModifyImmutableConfigurationContent",
+        f"the content of configuration '{configuration_id}' cannot be changed; create another one",
+    )
 
 
 def unauthorized(message: str) -> IotHubError:
@@ -24,9 +52,9 @@ def not_permitted(message: str) -> IotHubError:
     return IotHubError(401002, "IotHubUnauthorizedAccess", message)
 
 
-def quota_exceeded(message: str) -> IotHubError:
-    """A limit of the hub is reached."""
-    return IotHubError(403002, "IotHubQuotaExceeded", message)
+def too_many_children(parent_id: str, limit: int) -> IotHubError:
+    """An edge device has as many children as it may."""
+    return IotHubError(403002, "IotHubQuotaExceeded", f"edge device '{parent_id}' has {limit} children")
 
 
 def queue_full(device_id: str, limit: int) -> IotHubError:
@@ -47,20 +75,34 @@ def unknown(identity: Identity) -> IotHubError:
 
 def unknown_configuration(configuration_id: str) -> IotHubError:
     """There is no such configuration."""
-    return IotHubError(404002, "ConfigurationNotFound", f"configuration '{configuration_id}' does not exist")
+    return IotHubError(404301, "ConfigurationNotFound", f"configuration '{configuration_id}' does not exist")
+
+
+def no_such_resource(path: str) -> IotHubError:
+    """The hub has nothing at this path."""
+    return IotHubError(404000, "GenericNotFound", f"there is nothing at {quoted(path)}")
+
+
+def method_not_allowed(method: str, allowed: Sequence[str]) -> IotHubError:
+    """There is something at the path, and it is not for this HTTP method."""
+    return IotHubError(
+        405000,
+        "GenericMethodNotAllowed",
+        f"the method {quoted(method)} is not for this path; allowed: {', '.join(allowed)}",
+    )
+
+
+def bad_media_type(content_type: str) -> IotHubError:
+    """The body is not what this API understands."""
+    return IotHubError(
+        415000, "GenericUnsupportedMediaType", f"Content-Type {quoted(content_type)} is not application/json"
+    )
 
 
 def not_online(identity: Identity) -> IotHubError:
     """A direct method needs a connected target that listens for methods."""
     return IotHubError(
         404103, "DeviceNotOnline", f"'{identity}' is not connected, or does not listen for direct methods"
-    )
-
-
-def closed_remotely(identity: Identity) -> IotHubError:
-    """The target went away while its answer was awaited."""
-    return IotHubError(
-        404104, "DeviceConnectionClosedRemotely", f"'{identity}' disconnected before it answered"
     )
 
 
@@ -74,7 +116,7 @@ def exists(identity: Identity) -> IotHubError:
 def configuration_exists(configuration_id: str) -> IotHubError:
     """There is such a configuration already."""
     return IotHubError(
-        409002, "ConfigurationAlreadyExists", f"configuration '{configuration_id}' exists already"
+        409401, "ConfigurationAlreadyExists", f"configuration '{configuration_id}' exists already"
     )
 
 
@@ -91,6 +133,37 @@ def lock_lost(lock: str) -> IotHubError:
 def too_large(message: str) -> IotHubError:
     """What was sent is over a size limit."""
     return IotHubError(413001, "MessageTooLarge", message)
+
+
+def too_many_devices(limit: int) -> IotHubError:
+    """The registry is full."""
+    return IotHubError(413002, "TooManyDevices", f"the hub has {limit} devices; delete one first")
+
+
+def too_many_modules(device_id: str, limit: int) -> IotHubError:
+    """A device has as many modules as it may."""
+    return IotHubError(
+        413003, "TooManyModulesOnDevice", f"device '{device_id}' has {limit} modules; delete one first"
+    )
+
+
+def too_many_configurations(limit: int) -> IotHubError:
+    """The hub has as many configurations as it may."""
+    return IotHubError(
+        413101,
+        "ConfigurationCountLimitExceeded",
+        f"the hub has {limit} configurations; delete one first",
+    )
+
+
+def server_error(message: str) -> IotHubError:
+    """Something failed that is no fault of who asks."""
+    return IotHubError(500001, "ServerError", message)
+
+
+def unavailable(message: str) -> IotHubError:
+    """The hub cannot do this now."""
+    return IotHubError(503001, "ServiceUnavailable", message)
 
 
 def no_answer(identity: Identity, timeout_s: float) -> IotHubError:

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from actors.agent import AgentActor, KillModules, ListModules, ModuleList, start_groups
+from actors.agent import ROUTES_LIMIT_S, AgentActor, KillModules, ListModules, ModuleList, start_groups
 from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import parse_deployment
 from actors.hosts import ThreadSystem
+from actors.hub_config import route_texts
 from actors.identities import GetIdentities
 from actors.memory_system import MemorySystem
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
 from actors.restart_policy import RestartState
-from actors.router import Routes
+from actors.router import Routes, set_routes
 from actors.security import (
     CreateDevice,
     DeviceIdentity,
@@ -170,7 +171,7 @@ def test_a_container_without_an_engine_waits_with_the_reason_and_stops_nobody() 
 def test_the_list_tells_all_modules_in_order_of_start_and_the_routes_left_out() -> None:
     edge = Edge({"sensor": process()}).start()
     bad = (("r1", "FROM nowhere", "line 1, column 6: no such source"),)
-    edge.tell(AGENT, Routes((), bad))
+    edge.tell(AGENT, Routes((), ((*bad[0], 1, 6),)))
 
     listed = edge.ask(AGENT, ListModules())
 
@@ -432,13 +433,36 @@ def test_a_hub_that_comes_back_with_another_version_is_used_as_it_is_and_said_so
     assert "edge-actors down" in caplog.text
 
 
-def test_the_routes_left_out_are_asked_for_whenever_the_hub_comes_up() -> None:
+def test_the_routes_of_the_deployment_are_told_whenever_the_hub_comes_up() -> None:
     edge = Edge({}).start()
 
     edge.tell(AGENT, PeerUp("hub", 7))
     edge.tell(AGENT, PeerUp("hub", 9))
 
-    assert [(e.kind, e.is_request) for e in edge.router()] == [("ListRoutes", True)] * 2
+    told = edge.router()
+    assert [(e.kind, e.is_request) for e in told] == [("SetRoutes", True)] * 2
+    hub = edge.deployment.hub
+    assert message_in(told[0]) == set_routes(route_texts(hub), hub.ttl_s)
+    assert [name for name, *_ in message_in(told[0]).routes] == list(hub.routes)
+
+
+def test_routes_that_the_hub_could_not_take_are_told_again() -> None:
+    edge = Edge({}).start()
+    edge.tell(AGENT, PeerUp("hub", 7))
+    [asked] = edge.router()
+
+    failed = RequestFailed("SetRoutes", "hub/router", "it failed")
+    edge.system.bus.send(AGENT, failed, sender="hub/router", correlation_id=asked.correlation_id)
+    edge.system.advance(1.0)
+    after_a_failure = edge.router()
+    edge.system.advance(ROUTES_LIMIT_S)
+    after_silence = edge.router()
+    edge.tell(AGENT, PeerDown("hub"))
+    edge.system.advance(10 * ROUTES_LIMIT_S)
+
+    assert [e.kind for e in after_a_failure] == ["SetRoutes"]
+    assert [e.kind for e in after_silence] == ["SetRoutes"]
+    assert edge.router() == []
 
 
 def test_a_hub_that_does_not_tell_its_routes_harms_nobody() -> None:
@@ -446,7 +470,7 @@ def test_a_hub_that_does_not_tell_its_routes_harms_nobody() -> None:
     edge.tell(AGENT, PeerUp("hub", 7))
     [asked] = edge.router()
 
-    failed = RequestFailed("ListRoutes", "hub/router", "hub/router has stopped")
+    failed = RequestFailed("SetRoutes", "hub/router", "hub/router has stopped")
     edge.system.bus.send(AGENT, failed, sender="hub/router", correlation_id=asked.correlation_id)
     edge.tell(AGENT, PeerUp("hub", 9))
     edge.system.advance(10.0)

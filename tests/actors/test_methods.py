@@ -158,7 +158,7 @@ def test_the_clients_of_a_head_that_starts_anew_are_gone(world: MethodWorld) -> 
 
 def test_so_many_calls_are_open_and_no_more(world: MethodWorld) -> None:
     world.wants_methods()
-    for number in range(MOST_CALLS):
+    for _ in range(MOST_CALLS):
         world.system.bus.send(METHODS, InvokeMethod(PUMP, "m", b"", 300, 0), sender=CALLER)
     world.system.run()
 

@@ -11,6 +11,7 @@ from actors.module_inputs import ModuleInputs
 from actors.router import RouterActor
 from actors.stored import Run, Segment
 from messaging.errors import StoreError
+from messaging.message import Message
 from messaging.mqtt.packets import Publish
 from tests.actors.whole_hub import A_TO_B, INPUT, LEAF, PUBACK, PUBLISH, UP, A, B, HubWorld
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
@@ -112,14 +113,14 @@ def test_a_message_that_cannot_be_routed_goes_nowhere_and_the_others_of_its_read
     by_body = {"up": "FROM /messages/* WHERE $body.n = 1 INTO $upstream"}
     world = HubWorld(by_body)
     sender = world.open().connect(LEAF)
-    matches = RouterActor._matches
+    way = RouterActor._way
 
-    def picky(self: RouterActor, header: bytes, body: bytes) -> object:
-        if body == POISON:
+    def picky(self: RouterActor, header: bytes, message: Message) -> object:
+        if message.body == POISON:
             raise RecursionError("too deep")
-        return matches(self, header, body)
+        return way(self, header, message)
 
-    monkeypatch.setattr(RouterActor, "_matches", picky)
+    monkeypatch.setattr(RouterActor, "_way", picky)
     kind = "$.ct=application%2Fjson&$.ce=utf-8"
     topic = f"{world.topic_of(LEAF)}{kind}"
     sender.send(*[Publish(topic, b, 1, n) for n, b in enumerate([b'{"n":1}', POISON, b'{"n":1} '], 1)])

@@ -25,6 +25,7 @@ from actors.store import (
     Undeliverable,
 )
 from actors.stored import EndpointLedger, Match, Totals
+from actors.trail import StorageTrail
 from messaging.errors import StoreError
 from messaging.lifecycle import ActorRestarted, RequestFailed, Stop, Watch
 from tests.actors.hub_world import World, to
@@ -40,10 +41,10 @@ class StoreWorld(World):
     def __init__(self) -> None:
         super().__init__(HEAD, UP, "test")
         self.disk = MemoryDisk()
-        self.guard = AppendGuard()
+        self.guard, self.trail = AppendGuard(), StorageTrail()
         self.commits = 0
         self.next_index: dict[tuple[str, int], int] = {}
-        self.start(STORE, lambda: StoreActor(lambda: CountingDb(self), self.guard))
+        self.start(STORE, lambda: StoreActor(lambda: CountingDb(self), self.guard, self.trail))
 
     def batch(
         self, *bodies: bytes, who: str = "edge/sensor", epoch: int = 1, matches: tuple[Match, ...] = to(IN)
@@ -443,7 +444,7 @@ def test_a_store_that_cannot_be_opened_says_why() -> None:
     def cannot_open() -> MemoryMessageDb:
         raise StoreError("message database hub.db: damaged")
 
-    world.start(STORE, lambda: StoreActor(cannot_open, AppendGuard()))
+    world.start(STORE, lambda: StoreActor(cannot_open, AppendGuard(), StorageTrail()))
 
     assert STORE not in world.system.cells
     assert "hub.db: damaged" in world.dead_letters.recent()[0].reason

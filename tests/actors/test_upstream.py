@@ -7,6 +7,7 @@ import pytest
 from actors.append_guard import AppendGuard
 from actors.store import Append, Attach, Delivered, Detach, Ready, StoreActor, Undeliverable
 from actors.stored import EndpointLedger
+from actors.trail import StorageTrail
 from actors.upstream import RETRY_S, GetLinkState, LinkState, SwitchLink, UpstreamActor
 from messaging.lifecycle import ActorRestarted
 from messaging.message import encode_header
@@ -46,7 +47,7 @@ class WholeWorld(World):
         self.disk = MemoryDisk()
         self.index = 0
         guard = AppendGuard()
-        self.start(STORE, lambda: StoreActor(lambda: MemoryMessageDb(self.disk), guard))
+        self.start(STORE, lambda: StoreActor(lambda: MemoryMessageDb(self.disk), guard, StorageTrail()))
         self.start(UP, lambda: UpstreamActor(self.link, STORE))
 
     def publish(self, *bodies: bytes) -> None:

@@ -13,8 +13,9 @@ from actors.memory_system import MemorySystem
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
 from actors.ports import ConnectionHandler, MessageStore
-from actors.router import RouterActor
+from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
+from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from messaging import sas
@@ -158,11 +159,12 @@ class HubWorld:
         self.twins = MemoryTwins()
         copy = Copy(tuple((client, KEY, KEY, True) for client in (A, B, LEAF)))
         texts = tuple(RouteText(name, text, DEFAULT_PRIORITY, 0) for name, text in routes.items())
-        guard = AppendGuard()
+        guard, kept = AppendGuard(), KeptRoutes(texts, None)
+        routing, storage = RoutingTrail(), StorageTrail()
         start = self.system.start
-        start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard))
+        start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
         start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,)))
-        start(ROUTER, lambda: RouterActor(DEVICE, STORE, texts, None))
+        start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing))
         start(UPSTREAM, lambda: UpstreamActor(self.link, STORE))
         start(TWINS, lambda: TwinActor(lambda: self.twins, ROUTER, UPSTREAM, DEVICE, {}))
         start(METHODS, MethodActor)

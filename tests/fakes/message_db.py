@@ -168,6 +168,9 @@ class MemoryMessageDb:
     def pending(self, endpoint_id: str) -> int:
         return len(self._now().queues.get(endpoint_id, _Queue()).expires_at)
 
+    def endpoint_ids(self) -> tuple[str, ...]:
+        return tuple(self._now().queues)
+
     def ledger(self) -> Ledger:
         contents = self._now()
         return Ledger(

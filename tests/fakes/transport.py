@@ -15,6 +15,7 @@ class MemoryTransport:
     def __init__(self, peer: str) -> None:
         self.peer = peer
         self.unsent_bytes = 0
+        self.certificates: tuple[bytes, ...] = ()
         self.written = bytearray()
         self.closed = False
         self.reading = True
@@ -65,9 +66,13 @@ class MemoryClient:
 
     def send(self, *packets: Packet) -> None:
         """Send packets in one read of the hub; ours need not be legal."""
+        self.expect(packets[0])
         self.send_bytes(b"".join(packet.encode() for packet in packets))
-        if isinstance(packets[0], Connect):
-            self._codec.send(packets[0])
+
+    def expect(self, packet: Packet) -> None:
+        """Be ready for the answer to a packet that is sent as bytes."""
+        if isinstance(packet, Connect):
+            self._codec.send(packet)
 
     def lose(self) -> None:
         """Go without a word."""

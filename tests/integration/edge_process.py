@@ -13,12 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
-from messaging.client import Client
+from actors.hub_root import ROUTER
+from actors.router import ListRoutes, Routes
+from messaging.client import Client, NobodyThere
 from messaging.errors import AskTimeout
 from runtime.run_directory import RunDirectory
 from tests.actors.manifests import AGENT as AGENT_PATH
@@ -92,7 +95,8 @@ class EdgeProcess:
             self.process = subprocess.Popen(
                 [*command, str(self.deployment), for_s, grace_s],
                 cwd=program,
-                env=os.environ | {"PYTHONPATH": str(program)},
+                # Port 443 is one for all edges of this machine, and only some tests are about it.
+                env={"EDGE_ACTORS_WEB_LISTEN": "off"} | os.environ | {"PYTHONPATH": str(program)},
                 stdout=log,
                 stderr=log,
             )
@@ -149,6 +153,18 @@ class EdgeProcess:
                     return listed
             time.sleep(0.01)  # between two looks at what other processes do
         raise AssertionError(f"not so: {listed}\n{self.log.read_text()}")
+
+    def wait_for_routes(self, good: list[str], bad: list[str]) -> None:
+        """Wait until these routes are in force, and these left out."""
+        deadline_s = time.monotonic() + LIMIT_S
+        while True:
+            found: Routes | None = None
+            with suppress(AskTimeout, NobodyThere):
+                found = self.ask(ROUTER, ListRoutes(), Routes)
+            if found and [[r[0] for r in routes] for routes in (found.good, found.bad)] == [good, bad]:
+                return
+            assert time.monotonic() < deadline_s, f"{found}\n{self.log.read_text()}"
+            time.sleep(0.01)  # between two looks at what other processes do
 
     def line(self, limit_s: float = LIMIT_S) -> str:
         """Return the next line that a module wrote to the pipe."""

@@ -23,7 +23,7 @@ from messaging import sas
 from messaging.identity import Identity
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
 from runtime.identity_copy import IdentityFile
-from runtime.listening_sockets import bind, parse_listen_address, to_environment
+from runtime.listening_sockets import Use, bind, parse_listen_address, to_environment
 from runtime.message_db import MessageDb
 
 IOTHUB = "iothub.test.internal"
@@ -44,6 +44,7 @@ class HubProcess:
         devices: Sequence[str] = (),
         address: str = "127.0.0.1",
         port: int = 0,
+        web_port: int = 0,
         program: str = "runtime.hub",
     ) -> None:
         self._program = program
@@ -57,10 +58,10 @@ class HubProcess:
         self.ca_file = self.home / "ca.pem"
         self.ca_file.write_text(ca.certificate_pem)
         self.sockets: list[socket.socket] = bind(
-            [parse_listen_address(f"{address}:{port}"), parse_listen_address("127.0.0.1:0")]
+            map(parse_listen_address, (f"{address}:{port}", f"{address}:{web_port}", "127.0.0.1:0"))
         )
         self.address = address
-        self.port, self.plain_port = (s.getsockname()[1] for s in self.sockets)
+        self.port, self.web_port, self.plain_port = (s.getsockname()[1] for s in self.sockets)
         config = HubConfig(
             DEVICE,
             IOTHUB,
@@ -69,7 +70,6 @@ class HubProcess:
             str(certificate.path),
             tuple(RouteText(name, text, 2_000_000_000, 0) for name, text in routes.items()),
             None,
-            plain_listeners=1,
         )
         (self.home / "hub.json").write_bytes(hub_config.encode(config))
         IdentityFile(self.home / "identities.copy").save(
@@ -87,7 +87,7 @@ class HubProcess:
 
     def start(self) -> None:
         """Start the process; it serves a little later, and connections made before that wait."""
-        environment, fds = to_environment(self.sockets)
+        environment, fds = to_environment(zip(Use, self.sockets, strict=True))
         command = [sys.executable, "-m", self._program, "--home", str(self.home), "--run", str(self.run_dir)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

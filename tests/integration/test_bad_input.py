@@ -236,6 +236,7 @@ def test_what_is_wrong_with_one_route_or_module_leaves_the_rest_running(
     (left_out,) = routes["left_out"]
     assert left_out["name"] == "broken"
     assert left_out["problem"].startswith("line 1, column 23: ")
+    assert (left_out["line"], left_out["column"]) == (1, 23)
 
 
 def test_the_exit_code_reaches_the_shell() -> None:

@@ -92,7 +92,34 @@ def test_routes_are_shown_with_their_text(shared_edge: EdgeProcess) -> None:
     assert {
         "name": "filterToUpstream",
         "route": "FROM /messages/modules/filter/outputs/filteredOutput INTO $upstream",
+        "priority": 2_000_000_000,
+        "timeToLiveSecs": 0,
+        "endpoint": "iothub",
     } in (found["routes"])
+    assert shared_edge.json("routes", "list") == found
+
+
+def test_the_way_of_a_message_of_the_sample_is_told(
+    shared_edge: EdgeProcess,
+) -> None:
+    upstream = shared_edge.home / "upstream.jsonl"
+    wait_until(lambda: upstream.exists() and upstream.read_bytes().count(b"\n") > 0, "a message upstream")
+    line = json.loads(upstream.read_text().splitlines()[-1])
+    message_id = line["SystemProperties"]["messageId"]
+
+    wait_until(
+        lambda: any(hop["hop"] == "delivered" for hop in shared_edge.json("trace", message_id)["hops"]),
+        "the message is acknowledged",
+    )
+
+    hops = shared_edge.json("trace", message_id)["hops"]
+    assert [hop["hop"] for hop in hops] == ["received", "routed", "stored", "sent", "delivered"]
+    assert (hops[1]["route"], hops[1]["endpoint"]) == ("filterToUpstream", "iothub")
+    text = shared_edge.run("trace", message_id).stdout
+    assert "routed     to iothub by route 'filterToUpstream'" in text
+    unknown = shared_edge.run("trace", "no-such-id")
+    assert unknown.returncode == 2
+    assert "there is no message with id 'no-such-id' among the last" in unknown.stderr
 
 
 def test_logs_of_modules_hub_and_agent_are_there(shared_edge: EdgeProcess) -> None:

@@ -215,19 +215,22 @@ def test_modules_outlive_a_killed_agent_and_the_next_one_takes_them_over(edge: E
     assert not lives(before["sensor"]["pid"])
 
 
-def test_a_hub_of_a_killed_agent_is_replaced_when_the_routes_changed(edge: EdgeProcess) -> None:
-    edge.deploy({"sensor": shell(SLEEP)})
+def test_new_routes_reach_a_hub_that_outlived_its_agent_and_stay_when_it_is_killed(edge: EdgeProcess) -> None:
+    edge.deploy({"sensor": shell(SLEEP)}, {"old": "FROM /messages/* INTO $upstream"})
     edge.start()
     before = edge.wait_for(sensor="running", edgeHub="running")
     edge.signal(signal.SIGKILL)
     edge.wait()
-    edge.deploy({"sensor": shell(SLEEP)}, {"all": "FROM /* INTO $upstream"})
+    edge.deploy({"sensor": shell(SLEEP)}, {"new": "FROM /* INTO $upstream", "bad": "FROM"})
 
     edge.start()
+    adopted = edge.wait_for(sensor="running", edgeHub="running")
+    edge.wait_for_routes(good=["new"], bad=["bad"])
+    os.kill(adopted["edgeHub"]["pid"], signal.SIGKILL)
+    edge.wait_for_another_hub(than=adopted["edgeHub"]["pid"])
 
-    after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
-    assert after["sensor"]["pid"] == before["sensor"]["pid"]
-    handshake(edge)
+    assert adopted["edgeHub"]["pid"] == before["edgeHub"]["pid"]
+    edge.wait_for_routes(good=["new"], bad=["bad"])
 
 
 def test_a_second_ctrl_c_kills_modules_that_do_not_want_to_end(edge: EdgeProcess) -> None:

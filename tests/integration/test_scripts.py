@@ -46,7 +46,14 @@ class Machine:
             assert found is not None, tool
             (self.programs / tool).symlink_to(found)
         (self.checkout / "scripts").mkdir(parents=True)
-        for name in ("setup.cfg", "scripts/setup", "scripts/run", "scripts/constraints.txt"):
+        (self.checkout / "tests" / "node").mkdir(parents=True)
+        for name in (
+            "setup.cfg",
+            "scripts/setup",
+            "scripts/run",
+            "scripts/constraints.txt",
+            "tests/node/package-lock.json",
+        ):
             shutil.copy(ROOT / name, self.checkout / name)
 
     def add(self, name: str, *, version: str = "echo 3.11", has_venv: bool = True, pip: str = "") -> None:
@@ -62,12 +69,12 @@ class Machine:
         (self.programs / name).write_text("#!/bin/sh\n")
         (self.programs / name).chmod(0o755)
 
-    def call(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def call(self, script: str, *arguments: str, ci: bool = False) -> subprocess.CompletedProcess[str]:
         """Call a script of the checkout from somewhere else."""
         return subprocess.run(
             [str(self.checkout / "scripts" / script), *arguments],
             cwd="/",
-            env={"PATH": str(self.programs)},
+            env={"PATH": str(self.programs)} | ({"CI": "true"} if ci else {}),
             capture_output=True,
             text=True,
             check=False,
@@ -238,3 +245,68 @@ def test_an_installation_that_failed_is_tried_again(machine: Machine) -> None:
 
     assert done.returncode == 0
     assert machine.call("setup").stderr == ""
+
+
+def test_without_npm_the_setup_for_tests_says_what_to_type_and_goes_on(machine: Machine) -> None:
+    machine.add("python3")
+    machine.add_program("apt-get")
+
+    done = machine.call("setup", "test")
+
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-2:] == [
+        "Tests with the Node SDKs are skipped: there is no npm; to install it, type",
+        f"    {SUDO}apt-get install -y nodejs npm",
+    ]
+    assert "npm" not in machine.call("setup").stderr
+
+
+def test_the_node_sdks_are_installed_once_as_locked_and_without_their_scripts(machine: Machine) -> None:
+    machine.add("python3")
+    npm = machine.programs / "npm"
+    npm.write_text(f'#!/bin/sh\necho "npm $*" >>"{machine.log}"\nmkdir -p "$2/node_modules"\n')
+    npm.chmod(0o755)
+
+    machine.call("setup", "test")
+    machine.call("setup", "test")
+    asked = [line for line in machine.asked() if line.startswith("npm")]
+    with open(machine.checkout / "tests/node/package-lock.json", "a") as out:
+        out.write("\n")
+    machine.call("setup", "test")
+
+    assert len(asked) == 1
+    assert asked[0].startswith(f"npm --prefix {machine.checkout}/tests/node ci --ignore-scripts")
+    assert len([line for line in machine.asked() if line.startswith("npm")]) == 2
+
+
+def test_node_sdks_that_cannot_be_installed_stop_nobody_but_ci(machine: Machine) -> None:
+    machine.add("python3")
+    (machine.programs / "npm").write_text("#!/bin/sh\nexit 1\n")
+    (machine.programs / "npm").chmod(0o755)
+
+    done = machine.call("setup", "test")
+
+    assert done.returncode == 0
+    assert done.stderr.endswith("npm could not install them (see above).\n")
+    assert machine.call("setup", "test", ci=True).returncode == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can install packages without being asked")
+def test_ci_gets_npm_installed_as_root(machine: Machine) -> None:
+    machine.add("python3")
+    apt_get = machine.programs / "apt-get"
+    npm = f'#!/bin/sh\necho npm "$3" >>"{machine.log}"\nmkdir -p "$2/node_modules"\n'
+    apt_get.write_text(
+        f'#!/bin/sh\necho "apt-get $*" >>"{machine.log}"\n'
+        f'cat >"{machine.programs}/npm" <<\'END\'\n{npm}END\nchmod +x "{machine.programs}/npm"\n'
+    )
+    apt_get.chmod(0o755)
+
+    done = machine.call("setup", "test", ci=True)
+
+    assert done.returncode == 0, done.stderr
+    assert machine.asked()[-3:] == [
+        "apt-get update -q",
+        "apt-get install -y -q --no-install-recommends nodejs npm",
+        "npm ci",
+    ]

@@ -33,6 +33,7 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         iothub_hostname="iothub.edge-actors.internal",
         hostname="localhost",
         listen=(ListenAddress("127.0.0.1", 8883),),
+        web_listen=None,
         plain_listen=None,
         stop_grace_s=10.0,
         process_allow=(),
@@ -100,6 +101,7 @@ def test_clients_are_told_a_name_that_leads_to_a_listen_address(
 
 
 ADDRESS = "ADDRESS[:PORT], such as 127.0.0.1:8883 or [::1]:8883"
+WEB_ADDRESS = ADDRESS.replace("8883", "443")
 COMMANDS = "command lines separated by ';', each with the absolute path of its program"
 DEVICE_ID = "1 to 128 letters, digits and - . % _ * ? ! ( ) , : = @ $ '"
 
@@ -122,6 +124,8 @@ DEVICE_ID = "1 to 128 letters, digits and - . % _ * ? ! ( ) , : = @ $ '"
         ("listen", "127.0.0.1:65536", f"{ADDRESS}; PORT is at most 65535"),
         ("listen", "127.0.0.1:x", f"{ADDRESS}; an IPv6 address stands in brackets"),
         ("listen", "127.0.0.1,127.0.0.1:8883", "each address once"),
+        ("web_listen", "443", f"{WEB_ADDRESS}; ADDRESS is an IP address; or off"),
+        ("web_listen", "127.0.0.1,127.0.0.1:443", "each address once; or off"),
         (
             "plain_listen",
             "0.0.0.0",

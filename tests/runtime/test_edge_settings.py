@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from actors.deployment import parse_deployment
 from actors.hub_config import RouteText
 from messaging.errors import ConfigError
 from runtime.config import ListenAddress, local_name, read_settings
-from runtime.edge import hub_settings, read_deployment
+from runtime.edge import hub_listeners, hub_settings, read_deployment
 from runtime.logging_setup import LineFormatter
 from tests.actors.manifests import HUB, manifest_text
 
@@ -53,16 +54,41 @@ def test_the_hub_is_told_names_routes_and_times(tmp_path: Path, manifest_ttl: in
         RouteText("hot", "FROM /messages/modules/sensor/* INTO $upstream", 0, 60),
     )
     assert config.ttl_s == ttl_s
-    assert config.plain_listeners == 0
     assert hub_config.decode(hub_config.encode(config), "hub.json") == config
 
 
-def test_a_plain_listener_is_counted(tmp_path: Path) -> None:
-    settings = read_settings({"home": str(tmp_path), "plain_listen": "127.0.0.1:1883"}, {}, host_name="box")
+@pytest.mark.parametrize(
+    ("options", "listeners"),
+    [
+        ({}, ["mqtts 127.0.0.1:8883", "https 127.0.0.1:443 optional"]),
+        (
+            {"listen": ["10.0.0.5:0", "[::1]", "10.0.0.5:1"], "plain_listen": "127.0.0.1"},
+            [
+                "mqtts 10.0.0.5:0",
+                "mqtts [::1]:8883",
+                "mqtts 10.0.0.5:1",
+                "https 10.0.0.5:443 optional",
+                "https [::1]:443 optional",
+                "mqtt 127.0.0.1:1883",
+            ],
+        ),
+        ({"listen": ["127.0.0.1:443"]}, ["mqtts 127.0.0.1:443"]),
+        ({"web_listen": "off"}, ["mqtts 127.0.0.1:8883"]),
+        (
+            {"web_listen": "0.0.0.0,127.0.0.1:8443"},
+            ["mqtts 127.0.0.1:8883", "https 0.0.0.0:443", "https 127.0.0.1:8443"],
+        ),
+    ],
+    ids=["default", "several", "MQTT has 443", "off", "given"],
+)
+def test_the_hub_listens_as_set_and_on_443_where_it_can(
+    tmp_path: Path, options: dict[str, Any], listeners: list[str]
+) -> None:
+    settings = read_settings({"home": str(tmp_path), **options}, {}, host_name="box")
 
-    config = hub_settings(settings, parse_deployment(manifest_text(), "d.json"), tmp_path / "server.pem")
-
-    assert config.plain_listeners == 1
+    assert [
+        f"{one.use} {one.address}{' optional' if one.is_optional else ''}" for one in hub_listeners(settings)
+    ] == listeners
 
 
 def test_a_deployment_that_is_not_there_is_named(tmp_path: Path) -> None:

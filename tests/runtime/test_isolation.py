@@ -138,6 +138,13 @@ def test_a_module_runs_as_a_user_of_its_own_with_a_home_of_its_own(base: Path) -
 
 
 @needs_root
+def test_a_program_in_an_argument_is_no_path_however_long_it_is(base: Path) -> None:
+    made = ProcessIsolation("auto", edge(base)).apply(spec(base, "/bin/sh", "-c", "true; " * 1000))
+
+    assert made.not_isolated == ""
+
+
+@needs_root
 def test_what_the_manifest_sets_stays(base: Path) -> None:
     made = ProcessIsolation("auto", edge(base)).apply(spec(base), {"HOME", "USER"})
 

@@ -11,6 +11,7 @@ from messaging.errors import ConfigError, EnvironmentFault
 from runtime import listening_sockets
 from runtime.listening_sockets import (
     ENVIRONMENT_NAME,
+    Use,
     bind,
     from_environment,
     parse_listen_address,
@@ -33,9 +34,9 @@ except EnvironmentFault as fault:
 ANSWER_ONE_CLIENT = """
 import os
 from runtime import listening_sockets
-for listener in listening_sockets.from_environment(os.environ):
+for use, listener in listening_sockets.from_environment(os.environ):
     connection, _ = listener.accept()
-    connection.sendall(b"hello from %d" % os.getpid())
+    connection.sendall(b"%s, hello from %d" % (use.encode(), os.getpid()))
     connection.close()
 """
 
@@ -205,7 +206,7 @@ def test_a_low_port_without_permission_is_explained() -> None:
 
 def test_any_other_refusal_is_passed_on_with_its_reason() -> None:
     explained = listening_sockets._explain(
-        parse_listen_address("127.0.0.1:1"), OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        parse_listen_address("127.0.0.1:1"), OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)), "--listen"
     )
 
     assert explained.startswith("cannot listen on 127.0.0.1:1: No buffer space available")
@@ -214,14 +215,14 @@ def test_any_other_refusal_is_passed_on_with_its_reason() -> None:
 def test_connections_made_before_the_heir_starts_are_answered_by_it() -> None:
     sockets = bind([parse_listen_address("127.0.0.1:0"), parse_listen_address("127.0.0.1:0")])
     clients = [socket.create_connection(listener.getsockname(), timeout=10) for listener in sockets]
-    env, fds = to_environment(sockets)
+    env, fds = to_environment(zip((Use.MQTT, Use.WEB), sockets, strict=True))
 
     heir = subprocess.Popen(
         [sys.executable, "-c", ANSWER_ONE_CLIENT], env=os.environ | env, pass_fds=fds, cwd=ROOT
     )
 
-    for client in clients:
-        assert client.recv(100) == b"hello from %d" % heir.pid
+    for use, client in zip((b"mqtts", b"https"), clients, strict=True):
+        assert client.recv(100) == b"%s, hello from %d" % (use, heir.pid)
         client.close()
     assert heir.wait(timeout=10) == 0
     for listener in sockets:
@@ -240,7 +241,7 @@ def test_a_missing_variable_is_explained() -> None:
         from_environment({})
 
 
-@pytest.mark.parametrize("text", ["x", "-1", "5,", "999999", "1.5"])
+@pytest.mark.parametrize("text", ["x", "mqtts=-1", "mqtts=5,", "mqtts=999999", "mqtts=1.5", "amqps=5", "5"])
 def test_what_is_no_descriptor_is_refused(text: str) -> None:
     with pytest.raises(EnvironmentFault, match="is not a listening TCP socket"):
         from_environment({ENVIRONMENT_NAME: text})
@@ -256,6 +257,6 @@ def test_a_descriptor_that_is_no_listener_is_refused_and_left_open(kind: str) ->
         descriptor = other.detach()
 
     with pytest.raises(EnvironmentFault, match=f"{descriptor}' is not a listening TCP socket"):
-        from_environment({ENVIRONMENT_NAME: str(descriptor)})
+        from_environment({ENVIRONMENT_NAME: f"mqtts={descriptor}"})
 
     os.close(descriptor)  # raises when it was closed

@@ -458,6 +458,7 @@ def test_the_queue_of_a_removed_endpoint_is_dropped_slice_by_slice(store: Messag
             slices.append(store.drop_queue("a", "removed", limit=4))
 
     assert slices == [4, 4, 2, 0]
+    assert set(store.endpoint_ids()) == {"a", "b"}
     ledger = store.ledger()
     assert ledger.endpoints["a"] == EndpointLedger(accepted=10, dropped=10, dropped_by_reason={"removed": 10})
     assert ledger.endpoints["b"] == EndpointLedger(accepted=10, pending=10)

@@ -15,8 +15,8 @@ import pytest
 
 from messaging.errors import EnvironmentFault
 from runtime import socket_handover
-from runtime.hub_sockets import HubSockets
-from runtime.listening_sockets import address_of, bind, parse_listen_address
+from runtime.hub_sockets import HubSockets, Wanted
+from runtime.listening_sockets import ENVIRONMENT_NAME, Use, address_of, bind, parse_listen_address
 from runtime.socket_handover import NAME, SocketOffer, take
 
 ROOT = Path(__file__).parents[2]
@@ -210,7 +210,7 @@ def test_a_run_directory_that_cannot_be_written_is_told(run_dir: Path) -> None:
 
 
 def wanted(*addresses: str) -> HubSockets:
-    return HubSockets([parse_listen_address(address) for address in addresses])
+    return HubSockets([Wanted(Use.MQTT, parse_listen_address(address)) for address in addresses])
 
 
 def listened_on(sockets: HubSockets) -> list[tuple[str, int]]:
@@ -286,3 +286,46 @@ def test_an_address_of_somebody_else_is_told_and_what_was_taken_is_kept(
 
     assert stays in [address for address, _ in listened_on(sockets)]
     sockets.close()
+
+
+def test_an_optional_address_that_cannot_be_had_is_told_once_and_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    [foreign] = bind([parse_listen_address("127.0.0.1:0")])
+    sockets = HubSockets(
+        [
+            Wanted(Use.WEB, address_of(foreign), is_optional=True),
+            Wanted(Use.PLAIN_MQTT, parse_listen_address("127.0.0.1:0")),
+        ]
+    )
+
+    sockets.bind()
+    sockets.bind()
+
+    environment, _ = sockets.to_environment()
+    assert [entry.partition("=")[0] for entry in environment[ENVIRONMENT_NAME].split(",")] == ["mqtt"]
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told.startswith("no MQTT over WebSocket and no HTTPS: cannot listen on ")
+    assert told.endswith("or choose another port with EDGE_ACTORS_WEB_LISTEN")
+    foreign.close()
+    sockets.bind()
+    environment, _ = sockets.to_environment()
+    assert [entry.partition("=")[0] for entry in environment[ENVIRONMENT_NAME].split(",")] == [
+        "https",
+        "mqtt",
+    ]
+    sockets.close()
+
+
+def test_a_needed_address_that_cannot_be_had_leaves_no_other_bound() -> None:
+    [foreign] = bind([parse_listen_address("127.0.0.1:0")])
+    [free] = bind([parse_listen_address("127.0.0.1:0")])
+    address = address_of(free)
+    free.close()
+    sockets = HubSockets([Wanted(Use.MQTT, address), Wanted(Use.WEB, address_of(foreign))])
+
+    with foreign, pytest.raises(EnvironmentFault, match="choose another port with EDGE_ACTORS_WEB_LISTEN"):
+        sockets.bind()
+
+    [again] = bind([address])
+    again.close()

@@ -17,7 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from runtime.caller import Caller, ModuleProcess
 from runtime.certificates import EdgeCa, ensure_edge_ca
-from runtime.daemon_api import API_VERSIONS, Request, Response
+from runtime.daemon_api import API_VERSIONS, Request
+from runtime.http_exchange import Response
 from runtime.key_store import KeyStore
 from runtime.workload_api import ModuleState, WorkloadApi
 
@@ -118,6 +119,7 @@ def test_every_known_version_is_served(ask: Asker, ca: EdgeCa, version: str) -> 
         ("POST", f"/modules/m1/genid//sign?{V}", 404, "not found"),
         ("POST", f"/modules/m1/x/genid/G/sign?{V}", 404, "not found"),
         ("POST", f"/modules/%ff/genid/G/sign?{V}", 404, "not found"),
+        ("POST", f"/modules/m%2F1/genid/G/sign?{V}", 404, "not found"),
         ("POST", f"/modules/m1?{V}", 404, "not found"),
         ("POST", f"/trust-bundle?{V}", 400, "method not allowed"),
         ("DELETE", f"/modules?{V}", 400, "method not allowed"),
@@ -288,7 +290,7 @@ def test_a_parameter_that_is_not_base64_is_named(ask: Asker, name: str, member: 
 
 
 @pytest.mark.parametrize(
-    ("length", "status"), [(0, 400), (7, 400), (8, 200), (12, 200), (128, 200), (129, 400)]
+    ("length", "status"), [(0, 400), (1, 200), (7, 200), (8, 200), (12, 200), (128, 200), (129, 400)]
 )
 def test_the_length_of_an_iv_has_limits(ask: Asker, length: int, status: int) -> None:
     body = {"plaintext": "", "initializationVector": base64.b64encode(bytes(length)).decode()}

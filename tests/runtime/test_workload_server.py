@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.caller import Caller
-from runtime.daemon_api import Request, Response, json_response
+from runtime.daemon_api import Request
 from runtime.http_connection import Limits
+from runtime.http_exchange import Response, json_response
 from runtime.workload_server import WorkloadServer, socket_path
 
 WAIT_S = 10.0
@@ -197,7 +198,7 @@ def test_a_client_that_waits_for_100_continue_gets_it(serve: Callable[..., Workl
     ("request_bytes", "status"),
     [
         (b"HEAD /x HTTP/1.1\r\nHost: h\r\n\r\n", b"200"),
-        (b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", b"200"),
+        (b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", b"200"),
         (b"GET / HTTP/1.0\r\n\r\n", b"200"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),
@@ -238,14 +239,14 @@ def test_an_odd_request_gets_its_status_and_the_server_lives(
 
 @pytest.mark.parametrize(
     "head",
-    [b"Content-Length: 65537", b"Transfer-Encoding: chunked"],
+    [b"Content-Length: 1048577", b"Transfer-Encoding: chunked"],
     ids=["announced", "in chunks"],
 )
-def test_a_body_over_64_kib_is_refused_and_the_reply_can_be_read(
+def test_a_body_over_1_mib_is_refused_and_the_reply_can_be_read(
     serve: Callable[..., WorkloadServer], head: bytes
 ) -> None:
     path = serve().open("m1")
-    body = b"x" * 65_537
+    body = b"x" * 1_048_577
     if b"chunked" in head:
         body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
@@ -254,13 +255,13 @@ def test_a_body_over_64_kib_is_refused_and_the_reply_can_be_read(
         connection.shutdown(socket.SHUT_WR)
         status, reply = read_reply(connection)
 
-    assert (status, reply) == (413, {"message": "the request body is larger than 65536 bytes"})
+    assert (status, reply) == (413, {"message": "the request body is larger than 1048576 bytes"})
 
 
-def test_a_body_of_64_kib_is_accepted(serve: Callable[..., WorkloadServer]) -> None:
-    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 65536\r\n\r\n"
+def test_a_body_of_1_mib_is_accepted(serve: Callable[..., WorkloadServer]) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1048576\r\n\r\n"
 
-    assert ask(serve().open("m1"), head + b"x" * 65_536)[1]["size"] == 65_536
+    assert ask(serve().open("m1"), head + b"x" * 1_048_576)[1]["size"] == 1_048_576
 
 
 @pytest.mark.parametrize(

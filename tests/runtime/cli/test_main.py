@@ -60,7 +60,7 @@ def test_every_command_has_the_help_that_is_listed_for_it(name: str) -> None:
         (
             ["frobnicate"],
             "there is no command 'frobnicate'; there are run, list, start, stop, restart, module-env, logs, "
-            "ledger, routes, upstream, identity, down; see `edge-actors --help`",
+            "ledger, routes, trace, upstream, identity, down; see `edge-actors --help`",
         ),
         (["--quiet"], "no such option '--quiet'; see `edge-actors --help`"),
         (["run"], "missing option '--deployment'; see `edge-actors run --help`"),

@@ -1,0 +1,43 @@
+"""All listeners of the hub as one, for its MQTT head: MQTT over TLS, over WebSocket, and plain."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+
+from actors.admission import Admission
+from actors.ports import ConnectionHandler, Listener
+from runtime.listening_sockets import Use
+from runtime.mqtt_listener import MqttListener
+from runtime.web_listener import HandleRequest, WebListener
+
+
+class Listeners:
+    """Implements `actors.ports.Listener` by several, for one handler."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def open(self, handler: ConnectionHandler) -> None:
+        """Accept connections on all of them."""
+        for listener in self._listeners:
+            listener.open(handler)
+
+    def close(self) -> None:
+        """Accept no more."""
+        for listener in self._listeners:
+            listener.close()
+
+
+def hub_listener(
+    sockets: Mapping[Use, Sequence[socket.socket]],
+    context: ssl.SSLContext,
+    admission: Admission,
+    answer: HandleRequest,
+) -> Listeners:
+    """Return what serves these sockets; their connections are admitted together, requests go to `answer`."""
+    return Listeners(
+        MqttListener(sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], context, admission),
+        WebListener(sockets[Use.WEB], context, answer, admission),
+    )

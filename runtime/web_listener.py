@@ -1,0 +1,217 @@
+"""The web front, port 443: HTTP/1.1 requests, and MQTT over WebSocket on one path, both over TLS.
+
+Source: spec sheet hub-protocols.md sections 1.16, 4.1 and 6
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+from urllib.parse import unquote
+
+from actors.admission import Admission
+from actors.ports import ConnectionHandler
+from runtime.http_exchange import HttpExchange, HttpRequest, Refusal, Response, error_response
+from runtime.mqtt_listener import CLOSE_LIMIT_S
+from runtime.tcp_listener import TcpListener, Visit
+from runtime.tls_server import peer_certificates
+from runtime.web_socket import WebSocket, accept, is_upgrade
+
+log = logging.getLogger(__name__)
+
+WEBSOCKET_PATH: Final = "/$iothub/websocket"
+
+
+@dataclass(frozen=True, slots=True)
+class WebLimits:
+    """What one connection may take up, until it speaks WebSocket."""
+
+    head_bytes: int = 32 * 1024
+    body_bytes: int = 1024 * 1024
+    read_s: float = 10.0  # from the first byte of a request to its last
+    silent_s: float = 60.0  # without a request, or without taking the last reply
+    discard_s: float = 1.0  # for what a peer goes on sending of a request that was refused
+
+
+@dataclass(frozen=True, slots=True)
+class WebRequest(HttpRequest):
+    """A request with who sent it."""
+
+    peer: str  # address and port, for logs
+    certificates: tuple[bytes, ...]  # as `runtime.tls_server.peer_certificates` has them
+
+
+HandleRequest = Callable[[WebRequest], Awaitable[Response]]
+
+
+class WebListener:
+    """Implements `actors.ports.Listener` for MQTT over WebSocket, and answers all other requests by `handle`.
+
+    `handle` runs on the loop of the thread that opens the listener, once at a time per connection, and is
+    cancelled when the peer goes away. A Refusal that it raises is answered with status and message.
+    """
+
+    def __init__(
+        self,
+        tls: Sequence[socket.socket],
+        context: ssl.SSLContext,
+        handle: HandleRequest,
+        admission: Admission | None = None,
+        limits: WebLimits | None = None,
+    ) -> None:
+        self._listener = TcpListener("HTTP and WebSocket", tls, (), context, admission or Admission())
+        self._handle = handle
+        self._limits = limits or WebLimits()
+        self._asking: set[WebConnection] = set()  # those that speak HTTP
+
+    def open(self, handler: ConnectionHandler) -> None:
+        """Accept connections on the loop of this thread; `handler` gets the upgraded ones."""
+        self._listener.open(
+            lambda visit: WebConnection(self._handle, handler, visit, self._limits, self._asking)
+        )
+
+    def close(self) -> None:
+        """Accept no more; who comes waits in the backlog. Upgraded connections are left to their handler."""
+        self._listener.close()
+        for connection in list(self._asking):
+            connection.close()
+
+
+class WebConnection(asyncio.Protocol):
+    """One accepted connection: requests one after the other, until one of them upgrades it."""
+
+    def __init__(
+        self,
+        handle: HandleRequest,
+        handler: ConnectionHandler,
+        visit: Visit,
+        limits: WebLimits,
+        asking: set[WebConnection],
+    ) -> None:
+        """Take what is needed; the connection is in `asking` until it is upgraded or ends."""
+        self._asking = asking
+        self._handle = handle
+        self._handler = handler
+        self._visit = visit
+        self._limits = limits
+        self._http = HttpExchange(head_bytes=limits.head_bytes, body_bytes=limits.body_bytes)
+        self._transport: asyncio.Transport
+        self._web_socket: WebSocket | None = None
+        self._answering: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_reading = False  # a part of a request is here
+        self._is_ending = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._asking.add(self)
+        self._set_timer(self._limits.silent_s, self.close)
+
+    def data_received(self, data: bytes) -> None:
+        if self._web_socket is not None:
+            self._web_socket.received(data)
+        elif not self._is_ending:
+            self._http.receive_data(data)
+            if self._answering is None:
+                self._take_request()
+
+    def pause_writing(self) -> None:
+        if self._web_socket is not None:
+            self._web_socket.writing_paused()
+
+    def resume_writing(self) -> None:
+        if self._web_socket is not None:
+            self._web_socket.writing_resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._visit.end()
+        self._asking.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
+        if self._web_socket is not None:
+            self._web_socket.lost(f"connection lost{f': {exc}' if exc else ''}")
+
+    def close(self) -> None:
+        """Send what was answered, then end; a peer that does not take it is cut off after a while."""
+        self._is_ending = True
+        self._transport.close()
+        self._set_timer(CLOSE_LIMIT_S, self._transport.abort)
+
+    def _take_request(self) -> None:
+        try:
+            request = self._http.next_request()
+            if request is None:
+                self._wait_for_rest()
+            elif is_upgrade(request):
+                self._upgrade(request)
+            else:
+                self._transport.pause_reading()
+                self._set_timer(None)
+                self._answering = asyncio.get_running_loop().create_task(self._answer(request))
+        except Refusal as refusal:
+            self._reply(error_response(refusal.status, refusal.message))
+
+    def _wait_for_rest(self) -> None:
+        go_on = self._http.go_on()
+        if go_on:
+            self._transport.write(go_on)
+        if not self._is_reading:
+            self._is_reading = True
+            self._set_timer(self._limits.read_s, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._reply(error_response(408, f"the request was not complete within {self._limits.read_s:g} s"))
+
+    def _upgrade(self, request: HttpRequest) -> None:
+        if unquote(request.target.partition("?")[0]) != WEBSOCKET_PATH:
+            raise Refusal(404, f"there is no WebSocket at this path, only at {WEBSOCKET_PATH}")
+        connection, reply = accept(request)
+        self._set_timer(None)
+        self._asking.discard(self)
+        self._transport.write(reply)
+        self._web_socket = WebSocket(connection, self._transport, self._visit)
+        self._web_socket.opened(self._handler, self._http.rest())
+
+    async def _answer(self, request: HttpRequest) -> None:
+        certificates = peer_certificates(self._transport.get_extra_info("ssl_object"))
+        asked = WebRequest(
+            request.method, request.target, request.headers, request.body, self._visit.peer, certificates
+        )
+        try:
+            response = await self._handle(asked)
+        except Refusal as refusal:
+            response = error_response(refusal.status, refusal.message)
+        except Exception:  # the loop serves all clients and outlives one bad request
+            log.exception("%s: a request could not be answered", self._visit.peer)
+            response = error_response(500, "internal error")
+        self._answering = None
+        self._reply(response)
+
+    def _reply(self, response: Response) -> None:
+        unread = self._http.has_unread
+        self._transport.write(self._http.answer(response))
+        if unread:  # a peer that is still sending is let finish, or it sees a broken connection and no reply
+            self._is_ending = True
+            self._set_timer(self._limits.discard_s, self.close)
+        elif self._http.start_next():
+            self._is_reading = False
+            self._set_timer(self._limits.silent_s, self.close)
+            self._transport.resume_reading()
+            if not self._http.is_idle:
+                self._take_request()
+        else:
+            self.close()
+
+    def _set_timer(self, after_s: float | None, then: Callable[[], None] | None = None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if after_s is not None and then is not None:
+            self._timer = asyncio.get_running_loop().call_later(after_s, then)
