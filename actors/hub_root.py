@@ -98,7 +98,10 @@ class HubRootActor(RootActor):
         super().__init__(
             (
                 ChildSpec(
-                    "store", lambda: StoreActor(open_store, guard, storage_trail), FRONT, exported=True
+                    "store",
+                    lambda: StoreActor(open_store, guard, storage_trail, drops_oldest=config.drops_oldest),
+                    FRONT,
+                    exported=True,
                 ),
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.restart_policy import RestartState
-from actors.stored import DropReason, Ledger, Run, Segment
+from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
 from messaging.message import Message
 
@@ -63,13 +63,29 @@ class MessageStore(Protocol):
         """
         ...
 
+    def drop_oldest(self, limit: int = 1000) -> dict[str, int]:
+        """Give up the oldest messages of the lowest priority at which any wait, for want of space.
+
+        Of all endpoints at once, so that the bodies they share go; at most `limit` sequence numbers.
+
+        Returns:
+            How many at which endpoint; nothing says that none is left.
+        """
+        ...
+
     def read(
-        self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
+        self,
+        endpoint_id: str,
+        after_position: int,
+        max_count: int,
+        max_bytes: int,
+        now_s: float,
+        last_position: int = MAX_POSITION,
     ) -> list[Run]:
         """Return the next messages behind `after_position` (-1: from the start) in order of delivery.
 
-        At most `max_count`, and as many as fit into `max_bytes` by `Run.size_bytes`, but at least one when
-        any waits. Expired messages are passed over.
+        None behind `last_position`. At most `max_count`, and as many as fit into `max_bytes` by
+        `Run.size_bytes`, but at least one when any waits. Expired messages are passed over.
         """
         ...
 
@@ -100,7 +116,8 @@ class MessageStore(Protocol):
     def tidy(self) -> int:
         """Give free space back to the file system, a slice at a time; return the bytes still to give.
 
-        For moments without traffic, outside a transaction.
+        For moments without traffic, outside a transaction. A store that went short of space also gets its
+        reserve back here, as soon as there is room for it.
         """
         ...
 
@@ -318,6 +335,10 @@ class ModuleRuntime(Protocol):
 
         For a run that this process watches already, `on_exit` takes the place of the one before.
         """
+        ...
+
+    def rest(self, name: str) -> None:
+        """Give back what is held for the next start: it ended, and stays so until somebody asks for it."""
         ...
 
     def remove(self, name: str) -> None:

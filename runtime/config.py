@@ -298,6 +298,14 @@ class Settings:
             help="from which user ids process modules get theirs; those with an account are left out",
         )
     )
+    storage_folder: Path | None = field(
+        metadata=_about(
+            _home,
+            default="the StorageFolder of edgeHub in the deployment, else the home",
+            unit="folder",
+            help="where messages are kept, in edgeHub/hub.db below it; it has to be there",
+        )
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -362,6 +370,7 @@ def read_settings(
         process_allow=pick("process_allow", ()),
         process_isolation=pick("process_isolation", about("process_isolation").default),
         process_uids=pick("process_uids", MODULE_UIDS),
+        storage_folder=pick("storage_folder", None),
         log_level=pick("log_level", about("log_level").default),
     )
 

@@ -185,6 +185,9 @@ class DockerRuntime:
             log.warning("module %s: it cannot be seen whether it runs: %s", name, exc)
             return None
 
+    def rest(self, name: str) -> None:
+        """Nothing is held for the next start of a container; see ModuleRuntime."""
+
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime. Done later when the engine is away."""
         with self._lock:

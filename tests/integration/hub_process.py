@@ -46,6 +46,7 @@ class HubProcess:
         port: int = 0,
         web_port: int = 0,
         program: str = "runtime.hub",
+        **settings: Any,
     ) -> None:
         self._program = program
         self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
@@ -70,7 +71,9 @@ class HubProcess:
             str(certificate.path),
             tuple(RouteText(name, text, 2_000_000_000, 0) for name, text in routes.items()),
             None,
+            **settings,
         )
+        self.database = Path(config.message_db or self.home / "hub.db")
         (self.home / "hub.json").write_bytes(hub_config.encode(config))
         IdentityFile(self.home / "identities.copy").save(
             tuple((name, key, os.urandom(32), True) for name, key in self.keys.items())
@@ -128,7 +131,7 @@ class HubProcess:
 
     def ledger(self) -> Ledger:
         """Return the ledger of the stopped hub."""
-        store = MessageDb.open(self.home / "hub.db")
+        store = MessageDb.open(self.database)
         try:
             return store.ledger()
         finally:
