@@ -349,3 +349,28 @@ def test_a_certificate_of_a_file_is_its_thumbprint(cloud: CloudProgram, tmp_path
     client.connect()
     client.shutdown()
     assert made == f"HostName={cloud.address};DeviceId=held;x509=true"
+
+
+def test_a_device_shows_a_certificate_of_a_registered_authority(cloud: CloudProgram, tmp_path: Path) -> None:
+    from azure.iot.device import X509, IoTHubDeviceClient
+
+    from tests.integration.device_certificates import issue
+
+    root = issue("plant", is_ca=True)
+    root_file, _ = root.write(tmp_path, "root")
+    cert_file, key_file = issue("signed", root).write(tmp_path, "signed")
+    cloud.do("device", "create", "signed", "--x509-ca")
+
+    assert cloud.do("certificate", "create", "plant", str(root_file)) == (
+        "devices may show certificates of 'plant'"
+    )
+    client = IoTHubDeviceClient.create_from_x509_certificate(
+        X509(str(cert_file), str(key_file)), cloud.address, "signed", server_verification_cert=cloud.ca_pem
+    )
+    client.connect()
+    client.shutdown()
+
+    assert [one["commonName"] for one in cloud.ask("certificate", "list")] == ["plant"]
+    assert cloud.refused("certificate", "create", "leaf", str(cert_file))[0] == 2
+    assert cloud.do("certificate", "delete", "plant") == "certificate plant deleted"
+    assert cloud.refused("certificate", "delete", "plant")[0] == 2

@@ -33,6 +33,7 @@ def device() -> None:
     help="It proves itself with this certificate: thumbprint (SHA-256 or SHA-1) or PEM file; "
     "a second one for a change.",
 )
+@click.option("--x509-ca", is_flag=True, help="It shows a certificate of a CA, see `cloud certificate`.")
 @click.option("--disabled", is_flag=True, help="It may not connect until it is enabled.")
 @common_options
 def create(
@@ -40,6 +41,7 @@ def create(
     edge: bool,
     parent: str | None,
     x509: tuple[str, ...],
+    x509_ca: bool,
     disabled: bool,
     home: Path,
     as_json: bool,
@@ -50,11 +52,13 @@ def create(
 
     if len(x509) > 2:
         raise ConfigError(f"--x509 is there {len(x509)} times; a device has two certificates at most")
+    if x509 and x509_ca:
+        raise ConfigError("--x509 and --x509-ca are two proofs; a device has one of them")
     wanted: dict[str, Any] = {
         "deviceId": device_id,
         "status": "disabled" if disabled else "enabled",
         "capabilities": {"iotEdge": edge},
-        "authentication": {"type": "sas"},
+        "authentication": {"type": "certificateAuthority" if x509_ca else "sas"},
     }
     if x509:
         prints = dict(zip(("primaryThumbprint", "secondaryThumbprint"), map(thumbprint, x509), strict=False))

@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "enrollment": Entry(
         _HERE + "enrollment", "enrollment", "Keep the enrollments of the provisioning service."
     ),
+    "certificate": Entry(_HERE + "certificate", "certificate", "Keep the CAs that sign device certificates."),
     "connection-string": Entry(
         _HERE + "connection_string",
         "connection_string",
