@@ -34,9 +34,8 @@ TARGETS = {"growth_mb": 50.0, "drained_per_s": 10_000.0, "other_p99_ms": 100.0, 
 class BacklogPeer(EdgePeer):
     """An edge whose first publisher sends to the cloud, the others to a module."""
 
-    @staticmethod
-    def _manifest() -> dict[str, Any]:
-        manifest = EdgePeer._manifest()
+    def _manifest(self) -> dict[str, Any]:
+        manifest = super()._manifest()
         routes = manifest["modulesContent"]["$edgeHub"]["properties.desired"]["routes"]
         routes["pub1"] = "FROM /messages/modules/pub1/* INTO $upstream"
         return manifest
