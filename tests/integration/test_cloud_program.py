@@ -161,6 +161,21 @@ def test_bad_options_are_refused_before_anything_is_made(
     assert not (tmp_path / "home").exists()
 
 
+def test_a_log_level_that_is_none_is_refused(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*PROGRAM, "run", "--home", str(tmp_path / "home")],
+        cwd=ROOT,
+        env={**os.environ, "EDGE_ACTORS_LOG_LEVEL": "loud"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: EDGE_ACTORS_LOG_LEVEL: 'loud' is not allowed")
+
+
 def test_its_files_are_its_owners_alone_and_keys_are_in_no_log(cloud: CloudProgram) -> None:
     text = cloud.do("device", "create", "private")
     cloud.do("enrollment", "create", "private")
