@@ -27,7 +27,7 @@ from messaging import sas
 from messaging.clock import Clock, SystemClock
 from messaging.errors import AuthError, EdgeError, EnvironmentFault
 from runtime import listening_sockets
-from runtime.atomic_file import write_private_file
+from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
 from runtime.http_exchange import Response
 from runtime.iothub.cloud_home import CloudHome, Serving
@@ -78,6 +78,7 @@ def run_cloud(home: CloudHome, settings: CloudSettings) -> int:
         https = _bind_https(settings)
         stack.callback(_close_all, https)
         prepare_home(home.path)
+        make_private_folder(home.path)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_Cloud(home, settings, mqtt, https, SystemClock()).run())
     return DONE
