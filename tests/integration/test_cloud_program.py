@@ -18,6 +18,7 @@ import pytest
 
 from runtime.iothub.cloud_home import CloudHome
 from tests.integration.cloud_program import PROGRAM, ROOT, CloudProgram, is_root, pss_kib
+from tests.integration.node_sdk import run_scene
 from tests.integration.sdk_clients import loopback_address
 
 
@@ -389,3 +390,22 @@ def test_a_device_shows_a_certificate_of_a_registered_authority(cloud: CloudProg
     assert cloud.refused("certificate", "create", "leaf", str(cert_file))[0] == 2
     assert cloud.do("certificate", "delete", "plant") == "certificate plant deleted"
     assert cloud.refused("certificate", "delete", "plant")[0] == 2
+
+
+def test_service_sdks_connect_with_the_connection_string_that_is_shown(
+    cloud: CloudProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "uamqp", reason="azure-iot-hub needs uamqp, of which there is no wheel for this Python"
+    )
+    from azure.iot.hub import IoTHubRegistryManager
+
+    text = cloud.do("connection-string")
+    cloud.do("device", "create", "seen-by-services")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cloud.ca_file))
+
+    manager = IoTHubRegistryManager.from_connection_string(text)
+    found = run_scene("service.js", "devices", cloud.ca_file, IOTHUB_CONNECTION_STRING=text)
+
+    assert manager.get_device("seen-by-services").status == "enabled"
+    assert found["created"]["authentication"]["symmetricKey"]["primaryKey"]
