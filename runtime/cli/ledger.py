@@ -28,11 +28,7 @@ def ledger(home: Path, as_json: bool) -> int:
     Each number is counted at its own event. When an equation does not hold, it is told on stderr and the
     exit code is 1.
     """
-    from runtime.home import Home
-    from runtime.message_ledger import read_ledger
-    from runtime.store_place import database_of
-
-    found = read_ledger(database_of(Home(home)))
+    found = _read(home)
     if as_json:
         print_json(as_values(found))
     else:
@@ -45,6 +41,20 @@ def ledger(home: Path, as_json: bool) -> int:
     for problem in found.imbalances():
         click.echo(f"error: the ledger does not balance: {problem}", err=True)
     return 1 if found.imbalances() else 0
+
+
+def _read(home: Path) -> Ledger:
+    """Return the ledger of a home; an empty one in the moment before its first hub has made the database."""
+    from actors.stored import Ledger, Totals
+    from runtime.home import Home
+    from runtime.message_ledger import read_ledger
+    from runtime.store_place import database_of
+
+    place = Home(home)
+    database = database_of(place)
+    if place.hub_config.exists() and not database.exists():
+        return Ledger(Totals(), {})
+    return read_ledger(database)
 
 
 def _tell_epoch(epoch: Epoch) -> None:

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from actors import hub_config
+from actors.hub_config import HubConfig
 from actors.stored import DEFAULT_PRIORITY, Match, Segment
 from runtime.cli.ledger import TERMS
 from runtime.message_db import MessageDb
@@ -81,6 +83,19 @@ def test_a_home_that_was_never_run_has_no_ledger(home: Path, edge_actors: EdgeAc
     assert told.code == 1
     assert told.err.startswith(f"error: message database {home}/hub.db: there is none")
     assert not home.exists()
+
+
+def test_an_edge_whose_hub_is_about_to_make_the_database_has_an_empty_ledger(
+    home: Path, edge_actors: EdgeActors
+) -> None:
+    home.mkdir()
+    config = HubConfig("edge1", "iothub.test", ("localhost",), "cert.pem", "key.pem", (), None)
+    (home / "hub.json").write_bytes(hub_config.encode(config))
+
+    told = edge_actors("ledger")
+
+    assert (told.code, told.out, told.err) == (0, "received 0 = unrouted 0 + routed 0\n", "")
+    assert not (home / "hub.db").exists()
 
 
 def test_a_new_epoch_is_told_with_what_was_lost(home: Path, edge_actors: EdgeActors) -> None:
