@@ -89,6 +89,7 @@ def test_the_sample_runs_as_containers_without_a_gap(
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(400)  # kills of one container are 10 s apart: no crash in a row
 def test_the_sample_killed_twenty_times_is_back_at_once_each_time(
     edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path
 ) -> None:
