@@ -180,6 +180,8 @@ class Reader:
                     continue  # killed before strace saw which call; the files will tell if it was done
                 began, start = self._unfinished.pop(thread)
                 text = start + resumed[2]
+            if text.startswith(b"???("):
+                continue  # the same
             call = _CALL.match(text)
             if call is None:
                 raise RecordingError(f"line {moment} is no call: {text[:120]!r}")

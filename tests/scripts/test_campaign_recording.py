@@ -130,6 +130,7 @@ def test_what_a_peer_was_told_in_the_moment_of_death_counts_and_what_a_disk_was_
         "10 1.5 <... ??? resumed>) = ?\n",
         "11 1.5 <... ??? resumed>) = ?\n",
         "11 1.5 +++ killed by SIGKILL +++\n",
+        "12 1.5 ???()           = ?\n",
     ]
 
     found = list(reader.events(call.encode() for call in calls))
