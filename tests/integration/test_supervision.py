@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 
@@ -52,7 +53,9 @@ def test_a_hub_whose_store_cannot_start_ends_and_is_started_again_with_back_off_
     edge.deploy({"sensor": shell(SLEEP)})
     database = edge.home / "hub.db"
     edge.home.mkdir(mode=0o700)
-    database.write_bytes(b"this is no database, nor was it ever one. " * 100)
+    with contextlib.closing(sqlite3.connect(database)) as newer:  # it is whole, so it is not put aside
+        newer.execute("CREATE TABLE messages (body BLOB)")
+        newer.execute("PRAGMA user_version=999")
 
     edge.start()
     listed = edge.wait_until(lambda all_: all_["edgeHub"]["status"] == "backoff" and "sensor" in all_)
