@@ -301,6 +301,46 @@ def test_a_container_that_became_unhealthy_while_no_agent_lived_is_found_so(
     assert edge.wait_for(valve="unhealthy")["valve"]["pid"] == before["pid"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up a capability and make others' sockets")
+def test_an_engine_that_may_not_be_used_is_told_with_the_way_out_and_harms_nobody(
+    edge: ContainerEdge, docker_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = edge.folder / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as others:
+        others.bind(str(path))
+        others.listen()
+        os.chmod(path, 0o600)
+        os.chown(path, 65534, 65534)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        edge.deploy({"pump": container(docker_image, *SLEEP), "sensor": shell("exec sleep 99")})
+        # Root without this capability is a user like any other to files that are not its own.
+        edge.start(through=("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
+        listed = edge.wait_for(pump="backoff", sensor="running", edgeHub="running")
+        monkeypatch.undo()
+
+    said = listed["pump"]["description"]
+    assert f"Docker Engine at {path} may not be used by this user" in said
+    assert "`sudo usermod -aG docker $USER`" in said
+
+
+def test_a_home_that_was_copied_has_containers_of_its_own_and_leaves_the_originals(
+    edge: ContainerEdge, other: ContainerEdge, docker_image: str
+) -> None:
+    edge.deploy({"pump": container(docker_image, *SLEEP)})
+    edge.start()
+    original = edge.wait_for(pump="running")["pump"]
+    shutil.copytree(edge.home, other.home)
+    other.deploy({"pump": container(docker_image, *SLEEP)})
+
+    other.start()
+
+    copied = other.wait_for(pump="running")["pump"]
+    assert copied["pid"] != original["pid"]
+    assert edge.modules()["pump"] == original
+    assert set(edge.containers()) == set(other.containers()) == {"pump"}
+    assert "was copied or moved here from another machine or folder" in other.log.read_text()
+
+
 def test_a_port_that_another_container_has_is_named_with_it(edge: ContainerEdge, docker_image: str) -> None:
     with socket.socket() as probe:
         probe.bind(("0.0.0.0", 0))
