@@ -17,7 +17,7 @@ from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
-from actors.ports import CloudLink, Listener, MessageStore, TwinStore
+from actors.ports import CheckCertificate, CloudLink, Listener, MessageStore, TwinStore
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
@@ -60,6 +60,7 @@ class HubRootActor(RootActor):
         open_store: Callable[[], MessageStore],
         open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
+        check_certificate: CheckCertificate,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
         load_certificate: Callable[[], bool],
@@ -71,6 +72,9 @@ class HubRootActor(RootActor):
         routes = KeptRoutes(config.routes, config.ttl_s)
         routing_trail, storage_trail = RoutingTrail(), StorageTrail()
         hosts = (config.iothub_hostname, *config.host_names)
+
+        def identities() -> IdentityActor:
+            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate)
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
@@ -95,7 +99,7 @@ class HubRootActor(RootActor):
                 ChildSpec(
                     "store", lambda: StoreActor(open_store, guard, storage_trail), FRONT, exported=True
                 ),
-                ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
+                ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
                 ChildSpec("twins", twins, exported=True),

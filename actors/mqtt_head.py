@@ -337,8 +337,11 @@ class MqttHead(EdgeActor):
                 f"the client id is not the identity of the user name, '{user.identity}'",
             )
             return
-        if not packet.password:
-            self._refuse(client, NOT_AUTHORIZED, "no password: a shared access signature is needed")
+        # A password wins over a certificate. Source: hub-protocols.md section 5.5
+        certificates = () if packet.password else client.transport.certificates
+        if not packet.password and not certificates:
+            reason = "neither a password, which is a shared access signature, nor a client certificate"
+            self._refuse(client, NOT_AUTHORIZED, reason)
             return
         client.identity = user.identity
         client.clean_session = packet.clean_session
@@ -352,7 +355,7 @@ class MqttHead(EdgeActor):
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
-        asked = Authenticate(user.identity.id, Secret(packet.password))
+        asked = Authenticate(user.identity.id, Secret(packet.password or b""), certificates)
         self._ask(self._identities, asked, AGENT_LIMIT_S + 2, answered)
 
     def _judged(self, client: MqttClient, user: UserName, verdict: Verdict) -> None:

@@ -27,6 +27,7 @@ from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
+from runtime.client_certificates import check_certificate
 from runtime.hub_listener import hub_listener
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import Use, from_environment
@@ -68,6 +69,7 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
             open_store=lambda: open_store(home / "hub.db"),
             open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
+            check_certificate=check_certificate,
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: hub_listener(by_use, certificate.context, Admission(most_open)),
             load_certificate=certificate.load,

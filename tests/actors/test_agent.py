@@ -14,7 +14,8 @@ from actors.base import ChildSpec
 from actors.deployment import parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import route_texts
-from actors.identities import GetIdentities
+from actors.hub_identity import HubIdentity
+from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
@@ -344,7 +345,8 @@ def test_whoever_asks_for_identities_gets_them() -> None:
 
     answer = edge.ask(SECURITY, GetIdentities())
 
-    assert answer.entries == (("edge1/sensor", Secret(b"edge1/sensor"), Secret(b"2"), True),)
+    sensor = HubIdentity("edge1/sensor", keys=(Secret(b"edge1/sensor"), Secret(b"2")))
+    assert answer == Identities((sensor.entry(),), (b"edge CA 0",))
 
 
 def test_a_device_that_exists_is_not_made_again() -> None:

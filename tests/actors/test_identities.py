@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from actors.hub_identity import HubIdentity, KnownIdentities
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
@@ -20,6 +23,7 @@ from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.lifecycle import PeerUp, RequestFailed
+from runtime.client_certificates import check_certificate
 from tests.actors.hub_world import World
 from tests.fakes.cloud import MemoryCopy
 
@@ -28,15 +32,23 @@ HUB_HOST = "iothub.test"
 KEY, OTHER_KEY, NEW_KEY = b"k" * 32, b"o" * 32, b"n" * 32
 
 
-def entry(identity: str, key: bytes = KEY, enabled: bool = True) -> tuple[str, Secret, Secret, bool]:
-    return identity, Secret(key), Secret(OTHER_KEY), enabled
+def known(identity: str, key: bytes = KEY, **settings: Any) -> HubIdentity:
+    """An identity with a key, unless the settings say something else."""
+    return HubIdentity(identity, **{"keys": (Secret(key), Secret(OTHER_KEY))} | settings)
+
+
+def told(*identities: HubIdentity, authorities: tuple[bytes, ...] = ()) -> Identities:
+    return Identities(tuple(identity.entry() for identity in identities), authorities)
 
 
 class IdentityWorld(World):
     def __init__(self, copy: MemoryCopy | None = None) -> None:
         super().__init__(SECURITY, HEAD, "test")
         self.copy = copy or MemoryCopy()
-        self.start(IDENTITIES, lambda: IdentityActor(self.copy, (HUB_HOST, "edge.local"), (HEAD,)))
+        self.start(IDENTITIES, self.build)
+
+    def build(self) -> IdentityActor:
+        return IdentityActor(self.copy, (HUB_HOST, "edge.local"), (HEAD,), check_certificate)
 
     def asks(self, identity: str = "edge1/m", key: bytes = KEY, expires_in_s: int = 60, host: str = HUB_HOST):  # type: ignore[no-untyped-def]
         audience = sas.audience_of(host, Identity.parse(identity))
@@ -49,16 +61,16 @@ class IdentityWorld(World):
     def verdicts(self) -> list[Verdict]:
         return self.told(HEAD, Verdict)
 
-    def agent_answers(self, *entries: tuple[str, Secret, Secret, bool]) -> int:
+    def agent_answers(self, *identities: HubIdentity) -> int:
         asked = [letter for letter in self.letters(SECURITY) if letter.kind == GetIdentities.__name__]
         for letter in asked:
-            self.tell(IDENTITIES, Identities(entries), SECURITY, letter.correlation_id)
+            self.tell(IDENTITIES, told(*identities), SECURITY, letter.correlation_id)
         return len(asked)
 
 
 @pytest.fixture
 def world() -> IdentityWorld:
-    return IdentityWorld(MemoryCopy((("edge1/m", KEY, OTHER_KEY, True), ("off", KEY, OTHER_KEY, False))))
+    return IdentityWorld(MemoryCopy(KnownIdentities((known("edge1/m"), known("off", enabled=False)))))
 
 
 @pytest.mark.parametrize("key", [KEY, OTHER_KEY], ids=["primary", "secondary"])
@@ -68,7 +80,8 @@ def test_a_good_token_is_accepted_without_asking_the_agent(
 ) -> None:
     world.asks(key=key, host=host)
 
-    assert world.verdicts() == [Verdict("edge1/m", ACCEPTED, "")]
+    ends_s = int(world.clock.now_s()) + 60 + sas.CLOCK_SKEW_S
+    assert world.verdicts() == [Verdict("edge1/m", ACCEPTED, "", ends_s)]
     assert world.letters(SECURITY) == []
 
 
@@ -110,17 +123,17 @@ def test_an_unknown_identity_is_asked_for_and_known_from_then_on(world: Identity
     world.asks("leaf")
     before = world.verdicts()
 
-    asked = world.agent_answers(entry("edge1/m"), entry("leaf"))
+    asked = world.agent_answers(known("edge1/m"), known("leaf"))
 
     assert (before, asked) == ([], 1)
     assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
-    assert world.copy.entries == (("edge1/m", KEY, OTHER_KEY, True), ("leaf", KEY, OTHER_KEY, True))
+    assert world.copy.known == KnownIdentities((known("edge1/m"), known("leaf")))
 
 
 def test_an_identity_that_the_agent_does_not_know_either_is_refused_for_good(world: IdentityWorld) -> None:
     world.asks("nobody")
 
-    world.agent_answers(entry("edge1/m"))
+    world.agent_answers(known("edge1/m"))
 
     [verdict] = world.verdicts()
     assert verdict == Verdict("nobody", NOT_AUTHORIZED, "identity 'nobody' is not known on this edge")
@@ -156,7 +169,7 @@ def test_when_the_agent_comes_up_it_is_asked_at_once_though_a_question_is_open(w
     world.letters(SECURITY)
 
     world.tell(IDENTITIES, PeerUp("agent", 7), "")
-    asked = world.agent_answers(entry("leaf"))
+    asked = world.agent_answers(known("leaf"))
 
     assert asked == 1
     assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
@@ -172,12 +185,12 @@ def test_without_copy_and_agent_everybody_is_told_to_try_again() -> None:
 
 
 def test_who_is_gone_disabled_or_has_other_keys_is_disconnected(world: IdentityWorld) -> None:
-    three = [entry("stays"), entry("gone"), entry("disabled"), entry("rekeyed")]
-    world.tell(IDENTITIES, Identities(tuple(three)), SECURITY)
+    three = [known("stays"), known("gone"), known("disabled"), known("rekeyed")]
+    world.tell(IDENTITIES, told(*three), SECURITY)
     world.letters(HEAD)
 
-    after = (entry("stays"), entry("disabled", enabled=False), entry("rekeyed", NEW_KEY), entry("new"))
-    world.tell(IDENTITIES, Identities(after), SECURITY)
+    after = (known("stays"), known("disabled", enabled=False), known("rekeyed", NEW_KEY), known("new"))
+    world.tell(IDENTITIES, told(*after), SECURITY)
 
     assert [revoked.identity for revoked in world.told(HEAD, IdentityRevoked)] == [
         *("gone", "disabled", "rekeyed")
@@ -190,7 +203,7 @@ def test_a_copy_that_cannot_be_written_does_not_stop_new_identities(
     world.copy.full = True
     world.asks("leaf")
 
-    world.agent_answers(entry("leaf"))
+    world.agent_answers(known("leaf"))
 
     assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
     assert [revoked.identity for revoked in world.told(HEAD, IdentityRevoked)] == ["edge1/m", "off"]
@@ -201,7 +214,7 @@ def test_a_copy_that_cannot_be_written_does_not_stop_new_identities(
 def test_keys_and_tokens_reach_no_log_and_no_dead_letter(
     world: IdentityWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.tell(IDENTITIES, Identities((("x", Secret(KEY), Secret(KEY)),)), SECURITY)  # type: ignore[arg-type]
+    world.tell(IDENTITIES, Identities((("x", *[Secret(KEY)] * 9),)), SECURITY)  # type: ignore[arg-type]
     world.present("edge1/m", b"topsecret")
 
     shown = caplog.text + str([letter.summary() for letter in world.dead_letters.recent()])

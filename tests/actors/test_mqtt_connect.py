@@ -95,8 +95,8 @@ def test_a_user_name_that_is_not_understood_is_told_to_try_again(
     [
         pytest.param(connect_packet("D/X", user_name="h/D/M/?api-version=V"), "client id", id="other id"),
         pytest.param(connect_packet("d/M", user_name="h/D/M/?api-version=V"), "client id", id="other case"),
-        pytest.param(connect_packet(password=None), "no password", id="no password"),
-        pytest.param(connect_packet(password=b""), "no password", id="empty password"),
+        pytest.param(connect_packet(password=None), "neither a password", id="no password"),
+        pytest.param(connect_packet(password=b""), "neither a password", id="empty password"),
         pytest.param(Connect("D/M", True), "user name", id="no user name"),
         pytest.param(
             connect_packet("", clean_session=True, user_name="h/D/?api-version=V"), "id", id="no id"

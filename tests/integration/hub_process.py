@@ -18,8 +18,10 @@ from typing import Any
 
 from actors import hub_config
 from actors.hub_config import HubConfig, RouteText
+from actors.hub_identity import HubIdentity, KnownIdentities
 from actors.stored import Ledger
 from messaging import sas
+from messaging.envelope import Secret
 from messaging.identity import Identity
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
 from runtime.identity_copy import IdentityFile
@@ -46,6 +48,8 @@ class HubProcess:
         port: int = 0,
         web_port: int = 0,
         program: str = "runtime.hub",
+        x509: Sequence[HubIdentity] = (),
+        authorities: tuple[bytes, ...] = (),
     ) -> None:
         self._program = program
         self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
@@ -72,9 +76,17 @@ class HubProcess:
             None,
         )
         (self.home / "hub.json").write_bytes(hub_config.encode(config))
-        IdentityFile(self.home / "identities.copy").save(
-            tuple((name, key, os.urandom(32), True) for name, key in self.keys.items())
+        self.identities = KnownIdentities(
+            (
+                *(
+                    HubIdentity(name, keys=(Secret(key), Secret(os.urandom(32))))
+                    for name, key in self.keys.items()
+                ),
+                *x509,
+            ),
+            authorities,
         )
+        IdentityFile(self.home / "identities.copy").save(self.identities)
         self.log = self.home / "hub.log"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -42,7 +42,7 @@ def test_a_module_gets_an_identity_and_a_socket_of_its_own(security: EdgeSecurit
     assert access.workload_uri == f"unix://{run_dir}/w/sensor/workload.sock"
     assert (run_dir / "w" / "sensor" / "workload.sock").is_socket()
     assert security.ensure_module("sensor", NOW_S + 1) == access
-    assert [entry[0] for entry in security.identities()] == [
+    assert [identity.id for identity in security.identities().identities] == [
         "edge1", "edge1/$edgeAgent", "edge1/$edgeHub", "edge1/sensor",
     ]  # fmt: skip
 
@@ -77,7 +77,11 @@ def test_a_module_that_is_forgotten_has_no_identity_and_no_socket(
     security.forget_module("never-there")
     security.forget_module("edgeHub")
 
-    assert [entry[0] for entry in security.identities()] == ["edge1", "edge1/$edgeAgent", "edge1/$edgeHub"]
+    assert [identity.id for identity in security.identities().identities] == [
+        "edge1",
+        "edge1/$edgeAgent",
+        "edge1/$edgeHub",
+    ]
     assert not (run_dir / "w" / "sensor").exists()
     assert security.ensure_module("sensor", NOW_S).generation_id != before.generation_id
 
@@ -90,12 +94,13 @@ def test_identities_are_the_same_for_the_next_agent(security: EdgeSecurity, run_
 
 
 def test_a_device_is_made_once_and_found_again(security: EdgeSecurity) -> None:
-    made = security.create_device("leaf1", NOW_S)
+    made = security.create_device("leaf1", "sas", (), NOW_S)
 
     assert security.device("leaf1") == made
-    assert ("leaf1", made.primary_key, made.secondary_key, True) in security.identities()
+    *_, leaf = security.identities().identities
+    assert (leaf.id, leaf.keys, leaf.enabled) == ("leaf1", (made.primary_key, made.secondary_key), True)
     with pytest.raises(ConfigError, match="'leaf1' exists already"):
-        security.create_device("leaf1", NOW_S)
+        security.create_device("leaf1", "sas", (), NOW_S)
 
 
 def test_the_edge_itself_is_no_device_behind_it(security: EdgeSecurity) -> None:
@@ -104,8 +109,8 @@ def test_the_edge_itself_is_no_device_behind_it(security: EdgeSecurity) -> None:
 
 
 def test_keys_do_not_show_themselves(security: EdgeSecurity) -> None:
-    assert repr(security.identities()[0][1]) == "Secret(***)"
-    assert isinstance(security.create_device("leaf1", NOW_S).primary_key, Secret)
+    assert repr(security.identities().identities[0].keys[0]) == "Secret(***)"
+    assert isinstance(security.create_device("leaf1", "sas", (), NOW_S).primary_key, Secret)
 
 
 def test_certificates_are_renewed_when_due_and_only_then(security: EdgeSecurity) -> None:
