@@ -89,6 +89,7 @@ class HubRootActor(RootActor):
                 twins=TWINS,
                 methods=METHODS,
                 cloud=UPSTREAM,
+                environment=config.environment,
             )
 
         def twins() -> TwinActor:

@@ -70,6 +70,7 @@ class MqttClient:
         self.opened_at_s = now_s
         self.seen_at_s = now_s
         self.keep_alive_s = 0.0  # 0 until CONNECT was accepted
+        self.ends_s: float | None = None  # when what it proved itself with expires, since 1970-01-01 UTC
         self.identity: Identity | None = None
         self.client_id = ""
         self.clean_session = True

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from actors.client_services import (
     Twin,
     TwinRefused,
 )
+from actors.hub_environment import CLIENT_CERT_AUTH_ENABLED, MAX_CONNECTED_CLIENTS, HubEnvironment
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
@@ -83,7 +85,7 @@ REDELIVER_S: Final = 30.0  # MessageAckTimeoutSecs of the reference
 
 @message
 class Tick:
-    """Timer: look for clients that are silent, late or stuck."""
+    """Timer: look for clients that are silent, late or stuck, or whose token has expired."""
 
 
 class MqttHead(EdgeActor):
@@ -100,8 +102,12 @@ class MqttHead(EdgeActor):
         twins: str,
         methods: str,
         cloud: str,
+        environment: HubEnvironment,
     ) -> None:
-        """Take the listener, and the addresses of who does what."""
+        """Take the listener, the addresses of who does what, and settings of the deployment."""
+        self._environment = environment
+        most = environment.max_connected_clients
+        self._most_clients = math.inf if most is None else most
         self._listener = listener
         self._device_id = device_id
         self._store = store
@@ -152,10 +158,12 @@ class MqttHead(EdgeActor):
 
     def on_tick(self, message: Tick) -> None:
         self.set_timer(TICK_S, Tick())
-        now_s = self.clock.monotonic_s()
+        now_s, wall_s = self.clock.monotonic_s(), self.clock.now_s()
         for client in list(self._clients.values()):
             reason = self._overdue(client, now_s)
-            if reason:
+            if client.ends_s is not None and wall_s >= client.ends_s:
+                self._close(client, "what it proved itself with has expired: its token, or its certificate")
+            elif reason:
                 self._close(client, reason)
             elif client.in_flight:
                 oldest = next(iter(client.in_flight.values()))
@@ -343,6 +351,10 @@ class MqttHead(EdgeActor):
             reason = "neither a password, which is a shared access signature, nor a client certificate"
             self._refuse(client, NOT_AUTHORIZED, reason)
             return
+        if certificates and not self._environment.client_cert_auth_enabled:
+            reason = f"a client certificate, and {CLIENT_CERT_AUTH_ENABLED} of edgeHub is false"
+            self._refuse(client, NOT_AUTHORIZED, reason)
+            return
         client.identity = user.identity
         client.clean_session = packet.clean_session
         client.will = packet.will
@@ -367,6 +379,11 @@ class MqttHead(EdgeActor):
         earlier = self._by_identity.get(client.client_id)
         if earlier is not None:
             self._close(earlier, "the same identity has connected again")
+        elif len(self._by_identity) >= self._most_clients:
+            reason = f"{self._most_clients} clients are connected, as many as {MAX_CONNECTED_CLIENTS} allows"
+            self._refuse(client, TRY_AGAIN, reason)
+            return
+        client.ends_s = verdict.ends_s
         client.accept(next(self._ids), self._device_id, user.model_id)
         client.transport.authenticated()
         self._by_identity[client.client_id] = client

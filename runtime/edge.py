@@ -30,6 +30,7 @@ from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
+from actors.hub_environment import parse_environment
 from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
 from actors.process_permission import Origin
@@ -58,6 +59,7 @@ from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
+from runtime.trust_bundle import trusted_pem
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +126,7 @@ def read_deployment(path: Path) -> Deployment:
 
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
     """Return what the hub process has to know."""
-    hub = deployment.hub
+    hub, module = deployment.hub, deployment.edge_hub
     return HubConfig(
         device_id=settings.device_id,
         iothub_hostname=settings.iothub_hostname,
@@ -134,6 +136,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
         routes=route_texts(hub),
         ttl_s=hub.ttl_s,
+        environment=parse_environment({} if module is None else module.env),
     )
 
 
@@ -197,6 +200,7 @@ class _Edge:
             names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            trusted_pem=trusted_pem(settings),
             group_of=self._group_of,
             now_s=time.time,
         )

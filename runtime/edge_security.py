@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensu
 from runtime.home import Home
 from runtime.key_store import Identity, KeyStore
 from runtime.module_environment import EdgeNames, module_variables
+from runtime.trust_bundle import ders
 
 if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub needs none
     from runtime.workload_api import ModuleState
@@ -33,9 +32,6 @@ DEBUG_FOLDER: Final = "d"  # as the next
 CA_FILE: Final = "ca.pem"
 SCOPE: Final = "ms-azure-iot-edge://"  # before the id of an edge and its generation
 SOCKETS_FOLDER: Final = "w"  # in the run directory; short, because a socket's path may have 107 bytes
-
-
-_PEM_BODY: Final = re.compile(r"-----BEGIN CERTIFICATE-----([^-]*)-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +129,7 @@ class EdgeSecurity:
         scope = f"{SCOPE}{edge.device_id}-{edge.generation_id}"
         return KnownIdentities(
             tuple(_hub_identity(identity, edge, scope) for identity in kept),
-            (*_ders(self._ca.certificate_pem), *_ders(self._trusted_pem)),
+            (*ders(self._ca.certificate_pem), *ders(self._trusted_pem)),
         )
 
     def create_device(
@@ -243,11 +239,6 @@ def _hub_identity(identity: Identity, edge: Identity, scope: str) -> HubIdentity
         scope if identity.module_id is None else "",
         (scope,) if is_leaf else (),
     )
-
-
-def _ders(pem: str) -> tuple[bytes, ...]:
-    """Return the certificates in a PEM text, without loading what could read them."""
-    return tuple(base64.b64decode("".join(body.split())) for body in _PEM_BODY.findall(pem))
 
 
 def _in_daemon_words(status: str) -> str:

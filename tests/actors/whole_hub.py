@@ -7,6 +7,7 @@ from typing import Any
 
 from actors.append_guard import AppendGuard
 from actors.hub_config import RouteText
+from actors.hub_environment import HubEnvironment
 from actors.hub_identity import HubIdentity, KnownIdentities
 from actors.hub_root import IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.identities import IdentityActor
@@ -170,6 +171,7 @@ class HubWorld:
                 identities=IDENTITIES,
                 twins=TWINS,
                 methods=METHODS,
+                environment=HubEnvironment(),
                 cloud=UPSTREAM,
             ),
         )
