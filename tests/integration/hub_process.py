@@ -27,6 +27,7 @@ from runtime.certificates import ensure_edge_ca, ensure_server_certificate, serv
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import Use, bind, parse_listen_address, to_environment
 from runtime.message_db import MessageDb
+from tests.runtime.client_certificates import ClientCertificate
 
 IOTHUB = "iothub.test.internal"
 DEVICE = "edge1"
@@ -48,9 +49,18 @@ class HubProcess:
         port: int = 0,
         web_port: int = 0,
         program: str = "runtime.hub",
-        x509: Sequence[HubIdentity] = (),
+        with_certificates: Sequence[tuple[HubIdentity, ClientCertificate]] = (),
         authorities: tuple[bytes, ...] = (),
     ) -> None:
+        """Make what the hub finds when it starts.
+
+        Args:
+            modules: Of the edge device; they get keys.
+            devices: With keys as well.
+            with_certificates: Devices with what they show.
+            authorities: CA certificates that devices may be signed by, DER.
+        """
+        self.certificates = {identity.id: shown for identity, shown in with_certificates}
         self._program = program
         self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
         self.run_dir = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
@@ -82,7 +92,7 @@ class HubProcess:
                     HubIdentity(name, keys=(Secret(key), Secret(os.urandom(32))))
                     for name, key in self.keys.items()
                 ),
-                *x509,
+                *(identity for identity, _ in with_certificates),
             ),
             authorities,
         )
