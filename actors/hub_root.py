@@ -13,6 +13,7 @@ from typing import Final
 
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
+from actors.http_head import HttpGate, HttpHead
 from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
@@ -51,7 +52,7 @@ class HelloDue:
 
 
 class HubRootActor(RootActor):
-    """Starts store, identities, router, upstream, twins, methods and the protocol heads, in this order."""
+    """Starts store, identities, router, upstream, twins, methods and the heads, in this order."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class HubRootActor(RootActor):
         check_certificate: CheckCertificate,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
+        http_gate: HttpGate,
         load_certificate: Callable[[], bool],
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
@@ -92,19 +94,26 @@ class HubRootActor(RootActor):
                 environment=config.environment,
             )
 
+        def http() -> HttpHead:
+            return HttpHead(http_gate, config.device_id, IDENTITIES, METHODS)
+
         def twins() -> TwinActor:
             return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)
 
         super().__init__(
             (
                 ChildSpec(
-                    "store", lambda: StoreActor(open_store, guard, storage_trail), FRONT, exported=True
+                    "store",
+                    lambda: StoreActor(open_store, guard, storage_trail, drops_oldest=config.drops_oldest),
+                    FRONT,
+                    exported=True,
                 ),
                 ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
                 ChildSpec("twins", twins, exported=True),
                 ChildSpec("methods", MethodActor, FRONT, exported=True),
+                ChildSpec("http", http, FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
             )
         )

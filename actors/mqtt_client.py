@@ -89,6 +89,7 @@ class MqttClient:
         self.unanswered_bytes = 0
         self.in_flight: dict[int, InFlight] = {}
         self.acknowledged_at_s = now_s  # when the client last acknowledged something (monotonic)
+        self.redeliveries = 0  # since then
         self._last_packet_id = 0
         self._model_id = ""
         self._edge_device_id = ""

@@ -44,6 +44,7 @@ from actors.mqtt_intake import STORE_LIMIT_S, Intake
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
+from actors.redelivery import wait_s
 from actors.router import Endpoints, ListEndpoints, Publish
 from actors.store import (
     LoadSessions,
@@ -80,7 +81,8 @@ TICK_S: Final = 1.0
 CONNECT_LIMIT_S: Final = 5.0  # from the TLS handshake to CONNECT
 KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
 LONGEST_SILENCE_S: Final = 600.0  # also for clients without keep-alive; hub-protocols.md section 1.4
-REDELIVER_S: Final = 30.0  # MessageAckTimeoutSecs of the reference
+REDELIVER_S: Final = 30.0  # MessageAckTimeoutSecs of the reference; then longer each time …
+LONGEST_REDELIVER_S: Final = 300.0  # … up to this
 
 
 @message
@@ -168,8 +170,10 @@ class MqttHead(EdgeActor):
             elif client.in_flight:
                 oldest = next(iter(client.in_flight.values()))
                 idle_s = now_s - max(oldest[3], client.acknowledged_at_s)
-                if idle_s > REDELIVER_S and not client.transport.unsent_bytes:
+                limit_s = wait_s(client.redeliveries, REDELIVER_S, LONGEST_REDELIVER_S)
+                if idle_s > limit_s and not client.transport.unsent_bytes:
                     log.warning("%s acknowledges nothing: sending again", client.client_id)
+                    client.redeliveries += 1
                     client.transport.write(b"".join(client.frames_again(now_s)))
 
     @staticmethod
@@ -262,6 +266,7 @@ class MqttHead(EdgeActor):
                     break
         if acknowledged:
             client.acknowledged_at_s = client.seen_at_s
+            client.redeliveries = 0
             self._deliveries.acknowledged(self._services.acknowledged(client, acknowledged))
         if dropped:
             log.warning("%s: %d messages dropped: %s", client.client_id, len(dropped), dropped[0])

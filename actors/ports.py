@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from actors.hub_identity import AuthType, KnownIdentities
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.restart_policy import RestartState
-from actors.stored import DropReason, Ledger, Run, Segment
+from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
@@ -65,13 +65,29 @@ class MessageStore(Protocol):
         """
         ...
 
+    def drop_oldest(self, limit: int = 1000) -> dict[str, int]:
+        """Give up the oldest messages of the lowest priority at which any wait, for want of space.
+
+        Of all endpoints at once, so that the bodies they share go; at most `limit` sequence numbers.
+
+        Returns:
+            How many at which endpoint; nothing says that none is left.
+        """
+        ...
+
     def read(
-        self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
+        self,
+        endpoint_id: str,
+        after_position: int,
+        max_count: int,
+        max_bytes: int,
+        now_s: float,
+        last_position: int = MAX_POSITION,
     ) -> list[Run]:
         """Return the next messages behind `after_position` (-1: from the start) in order of delivery.
 
-        At most `max_count`, and as many as fit into `max_bytes` by `Run.size_bytes`, but at least one when
-        any waits. Expired messages are passed over.
+        None behind `last_position`. At most `max_count`, and as many as fit into `max_bytes` by
+        `Run.size_bytes`, but at least one when any waits. Expired messages are passed over.
         """
         ...
 
@@ -102,7 +118,8 @@ class MessageStore(Protocol):
     def tidy(self) -> int:
         """Give free space back to the file system, a slice at a time; return the bytes still to give.
 
-        For moments without traffic, outside a transaction.
+        For moments without traffic, outside a transaction. A store that went short of space also gets its
+        reserve back here, as soon as there is room for it.
         """
         ...
 
@@ -283,6 +300,17 @@ class ModuleEnd:
 OnExit = Callable[[ModuleEnd], None]
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleHealth:
+    """What the module's own check says of a run, when that changes."""
+
+    healthy: bool
+    started_at_s: float  # of the run; seconds since 1970-01-01 UTC
+
+
+OnHealth = Callable[[ModuleHealth], None]
+
+
 class ModuleRuntime(Protocol):
     """Runs modules, as processes or as containers. Any thread may call.
 
@@ -294,20 +322,30 @@ class ModuleRuntime(Protocol):
         """Start a module.
 
         Raises:
-            EngineAway: it needs the container engine, which does not answer; see `when_back`.
+            StartLater: it cannot be started yet; see `when_possible`.
             EdgeError: it cannot be started; says why, and what to do.
         """
         ...
 
-    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
-        """Call once, in a foreign thread, when a module whose start raised EngineAway can be tried again.
+    def when_possible(self, name: str, on_possible: Callable[[], None]) -> None:
+        """Call once, in any thread, when a module whose start raised StartLater can be tried again.
 
         Without effect when its last start did not fail that way.
         """
         ...
 
+    def watch_health(self, name: str, on_health: OnHealth) -> None:
+        """Tell from now on, in a foreign thread, when the health of a module changes.
+
+        Healthy is also one without a check of its own.
+        """
+        ...
+
     def stop(self, name: str, grace_s: float) -> None:
-        """Ask a module to end, kill it after `grace_s` seconds. Returns at once."""
+        """Ask a module to end, kill it after `grace_s` seconds. Returns at once.
+
+        Where nothing runs, a start that was postponed is given up.
+        """
         ...
 
     def kill(self, name: str) -> None:
@@ -319,6 +357,10 @@ class ModuleRuntime(Protocol):
 
         For a run that this process watches already, `on_exit` takes the place of the one before.
         """
+        ...
+
+    def rest(self, name: str) -> None:
+        """Give back what is held for the next start: it ended, and stays so until somebody asks for it."""
         ...
 
     def remove(self, name: str) -> None:

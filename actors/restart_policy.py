@@ -56,6 +56,18 @@ class StartFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StartPostponed:
+    """It cannot be started yet, by no fault of its own. `reason` is fit to be shown."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartPossible:
+    """What a start was postponed for is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleExited:
     """A run ended. Both None when nobody saw how; not told for a run that a restart of ours ended."""
 
@@ -94,6 +106,8 @@ Event = (
     | StartAsked
     | Started
     | StartFailed
+    | StartPostponed
+    | StartPossible
     | ModuleExited
     | StoppedByUs
     | BecameUnhealthy
@@ -204,7 +218,7 @@ def decide(
         match event:
             case AgentStarted() | RestartDue():
                 return Decision(replace(state, next_restart_at_s=None, start_pending=False), LeaveAlone())
-            case StartFailed(reason=reason):
+            case StartFailed(reason=reason) | StartPostponed(reason=reason):
                 return _leave(state, ModuleStatus.FAILED, f"could not be started: {reason}")
         policy = RestartPolicy.NEVER
     match event:
@@ -218,6 +232,10 @@ def decide(
             # At once would only find the same. `never` is tried again too: it has not had its one run.
             wait_s = backoff_s(state.row + 1)
             return _wait(state, f"could not be started: {reason}", now_s, wait_s, now_s)
+        case StartPostponed(reason=reason):
+            return _postponed(state, reason, now_s)
+        case StartPossible():
+            return _start(state) if state.start_pending else _as_before(state)
         case ModuleExited():
             return _exited(_remember_exit(state, event), event.at_s, policy, now_s)
         case StoppedByUs():
@@ -245,6 +263,19 @@ def _agent_started(state: RestartState, policy: RestartPolicy, now_s: float) -> 
     if never_ran or stopped or state.start_pending:
         return _start(state)
     return _as_before(state)
+
+
+def _postponed(state: RestartState, reason: str, now_s: float) -> Decision:
+    """Wait to be told, and look again after a while. The start is still to be done, so it counts once."""
+    due_s = now_s + FIRST_BACKOFF_S
+    state = replace(
+        state,
+        status=ModuleStatus.BACKOFF,
+        description=f"not started yet: {reason}",
+        next_restart_at_s=due_s,
+        start_pending=True,
+    )
+    return Decision(state, StartAt(due_s))
 
 
 def _exited(state: RestartState, at_s: float, policy: RestartPolicy, now_s: float) -> Decision:
@@ -285,7 +316,7 @@ def _restart_due(state: RestartState, now_s: float) -> Decision:
     # More than the longest wait ahead: the clock was set back, and waiting could last for years.
     if due_s is None or now_s < due_s <= now_s + MAX_BACKOFF_S:
         return _as_before(state)
-    return _restart(state, now_s)
+    return _start(state) if state.start_pending else _restart(state, now_s)
 
 
 # --- What several of them do ---

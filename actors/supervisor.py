@@ -1,7 +1,7 @@
 """Keeps one module at the status its deployment asks for.
 
-Understands: ModuleExited, EngineBack, RestartDue, StableDue, StartModule, StopModule, RestartModule,
-             KillModule, RemoveModule, GetModule
+Understands: ModuleExited, HealthChanged, StartPossible, RestartDue, StableDue, StartModule, StopModule,
+             RestartModule, KillModule, RemoveModule, GetModule
 Tells:       AgentActor (ModuleReported at each change, ModuleRemoved)
 Started by:  AgentActor, one per module; after a restart of its own it takes over the module as it runs
 """
@@ -15,10 +15,18 @@ from typing import Any, Final
 from actors import restart_policy
 from actors.base import EdgeActor
 from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, spec_hash
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRecord, ModuleRecords, ModuleRun, ModuleRuntime
+from actors.ports import (
+    ModuleAccess,
+    ModuleEnd,
+    ModuleHealth,
+    ModuleRecord,
+    ModuleRecords,
+    ModuleRun,
+    ModuleRuntime,
+)
 from actors.restart_policy import RestartState
 from messaging.envelope import Envelope
-from messaging.errors import EdgeError, EngineAway
+from messaging.errors import EdgeError, StartLater
 from messaging.kinds import message
 
 log = logging.getLogger(__name__)
@@ -38,8 +46,16 @@ class ModuleExited:
 
 
 @message
-class EngineBack:
-    """The container engine answers again, which it did not when the module was to be started."""
+class HealthChanged:
+    """The module's own check says something else of a run. From the module runtime's thread."""
+
+    started_at_s: float  # which run; seconds since 1970-01-01 UTC
+    healthy: bool
+
+
+@message
+class StartPossible:
+    """What the start was postponed for is over: the container engine answers again, the image is there."""
 
 
 @message
@@ -178,6 +194,7 @@ class SupervisorActor(EdgeActor):
             self._state = record.restart
             if record.desired is self._spec.status:
                 self._by_hand = record.by_hand
+        self._runtime.watch_health(self._spec.name, self._on_health)
         found = self._runtime.adopt(self._spec.name, self._on_exit)
         if isinstance(found, ModuleRun):
             # What a run says of itself is surer than what was written beside it.
@@ -191,6 +208,7 @@ class SupervisorActor(EdgeActor):
     def on_stopping(self) -> None:
         self._stopping = True
         if self._run is None:
+            self._runtime.stop(self._spec.name, self._stop_grace_s)  # a start that was postponed
             self.context.ready_to_stop()
             return
         self._apply(restart_policy.StoppedByUs())
@@ -226,6 +244,8 @@ class SupervisorActor(EdgeActor):
         elif self._stopping or after is None:
             self._log_end(message)
             self._apply(restart_policy.ModuleExited(message.ended_at_s, message.exit_code, message.signal))
+        elif after is _AfterExit.START and self._state.start_pending:  # decided, as for an unhealthy one
+            self._apply(restart_policy.StartPossible())
         elif after is _AfterExit.START:
             self._apply(restart_policy.StartAsked())
         elif after is _AfterExit.BEGIN:
@@ -237,10 +257,23 @@ class SupervisorActor(EdgeActor):
         if self._stopping:
             self.context.ready_to_stop()
 
-    def on_engine_back(self, message: EngineBack) -> None:
-        waits = self._run is None and self._state.next_restart_at_s is not None
-        if waits and not self._stopping:
-            self._apply(restart_policy.StartAsked())
+    def on_health_changed(self, message: HealthChanged) -> None:
+        if self._run is None or message.started_at_s != self._run.started_at_s or self._ending:
+            return
+        name = self._spec.name
+        if message.healthy:
+            if self._state.status is ModuleStatus.RUNNING:
+                return  # no news
+            log.info("module %s is healthy", name)
+            self._apply(restart_policy.BecameHealthy())
+        else:
+            log.warning("module %s is unhealthy: its HEALTHCHECK fails", name)
+            self._apply(restart_policy.BecameUnhealthy())
+        self._settle()
+
+    def on_start_possible(self, message: StartPossible) -> None:
+        if self._run is None and self._state.start_pending and not self._stopping:
+            self._apply(restart_policy.StartPossible())
             self._settle()
 
     def on_restart_due(self, message: RestartDue) -> None:
@@ -270,6 +303,8 @@ class SupervisorActor(EdgeActor):
             self._apply(restart_policy.StoppedByUs())
         if self._run is not None:
             self._end_run()
+        else:
+            self._runtime.stop(self._spec.name, self._stop_grace_s)  # a start that was postponed
         self._answer_when_at_rest()
 
     def on_restart_module(self, message: RestartModule) -> None:
@@ -375,10 +410,13 @@ class SupervisorActor(EdgeActor):
             self._run = self._runtime.start(self._spec, self._access, self._on_exit)
         except EdgeError as exc:
             reason = str(exc).removeprefix(f"module {name!r}: ")
-            log.error("module %s cannot be started: %s", name, reason)
-            self._apply(restart_policy.StartFailed(reason))
-            if isinstance(exc, EngineAway):
-                self._runtime.when_back(name, lambda: self.context.tell_self(EngineBack()))
+            if isinstance(exc, StartLater):
+                log.warning("module %s cannot be started yet: %s", name, reason)
+                self._apply(restart_policy.StartPostponed(reason))
+                self._runtime.when_possible(name, lambda: self.context.tell_self(StartPossible()))
+            else:
+                log.error("module %s cannot be started: %s", name, reason)
+                self._apply(restart_policy.StartFailed(reason))
             return
         log.info("module %s started, pid %d", name, self._run.pid)
         self._apply(restart_policy.Started(self._run.started_at_s))
@@ -404,6 +442,10 @@ class SupervisorActor(EdgeActor):
             ModuleExited(end.started_at_s, end.ended_at_s, end.exit_code, end.signal, end.engine_away)
         )
 
+    def _on_health(self, health: ModuleHealth) -> None:
+        """In the module runtime's thread."""
+        self.context.tell_self(HealthChanged(health.started_at_s, health.healthy))
+
     # keeping and telling
 
     def _settle(self) -> None:
@@ -419,6 +461,8 @@ class SupervisorActor(EdgeActor):
                 self._stable_timer = self.set_timer(wait_s, StableDue())
         report = self._report()
         if report != self._reported:
+            if self._run is None and self._desired is DesiredStatus.STOPPED:
+                self._runtime.rest(self._spec.name)
             self._reported = report
             self.tell(self._agent, report)
         if not self._ending:

@@ -5,14 +5,16 @@ EdgeError
 │  ├─ DeploymentError         the manifest
 │  └─ RouteError              one route of the manifest, with its position
 ├─ EnvironmentFault           the machine does not allow it: port in use, no space, not permitted
-│  └─ EngineAway              the container engine does not answer; works again when it is back
+│  └─ StartLater              a module cannot be started yet; the module runtime tells when
+│     └─ EngineAway           the container engine does not answer; works again when it is back
 ├─ ProtocolError
 │  ├─ RemoteProtocolError     the peer broke the protocol; carries what to answer it with
 │  └─ LocalProtocolError      we tried to break it
 ├─ IotHubError                refused as IoT Hub refuses it; carries IoT Hub's number and name for it
 ├─ AuthError                  an identity or its token was refused; says why
 ├─ StoreError                 the database could not do what was asked
-│  └─ StoreFull               for want of space; works again when there is some
+│  ├─ StoreFull               for want of space; works again when there is some
+│  └─ StoreDamaged            its file is damaged; the next start salvages what can be read
 └─ BusError
    ├─ EnvelopeError           a frame is not an envelope of ours, or is too large
    ├─ AddressInUse            a second mailbox wants the same address
@@ -62,7 +64,11 @@ class EnvironmentFault(EdgeError):
     """The machine does not allow what is needed: a port in use, a folder that cannot be written."""
 
 
-class EngineAway(EnvironmentFault):
+class StartLater(EnvironmentFault):
+    """A module cannot be started yet: something has to be done first, and is being done."""
+
+
+class EngineAway(StartLater):
     """The container engine is not there, may not be used by this user, or does not answer."""
 
 
@@ -112,6 +118,14 @@ class StoreError(EdgeError):
 
 class StoreFull(StoreError):
     """There was no space for it. Nothing of it was kept; the same call works once there is space."""
+
+
+class StoreDamaged(StoreError):
+    """What the database reads is not what was written; `finding` is what is wrong with it."""
+
+    def __init__(self, message: str, finding: str) -> None:
+        super().__init__(message)
+        self.finding = finding
 
 
 class BusError(EdgeError):

@@ -80,8 +80,8 @@ def _check_own(certificate: x509.Certificate, identity: Identity) -> None:
     from cryptography.x509.oid import NameOID
 
     names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if names != [identity.device_id]:
-        raise AuthError(f"the client certificate of '{identity}' has another common name than the device id")
+    if names != [identity.id]:
+        raise AuthError(f"the client certificate of '{identity}' has another common name than '{identity}'")
     if _is_authority(certificate):
         raise AuthError(f"the client certificate of '{identity}' is one of a CA")
 

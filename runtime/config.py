@@ -315,6 +315,14 @@ class Settings:
             help="CA certificates besides the edge's own that modules trust and devices may be signed by",
         )
     )
+    storage_folder: Path | None = field(
+        metadata=_about(
+            _home,
+            default="the StorageFolder of edgeHub in the deployment, else the home",
+            unit="folder",
+            help="where messages are kept, in edgeHub/hub.db below it; it has to be there",
+        )
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -380,6 +388,7 @@ def read_settings(
         process_isolation=pick("process_isolation", about("process_isolation").default),
         process_uids=pick("process_uids", MODULE_UIDS),
         trust_bundle_cert=pick("trust_bundle_cert", None),
+        storage_folder=pick("storage_folder", None),
         log_level=pick("log_level", about("log_level").default),
     )
 

@@ -22,7 +22,7 @@ def read(home_id: str, module: str, tail: int | None, follow: bool) -> Iterator[
         EngineAway: the engine does not answer.
         EnvironmentFault: it refused, or it hands this container's output to somebody else.
     """
-    engine = DockerEngine(home_id, on_died=lambda _: None, on_away=lambda: None, on_back=lambda: None)
+    engine = DockerEngine(home_id, on_event=lambda _: None, on_away=lambda: None, on_back=lambda: None)
     try:
         with engine.calls() as client:
             found = engine.containers(client).get(module)

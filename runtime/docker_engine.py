@@ -14,9 +14,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from messaging.errors import ConfigError, EngineAway, EnvironmentFault
 
@@ -31,9 +32,12 @@ MODULE_LABEL: Final = "net.edge-actors.module"
 
 CALL_LIMIT_S: Final = 60.0
 PING_LIMIT_S: Final = 2.0
+ANSWER_LIMIT_S: Final = 3.0  # for what a handler of an actor waits for
 PROBE_PERIOD_S: Final = 0.5
 AWAY_AFTER_S: Final = 1.0  # a shorter absence, of an engine that keeps its containers, is nobody's business
 REPLAY_S: Final = 2  # how far back events are asked for, so that none falls between two connections
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,16 @@ class ContainerDied:
     exit_code: int | None
     at_s: float  # seconds since 1970-01-01 UTC
     with_engine: bool = False  # the engine is stopping and took it along
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerHealth:
+    """The HEALTHCHECK of a container of ours says something else than before."""
+
+    container_id: str
+    module: str
+    healthy: bool
+    at_s: float  # seconds since 1970-01-01 UTC
 
 
 def engine_socket(docker_host: str | None) -> str:
@@ -64,29 +78,22 @@ def engine_socket(docker_host: str | None) -> str:
 
 
 def away_reason(path: str) -> str | None:
-    """Return why nobody answers at the engine's socket and the way out; None when somebody accepts."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(CALL_LIMIT_S)
-        try:
-            probe.connect(path)
-        except OSError as exc:
-            return _explain_away(path, exc)
-    return None
+    """Return why the engine does not answer at its socket, and the way out; None when it takes requests.
 
-
-def answers(path: str) -> bool:
-    """Return whether the engine takes requests. One that is stopping ends its containers, but takes none.
-
-    To connect alone would not tell: a service manager may hold the socket.
+    To connect alone would not tell: one that hangs has its socket still, one that is stopping ends its
+    containers but takes no requests, and a service manager may hold the socket for it.
     """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PING_LIMIT_S)
         try:
             probe.connect(path)
             probe.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
-            return probe.recv(16).startswith(b"HTTP/1.")
-        except OSError:
-            return False
+            answered = probe.recv(16).startswith(b"HTTP/1.")
+        except (TimeoutError, ConnectionResetError, BrokenPipeError):
+            answered = False
+        except OSError as exc:
+            return _explain_away(path, exc)
+    return None if answered else _silent(path)
 
 
 class DockerEngine:
@@ -100,12 +107,12 @@ class DockerEngine:
         self,
         home_id: str,
         *,
-        on_died: Callable[[ContainerDied], None],
+        on_event: Callable[[ContainerDied | ContainerHealth], None],
         on_away: Callable[[], None],
         on_back: Callable[[], None],
     ) -> None:
         self._home_id = home_id
-        self._on_died = on_died
+        self._on_event = on_event
         self._on_away = on_away
         self._on_back = on_back
         self._lock = threading.Lock()
@@ -131,7 +138,7 @@ class DockerEngine:
         """
         path = engine_socket(os.environ.get("DOCKER_HOST"))
         self._start_watching()
-        reason = away_reason(path)  # before the package is loaded for nothing
+        reason = away_reason(path)  # before the package is loaded for nothing, and quickly
         if reason is not None:
             self._lose_stream()
             raise EngineAway(reason)
@@ -145,6 +152,25 @@ class DockerEngine:
         except (DockerException, RequestException) as exc:
             self._lose_stream()
             raise EngineAway(away_reason(path) or f"Docker Engine did not answer: {exc}") from exc
+
+    def ask(self, question: Callable[[APIClient], T]) -> T:
+        """Return the answer to what takes the engine a moment, in time for a handler of an actor.
+
+        One that answers pings may still be stuck with its containers; then the question goes on in a thread.
+
+        Raises:
+            EngineAway: the engine does not answer, or not in time.
+            EnvironmentFault: it refused.
+        """
+
+        def put() -> T:
+            with self.calls() as client:
+                return question(client)
+
+        try:
+            return in_background("docker question", put).result(ANSWER_LIMIT_S)
+        except TimeoutError as exc:
+            raise EngineAway(_silent(_path())) from exc
 
     def close(self) -> None:
         """End the watching. Containers live on."""
@@ -206,7 +232,11 @@ class DockerEngine:
         from docker.errors import DockerException
         from requests.exceptions import RequestException
 
-        filters = {"type": "container", "event": "die", "label": f"{HOME_LABEL}={self._home_id}"}
+        filters = {
+            "type": "container",
+            "event": ["die", "health_status"],
+            "label": f"{HOME_LABEL}={self._home_id}",
+        }
         try:
             stream = self._connected(path).events(since=int(time.time()) - REPLAY_S, filters=filters)
         except (DockerException, RequestException) as exc:
@@ -226,8 +256,10 @@ class DockerEngine:
                 *lines, rest = (rest + block).split(b"\n")
                 for line in lines:
                     event = parse_event(line)
+                    if isinstance(event, ContainerDied):
+                        event = replace(event, with_engine=away_reason(_path()) is not None)
                     if event is not None:
-                        self._on_died(replace(event, with_engine=not answers(_path())))
+                        self._on_event(event)
         except (RequestException, ValueError, AttributeError) as exc:
             # Also what a stream raises that another thread has closed.
             log.debug("the events of Docker Engine ended: %s", exc)
@@ -243,25 +275,40 @@ class DockerEngine:
                 pass  # closed by the engine meanwhile
 
 
-def parse_event(line: bytes) -> ContainerDied | None:
-    """Return what a line of the event stream says, None when it is no end of a container of ours.
+def parse_event(line: bytes) -> ContainerDied | ContainerHealth | None:
+    """Return what a line of the event stream says, None when it is no news of a container of ours.
 
     Source: Docker Engine API v1.41, GET /events
     """
     try:
         event = json.loads(line)
-        attributes = event["Actor"]["Attributes"]
-        if event["Type"] != "container" or event["Action"] != "die":
+        if event["Type"] != "container":
+            return None
+        container_id, attributes = event["Actor"]["ID"], event["Actor"]["Attributes"]
+        module, at_s = attributes[MODULE_LABEL], event["timeNano"] / 1e9
+        action, _, health = event["Action"].partition(": ")
+        if action == "health_status":
+            return ContainerHealth(container_id, module, health != "unhealthy", at_s)
+        if action != "die":
             return None
         code = attributes.get("exitCode")
-        return ContainerDied(
-            event["Actor"]["ID"],
-            attributes[MODULE_LABEL],
-            None if code is None else int(code),
-            event["timeNano"] / 1e9,
-        )
-    except (ValueError, KeyError, TypeError):
+        return ContainerDied(container_id, module, None if code is None else int(code), at_s)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def in_background(name: str, work: Callable[[], T]) -> Future[T]:
+    """Do some work in a thread of that name, which does not hold up the end of this process."""
+    future: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as exc:  # noqa: BLE001 - whoever asks for the result is told
+            future.set_exception(exc)
+
+    threading.Thread(target=do, name=name, daemon=True).start()
+    return future
 
 
 def explanation(error: Any) -> str:
@@ -274,6 +321,13 @@ def _path() -> str:
         return engine_socket(os.environ.get("DOCKER_HOST"))
     except ConfigError:
         return DEFAULT_SOCKET
+
+
+def _silent(path: str) -> str:
+    return (
+        f"Docker Engine at {path} did not answer; see why: `sudo systemctl status docker`, "
+        "and start it again: `sudo systemctl restart docker`"
+    )
 
 
 def _explain_away(path: str, error: OSError) -> str:

@@ -1,39 +1,37 @@
 """Module runtime for containers of Docker Engine.
 
-A container belongs to its edge by its labels, so the next agent finds it whatever became of our files. It is
-created once and started again after each end, with what it wrote inside; another request than the one it was
-made from replaces it. Ends come from the event stream of the engine (docker_engine.py).
+A container belongs to its edge by its labels, so the next agent finds it whatever became of our files. Ends
+and health come from the event stream of the engine (docker_engine.py). No handler of an actor waits longer
+than a few seconds: a start that takes its time goes on in a thread of its own (container_start.py), and the
+actor is told when to ask for it again.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.module_spec import DockerSettings, ModuleSpec
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
-from messaging.errors import ConfigError, EdgeError, EngineAway, EnvironmentFault
+from actors.module_spec import ModuleSpec
+from actors.ports import ModuleAccess, ModuleEnd, ModuleHealth, ModuleRun, OnExit, OnHealth
+from messaging.errors import EdgeError, EngineAway, EnvironmentFault, StartLater
 from runtime.caller import ModuleContainer
-from runtime.container_network import ensure_network, network_name, remembered_gateway
-from runtime.container_request import (
-    REQUEST_LABEL,
-    SOCKET_FOLDER,
-    SPEC_LABEL,
-    ContainerRequest,
-    Surroundings,
-    container_names,
-    create_request,
+from runtime.container_maker import ContainerMaker, ContainerNames, why_not_started
+from runtime.container_network import remembered_gateway
+from runtime.container_start import ContainerStart
+from runtime.container_state import end_of, end_with_code, is_listed_unhealthy, is_unhealthy, run_of
+from runtime.docker_engine import (
+    ANSWER_LIMIT_S,
+    ContainerDied,
+    ContainerHealth,
+    DockerEngine,
+    in_background,
 )
-from runtime.docker_engine import ContainerDied, DockerEngine, explanation
-from runtime.workload_server import SOCKET_NAME
 
 if TYPE_CHECKING:  # heavy
     from docker import APIClient
@@ -41,7 +39,6 @@ if TYPE_CHECKING:  # heavy
 log = logging.getLogger(__name__)
 
 KILL_ALL_LIMIT_S: Final = 5.0
-_PORT = re.compile(r"(?:Bind for|listen (?:tcp4?|udp4?)) \S*?:(\d+)\b.*(?:allocated|in use)")
 
 
 @dataclass(slots=True, eq=False)
@@ -52,15 +49,6 @@ class _Watched:
     on_exit: OnExit
     run: ModuleRun | None = None  # None while it is being started
     died: ContainerDied | None = None  # an end that came before its start was known
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerNames:
-    """What containers are told of the edge they belong to."""
-
-    home_id: str
-    device_id: str
-    gateway_name: str
 
 
 class DockerRuntime:
@@ -83,9 +71,7 @@ class DockerRuntime:
             marker: File in the home that is there when containers were made.
             environment: The variables of a module.
         """
-        self._names = names
         self._marker = marker
-        self._environment = environment
         # Told the address at which containers look for the hub, before one of them is started.
         self.on_gateway: Callable[[str], None] = lambda address: None
         self._lock = threading.Lock()
@@ -93,10 +79,13 @@ class DockerRuntime:
         self._watched: dict[str, _Watched] = {}
         self._failed_away: set[str] = set()  # whose last start found no engine
         self._waiting: dict[str, Callable[[], None]] = {}
+        self._starts: dict[str, ContainerStart] = {}  # whose result nobody has asked for
+        self._on_health: dict[str, OnHealth] = {}
         self._to_remove: set[str] = set()  # removed while no engine answered
         self._engine = DockerEngine(
-            names.home_id, on_died=self._on_died, on_away=self._on_away, on_back=self._on_back
+            names.home_id, on_event=self._on_event, on_away=self._on_away, on_back=self._on_back
         )
+        self._maker = ContainerMaker(self._engine, names, marker, environment)
 
     @property
     def in_use(self) -> bool:
@@ -112,8 +101,7 @@ class DockerRuntime:
             EdgeError: the engine is away or refuses.
         """
         try:
-            with self._engine.calls() as client:
-                return ensure_network(client, self._names.home_id, self._marker)
+            return self._engine.ask(self._maker.network)
         except EngineAway:
             known = remembered_gateway(self._marker)
             if known is None:
@@ -123,35 +111,53 @@ class DockerRuntime:
     def start(self, module: ModuleSpec, access: ModuleAccess, on_exit: OnExit) -> ModuleRun:
         """Start a module; see ModuleRuntime. Takes over one that runs and was made from the same."""
         name = module.name
-        with self._lock:
-            if name in self._watched:
-                raise ValueError(f"module {name!r} runs already")
-            self._failed_away.discard(name)
-            self._to_remove.discard(name)
         try:
-            with self._engine.calls() as client:
-                container_id = self._container_for(client, module, access)
-                run = self._started(client, name, container_id, on_exit)
-        except EngineAway as exc:
+            start = self._start_of(module, access)
+            run = start.result(ANSWER_LIMIT_S)
+        except TimeoutError as exc:
+            raise StartLater(f"module '{name}': {start.doing}") from exc
+        except EdgeError as exc:
             with self._lock:
-                self._failed_away.add(name)
-            raise EngineAway(f"module '{name}': {exc}") from exc
-        except EnvironmentFault as exc:
-            raise EnvironmentFault(f"module '{name}': {exc}") from exc
+                self._starts.pop(name, None)
+                if isinstance(exc, EngineAway):
+                    self._failed_away.add(name)
+            if isinstance(exc, EnvironmentFault):
+                raise type(exc)(f"module '{name}': {exc}") from exc
+            raise
+        with self._lock:
+            self._starts.pop(name, None)
+        start.hand_over(on_exit)
         return run
 
-    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
-        """Call when a module whose start found no engine can be tried again; see ModuleRuntime."""
+    def when_possible(self, name: str, on_possible: Callable[[], None]) -> None:
+        """Call when a module whose start was postponed can be tried again; see ModuleRuntime."""
         with self._lock:
-            if name not in self._failed_away:
-                return
-            if not self._engine.is_watching:
-                self._waiting[name] = on_back
-                return
-        on_back()
+            start = self._starts.get(name)
+            if start is None:
+                if name not in self._failed_away:
+                    return
+                if not self._engine.is_watching:
+                    self._waiting[name] = on_possible
+                    return
+        if start is None:
+            on_possible()
+        else:
+            start.when_done(on_possible)
+
+    def watch_health(self, name: str, on_health: OnHealth) -> None:
+        """Tell when the HEALTHCHECK of a container says something else; see ModuleRuntime."""
+        with self._lock:
+            self._on_health[name] = on_health
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime. The engine does both."""
+        with self._lock:
+            start = self._starts.get(name)
+        if start is not None:
+            start.withdraw(grace_s)
+        self._stop(name, grace_s)
+
+    def _stop(self, name: str, grace_s: float) -> None:
         whole_s = math.ceil(grace_s)
         self._tell(name, "stopped", lambda client, container: client.stop(container, timeout=whole_s))
 
@@ -168,13 +174,19 @@ class DockerRuntime:
             if watched is not None and watched.run is not None:
                 watched.on_exit = on_exit
                 return watched.run
+
+        def look(client: APIClient) -> ModuleRun | ModuleEnd | None:
+            found = self._engine.containers(client).get(name)
+            return None if found is None else self._look(client, name, found["Id"], on_exit)
+
         try:
-            with self._engine.calls() as client:
-                found = self._engine.containers(client).get(name)
-                return None if found is None else self._look(client, name, found["Id"], on_exit)
+            return self._engine.ask(look)
         except EdgeError as exc:
             log.warning("module %s: it cannot be seen whether it runs: %s", name, exc)
             return None
+
+    def rest(self, name: str) -> None:
+        """Nothing is held for the next start of a container; see ModuleRuntime."""
 
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime. Done later when the engine is away."""
@@ -183,11 +195,14 @@ class DockerRuntime:
                 raise ValueError(f"module {name!r} still runs; stop it before it is removed")
         if not self.in_use:
             return
+
+        def remove(client: APIClient) -> None:
+            found = self._engine.containers(client).get(name)
+            if found is not None:
+                client.remove_container(found["Id"], force=True)
+
         try:
-            with self._engine.calls() as client:
-                found = self._engine.containers(client).get(name)
-                if found is not None:
-                    client.remove_container(found["Id"], force=True)
+            self._engine.ask(remove)
         except EdgeError as exc:
             log.warning("module %s: its container is removed once that is possible: %s", name, exc)
             with self._lock:
@@ -198,8 +213,7 @@ class DockerRuntime:
         if not self.in_use:
             return ()
         try:
-            with self._engine.calls() as client:
-                return tuple(sorted(self._engine.containers(client)))
+            return tuple(sorted(self._engine.ask(self._engine.containers)))
         except EdgeError as exc:
             log.warning("it cannot be seen which containers there are: %s", exc)
             return ()
@@ -221,62 +235,49 @@ class DockerRuntime:
 
     def close(self) -> None:
         """End the watching. What still runs lives on, for the next agent to adopt."""
+        with self._lock:
+            for start in self._starts.values():
+                start.withdraw(0.0)
         self._engine.close()
 
     # starting
 
-    def _container_for(self, client: APIClient, module: ModuleSpec, access: ModuleAccess) -> str:
-        """Return the container of a module, a new one unless there is one made from the same request."""
-        gateway = ensure_network(client, self._names.home_id, self._marker)
-        self.on_gateway(gateway)
-        request = self._request(module, access, gateway)
-        found = self._engine.containers(client).get(module.name)
-        if found is not None:
-            if found["Labels"].get(REQUEST_LABEL) == request.digest:
-                return str(found["Id"])
-            client.remove_container(found["Id"], force=True)
-        for option in request.left_out:
-            log.warning(
-                "module %s: HostConfig.%s of its createOptions is left out; restarts and removal follow "
-                "the deployment",
-                module.name,
-                option,
-            )
-        return self._create(client, module, request)
+    def _start_of(self, module: ModuleSpec, access: ModuleAccess) -> ContainerStart:
+        """Return the start of a module: the one under way, or a new one.
 
-    def _request(self, module: ModuleSpec, access: ModuleAccess, gateway: str) -> ContainerRequest:
-        names = self._names
-        around = Surroundings(names.home_id, network_name(names.home_id), gateway, names.gateway_name)
-        environment = self._environment(module, access) | {"IOTEDGE_GATEWAYHOSTNAME": names.gateway_name}
-        folder = ""
-        if access.workload_uri:
-            folder = str(Path(access.workload_uri.removeprefix("unix://")).parent)
-            environment["IOTEDGE_WORKLOADURI"] = f"unix://{SOCKET_FOLDER}/{SOCKET_NAME}"
-        return create_request(module, environment, folder, around)
+        Raises:
+            ValueError: it runs already.
+            StartLater: another start of it has to end first.
+        """
+        name = module.name
+        with self._lock:
+            start = self._starts.get(name)
+            if start is not None and start.fits(module, access):
+                return start
+            if start is not None and not start.is_done:
+                start.withdraw(0.0)
+                raise StartLater("its start before this one is being ended")
+            if name in self._watched:
+                raise ValueError(f"module {name!r} runs already")
+            self._failed_away.discard(name)
+            self._to_remove.discard(name)
+            start = self._starts[name] = ContainerStart(module, access)
+        start.begin(self._make_and_start)
+        return start
 
-    def _create(self, client: APIClient, module: ModuleSpec, request: ContainerRequest) -> str:
-        from docker.errors import APIError, ImageNotFound
-
-        settings = module.settings
-        assert isinstance(settings, DockerSettings)
-        names = container_names(module.name, self._names.device_id, self._names.home_id)
-        for name in names:
-            try:
-                made = client.create_container_from_config(request.body, name)  # type: ignore[no-untyped-call]
-                return str(made["Id"])
-            except ImageNotFound as exc:
-                raise ConfigError(
-                    f"module '{module.name}': image '{settings.image}' not found on this device; pull it "
-                    f"(`docker pull {settings.image}`), or fix settings.image in the deployment"
-                ) from exc
-            except APIError as exc:
-                if exc.status_code != 409 or name == names[-1]:
-                    raise ConfigError(
-                        f"module '{module.name}': Docker Engine refuses to create its container: "
-                        f"{explanation(exc)}; fix settings.createOptions in the deployment"
-                    ) from exc
-                log.info("container name %s is taken by somebody else's", name)
-        raise AssertionError("the last name returned or raised")
+    def _make_and_start(self, start: ContainerStart) -> ModuleRun:
+        """In the thread of the start."""
+        name = start.module.name
+        with self._engine.calls() as client:
+            gateway = self._maker.network(client)
+            self.on_gateway(gateway)
+            container_id = self._maker.container(client, start.module, start.access, gateway, start.tell)
+            if start.withdrawn_grace_s is not None:
+                raise StartLater("its start was given up")
+            run = self._started(client, name, container_id, start.exited)
+        if start.withdrawn_grace_s is not None:
+            self._stop(name, start.withdrawn_grace_s)
+        return run
 
     def _started(self, client: APIClient, name: str, container_id: str, on_exit: OnExit) -> ModuleRun:
         from docker.errors import APIError
@@ -290,9 +291,9 @@ class DockerRuntime:
         except BaseException as exc:
             self._forget(name, watched)
             if isinstance(exc, APIError):
-                raise EnvironmentFault(self._why_not_started(client, exc)) from exc
+                raise why_not_started(client, exc) from exc
             raise
-        run = _run(state)
+        run = run_of(state)
         self._settle(name, watched, run, ended=None if state["State"]["Running"] else state)
         return run
 
@@ -310,9 +311,11 @@ class DockerRuntime:
             raise
         if not state["State"]["Running"]:
             self._forget(name, watched)
-            return _end(state)
-        run = _run(state)
+            return end_of(state)
+        run = run_of(state)
         self._settle(name, watched, run, ended=None)
+        if is_unhealthy(state):
+            self._tell_health(name, ModuleHealth(False, run.started_at_s))
         return run
 
     def _settle(self, name: str, watched: _Watched, run: ModuleRun, ended: dict[str, Any] | None) -> None:
@@ -322,9 +325,9 @@ class DockerRuntime:
             died = watched.died
             end = None
             if died is not None and died.at_s >= run.started_at_s:
-                end = _end_of(run, died.exit_code, died.at_s, died.with_engine)
+                end = end_with_code(run, died.exit_code, died.at_s, died.with_engine)
             elif ended is not None:
-                end = _end(ended)
+                end = end_of(ended)
             if end is None or self._watched.get(name) is not watched:
                 return
             del self._watched[name]
@@ -336,17 +339,6 @@ class DockerRuntime:
             if self._watched.get(name) is watched:
                 del self._watched[name]
                 self._changed.notify_all()
-
-    def _why_not_started(self, client: APIClient, error: Any) -> str:
-        text = explanation(error)
-        taken = _PORT.search(text)
-        if taken is None:
-            return f"Docker Engine cannot start its container: {text}; fix settings in the deployment"
-        holder = _holder_of(client, int(taken[1]))
-        return (
-            f"port {taken[1]} is taken by {holder}; stop that, or choose another port in "
-            "HostConfig.PortBindings of its createOptions"
-        )
 
     # ending
 
@@ -367,10 +359,27 @@ class DockerRuntime:
                 if not over:  # not ended by itself meanwhile
                     log.error("module %s cannot be %s: %s", name, what, exc)
 
-        threading.Thread(target=tell, name=f"docker {name}", daemon=True).start()
+        in_background(f"docker {name}", tell)
+
+    # what the engine tells, in the thread of its events
+
+    def _on_event(self, event: ContainerDied | ContainerHealth) -> None:
+        if isinstance(event, ContainerDied):
+            self._on_died(event)
+            return
+        with self._lock:
+            watched = self._watched.get(event.module)
+            run = watched.run if watched is not None and watched.container_id == event.container_id else None
+        if run is not None and event.at_s >= run.started_at_s:  # else told twice, as below
+            self._tell_health(event.module, ModuleHealth(event.healthy, run.started_at_s))
+
+    def _tell_health(self, name: str, health: ModuleHealth) -> None:
+        with self._lock:
+            on_health = self._on_health.get(name)
+        if on_health is not None:
+            on_health(health)
 
     def _on_died(self, died: ContainerDied) -> None:
-        """In the thread of the engine's events."""
         with self._changed:
             watched = self._watched.get(died.module)
             if watched is None or watched.container_id != died.container_id:
@@ -382,10 +391,10 @@ class DockerRuntime:
                 return  # told twice: events are asked for from a moment back
             del self._watched[died.module]
             self._changed.notify_all()
-        watched.on_exit(_end_of(watched.run, died.exit_code, died.at_s, died.with_engine))
+        watched.on_exit(end_with_code(watched.run, died.exit_code, died.at_s, died.with_engine))
 
     def _on_away(self) -> None:
-        """In the thread of the engine's events: nobody knows how the modules are doing."""
+        """Nobody knows how the modules are doing."""
         with self._changed:
             lost = {name: watched for name, watched in self._watched.items() if watched.run is not None}
             for name in lost:
@@ -397,71 +406,35 @@ class DockerRuntime:
             watched.on_exit(ModuleEnd(None, None, watched.run.started_at_s, now_s, engine_away=True))
 
     def _on_back(self) -> None:
-        """In the thread of the engine's events: the engine answers, perhaps after it had been away."""
+        """The engine answers, perhaps after it had been away."""
         with self._lock:
             to_remove, self._to_remove = self._to_remove, set()
             running = {name: watched for name, watched in self._watched.items() if watched.run is not None}
         for name in to_remove:
             self.remove(name)
         if running:
-            self._find_ended(running)
+            self._catch_up(running)
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for on_back in waiting.values():
             on_back()
 
-    def _find_ended(self, running: dict[str, _Watched]) -> None:
-        """Tell the ends of containers that ended while the engine was out of sight: it took them along."""
+    def _catch_up(self, running: dict[str, _Watched]) -> None:
+        """Tell what became of containers while the engine was out of sight; it took the ended ones along."""
         try:
-            with self._engine.calls() as client:
-                found = self._engine.containers(client)
+            found = self._engine.ask(self._engine.containers)
         except EdgeError as exc:
             log.warning("it cannot be seen which containers still run: %s", exc)
             return
         for name, watched in running.items():
+            assert watched.run is not None
             if name in found and found[name]["State"] == "running":
+                healthy = not is_listed_unhealthy(found[name])
+                self._tell_health(name, ModuleHealth(healthy, watched.run.started_at_s))
                 continue
             with self._changed:
                 if self._watched.get(name) is not watched:
                     continue
                 del self._watched[name]
                 self._changed.notify_all()
-            assert watched.run is not None
             watched.on_exit(ModuleEnd(None, None, watched.run.started_at_s, time.time(), engine_away=True))
-
-
-def _run(container: dict[str, Any]) -> ModuleRun:
-    state, labels = container["State"], container["Config"]["Labels"]
-    started_at_s = _seconds(state["StartedAt"])
-    return ModuleRun(state["Pid"], started_at_s or time.time(), spec_hash=labels.get(SPEC_LABEL))
-
-
-def _end(container: dict[str, Any]) -> ModuleEnd | None:
-    """Return how the last run of a container ended, None when it never ran."""
-    state = container["State"]
-    started_at_s = _seconds(state["StartedAt"])
-    if started_at_s is None:
-        return None
-    run = ModuleRun(0, started_at_s)
-    return _end_of(run, state["ExitCode"], _seconds(state["FinishedAt"]) or time.time())
-
-
-def _end_of(run: ModuleRun, exit_code: int | None, at_s: float, with_engine: bool = False) -> ModuleEnd:
-    # Docker, as a shell, tells a signal as 128 + its number.
-    by_signal = exit_code is not None and 128 < exit_code <= 128 + 64
-    number = exit_code - 128 if by_signal and exit_code is not None else None
-    return ModuleEnd(exit_code, number, run.started_at_s, at_s, with_engine)
-
-
-def _seconds(text: str) -> float | None:
-    """Return seconds since 1970-01-01 UTC from 2024-05-06T07:08:09.123456789Z; None for Docker's "never"."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    at_s = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
-    return None if at_s < 0 else at_s + float(f"0.{fraction or 0}")
-
-
-def _holder_of(client: APIClient, port: int) -> str:
-    for container in client.containers():
-        if any(bound.get("PublicPort") == port for bound in container.get("Ports") or ()):
-            return f"container '{container['Names'][0].removeprefix('/')}'"
-    return "a process that is no container"

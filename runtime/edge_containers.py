@@ -10,8 +10,9 @@ from actors.module_spec import DockerSettings, ModuleSpec
 from actors.ports import ModuleAccess
 from messaging.errors import EdgeError
 from runtime.config import MQTT_TLS_PORT, ListenAddress, Settings, local_name
+from runtime.container_maker import ContainerNames
 from runtime.container_request import gateway_name
-from runtime.docker_runtime import ContainerNames, DockerRuntime
+from runtime.docker_runtime import DockerRuntime
 from runtime.home import Home
 from runtime.module_environment import EdgeNames, module_variables
 from runtime.run_directory import RunDirectory

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from actors.module_spec import EDGE_AGENT, EDGE_HUB, ModuleSpec, ProcessSettings
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
+from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit, OnHealth
 from messaging.errors import ConfigError
 from runtime.caller import ModuleProcess
 from runtime.home import Home
@@ -45,6 +45,7 @@ class EdgeModules:
         isolation: ProcessIsolation,
         umask: int = -1,
         hub_sockets: Callable[[], tuple[Mapping[str, str], tuple[int, ...]]],
+        close_hub_sockets: Callable[[], None],
     ) -> None:
         """Keep what is needed.
 
@@ -57,6 +58,7 @@ class EdgeModules:
             umask: Of the user's modules; -1 is our own.
             hub_sockets: Environment and descriptors of the listening sockets, bound when first needed; raises
                 EnvironmentFault when that is not possible.
+            close_hub_sockets: For a hub that was stopped on purpose.
         """
         self._run = run
         self._names = names
@@ -65,6 +67,7 @@ class EdgeModules:
         self._isolation = isolation
         self._umask = umask
         self._hub_sockets = hub_sockets
+        self._close_hub_sockets = close_hub_sockets
         self._processes = ProcessRuntime(run)
         home = Home(run.home)
         self._rotation = LogRotation(home.logs, spared=frozenset({home.log_of(EDGE_AGENT).name}))
@@ -88,8 +91,11 @@ class EdgeModules:
                 self._starting.discard(module.name)
                 self._changing.notify_all()
 
-    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
-        """Processes need no engine; see ModuleRuntime."""
+    def when_possible(self, name: str, on_possible: Callable[[], None]) -> None:
+        """No start of a process is postponed; see ModuleRuntime."""
+
+    def watch_health(self, name: str, on_health: OnHealth) -> None:
+        """Processes have no check of their health; see ModuleRuntime."""
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime."""
@@ -110,6 +116,11 @@ class EdgeModules:
         if isinstance(found, RunningModule):
             return self._note(found)
         return None if found is None else _end(found)
+
+    def rest(self, name: str) -> None:
+        """Let clients of a hub that was stopped on purpose be refused, not wait; see ModuleRuntime."""
+        if name == EDGE_HUB:
+            self._close_hub_sockets()
 
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime."""

@@ -54,6 +54,7 @@ class EdgeSecurity:
         process_of: Callable[[str], ModuleProcess | ModuleContainer | None],
         trusted_pem: str = "",
         group_of: Callable[[str], int | None] = lambda name: None,
+        image_of: Callable[[str], str | None] = lambda name: None,
         now_s: Callable[[], float],
     ) -> None:
         """Make or read keys and certificates. Costs little when they exist and are valid.
@@ -66,6 +67,7 @@ class EdgeSecurity:
             process_of: The process or container of a module, None while it does not run.
             trusted_pem: CA certificates that are trusted besides the edge CA.
             group_of: The group id that alone may use the socket of a module, None for anybody.
+            image_of: The image of a module that is a container, None for a process.
             now_s: Seconds since 1970-01-01 UTC.
 
         Raises:
@@ -78,6 +80,7 @@ class EdgeSecurity:
         self._server_names = server_names
         self._process_of = process_of
         self._group_of = group_of
+        self._image_of = image_of
         self._now_s = now_s
         self._trusted_pem = trusted_pem
         self._keys = KeyStore.ensure(home.keys, names.device_id, now_s())
@@ -187,23 +190,25 @@ class EdgeSecurity:
                 edge_ca=lambda: self._ca,
                 trusted_pem=self._trusted_pem,
                 process_of=self._process_of,
-                modules=self._states,
+                modules=self.states,
                 now_s=self._now_s,
             )
             self._server = WorkloadServer(self._run_dir / SOCKETS_FOLDER, api.handle)
         return self._server
 
-    def _states(self) -> Sequence[ModuleState]:
-        """In the thread of the workload server."""
+    def states(self) -> Sequence[ModuleState]:
+        """Return how all modules are doing, for the workload API. In the thread of its server."""
         from runtime.workload_api import ModuleState
 
         with self._noting:
             noted = dict(self._noted)
+        # To those who ask, agent and hub are the containers that they are in the reference.
+        images = {name: self._image_of(name) for name in noted} | {EDGE_AGENT: "", EDGE_HUB: ""}
         return [
             ModuleState(
                 name=name,
-                type="docker" if name in (EDGE_AGENT, EDGE_HUB) else "process",
-                image="",
+                type="process" if images[name] is None else "docker",
+                image=images[name] or "",
                 status=_in_daemon_words(module.status),
                 started_utc=_utc(module.since_s) if _in_daemon_words(module.status) == "running" else None,
                 exited_utc=_utc(module.since_s) if _in_daemon_words(module.status) != "running" else None,

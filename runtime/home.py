@@ -6,7 +6,9 @@ keys.json         identities and keys
 certificates/     edge CA and the hub's certificate
 deployment.json   the manifest in force
 hub.json          what the hub has to know before it serves
-hub.db            messages, queues and the ledger
+hub.db            messages, queues and the ledger, unless a storage folder is named
+hub.db-reserve    space for delivering with a full disk
+hub.db-quarantine-…/  a database that was damaged
 twins.db          twins of the clients
 identities.copy   the hub's copy of the identities
 upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from actors.admission import Admission
 from actors.ports import ConnectionHandler, Listener
-from runtime.http_exchange import Refusal, Response
 from runtime.listening_sockets import Use
 from runtime.mqtt_listener import MqttListener
-from runtime.web_listener import WebListener, WebRequest
+from runtime.web_listener import HandleRequest, WebListener
 
 
 class Listeners:
@@ -32,19 +31,13 @@ class Listeners:
 
 
 def hub_listener(
-    sockets: Mapping[Use, Sequence[socket.socket]], context: ssl.SSLContext, admission: Admission
+    sockets: Mapping[Use, Sequence[socket.socket]],
+    context: ssl.SSLContext,
+    admission: Admission,
+    answer: HandleRequest,
 ) -> Listeners:
-    """Return what serves these sockets; their connections are admitted together."""
+    """Return what serves these sockets; their connections are admitted together, requests go to `answer`."""
     return Listeners(
         MqttListener(sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], context, admission),
         WebListener(sockets[Use.WEB], context, answer, admission),
     )
-
-
-async def answer(request: WebRequest) -> Response:
-    """Answer what is no WebSocket upgrade.
-
-    Raises:
-        Refusal: 404, there is nothing at this path.
-    """
-    raise Refusal(404, "not found")

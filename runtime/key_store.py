@@ -26,6 +26,7 @@ import msgspec
 from actors.hub_identity import AuthType, capital_thumbprint
 from messaging.errors import AuthError, ConfigError
 from messaging.nearest import did_you_mean
+from runtime import aes_gcm
 from runtime.atomic_file import make_private_folder, write_private_file
 
 EDGE_AGENT = "$edgeAgent"
@@ -41,7 +42,6 @@ _TICKS_AT_1970 = 621_355_968_000_000_000
 
 _SEALED_TAG_LAST = b"\x02"  # ciphertext, then tag: what is written
 _SEALED_TAG_FIRST = b"\x01"  # tag, then ciphertext: read only, from release 1.1
-_TAG_BYTES = 16
 
 Status = Literal["enabled", "disabled"]
 
@@ -279,15 +279,13 @@ class KeyStore:
         Args:
             module_id: As in the request, `$` included.
             generation_id: Any text; not compared with the module's.
-            iv: 8 to 128 bytes.
+            iv: 1 to 128 bytes.
             plaintext: What to seal.
 
         Source: spec sheet security-daemon.md section 1.4
         """
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         associated = f"{module_id}{generation_id}".encode()
-        return _SEALED_TAG_LAST + AESGCM(self._content.encryption_key).encrypt(iv, plaintext, associated)
+        return _SEALED_TAG_LAST + aes_gcm.encrypt(self._content.encryption_key, iv, plaintext, associated)
 
     def decrypt(self, module_id: str, generation_id: str, iv: bytes, sealed: bytes) -> bytes:
         """Return what `encrypt` sealed with the same arguments.
@@ -295,18 +293,15 @@ class KeyStore:
         Raises:
             AuthError: another module, generation id or IV, or the text was altered.
         """
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         order, rest = sealed[:1], sealed[1:]
         if order == _SEALED_TAG_FIRST:
-            rest = rest[_TAG_BYTES:] + rest[:_TAG_BYTES]
+            rest = rest[aes_gcm.TAG_BYTES :] + rest[: aes_gcm.TAG_BYTES]
         elif order != _SEALED_TAG_LAST:
             raise AuthError("the ciphertext does not start with a known version")
         associated = f"{module_id}{generation_id}".encode()
         try:
-            return AESGCM(self._content.encryption_key).decrypt(iv, rest, associated)
-        except InvalidTag as exc:
+            return aes_gcm.decrypt(self._content.encryption_key, iv, rest, associated)
+        except AuthError as exc:
             raise AuthError(
                 "the ciphertext was made for another module, generation id or IV, or was altered"
             ) from exc

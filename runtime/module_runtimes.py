@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from actors.module_spec import DockerSettings, ModuleSpec
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
+from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit, OnHealth
 from runtime.caller import ModuleContainer, ModuleProcess
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_modules import EdgeModules
@@ -33,9 +33,13 @@ class ModuleRuntimes:
             self._cleared.add(module.name)
         return mine.start(module, access, on_exit)
 
-    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
-        """Call when a module whose start found no engine can be tried again; see ModuleRuntime."""
-        self._containers.when_back(name, on_back)
+    def when_possible(self, name: str, on_possible: Callable[[], None]) -> None:
+        """Call when a module whose start was postponed can be tried again; see ModuleRuntime."""
+        self._containers.when_possible(name, on_possible)
+
+    def watch_health(self, name: str, on_health: OnHealth) -> None:
+        """Tell when the health of a module changes; see ModuleRuntime."""
+        self._containers.watch_health(name, on_health)
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime."""
@@ -53,6 +57,10 @@ class ModuleRuntimes:
         if isinstance(process, ModuleRun):
             return process
         return self._containers.adopt(name, on_exit) or process
+
+    def rest(self, name: str) -> None:
+        """Give back what is held for the next start; see ModuleRuntime. Of a container that is nothing."""
+        self._processes.rest(name)
 
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime."""

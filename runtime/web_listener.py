@@ -67,22 +67,34 @@ class WebListener:
         self._listener = TcpListener("HTTP and WebSocket", tls, (), context, admission or Admission())
         self._handle = handle
         self._limits = limits or WebLimits()
+        self._asking: set[WebConnection] = set()  # those that speak HTTP
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the loop of this thread; `handler` gets the upgraded ones."""
-        self._listener.open(lambda visit: WebConnection(self._handle, handler, visit, self._limits))
+        self._listener.open(
+            lambda visit: WebConnection(self._handle, handler, visit, self._limits, self._asking)
+        )
 
     def close(self) -> None:
-        """Accept no more; who comes waits in the backlog."""
+        """Accept no more; who comes waits in the backlog. Upgraded connections are left to their handler."""
         self._listener.close()
+        for connection in list(self._asking):
+            connection.close()
 
 
 class WebConnection(asyncio.Protocol):
     """One accepted connection: requests one after the other, until one of them upgrades it."""
 
     def __init__(
-        self, handle: HandleRequest, handler: ConnectionHandler, visit: Visit, limits: WebLimits
+        self,
+        handle: HandleRequest,
+        handler: ConnectionHandler,
+        visit: Visit,
+        limits: WebLimits,
+        asking: set[WebConnection],
     ) -> None:
+        """Take what is needed; the connection is in `asking` until it is upgraded or ends."""
+        self._asking = asking
         self._handle = handle
         self._handler = handler
         self._visit = visit
@@ -97,7 +109,8 @@ class WebConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._set_timer(self._limits.silent_s, self._close)
+        self._asking.add(self)
+        self._set_timer(self._limits.silent_s, self.close)
 
     def data_received(self, data: bytes) -> None:
         if self._web_socket is not None:
@@ -117,12 +130,19 @@ class WebConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._visit.end()
+        self._asking.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._answering is not None:
             self._answering.cancel()
         if self._web_socket is not None:
             self._web_socket.lost(f"connection lost{f': {exc}' if exc else ''}")
+
+    def close(self) -> None:
+        """Send what was answered, then end; a peer that does not take it is cut off after a while."""
+        self._is_ending = True
+        self._transport.close()
+        self._set_timer(CLOSE_LIMIT_S, self._transport.abort)
 
     def _take_request(self) -> None:
         try:
@@ -154,6 +174,7 @@ class WebConnection(asyncio.Protocol):
             raise Refusal(404, f"there is no WebSocket at this path, only at {WEBSOCKET_PATH}")
         connection, reply = accept(request)
         self._set_timer(None)
+        self._asking.discard(self)
         self._transport.write(reply)
         self._web_socket = WebSocket(connection, self._transport, self._visit)
         self._web_socket.opened(self._handler, self._http.rest())
@@ -178,20 +199,15 @@ class WebConnection(asyncio.Protocol):
         self._transport.write(self._http.answer(response))
         if unread:  # a peer that is still sending is let finish, or it sees a broken connection and no reply
             self._is_ending = True
-            self._set_timer(self._limits.discard_s, self._close)
+            self._set_timer(self._limits.discard_s, self.close)
         elif self._http.start_next():
             self._is_reading = False
-            self._set_timer(self._limits.silent_s, self._close)
+            self._set_timer(self._limits.silent_s, self.close)
             self._transport.resume_reading()
             if not self._http.is_idle:
                 self._take_request()
         else:
-            self._close()
-
-    def _close(self) -> None:
-        self._is_ending = True
-        self._transport.close()
-        self._set_timer(CLOSE_LIMIT_S, self._transport.abort)
+            self.close()
 
     def _set_timer(self, after_s: float | None, then: Callable[[], None] | None = None) -> None:
         if self._timer is not None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # heavy: imported where a certificate is issued
 log = logging.getLogger(__name__)
 
 COMMON_NAME_LIMIT = 64  # ub-common-name, RFC 5280 appendix A.1
-IV_LENGTHS_BYTES = range(8, 129)  # what the AES-GCM implementation takes; the reference allows any from 1 on
+IV_LENGTHS_BYTES = range(1, 129)  # OpenSSL takes no longer ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -228,7 +229,8 @@ class CloudDb:
             for waiting in group:
                 waiting.failure = waiting.failure or failure
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # then the next BEGIN fails, and it is tried again
+                    connection.execute("ROLLBACK")
         self._tell_loop(_deliver, group)
 
     def _run_one(

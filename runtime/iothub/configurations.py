@@ -60,7 +60,12 @@ def put(
     else:
         registry.check_etag(f"configuration '{configuration_id}'", before["etag"], if_match)
     after = _made(configuration_id, wanted, before, now_s)
-    documents.save(connection, KIND, configuration_id, after)
+    try:
+        documents.save(connection, KIND, configuration_id, after)
+    except (OverflowError, ValueError) as exc:  # JSON can say more than can be kept
+        raise refusals.argument_invalid(
+            "the configuration has an integer of more than 64 bits, or is nested too deeply"
+        ) from exc
     return after, before is None
 
 

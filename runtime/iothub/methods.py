@@ -22,8 +22,8 @@ from runtime.iothub.sessions import Sessions
 LONGEST_NAME: Final = 100
 LARGEST_PAYLOAD_BYTES: Final = 128 * 1024
 
-# A name is a level of an MQTT topic, so no slash.
-_NAME = re.compile(r"[A-Za-z0-9\-:.+%_#*?!(),=@;$']+", re.ASCII)
+# A name is a level of an MQTT topic, so no slash and no wildcard.
+_NAME = re.compile(r"[A-Za-z0-9\-:.%_*?!(),=@;$']+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ def method_not_allowed(method: str, allowed: Sequence[str]) -> IotHubError:
     return IotHubError(
         405000,
         "GenericMethodNotAllowed",
-        f"the method {quoted(method)} is not for this path; allowed: {', '.join(sorted(set(allowed)))}",
+        f"the method {quoted(method)} is not for this path; allowed: {', '.join(allowed)}",
     )
 
 
@@ -111,6 +111,11 @@ def exists(identity: Identity) -> IotHubError:
     if identity.module_id is None:
         return IotHubError(409001, "DeviceAlreadyExists", f"device '{identity}' is registered already")
     return IotHubError(409301, "ModuleAlreadyExistsOnDevice", f"module '{identity}' is registered already")
+
+
+def no_such_certificate(name: str) -> IotHubError:
+    """There is no such certificate authority."""
+    return IotHubError(404003, "CertificateNotFound", f"there is no certificate {quoted(name)}")
 
 
 def configuration_exists(configuration_id: str) -> IotHubError:

@@ -112,21 +112,23 @@ class Sessions:
 
     async def methods_target(self, identity: Identity, timeout_s: float) -> Connected | None:
         """Return the connection when it listens for methods, waiting for that up to `timeout_s`."""
-        found = self._connected.get(identity)
-        if found is not None and found.features.methods:
-            return found
-        if timeout_s <= 0:
-            return None
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[identity].append(waiting)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await waiting
-        except TimeoutError:
-            return None
-        finally:
-            self._stop_waiting(identity, waiting)
-        return self._connected.get(identity)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while True:
+            found = self._connected.get(identity)
+            if found is not None and found.features.methods:
+                return found
+            if loop.time() >= deadline_s:
+                return None
+            waiting: asyncio.Future[None] = loop.create_future()
+            self._waiting[identity].append(waiting)
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await waiting  # who came may be gone again by now
+            except TimeoutError:
+                return None
+            finally:
+                self._stop_waiting(identity, waiting)
 
     def _stop_waiting(self, identity: Identity, waiting: asyncio.Future[None]) -> None:
         others = self._waiting.get(identity)

@@ -131,7 +131,7 @@ class EdgeRun:
 
 
 class EdgePeer:
-    """Our side of the comparison: modules pub1 … pub4 routed to one consumer, all played by the generator.
+    """Our side of the comparison: modules pub1 … pubN routed to one consumer, all played by the generator.
 
     They are deployed with status `stopped`, which gives them an identity and no process.
     """
@@ -140,8 +140,9 @@ class EdgePeer:
     version = "edge-actors of this checkout"
     configuration = "durable: PUBACK after a commit with synchronous=FULL"
 
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, parent: Path, publishers: int = MAX_PUBLISHERS) -> None:
         self.parent = parent
+        self._names = [f"pub{n}" for n in range(1, publishers + 1)]
 
     def __enter__(self) -> "EdgePeer":
         self.directory = Path(tempfile.mkdtemp(prefix="bench-edge-", dir=self.parent))
@@ -152,8 +153,7 @@ class EdgePeer:
         try:
             self._run.wait("tls")
             self._run.wait("plain")
-            names = [f"pub{n}" for n in range(1, MAX_PUBLISHERS + 1)]
-            self._publishers = [self._run.identity("show", name) for name in names]
+            self._publishers = [self._run.identity("show", name) for name in self._names]
             self._consumer = self._run.identity("show", "consumer")
             # Any new leaf device comes with the CA certificate that the hub's own is checked against.
             self._run.ask("identity", "create", "bench-leaf", "--out", str(self.directory))
@@ -168,8 +168,7 @@ class EdgePeer:
         finally:
             shutil.rmtree(self.directory)
 
-    @staticmethod
-    def _manifest() -> dict[str, Any]:
+    def _manifest(self) -> dict[str, Any]:
         def module(name: str) -> dict[str, Any]:
             return {
                 "version": "1.0",
@@ -180,7 +179,6 @@ class EdgePeer:
                 "settings": {"image": f"bench/{name}:none"},
             }
 
-        publishers = [f"pub{n}" for n in range(1, MAX_PUBLISHERS + 1)]
         into = 'INTO BrokeredEndpoint("/modules/consumer/inputs/in1")'
         system = {"edgeAgent": "agent", "edgeHub": "hub"}
         return {
@@ -198,14 +196,14 @@ class EdgePeer:
                             }
                             for name, image in system.items()
                         },
-                        "modules": {name: module(name) for name in (*publishers, "consumer")},
+                        "modules": {name: module(name) for name in (*self._names, "consumer")},
                     }
                 },
                 "$edgeHub": {
                     "properties.desired": {
                         "schemaVersion": "1.1",
                         "routes": {
-                            name: f"FROM /messages/modules/{name}/outputs/out1 {into}" for name in publishers
+                            name: f"FROM /messages/modules/{name}/outputs/out1 {into}" for name in self._names
                         },
                         "storeAndForwardConfiguration": {"timeToLiveSecs": 7200},
                     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 
@@ -502,6 +503,23 @@ def test_what_is_not_acknowledged_for_30_s_is_sent_again_as_a_duplicate(world: H
     assert again == [packet._replace(dup=True) for packet in first]  # type: ignore[union-attr]
     world.send(client, *(PubAck(packet.packet_id) for packet in again))  # type: ignore[union-attr]
     assert world.told(STORE, Delivered) == [Delivered(attach.endpoint_id, attach.attachment, ((1, 2),))]
+
+
+def test_what_is_never_acknowledged_is_sent_again_less_and_less_often(world: HeadWorld) -> None:
+    client = world.connect("edge1/filter", keep_alive_s=0)
+    [attach, _] = world.subscribe(client, ALL_INPUTS)
+    world.ready(attach, 1, b"a")
+    client.received()
+
+    again_at_s = []
+    for second in range(260):
+        world.system.advance(1.0)
+        if any(isinstance(packet, PublishPacket) for packet in client.received()):
+            again_at_s.append(second)
+
+    gaps = [after - before for before, after in itertools.pairwise(again_at_s)]
+    assert again_at_s[0] in (30, 31)
+    assert [round(gap, -1) for gap in gaps] == [60, 120]
 
 
 def test_a_slow_client_that_acknowledges_is_not_sent_everything_again(world: HeadWorld) -> None:

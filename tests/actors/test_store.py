@@ -38,13 +38,16 @@ IN = "edge/filter/in"
 
 
 class StoreWorld(World):
-    def __init__(self) -> None:
+    def __init__(self, drops_oldest: bool = False) -> None:
         super().__init__(HEAD, UP, "test")
         self.disk = MemoryDisk()
         self.guard, self.trail = AppendGuard(), StorageTrail()
         self.commits = 0
         self.next_index: dict[tuple[str, int], int] = {}
-        self.start(STORE, lambda: StoreActor(lambda: CountingDb(self), self.guard, self.trail))
+        self.start(
+            STORE,
+            lambda: StoreActor(lambda: CountingDb(self), self.guard, self.trail, drops_oldest=drops_oldest),
+        )
 
     def batch(
         self, *bodies: bytes, who: str = "edge/sensor", epoch: int = 1, matches: tuple[Match, ...] = to(IN)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from actors.module_spec import ModuleSpec, spec_hash
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
+from actors.ports import ModuleAccess, ModuleEnd, ModuleHealth, ModuleRun, OnExit, OnHealth
 from messaging.clock import Clock
 from messaging.errors import ConfigError, EngineAway
 
@@ -28,12 +28,15 @@ class FakeModuleRuntime:
         self._pids = itertools.count(1001)
         self._modules: dict[str, _Module] = {}
         self.story: list[str] = []  # "start x", "stop x", "kill x", "remove x", in order
+        self.given_up: list[str] = []  # postponed starts that nobody wants any more
+        self.resting: list[str] = []  # what was told to rest, in order
         self.access: dict[str, ModuleAccess] = {}  # with what each was started last
         self.broken: dict[str, str] = {}  # modules that cannot be started, with the reason
         self.stubborn: set[str] = set()  # modules that ignore SIGTERM
         self.labels = False  # whether a run says from what it was made, as containers do
         self.away: dict[str, str] = {}  # modules whose engine does not answer, with the reason
         self._waiting: dict[str, Callable[[], None]] = {}
+        self._on_health: dict[str, OnHealth] = {}
 
     # ModuleRuntime
 
@@ -54,10 +57,15 @@ class FakeModuleRuntime:
         self.access[name] = access
         return run
 
-    def when_back(self, name: str, on_back: Callable[[], None]) -> None:
-        self._waiting[name] = on_back
+    def when_possible(self, name: str, on_possible: Callable[[], None]) -> None:
+        self._waiting[name] = on_possible
+
+    def watch_health(self, name: str, on_health: OnHealth) -> None:
+        self._on_health[name] = on_health
 
     def stop(self, name: str, grace_s: float) -> None:
+        if name in self._waiting:
+            self.given_up.append(name)
         if self.pid(name):
             self.story.append(f"stop {name}")
             if name not in self.stubborn:
@@ -76,6 +84,9 @@ class FakeModuleRuntime:
             return module.end
         module.on_exit = on_exit
         return module.run
+
+    def rest(self, name: str) -> None:
+        self.resting.append(name)
 
     def remove(self, name: str) -> None:
         if self.pid(name):
@@ -100,6 +111,10 @@ class FakeModuleRuntime:
         module.end = ModuleEnd(code, signal, module.run.started_at_s, self._clock.now_s())
         if module.on_exit is not None:
             module.on_exit(module.end)
+
+    def check_health(self, name: str, healthy: bool) -> None:
+        """The module's own check says something else than before."""
+        self._on_health[name](ModuleHealth(healthy, self._modules[name].run.started_at_s))
 
     def lose_engine(self, name: str, why: str) -> None:
         """The engine of a module stops, and takes it along."""

@@ -66,9 +66,13 @@ class MemoryClient:
 
     def send(self, *packets: Packet) -> None:
         """Send packets in one read of the hub; ours need not be legal."""
+        self.expect(packets[0])
         self.send_bytes(b"".join(packet.encode() for packet in packets))
-        if isinstance(packets[0], Connect):
-            self._codec.send(packets[0])
+
+    def expect(self, packet: Packet) -> None:
+        """Be ready for the answer to a packet that is sent as bytes."""
+        if isinstance(packet, Connect):
+            self._codec.send(packet)
 
     def lose(self) -> None:
         """Go without a word."""

@@ -51,6 +51,7 @@ class HubProcess:
         program: str = "runtime.hub",
         with_certificates: Sequence[tuple[HubIdentity, ClientCertificate]] = (),
         authorities: tuple[bytes, ...] = (),
+        **settings: Any,
     ) -> None:
         """Make what the hub finds when it starts.
 
@@ -84,7 +85,9 @@ class HubProcess:
             str(certificate.path),
             tuple(RouteText(name, text, 2_000_000_000, 0) for name, text in routes.items()),
             None,
+            **settings,
         )
+        self.database = Path(config.message_db or self.home / "hub.db")
         (self.home / "hub.json").write_bytes(hub_config.encode(config))
         self.identities = KnownIdentities(
             (
@@ -150,7 +153,7 @@ class HubProcess:
 
     def ledger(self) -> Ledger:
         """Return the ledger of the stopped hub."""
-        store = MessageDb.open(self.home / "hub.db")
+        store = MessageDb.open(self.database)
         try:
             return store.ledger()
         finally:

@@ -18,12 +18,19 @@ FOLDER = Path(__file__).resolve().parents[1] / "node"
 LIMIT_S = 60.0
 
 
+NODE = shutil.which("node")
+WHY_NOT = "the Node SDKs are not installed; type scripts/setup test, which says what it needs"
+
+needs_node = pytest.mark.skipif(
+    NODE is None or not (FOLDER / "node_modules" / "azure-iothub").is_dir(), reason=WHY_NOT
+)
+
+
 def need_node() -> str:
     """Return the path of node; the test is skipped, and says what to type, where the SDKs are not there."""
-    node = shutil.which("node")
-    if node is None or not (FOLDER / "node_modules" / "azure-iothub").is_dir():
-        pytest.skip("the Node SDKs are not installed; type scripts/setup test, which says what it needs")
-    return node
+    if NODE is None or not (FOLDER / "node_modules" / "azure-iothub").is_dir():
+        pytest.skip(WHY_NOT)
+    return NODE
 
 
 def need_port(address: str, port: int) -> None:

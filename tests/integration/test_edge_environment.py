@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.edge_process import LIMIT_S, EdgeProcess
-from tests.integration.node_sdk import FOLDER, needs_node
+from tests.integration.node_sdk import FOLDER, need_node
 from tests.integration.test_web_socket import WEB_PORT, needs_443
 
 PYTHON = """
@@ -87,10 +86,8 @@ def test_python_module_over_websocket_outlives_agent_and_hub(edge: EdgeProcess) 
     assert sorted(set(numbers)) == list(range(max(numbers) + 1))
 
 
-@needs_node
 def test_node_module_works_from_the_edge_environment(edge: EdgeProcess) -> None:
-    node = shutil.which("node")
-    assert node is not None
+    node = need_node()
     edge.deploy(
         {
             "sensor": module(sys.executable, "-c", PYTHON),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import queue
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -112,3 +115,35 @@ def test_methods_are_answered_and_a_client_without_them_is_404(hub: HubProcess, 
 
     assert absent.status == 404
     assert (answered.status, answered.payload) == (207, b'{"name": "start", "got": {"rpm": 5}}')
+
+
+def post_method(hub: HubProcess, target: str, caller: str, body: dict[str, Any]) -> tuple[int, Any]:
+    """Call a method over HTTPS, as a module does."""
+    connection = http.client.HTTPSConnection(
+        hub.address, hub.web_port, context=ssl.create_default_context(cafile=str(hub.ca_file))
+    )
+    headers = {"x-ms-edge-moduleId": caller, "Authorization": hub.token(caller)}
+    connection.request("POST", f"/twins/{target}/methods?api-version=2019-10-01", json.dumps(body), headers)
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    return response.status, answer
+
+
+def test_a_module_calls_a_method_of_a_leaf_device_over_https(hub: HubProcess, ending: ExitStack) -> None:
+    from azure.iot.device import MethodResponse
+
+    client = connected(hub, ending, "leaf")
+
+    def answer(request: Any) -> None:
+        client.send_method_response(MethodResponse.create_from_method_request(request, 501, request.payload))
+
+    absent = post_method(hub, "leaf", "edge1/pump", {"methodName": "start"})
+    client.on_method_request_received = answer
+    call = {"methodName": "start", "payload": {"rpm": 5}, "connectTimeoutInSeconds": 20}
+    answered = post_method(hub, "leaf", "edge1/pump", call)
+    wrong = post_method(hub, "leaf", "edge1/pump", {"methodName": ""})
+
+    assert absent == (404, {"message": "'leaf' is not connected, or takes no method calls"})
+    assert answered == (200, {"status": 501, "payload": {"rpm": 5}})
+    assert wrong == (400, {"message": "methodName is missing"})

@@ -289,3 +289,24 @@ def test_node_sdks_that_cannot_be_installed_stop_nobody_but_ci(machine: Machine)
     assert done.returncode == 0
     assert done.stderr.endswith("npm could not install them (see above).\n")
     assert machine.call("setup", "test", ci=True).returncode == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can install packages without being asked")
+def test_ci_gets_npm_installed_as_root(machine: Machine) -> None:
+    machine.add("python3")
+    apt_get = machine.programs / "apt-get"
+    npm = f'#!/bin/sh\necho npm "$3" >>"{machine.log}"\nmkdir -p "$2/node_modules"\n'
+    apt_get.write_text(
+        f'#!/bin/sh\necho "apt-get $*" >>"{machine.log}"\n'
+        f'cat >"{machine.programs}/npm" <<\'END\'\n{npm}END\nchmod +x "{machine.programs}/npm"\n'
+    )
+    apt_get.chmod(0o755)
+
+    done = machine.call("setup", "test", ci=True)
+
+    assert done.returncode == 0, done.stderr
+    assert machine.asked()[-3:] == [
+        "apt-get update -q",
+        "apt-get install -y -q --no-install-recommends nodejs npm",
+        "npm ci",
+    ]

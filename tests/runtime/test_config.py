@@ -40,6 +40,7 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         process_allow=(),
         process_isolation="auto",
         process_uids=range(60600, 61184),
+        storage_folder=None,
         log_level="info",
     )
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 from messaging.errors import ConfigError, EngineAway
 from runtime.docker_engine import (
     ContainerDied,
+    ContainerHealth,
     DockerEngine,
-    answers,
     away_reason,
     engine_socket,
     parse_event,
@@ -36,10 +37,18 @@ def test_an_end_of_a_container_is_read_from_the_event_stream() -> None:
     assert parse_event(json.dumps(DIED).encode()) == ContainerDied(ID, "pump", 137, 1_700_000_000.5)
 
 
+@pytest.mark.parametrize("healthy", [True, False])
+def test_what_its_healthcheck_says_is_read_from_the_event_stream(healthy: bool) -> None:
+    event = DIED | {"Action": f"health_status: {'healthy' if healthy else 'unhealthy'}"}
+
+    assert parse_event(json.dumps(event).encode()) == ContainerHealth(ID, "pump", healthy, 1_700_000_000.5)
+
+
 @pytest.mark.parametrize(
     "event",
     [
         DIED | {"Action": "start"},
+        DIED | {"Action": None},
         DIED | {"Type": "network"},
         DIED | {"Actor": {"ID": ID, "Attributes": {}}},
         DIED | {"Actor": {"ID": ID, "Attributes": {"net.edge-actors.module": "pump", "exitCode": "x"}}},
@@ -48,9 +57,19 @@ def test_an_end_of_a_container_is_read_from_the_event_stream() -> None:
         7,
         "",
     ],
-    ids=["another action", "another thing", "not of a module", "odd code", "empty", "list", "number", "text"],
+    ids=[
+        "another action",
+        "no action",
+        "another thing",
+        "not of a module",
+        "odd code",
+        "empty",
+        "list",
+        "number",
+        "text",
+    ],
 )
-def test_what_is_no_end_of_a_module_is_passed_over(event: Any) -> None:
+def test_what_is_no_news_of_a_module_is_passed_over(event: Any) -> None:
     assert parse_event(json.dumps(event).encode()) is None
 
 
@@ -108,10 +127,10 @@ def test_an_engine_that_this_user_may_not_use_is_told(run_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("reply", "expected"),
-    [(b"HTTP/1.0 200 OK\r\n\r\nOK", True), (b"", False), (b"SSH-2.0\r\n", False)],
+    [(b"HTTP/1.0 200 OK\r\n\r\nOK", None), (b"", "did not answer"), (b"SSH-2.0\r\n", "did not answer")],
     ids=["an engine", "one that hangs up", "somebody else"],
 )
-def test_an_engine_that_stops_no_longer_answers(run_dir: Path, reply: bytes, expected: bool) -> None:
+def test_only_who_answers_a_ping_is_there(run_dir: Path, reply: bytes, expected: str | None) -> None:
     path = str(run_dir / "docker.sock")
     with socket.socket(socket.AF_UNIX) as engine:
         engine.bind(path)
@@ -125,11 +144,24 @@ def test_an_engine_that_stops_no_longer_answers(run_dir: Path, reply: bytes, exp
 
         thread = threading.Thread(target=serve)
         thread.start()
-        answered = answers(path)
+        reason = away_reason(path)
         thread.join(LIMIT_S)
 
-    assert answered is expected
-    assert answers(path) is False
+    assert reason == expected or (reason is not None and expected is not None and expected in reason)
+
+
+def test_an_engine_that_hangs_is_away_within_a_moment(run_dir: Path) -> None:
+    path = str(run_dir / "docker.sock")
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(path)
+        engine.listen()  # and takes nothing
+
+        began_s = time.monotonic()
+        reason = away_reason(path)
+
+    assert reason is not None
+    assert "did not answer" in reason
+    assert time.monotonic() - began_s < 4.0
 
 
 def test_an_engine_that_is_away_is_told_once_and_costs_no_package(
@@ -140,7 +172,7 @@ import os, sys, threading
 from messaging.errors import EngineAway
 from runtime.docker_engine import DockerEngine
 away = threading.Event()
-engine = DockerEngine("0a1b2c3d", on_died=print, on_away=away.set, on_back=lambda: None)
+engine = DockerEngine("0a1b2c3d", on_event=print, on_away=away.set, on_back=lambda: None)
 try:
     with engine.calls():
         pass
@@ -176,9 +208,9 @@ def test_an_engine_that_speaks_something_else_counts_as_away(
             except OSError:
                 pass  # closed by the test
 
-        thread = threading.Thread(target=hang_up)
+        thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
-        engine = DockerEngine("x", on_died=lambda _: None, on_away=lambda: None, on_back=lambda: None)
+        engine = DockerEngine("x", on_event=lambda _: None, on_away=lambda: None, on_back=lambda: None)
         with pytest.raises(EngineAway, match="did not answer"), engine.calls() as client:
             client.ping()
         engine.close()

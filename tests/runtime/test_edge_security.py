@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +25,14 @@ def security(run_dir: Path) -> Iterator[EdgeSecurity]:
     made.close()
 
 
-def make(run_dir: Path) -> EdgeSecurity:
+def make(run_dir: Path, image_of: Callable[[str], str | None] = lambda name: None) -> EdgeSecurity:
     return EdgeSecurity(
         Home(run_dir / "home"),
         run_dir,
         names=EdgeNames("edge1", "hub.example", "localhost"),
         server_names=("localhost", "edgeHub"),
         process_of=lambda name: None,
+        image_of=image_of,
         now_s=lambda: NOW_S,
     )
 
@@ -123,3 +124,14 @@ def test_certificates_are_renewed_when_due_and_only_then(security: EdgeSecurity)
 
     assert security.certificate_file.read_bytes() != first
     assert security.renew_at_s() > due_s
+
+
+def test_whoever_asks_is_told_which_modules_are_containers(run_dir: Path) -> None:
+    security = make(run_dir, image_of={"pump": "pump:1"}.get)
+    for name in ("pump", "sensor", "edgeHub"):
+        security.note_module(name, "running", NOW_S, None)
+
+    told = [(module.name, module.type, module.image) for module in security.states()]
+
+    assert told == [("edgeHub", "docker", ""), ("pump", "docker", "pump:1"), ("sensor", "process", "")]
+    security.close()

@@ -20,9 +20,10 @@ from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, ModuleRuntime
 from messaging.clock import ManualClock
 from messaging.errors import EdgeError
 from runtime import process_table
+from runtime.container_maker import ContainerNames
 from runtime.docker_engine import HOME_LABEL
 from runtime.docker_leftovers import remove_containers
-from runtime.docker_runtime import ContainerNames, DockerRuntime
+from runtime.docker_runtime import DockerRuntime
 from runtime.edge_modules import EdgeModules
 from runtime.isolation import ProcessIsolation
 from runtime.module_environment import EdgeNames
@@ -125,6 +126,7 @@ class ProcessWorld:
             log_level="info",
             isolation=ProcessIsolation("off", None),
             hub_sockets=lambda: ({}, ()),
+            close_hub_sockets=lambda: None,
         )
         self._made.append(self._modules)
         self.runtime = self._modules

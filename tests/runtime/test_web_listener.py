@@ -242,6 +242,24 @@ def test_request_is_given_up_when_its_client_is_gone(play: Play) -> None:
     play(scene, handle=handle)
 
 
+def test_closed_front_ends_connections_that_ask_and_leaves_the_upgraded_to_their_handler(play: Play) -> None:
+    async def scene(front: Front) -> None:
+        upgraded = await front.web_socket()
+        reader, writer = await front.connect()
+        writer.write(GET)
+        await reader.readuntil(b'"certificates":0}')  # served, and waits for the next request
+
+        front.listener.close()
+
+        async with asyncio.timeout(LIMIT_S):
+            assert await reader.read() == b""
+        upgraded.send(BytesMessage(b"still here"))
+        assert await upgraded.data(10) == b"still here"
+        upgraded.writer.close()
+
+    play(scene)
+
+
 def test_application_sees_the_certificate_of_the_client(play: Play, tmp_path: Path) -> None:
     shown = make_client(tmp_path, "d1")
     seen: list[tuple[bytes, ...]] = []

@@ -99,8 +99,11 @@ class EchoHandler:
 class Front:
     """A web front that serves."""
 
-    def __init__(self, port: int, ca: EdgeCa, handler: EchoHandler, admission: Admission) -> None:
+    def __init__(
+        self, port: int, ca: EdgeCa, handler: EchoHandler, admission: Admission, listener: WebListener
+    ) -> None:
         self.handler = handler
+        self.listener = listener
         self.admission = admission
         self.port = port
         self.client_context = ssl.create_default_context(cadata=ca.certificate_pem)
@@ -143,7 +146,7 @@ async def web_front(
     admission = Admission()
     context = ServerCertificate(str(path), str(path)).context
     listener = WebListener(sockets, context, handle, admission, limits)
-    front = Front(sockets[0].getsockname()[1], ca, handler or EchoHandler(), admission)
+    front = Front(sockets[0].getsockname()[1], ca, handler or EchoHandler(), admission, listener)
     listener.open(front.handler)
     try:
         yield front

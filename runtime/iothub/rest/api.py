@@ -11,6 +11,7 @@ import logging
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from urllib.parse import unquote
 
 from messaging import sas
@@ -19,7 +20,14 @@ from messaging.text import quoted
 from runtime.http_exchange import Response
 from runtime.iothub import refusals, registry
 from runtime.iothub.hub import IotHub
-from runtime.iothub.rest import configuration_calls, message_calls, registry_calls, scope_calls, twin_calls
+from runtime.iothub.rest import (
+    certificate_calls,
+    configuration_calls,
+    message_calls,
+    registry_calls,
+    scope_calls,
+    twin_calls,
+)
 from runtime.iothub.rest.call import Call, Route, decoded, error_reply, split_target
 from runtime.web_listener import WebRequest
 
@@ -29,6 +37,7 @@ ROUTES: Sequence[Route] = (
     *registry_calls.ROUTES,
     *twin_calls.ROUTES,
     *configuration_calls.ROUTES,
+    *certificate_calls.ROUTES,
     *message_calls.ROUTES,
     *scope_calls.ROUTES,
 )
@@ -58,34 +67,44 @@ class RestApi:
         except StoreError as exc:
             log.error("%s", exc)
             error = refusals.server_error("the database of the hub cannot do this now; see its log")
+        except Exception:
+            log.exception("%s %s could not be answered", request.method, quoted(request.target))
+            error = refusals.server_error("an error of the hub itself; see its log")
         tracking_id = uuid.uuid4().hex
         log.debug("%s %s: %d %s (%s)", request.method, request.target, error.code, error, tracking_id)
-        return error_reply(error, tracking_id, self._hub.clock.now_s())
+        reply = error_reply(error, tracking_id, self._hub.clock.now_s())
+        if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            allow = ", ".join(self._methods(split_target(request.target)[0]))
+            reply = Response(reply.status, reply.body, (*reply.headers, ("Allow", allow)))
+        return reply
 
     async def _answer(self, request: WebRequest) -> Response:
         path, query = split_target(request.target)
         route, ids = self._find(request.method, path)
         _check_version(query)
-        policy = await self._authorize(request, route, ids, path)
-        return await route.answer(Call(self._hub, request, ids, query, policy))
+        await self._authorize(request, route, ids, path)
+        return await route.answer(Call(self._hub, request, ids, query))
 
     def _find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
-        allowed = []
         for pattern, route in self._routes:
-            found = pattern.fullmatch(path)
-            if found is None:
-                continue
-            if route.method == method:
+            found = pattern.fullmatch(path) if route.method == method else None
+            if found is not None:
                 return route, {name: decoded(text) for name, text in found.groupdict().items()}
-            allowed.append(route.method)
+        allowed = self._methods(path)
         if allowed:
             raise refusals.method_not_allowed(method, allowed)
         raise refusals.no_such_resource(path)
 
-    async def _authorize(
-        self, request: WebRequest, route: Route, ids: Mapping[str, str], path: str
-    ) -> str | None:
-        """Return the name of the account that asks, None when a device or module asks by itself."""
+    def _methods(self, path: str) -> list[str]:
+        """Return the methods that a path is there for."""
+        return sorted({route.method for pattern, route in self._routes if pattern.fullmatch(path)})
+
+    async def _authorize(self, request: WebRequest, route: Route, ids: Mapping[str, str], path: str) -> None:
+        """Return when an account asks that may, or a device or module for which the call is there.
+
+        Raises:
+            AuthError, IotHubError: neither does.
+        """
         text = request.header("authorization")
         if text is None and not request.certificates:
             raise refusals.unauthorized("the header Authorization is missing")
@@ -98,30 +117,15 @@ class RestApi:
                 raise refusals.not_permitted(
                     f"the shared access policy '{policy.name}' does not allow {request.method} {quoted(path)}"
                 )
-            return policy.name
-        if not route.by:
+        elif route.by is not None:
+            # The id comes from the path: the identity service of an edge writes audiences in small letters.
+            identity = registry.identity_of(ids["device"], route.by or None)
+            own = request.certificates[0] if request.certificates else None
+            await self._hub.authenticate(identity, text, own, request.certificates[1:])
+        else:
             raise refusals.unauthorized(
                 f"{request.method} {quoted(path)} needs the token of a shared access policy (with skn)"
             )
-        await self._check_identity(request, text, route, ids)
-        return None
-
-    async def _check_identity(
-        self, request: WebRequest, token: str | None, route: Route, ids: Mapping[str, str]
-    ) -> None:
-        # The id is taken from the path: the identity service of an edge writes its audience in small letters.
-        own, *issuers = request.certificates or (None,)
-        refused: AuthError | None = None
-        for module_id in route.by:
-            identity = registry.identity_of(ids["device"], module_id or None)
-            try:
-                await self._hub.authenticate(identity, token, own, [der for der in issuers if der])
-            except AuthError as exc:
-                refused = refused or exc
-            else:
-                return
-        if refused is not None:
-            raise refused
 
 
 def _pattern(path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -36,8 +36,6 @@ class Call:
     request: HttpRequest
     ids: Mapping[str, str]  # the named segments of the path, decoded
     query: Mapping[str, str]
-    policy: str | None = None  # the account that asks; None: a device or module does, by itself
-    _body: list[Any] = field(default_factory=list, repr=False)
 
     @property
     def identity(self) -> Identity:
@@ -88,15 +86,15 @@ Answer = Callable[[Call], Awaitable[Response]]
 class Route:
     """A path such as `/devices/{device}`, and what answers it.
 
-    `needs` are the permissions of which the account must have one. `by` are ids of modules, '' the device
-    itself, which may call for their own device without an account.
+    `needs` are the permissions of which an account must have one. `by` is the module of the path's device
+    that may call without an account, '' for the device itself, None for nobody.
     """
 
     method: str
     path: str
     answer: Answer
     needs: Permission
-    by: tuple[str, ...] = ()
+    by: str | None = None
 
 
 def ranged(name: str, value: object, least: int, most: int) -> int:

@@ -17,22 +17,22 @@ MOST: Final = 100
 
 
 async def put(call: Call) -> Response:
-    configuration, is_new = await call.hub.put_configuration(
+    configuration, is_new = await call.hub.service.put_configuration(
         call.ids["configuration"], call.object_body(), call.if_match
     )
     return with_etag(configuration, 201 if is_new else 200)
 
 
 async def get(call: Call) -> Response:
-    return with_etag(await call.hub.configuration(call.ids["configuration"]))
+    return with_etag(await call.hub.service.configuration(call.ids["configuration"]))
 
 
 async def list_all(call: Call) -> Response:
-    return json_response(200, await call.hub.configurations(call.number("top", MOST, 1, MOST)))
+    return json_response(200, await call.hub.service.configurations(call.number("top", MOST, 1, MOST)))
 
 
 async def delete(call: Call) -> Response:
-    await call.hub.delete_configuration(call.ids["configuration"], call.if_match)
+    await call.hub.service.delete_configuration(call.ids["configuration"], call.if_match)
     return no_content()
 
 
@@ -56,7 +56,7 @@ async def test_queries(call: Call) -> Response:
 
 
 async def apply(call: Call) -> Response:
-    await call.hub.apply_configuration(call.identity.device_id, call.object_body())
+    await call.hub.service.apply_configuration(call.identity.device_id, call.object_body())
     return no_content()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, cast, get_args
 
 import msgspec
@@ -129,7 +129,8 @@ def _expiry_s(body: dict[str, Any]) -> float | None:
     if not text:
         return None
     try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+        time = datetime.fromisoformat(text)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as exc:
         raise refusals.argument_invalid(f"expiryTimeUtc {quoted(text)} is not an ISO 8601 time") from exc
 

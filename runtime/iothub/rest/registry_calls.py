@@ -18,7 +18,7 @@ from runtime.iothub.rest.call import MOST_ITEMS, Call, Route, member, no_content
 BULK: Final = 100
 # The identity service of an edge reads another type of authentication than others do.
 IDENTITY_SERVICE_VERSION: Final = "2017-11-08-preview"
-ITSELF: Final = ("",)
+ITSELF: Final = ""
 
 
 async def put(call: Call) -> Response:
@@ -28,7 +28,7 @@ async def put(call: Call) -> Response:
 
 
 async def get(call: Call) -> Response:
-    return with_etag(_for_caller(call, await call.hub.describe(call.identity)))
+    return with_etag(_for_caller(call, await call.hub.service.describe(call.identity)))
 
 
 async def delete(call: Call) -> Response:
@@ -37,11 +37,11 @@ async def delete(call: Call) -> Response:
 
 
 async def list_devices(call: Call) -> Response:
-    return json_response(200, await call.hub.devices(call.number("top", MOST_ITEMS, 1, MOST_ITEMS)))
+    return json_response(200, await call.hub.service.devices(call.number("top", MOST_ITEMS, 1, MOST_ITEMS)))
 
 
 async def list_modules(call: Call) -> Response:
-    modules = await call.hub.modules(call.identity.device_id)
+    modules = await call.hub.service.modules(call.identity.device_id)
     return json_response(200, [_for_caller(call, module) for module in modules])
 
 
@@ -69,18 +69,18 @@ async def bulk(call: Call) -> Response:
 
 
 async def device_statistics(call: Call) -> Response:
-    statistics = await call.hub.statistics()
+    statistics = await call.hub.service.statistics()
     del statistics["connectedDeviceCount"]
     return json_response(200, statistics)
 
 
 async def service_statistics(call: Call) -> Response:
-    statistics = await call.hub.statistics()
+    statistics = await call.hub.service.statistics()
     return json_response(200, {"connectedDeviceCount": statistics["connectedDeviceCount"]})
 
 
 async def _import(hub: IotHub, item: Mapping[str, Any]) -> None:
-    identity = registry.identity_of(member(item, "id", str, ""), item.get("moduleId"))
+    identity = registry.identity_of(member(item, "id", str, ""), member(item, "moduleId", str, "") or None)
     wanted = {name: value for name, value in item.items() if name not in ("id", "moduleId")}
     twin = {name: item[name] for name in ("tags", "properties") if item.get(name) is not None}
     match member(item, "importMode", str, "create").lower():

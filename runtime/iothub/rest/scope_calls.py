@@ -25,7 +25,7 @@ _Found = tuple[Sequence[Registered], Sequence[Registered]]
 async def in_target_scope(call: Call) -> Response:
     body = call.object_body()
     count = ranged("pageSize", body.get("pageSize", PAGE), 1, MOST)
-    found = await call.hub.in_scope(call.identity.device_id, _chain(call, body))
+    found = await call.hub.service.in_scope(call.identity.device_id, _chain(call, body))
     return _page(found, count, from_continuation(member(body, "continuationLink", str, "")))
 
 
@@ -37,13 +37,13 @@ async def on_behalf_of(call: Call) -> Response:
     chain = _chain(call, body)
     if chain[0] != target.device_id:
         raise refusals.argument_invalid("authChain does not begin with targetDeviceId")
-    return _all(await call.hub.one_in_scope(call.identity.device_id, chain, target))
+    return _all(await call.hub.service.one_in_scope(call.identity.device_id, chain, target))
 
 
 async def in_scope(call: Call) -> Response:
     count = call.number("deviceCount", PAGE, 1, MOST)
     edge_id = call.identity.device_id
-    found = await call.hub.in_scope(edge_id, [edge_id])
+    found = await call.hub.service.in_scope(edge_id, [edge_id])
     return _page(found, count, from_continuation(call.query.get("continuationToken")))
 
 
@@ -53,7 +53,7 @@ async def one_in_scope(call: Call) -> Response:
     )
     edge_id = call.identity.device_id
     chain = [edge_id] if target.device_id == edge_id else [target.device_id, edge_id]
-    return _all(await call.hub.one_in_scope(edge_id, chain, target))
+    return _all(await call.hub.service.one_in_scope(edge_id, chain, target))
 
 
 def _chain(call: Call, body: dict[str, Any]) -> list[str]:
@@ -90,14 +90,13 @@ def _reply(devices: Sequence[Registered], modules: Sequence[Registered], link: s
 
 
 _HUB = "/devices/{device}/modules/$edgeHub/"
-_BY = (EDGE_HUB,)
 _NONE = Permission(0)
 
 
 def _routes(method: str, name: str, answer: Any) -> list[Route]:
     # `$` comes percent-encoded or as it is.
     paths = (_HUB + name, _HUB.replace("$", "%24") + name)
-    return [Route(method, path, answer, _NONE, by=_BY) for path in paths]
+    return [Route(method, path, answer, _NONE, by=EDGE_HUB) for path in paths]
 
 
 ROUTES = (

@@ -68,7 +68,7 @@ async def query(call: Call) -> Response:
     wanted = call.request.header("x-ms-max-item-count")
     count = PAGE if not wanted else ranged("x-ms-max-item-count", wanted, 1, MOST_ITEMS)
     after = from_continuation(call.request.header("x-ms-continuation"))
-    rows, more, understood = await call.hub.query(text, after, count)
+    rows, more, understood = await call.hub.service.query(text, after, count)
     headers = [("x-ms-item-type", "Raw" if understood.columns or understood.count_as else "Twin")]
     if more is not None:
         headers.append(("x-ms-continuation", continuation(more)))

@@ -45,7 +45,7 @@ def test_messages_come_in_order_and_are_gone_when_completed(tmp_path: Path) -> N
             await hub.complete_c2d(device.grant, lock)  # once is enough, twice does no harm
 
         assert [message.body for _, message, _ in told] == [b"1", b"2"]
-        assert (await hub.describe(D))["cloudToDeviceMessageCount"] == 0
+        assert (await hub.service.describe(D))["cloudToDeviceMessageCount"] == 0
         assert await outcomes(hub) == [("1", "Success"), ("2", "Success")]
 
     run(tmp_path, test)
@@ -65,7 +65,7 @@ def test_a_message_that_is_not_acknowledged_comes_again_after_a_minute(tmp_path:
         await hub.sweep()
         _, message, lock = await device.next()
         await hub.complete_c2d(device.grant, first_lock)
-        count = (await hub.describe(D))["cloudToDeviceMessageCount"]
+        count = (await hub.service.describe(D))["cloudToDeviceMessageCount"]
 
         assert (message.body, message.delivery_count) == (b"1", 0)
         assert lock != first_lock
@@ -197,7 +197,7 @@ def test_only_its_own_device_can_settle_a_message(tmp_path: Path) -> None:
 
         await hub.complete_c2d(other.grant, lock)
 
-        assert (await hub.describe(D))["cloudToDeviceMessageCount"] == 1
+        assert (await hub.service.describe(D))["cloudToDeviceMessageCount"] == 1
 
     run(tmp_path, test)
 

@@ -322,9 +322,9 @@ def test_a_deleted_device_is_cut_off_with_its_modules_and_leaves_nothing(tmp_pat
 
         assert (await device.next())[0] == "cut off"
         assert (await module.next())[0] == "cut off"
-        assert await hub.modules("d") == []
-        assert (await hub.describe(D))["cloudToDeviceMessageCount"] == 0
-        assert (await hub.describe(D))["connectionStateUpdatedTime"] == "0001-01-01T00:00:00Z"
+        assert await hub.service.modules("d") == []
+        assert (await hub.service.describe(D))["cloudToDeviceMessageCount"] == 0
+        assert (await hub.service.describe(D))["connectionStateUpdatedTime"] == "0001-01-01T00:00:00Z"
         assert await hub.load_session(D) is None
 
     run(tmp_path, test)
@@ -356,9 +356,9 @@ def test_what_was_told_is_there_after_a_restart(tmp_path: Path) -> None:
             clock.advance(60)
             hub.disconnected(device.grant, device)
             await hub.save_session(D, b"s")
-            before = (await hub.twin(D), await hub.describe(D))
+            before = (await hub.twin(D), await hub.service.describe(D))
         async with opened(tmp_path) as (hub, _):
-            assert (await hub.twin(D), await hub.describe(D)) == before
+            assert (await hub.twin(D), await hub.service.describe(D)) == before
             assert before[0]["lastActivityTime"] == "2023-11-14T22:14:20.000000Z"
             assert await hub.load_session(D) == b"s"
             device = await FakeDevice.connect(hub, "d")

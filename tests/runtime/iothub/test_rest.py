@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from messaging.clock import ManualClock
 from messaging.identity import Identity
@@ -18,6 +21,8 @@ from messaging.sas import make_token
 from runtime.iothub import registry
 from runtime.iothub.hub import IotHub
 from runtime.iothub.records import Telemetry
+from runtime.iothub.rest.api import ROUTES
+from runtime.iothub.rest.call import Route
 from tests.runtime.iothub.fakes import HOST, FakeDevice, run, token_of
 from tests.runtime.iothub.rest_client import RestClient
 
@@ -40,6 +45,7 @@ def play(tmp_path: Path) -> Callable[[Scene], None]:
 
 
 Play = Callable[[Scene], None]
+
 
 BAD_REQUESTS = [
     # path, method
@@ -256,6 +262,11 @@ BAD_REQUESTS = [
         (400, "ArgumentInvalid"),
         id="condition",
     ),
+    pytest.param(
+        ("PUT", "/configurations/c", {"labels": {"a": 2**70}}), {}, (400, "ArgumentInvalid"), id="huge number"
+    ),
+    pytest.param(("POST", "/devices", {}), {}, (400, "ArgumentInvalid"), id="bulk of no array"),
+    pytest.param(("POST", "/devices", [{}] * 101), {}, (400, "ArgumentInvalid"), id="bulk over its limit"),
     # messages
     pytest.param(
         ("POST", "/devices/d1/messages/devicebound", {"body": "!"}), {}, (400, "ArgumentInvalid"), id="body"
@@ -551,3 +562,91 @@ def test_a_message_goes_out_and_events_come_in(play: Play) -> None:
         assert event["annotations"]["iothub-message-source"] == "Telemetry"
 
     play(scene)
+
+
+@pytest.mark.parametrize(
+    ("item", "name"),
+    [
+        ({"id": "d1"}, "DeviceAlreadyExists"),
+        ({"id": 5}, "ArgumentInvalid"),
+        ({"id": "d2", "moduleId": 5}, "ArgumentInvalid"),
+        ({"id": "d2", "importMode": "magic"}, "ArgumentInvalid"),
+        ({"id": "d2", "importMode": "update"}, "DeviceNotFound"),
+        ({"id": "d1", "importMode": "updateIfMatchETag", "eTag": "x"}, "PreconditionFailed"),
+        ({"id": "d1", "importMode": "updateTwin", "tags": 5}, "ArgumentInvalid"),
+    ],
+)
+def test_a_bulk_request_says_which_devices_failed_and_does_the_others(
+    play: Play, item: Any, name: str
+) -> None:
+    async def scene(client: RestClient, _: IotHub) -> None:
+        result = await client.ask("POST", "/devices", [{"id": "good"}, item])
+
+        assert client.status == 400
+        assert result["isSuccessful"] is False
+        assert [error["errorCode"] for error in result["errors"]] == [name]
+        assert (await client.ask("GET", "/devices/good"))["status"] == "enabled"
+
+    play(scene)
+
+
+def test_a_wrong_method_is_answered_with_those_that_are_right(play: Play) -> None:
+    async def scene(client: RestClient, _: IotHub) -> None:
+        await client.refused("PATCH", "/devices/d1")
+
+        assert client.headers["allow"] == "DELETE, GET, PUT"
+
+    play(scene)
+
+
+MEMBERS = """
+    id moduleId importMode status statusReason capabilities iotEdge authentication type symmetricKey
+    primaryKey x509Thumbprint primaryThumbprint tags properties desired modulesContent deviceContent content m
+    properties.desired properties.desired.a parentScopes deviceScope methodName payload
+    responseTimeoutInSeconds query labels targetCondition priority customMetricQueries pageSize authChain
+    targetDeviceId targetModuleId continuationLink body systemProperties messageId expiryTimeUtc ack metrics
+"""
+NAMES = st.sampled_from(MEMBERS.split())
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(
+        ["", "d1", "e1", "sas", "selfSigned", "*", "create", "delete", "full", "ä/\x00", "9" * 30]
+    ),
+    st.sampled_from([2**70, -(2**70), 1e308]),
+)
+BODIES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.dictionaries(NAMES, inner, max_size=6), st.lists(inner, max_size=3)),
+    max_leaves=20,
+)
+OBJECTS = st.dictionaries(NAMES, BODIES, max_size=10)
+CALLS = [route for route in ROUTES if route.method in ("PUT", "PATCH", "POST")]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(CALLS),
+            st.one_of(OBJECTS, st.lists(OBJECTS, max_size=3)),
+            st.sampled_from([None, "*", '"x"']),
+        ),
+        max_size=8,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_no_body_makes_the_hub_fail(calls: list[tuple[Route, Any, str | None]]) -> None:
+    async def test(hub: IotHub, _: ManualClock) -> None:
+        client = RestClient(hub)
+        await hub.put(Identity("d1"), {})
+        await hub.put(Identity("e1"), {"capabilities": {"iotEdge": True}})
+        for route, body, if_match in calls:
+            path = route.path.format(device="e1", module="m", configuration="c", lock="x")
+            token = client.token() if route.needs else await token_of(hub, Identity("e1"))
+            await client.ask(route.method, path, body, if_match=if_match, authorization=token)
+            assert client.status < 500, (route.path, body)
+
+    with tempfile.TemporaryDirectory() as folder:
+        run(Path(folder), test)

@@ -1,0 +1,79 @@
+"""CONNECT at the stand-in: who the client is, and with which CONNACK it is refused.
+
+| CONNACK | when |
+|---|---|
+| 5 | no proof; the client id is another one; the registry refuses the proof: this is final |
+| 4 | the user name is malformed: final too |
+| 3 | it could not be checked now: SDK clients try again |
+
+Source: spec sheet hub-protocols.md sections 0.2 and 1.2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from messaging.errors import AuthError, EdgeError, RemoteProtocolError
+from messaging.mqtt.packets import Connect, ReturnCode
+from messaging.sas import CLOCK_SKEW_S
+from messaging.username import UserName, parse_user_name
+from runtime.iothub.hub import IotHub
+from runtime.iothub.records import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A CONNECT that is accepted."""
+
+    user: UserName
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A CONNECT that is not, with what stands in the log."""
+
+    code: ReturnCode
+    reason: str
+
+
+async def log_in(hub: IotHub, packet: Connect, certificates: Sequence[bytes]) -> Login | Refusal:
+    """Say whether a client is who it says it is.
+
+    Args:
+        certificates: What it showed in the TLS handshake, its own first, as DER.
+    """
+    if packet.user_name is None:
+        return Refusal(ReturnCode.NOT_AUTHORIZED, "no user name")
+    try:
+        user = parse_user_name(packet.user_name)
+    except RemoteProtocolError as exc:
+        return Refusal(ReturnCode.BAD_USER_NAME_OR_PASSWORD, str(exc))
+    if packet.client_id != user.identity.id:
+        reason = f"the client id is not the identity of the user name, '{user.identity}'"
+        return Refusal(ReturnCode.NOT_AUTHORIZED, reason)
+    if not packet.password and not certificates:
+        reason = "neither a shared access signature as password nor a client certificate"
+        return Refusal(ReturnCode.NOT_AUTHORIZED, reason)
+    try:
+        token = packet.password.decode() if packet.password else None
+    except UnicodeDecodeError:
+        return Refusal(ReturnCode.NOT_AUTHORIZED, "the password is no shared access signature: not UTF-8")
+    try:
+        own = certificates[0] if certificates else None
+        return Login(user, await hub.authenticate(user.identity, token, own, certificates[1:]))
+    except AuthError as exc:
+        return Refusal(ReturnCode.NOT_AUTHORIZED, str(exc))
+    except EdgeError as exc:
+        return Refusal(ReturnCode.SERVER_UNAVAILABLE, str(exc))
+
+
+def end_of_token(grant: Grant, now_s: float) -> float | None:
+    """Return when a connection that is made now has to end, None when its client needs no token.
+
+    A token that was accepted although it had run out gets what is allowed for clocks that differ.
+    """
+    if grant.expires_s is None or grant.expires_s > now_s:
+        return grant.expires_s
+    return grant.expires_s + CLOCK_SKEW_S

@@ -1,0 +1,194 @@
+"""The IoT Hub stand-in on real sockets with TLS: in a thread of the test, or in a process to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import uvloop
+
+from messaging import sas
+from messaging.identity import Identity
+from runtime.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
+from runtime.http_exchange import Response, error_response
+from runtime.iothub.cloud_home import CloudHome
+from runtime.iothub.cloud_process import CA_VALID_DAYS, SERVER_VALID_DAYS
+from runtime.iothub.cloud_settings import read_cloud_settings
+from runtime.iothub.hub import IotHub
+from runtime.iothub.mqtt_server import MqttServer
+from runtime.listening_sockets import bind, parse_listen_address
+from runtime.mqtt_listener import MqttListener
+from runtime.tls_server import ServerCertificate
+from runtime.web_listener import WebListener, WebRequest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+LIMIT_S: Final = 20.0
+MQTT_PORT: Final = 8883  # the SDKs' own, not to be changed
+WEB_PORT: Final = 443
+T = TypeVar("T")
+
+
+class Serving:
+    """A hub with its MQTT server on one address, on the loop that it is made in."""
+
+    def __init__(self, hub: IotHub, folder: Path, address: str) -> None:
+        certificate = folder / "certificates" / SERVER_FILE
+        self.hub = hub
+        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in (MQTT_PORT, WEB_PORT)])
+        self.server = MqttServer(hub)
+        tls = ServerCertificate(str(certificate), str(certificate)).context
+        self._listeners = [
+            MqttListener(self._sockets[:1], [], tls),
+            WebListener(self._sockets[1:], tls, _no_requests),
+        ]
+        self.server.open()
+        for listener in self._listeners:
+            listener.open(self.server)
+
+    @classmethod
+    async def start(cls, folder: Path, address: str) -> Serving:
+        """Open the hub in `folder`, for which `make_home` was called, and serve."""
+        return cls(await IotHub.open(folder, address), folder, address)
+
+    async def stop(self) -> None:
+        """Stop in order."""
+        for listener in self._listeners:
+            listener.close()
+        self.server.close()
+        await self.hub.close()
+        for listening in self._sockets:
+            listening.close()
+
+
+async def _no_requests(request: WebRequest) -> Response:
+    return error_response(404, f"{request.target} is not served by this test")
+
+
+def make_home(address: str) -> CloudHome:
+    """Return a home with the certificates that a stand-in at this address makes for itself."""
+    home = CloudHome.in_home(Path(tempfile.mkdtemp(prefix="ea-cloud-")))
+    settings = read_cloud_settings([address])
+    ca = ensure_named_ca(home.certificates, "edge-actors cloud", settings.names, time.time(), CA_VALID_DAYS)
+    ensure_server_certificate(home.certificates, settings.names, ca, time.time(), SERVER_VALID_DAYS)
+    home.ca.write_text(ca.certificate_pem)
+    return home
+
+
+class Cloud:
+    """The stand-in in a thread of its own; the test plays the service side with `call`.
+
+    `with Cloud(address) as cloud` starts it and removes everything at the end.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.home = make_home(address)
+        self.ca_file = self.home.ca
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="cloud", daemon=True)
+        self._serving: Serving | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keys: dict[str, bytes] = {}
+
+    def __enter__(self) -> Cloud:
+        self._thread.start()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self.kill_process()
+        if self._serving is not None:
+            self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(LIMIT_S)
+        self._loop.close()
+        shutil.rmtree(self.home.path.parent, ignore_errors=True)
+
+    @property
+    def hub(self) -> IotHub:
+        assert self._serving is not None
+        return self._serving.hub
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something of the hub in its loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT_S)
+
+    def start(self) -> None:
+        """Serve in the thread."""
+        self._serving = self.call(Serving.start(self.home.path, self.address))
+
+    def stop(self) -> None:
+        """Stop serving, with everybody who is connected."""
+        assert self._serving is not None
+        self.call(self._serving.stop())
+        self._serving = None
+
+    # in a process
+
+    def start_process(self) -> None:
+        """Serve the same home in a process of its own; the one in the thread has to be stopped."""
+        home = str(self.home.path.parent)
+        command = [sys.executable, "-m", "runtime.cli.main", "cloud", "run"]
+        self._process = subprocess.Popen(
+            [*command, "--home", home, "--listen", self.address],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline_s = time.monotonic() + LIMIT_S
+        while True:
+            try:
+                socket.create_connection((self.address, MQTT_PORT), timeout=LIMIT_S).close()
+                return
+            except ConnectionRefusedError:
+                assert self._process.poll() is None, "it ended"
+                assert time.monotonic() < deadline_s, "it does not serve"
+                time.sleep(0.01)  # between two looks at another process
+
+    def kill_process(self) -> None:
+        """kill -9."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(LIMIT_S)
+        self._process = None
+
+    # identities
+
+    def create(self, client_id: str, *, if_match: str | None = None, **wanted: Any) -> None:
+        """Register a device or module, or update one; with keys unless something else is wanted."""
+        registered = self.call(self.hub.put(Identity.parse(client_id), wanted, if_match))
+        self._keys[client_id] = base64.b64decode(registered.authentication.primary_key)
+
+    def key(self, client_id: str) -> str:
+        """Return the primary key of an identity."""
+        return base64.b64encode(self._keys[client_id]).decode()
+
+    def token(self, client_id: str, life_s: float = 3600) -> str:
+        """Return a fresh token for an identity."""
+        audience = sas.audience_of(self.address, Identity.parse(client_id))
+        return sas.make_token(audience, self._keys[client_id], int(time.time() + life_s))
+
+    def user_name(self, client_id: str) -> str:
+        """Return the MQTT user name of an identity."""
+        return f"{self.address}/{client_id}/?api-version=2021-04-12"
+
+    def connection_string(self, client_id: str) -> str:
+        """Return the connection string of an identity."""
+        identity = Identity.parse(client_id)
+        module = f"ModuleId={identity.module_id};" if identity.module_id else ""
+        return (
+            f"HostName={self.address};DeviceId={identity.device_id};{module}"
+            f"SharedAccessKey={self.key(client_id)}"
+        )
