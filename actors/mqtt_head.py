@@ -38,7 +38,7 @@ from actors.identities import (
     IdentityRevoked,
     Verdict,
 )
-from actors.mqtt_client import UNREAD, Batch, MqttClient, add_position
+from actors.mqtt_client import UNREAD, Batch, MqttClient, Published, add_position
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
 from actors.mqtt_services import Services
@@ -118,6 +118,7 @@ class MqttHead(EdgeActor):
         self._numbers = itertools.count(1)
         self._clients: dict[int, MqttClient] = {}
         self._by_identity: dict[str, MqttClient] = {}
+        self._published: dict[str, Published] = {}  # last, by identities that are not connected
         self._ids = itertools.count(1)  # of batches, attachments, epochs
         self._intake = Intake(self, router, self._next_id)
         self._deliveries = Deliveries(self, store, self._next_id, self._close)
@@ -273,7 +274,7 @@ class MqttHead(EdgeActor):
         if client.closed:
             return  # what was published in the same read is not acknowledged, so it comes again
         if batch.packet_ids or batch.entries:
-            self._intake.publish(client, batch)
+            self._intake.publish(client, batch, packets)
         for incoming, payload in batch.requests:
             self._services.request(client, incoming, payload)
         if client.subscription_answers:
@@ -317,6 +318,8 @@ class MqttHead(EdgeActor):
             self._publish_will(client, client.will)
         if self._by_identity.get(client.client_id) is client:
             del self._by_identity[client.client_id]
+            if not client.clean_session:
+                self._published[client.client_id] = client.published()
             self._deliveries.forget(client)
             self._services.forget(client)
         self._intake.forget(client)
@@ -389,6 +392,9 @@ class MqttHead(EdgeActor):
             self._refuse(client, TRY_AGAIN, reason)
             return
         client.ends_s = verdict.ends_s
+        earlier_publishes = self._published.pop(client.client_id, {})
+        if not client.clean_session:
+            client.earlier = earlier_publishes
         client.accept(next(self._ids), self._device_id, user.model_id)
         client.transport.authenticated()
         self._by_identity[client.client_id] = client
@@ -414,7 +420,8 @@ class MqttHead(EdgeActor):
         client = self._by_identity.get(message.identity)
         if client is not None:
             client.will = None
-            self._close(client, "its identity was removed, disabled or got other keys")
+            self._close(client, "its identity was removed, disabled or has to prove itself anew")
+        self._published.pop(message.identity, None)
 
     def _update(self, client: MqttClient) -> None:
         """A client has connected or subscribed anew."""
