@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
@@ -13,6 +15,7 @@ from runtime import process_table
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.module_environment import EdgeNames
+from tests.runtime.client_certificates import make_signer
 
 NOW_S = 1_800_000_000.0
 DAY_S = 86_400.0
@@ -25,13 +28,16 @@ def security(run_dir: Path) -> Iterator[EdgeSecurity]:
     made.close()
 
 
-def make(run_dir: Path, image_of: Callable[[str], str | None] = lambda name: None) -> EdgeSecurity:
+def make(
+    run_dir: Path, image_of: Callable[[str], str | None] = lambda name: None, trusted_pem: str = ""
+) -> EdgeSecurity:
     return EdgeSecurity(
         Home(run_dir / "home"),
         run_dir,
         names=EdgeNames("edge1", "hub.example", "localhost"),
         server_names=("localhost", "edgeHub"),
         process_of=lambda name: None,
+        trusted_pem=trusted_pem,
         image_of=image_of,
         now_s=lambda: NOW_S,
     )
@@ -102,6 +108,24 @@ def test_a_device_is_made_once_and_found_again(security: EdgeSecurity) -> None:
     assert (leaf.id, leaf.keys, leaf.enabled) == ("leaf1", (made.primary_key, made.secondary_key), True)
     with pytest.raises(ConfigError, match="'leaf1' exists already"):
         security.create_device("leaf1", "sas", (), NOW_S)
+
+
+def test_the_hub_is_told_types_scopes_and_the_authorities_to_trust(run_dir: Path) -> None:
+    root = make_signer("root").certificate
+    security = make(run_dir, trusted_pem=root.public_bytes(Encoding.PEM).decode())
+    security.ensure_module("sensor", NOW_S)
+    security.create_device("leaf1", "selfSigned", ("a" * 64,), NOW_S)
+
+    known = security.identities()
+
+    edge, *_, module, leaf = known.identities
+    assert edge.device_scope.startswith("ms-azure-iot-edge://edge1-")
+    assert (module.device_scope, module.parent_scopes, len(module.keys)) == ("", (), 2)
+    assert (leaf.auth_type, leaf.keys, leaf.thumbprints) == ("selfSigned", (), ("A" * 64,))
+    assert (leaf.device_scope, leaf.parent_scopes) == (edge.device_scope, (edge.device_scope,))
+    edge_ca, trusted = known.authorities
+    assert x509.load_der_x509_certificate(edge_ca).subject.rfc4514_string() == "CN=aziot-edge CA edge1"
+    assert trusted == root.public_bytes(Encoding.DER)
 
 
 def test_the_edge_itself_is_no_device_behind_it(security: EdgeSecurity) -> None:
