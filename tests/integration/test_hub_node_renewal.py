@@ -1,7 +1,7 @@
 """The unmodified Node SDK renews tokens while one module publishes and another receives.
 
-They are two, because of a flaw of the SDK that no hub can mend: to renew, it takes its listeners off, waits for
-the PUBACK of what it publishes, and goes on acknowledging what comes in meanwhile, which nobody hears.
+They are two, because of a flaw of the SDK that no hub can mend: to renew, it takes its listeners off, waits
+for the PUBACK of what it publishes, and goes on acknowledging what comes in meanwhile, which nobody hears.
 """
 
 from __future__ import annotations
