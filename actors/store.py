@@ -217,6 +217,7 @@ class StoreActor(EdgeActor):
         self._forget_timer = False
         self._to_serve: dict[str, Consumer] = {}
         self._unserved: dict[str, Consumer] = {}  # because the database could not be read
+        self._quiet = True  # nothing was committed since the last sweep
         self._damage: StoreDamaged | None = None  # of the database, after which nothing is done with it
         self._trouble = ""  # why the database refuses, as last said to the log
         self._orphans: dict[str, int] = {}  # endpoints that no route leads to → messages given up so far
@@ -276,6 +277,7 @@ class StoreActor(EdgeActor):
             self._serve(consumer)
 
     def _finish(self, turn: _Turn) -> None:
+        self._quiet = False
         if self._damage is not None:  # found earlier in this turn
             self._refuse(turn, self._damage)
             return
@@ -623,6 +625,7 @@ class StoreActor(EdgeActor):
         assert self._store is not None
         self._to_serve.update(self._unserved)
         self._unserved.clear()
+        quiet, self._quiet = self._quiet, True
         try:
             with self._store.transaction():
                 expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
@@ -631,7 +634,8 @@ class StoreActor(EdgeActor):
                     log.info("%d messages for %s expired", count, endpoint_id)
                 self._read_anew(expired)
                 return True
-            return self._store.tidy() > 0 and not self._turn
+            # Each slice costs two syncs: while there is traffic, one every few seconds has to do.
+            return self._store.tidy() > 0 and quiet
         except StoreDamaged as exc:
             self._end_damaged(exc)
             return False

@@ -113,7 +113,11 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         settings = listening_for_containers(settings, deployment, containers)
         edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers, umask)
         stack.callback(edge.close)
-        edge.prepare()
+        try:
+            edge.prepare()
+        except BaseException:
+            containers.take_back_gateway()
+            raise
         return edge.run(for_s)
 
 

@@ -18,9 +18,9 @@ import msgspec
 
 from messaging.errors import EnvironmentFault
 from runtime.atomic_file import write_private_file
+from runtime.home import CLOUD as CLOUD_FOLDER
 from runtime.run_directory import CLOUD, Lock, RunDirectory
 
-FOLDER: Final = "cloud"
 SOCKET: Final = "rest.sock"  # in the run directory
 
 
@@ -48,7 +48,7 @@ class CloudHome:
     @classmethod
     def in_home(cls, home: Path) -> CloudHome:
         """Return the stand-in's folder in the home that `--home` names."""
-        return cls(home / FOLDER)
+        return cls(home / CLOUD_FOLDER)
 
     @property
     def certificates(self) -> Path:

@@ -25,9 +25,9 @@ import uvloop
 from actors.admission import Admission
 from messaging import sas
 from messaging.clock import Clock, SystemClock
-from messaging.errors import AuthError, EnvironmentFault
+from messaging.errors import AuthError, EdgeError, EnvironmentFault
 from runtime import listening_sockets
-from runtime.atomic_file import write_private_file
+from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
 from runtime.http_exchange import Response
 from runtime.iothub.cloud_home import CloudHome, Serving
@@ -78,6 +78,7 @@ def run_cloud(home: CloudHome, settings: CloudSettings) -> int:
         https = _bind_https(settings)
         stack.callback(_close_all, https)
         prepare_home(home.path)
+        make_private_folder(home.path)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_Cloud(home, settings, mqtt, https, SystemClock()).run())
     return DONE
@@ -106,11 +107,8 @@ class _Cloud:
         stop = asyncio.Event()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, stop.set)
-        ca = self._ensure_ca()
-        server = ensure_server_certificate(
-            self._home.certificates, self._settings.names, ca, time.time(), SERVER_VALID_DAYS
-        )
-        certificate = ServerCertificate(str(server.path), str(server.path))
+        server = str(self._ensure_server(self._ensure_ca()))
+        certificate = ServerCertificate(server, server)
         async with AsyncExitStack() as stack:
             hub = await IotHub.open(
                 self._home.path, self._settings.host_name, self._settings.aliases, self._clock
@@ -134,6 +132,12 @@ class _Cloud:
         )
         write_private_file(self._home.ca, ca.certificate_pem.encode("ascii"))
         return ca
+
+    def _ensure_server(self, ca: EdgeCa) -> Path:
+        names = self._settings.names
+        return ensure_server_certificate(
+            self._home.certificates, names, ca, time.time(), SERVER_VALID_DAYS
+        ).path
 
     @asynccontextmanager
     async def _serving(
@@ -179,14 +183,11 @@ class _Cloud:
     async def _renew_for_ever(self, certificate: ServerCertificate) -> None:
         while True:
             await asyncio.sleep(LOOK_AT_CERTIFICATE_S)
-            ensure_server_certificate(
-                self._home.certificates,
-                self._settings.names,
-                self._ensure_ca(),
-                time.time(),
-                SERVER_VALID_DAYS,
-            )
-            certificate.load()
+            try:
+                self._ensure_server(self._ensure_ca())
+                certificate.load()
+            except (EdgeError, OSError) as exc:  # the one before is in use until it expires
+                log.error("the server certificate could not be renewed: %s", exc)
 
 
 def authorize(hub: IotHub, token: str, path: str, changes: bool) -> None:

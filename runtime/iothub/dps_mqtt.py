@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -82,7 +82,8 @@ class DpsMqtt:
         client.received(data)
 
     def writing_paused(self, client: _Session) -> None:
-        """The peer does not read; it is owed little, and its keep-alive ends."""
+        """The peer does not read what it has asked for."""
+        client.end("does not read its answers")
 
     def writing_resumed(self, client: _Session) -> None:
         """The peer reads again."""
@@ -95,7 +96,9 @@ class DpsMqtt:
 class _Session:
     """One connection."""
 
-    def __init__(self, service: Provisioning, transport: Transport, on_end: Any) -> None:
+    def __init__(
+        self, service: Provisioning, transport: Transport, on_end: Callable[[_Session], None]
+    ) -> None:
         self._service = service
         self._transport = transport
         self._on_end = on_end

@@ -13,9 +13,11 @@ import random
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from messaging.nearest import did_you_mean
 from scripts.campaign import recording
 from scripts.campaign import scenario as scenarios
 from scripts.campaign.books import Findings
@@ -28,16 +30,19 @@ USAGE: Final = 2
 VOID: Final = 3
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the campaign that a command line asks for; returns the exit code."""
     known = ", ".join(scenarios.names())
     parser = argparse.ArgumentParser(prog="scripts.campaign", description="faults under load")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{known}, or a file; default: all")
-    parser.add_argument("--kills", type=int, help="of each scenario that kills; default: as its file says")
-    parser.add_argument("--cuts", type=int, help="disks after a power cut; default: as the file says")
+    parser.add_argument(
+        "--kills", type=_positive, help="of each scenario that kills; default: as its file says"
+    )
+    parser.add_argument("--cuts", type=_positive, help="disks after a power cut; default: as the file says")
     parser.add_argument("--seed", type=int, help="default: another one each time")
     parser.add_argument("--keep", type=Path, help="empty folder for homes and logs, kept")
     parser.add_argument("--json", type=Path, help="file for the report")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         wanted = [
             scaled(scenarios.load(_path(name)), arguments.kills, arguments.cuts)
@@ -45,6 +50,9 @@ def main() -> int:
         ]
     except BadScenario as exc:
         print(f"error: {exc}", file=sys.stderr)
+        return USAGE
+    if arguments.keep and arguments.keep.exists() and any(arguments.keep.iterdir()):
+        print(f"error: --keep {arguments.keep}: not empty; name a new folder", file=sys.stderr)
         return USAGE
     reason = recording.why_impossible() if any(one.is_power_cut for one in wanted) else ""
     if reason:
@@ -133,7 +141,20 @@ class Report:
 
 
 def _path(name: str) -> Path:
-    return scenarios.FOLDER / f"{name}.yaml" if name in scenarios.names() else Path(name)
+    known = scenarios.names()
+    if name in known:
+        return scenarios.FOLDER / f"{name}.yaml"
+    if not Path(name).exists():
+        hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        raise BadScenario(f"scenario {name!r}: neither one of ours nor a file{hint}")
+    return Path(name)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1; name the scenarios to leave others out")
+    return number
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def command(trace: Path, program: Iterable[str]) -> list[str]:
 _HEX = rb'"((?:\\x[0-9a-f]{2})*)"'
 _LINE = re.compile(rb"^(\d+) +(\d+\.\d+) (.*)$", re.DOTALL)
 _STRING = re.compile(_HEX)
-_RESUMED = re.compile(rb"^<\.\.\. (\w+) resumed>(.*)$", re.DOTALL)
+_RESUMED = re.compile(rb"^<\.\.\. (\w+|\?\?\?) resumed>(.*)$", re.DOTALL)
 _UNFINISHED = b" <unfinished ...>"
 _CALL = re.compile(rb"^(\w+)\((.*)\) += (-?\d+|0x[0-9a-f]+|\?)(.*)$", re.DOTALL)
 _DESCRIPTOR = re.compile(rb"^(\d+)<")
@@ -176,8 +176,12 @@ class Reader:
                 continue
             resumed = _RESUMED.match(text)
             if resumed is not None:
+                if resumed[1] == b"???" and thread not in self._unfinished:
+                    continue  # killed before strace saw which call; the files will tell if it was done
                 began, start = self._unfinished.pop(thread)
                 text = start + resumed[2]
+            if text.startswith(b"???("):
+                continue  # the same
             call = _CALL.match(text)
             if call is None:
                 raise RecordingError(f"line {moment} is no call: {text[:120]!r}")

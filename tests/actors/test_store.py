@@ -42,7 +42,7 @@ class StoreWorld(World):
         super().__init__(HEAD, UP, "test")
         self.disk = MemoryDisk()
         self.guard, self.trail = AppendGuard(), StorageTrail()
-        self.commits = 0
+        self.commits = self.tidied = self.to_tidy_bytes = 0
         self.next_index: dict[tuple[str, int], int] = {}
         self.start(
             STORE,
@@ -96,6 +96,10 @@ class CountingDb(MemoryMessageDb):
     def append(self, segments, now_s):  # type: ignore[no-untyped-def]
         self._world.commits += 1
         return super().append(segments, now_s)
+
+    def tidy(self) -> int:
+        self._world.tidied += 1
+        return self._world.to_tidy_bytes
 
 
 @pytest.fixture

@@ -123,6 +123,21 @@ def test_what_expires_at_once_is_counted_and_never_sent() -> None:
     assert world.ledger() == EndpointLedger(accepted=1, expired=1)
 
 
+@pytest.mark.parametrize("traffic", [False, True])
+def test_space_is_given_back_slice_after_slice_in_quiet_moments_and_now_and_then_in_others(
+    traffic: bool,
+) -> None:
+    world = StoreWorld()
+    world.to_tidy_bytes = 1
+
+    for _ in range(200):  # 10 s
+        if traffic:
+            world.append(world.batch(b"x"))
+        world.system.advance(0.05)
+
+    assert (world.tidied <= 4) if traffic else (world.tidied > 100)
+
+
 def test_a_priority_above_goes_first_and_one_below_is_not_forgotten() -> None:
     world = StoreWorld()
     world.attach(window=2)

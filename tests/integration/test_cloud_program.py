@@ -18,6 +18,7 @@ import pytest
 
 from runtime.iothub.cloud_home import CloudHome
 from tests.integration.cloud_program import PROGRAM, ROOT, CloudProgram, is_root, pss_kib
+from tests.integration.node_sdk import run_scene
 from tests.integration.sdk_clients import loopback_address
 
 
@@ -159,6 +160,21 @@ def test_bad_options_are_refused_before_anything_is_made(
     assert (ended.returncode, ended.stdout) == (2, "")
     assert named in ended.stderr
     assert not (tmp_path / "home").exists()
+
+
+def test_a_log_level_that_is_none_is_refused(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*PROGRAM, "run", "--home", str(tmp_path / "home")],
+        cwd=ROOT,
+        env={**os.environ, "EDGE_ACTORS_LOG_LEVEL": "loud"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: EDGE_ACTORS_LOG_LEVEL: 'loud' is not allowed")
 
 
 def test_its_files_are_its_owners_alone_and_keys_are_in_no_log(cloud: CloudProgram) -> None:
@@ -374,3 +390,22 @@ def test_a_device_shows_a_certificate_of_a_registered_authority(cloud: CloudProg
     assert cloud.refused("certificate", "create", "leaf", str(cert_file))[0] == 2
     assert cloud.do("certificate", "delete", "plant") == "certificate plant deleted"
     assert cloud.refused("certificate", "delete", "plant")[0] == 2
+
+
+def test_service_sdks_connect_with_the_connection_string_that_is_shown(
+    cloud: CloudProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "uamqp", reason="azure-iot-hub needs uamqp, of which there is no wheel for this Python"
+    )
+    from azure.iot.hub import IoTHubRegistryManager
+
+    text = cloud.do("connection-string")
+    cloud.do("device", "create", "seen-by-services")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cloud.ca_file))
+
+    manager = IoTHubRegistryManager.from_connection_string(text)
+    found = run_scene("service.js", "devices", cloud.ca_file, IOTHUB_CONNECTION_STRING=text)
+
+    assert manager.get_device("seen-by-services").status == "enabled"
+    assert found["created"]["authentication"]["symmetricKey"]["primaryKey"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.campaign import recording
-from scripts.campaign.__main__ import BROKEN, KEPT, VOID, Report, scaled
+from scripts.campaign.__main__ import BROKEN, KEPT, USAGE, VOID, Report, main, scaled
 from scripts.campaign.books import Findings
 from scripts.campaign.run import run
 from scripts.campaign.scenario import FOLDER, Control, PowerCut, Scenario, Spread, load
@@ -135,6 +135,41 @@ def test_the_report_is_json_with_every_run() -> None:
     assert (control["defect"], control["lost"], control["caught"]) == ("PUBACK before commit", 3, True)
     assert (product["acknowledged"], product["problems"]) == (7, [])
     assert product["outages_s"] == {"median": 0.625, "longest": 1.0}
+
+
+def test_a_scenario_that_is_not_there_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kil-hub"]) == USAGE
+
+    assert capsys.readouterr().err == (
+        "error: scenario 'kil-hub': neither one of ours nor a file; did you mean 'kill-hub'?\n"
+    )
+
+
+def test_a_folder_to_keep_things_in_must_be_empty(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "something").touch()
+
+    assert main(["kill-hub", "--keep", str(tmp_path)]) == USAGE
+    assert "not empty; name a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--kills", "--cuts"])
+def test_a_campaign_without_faults_is_refused(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([option, "0"])
+
+    assert ended.value.code == USAGE
+    assert f"argument {option}: 0 is less than 1" in capsys.readouterr().err
+
+
+def test_power_cuts_without_a_recorder_are_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert main(["power-cut"]) == USAGE
+    assert capsys.readouterr().err == (
+        "error: power cuts need strace; install it: apt-get install -y strace\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from actors.stored import DEFAULT_PRIORITY, EndpointLedger, Ledger, Match, Segme
 from runtime.message_db import MessageDb
 from scripts.bench.mqtt_link import Target
 from scripts.bench.mqtt_wire import STAMP, BadPacket, PublishReader, packet, string
-from scripts.campaign import power
 from scripts.campaign.books import Findings, add_clients, compare
 from scripts.campaign.clients import TURNS, Consumer, Key, Publisher, output_of
 from scripts.campaign.power import Arrived, Cut, look_into
@@ -315,21 +313,6 @@ def test_a_disk_with_a_message_that_nobody_sent_is_told(tmp_path: Path) -> None:
         "disk 1, near: holds what was never sent",
         "disk 2, near: holds what was never sent",
     ]
-
-
-def test_a_disk_that_the_store_could_only_salvage_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def salvage(path: Path) -> MessageDb:
-        (path.parent / "damaged").mkdir()
-        return MessageDb.open(path)
-
-    monkeypatch.setattr(power, "MessageDb", SimpleNamespace(open=salvage))
-
-    findings = looked(tmp_path, image_of(tmp_path, 1), acknowledged=1)
-
-    assert findings.lost == 0
-    assert findings.failures[0] == "disk 1: the store has put its database aside as damaged"
 
 
 def test_what_a_consumer_had_grows_with_the_time_of_the_cut() -> None:

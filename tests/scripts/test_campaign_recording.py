@@ -126,6 +126,11 @@ def test_what_a_peer_was_told_in_the_moment_of_death_counts_and_what_a_disk_was_
         f"7 1.5 pwrite64({file(3)}, {quoted(b'ab')}, 2, 0 <unfinished ...>) = ?\n",
         f"8 1.5 write(9<TCP:[127.0.0.1:1->127.0.0.1:2]>, {quoted(b'ab')}, 2) = ?\n",
         f"9 1.5 write(9<TCP:[127.0.0.1:1->127.0.0.1:3]>, {quoted(b'cd')}, 2 <unfinished ...>\n",
+        f"10 1.5 ftruncate({file(4, '/h/other')}, 5 <unfinished ...>\n",
+        "10 1.5 <... ??? resumed>) = ?\n",
+        "11 1.5 <... ??? resumed>) = ?\n",
+        "11 1.5 +++ killed by SIGKILL +++\n",
+        "12 1.5 ???()           = ?\n",
     ]
 
     found = list(reader.events(call.encode() for call in calls))
@@ -134,7 +139,7 @@ def test_what_a_peer_was_told_in_the_moment_of_death_counts_and_what_a_disk_was_
         (2, b"ab"),
         (3, b"cd"),
     ]
-    assert reader.killed_in == {"db"}
+    assert reader.killed_in == {"db", "other"}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ GOOD: dict[str, Any] = {
 
 def test_its_edge_sends_one_publisher_to_the_cloud_and_the_others_to_a_module() -> None:
 
-    deployment = parse_deployment(json.dumps(BacklogPeer._manifest()).encode(), "bench.json")
+    deployment = parse_deployment(
+        json.dumps(BacklogPeer(Path("/nowhere"))._manifest()).encode(), "bench.json"
+    )
 
     assert [name for name, route in deployment.hub.routes.items() if "$upstream" in route.text] == ["pub1"]
     assert len(deployment.hub.routes) == 4

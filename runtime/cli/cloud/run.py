@@ -45,12 +45,18 @@ def run(
     """
     import os
 
+    from messaging.errors import ConfigError
     from runtime.cli.log_setup import log_to
     from runtime.config import about, variable
     from runtime.iothub.cloud_home import CloudHome
     from runtime.iothub.cloud_settings import read_cloud_settings
 
-    level = about("log_level").read(os.environ.get(variable("log_level")) or about("log_level").default)
+    name = variable("log_level")
+    text = os.environ.get(name) or about("log_level").default
+    try:
+        level = about("log_level").read(text)
+    except ValueError as exc:
+        raise ConfigError(f"{name}: {text!r} is not allowed; allowed: {exc}") from exc
     settings = read_cloud_settings(listen, hosts, mqtt_port, https_port)
     place = CloudHome.in_home(home)
     log_to(place.log, level, console=True, as_json=as_json)

@@ -275,6 +275,17 @@ def test_a_flood_of_requests_is_throttled(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_who_does_not_read_its_answers_is_cut_off(tmp_path: Path) -> None:
+    async def test(scene: Scene) -> None:
+        await scene.log_in()
+
+        scene.front.writing_paused(scene.client)
+
+        assert scene.transport.closed
+
+    run(tmp_path, test)
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_a_client_of_the_hub_is_passed_on_with_all_it_has_sent(tmp_path: Path, size: int) -> None:
     async def test(scene: Scene) -> None:

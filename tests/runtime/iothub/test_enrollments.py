@@ -6,6 +6,8 @@ import base64
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from messaging.errors import IotHubError
 from runtime.iothub import enrollments
@@ -116,3 +118,39 @@ def test_an_id_of_the_grammar_is_taken(name: str) -> None:
 def test_a_group_has_no_device_id() -> None:
     with pytest.raises(IotHubError, match="a group has no deviceId"):
         put({"attestation": KEYS, "deviceId": "d"}, kind="enrollmentGroup")
+
+
+MEMBERS = """
+    attestation type symmetricKey primaryKey secondaryKey x509 clientCertificates signingCertificates primary
+    certificate capabilities iotEdge initialTwin tags properties desired provisioningStatus reprovisionPolicy
+    allocationPolicy iotHubHostName iotHubs deviceId registrationId etag
+"""
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.text(max_size=5),
+        st.sampled_from(["symmetricKey", "x509", "enabled", "static", KEY, PEM, HOST]),
+    ),
+    lambda inner: st.one_of(
+        st.dictionaries(st.sampled_from(MEMBERS.split()), inner, max_size=5), st.lists(inner, max_size=2)
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(MEMBERS.split()), VALUES, max_size=8), st.booleans())
+def test_whatever_is_sent_is_taken_or_refused_as_wrong(body: dict[str, Any], is_attested: bool) -> None:
+    if is_attested:
+        body = {**body, "attestation": KEYS}
+    refused: list[IotHubError] = []
+    try:
+        enrollment = put(body)
+    except IotHubError as exc:
+        refused.append(exc)
+
+    if refused:
+        assert refused[0].status == 400
+    else:
+        assert enrollments.from_document(enrollments.to_document(enrollment)) == enrollment
