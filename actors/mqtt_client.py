@@ -22,6 +22,7 @@ from messaging.topics import Incoming, Telemetry, Unknown, parse_topic
 REMEMBERED_TOPICS: Final = 256
 LONGEST_REMEMBERED_BYTES: Final = 2048
 MOST_PACKET_IDS: Final = 65_535
+MOST_BULK_BYTES: Final = 64 * 1024
 MOST_REMEMBERED: Final = 32  # publishes that a reconnect may send again; the SDKs have at most 20 under way
 _DUP: Final = 0x08
 
@@ -94,6 +95,7 @@ class MqttClient:
         self.unanswered_bytes = 0
         self.earlier: Published = {}  # by the connection before, of this session
         self._recent: deque[tuple[int, int, Unanswered]] = deque(maxlen=MOST_REMEMBERED)
+        self._bulk: tuple[Sequence[Packet], Unanswered] | None = None  # the last packets, after _recent
         self.in_flight: dict[int, InFlight] = {}
         self.acknowledged_at_s = now_s  # when the client last acknowledged something (monotonic)
         self.redeliveries = 0  # since then
@@ -177,13 +179,28 @@ class MqttClient:
 
     def remember(self, packets: Sequence[Packet], unanswered: Unanswered) -> None:
         """Keep what the next connection may send again of these packets, which are in this batch."""
-        for packet in packets[-MOST_REMEMBERED:]:
-            if isinstance(packet, Publish) and packet.qos == 1:
-                self._recent.append((packet.packet_id, _digest(packet), unanswered))
+        last = packets[-MOST_REMEMBERED:]
+        if len(last) == MOST_REMEMBERED and unanswered.size_bytes <= MOST_BULK_BYTES:
+            # Of a busy client this is all that counts, until its next read: digests would take 5 % of a core.
+            self._bulk = (last, unanswered)
+            return
+        self._take_bulk()
+        self._remember_digests(last, unanswered)
 
     def published(self) -> Published:
         """Return what `earlier` is for the next connection of this session."""
+        self._take_bulk()
         return {packet_id: (digest, unanswered) for packet_id, digest, unanswered in self._recent}
+
+    def _take_bulk(self) -> None:
+        if self._bulk is not None:
+            self._remember_digests(*self._bulk)
+            self._bulk = None
+
+    def _remember_digests(self, packets: Sequence[Packet], unanswered: Unanswered) -> None:
+        for packet in packets:
+            if isinstance(packet, Publish) and packet.qos == 1:
+                self._recent.append((packet.packet_id, _digest(packet), unanswered))
 
     def add_will(self, will: Will, batch: Batch) -> str:
         """Put the will of a client that went without DISCONNECT into a batch, as `add_publish` does."""

@@ -443,16 +443,26 @@ def test_a_publish_is_recognised_over_several_connections_and_once_in_each(world
     assert bodies(world) == [b"a"]
 
 
-def test_only_the_last_publishes_of_a_connection_are_remembered(world: HeadWorld) -> None:
+@pytest.mark.parametrize("reads", [1, 2, 34], ids=["one read", "a long read and a short one", "each a read"])
+@pytest.mark.parametrize("size_bytes", [3, 5000], ids=["short", "long"])
+def test_only_the_last_publishes_of_a_connection_are_remembered(
+    world: HeadWorld, reads: int, size_bytes: int
+) -> None:
+    numbers = range(1, mqtt_client.MOST_REMEMBERED + 3)
+    payloads = {n: b"%d" % n * size_bytes for n in numbers}
+    packets = [publish_packet(n, payloads[n]) for n in numbers]
+    cuts = {1: [34], 2: [33, 1], 34: [1] * 34}[reads]
     client = world.connect()
-    world.send(client, *(publish_packet(n, b"%d" % n) for n in range(1, mqtt_client.MOST_REMEMBERED + 3)))
-    world.store(world.published()[0][0].correlation_id)
+    rest = iter(packets)
+    for count in cuts:
+        world.send(client, *itertools.islice(rest, count))
+    world.store(*(letter.correlation_id for letter, _ in world.published()))
     client.lose()
 
     again = world.connect()
-    world.send(again, *(dup_packet(n, b"%d" % n) for n in range(1, mqtt_client.MOST_REMEMBERED + 3)))
+    world.send(again, *(dup_packet(n, payloads[n]) for n in numbers))
 
-    assert bodies(world) == [b"1", b"2"]
+    assert bodies(world) == [payloads[1], payloads[2]]
 
 
 # messages out
