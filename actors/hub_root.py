@@ -18,7 +18,7 @@ from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
-from actors.ports import CloudLink, Listener, MessageStore, TwinStore
+from actors.ports import CheckCertificate, CloudLink, Listener, MessageStore, TwinStore
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
@@ -61,6 +61,7 @@ class HubRootActor(RootActor):
         open_store: Callable[[], MessageStore],
         open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
+        check_certificate: CheckCertificate,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
         http_gate: HttpGate,
@@ -73,6 +74,9 @@ class HubRootActor(RootActor):
         routes = KeptRoutes(config.routes, config.ttl_s)
         routing_trail, storage_trail = RoutingTrail(), StorageTrail()
         hosts = (config.iothub_hostname, *config.host_names)
+
+        def identities() -> IdentityActor:
+            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate)
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
@@ -87,6 +91,7 @@ class HubRootActor(RootActor):
                 twins=TWINS,
                 methods=METHODS,
                 cloud=UPSTREAM,
+                environment=config.environment,
             )
 
         def http() -> HttpHead:
@@ -103,7 +108,7 @@ class HubRootActor(RootActor):
                     FRONT,
                     exported=True,
                 ),
-                ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
+                ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
                 ChildSpec("twins", twins, exported=True),

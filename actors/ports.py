@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.hub_identity import AuthType, KnownIdentities
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.restart_policy import RestartState
 from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
+from messaging.identity import Identity
 from messaging.message import Message
 
 
@@ -221,6 +223,26 @@ class Listener(Protocol):
         ...
 
 
+class CheckCertificate(Protocol):
+    """Reads certificates for the hub; see `runtime.client_certificates.check_certificate`."""
+
+    def __call__(
+        self,
+        certificates: Sequence[bytes],
+        identity: Identity,
+        auth_type: str,
+        thumbprints: Collection[str],
+        authorities: Sequence[bytes],
+        now_s: float,
+    ) -> float:
+        """Return until when the first certificate proves the identity, in seconds since 1970-01-01 UTC.
+
+        Raises:
+            AuthError: it does not.
+        """
+        ...
+
+
 class CloudLink(Protocol):
     """The way to the cloud for messages."""
 
@@ -392,6 +414,8 @@ class DeviceAccess:
     device_id: str
     primary_key: Secret
     secondary_key: Secret
+    auth_type: AuthType = "sas"
+    thumbprints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,15 +455,38 @@ class Security(Protocol):
         """
         ...
 
-    def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
-        """Return all that may connect to the hub: id, primary key, secondary key, enabled."""
+    def identities(self) -> KnownIdentities:
+        """Return all that may connect to the hub."""
         ...
 
-    def create_device(self, device_id: str, now_s: float) -> DeviceAccess:
+    def create_device(
+        self, device_id: str, auth_type: AuthType, thumbprints: Sequence[str], now_s: float
+    ) -> DeviceAccess:
         """Make the identity of a device behind this edge.
 
+        Args:
+            auth_type: With "sas" it gets keys.
+            thumbprints: For "selfSigned", one or two.
+
         Raises:
-            EdgeError: it exists, its id does not suit, or nothing can be written.
+            EdgeError: it exists, its id or what it is to prove itself with does not suit, or nothing can be
+                written.
+        """
+        ...
+
+    def enable_device(self, device_id: str, enabled: bool) -> None:
+        """Let a device behind this edge connect, or not any more.
+
+        Raises:
+            EdgeError: there is none of that id, or nothing can be written.
+        """
+        ...
+
+    def delete_device(self, device_id: str) -> None:
+        """Forget a device behind this edge.
+
+        Raises:
+            EdgeError: there is none of that id, or nothing can be written.
         """
         ...
 

@@ -30,6 +30,7 @@ from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
+from actors.hub_environment import parse_environment
 from actors.hub_manifest import StoreFullPolicy
 from actors.module_spec import EDGE_HUB, DesiredStatus, DockerSettings, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
@@ -60,6 +61,7 @@ from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
+from runtime.trust_bundle import trusted_pem
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +139,7 @@ def read_deployment(path: Path) -> Deployment:
 
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
     """Return what the hub process has to know."""
-    hub = deployment.hub
+    hub, module = deployment.hub, deployment.edge_hub
     return HubConfig(
         device_id=settings.device_id,
         iothub_hostname=settings.iothub_hostname,
@@ -147,6 +149,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
         routes=route_texts(hub),
         ttl_s=hub.ttl_s,
+        environment=parse_environment({} if module is None else module.env),
         message_db=str(_message_db(settings, deployment)),
         max_store_bytes=hub.max_size_bytes,
         drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
@@ -222,6 +225,7 @@ class _Edge:
             names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            trusted_pem=trusted_pem(settings),
             group_of=self._group_of,
             image_of=self._image_of,
             now_s=time.time,

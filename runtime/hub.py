@@ -28,6 +28,7 @@ from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
+from runtime.client_certificates import check_certificate
 from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import hub_listener
@@ -80,6 +81,7 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
             open_store=lambda: open_store(database, config.max_store_bytes),
             open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
+            check_certificate=check_certificate,
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: hub_listener(
                 by_use, certificate.context, Admission(most_open), gate.answer

@@ -354,6 +354,117 @@ def test_a_client_that_is_paused_is_not_taken_for_silent(
     assert not client.closed
 
 
+# what a reconnect sends again
+
+
+def dup_packet(packet_id: int, body: bytes = b"x", bag: str = "") -> PublishPacket:
+    packet = publish_packet(packet_id, body, bag=bag)
+    assert isinstance(packet, PublishPacket)
+    return packet._replace(dup=True)
+
+
+def bodies(world: HeadWorld) -> list[bytes]:
+    return [message.body for message in world.messages()]
+
+
+@pytest.mark.parametrize("way", ["acknowledged", "stored and not acknowledged", "stored after the end"])
+def test_what_is_on_disk_is_acknowledged_and_not_stored_again_when_it_comes_again(
+    world: HeadWorld, way: str
+) -> None:
+    """The SDKs renew their tokens by DISCONNECT, CONNECT, while PUBACKs are on their way to them."""
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"), publish_packet(8, b"b"))
+    [(letter, _)] = world.published()
+    if way == "acknowledged":
+        world.store(letter.correlation_id)
+    elif way == "stored and not acknowledged":
+        client.lose()
+        world.store(letter.correlation_id)
+    world.send(client, Disconnect())
+    if way == "stored after the end":
+        world.store(letter.correlation_id)
+
+    again = world.connect()
+    world.send(again, dup_packet(7, b"a"), dup_packet(8, b"b"))
+
+    assert world.published() == []
+    assert again.received() == [PubAck(7), PubAck(8)]
+
+
+@pytest.mark.parametrize(
+    ("packet", "settings"),
+    [
+        pytest.param(publish_packet(7, b"a"), {}, id="not marked as sent again"),
+        pytest.param(dup_packet(9, b"a"), {}, id="another packet id"),
+        pytest.param(dup_packet(7, b"other"), {}, id="another payload"),
+        pytest.param(dup_packet(7, b"a", bag="x=1"), {}, id="another topic"),
+        pytest.param(dup_packet(7, b"a"), {"clean_session": True}, id="another session"),
+    ],
+)
+def test_what_is_not_the_same_publish_is_a_message_of_its_own(
+    world: HeadWorld, packet: PublishPacket, settings: dict[str, bool]
+) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.store(world.published()[0][0].correlation_id)
+    client.lose()
+
+    again = world.connect(**settings)
+    world.send(again, packet)
+
+    assert bodies(world) == [packet.payload]
+
+
+def test_what_never_reached_the_disk_is_stored_when_it_comes_again(world: HeadWorld) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.published()
+    client.lose()
+
+    again = world.connect()
+    world.send(again, dup_packet(7, b"a"))
+
+    assert bodies(world) == [b"a"]
+    assert again.received() == []
+
+
+def test_a_publish_is_recognised_over_several_connections_and_once_in_each(world: HeadWorld) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.store(world.published()[0][0].correlation_id)
+    for _ in range(3):
+        client.lose()
+        client = world.connect()
+        world.send(client, dup_packet(7, b"a"))
+        assert (world.published(), client.received()) == ([], [PubAck(7)])
+
+    world.send(client, dup_packet(7, b"a"))
+
+    assert bodies(world) == [b"a"]
+
+
+@pytest.mark.parametrize("reads", [1, 2, 34], ids=["one read", "a long read and a short one", "each a read"])
+@pytest.mark.parametrize("size_bytes", [3, 5000], ids=["short", "long"])
+def test_only_the_last_publishes_of_a_connection_are_remembered(
+    world: HeadWorld, reads: int, size_bytes: int
+) -> None:
+    numbers = range(1, mqtt_client.MOST_REMEMBERED + 3)
+    payloads = {n: b"%d" % n * size_bytes for n in numbers}
+    packets = [publish_packet(n, payloads[n]) for n in numbers]
+    cuts = {1: [34], 2: [33, 1], 34: [1] * 34}[reads]
+    client = world.connect()
+    rest = iter(packets)
+    for count in cuts:
+        world.send(client, *itertools.islice(rest, count))
+    world.store(*(letter.correlation_id for letter, _ in world.published()))
+    client.lose()
+
+    again = world.connect()
+    world.send(again, *(dup_packet(n, payloads[n]) for n in numbers))
+
+    assert bodies(world) == [payloads[1], payloads[2]]
+
+
 # messages out
 
 
