@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.hub_environment import NOTHING_READ, ReadEnvironment, parse_environment
 from actors.hub_manifest import HubSettings, parse_hub
 from actors.manifest_json import JsonObject, Node, Path, Source, load, plain, quoted
 from actors.module_manifest import MODULE_NAME, parse_edge_agent, parse_edge_hub, parse_module
@@ -56,6 +57,7 @@ class Deployment:
     hub: HubSettings
     twins: Mapping[str, Mapping[str, Any]] = field(repr=False)  # may hold secrets
     warnings: tuple[str, ...] = ()
+    hub_environment: ReadEnvironment = NOTHING_READ
 
     @property
     def supervised(self) -> dict[str, ModuleSpec]:
@@ -108,6 +110,7 @@ def parse_deployment(content: bytes | str, file_name: str) -> Deployment:
         hub=hub,
         twins=_twins(entries, modules),
         warnings=tuple(source.warnings),
+        hub_environment=parse_environment({} if edge_hub is None else edge_hub.env),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.hub_manifest import HubSettings
 from messaging.errors import ConfigError
 from messaging.kinds import message
@@ -48,6 +49,7 @@ class HubConfig(msgspec.Struct, frozen=True):
     routes: tuple[RouteText, ...]
     ttl_s: int | None  # store-and-forward time to live of routes without one of their own; None: for ever
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
+    environment: HubEnvironment = DEFAULTS  # of edgeHub, as far as it is obeyed
 
 
 def encode(config: HubConfig) -> bytes:

@@ -74,6 +74,10 @@ class HubRootActor(RootActor):
         routing_trail, storage_trail = RoutingTrail(), StorageTrail()
         hosts = (config.iothub_hostname, *config.host_names)
 
+        def store() -> StoreActor:
+            cleanup_s = config.environment.message_cleanup_interval_s
+            return StoreActor(open_store, guard, storage_trail, cleanup_s=cleanup_s)
+
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
 
@@ -87,6 +91,7 @@ class HubRootActor(RootActor):
                 twins=TWINS,
                 methods=METHODS,
                 cloud=UPSTREAM,
+                environment=config.environment,
             )
 
         def http() -> HttpHead:
@@ -97,9 +102,7 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
-                ChildSpec(
-                    "store", lambda: StoreActor(open_store, guard, storage_trail), FRONT, exported=True
-                ),
+                ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),

@@ -63,10 +63,12 @@ _Header = tuple[bytes, int] | str
 class MqttClient:
     """State of one connection, from CONNECT to its end."""
 
-    def __init__(self, number: int, transport: Transport, now_s: float) -> None:
+    def __init__(
+        self, number: int, transport: Transport, now_s: float, max_packet_bytes: int = 262_144
+    ) -> None:
         self.number = number
         self.transport = transport
-        self.codec = ServerConnection()
+        self.codec = ServerConnection(max_packet_bytes)
         self.opened_at_s = now_s
         self.seen_at_s = now_s
         self.keep_alive_s = 0.0  # 0 until CONNECT was accepted
@@ -88,6 +90,7 @@ class MqttClient:
         self.unanswered_bytes = 0
         self.in_flight: dict[int, InFlight] = {}
         self.acknowledged_at_s = now_s  # when the client last acknowledged something (monotonic)
+        self.redeliveries = 0  # since then
         self._last_packet_id = 0
         self._model_id = ""
         self._edge_device_id = ""

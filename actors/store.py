@@ -188,8 +188,16 @@ class StoreActor(EdgeActor):
     """The only owner of the message database."""
 
     def __init__(
-        self, open_store: Callable[[], MessageStore], guard: AppendGuard, trail: StorageTrail
+        self,
+        open_store: Callable[[], MessageStore],
+        guard: AppendGuard,
+        trail: StorageTrail,
+        *,
+        cleanup_s: float = SWEEP_S,
     ) -> None:
+        """Keep what is needed; what has expired is removed from the disk every `cleanup_s` seconds."""
+        self._cleanup_s = cleanup_s
+        self._next_cleanup_s = 0.0  # monotonic
         self._open_store = open_store
         self._trail = trail
         self._store: MessageStore | None = None
@@ -529,16 +537,24 @@ class StoreActor(EdgeActor):
         self._to_serve.update(self._unserved)
         self._unserved.clear()
         try:
-            with self._store.transaction():
-                expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
-            if expired:
-                for endpoint_id, count in expired.items():
-                    log.info("%d messages for %s expired", count, endpoint_id)
+            if self.clock.monotonic_s() >= self._next_cleanup_s and self._expire():
                 return True
             return not self._turn and self._store.tidy() > 0
         except StoreError as exc:  # the next sweep tries again; delivering goes on meanwhile
             self._report(exc)
             return False
+
+    def _expire(self) -> bool:
+        """Delete a slice of what has expired; when there is none, the next look is due in a while."""
+        assert self._store is not None
+        with self._store.transaction():
+            expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
+        if not expired:
+            # Half a sweep less, or the sweep that is due then might come a moment too early.
+            self._next_cleanup_s = self.clock.monotonic_s() + self._cleanup_s - SWEEP_S / 2
+        for endpoint_id, count in expired.items():
+            log.info("%d messages for %s expired", count, endpoint_id)
+        return bool(expired)
 
     def describe(self) -> dict[str, Any]:
         return {"consumers": tuple(self._consumers)}

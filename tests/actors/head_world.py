@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.identities import ACCEPTED, Authenticate, Verdict
 from actors.mqtt_head import MqttHead
 from actors.router import Endpoints, ListEndpoints, Publish
@@ -41,10 +42,12 @@ class HeadWorld(World):
         self,
         endpoints: Sequence[tuple[str, str, str]] = (),
         sessions: dict[str, tuple[tuple[str, int], ...]] | None = None,
+        environment: HubEnvironment = DEFAULTS,
     ) -> None:
         super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, "test")
         self.endpoints = tuple(endpoints)
         self.sessions = sessions or {}
+        self.environment = environment
         self.ports = itertools.count(40_000)
         self.listener = MemoryListener()
         self.start(HEAD, self.build)
@@ -61,6 +64,7 @@ class HeadWorld(World):
             twins=TWINS,
             methods=METHODS,
             cloud=CLOUD,
+            environment=self.environment,
         )
 
     def answer_start(self) -> None:

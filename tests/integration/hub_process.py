@@ -18,6 +18,7 @@ from typing import Any
 
 from actors import hub_config
 from actors.hub_config import HubConfig, RouteText
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.stored import Ledger
 from messaging import sas
 from messaging.identity import Identity
@@ -46,6 +47,7 @@ class HubProcess:
         port: int = 0,
         web_port: int = 0,
         program: str = "runtime.hub",
+        environment: HubEnvironment = DEFAULTS,
     ) -> None:
         self._program = program
         self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
@@ -70,6 +72,7 @@ class HubProcess:
             str(certificate.path),
             tuple(RouteText(name, text, 2_000_000_000, 0) for name, text in routes.items()),
             None,
+            environment=environment,
         )
         (self.home / "hub.json").write_bytes(hub_config.encode(config))
         IdentityFile(self.home / "identities.copy").save(
