@@ -45,8 +45,9 @@ class RuntimeSettings:
 class Deployment:
     """A whole deployment manifest.
 
-    `twins` holds desired properties by module; `edge_agent` and `edge_hub` are None when the manifest does
-    not name them. `warnings` are lines for the user: what is ignored, spelled the old way, without effect.
+    `twins` holds desired properties by module, `$edgeHub` included; `edge_agent` and `edge_hub` are None when
+    the manifest does not name them. `warnings` are lines for the user: what is ignored, spelled the old way,
+    without effect.
     """
 
     schema_version: str
@@ -229,9 +230,9 @@ def _modules(node: Node) -> Iterable[tuple[str, ModuleSpec]]:
 
 
 def _twins(entries: Mapping[str, Node], modules: Mapping[str, ModuleSpec]) -> dict[str, Mapping[str, Any]]:
-    twins = {name: plain(entry.value) for name, entry in entries.items() if name not in _IDENTITIES}
+    twins = {name: plain(entry.value) for name, entry in entries.items() if name != "$edgeAgent"}
     for name in twins:
-        if name not in modules:
+        if name not in modules and name not in _IDENTITIES:
             text = f"kept for the twin of '{name}', which is no module of this deployment"
             entries[name].warn(text, name, modules)
     return twins

@@ -4,7 +4,8 @@ Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, S
              IdentityRevoked, ActorRestarted, Tick; CallMethod, DesiredPatch, DeliverC2d, Twin,
              ReportedPatched, TwinRefused; and, from its listener on the same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
-             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream (see client_services.py)
+             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client
+             (see client_services.py)
 Started by:  HubRootActor, on an event loop; a restart closes its connections and the clients come back
 
 PUBACK leaves when the store says that the message is on disk. Whatever cannot be stored closes its
@@ -98,6 +99,7 @@ class MqttHead(EdgeActor):
         twins: str,
         methods: str,
         cloud: str,
+        hub_client: str,
         environment: HubEnvironment = DEFAULTS,
     ) -> None:
         """Take the listener, the addresses of who does what, and the limits."""
@@ -115,7 +117,7 @@ class MqttHead(EdgeActor):
         self._deliveries = Deliveries(
             self, store, self._next_id, self._close, environment.max_pending_outbound_messages
         )
-        self._services = Services(self, twins, methods, cloud, self._ask)
+        self._services = Services(self, twins, methods, cloud, hub_client, self._ask)
         self._subscriptions = Subscriptions(self, store, self._ask_store, self._close, self._update)
         self._waiting: dict[int, Callable[[object], None]] = {}  # correlation id → what to do with the answer
 

@@ -19,6 +19,7 @@ from tests.fakes.transport import MemoryClient, MemoryListener
 
 HEAD, STORE, ROUTER, IDENTITIES = "hub/mqtt", "hub/store", "hub/router", "hub/identities"
 TWINS, METHODS, CLOUD = "hub/twins", "hub/methods", "hub/upstream"
+HUB_CLIENT = "hub/client"
 EDGE = "edge1"
 USER_NAME = "iothub.test/{}/?api-version=2021-04-12"
 HEADER = encode_header("/messages/modules/sensor/", {}, {})
@@ -44,7 +45,7 @@ class HeadWorld(World):
         sessions: dict[str, tuple[tuple[str, int], ...]] | None = None,
         environment: HubEnvironment = DEFAULTS,
     ) -> None:
-        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, "test")
+        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, HUB_CLIENT, "test")
         self.endpoints = tuple(endpoints)
         self.sessions = sessions or {}
         self.environment = environment
@@ -64,6 +65,7 @@ class HeadWorld(World):
             twins=TWINS,
             methods=METHODS,
             cloud=CLOUD,
+            hub_client=HUB_CLIENT,
             environment=self.environment,
         )
 
