@@ -19,7 +19,7 @@ from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
-from actors.ports import CloudLink, Listener, MessageStore, TwinStore
+from actors.ports import CheckCertificate, CloudLink, Listener, MessageStore, TwinStore
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
@@ -63,6 +63,7 @@ class HubRootActor(RootActor):
         open_store: Callable[[], MessageStore],
         open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
+        check_certificate: CheckCertificate,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
         http_gate: HttpGate,
@@ -77,8 +78,16 @@ class HubRootActor(RootActor):
         hosts = (config.iothub_hostname, *config.host_names)
 
         def store() -> StoreActor:
-            cleanup_s = config.environment.message_cleanup_interval_s
-            return StoreActor(open_store, guard, storage_trail, cleanup_s=cleanup_s)
+            return StoreActor(
+                open_store,
+                guard,
+                storage_trail,
+                drops_oldest=config.drops_oldest,
+                cleanup_s=config.environment.message_cleanup_interval_s,
+            )
+
+        def identities() -> IdentityActor:
+            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate)
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
@@ -117,7 +126,7 @@ class HubRootActor(RootActor):
         super().__init__(
             (
                 ChildSpec("store", store, FRONT, exported=True),
-                ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
+                ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
                 ChildSpec("twins", twins, exported=True),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from actors.client_services import (
     Twin,
     TwinRefused,
 )
-from actors.hub_environment import DEFAULTS, HubEnvironment
+from actors.hub_environment import CLIENT_CERT_AUTH_ENABLED, MAX_CONNECTED_CLIENTS, HubEnvironment
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
@@ -38,12 +39,13 @@ from actors.identities import (
     IdentityRevoked,
     Verdict,
 )
-from actors.mqtt_client import UNREAD, Batch, MqttClient, add_position
+from actors.mqtt_client import UNREAD, Batch, MqttClient, Published, add_position
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
+from actors.redelivery import wait_s
 from actors.router import Endpoints, ListEndpoints, Publish
 from actors.store import (
     LoadSessions,
@@ -78,11 +80,12 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
 KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
+LONGEST_REDELIVER_S: Final = 300.0  # between two repetitions of what a client does not acknowledge
 
 
 @message
 class Tick:
-    """Timer: look for clients that are silent, late or stuck."""
+    """Timer: look for clients that are silent, late or stuck, or whose token has expired."""
 
 
 class MqttHead(EdgeActor):
@@ -100,11 +103,13 @@ class MqttHead(EdgeActor):
         methods: str,
         cloud: str,
         hub_client: str,
-        environment: HubEnvironment = DEFAULTS,
+        environment: HubEnvironment,
     ) -> None:
-        """Take the listener, the addresses of who does what, and the limits."""
-        self._listener = listener
+        """Take the listener, the addresses of who does what, and settings of the deployment."""
         self._environment = environment
+        most = environment.max_connected_clients
+        self._most_clients = math.inf if most is None else most
+        self._listener = listener
         self._device_id = device_id
         self._store = store
         self._router = router
@@ -112,6 +117,7 @@ class MqttHead(EdgeActor):
         self._numbers = itertools.count(1)
         self._clients: dict[int, MqttClient] = {}
         self._by_identity: dict[str, MqttClient] = {}
+        self._published: dict[str, Published] = {}  # last, by identities that are not connected
         self._ids = itertools.count(1)  # of batches, attachments, epochs
         self._intake = Intake(self, router, self._next_id, environment.max_pending_inbound_acknowledgements)
         self._deliveries = Deliveries(
@@ -156,15 +162,19 @@ class MqttHead(EdgeActor):
 
     def on_tick(self, message: Tick) -> None:
         self.set_timer(TICK_S, Tick())
-        now_s = self.clock.monotonic_s()
+        now_s, wall_s = self.clock.monotonic_s(), self.clock.now_s()
         for client in list(self._clients.values()):
             reason = self._overdue(client, now_s)
-            if reason:
+            if client.ends_s is not None and wall_s >= client.ends_s:
+                self._close(client, "what it proved itself with has expired: its token, or its certificate")
+            elif reason:
                 self._close(client, reason)
             elif client.in_flight:
                 oldest = next(iter(client.in_flight.values()))
                 idle_s = now_s - max(oldest[3], client.acknowledged_at_s)
-                if idle_s > self._environment.message_ack_timeout_s and not client.transport.unsent_bytes:
+                first_s = self._environment.message_ack_timeout_s
+                limit_s = wait_s(client.redeliveries, first_s, max(first_s, LONGEST_REDELIVER_S))
+                if idle_s > limit_s and not client.transport.unsent_bytes:
                     self._send_again(client, now_s)
 
     def _send_again(self, client: MqttClient, now_s: float) -> None:
@@ -278,7 +288,7 @@ class MqttHead(EdgeActor):
         if client.closed:
             return  # what was published in the same read is not acknowledged, so it comes again
         if batch.packet_ids or batch.entries:
-            self._intake.publish(client, batch)
+            self._intake.publish(client, batch, packets)
         for incoming, payload in batch.requests:
             self._services.request(client, incoming, payload)
         if client.subscription_answers:
@@ -322,6 +332,8 @@ class MqttHead(EdgeActor):
             self._publish_will(client, client.will)
         if self._by_identity.get(client.client_id) is client:
             del self._by_identity[client.client_id]
+            if not client.clean_session:
+                self._published[client.client_id] = client.published()
             self._deliveries.forget(client)
             self._services.forget(client)
         self._intake.forget(client)
@@ -355,8 +367,15 @@ class MqttHead(EdgeActor):
                 f"the client id is not the identity of the user name, '{user.identity}'",
             )
             return
-        if not packet.password:
-            self._refuse(client, NOT_AUTHORIZED, "no password: a shared access signature is needed")
+        # A password wins over a certificate. Source: hub-protocols.md section 5.5
+        certificates = () if packet.password else client.transport.certificates
+        if not packet.password and not certificates:
+            reason = "neither a password, which is a shared access signature, nor a client certificate"
+            self._refuse(client, NOT_AUTHORIZED, reason)
+            return
+        if certificates and not self._environment.client_cert_auth_enabled:
+            reason = f"a client certificate, and {CLIENT_CERT_AUTH_ENABLED} of edgeHub is false"
+            self._refuse(client, NOT_AUTHORIZED, reason)
             return
         client.identity = user.identity
         client.clean_session = packet.clean_session
@@ -371,7 +390,7 @@ class MqttHead(EdgeActor):
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
-        asked = Authenticate(user.identity.id, Secret(packet.password))
+        asked = Authenticate(user.identity.id, Secret(packet.password or b""), certificates)
         self._ask(self._identities, asked, AGENT_LIMIT_S + 2, answered)
 
     def _judged(self, client: MqttClient, user: UserName, verdict: Verdict) -> None:
@@ -383,6 +402,14 @@ class MqttHead(EdgeActor):
         earlier = self._by_identity.get(client.client_id)
         if earlier is not None:
             self._close(earlier, "the same identity has connected again")
+        elif len(self._by_identity) >= self._most_clients:
+            reason = f"{self._most_clients} clients are connected, as many as {MAX_CONNECTED_CLIENTS} allows"
+            self._refuse(client, TRY_AGAIN, reason)
+            return
+        client.ends_s = verdict.ends_s
+        earlier_publishes = self._published.pop(client.client_id, {})
+        if not client.clean_session:
+            client.earlier = earlier_publishes
         client.accept(next(self._ids), self._device_id, user.model_id)
         client.transport.authenticated()
         self._by_identity[client.client_id] = client
@@ -408,7 +435,8 @@ class MqttHead(EdgeActor):
         client = self._by_identity.get(message.identity)
         if client is not None:
             client.will = None
-            self._close(client, "its identity was removed, disabled or got other keys")
+            self._close(client, "its identity was removed, disabled or has to prove itself anew")
+        self._published.pop(message.identity, None)
 
     def _update(self, client: MqttClient) -> None:
         """A client has connected or subscribed anew."""

@@ -31,7 +31,8 @@ from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
-from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
+from actors.hub_manifest import StoreFullPolicy
+from actors.module_spec import EDGE_HUB, DesiredStatus, DockerSettings, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
 from actors.process_permission import Origin
 from actors.security import SecurityActor
@@ -59,6 +60,8 @@ from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
+from runtime.store_place import check_folder, chosen_folder, database_in, database_of
+from runtime.trust_bundle import trusted_pem
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,13 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
     """
     deployment = read_deployment(deployment_path)
     process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
+    earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
+    if earlier != message_db and earlier.exists():
+        log.warning(
+            "messages are kept in %s from now on; what waits in %s stays there until that is the place again",
+            message_db,
+            earlier,
+        )
     run = RunDirectory.of(settings.home)
     with ExitStack() as stack:
         umask = os.umask(0o077)  # what we make is ours alone; modules get theirs back
@@ -103,7 +113,11 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         settings = listening_for_containers(settings, deployment, containers)
         edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers, umask)
         stack.callback(edge.close)
-        edge.prepare()
+        try:
+            edge.prepare()
+        except BaseException:
+            containers.take_back_gateway()
+            raise
         return edge.run(for_s)
 
 
@@ -136,7 +150,18 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         routes=route_texts(hub),
         ttl_s=hub.ttl_s,
         environment=deployment.hub_environment.values,
+        message_db=str(_message_db(settings, deployment)),
+        max_store_bytes=hub.max_size_bytes,
+        drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
     )
+
+
+def _message_db(settings: Settings, deployment: Deployment) -> Path:
+    hub = deployment.edge_hub
+    folder, origin = chosen_folder(settings.storage_folder, {} if hub is None else hub.env)
+    if folder is not None:
+        check_folder(folder, origin)
+    return database_in(folder, Home(settings.home))
 
 
 class _Edge:
@@ -177,6 +202,7 @@ class _Edge:
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
             hub_sockets=self._sockets_for_hub,
+            close_hub_sockets=self._hub_sockets.close,
         )
         self._modules = ModuleRuntimes(processes, containers)
 
@@ -200,7 +226,9 @@ class _Edge:
             names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            trusted_pem=trusted_pem(settings),
             group_of=self._group_of,
+            image_of=self._image_of,
             now_s=time.time,
         )
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
@@ -252,6 +280,10 @@ class _Edge:
         if module is None or not isinstance(module.settings, ProcessSettings):
             return None
         return group_of(self._users, name)
+
+    def _image_of(self, name: str) -> str | None:
+        module = self._deployment.modules.get(name)
+        return module.settings.image if module and isinstance(module.settings, DockerSettings) else None
 
     # the actors
 

@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self,
         client: dict[str, Any],
         is_new: bool,
-        served: Callable[[bool], None],
+        served: Callable[["Connection", bool], None],
         received: Callable[[bytes], None],
     ) -> None:
         self._client = client
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         elif kind != mqtt_wire.SUBACK:
             return  # messages that waited come before the SUBACK
         self._is_served = True
-        self._served(self._present)
+        self._served(self, self._present)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
@@ -114,11 +114,7 @@ async def stay_connected(
     loop = asyncio.get_running_loop()
     is_new = True
     while True:
-
-        def note(present: bool) -> None:
-            served(connection, present)
-
-        connection = Connection(client, is_new, note, received)
+        connection = Connection(client, is_new, served, received)
         try:
             await loop.create_connection(
                 lambda: connection,  # noqa: B023 - called before this returns

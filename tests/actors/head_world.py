@@ -77,9 +77,10 @@ class HeadWorld(World):
         assert [letter.kind for letter in self.letters(ROUTER)][-1] == ListEndpoints.__name__
         self.tell(HEAD, Endpoints(self.endpoints), ROUTER)
 
-    def open(self, *packets: Packet) -> MemoryClient:
-        """Open a connection and send packets on it."""
+    def open(self, *packets: Packet, certificates: tuple[bytes, ...] = ()) -> MemoryClient:
+        """Open a connection, with certificates in its handshake, and send packets on it."""
         client = MemoryClient(self.listener, next(self.ports))
+        client.transport.certificates = certificates
         if packets:
             client.send(*packets)
         self.system.run()
@@ -92,11 +93,11 @@ class HeadWorld(World):
     def asked(self, address: str) -> list[Envelope]:
         return self.letters(address)
 
-    def judge(self, code: int = ACCEPTED, reason: str = "") -> list[str]:
+    def judge(self, code: int = ACCEPTED, reason: str = "", ends_s: float | None = None) -> list[str]:
         """Answer every question to the identities; return who was asked about."""
         asked = [letter for letter in self.letters(IDENTITIES) if letter.kind == Authenticate.__name__]
         for letter in asked:
-            self.tell(HEAD, Verdict(letter.body[0], code, reason), IDENTITIES, letter.correlation_id)
+            self.tell(HEAD, Verdict(letter.body[0], code, reason, ends_s), IDENTITIES, letter.correlation_id)
         return [letter.body[0] for letter in asked]
 
     def connect(self, client_id: str = f"{EDGE}/sensor", **settings: object) -> MemoryClient:

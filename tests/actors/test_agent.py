@@ -14,7 +14,8 @@ from actors.base import ChildSpec
 from actors.deployment import parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import route_texts
-from actors.identities import GetIdentities
+from actors.hub_identity import HubIdentity
+from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
@@ -22,7 +23,10 @@ from actors.restart_policy import RestartState
 from actors.router import Routes, set_routes
 from actors.security import (
     CreateDevice,
+    DeleteDevice,
+    DeviceChanged,
     DeviceIdentity,
+    EnableDevice,
     EnsureModules,
     GetDevice,
     ModulesEnsured,
@@ -344,7 +348,37 @@ def test_whoever_asks_for_identities_gets_them() -> None:
 
     answer = edge.ask(SECURITY, GetIdentities())
 
-    assert answer.entries == (("edge1/sensor", Secret(b"edge1/sensor"), Secret(b"2"), True),)
+    sensor = HubIdentity("edge1/sensor", keys=(Secret(b"edge1/sensor"), Secret(b"2")))
+    assert answer == Identities((sensor.entry(),), (b"edge CA 0",))
+
+
+def test_the_hub_hears_at_once_of_a_device_that_is_disabled_enabled_or_deleted() -> None:
+    edge = Edge({}).start()
+    edge.tell(SECURITY, PeerUp("hub", 7))
+    prints = ("A" * 40,)
+    made = edge.ask(SECURITY, CreateDevice("leaf1", "selfSigned", prints))
+    edge.hub()
+
+    answers, heard = [], []
+    for asked in (EnableDevice("leaf1", False), EnableDevice("leaf1", True), DeleteDevice("leaf1")):
+        answers.append(edge.ask(SECURITY, asked))
+        [told] = edge.hub()
+        heard.append([(each[0], each[1], each[3], each[4]) for each in message_in(told).entries])
+
+    assert (made.auth_type, made.thumbprints) == ("selfSigned", prints)
+    assert answers == [DeviceChanged("leaf1")] * 3
+    assert heard == [
+        [("leaf1", "selfSigned", prints, False)],
+        [("leaf1", "selfSigned", prints, True)],
+        [],
+    ]
+
+
+@pytest.mark.parametrize("asked", [EnableDevice("leaf9", False), DeleteDevice("leaf9")])
+def test_a_device_that_is_not_there_cannot_be_changed(asked: EnableDevice | DeleteDevice) -> None:
+    edge = Edge({}).start()
+
+    assert edge.ask(SECURITY, asked).reason == "there is no leaf device 'leaf9'"
 
 
 def test_a_device_that_exists_is_not_made_again() -> None:
@@ -364,10 +398,14 @@ def test_certificates_are_renewed_in_time_and_the_hub_hears_of_it() -> None:
     edge = Edge({}).start()
     edge.tell(SECURITY, PeerUp("hub", 7))
     edge.hub_root()
+    edge.hub()
 
     edge.system.advance(90 * DAY_S)
 
     assert edge.security.renewals == 3
+    assert [message_in(told).authorities for told in edge.hub()] == [
+        *((b"edge CA 1",), (b"edge CA 2",), (b"edge CA 3",))
+    ]
     assert [e.kind for e in edge.hub_root()].count("CertificateChanged") == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 
@@ -352,6 +353,107 @@ def test_a_client_that_is_paused_is_not_taken_for_silent(
     assert not client.closed
 
 
+# what a reconnect sends again
+
+
+def dup_packet(packet_id: int, body: bytes = b"x", bag: str = "") -> PublishPacket:
+    packet = publish_packet(packet_id, body, bag=bag)
+    assert isinstance(packet, PublishPacket)
+    return packet._replace(dup=True)
+
+
+def bodies(world: HeadWorld) -> list[bytes]:
+    return [message.body for message in world.messages()]
+
+
+@pytest.mark.parametrize("way", ["acknowledged", "stored and not acknowledged", "stored after the end"])
+def test_what_is_on_disk_is_acknowledged_and_not_stored_again_when_it_comes_again(
+    world: HeadWorld, way: str
+) -> None:
+    """The SDKs renew their tokens by DISCONNECT, CONNECT, while PUBACKs are on their way to them."""
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"), publish_packet(8, b"b"))
+    [(letter, _)] = world.published()
+    if way == "acknowledged":
+        world.store(letter.correlation_id)
+    elif way == "stored and not acknowledged":
+        client.lose()
+        world.store(letter.correlation_id)
+    world.send(client, Disconnect())
+    if way == "stored after the end":
+        world.store(letter.correlation_id)
+
+    again = world.connect()
+    world.send(again, dup_packet(7, b"a"), dup_packet(8, b"b"))
+
+    assert world.published() == []
+    assert again.received() == [PubAck(7), PubAck(8)]
+
+
+@pytest.mark.parametrize(
+    ("packet", "settings"),
+    [
+        pytest.param(publish_packet(7, b"a"), {}, id="not marked as sent again"),
+        pytest.param(dup_packet(9, b"a"), {}, id="another packet id"),
+        pytest.param(dup_packet(7, b"other"), {}, id="another payload"),
+        pytest.param(dup_packet(7, b"a", bag="x=1"), {}, id="another topic"),
+        pytest.param(dup_packet(7, b"a"), {"clean_session": True}, id="another session"),
+    ],
+)
+def test_what_is_not_the_same_publish_is_a_message_of_its_own(
+    world: HeadWorld, packet: PublishPacket, settings: dict[str, bool]
+) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.store(world.published()[0][0].correlation_id)
+    client.lose()
+
+    again = world.connect(**settings)
+    world.send(again, packet)
+
+    assert bodies(world) == [packet.payload]
+
+
+def test_what_never_reached_the_disk_is_stored_when_it_comes_again(world: HeadWorld) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.published()
+    client.lose()
+
+    again = world.connect()
+    world.send(again, dup_packet(7, b"a"))
+
+    assert bodies(world) == [b"a"]
+    assert again.received() == []
+
+
+def test_a_publish_is_recognised_over_several_connections_and_once_in_each(world: HeadWorld) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.store(world.published()[0][0].correlation_id)
+    for _ in range(3):
+        client.lose()
+        client = world.connect()
+        world.send(client, dup_packet(7, b"a"))
+        assert (world.published(), client.received()) == ([], [PubAck(7)])
+
+    world.send(client, dup_packet(7, b"a"))
+
+    assert bodies(world) == [b"a"]
+
+
+def test_only_the_last_publishes_of_a_connection_are_remembered(world: HeadWorld) -> None:
+    client = world.connect()
+    world.send(client, *(publish_packet(n, b"%d" % n) for n in range(1, mqtt_client.MOST_REMEMBERED + 3)))
+    world.store(world.published()[0][0].correlation_id)
+    client.lose()
+
+    again = world.connect()
+    world.send(again, *(dup_packet(n, b"%d" % n) for n in range(1, mqtt_client.MOST_REMEMBERED + 3)))
+
+    assert bodies(world) == [b"1", b"2"]
+
+
 # messages out
 
 
@@ -501,6 +603,23 @@ def test_what_is_not_acknowledged_for_30_s_is_sent_again_as_a_duplicate(world: H
     assert again == [packet._replace(dup=True) for packet in first]  # type: ignore[union-attr]
     world.send(client, *(PubAck(packet.packet_id) for packet in again))  # type: ignore[union-attr]
     assert world.told(STORE, Delivered) == [Delivered(attach.endpoint_id, attach.attachment, ((1, 2),))]
+
+
+def test_what_is_never_acknowledged_is_sent_again_less_and_less_often(world: HeadWorld) -> None:
+    client = world.connect("edge1/filter", keep_alive_s=0)
+    [attach, _] = world.subscribe(client, ALL_INPUTS)
+    world.ready(attach, 1, b"a")
+    client.received()
+
+    again_at_s = []
+    for second in range(260):
+        world.system.advance(1.0)
+        if any(isinstance(packet, PublishPacket) for packet in client.received()):
+            again_at_s.append(second)
+
+    gaps = [after - before for before, after in itertools.pairwise(again_at_s)]
+    assert again_at_s[0] in (30, 31)
+    assert [round(gap, -1) for gap in gaps] == [60, 120]
 
 
 def test_a_slow_client_that_acknowledges_is_not_sent_everything_again(world: HeadWorld) -> None:
@@ -708,12 +827,12 @@ def test_a_client_that_never_acknowledges_is_disconnected_after_the_repetitions_
     [attach] = world.subscribe(client, "devices/edge1/modules/filter/inputs/#")
     world.ready(attach, 1, b"a")
     sent = []
-    for _ in range(2):
-        world.system.advance(6.5)
+    for wait_s in (0.0, 5.0, 10.0):  # each wait is twice the one before
+        world.system.advance(wait_s + 1.5)
         sent += client.received()
     assert not client.transport.closed
 
-    world.system.advance(6.5)
+    world.system.advance(20.0 + 1.5)
 
     assert len(sent) == 3
     assert client.transport.closed

@@ -38,15 +38,21 @@ IN = "edge/filter/in"
 
 
 class StoreWorld(World):
-    def __init__(self, cleanup_s: float = SWEEP_S) -> None:
+    def __init__(self, *, drops_oldest: bool = False, cleanup_s: float = SWEEP_S) -> None:
         super().__init__(HEAD, UP, "test")
         self.disk = MemoryDisk()
         self.guard, self.trail = AppendGuard(), StorageTrail()
-        self.commits = 0
+        self.commits = self.tidied = self.to_tidy_bytes = 0
         self.next_index: dict[tuple[str, int], int] = {}
         self.start(
             STORE,
-            lambda: StoreActor(lambda: CountingDb(self), self.guard, self.trail, cleanup_s=cleanup_s),
+            lambda: StoreActor(
+                lambda: CountingDb(self),
+                self.guard,
+                self.trail,
+                drops_oldest=drops_oldest,
+                cleanup_s=cleanup_s,
+            ),
         )
 
     def batch(
@@ -96,6 +102,10 @@ class CountingDb(MemoryMessageDb):
     def append(self, segments, now_s):  # type: ignore[no-untyped-def]
         self._world.commits += 1
         return super().append(segments, now_s)
+
+    def tidy(self) -> int:
+        self._world.tidied += 1
+        return self._world.to_tidy_bytes
 
 
 @pytest.fixture

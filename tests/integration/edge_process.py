@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,6 +85,7 @@ class EdgeProcess:
         listen: str = "",
         program: Path = ROOT,
         main: str = "tests.integration.edge_main",
+        through: Sequence[str] = (),
     ) -> None:
         """Start the agent process; `process` is it.
 
@@ -95,9 +96,10 @@ class EdgeProcess:
             listen: Addresses and ports instead of these.
             program: The folder of the source.
             main: The main program.
+            through: A command that runs it.
         """
         listen = listen or f"127.0.0.1:{port or self.port}"
-        command = [sys.executable, "-m", main, str(self.home), listen]
+        command = [*through, sys.executable, "-m", main, str(self.home), listen]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, str(self.deployment), for_s, grace_s],

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, RestartModule
+from actors.supervisor import ModuleReported, RestartModule, StartModule, StopModule
 from messaging.version import VERSION
 from runtime import process_table
 from runtime.listening_sockets import bind, parse_listen_address
@@ -92,6 +92,22 @@ def test_an_adopted_hub_gives_its_sockets_back_and_its_restarts_refuse_nobody(ed
     assert "is in use" not in edge.log.read_text()
     assert knocker.tries > 50
     assert knocker.refused == 0
+
+
+def test_a_hub_that_is_stopped_on_purpose_refuses_until_it_is_started_again(edge: EdgeProcess) -> None:
+    edge.deploy({"pump": shell(SLEEP)})
+    edge.start()
+    edge.wait_for(edgeHub="running", pump="running")
+
+    edge.ask(AGENT, StopModule("edgeHub"), ModuleReported)
+
+    assert is_refused(edge.port)
+    edge.kill_agent()
+    edge.start()
+    edge.wait_for(edgeHub="stopped", pump="running")
+    assert is_refused(edge.port)
+    edge.ask(AGENT, StartModule("edgeHub"), ModuleReported)
+    handshake(edge)
 
 
 def test_sockets_go_through_any_number_of_agents(edge: EdgeProcess) -> None:

@@ -1,6 +1,7 @@
 // A device or module with the official device SDK of Node, azure-iot-device over MQTT, moved by a test:
 //   node device.js CREDENTIAL KIND TRANSPORT
-//   CREDENTIAL  a connection string, with x509=true for a certificate (files in CLIENT_CERT and CLIENT_KEY)
+//   CREDENTIAL  a connection string, with x509=true for a certificate (files in CLIENT_CERT and CLIENT_KEY),
+//               or a shared access signature
 //   KIND        device or module
 //   TRANSPORT   mqtt or mqtt-ws
 // Each line on standard input is a request [id, "name", argument ...]; each line on standard output is an answer
@@ -13,8 +14,11 @@ const { Client, Message, ModuleClient } = require('azure-iot-device')
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt')
 
 const [credential, kind, transport] = process.argv.slice(2)
-const client = (kind === 'module' ? ModuleClient : Client)
-  .fromConnectionString(credential, transport === 'mqtt-ws' ? MqttWs : Mqtt)
+const Kind = kind === 'module' ? ModuleClient : Client
+const Transport = transport === 'mqtt-ws' ? MqttWs : Mqtt
+const client = credential.startsWith('SharedAccessSignature')
+  ? Kind.fromSharedAccessSignature(credential, Transport)
+  : Kind.fromConnectionString(credential, Transport)
 let twin
 
 function say (what) {
@@ -74,6 +78,9 @@ const does = {
     return new Promise((resolve, reject) => {
       twin.properties.reported.update(patch, error => error ? reject(error) : resolve())
     })
+  },
+  async renew (signature) {
+    await client.updateSharedAccessSignature(signature)
   },
   async close () {
     await client.close()
