@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from actors.hub_environment import HubEnvironment
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.hub_manifest import HubSettings
 from messaging.errors import ConfigError
 from messaging.kinds import message
@@ -52,7 +52,7 @@ class HubConfig(msgspec.Struct, frozen=True):
     max_store_bytes: int | None = None  # of the message database; None: what suits its disk
     drops_oldest: bool = False  # without space, the oldest messages of the lowest priority go for new ones
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
-    environment: HubEnvironment = HubEnvironment()  # of edgeHub, as far as it is obeyed
+    environment: HubEnvironment = DEFAULTS  # of edgeHub, as far as it is obeyed
 
 
 def encode(config: HubConfig) -> bytes:

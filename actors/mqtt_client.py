@@ -69,10 +69,12 @@ _Header = tuple[bytes, int] | str
 class MqttClient:
     """State of one connection, from CONNECT to its end."""
 
-    def __init__(self, number: int, transport: Transport, now_s: float) -> None:
+    def __init__(
+        self, number: int, transport: Transport, now_s: float, max_packet_bytes: int = 262_144
+    ) -> None:
         self.number = number
         self.transport = transport
-        self.codec = ServerConnection()
+        self.codec = ServerConnection(max_packet_bytes)
         self.opened_at_s = now_s
         self.seen_at_s = now_s
         self.keep_alive_s = 0.0  # 0 until CONNECT was accepted

@@ -14,7 +14,6 @@ from messaging.mqtt.packets import encode_publish
 
 log = logging.getLogger(__name__)
 
-WINDOW_MESSAGES: Final = 1000
 WINDOW_BYTES: Final = 1024 * 1024
 
 
@@ -27,11 +26,13 @@ class Deliveries:
         store: str,
         next_id: Callable[[], int],
         close: Callable[[MqttClient, str], None],
+        window_messages: int,
     ) -> None:
         self._head = head
         self._store = store
         self._next_id = next_id
         self._close = close
+        self._window_messages = window_messages
         self._inputs = ModuleInputs()
         self._attached: dict[str, tuple[int, MqttClient, int]] = {}  # endpoint → (attachment, client, QoS)
 
@@ -131,7 +132,8 @@ class Deliveries:
     def _attach(self, endpoint_id: str, client: MqttClient, qos: int) -> None:
         attachment = self._next_id()
         self._attached[endpoint_id] = (attachment, client, qos)
-        self._head.tell(self._store, Attach(endpoint_id, attachment, WINDOW_MESSAGES, WINDOW_BYTES))
+        window = Attach(endpoint_id, attachment, self._window_messages, WINDOW_BYTES)
+        self._head.tell(self._store, window)
 
     def _detach(self, endpoint_id: str) -> None:
         del self._attached[endpoint_id]

@@ -4,7 +4,8 @@ Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, S
              IdentityRevoked, ActorRestarted, Tick; CallMethod, DesiredPatch, DeliverC2d, Twin,
              ReportedPatched, TwinRefused; and, from its listener on the same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
-             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream (see client_services.py)
+             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client
+             (see client_services.py)
 Started by:  HubRootActor, on an event loop; a restart closes its connections and the clients come back
 
 PUBACK leaves when the store says that the message is on disk. Whatever cannot be stored closes its
@@ -78,11 +79,8 @@ from messaging.username import UserName, parse_user_name
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
-CONNECT_LIMIT_S: Final = 5.0  # from the TLS handshake to CONNECT
 KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
-LONGEST_SILENCE_S: Final = 600.0  # also for clients without keep-alive; hub-protocols.md section 1.4
-REDELIVER_S: Final = 30.0  # MessageAckTimeoutSecs of the reference; then longer each time …
-LONGEST_REDELIVER_S: Final = 300.0  # … up to this
+LONGEST_REDELIVER_S: Final = 300.0  # between two repetitions of what a client does not acknowledge
 
 
 @message
@@ -104,6 +102,7 @@ class MqttHead(EdgeActor):
         twins: str,
         methods: str,
         cloud: str,
+        hub_client: str,
         environment: HubEnvironment,
     ) -> None:
         """Take the listener, the addresses of who does what, and settings of the deployment."""
@@ -120,9 +119,11 @@ class MqttHead(EdgeActor):
         self._by_identity: dict[str, MqttClient] = {}
         self._published: dict[str, Published] = {}  # last, by identities that are not connected
         self._ids = itertools.count(1)  # of batches, attachments, epochs
-        self._intake = Intake(self, router, self._next_id)
-        self._deliveries = Deliveries(self, store, self._next_id, self._close)
-        self._services = Services(self, twins, methods, cloud, self._ask)
+        self._intake = Intake(self, router, self._next_id, environment.max_pending_inbound_acknowledgements)
+        self._deliveries = Deliveries(
+            self, store, self._next_id, self._close, environment.max_pending_outbound_messages
+        )
+        self._services = Services(self, twins, methods, cloud, hub_client, self._ask)
         self._subscriptions = Subscriptions(self, store, self._ask_store, self._close, self._update)
         self._waiting: dict[int, Callable[[object], None]] = {}  # correlation id → what to do with the answer
 
@@ -171,17 +172,25 @@ class MqttHead(EdgeActor):
             elif client.in_flight:
                 oldest = next(iter(client.in_flight.values()))
                 idle_s = now_s - max(oldest[3], client.acknowledged_at_s)
-                limit_s = wait_s(client.redeliveries, REDELIVER_S, LONGEST_REDELIVER_S)
+                first_s = self._environment.message_ack_timeout_s
+                limit_s = wait_s(client.redeliveries, first_s, max(first_s, LONGEST_REDELIVER_S))
                 if idle_s > limit_s and not client.transport.unsent_bytes:
-                    log.warning("%s acknowledges nothing: sending again", client.client_id)
-                    client.redeliveries += 1
-                    client.transport.write(b"".join(client.frames_again(now_s)))
+                    self._send_again(client, now_s)
 
-    @staticmethod
-    def _overdue(client: MqttClient, now_s: float) -> str:
+    def _send_again(self, client: MqttClient, now_s: float) -> None:
+        most = self._environment.max_outbound_retransmissions
+        if most is not None and client.redeliveries >= most:
+            self._close(client, f"acknowledges nothing, though it was sent {most} times again")
+            return
+        log.warning("%s acknowledges nothing: sending again", client.client_id)
+        client.redeliveries += 1
+        client.transport.write(b"".join(client.frames_again(now_s)))
+
+    def _overdue(self, client: MqttClient, now_s: float) -> str:
         if not client.client_id:
-            late = now_s - client.opened_at_s > CONNECT_LIMIT_S
-            return f"no CONNECT within {CONNECT_LIMIT_S:.0f} s" if late else ""
+            limit_s = self._environment.connect_arrival_timeout_s
+            late = now_s - client.opened_at_s > limit_s
+            return f"no CONNECT within {limit_s:.0f} s" if late else ""
         if client.unanswered and now_s - client.unanswered[0].sent_at_s > STORE_LIMIT_S:
             return f"a publish was not stored within {STORE_LIMIT_S:.0f} s"
         if UNREAD in client.holds and now_s - client.write_paused_at_s > client.keep_alive_s:
@@ -202,7 +211,12 @@ class MqttHead(EdgeActor):
 
     def connected(self, transport: Transport) -> MqttClient:
         """A connection was accepted, TLS included."""
-        client = MqttClient(next(self._numbers), transport, self.clock.monotonic_s())
+        client = MqttClient(
+            next(self._numbers),
+            transport,
+            self.clock.monotonic_s(),
+            self._environment.max_inbound_message_bytes,
+        )
         self._clients[client.number] = client
         return client
 
@@ -366,8 +380,9 @@ class MqttHead(EdgeActor):
         client.identity = user.identity
         client.clean_session = packet.clean_session
         client.will = packet.will
-        silence_s = packet.keep_alive_s * KEEP_ALIVE_FACTOR or LONGEST_SILENCE_S
-        client.keep_alive_s = min(silence_s, LONGEST_SILENCE_S)
+        # Also for clients without keep-alive; hub-protocols.md section 1.4
+        longest_s = self._environment.max_keep_alive_timeout_s
+        client.keep_alive_s = min(packet.keep_alive_s * KEEP_ALIVE_FACTOR or longest_s, longest_s)
 
         def answered(answer: object) -> None:
             if isinstance(answer, Verdict):

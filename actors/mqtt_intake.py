@@ -23,10 +23,14 @@ MOST_LATE: Final = 1024  # batches of connections that are gone
 class Intake:
     """The batches on their way to the disk. A part of the head, which calls it for each."""
 
-    def __init__(self, head: EdgeActor, router: str, next_id: Callable[[], int]) -> None:
+    def __init__(
+        self, head: EdgeActor, router: str, next_id: Callable[[], int], most_unacknowledged: int | None
+    ) -> None:
+        """Take what is needed; a client may have so many messages on their way to the disk, None: any."""
         self._head = head
         self._router = router
         self._next_id = next_id
+        self._most_unacknowledged = most_unacknowledged
         self._batches: dict[int, tuple[MqttClient, Unanswered]] = {}  # by correlation id of the Publish
         self._late: dict[int, Unanswered] = {}  # the same for connections that are gone, oldest first
         self._paused: set[MqttClient] = set()  # for want of credit
@@ -54,7 +58,7 @@ class Intake:
             self._router, publish, correlation_id=batch_id, deadline_s=now_s + STORE_LIMIT_S
         )
         over = client.unanswered_bytes > CLIENT_CREDIT_BYTES or self.unanswered_bytes > HEAD_CREDIT_BYTES
-        if over and client not in self._paused:
+        if (over or self._has_too_many(client)) and client not in self._paused:
             self._paused.add(client)
             client.hold(CREDIT)
 
@@ -102,6 +106,10 @@ class Intake:
         if not self._paused or self.unanswered_bytes > HEAD_CREDIT_BYTES // 2:
             return
         for client in list(self._paused):
-            if client.unanswered_bytes <= CLIENT_CREDIT_BYTES // 2:
+            if client.unanswered_bytes <= CLIENT_CREDIT_BYTES // 2 and not self._has_too_many(client):
                 self._paused.discard(client)
                 client.release(CREDIT, self._head.clock.monotonic_s())
+
+    def _has_too_many(self, client: MqttClient) -> bool:
+        most = self._most_unacknowledged
+        return most is not None and sum(len(one.packet_ids) for one in client.unanswered) > most

@@ -196,6 +196,7 @@ class StoreActor(EdgeActor):
         trail: StorageTrail,
         *,
         drops_oldest: bool = False,
+        cleanup_s: float = SWEEP_S,
     ) -> None:
         """Keep what is needed.
 
@@ -205,7 +206,10 @@ class StoreActor(EdgeActor):
             trail: Outlives restarts.
             drops_oldest: Without space, the oldest messages of the lowest priority go for new ones, which
                 are refused otherwise.
+            cleanup_s: How often what has expired is removed from the disk.
         """
+        self._cleanup_s = cleanup_s
+        self._next_cleanup_s = 0.0  # monotonic
         self._open_store = open_store
         self._drops_oldest = drops_oldest
         self._trail = trail
@@ -627,12 +631,7 @@ class StoreActor(EdgeActor):
         self._unserved.clear()
         quiet, self._quiet = self._quiet, True
         try:
-            with self._store.transaction():
-                expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
-            if expired:
-                for endpoint_id, count in expired.items():
-                    log.info("%d messages for %s expired", count, endpoint_id)
-                self._read_anew(expired)
+            if self.clock.monotonic_s() >= self._next_cleanup_s and self._expire():
                 return True
             # Each slice costs two syncs: while there is traffic, one every few seconds has to do.
             return self._store.tidy() > 0 and quiet
@@ -642,6 +641,19 @@ class StoreActor(EdgeActor):
         except StoreError as exc:  # the next sweep tries again; delivering goes on meanwhile
             self._report(exc)
             return False
+
+    def _expire(self) -> bool:
+        """Delete a slice of what has expired; when there is none, the next look is due in a while."""
+        assert self._store is not None
+        with self._store.transaction():
+            expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
+        if not expired:
+            # Half a sweep less, or the sweep that is due then might come a moment too early.
+            self._next_cleanup_s = self.clock.monotonic_s() + self._cleanup_s - SWEEP_S / 2
+        for endpoint_id, count in expired.items():
+            log.info("%d messages for %s expired", count, endpoint_id)
+        self._read_anew(expired)
+        return bool(expired)
 
     def describe(self) -> dict[str, Any]:
         return {"consumers": tuple(self._consumers)}

@@ -393,13 +393,13 @@ def read_settings(
     )
 
 
-def web_addresses(settings: Settings) -> tuple[ListenAddress, ...]:
-    """Return where the web front goes: as set, else to port 443 wherever MQTT is accepted."""
+def web_addresses(settings: Settings, port: int | None = None) -> tuple[ListenAddress, ...]:
+    """Return where the web front goes: as set, else wherever MQTT is accepted, to `port` or 443."""
     if settings.web_listen is not None:
         return settings.web_listen
     hosts = dict.fromkeys(address.host for address in settings.listen)
     return tuple(
-        address for host in hosts if (address := ListenAddress(host, WEB_PORT)) not in settings.listen
+        address for host in hosts if (address := ListenAddress(host, port or WEB_PORT)) not in settings.listen
     )
 
 

@@ -68,7 +68,10 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
     offer = SocketOffer(run_dir, [listener for _, listener in sockets])
     offer.open()
     by_use = {use: [listener for its, listener in sockets if its is use] for use in Use}
-    certificate = ServerCertificate(config.certificate_file, config.key_file)
+    environment = config.environment
+    if environment.log_level is not None:
+        logging.getLogger().setLevel(environment.log_level.upper())
+    certificate = ServerCertificate(config.certificate_file, config.key_file, environment.ssl_protocols)
     most_open = most_connections()
     bus = ZmqBus(HUB, run_dir)
     gate = HttpGate()
@@ -84,7 +87,11 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
             check_certificate=check_certificate,
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: hub_listener(
-                by_use, certificate.context, Admission(most_open), gate.answer
+                by_use,
+                certificate.context,
+                Admission(most_open),
+                gate.answer,
+                web_socket=environment.mqtt_enabled,
             ),
             http_gate=gate,
             load_certificate=certificate.load,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from actors.hub_environment import HubEnvironment
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.identities import ACCEPTED, Authenticate, Verdict
 from actors.mqtt_head import MqttHead
 from actors.router import Endpoints, ListEndpoints, Publish
@@ -19,6 +19,7 @@ from tests.fakes.transport import MemoryClient, MemoryListener
 
 HEAD, STORE, ROUTER, IDENTITIES = "hub/mqtt", "hub/store", "hub/router", "hub/identities"
 TWINS, METHODS, CLOUD = "hub/twins", "hub/methods", "hub/upstream"
+HUB_CLIENT = "hub/client"
 EDGE = "edge1"
 USER_NAME = "iothub.test/{}/?api-version=2021-04-12"
 HEADER = encode_header("/messages/modules/sensor/", {}, {})
@@ -42,12 +43,12 @@ class HeadWorld(World):
         self,
         endpoints: Sequence[tuple[str, str, str]] = (),
         sessions: dict[str, tuple[tuple[str, int], ...]] | None = None,
-        environment: HubEnvironment | None = None,
+        environment: HubEnvironment = DEFAULTS,
     ) -> None:
-        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, "test")
-        self.environment = environment or HubEnvironment()
+        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, HUB_CLIENT, "test")
         self.endpoints = tuple(endpoints)
         self.sessions = sessions or {}
+        self.environment = environment
         self.ports = itertools.count(40_000)
         self.listener = MemoryListener()
         self.start(HEAD, self.build)
@@ -63,8 +64,9 @@ class HeadWorld(World):
             identities=IDENTITIES,
             twins=TWINS,
             methods=METHODS,
-            environment=self.environment,
             cloud=CLOUD,
+            hub_client=HUB_CLIENT,
+            environment=self.environment,
         )
 
     def answer_start(self) -> None:

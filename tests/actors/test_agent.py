@@ -562,3 +562,22 @@ def test_a_group_that_hangs_does_not_hold_up_the_next_for_ever(bus: ZmqBus, clie
     gate.set()
     client.tell("test/agent", Stop())
     assert ended.wait(5.0)
+
+
+def test_settings_of_the_hub_that_are_not_to_be_had_are_listed_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    env = {"MaxConnectedClients": {"value": "many"}, "OptimizeForPerformance": {"value": False}}
+    caplog.set_level("INFO", "actors.agent")
+    edge = Edge({}, ((*AGENT_PATH, "systemModules", "edgeHub", "env"), env)).start()
+
+    [(name, problem)] = edge.modules()["edgeHub"]["settings"]
+
+    assert name == "MaxConnectedClients"
+    assert problem.startswith("'many' is not allowed; allowed: a whole number from 1 to 1000000.")
+    assert edge.modules()["edgeAgent"]["settings"] == ()
+    told = [record.getMessage() for record in caplog.records if "edgeHub's variable" in record.getMessage()]
+    assert told == [
+        f"edgeHub's variable MaxConnectedClients: {problem}",
+        "edgeHub's variable OptimizeForPerformance has no effect: messages are in SQLite, not in RocksDB",
+    ]

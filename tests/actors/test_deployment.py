@@ -61,7 +61,9 @@ def test_a_manifest_is_read_field_by_field() -> None:
         "hot": RouteSpec("FROM /messages/modules/sensor/* INTO $upstream", 0, 60),
     }
     assert (deployment.hub.time_to_live_s, deployment.hub.max_size_bytes) == (7200, None)
-    assert deployment.twins == {"sensor": {"limits": {"high": 90.0}}}
+    assert deployment.twins.keys() == {"sensor", "$edgeHub"}
+    assert deployment.twins["sensor"] == {"limits": {"high": 90.0}}
+    assert deployment.twins["$edgeHub"]["schemaVersion"] == "1.1"
     assert list(deployment.supervised) == ["edgeHub", "sensor", "pump"]
     assert deployment.warnings == ()
 

@@ -6,9 +6,8 @@ import logging
 
 import pytest
 
-from actors.hub_environment import HubEnvironment
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.identities import AGENT_LIMIT_S, Authenticate, IdentityRevoked
-from actors.mqtt_head import CONNECT_LIMIT_S, LONGEST_SILENCE_S
 from actors.mqtt_sessions import MOST_FILTERS
 from actors.store import DeleteSession, SaveSession
 from messaging.envelope import Secret
@@ -232,6 +231,7 @@ def test_identities_that_do_not_answer_mean_try_again_and_not_never(world: HeadW
 
 
 def test_identities_that_fail_mean_try_again_and_not_never(world: HeadWorld) -> None:
+    """Source: hub-protocols.md section 8.4, row 7."""
     client = world.open(connect_packet())
     [asked] = world.letters(IDENTITIES)[-1:]
 
@@ -336,7 +336,7 @@ def test_without_a_whole_connect_the_connection_ends_after_a_while(
     if data:
         client.send_bytes(data)
 
-    world.system.advance(CONNECT_LIMIT_S)
+    world.system.advance(DEFAULTS.connect_arrival_timeout_s)
     before = client.closed
     world.system.advance(2.0)
 
@@ -346,7 +346,12 @@ def test_without_a_whole_connect_the_connection_ends_after_a_while(
 
 @pytest.mark.parametrize(
     ("keep_alive_s", "limit_s"),
-    [(10, 15.0), (60, 90.0), (0, LONGEST_SILENCE_S), (60_000, LONGEST_SILENCE_S)],
+    [
+        (10, 15.0),
+        (60, 90.0),
+        (0, DEFAULTS.max_keep_alive_timeout_s),
+        (60_000, DEFAULTS.max_keep_alive_timeout_s),
+    ],
 )
 def test_a_silent_client_is_closed_after_one_and_a_half_times_its_keep_alive(
     world: HeadWorld, keep_alive_s: int, limit_s: float

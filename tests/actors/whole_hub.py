@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.append_guard import AppendGuard
+from actors.hub_client import HubClientActor
 from actors.hub_config import RouteText
-from actors.hub_environment import HubEnvironment
+from actors.hub_environment import DEFAULTS
 from actors.hub_identity import HubIdentity, KnownIdentities
-from actors.hub_root import IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
+from actors.hub_root import HUB_CLIENT, IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.identities import IdentityActor
 from actors.memory_system import MemorySystem
 from actors.methods import MethodActor
@@ -162,6 +163,18 @@ class HubWorld:
         start(TWINS, lambda: TwinActor(lambda: self.twins, ROUTER, UPSTREAM, DEVICE, {}))
         start(METHODS, MethodActor)
         start(
+            HUB_CLIENT,
+            lambda: HubClientActor(
+                DEVICE,
+                twins=TWINS,
+                methods=METHODS,
+                cloud=UPSTREAM,
+                router=ROUTER,
+                identities=IDENTITIES,
+                report_s=5.0,
+            ),
+        )
+        start(
             MQTT,
             lambda: MqttHead(
                 self.listener,
@@ -171,8 +184,9 @@ class HubWorld:
                 identities=IDENTITIES,
                 twins=TWINS,
                 methods=METHODS,
-                environment=HubEnvironment(),
+                environment=DEFAULTS,
                 cloud=UPSTREAM,
+                hub_client=HUB_CLIENT,
             ),
         )
         self.system.run()

@@ -63,11 +63,18 @@ class EdgeProcess:
         self._rest = b""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def deploy(self, modules: dict[str, Any], routes: dict[str, str] = UP, text: str | None = None) -> None:
-        """Write the deployment file."""
+    def deploy(
+        self, modules: dict[str, Any], routes: dict[str, str] = UP, text: str | None = None, **hub_env: str
+    ) -> None:
+        """Write the deployment file; `hub_env` are variables of edgeHub."""
         for module in modules.values():
             module.setdefault("env", {})["PIPE"] = {"value": str(self.pipe)}
-        content = manifest(((*AGENT_PATH, "modules"), modules), ((*HUB_PATH, "routes"), routes))
+        env = {name: {"value": value} for name, value in hub_env.items()}
+        content = manifest(
+            ((*AGENT_PATH, "modules"), modules),
+            ((*HUB_PATH, "routes"), routes),
+            ((*AGENT_PATH, "systemModules", "edgeHub", "env"), env),
+        )
         self.deployment.write_text(json.dumps(content) if text is None else text)
 
     def start(

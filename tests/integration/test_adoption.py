@@ -148,6 +148,25 @@ def test_a_hub_whose_addresses_changed_is_replaced_and_the_address_that_stays_re
     assert after["sensor"]["pid"] == before["sensor"]["pid"]
 
 
+def test_a_hub_whose_environment_changed_is_replaced_and_refuses_nobody(edge: EdgeProcess) -> None:
+    edge.deploy({"sensor": shell(SLEEP)}, MaxConnectedClients="5")
+    edge.start()
+    before = edge.wait_for(edgeHub="running", sensor="running")
+    edge.kill_agent()
+
+    with Knocker(edge.port) as knocker:
+        edge.deploy({"sensor": shell(SLEEP)}, MaxConnectedClients="many", SslProtocols="tls1.2")
+        edge.start()
+        after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
+        handshake(edge)
+
+    assert knocker.refused == 0
+    assert after["sensor"]["pid"] == before["sensor"]["pid"]
+    [(name, problem)] = after["edgeHub"]["settings"]
+    assert (name, "'many' is not allowed" in problem) == ("MaxConnectedClients", True)
+    assert f"edgeHub's variable {name}: {problem}" in edge.log.read_text()
+
+
 def test_an_address_that_overlaps_with_one_of_the_old_hub_takes_its_place(edge: EdgeProcess) -> None:
     edge.deploy({})
     edge.start()
