@@ -73,7 +73,8 @@ class ModuleList:
 
     A module has: name, type (docker, process, built-in), image or command, desired, status, description, pid
     (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs with the rights of the
-    edge, "" if it does not). `routes` are those left out: (name, text, problem).
+    edge, "" if it does not), settings (of edgeHub: those that have not the effect that was asked for, as
+    (variable, problem)). `routes` are those left out: (name, text, problem).
     """
 
     modules: tuple[dict[str, Any], ...]
@@ -137,6 +138,7 @@ class AgentActor(EdgeActor):
         runtime: ModuleRuntime,
         records: ModuleRecords,
         stop_grace_s: float,
+        hub_grace_s: float | None = None,
         agent_pid: int,
         started_at_s: float,
     ) -> None:
@@ -147,7 +149,8 @@ class AgentActor(EdgeActor):
             security: Address of the SecurityActor.
             runtime: Runs modules.
             records: What is known of modules of former runs.
-            stop_grace_s: How long a module may take to end after SIGTERM.
+            stop_grace_s: How long a module may take to end after SIGTERM …
+            hub_grace_s: … and edgeHub; None: as long as any.
             agent_pid: Of this process, for the list.
             started_at_s: When this process began, seconds since 1970-01-01 UTC.
         """
@@ -156,6 +159,7 @@ class AgentActor(EdgeActor):
         self._runtime = runtime
         self._records = records
         self._stop_grace_s = stop_grace_s
+        self._hub_grace_s = stop_grace_s if hub_grace_s is None else hub_grace_s
         self._agent_pid = agent_pid
         self._started_at_s = started_at_s
         self._groups = start_groups(deployment)
@@ -175,6 +179,11 @@ class AgentActor(EdgeActor):
     def on_start(self) -> None:
         for warning in self._deployment.warnings:
             log.warning("%s", warning)
+        read = self._deployment.hub_environment
+        for name, problem in read.problems:
+            log.warning("edgeHub's variable %s: %s", name, problem)
+        for name, reason in read.notes:
+            log.info("edgeHub's variable %s has no effect: %s", name, reason)
         for name in self._plan():
             self._start_child(_gone(name))
             self.tell(child_of(self.address, name), RemoveModule())
@@ -383,7 +392,7 @@ class AgentActor(EdgeActor):
                 agent=self.address,
                 runtime=self._runtime,
                 records=self._records,
-                stop_grace_s=self._stop_grace_s,
+                stop_grace_s=self._hub_grace_s if name == EDGE_HUB else self._stop_grace_s,
                 process=HUB_PROCESS if name == EDGE_HUB else "",
             )
 
@@ -413,7 +422,8 @@ class AgentActor(EdgeActor):
             report = ModuleReported(
                 spec.name, ModuleStatus.UNKNOWN.value, spec.status.value, 0, 0, None, None, None, description
             )
-        return _about(spec) | asdict(report)
+        settings = self._deployment.hub_environment.problems if spec.name == EDGE_HUB else ()
+        return _about(spec) | asdict(report) | {"settings": settings}
 
     def _agent_entry(self) -> dict[str, Any]:
         spec = self._deployment.edge_agent or ModuleSpec(EDGE_AGENT, BuiltInSettings())
@@ -422,7 +432,7 @@ class AgentActor(EdgeActor):
         report = ModuleReported(
             EDGE_AGENT, running, running, self._agent_pid, 0, since_s, None, None, "this edge"
         )
-        return _about(spec) | asdict(report)
+        return _about(spec) | asdict(report) | {"settings": ()}
 
 
 def _about(spec: ModuleSpec) -> dict[str, Any]:

@@ -4,47 +4,80 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
-from actors.stored import Run
+from actors.stored import RANKS, Run, positions_of_rank, rank_of
 
 READY_BYTES: Final = 4 * 1024 * 1024  # new messages kept in memory for a consumer that is nearly up to date
+PATIENCE_S: Final = 10.0  # longest that a lower priority waits for its share …
+SHARE_MESSAGES: Final = 100  # … of so many messages, while higher ones keep the consumer busy
 
 
 @dataclass(slots=True)
 class _Sent:
-    """A run that is on its way: which of its positions are not yet delivered, counted only."""
+    """A run that is on its way: how many of its messages are not yet delivered."""
 
     last: int
     left: int
     size_bytes: int
 
 
-class Consumer:
-    """The position of one consumer in one queue. No I/O: whoever owns it reads the database for it.
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """The messages of one priority. Its cursor only moves back over what was not sent."""
 
-    Works on runs (messages with consecutive positions), so that nothing is done per message. *Behind* means
-    that the queue holds messages behind `cursor` that are not in memory and have to be read; a consumer that
-    is not behind gets new messages without a read. *Rewound* is a cursor in front of what was sent already.
+    cursor: int  # every message of this priority up to here was sent or is in `ready`
+    last: int  # the highest position there can be
+    behind: bool = True  # there may be messages behind the cursor that are not in memory
+    waits_since_s: float = 0.0  # for its next share, monotonic
+    ready: deque[tuple[Run, int]] = field(default_factory=deque)  # with what each weighs, counted once
+
+
+class Wanted(NamedTuple):
+    """What to read from the database next: at most so many messages behind one position, up to another."""
+
+    after_position: int
+    last_position: int
+    most: int
+
+
+class Consumer:
+    """The place of one consumer in the queues of its endpoint. No I/O: its owner reads the database for it.
+
+    Each priority is a lane of its own, in strict order. Lanes take turns like this: the highest that has
+    something goes first; but one that has waited for PATIENCE_S gets a share of SHARE_MESSAGES before it.
+    So a priority that waits gets 100 messages every 10 s at least, times the number of those that wait as
+    long, whatever comes in above it, as long as the consumer takes anything.
+
+    Works on runs (messages with consecutive positions), so that nothing is done per message. A lane that is
+    not *behind* gets new messages without a read. Times are monotonic, in seconds.
     """
 
     def __init__(
-        self, endpoint_id: str, address: str, attachment: int, window_messages: int, window_bytes: int
+        self,
+        endpoint_id: str,
+        address: str,
+        attachment: int,
+        window_messages: int,
+        window_bytes: int,
+        now_s: float,
     ) -> None:
         self.endpoint_id = endpoint_id
         self.address = address
         self.attachment = attachment
-        self.behind = True
-        self.cursor = -1  # every message up to here was sent or is in `_ready`
         self._window_messages = window_messages
         self._window_bytes = window_bytes
+        self._lanes = [
+            _Lane(first - 1, last, waits_since_s=now_s)
+            for first, last in map(positions_of_rank, range(RANKS))
+        ]
+        self._waiting = list(self._lanes)  # those that have something, or may have; the highest first
+        self._sharing: _Lane | None = None  # it goes first, for so many messages more
+        self._share_left = 0
         self._sent: dict[int, _Sent] = {}  # by first position, in the order of sending
         self._sent_messages = 0
         self._sent_bytes = 0
-        self._sent_to = -1  # the highest position ever sent
-        self._arrived: list[int] = []  # keys of `_sent`: delivered, and behind a rewound cursor
-        self._ready: deque[tuple[Run, int]] = deque()  # with what each weighs, which is counted once
         self._ready_bytes = 0
 
     @property
@@ -55,101 +88,56 @@ class Consumer:
         """
         return 0 if self._sent_bytes >= self._window_bytes else self._window_messages - self._sent_messages
 
-    @property
-    def to_read(self) -> int:
-        """How many messages to read from the database now; 0 when that is not needed."""
-        return 0 if not self.behind or self._ready else max(0, self.room)
+    def wanted(self, now_s: float) -> Wanted | None:
+        """Return what to read now, for `read`; None when nothing more can be sent."""
+        room = self.room
+        lane = self._next_lane(now_s)
+        if room <= 0 or lane is None or lane.ready:
+            return None
+        return Wanted(lane.cursor, lane.last, room)
 
-    def offer(self, run: Run) -> None:
+    def offer(self, run: Run, now_s: float) -> None:
         """Take note of messages that were just stored."""
-        if run.first_position <= self.cursor:  # a higher priority than what went before: read from there
-            not_sent = self._ready[0][0].first_position if self._ready else run.first_position
-            self.cursor = min(not_sent, run.first_position) - 1
-            self.behind = True
-            self._ready.clear()
-            self._ready_bytes = 0
-        elif not self.behind:
-            if self._ready_bytes >= READY_BYTES:
-                self.behind = True
-            else:
-                self._keep(run)
+        lane = self._lanes[rank_of(run.first_position)]
+        if lane.behind:
+            return  # they will be read
+        if not lane.ready:
+            self._waits(lane, now_s)
+        if self._ready_bytes >= READY_BYTES:
+            lane.behind = True
+        else:
+            self._keep(lane, run)
 
-    def read(self, runs: Iterable[Run]) -> None:
-        """Take what was read behind `cursor`; nothing at all means that the end is reached."""
-        self.behind = False
+    def read(self, wanted: Wanted, runs: Iterable[Run]) -> None:
+        """Take what was read; nothing at all means that the end of that priority is reached."""
+        lane = self._lanes[rank_of(wanted.last_position)]
+        lane.behind = False
         for run in runs:
-            self.behind = True
-            if run.first_position > self._sent_to:
-                self._keep(run)
-                continue
-            for part in self._not_sent(run):
-                self._keep(part)
-            self.cursor = run.last_position
-        if self._arrived:
-            self._forget_arrived()
+            lane.behind = True
+            self._keep(lane, run)
+        if not lane.behind:
+            self._waiting.remove(lane)
 
     def forget_ready(self) -> None:
-        """Read anew what was not sent yet: it may not be there any more."""
-        if self._ready:
-            self.cursor = self._ready[0][0].first_position - 1
-        self._ready.clear()
+        """Have everything that was not sent read again: it may not be there any more."""
+        for lane in self._lanes:
+            if lane.ready:
+                lane.cursor = lane.ready[0][0].first_position - 1
+                lane.ready.clear()
+                lane.behind = True
         self._ready_bytes = 0
-        self.behind = True
 
-    def _keep(self, run: Run) -> None:
-        size_bytes = run.size_bytes
-        self._ready.append((run, size_bytes))
-        self._ready_bytes += size_bytes
-        self.cursor = run.last_position
-
-    def _not_sent(self, run: Run) -> list[Run]:
-        """Leave out what was sent already: after a rewind such messages are read again."""
-        parts = [run]
-        for first, sent in self._sent.items():
-            if first > run.last_position or sent.last < run.first_position:
-                continue
-            parts = [
-                piece
-                for part in parts
-                for piece in (
-                    part.cut(part.first_position, first - 1),
-                    part.cut(sent.last + 1, part.last_position),
-                )
-                if piece is not None
-            ]
-        return parts
-
-    def _forget_arrived(self) -> None:
-        """Drop the memory of delivered runs that the cursor has passed, or that are read no more."""
-        kept = []
-        for first in self._arrived:
-            if self.behind and self._sent[first].last > self.cursor:
-                kept.append(first)
-            else:
-                del self._sent[first]
-        self._arrived = kept
-
-    def take(self) -> list[Run]:
+    def take(self, now_s: float) -> list[Run]:
         """Return what is to be sent now, and count it as sent."""
         taken: list[Run] = []
-        ready = self._ready
-        while ready and (room := self.room) > 0:
-            run, size_bytes = ready.popleft()
-            self._ready_bytes -= size_bytes
-            if len(run.entries) > room:
-                middle = run.first_position + room
-                rest = run.cut(middle, run.last_position)
-                head = run.cut(run.first_position, middle - 1)
-                assert rest is not None
-                assert head is not None
-                ready.appendleft((rest, rest.size_bytes))
-                self._ready_bytes += ready[0][1]
-                run, size_bytes = head, head.size_bytes
-            count, last = len(run.entries), run.last_position
-            self._sent[run.first_position] = _Sent(last, count, size_bytes)
-            self._sent_messages += count
-            self._sent_bytes += size_bytes
-            self._sent_to = max(self._sent_to, last)
+        while (room := self.room) > 0:
+            lane = self._next_lane(now_s)
+            if lane is None or not lane.ready:
+                break
+            run = self._next_run(lane, min(room, self._share_left or room))
+            if self._share_left:  # then it is this lane's
+                self._share_left -= len(run.entries)
+            lane.waits_since_s = now_s
             taken.append(run)
         return taken
 
@@ -160,7 +148,7 @@ class Consumer:
             done: list[int] = []
             for start, sent in self._sent.items():  # mostly one of the first: in the order of sending
                 overlap = min(last, sent.last) - max(first, start) + 1
-                if overlap <= 0 or not sent.left:
+                if overlap <= 0:
                     continue
                 sent.left -= overlap
                 self._sent_messages -= overlap
@@ -170,9 +158,52 @@ class Consumer:
                 if not missing:
                     break
             for start in done:
-                sent = self._sent[start]
-                self._sent_bytes -= sent.size_bytes
-                if self.behind and sent.last > self.cursor:
-                    self._arrived.append(start)  # it may be read again before it is forgotten on disk
-                else:
-                    del self._sent[start]
+                self._sent_bytes -= self._sent.pop(start).size_bytes
+
+    def _next_lane(self, now_s: float) -> _Lane | None:
+        """Return the lane whose turn it is."""
+        waiting = self._waiting
+        if self._share_left:
+            if self._sharing in waiting:
+                return self._sharing
+            self._share_left = 0  # it had less
+        if len(waiting) <= 1:
+            return waiting[0] if waiting else None
+        longest = min(waiting[1:], key=lambda lane: lane.waits_since_s)
+        if now_s - longest.waits_since_s < PATIENCE_S:
+            return waiting[0]
+        self._sharing, self._share_left = longest, SHARE_MESSAGES
+        return longest
+
+    def _waits(self, lane: _Lane, now_s: float) -> None:
+        lane.waits_since_s = now_s
+        self._waiting.append(lane)
+        if len(self._waiting) > 1:
+            self._waiting.sort(key=lambda one: one.last)
+
+    def _keep(self, lane: _Lane, run: Run) -> None:
+        size_bytes = run.size_bytes
+        lane.ready.append((run, size_bytes))
+        lane.cursor = run.last_position
+        self._ready_bytes += size_bytes
+
+    def _next_run(self, lane: _Lane, most: int) -> Run:
+        """Take at most so many messages out of a lane, and count them as sent."""
+        run, size_bytes = lane.ready.popleft()
+        self._ready_bytes -= size_bytes
+        if len(run.entries) > most:
+            middle = run.first_position + most
+            rest = run.cut(middle, run.last_position)
+            head = run.cut(run.first_position, middle - 1)
+            assert rest is not None
+            assert head is not None
+            lane.ready.appendleft((rest, rest.size_bytes))
+            self._ready_bytes += lane.ready[0][1]
+            run, size_bytes = head, head.size_bytes
+        if not lane.ready and not lane.behind:
+            self._waiting.remove(lane)
+        count = len(run.entries)
+        self._sent[run.first_position] = _Sent(run.last_position, count, size_bytes)
+        self._sent_messages += count
+        self._sent_bytes += size_bytes
+        return run

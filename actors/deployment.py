@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.hub_environment import NOTHING_READ, ReadEnvironment, parse_environment
 from actors.hub_manifest import HubSettings, parse_hub
 from actors.manifest_json import JsonObject, Node, Path, Source, load, plain, quoted
 from actors.module_manifest import MODULE_NAME, parse_edge_agent, parse_edge_hub, parse_module
@@ -44,8 +45,9 @@ class RuntimeSettings:
 class Deployment:
     """A whole deployment manifest.
 
-    `twins` holds desired properties by module; `edge_agent` and `edge_hub` are None when the manifest does
-    not name them. `warnings` are lines for the user: what is ignored, spelled the old way, without effect.
+    `twins` holds desired properties by module, `$edgeHub` included; `edge_agent` and `edge_hub` are None when
+    the manifest does not name them. `warnings` are lines for the user: what is ignored, spelled the old way,
+    without effect.
     """
 
     schema_version: str
@@ -56,6 +58,7 @@ class Deployment:
     hub: HubSettings
     twins: Mapping[str, Mapping[str, Any]] = field(repr=False)  # may hold secrets
     warnings: tuple[str, ...] = ()
+    hub_environment: ReadEnvironment = NOTHING_READ
 
     @property
     def supervised(self) -> dict[str, ModuleSpec]:
@@ -108,6 +111,7 @@ def parse_deployment(content: bytes | str, file_name: str) -> Deployment:
         hub=hub,
         twins=_twins(entries, modules),
         warnings=tuple(source.warnings),
+        hub_environment=parse_environment({} if edge_hub is None else edge_hub.env),
     )
 
 
@@ -226,9 +230,9 @@ def _modules(node: Node) -> Iterable[tuple[str, ModuleSpec]]:
 
 
 def _twins(entries: Mapping[str, Node], modules: Mapping[str, ModuleSpec]) -> dict[str, Mapping[str, Any]]:
-    twins = {name: plain(entry.value) for name, entry in entries.items() if name not in _IDENTITIES}
+    twins = {name: plain(entry.value) for name, entry in entries.items() if name != "$edgeAgent"}
     for name in twins:
-        if name not in modules:
+        if name not in modules and name not in _IDENTITIES:
             text = f"kept for the twin of '{name}', which is no module of this deployment"
             entries[name].warn(text, name, modules)
     return twins

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.hub_manifest import HubSettings
 from messaging.errors import ConfigError
 from messaging.kinds import message
@@ -47,7 +48,11 @@ class HubConfig(msgspec.Struct, frozen=True):
     key_file: str
     routes: tuple[RouteText, ...]
     ttl_s: int | None  # store-and-forward time to live of routes without one of their own; None: for ever
+    message_db: str = ""  # path of the message database; "": in the home
+    max_store_bytes: int | None = None  # of the message database; None: what suits its disk
+    drops_oldest: bool = False  # without space, the oldest messages of the lowest priority go for new ones
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
+    environment: HubEnvironment = DEFAULTS  # of edgeHub, as far as it is obeyed
 
 
 def encode(config: HubConfig) -> bytes:

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from actors.manifest_json import Node
 from actors.schema_version import hub_schema_version
 
 LOWEST_PRIORITY = 2_000_000_000
 MAX_TIME_TO_LIVE_S = 4_294_967_295
+
+
+class StoreFullPolicy(StrEnum):
+    """What happens when new messages find no space: they are refused, or older ones make way."""
+
+    REJECT = "reject"
+    DROP_OLDEST = "drop-oldest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,8 @@ class HubSettings:
     schema_version: str = "1.1"
     routes: Mapping[str, RouteSpec] = field(default_factory=dict)
     time_to_live_s: int = 7200
-    max_size_bytes: int | None = None
+    max_size_bytes: int | None = None  # None: what suits the disk
+    when_full: StoreFullPolicy = StoreFullPolicy.REJECT
 
     @property
     def ttl_s(self) -> int | None:
@@ -56,7 +65,10 @@ def parse_hub(node: Node) -> HubSettings:
         "storeAndForwardConfiguration", '"storeAndForwardConfiguration": {"timeToLiveSecs": 7200}'
     ).properties(("timeToLiveSecs", "storeLimits"))
     limits = store.get("storeLimits")
-    size = None if limits is None else limits.properties(("maxSizeBytes",)).get("maxSizeBytes")
+    # `whenFull` is ours: the reference refuses, and has a limit in memory alone (routing.md section 5.10).
+    limit = None if limits is None else limits.properties(("maxSizeBytes", "whenFull"))
+    size = None if limit is None else limit.get("maxSizeBytes")
+    when_full = None if limit is None else limit.get("whenFull")
     if (broker := fields.get("mqttBroker")) is not None:
         broker.warn("has no effect: topics of your own are not supported")
     if (integrity := fields.get("integrity")) is not None:
@@ -66,6 +78,7 @@ def parse_hub(node: Node) -> HubSettings:
         routes={} if routes is None else _routes(routes),
         time_to_live_s=store.need("timeToLiveSecs", '"timeToLiveSecs": 7200').integer(-(2**31), 2**31 - 1),
         max_size_bytes=None if size is None else size.integer(1, 2**63 - 1),
+        when_full=StoreFullPolicy.REJECT if when_full is None else when_full.choice(StoreFullPolicy),
     )
 
 

@@ -14,11 +14,12 @@ from typing import Final
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
 from actors.http_head import HttpGate, HttpHead
+from actors.hub_client import HubClientActor
 from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
-from actors.ports import CloudLink, Listener, MessageStore, TwinStore
+from actors.ports import CheckCertificate, CloudLink, Listener, MessageStore, TwinStore
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
@@ -38,6 +39,7 @@ IDENTITIES: Final = "hub/identities"
 UPSTREAM: Final = "hub/upstream"
 TWINS: Final = "hub/twins"
 METHODS: Final = "hub/methods"
+HUB_CLIENT: Final = "hub/client"
 MQTT: Final = "hub/mqtt"
 AGENT: Final = "agent"
 HELLO_S: Final = 1.0
@@ -52,7 +54,7 @@ class HelloDue:
 
 
 class HubRootActor(RootActor):
-    """Starts store, identities, router, upstream, twins, methods and the heads, in this order."""
+    """Starts store, identities, router, upstream, twins, methods, the hub's own client and the heads."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class HubRootActor(RootActor):
         open_store: Callable[[], MessageStore],
         open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
+        check_certificate: CheckCertificate,
         make_link: Callable[[], CloudLink],
         make_mqtt_listener: Callable[[], Listener],
         http_gate: HttpGate,
@@ -73,6 +76,18 @@ class HubRootActor(RootActor):
         routes = KeptRoutes(config.routes, config.ttl_s)
         routing_trail, storage_trail = RoutingTrail(), StorageTrail()
         hosts = (config.iothub_hostname, *config.host_names)
+
+        def store() -> StoreActor:
+            return StoreActor(
+                open_store,
+                guard,
+                storage_trail,
+                drops_oldest=config.drops_oldest,
+                cleanup_s=config.environment.message_cleanup_interval_s,
+            )
+
+        def identities() -> IdentityActor:
+            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate)
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
@@ -87,6 +102,8 @@ class HubRootActor(RootActor):
                 twins=TWINS,
                 methods=METHODS,
                 cloud=UPSTREAM,
+                hub_client=HUB_CLIENT,
+                environment=config.environment,
             )
 
         def http() -> HttpHead:
@@ -95,16 +112,26 @@ class HubRootActor(RootActor):
         def twins() -> TwinActor:
             return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)
 
+        def hub_client() -> HubClientActor:
+            return HubClientActor(
+                config.device_id,
+                twins=TWINS,
+                methods=METHODS,
+                cloud=UPSTREAM,
+                router=ROUTER,
+                identities=IDENTITIES,
+                report_s=config.environment.reported_properties_sync_s,
+            )
+
         super().__init__(
             (
-                ChildSpec(
-                    "store", lambda: StoreActor(open_store, guard, storage_trail), FRONT, exported=True
-                ),
-                ChildSpec("identities", lambda: IdentityActor(identity_copy, hosts, (MQTT,)), exported=True),
+                ChildSpec("store", store, FRONT, exported=True),
+                ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
                 ChildSpec("twins", twins, exported=True),
                 ChildSpec("methods", MethodActor, FRONT, exported=True),
+                ChildSpec("client", hub_client, exported=True),
                 ChildSpec("http", http, FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
             )

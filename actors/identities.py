@@ -1,6 +1,6 @@
 """Decides who may connect to the hub, with a copy of the identities on the hub's own disk.
 
-Understands: Identities, Authenticate, PeerUp
+Understands: Identities, Authenticate, PeerUp, PeerDown
 Tells:       whoever asked (Verdict), agent/security (GetIdentities), heads (IdentityRevoked)
 Started by:  HubRootActor; after a restart it reads its copy again
 """
@@ -8,26 +8,33 @@ Started by:  HubRootActor; after a restart it reads its copy again
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol
 
+from actors import verdicts
 from actors.base import EdgeActor
-from messaging import sas
+from actors.hub_identity import Entry, HubIdentity, KnownIdentities
+from actors.ports import CheckCertificate
 from messaging.envelope import Envelope, Secret
 from messaging.errors import AuthError, EdgeError
-from messaging.identity import Identity
 from messaging.kinds import message
-from messaging.lifecycle import DeadlinePassed, PeerUp, RequestFailed
+from messaging.lifecycle import DeadlinePassed, PeerDown, PeerUp, RequestFailed
 
 log = logging.getLogger(__name__)
 
 AGENT: Final = "agent"
 SECURITY: Final = "agent/security"
 AGENT_LIMIT_S: Final = 20.0  # how long a CONNECT waits for identities before it is told to try again
+REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hub-protocols.md section 5.3
+MOST_ASKED_FOR: Final = (
+    4096  # identities, most of them made up by somebody, whose last question is remembered
+)
 ACCEPTED: Final = 0
 TRY_AGAIN: Final = 3  # CONNACK: the client retries
 NOT_AUTHORIZED: Final = 5  # CONNACK: SDK clients stop for good, so only for what is final
+
+
+NO_TOKEN: Final = Secret(b"")
 
 
 @message
@@ -37,26 +44,36 @@ class GetIdentities:
 
 @message
 class Identities:
-    """All identities that may connect, each as (id, primary key, secondary key, enabled). Replaces all."""
+    """All identities that may connect, in the form of `HubIdentity.entry`. Replaces all.
 
-    entries: tuple[tuple[str, Secret, Secret, bool], ...]
+    `authorities` are the CA certificates that devices of the type "certificateAuthority" may be signed by.
+    """
+
+    entries: tuple[Entry, ...]
+    authorities: tuple[bytes, ...] = ()  # DER
 
 
 @message
 class Authenticate:
-    """May a client be this identity? Answered with Verdict, at the latest after AGENT_LIMIT_S."""
+    """May a client be this identity? Answered with Verdict, at the latest after AGENT_LIMIT_S.
+
+    A certificate decides when there is one, as HTTP has it; a head whose protocol has it the other way round
+    leaves it out. Neither is a refusal, too.
+    """
 
     identity: str
-    password: Secret
+    token: Secret = NO_TOKEN
+    certificates: tuple[bytes, ...] = ()  # `Transport.certificates`
 
 
 @message
 class Verdict:
-    """The return code for CONNACK, and for the log why it was refused."""
+    """The answer as a return code of CONNACK (other protocols have words for the three), and why."""
 
     identity: str
-    return_code: int
-    reason: str
+    return_code: int  # ACCEPTED, TRY_AGAIN or NOT_AUTHORIZED
+    reason: str  # why it was refused, for the log
+    ends_s: float | None = None  # until when it holds, in seconds since 1970-01-01 UTC; None: until revoked
 
 
 @message
@@ -69,65 +86,79 @@ class IdentityRevoked:
 class IdentityCopy(Protocol):
     """Where the copy lives. `runtime/` keeps it in a private file."""
 
-    def load(self) -> tuple[tuple[str, bytes, bytes, bool], ...] | None: ...
+    def load(self) -> KnownIdentities | None: ...
 
-    def save(self, entries: tuple[tuple[str, bytes, bytes, bool], ...]) -> None:
+    def save(self, known: KnownIdentities) -> None:
         """Raises EdgeError when it cannot be written."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    keys: tuple[Secret, Secret]
-    enabled: bool
-
-
 class IdentityActor(EdgeActor):
-    """Holds the identities; asks the agent again before it refuses one that it does not know."""
+    """Holds the identities.
 
-    def __init__(self, copy: IdentityCopy, hosts: Collection[str], heads: Collection[str]) -> None:
+    While the agent is up it has the last word: before somebody is refused it is asked whether things have
+    changed, though not for each attempt of somebody who tries again and again. While it is away, the copy
+    decides about whom it knows, and the others are told to try again.
+    """
+
+    def __init__(
+        self,
+        copy: IdentityCopy,
+        hosts: Collection[str],
+        heads: Collection[str],
+        check_certificate: CheckCertificate,
+    ) -> None:
         self._copy = copy
         self._hosts = frozenset(hosts)
         self._heads = tuple(heads)
-        self._known: dict[str, _Known] | None = None  # None: never loaded
+        self._check_certificate = check_certificate
+        self._known: KnownIdentities | None = None  # None: never loaded
+        self._by_id: dict[str, HubIdentity] = {}
+        self._agent_is_up = False
         self._waiting: list[tuple[Envelope, Authenticate]] = []
         self._asked: int = 0
+        self._asked_for: dict[str, float] = {}  # identity → monotonic time; oldest first
 
     def on_start(self) -> None:
         stored = self._copy.load()
         if stored is not None:
-            self._known = {
-                identity: _Known((Secret(primary), Secret(secondary)), enabled)
-                for identity, primary, secondary, enabled in stored
-            }
+            self._hold(stored)
         self.context.watch_peer(AGENT)
 
     def on_peer_up(self, message: PeerUp) -> None:
+        self._agent_is_up = True
         self._asked = 0  # whatever was asked before went to nobody, or to an agent that is gone
+        self._asked_for.clear()
         self._ask_agent()
 
+    def on_peer_down(self, message: PeerDown) -> None:
+        self._agent_is_up = False
+
     def on_identities(self, message: Identities) -> None:
-        before = self._known or {}
-        self._known = {
-            identity: _Known((primary, secondary), enabled)
-            for identity, primary, secondary, enabled in message.entries
-        }
+        before, by_id = self._known, self._by_id
+        now = KnownIdentities(
+            tuple(HubIdentity(*entry) for entry in message.entries), tuple(message.authorities)
+        )
+        self._hold(now)
         self._asked = 0
-        for identity, known in before.items():
-            if self._known.get(identity) != known:
-                for head in self._heads:
-                    self.tell(head, IdentityRevoked(identity))
+        same_authorities = before is None or before.authorities == now.authorities
+        for identity in _cut_off(by_id, self._by_id, same_authorities):
+            for head in self._heads:
+                self.tell(head, IdentityRevoked(identity))
         waiting, self._waiting = self._waiting, []
         for envelope, asked in waiting:
-            self._answer(envelope, self._judge(asked))
-        if before != self._known:
-            self._save(message)
+            self.reply(self._judge(asked), envelope)
+        if before != now:
+            self._save(now)
 
     def on_authenticate(self, message: Authenticate) -> None:
-        if self._known is not None and message.identity in self._known:
-            self._answer(self.envelope, self._judge(message))
-            return
-        # It may have been made a moment ago, or nothing is loaded yet: the agent has the last word.
+        if self._known is not None:
+            verdict = self._judge(message)
+            final = self._agent_is_up or message.identity in self._by_id
+            if verdict.return_code == ACCEPTED or (final and not self._may_have_changed(message.identity)):
+                self.reply(verdict)
+                return
+        # It may have been made or changed a moment ago, or nothing is loaded yet.
         self._waiting.append((self.envelope, message))
         self._ask_agent()
 
@@ -138,15 +169,34 @@ class IdentityActor(EdgeActor):
         self._agent_is_away(self.envelope.correlation_id)
 
     def describe(self) -> dict[str, Any]:
-        return {"identities": -1 if self._known is None else len(self._known), "waiting": len(self._waiting)}
+        return {
+            "identities": -1 if self._known is None else len(self._by_id),
+            "waiting": len(self._waiting),
+        }
 
-    def _save(self, message: Identities) -> None:
+    def _hold(self, known: KnownIdentities) -> None:
+        self._known = known
+        self._by_id = {identity.id: identity for identity in known.identities}
+
+    def _save(self, known: KnownIdentities) -> None:
         try:
-            self._copy.save(
-                tuple((i, first.reveal(), second.reveal(), on) for i, first, second, on in message.entries)
-            )
+            self._copy.save(known)
         except EdgeError as exc:  # we go on with what we know; only a restart without an agent would miss it
             log.error("the copy of the identities is out of date: %s", exc)
+
+    def _may_have_changed(self, identity: str) -> bool:
+        """Tell whether to ask the agent about an identity; if so, it counts as asked about."""
+        now_s = self.clock.monotonic_s()
+        if (
+            not self._agent_is_up
+            or now_s < self._asked_for.get(identity, -REFRESH_SPACING_S) + REFRESH_SPACING_S
+        ):
+            return False
+        self._asked_for.pop(identity, None)
+        self._asked_for[identity] = now_s
+        if len(self._asked_for) > MOST_ASKED_FOR:
+            del self._asked_for[next(iter(self._asked_for))]
+        return True
 
     def _ask_agent(self) -> None:
         if not self._asked:
@@ -158,24 +208,36 @@ class IdentityActor(EdgeActor):
         self._asked = 0
         waiting, self._waiting = self._waiting, []
         for envelope, asked in waiting:
-            reason = "the identities are not known yet, and the agent does not answer"
-            self._answer(envelope, Verdict(asked.identity, TRY_AGAIN, reason))
-
-    def _answer(self, envelope: Envelope, verdict: Verdict) -> None:
-        self.reply(verdict, envelope)
+            self._asked_for.pop(asked.identity, None)
+            reason = f"'{asked.identity}' is not known yet or may have changed, and the agent does not answer"
+            self.reply(Verdict(asked.identity, TRY_AGAIN, reason), envelope)
 
     def _judge(self, asked: Authenticate) -> Verdict:
         assert self._known is not None
-        identity = asked.identity
-        known = self._known.get(identity)
-        if known is None:
-            return Verdict(identity, NOT_AUTHORIZED, f"identity '{identity}' is not known on this edge")
-        if not known.enabled:
-            return Verdict(identity, NOT_AUTHORIZED, f"identity '{identity}' is disabled")
         try:
-            token = sas.parse_token(asked.password.reveal().decode("utf-8", "replace"))
-            keys = [key.reveal() for key in known.keys]
-            sas.check(token, keys, Identity.parse(identity), self._hosts, self.clock.now_s())
+            ends_s = verdicts.check(
+                asked.identity,
+                asked.token.reveal().decode("utf-8", "replace"),
+                asked.certificates,
+                self._by_id,
+                hosts=self._hosts,
+                authorities=self._known.authorities,
+                check_certificate=self._check_certificate,
+                now_s=self.clock.now_s(),
+            )
         except AuthError as exc:
-            return Verdict(identity, NOT_AUTHORIZED, str(exc))
-        return Verdict(identity, ACCEPTED, "")
+            return Verdict(asked.identity, NOT_AUTHORIZED, str(exc))
+        return Verdict(asked.identity, ACCEPTED, "", ends_s)
+
+
+def _cut_off(
+    before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity], same_authorities: bool
+) -> list[str]:
+    """Return who may be connected and would have to prove itself anew, the modules of a device with it."""
+    changed = set()
+    for identity, known in before.items():
+        after = now.get(identity)
+        by_authority = known.auth_type == "certificateAuthority"
+        if after is None or not after.proves_as(known) or (by_authority and not same_authorities):
+            changed.add(identity)
+    return [identity for identity in before if identity in changed or identity.partition("/")[0] in changed]

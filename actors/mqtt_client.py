@@ -15,13 +15,15 @@ from actors.store import Delivered
 from messaging.identity import Identity
 from messaging.message import LARGEST_MESSAGE_BYTES, Message, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection
-from messaging.mqtt.packets import Publish, SubAck, UnsubAck, Will, encode_publish
+from messaging.mqtt.packets import Packet, Publish, SubAck, UnsubAck, Will, encode_publish
 from messaging.topics import Incoming, Telemetry, Unknown, parse_topic
 
 # Clients choose topics (message ids in the property bag), so what is remembered is bounded.
 REMEMBERED_TOPICS: Final = 256
 LONGEST_REMEMBERED_BYTES: Final = 2048
 MOST_PACKET_IDS: Final = 65_535
+MOST_BULK_BYTES: Final = 64 * 1024
+MOST_REMEMBERED: Final = 32  # publishes that a reconnect may send again; the SDKs have at most 20 under way
 _DUP: Final = 0x08
 
 # Why a socket is not read.
@@ -37,7 +39,11 @@ class Unanswered:
     packet_ids: list[int]
     size_bytes: int
     sent_at_s: float
-    done: bool = False
+    done: bool = False  # on disk
+
+
+# What a connection has published last, by packet id: a digest of topic and payload, and its batch.
+Published = dict[int, tuple[int, Unanswered]]
 
 
 # A message sent to the client and not acknowledged: endpoint, position, frame, when it was sent (monotonic).
@@ -63,13 +69,16 @@ _Header = tuple[bytes, int] | str
 class MqttClient:
     """State of one connection, from CONNECT to its end."""
 
-    def __init__(self, number: int, transport: Transport, now_s: float) -> None:
+    def __init__(
+        self, number: int, transport: Transport, now_s: float, max_packet_bytes: int = 262_144
+    ) -> None:
         self.number = number
         self.transport = transport
-        self.codec = ServerConnection()
+        self.codec = ServerConnection(max_packet_bytes)
         self.opened_at_s = now_s
         self.seen_at_s = now_s
         self.keep_alive_s = 0.0  # 0 until CONNECT was accepted
+        self.ends_s: float | None = None  # when what it proved itself with expires, since 1970-01-01 UTC
         self.identity: Identity | None = None
         self.client_id = ""
         self.clean_session = True
@@ -86,8 +95,12 @@ class MqttClient:
         self.saving = False  # the session is on its way to the disk
         self.unanswered: deque[Unanswered] = deque()
         self.unanswered_bytes = 0
+        self.earlier: Published = {}  # by the connection before, of this session
+        self._recent: deque[tuple[int, int, Unanswered]] = deque(maxlen=MOST_REMEMBERED)
+        self._bulk: tuple[Sequence[Packet], Unanswered] | None = None  # the last packets, after _recent
         self.in_flight: dict[int, InFlight] = {}
         self.acknowledged_at_s = now_s  # when the client last acknowledged something (monotonic)
+        self.redeliveries = 0  # since then
         self._last_packet_id = 0
         self._model_id = ""
         self._edge_device_id = ""
@@ -145,6 +158,8 @@ class MqttClient:
             batch.packet_ids.append(packet.packet_id)
         if isinstance(header, str):
             return header
+        if packet.dup and self._is_stored(packet):
+            return ""
         encoded, room_bytes = header
         payload = packet.payload
         if len(payload) > room_bytes:
@@ -154,6 +169,40 @@ class MqttClient:
         batch.entries.append((index, payload))
         batch.size_bytes += len(payload) + len(encoded)
         return ""
+
+    def _is_stored(self, packet: Publish) -> bool:
+        """Tell whether the connection before has brought this publish to the disk already.
+
+        Clients renew their tokens by DISCONNECT and CONNECT, and send again what was not acknowledged by
+        then, often because the PUBACK was on its way. Packet id, topic and payload have to be the same.
+        """
+        digest, unanswered = self.earlier.pop(packet.packet_id, (0, None)) if packet.qos == 1 else (0, None)
+        return unanswered is not None and unanswered.done and digest == _digest(packet)
+
+    def remember(self, packets: Sequence[Packet], unanswered: Unanswered) -> None:
+        """Keep what the next connection may send again of these packets, which are in this batch."""
+        last = packets[-MOST_REMEMBERED:]
+        if len(last) == MOST_REMEMBERED and unanswered.size_bytes <= MOST_BULK_BYTES:
+            # Of a busy client this is all that counts, until its next read: digests would take 5 % of a core.
+            self._bulk = (last, unanswered)
+            return
+        self._take_bulk()
+        self._remember_digests(last, unanswered)
+
+    def published(self) -> Published:
+        """Return what `earlier` is for the next connection of this session."""
+        self._take_bulk()
+        return {packet_id: (digest, unanswered) for packet_id, digest, unanswered in self._recent}
+
+    def _take_bulk(self) -> None:
+        if self._bulk is not None:
+            self._remember_digests(*self._bulk)
+            self._bulk = None
+
+    def _remember_digests(self, packets: Sequence[Packet], unanswered: Unanswered) -> None:
+        for packet in packets:
+            if isinstance(packet, Publish) and packet.qos == 1:
+                self._recent.append((packet.packet_id, _digest(packet), unanswered))
 
     def add_will(self, will: Will, batch: Batch) -> str:
         """Put the will of a client that went without DISCONNECT into a batch, as `add_publish` does."""
@@ -189,6 +238,7 @@ class MqttClient:
             first = unanswered.popleft()
             self.unanswered_bytes -= first.size_bytes
             packet_ids.extend(first.packet_ids)
+            first.packet_ids = []  # it may be remembered
         return packet_ids
 
     # to the client
@@ -231,6 +281,10 @@ class MqttClient:
         """The endpoint was detached: an acknowledgement that still comes means nothing any more."""
         for packet_id in [k for k, sent in self.in_flight.items() if sent[0] == endpoint_id]:
             del self.in_flight[packet_id]
+
+
+def _digest(packet: Publish) -> int:
+    return hash((packet.topic, packet.payload))
 
 
 def add_position(ranges: dict[str, list[tuple[int, int]]], endpoint_id: str, position: int) -> None:

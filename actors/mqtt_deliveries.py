@@ -18,7 +18,6 @@ from messaging.mqtt.packets import encode_publish
 
 log = logging.getLogger(__name__)
 
-WINDOW_MESSAGES: Final = 1000
 WINDOW_BYTES: Final = 1024 * 1024
 C2D_WINDOW_MESSAGES: Final = 1  # hub-protocols.md section 1.14
 
@@ -34,11 +33,13 @@ class Deliveries:
         store: str,
         next_id: Callable[[], int],
         close: Callable[[MqttClient, str], None],
+        window_messages: int,
     ) -> None:
         self._head = head
         self._store = store
         self._next_id = next_id
         self._close = close
+        self._window_messages = window_messages
         self._inputs = ModuleInputs()
         self._attached: dict[str, tuple[int, MqttClient, int]] = {}  # endpoint → (attachment, client, QoS)
 
@@ -159,7 +160,7 @@ class Deliveries:
         attachment = self._next_id()
         self._attached[endpoint_id] = (attachment, client, qos)
         one_by_one = c2d_queues.is_c2d_queue(endpoint_id)
-        messages = C2D_WINDOW_MESSAGES if one_by_one else WINDOW_MESSAGES
+        messages = C2D_WINDOW_MESSAGES if one_by_one else self._window_messages
         self._head.tell(self._store, Attach(endpoint_id, attachment, messages, WINDOW_BYTES))
 
     def _detach(self, endpoint_id: str) -> None:

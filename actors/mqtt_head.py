@@ -4,7 +4,8 @@ Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, S
              IdentityRevoked, ActorRestarted, Tick; CallMethod, DesiredPatch, Twin, ReportedPatched,
              TwinRefused; and, from its listener on the same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
-             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream (see client_services.py)
+             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client
+             (see client_services.py)
 Started by:  HubRootActor, on an event loop; a restart closes its connections and the clients come back
 
 PUBACK leaves when the store says that the message is on disk. Whatever cannot be stored closes its
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ from actors.client_services import (
     Twin,
     TwinRefused,
 )
+from actors.hub_environment import CLIENT_CERT_AUTH_ENABLED, MAX_CONNECTED_CLIENTS, HubEnvironment
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
@@ -35,12 +38,13 @@ from actors.identities import (
     IdentityRevoked,
     Verdict,
 )
-from actors.mqtt_client import UNREAD, Batch, MqttClient, add_position
+from actors.mqtt_client import UNREAD, Batch, MqttClient, Published, add_position
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
 from actors.mqtt_services import REPLIES, Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
+from actors.redelivery import wait_s
 from actors.router import Endpoints, ListEndpoints, Publish
 from actors.store import (
     LoadSessions,
@@ -74,15 +78,13 @@ from messaging.username import UserName, parse_user_name
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
-CONNECT_LIMIT_S: Final = 5.0  # from the TLS handshake to CONNECT
 KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
-LONGEST_SILENCE_S: Final = 600.0  # also for clients without keep-alive; hub-protocols.md section 1.4
-REDELIVER_S: Final = 30.0  # MessageAckTimeoutSecs of the reference
+LONGEST_REDELIVER_S: Final = 300.0  # between two repetitions of what a client does not acknowledge
 
 
 @message
 class Tick:
-    """Timer: look for clients that are silent, late or stuck."""
+    """Timer: look for clients that are silent, late or stuck, or whose token has expired."""
 
 
 class MqttHead(EdgeActor):
@@ -99,8 +101,13 @@ class MqttHead(EdgeActor):
         twins: str,
         methods: str,
         cloud: str,
+        hub_client: str,
+        environment: HubEnvironment,
     ) -> None:
-        """Take the listener, and the addresses of who does what."""
+        """Take the listener, the addresses of who does what, and settings of the deployment."""
+        self._environment = environment
+        most = environment.max_connected_clients
+        self._most_clients = math.inf if most is None else most
         self._listener = listener
         self._device_id = device_id
         self._store = store
@@ -109,10 +116,13 @@ class MqttHead(EdgeActor):
         self._numbers = itertools.count(1)
         self._clients: dict[int, MqttClient] = {}
         self._by_identity: dict[str, MqttClient] = {}
+        self._published: dict[str, Published] = {}  # last, by identities that are not connected
         self._ids = itertools.count(1)  # of batches, attachments, epochs
-        self._intake = Intake(self, router, self._next_id)
-        self._deliveries = Deliveries(self, store, self._next_id, self._close)
-        self._services = Services(self, twins, methods, cloud, self._ask)
+        self._intake = Intake(self, router, self._next_id, environment.max_pending_inbound_acknowledgements)
+        self._deliveries = Deliveries(
+            self, store, self._next_id, self._close, environment.max_pending_outbound_messages
+        )
+        self._services = Services(self, twins, methods, cloud, hub_client, self._ask)
         self._subscriptions = Subscriptions(self, store, self._ask_store, self._close, self._update)
         self._waiting: dict[int, Callable[[object], None]] = {}  # correlation id → what to do with the answer
 
@@ -151,23 +161,35 @@ class MqttHead(EdgeActor):
 
     def on_tick(self, message: Tick) -> None:
         self.set_timer(TICK_S, Tick())
-        now_s = self.clock.monotonic_s()
+        now_s, wall_s = self.clock.monotonic_s(), self.clock.now_s()
         for client in list(self._clients.values()):
             reason = self._overdue(client, now_s)
-            if reason:
+            if client.ends_s is not None and wall_s >= client.ends_s:
+                self._close(client, "what it proved itself with has expired: its token, or its certificate")
+            elif reason:
                 self._close(client, reason)
             elif client.in_flight:
                 oldest = next(iter(client.in_flight.values()))
                 idle_s = now_s - max(oldest[3], client.acknowledged_at_s)
-                if idle_s > REDELIVER_S and not client.transport.unsent_bytes:
-                    log.warning("%s acknowledges nothing: sending again", client.client_id)
-                    client.transport.write(b"".join(client.frames_again(now_s)))
+                first_s = self._environment.message_ack_timeout_s
+                limit_s = wait_s(client.redeliveries, first_s, max(first_s, LONGEST_REDELIVER_S))
+                if idle_s > limit_s and not client.transport.unsent_bytes:
+                    self._send_again(client, now_s)
 
-    @staticmethod
-    def _overdue(client: MqttClient, now_s: float) -> str:
+    def _send_again(self, client: MqttClient, now_s: float) -> None:
+        most = self._environment.max_outbound_retransmissions
+        if most is not None and client.redeliveries >= most:
+            self._close(client, f"acknowledges nothing, though it was sent {most} times again")
+            return
+        log.warning("%s acknowledges nothing: sending again", client.client_id)
+        client.redeliveries += 1
+        client.transport.write(b"".join(client.frames_again(now_s)))
+
+    def _overdue(self, client: MqttClient, now_s: float) -> str:
         if not client.client_id:
-            late = now_s - client.opened_at_s > CONNECT_LIMIT_S
-            return f"no CONNECT within {CONNECT_LIMIT_S:.0f} s" if late else ""
+            limit_s = self._environment.connect_arrival_timeout_s
+            late = now_s - client.opened_at_s > limit_s
+            return f"no CONNECT within {limit_s:.0f} s" if late else ""
         if client.unanswered and now_s - client.unanswered[0].sent_at_s > STORE_LIMIT_S:
             return f"a publish was not stored within {STORE_LIMIT_S:.0f} s"
         if UNREAD in client.holds and now_s - client.write_paused_at_s > client.keep_alive_s:
@@ -188,7 +210,12 @@ class MqttHead(EdgeActor):
 
     def connected(self, transport: Transport) -> MqttClient:
         """A connection was accepted, TLS included."""
-        client = MqttClient(next(self._numbers), transport, self.clock.monotonic_s())
+        client = MqttClient(
+            next(self._numbers),
+            transport,
+            self.clock.monotonic_s(),
+            self._environment.max_inbound_message_bytes,
+        )
         self._clients[client.number] = client
         return client
 
@@ -253,6 +280,7 @@ class MqttHead(EdgeActor):
                     break
         if acknowledged:
             client.acknowledged_at_s = client.seen_at_s
+            client.redeliveries = 0
             acknowledged.pop(REPLIES, None)
             self._deliveries.acknowledged(acknowledged)
         if dropped:
@@ -260,7 +288,7 @@ class MqttHead(EdgeActor):
         if client.closed:
             return  # what was published in the same read is not acknowledged, so it comes again
         if batch.packet_ids or batch.entries:
-            self._intake.publish(client, batch)
+            self._intake.publish(client, batch, packets)
         for incoming, payload in batch.requests:
             self._services.request(client, incoming, payload)
         if client.subscription_answers:
@@ -304,6 +332,8 @@ class MqttHead(EdgeActor):
             self._publish_will(client, client.will)
         if self._by_identity.get(client.client_id) is client:
             del self._by_identity[client.client_id]
+            if not client.clean_session:
+                self._published[client.client_id] = client.published()
             self._deliveries.forget(client)
             self._services.forget(client)
         self._intake.forget(client)
@@ -337,14 +367,22 @@ class MqttHead(EdgeActor):
                 f"the client id is not the identity of the user name, '{user.identity}'",
             )
             return
-        if not packet.password:
-            self._refuse(client, NOT_AUTHORIZED, "no password: a shared access signature is needed")
+        # A password wins over a certificate. Source: hub-protocols.md section 5.5
+        certificates = () if packet.password else client.transport.certificates
+        if not packet.password and not certificates:
+            reason = "neither a password, which is a shared access signature, nor a client certificate"
+            self._refuse(client, NOT_AUTHORIZED, reason)
+            return
+        if certificates and not self._environment.client_cert_auth_enabled:
+            reason = f"a client certificate, and {CLIENT_CERT_AUTH_ENABLED} of edgeHub is false"
+            self._refuse(client, NOT_AUTHORIZED, reason)
             return
         client.identity = user.identity
         client.clean_session = packet.clean_session
         client.will = packet.will
-        silence_s = packet.keep_alive_s * KEEP_ALIVE_FACTOR or LONGEST_SILENCE_S
-        client.keep_alive_s = min(silence_s, LONGEST_SILENCE_S)
+        # Also for clients without keep-alive; hub-protocols.md section 1.4
+        longest_s = self._environment.max_keep_alive_timeout_s
+        client.keep_alive_s = min(packet.keep_alive_s * KEEP_ALIVE_FACTOR or longest_s, longest_s)
 
         def answered(answer: object) -> None:
             if isinstance(answer, Verdict):
@@ -352,7 +390,7 @@ class MqttHead(EdgeActor):
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
-        asked = Authenticate(user.identity.id, Secret(packet.password))
+        asked = Authenticate(user.identity.id, Secret(packet.password or b""), certificates)
         self._ask(self._identities, asked, AGENT_LIMIT_S + 2, answered)
 
     def _judged(self, client: MqttClient, user: UserName, verdict: Verdict) -> None:
@@ -364,6 +402,14 @@ class MqttHead(EdgeActor):
         earlier = self._by_identity.get(client.client_id)
         if earlier is not None:
             self._close(earlier, "the same identity has connected again")
+        elif len(self._by_identity) >= self._most_clients:
+            reason = f"{self._most_clients} clients are connected, as many as {MAX_CONNECTED_CLIENTS} allows"
+            self._refuse(client, TRY_AGAIN, reason)
+            return
+        client.ends_s = verdict.ends_s
+        earlier_publishes = self._published.pop(client.client_id, {})
+        if not client.clean_session:
+            client.earlier = earlier_publishes
         client.accept(next(self._ids), self._device_id, user.model_id)
         client.transport.authenticated()
         self._by_identity[client.client_id] = client
@@ -389,7 +435,8 @@ class MqttHead(EdgeActor):
         client = self._by_identity.get(message.identity)
         if client is not None:
             client.will = None
-            self._close(client, "its identity was removed, disabled or got other keys")
+            self._close(client, "its identity was removed, disabled or has to prove itself anew")
+        self._published.pop(message.identity, None)
 
     def _update(self, client: MqttClient) -> None:
         """A client has connected or subscribed anew."""

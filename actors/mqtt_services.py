@@ -53,11 +53,13 @@ Ask = Callable[[str, object, float, Callable[[object], None]], None]
 class Services:
     """What the clients of this head use besides messages. A part of the head, which calls it for each."""
 
-    def __init__(self, head: EdgeActor, twins: str, methods: str, cloud: str, ask: Ask) -> None:
+    def __init__(
+        self, head: EdgeActor, twins: str, methods: str, cloud: str, hub_client: str, ask: Ask
+    ) -> None:
         self._head = head
         self._twins = twins
         self._methods = methods
-        self._listeners = (twins, methods, cloud)
+        self._listeners = (twins, methods, cloud, hub_client)
         self._ask = ask
 
     # who is there

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.hub_identity import AuthType, KnownIdentities
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.restart_policy import RestartState
-from actors.stored import DropReason, Ledger, Run, Segment
+from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
+from messaging.identity import Identity
 from messaging.message import Message
 
 
@@ -63,13 +65,29 @@ class MessageStore(Protocol):
         """
         ...
 
+    def drop_oldest(self, limit: int = 1000) -> dict[str, int]:
+        """Give up the oldest messages of the lowest priority at which any wait, for want of space.
+
+        Of all endpoints at once, so that the bodies they share go; at most `limit` sequence numbers.
+
+        Returns:
+            How many at which endpoint; nothing says that none is left.
+        """
+        ...
+
     def read(
-        self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
+        self,
+        endpoint_id: str,
+        after_position: int,
+        max_count: int,
+        max_bytes: int,
+        now_s: float,
+        last_position: int = MAX_POSITION,
     ) -> list[Run]:
         """Return the next messages behind `after_position` (-1: from the start) in order of delivery.
 
-        At most `max_count`, and as many as fit into `max_bytes` by `Run.size_bytes`, but at least one when
-        any waits. Expired messages are passed over.
+        None behind `last_position`. At most `max_count`, and as many as fit into `max_bytes` by
+        `Run.size_bytes`, but at least one when any waits. Expired messages are passed over.
         """
         ...
 
@@ -100,7 +118,8 @@ class MessageStore(Protocol):
     def tidy(self) -> int:
         """Give free space back to the file system, a slice at a time; return the bytes still to give.
 
-        For moments without traffic, outside a transaction.
+        For moments without traffic, outside a transaction. A store that went short of space also gets its
+        reserve back here, as soon as there is room for it.
         """
         ...
 
@@ -201,6 +220,26 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Stop accepting. The sockets stay open: who connects meanwhile waits in the backlog."""
+        ...
+
+
+class CheckCertificate(Protocol):
+    """Reads certificates for the hub; see `runtime.client_certificates.check_certificate`."""
+
+    def __call__(
+        self,
+        certificates: Sequence[bytes],
+        identity: Identity,
+        auth_type: str,
+        thumbprints: Collection[str],
+        authorities: Sequence[bytes],
+        now_s: float,
+    ) -> float:
+        """Return until when the first certificate proves the identity, in seconds since 1970-01-01 UTC.
+
+        Raises:
+            AuthError: it does not.
+        """
         ...
 
 
@@ -320,6 +359,10 @@ class ModuleRuntime(Protocol):
         """
         ...
 
+    def rest(self, name: str) -> None:
+        """Give back what is held for the next start: it ended, and stays so until somebody asks for it."""
+        ...
+
     def remove(self, name: str) -> None:
         """Forget a module that has ended."""
         ...
@@ -371,6 +414,8 @@ class DeviceAccess:
     device_id: str
     primary_key: Secret
     secondary_key: Secret
+    auth_type: AuthType = "sas"
+    thumbprints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,15 +455,38 @@ class Security(Protocol):
         """
         ...
 
-    def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
-        """Return all that may connect to the hub: id, primary key, secondary key, enabled."""
+    def identities(self) -> KnownIdentities:
+        """Return all that may connect to the hub."""
         ...
 
-    def create_device(self, device_id: str, now_s: float) -> DeviceAccess:
+    def create_device(
+        self, device_id: str, auth_type: AuthType, thumbprints: Sequence[str], now_s: float
+    ) -> DeviceAccess:
         """Make the identity of a device behind this edge.
 
+        Args:
+            auth_type: With "sas" it gets keys.
+            thumbprints: For "selfSigned", one or two.
+
         Raises:
-            EdgeError: it exists, its id does not suit, or nothing can be written.
+            EdgeError: it exists, its id or what it is to prove itself with does not suit, or nothing can be
+                written.
+        """
+        ...
+
+    def enable_device(self, device_id: str, enabled: bool) -> None:
+        """Let a device behind this edge connect, or not any more.
+
+        Raises:
+            EdgeError: there is none of that id, or nothing can be written.
+        """
+        ...
+
+    def delete_device(self, device_id: str) -> None:
+        """Forget a device behind this edge.
+
+        Raises:
+            EdgeError: there is none of that id, or nothing can be written.
         """
         ...
 

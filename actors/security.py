@@ -1,7 +1,7 @@
 """Gives modules and devices their identities, tells the hub who may connect, renews certificates in time.
 
-Understands: EnsureModules, ForgetModule, GetIdentities, CreateDevice, GetDevice, OpenDebugSocket,
-             RenewalDue, ModuleReported, PeerUp, PeerDown
+Understands: EnsureModules, ForgetModule, GetIdentities, CreateDevice, GetDevice, EnableDevice,
+             DeleteDevice, OpenDebugSocket, RenewalDue, ModuleReported, PeerUp, PeerDown
 Tells:       hub/identities (Identities) and hub (CertificateChanged), at PeerUp and at each change
 Started by:  AgentRootActor, before anything that needs an identity
 """
@@ -9,10 +9,12 @@ Started by:  AgentRootActor, before anything that needs an identity
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from actors.base import EdgeActor
 from actors.hub_config import CertificateChanged
+from actors.hub_identity import AuthType
 from actors.identities import GetIdentities, Identities
 from actors.ports import DeviceAccess, Security
 from actors.supervisor import ModuleReported
@@ -52,9 +54,14 @@ class ForgetModule:
 
 @message
 class CreateDevice:
-    """Make the identity of a device behind this edge. Answered with DeviceIdentity."""
+    """Make the identity of a device behind this edge. Answered with DeviceIdentity.
+
+    What it proves itself with is told as in `Security.create_device`.
+    """
 
     device_id: str
+    auth_type: AuthType = "sas"
+    thumbprints: tuple[str, ...] = ()
 
 
 @message
@@ -66,11 +73,35 @@ class GetDevice:
 
 @message
 class DeviceIdentity:
-    """With what a device connects."""
+    """With what a device connects: keys, empty when it has none, or certificates with these thumbprints."""
 
     device_id: str
     primary_key: Secret
     secondary_key: Secret
+    auth_type: AuthType = "sas"
+    thumbprints: tuple[str, ...] = ()
+
+
+@message
+class EnableDevice:
+    """Let a device behind this edge connect, or not any more. Answered with DeviceChanged."""
+
+    device_id: str
+    enabled: bool
+
+
+@message
+class DeleteDevice:
+    """Forget a device behind this edge. Answered with DeviceChanged."""
+
+    device_id: str
+
+
+@message
+class DeviceChanged:
+    """It is done, and the hub is told."""
+
+    device_id: str
 
 
 @message
@@ -121,17 +152,30 @@ class SecurityActor(EdgeActor):
         self._tell_hub()
 
     def on_get_identities(self, message: GetIdentities) -> None:
-        self.reply(Identities(self._security.identities()))
+        self.reply(self._identities())
 
     def on_create_device(self, message: CreateDevice) -> None:
         try:
-            made = self._security.create_device(message.device_id, self.clock.now_s())
+            made = self._security.create_device(
+                message.device_id, message.auth_type, message.thumbprints, self.clock.now_s()
+            )
         except EdgeError as exc:
             self.reply(RequestFailed("CreateDevice", self.address, str(exc)))
             return
         log.info("device %s created", made.device_id)
         self._tell_hub()
         self._reply_with(made)
+
+    def on_enable_device(self, message: EnableDevice) -> None:
+        def change() -> None:
+            self._security.enable_device(message.device_id, message.enabled)
+
+        self._change_device(message.device_id, change, "enabled" if message.enabled else "disabled")
+
+    def on_delete_device(self, message: DeleteDevice) -> None:
+        self._change_device(
+            message.device_id, lambda: self._security.delete_device(message.device_id), "deleted"
+        )
 
     def on_get_device(self, message: GetDevice) -> None:
         found = self._security.device(message.device_id)
@@ -170,6 +214,7 @@ class SecurityActor(EdgeActor):
             return
         if changed and self._hub_is_up:
             self.tell(HUB, CertificateChanged())
+            self._tell_hub()  # the edge CA is one of the authorities
         self._wait_for_renewal()
 
     def on_module_reported(self, message: ModuleReported) -> None:
@@ -177,7 +222,7 @@ class SecurityActor(EdgeActor):
 
     def describe(self) -> dict[str, Any]:
         return {
-            "identities": len(self._security.identities()),
+            "identities": len(self._security.identities().identities),
             "renew_certificates_at_s": self._security.renew_at_s(),
         }
 
@@ -191,10 +236,32 @@ class SecurityActor(EdgeActor):
     def _tell_hub(self) -> None:
         """Send all there is; a hub that is not up gets them when it is."""
         if self._hub_is_up:
-            self.tell(HUB_IDENTITIES, Identities(self._security.identities()))
+            self.tell(HUB_IDENTITIES, self._identities())
+
+    def _identities(self) -> Identities:
+        known = self._security.identities()
+        return Identities(tuple(identity.entry() for identity in known.identities), known.authorities)
+
+    def _change_device(self, device_id: str, change: Callable[[], None], outcome: str) -> None:
+        try:
+            change()
+        except EdgeError as exc:
+            self.reply(RequestFailed(self.envelope.kind, self.address, str(exc)))
+            return
+        log.info("device %s %s", device_id, outcome)
+        self._tell_hub()
+        self.reply(DeviceChanged(device_id))
 
     def _reply_with(self, device: DeviceAccess) -> None:
-        self.reply(DeviceIdentity(device.device_id, device.primary_key, device.secondary_key))
+        self.reply(
+            DeviceIdentity(
+                device.device_id,
+                device.primary_key,
+                device.secondary_key,
+                device.auth_type,
+                device.thumbprints,
+            )
+        )
 
     def _wait_for_renewal(self) -> None:
         wait_s = self._security.renew_at_s() - self.clock.now_s()

@@ -11,7 +11,7 @@ message is on disk.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,11 +21,12 @@ from actors.append_guard import AppendGuard
 from actors.base import EdgeActor
 from actors.c2d_queues import is_c2d_queue
 from actors.consumer import Consumer
+from actors.own_expiry import with_own_expiry
 from actors.ports import MessageStore
 from actors.stored import Match, Run, Segment, gathered, position_of, runs_of, segments_of
 from actors.trail import Hops, StorageTrail, TraceStorage
 from messaging.envelope import Envelope
-from messaging.errors import StoreError
+from messaging.errors import StoreDamaged, StoreError, StoreFull
 from messaging.kinds import data_message, kind_of, message
 from messaging.lifecycle import RequestFailed
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 SWEEP_S: Final = 5.0  # how often expired messages are looked for …
 BUSY_SWEEP_S: Final = 0.02  # … and how soon again while there is more to do: a slice takes 2 ms
 SWEEP_ROWS: Final = 1000  # deleted in one go, so that no turn takes long
+MOST_DROPS: Final = 50  # slices that go for one batch; a slice of small messages is 100 KiB
 FORGET_S: Final = 0.05  # latest, after it was delivered, that a message is forgotten
 FORGET_MESSAGES: Final = 2000
 READ_MESSAGES: Final = 512  # from the database at once, for one consumer
@@ -198,9 +200,28 @@ class StoreActor(EdgeActor):
     """The only owner of the message database."""
 
     def __init__(
-        self, open_store: Callable[[], MessageStore], guard: AppendGuard, trail: StorageTrail
+        self,
+        open_store: Callable[[], MessageStore],
+        guard: AppendGuard,
+        trail: StorageTrail,
+        *,
+        drops_oldest: bool = False,
+        cleanup_s: float = SWEEP_S,
     ) -> None:
+        """Keep what is needed.
+
+        Args:
+            open_store: Opens the database; called in this actor's thread.
+            guard: Outlives restarts.
+            trail: Outlives restarts.
+            drops_oldest: Without space, the oldest messages of the lowest priority go for new ones, which
+                are refused otherwise.
+            cleanup_s: How often what has expired is removed from the disk.
+        """
+        self._cleanup_s = cleanup_s
+        self._next_cleanup_s = 0.0  # monotonic
         self._open_store = open_store
+        self._drops_oldest = drops_oldest
         self._trail = trail
         self._store: MessageStore | None = None
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
@@ -210,6 +231,8 @@ class StoreActor(EdgeActor):
         self._forget_timer = False
         self._to_serve: dict[str, Consumer] = {}
         self._unserved: dict[str, Consumer] = {}  # because the database could not be read
+        self._quiet = True  # nothing was committed since the last sweep
+        self._damage: StoreDamaged | None = None  # of the database, after which nothing is done with it
         self._trouble = ""  # why the database refuses, as last said to the log
         self._orphans: dict[str, int] = {}  # endpoints that no route leads to → messages given up so far
         self._drop_timer = False
@@ -272,8 +295,17 @@ class StoreActor(EdgeActor):
             self._serve(consumer)
 
     def _finish(self, turn: _Turn) -> None:
+        self._quiet = False
+        if self._damage is not None:  # found earlier in this turn
+            self._refuse(turn, self._damage)
+            return
         try:
             fresh = self._commit(turn)
+        except StoreDamaged as exc:
+            self._refuse(turn, exc)
+            self._end_damaged(exc)
+        except StoreFull as exc:
+            self._finish_without_space(turn, exc)
         except StoreError as exc:
             self._refuse(turn, exc)
         except Exception:
@@ -296,7 +328,7 @@ class StoreActor(EdgeActor):
             [
                 segment
                 for _, append in turn.appends
-                for segment in segments_of(append.headers, append.entries)  # type: ignore[arg-type]
+                for segment in segments_of(with_own_expiry(append.headers, now_s), append.entries)  # type: ignore[arg-type]
             ]
         )
         with store.transaction():
@@ -325,11 +357,65 @@ class StoreActor(EdgeActor):
             self.tell(head, Stored(tuple(batches)))
         for envelope, request in turn.sessions:
             self.reply(SessionSaved(request.identity), envelope)
+        now_s = self.clock.monotonic_s()
         for endpoint_id, runs in fresh.items():
             consumer = self._consumers[endpoint_id]
             for run in runs:
-                consumer.offer(run)
+                consumer.offer(run, now_s)
             self._to_serve[endpoint_id] = consumer
+
+    def _finish_without_space(self, turn: _Turn, error: StoreFull) -> None:
+        """Forget what was delivered, which makes space; store what fits, or what older ones make way for.
+
+        One batch after the other: a small one may fit where all of them do not.
+        """
+        if not turn.appends:
+            self._refuse(turn, error)
+            return
+        if turn.delivered or turn.poison or turn.sessions:
+            self._finish(_Turn([], turn.delivered, turn.poison, turn.sessions))
+            self._finish(_Turn(turn.appends, {}, [], []))
+        elif len(turn.appends) > 1:
+            for append in turn.appends:
+                self._finish(_Turn([append], {}, [], []))
+        else:
+            self._store_instead_of_oldest(turn, error)
+
+    def _store_instead_of_oldest(self, turn: _Turn, error: StoreFull) -> None:
+        """Store one batch in the place of older messages, if it may have that."""
+        for _ in range(MOST_DROPS if self._drops_oldest else 0):
+            if not self._drop_oldest():
+                break
+            try:
+                fresh = self._commit(turn)
+            except StoreFull as exc:
+                error = exc
+            else:
+                self._answer(turn, fresh)
+                return
+        self._refuse(turn, error)
+
+    def _drop_oldest(self) -> bool:
+        """Give up a slice of what matters least; False when there is none."""
+        assert self._store is not None
+        try:
+            with self._store.transaction():
+                dropped = self._store.drop_oldest(SWEEP_ROWS)
+        except StoreError as exc:
+            self._report(exc)
+            return False
+        for endpoint_id, count in dropped.items():
+            log.warning("%d messages for %s dropped: no space, and newer ones came", count, endpoint_id)
+        self._read_anew(dropped)
+        return bool(dropped)
+
+    def _end_damaged(self, error: StoreDamaged) -> None:
+        """End the process: its next start salvages what can be read, before anything else."""
+        store, self._store = self._store, None
+        if store is not None:
+            self._damage = error
+            store.close()
+            self.context.give_up(str(error))
 
     def _commit_one_by_one(self, turn: _Turn) -> None:
         """Find the batch that is poison: everything in a transaction of its own."""
@@ -414,6 +500,7 @@ class StoreActor(EdgeActor):
             message.attachment,
             message.window_messages,
             message.window_bytes,
+            self.clock.monotonic_s(),
         )
         self._consumers[message.endpoint_id] = consumer
         self._to_serve[message.endpoint_id] = consumer
@@ -428,35 +515,46 @@ class StoreActor(EdgeActor):
 
     def _serve(self, consumer: Consumer) -> None:
         """Send what the consumer's window has room for."""
-        if consumer.endpoint_id in self._orphans:
-            return  # served again when its queue is empty
+        if self._damage is not None or consumer.endpoint_id in self._orphans:
+            return  # an orphan is served again when its queue is empty
         try:
             self._serve_all(consumer)
+        except StoreDamaged as exc:
+            self._end_damaged(exc)
         except StoreError as exc:  # the next sweep tries again; the others are served meanwhile
             self._report(exc)
             self._unserved[consumer.endpoint_id] = consumer
 
     def _serve_all(self, consumer: Consumer) -> None:
         assert self._store is not None
+        now_s = self.clock.monotonic_s()
         while True:
-            runs = consumer.take()
+            runs = consumer.take(now_s)
             if runs:
                 if self._trail.follows(consumer.endpoint_id):
                     self._trail.sent(self.clock.now_s(), consumer.endpoint_id, runs)
                 ready = Ready(consumer.endpoint_id, consumer.attachment, tuple(runs))  # type: ignore[arg-type]
                 self.tell(consumer.address, ready)
-            to_read = consumer.to_read
-            if not to_read:
+            wanted = consumer.wanted(now_s)
+            if wanted is None:
                 return
-            consumer.read(
-                self._store.read(
-                    consumer.endpoint_id,
-                    consumer.cursor,
-                    min(to_read, READ_MESSAGES),
-                    READ_BYTES,
-                    self.clock.now_s(),
-                )
+            found = self._store.read(
+                consumer.endpoint_id,
+                wanted.after_position,
+                min(wanted.most, READ_MESSAGES),
+                READ_BYTES,
+                self.clock.now_s(),
+                wanted.last_position,
             )
+            consumer.read(wanted, found)
+
+    def _read_anew(self, endpoint_ids: Iterable[str]) -> None:
+        """Some of what waited for these is not there any more."""
+        for endpoint_id in endpoint_ids:
+            consumer = self._consumers.get(endpoint_id)
+            if consumer is not None:
+                consumer.forget_ready()
+                self._to_serve[endpoint_id] = consumer
 
     # where messages went
 
@@ -505,6 +603,9 @@ class StoreActor(EdgeActor):
         try:
             with self._store.transaction():
                 count = self._store.drop_queue(endpoint_id, "removed", SWEEP_ROWS)
+        except StoreDamaged as exc:
+            self._end_damaged(exc)
+            return
         except StoreError as exc:
             self._report(exc)
             self._drop_soon(SWEEP_S)
@@ -549,17 +650,31 @@ class StoreActor(EdgeActor):
         assert self._store is not None
         self._to_serve.update(self._unserved)
         self._unserved.clear()
+        quiet, self._quiet = self._quiet, True
         try:
-            with self._store.transaction():
-                expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
-            if expired:
-                for endpoint_id, count in expired.items():
-                    log.info("%d messages for %s expired", count, endpoint_id)
+            if self.clock.monotonic_s() >= self._next_cleanup_s and self._expire():
                 return True
-            return not self._turn and self._store.tidy() > 0
+            # Each slice costs two syncs: while there is traffic, one every few seconds has to do.
+            return self._store.tidy() > 0 and quiet
+        except StoreDamaged as exc:
+            self._end_damaged(exc)
+            return False
         except StoreError as exc:  # the next sweep tries again; delivering goes on meanwhile
             self._report(exc)
             return False
+
+    def _expire(self) -> bool:
+        """Delete a slice of what has expired; when there is none, the next look is due in a while."""
+        assert self._store is not None
+        with self._store.transaction():
+            expired = self._store.expire(self.clock.now_s(), SWEEP_ROWS)
+        if not expired:
+            # Half a sweep less, or the sweep that is due then might come a moment too early.
+            self._next_cleanup_s = self.clock.monotonic_s() + self._cleanup_s - SWEEP_S / 2
+        for endpoint_id, count in expired.items():
+            log.info("%d messages for %s expired", count, endpoint_id)
+        self._read_anew(expired)
+        return bool(expired)
 
     def describe(self) -> dict[str, Any]:
         return {"consumers": tuple(self._consumers)}

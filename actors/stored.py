@@ -23,6 +23,8 @@ _SEQ_BITS = 45
 _LAST_RANK = 10  # where DEFAULT_PRIORITY stands among 0, 1, ... 9
 
 MAX_POSITION = _LAST_RANK << _SEQ_BITS | MAX_SEQ
+RANKS = _LAST_RANK + 1
+"""How many priorities there are; the rank of one is its place among them."""
 
 DropReason = Literal["limit", "poison", "removed"]
 """Why a message left a queue undelivered: a stated limit, no consumer can take it, its endpoint is gone."""
@@ -122,6 +124,16 @@ def priority_of(position: int) -> int:
     return DEFAULT_PRIORITY if rank == _LAST_RANK else rank
 
 
+def rank_of(position: int) -> int:
+    """Return the rank of the priority of the message at `position`: 0 for the highest."""
+    return position >> _SEQ_BITS
+
+
+def positions_of_rank(rank: int) -> tuple[int, int]:
+    """Return the lowest and the highest position there can be at the priority of this rank."""
+    return rank << _SEQ_BITS, rank << _SEQ_BITS | MAX_SEQ
+
+
 def segments_of(
     headers: Sequence[tuple[bytes, tuple[Match, ...]]], entries: Sequence[tuple[int, bytes]]
 ) -> list[Segment]:
@@ -159,12 +171,16 @@ def gathered(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def runs_of(segments: Iterable[Segment], first_seq: int) -> Iterator[tuple[str, Run]]:
-    """Return what each endpoint gets of segments that were stored from `first_seq` on."""
+    """Return what each endpoint gets of segments that were stored from `first_seq` on.
+
+    Nothing of what expires at once.
+    """
     seq = first_seq
     for matches, headers, entries in segments:
         if entries:
-            for endpoint_id, priority, _ in matches:
-                yield endpoint_id, Run(position_of(priority, seq), headers, entries)
+            for endpoint_id, priority, ttl_s in matches:
+                if ttl_s is None or ttl_s > 0:
+                    yield endpoint_id, Run(position_of(priority, seq), headers, entries)
         seq += len(entries)
 
 
@@ -194,11 +210,27 @@ class EndpointLedger:
 
 
 @dataclass(frozen=True, slots=True)
+class Epoch:
+    """What a ledger counts from. A new one begins when a damaged database was replaced.
+
+    What was salvaged counts as received and accepted in the new epoch. `salvaged` and `lost` are (message,
+    endpoint) pairs that waited; `lost` None: the damage does not let it be known.
+    """
+
+    number: int = 1
+    reason: str = ""
+    salvaged: int = 0
+    lost: int | None = 0
+    quarantine: str = ""  # the folder with the damaged files
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """Every message accounted for, at one moment."""
 
     total: Totals
     endpoints: Mapping[str, EndpointLedger]
+    epoch: Epoch = Epoch()
 
     def imbalances(self) -> list[str]:
         """Return each equation that does not hold, in words; an empty list when nothing is missing."""

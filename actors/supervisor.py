@@ -461,6 +461,8 @@ class SupervisorActor(EdgeActor):
                 self._stable_timer = self.set_timer(wait_s, StableDue())
         report = self._report()
         if report != self._reported:
+            if self._run is None and self._desired is DesiredStatus.STOPPED:
+                self._runtime.rest(self._spec.name)
             self._reported = report
             self.tell(self._agent, report)
         if not self._ending:

@@ -199,7 +199,8 @@ class TwinActor(EdgeActor):
 
         def stored() -> None:
             self.reply(ReportedPatched(identity), envelope)
-            self._publish_change(identity, message.patch)
+            if identity != self._hub.id:
+                self._publish_change(identity, message.patch)
             self._go_on(identity)
 
         self._change(identity, record, stored, envelope)

@@ -16,6 +16,7 @@ from actors.base import EdgeActor
 from actors.client_services import ClientChanged, ClientGone, HeadStarted
 from actors.cloud import CloudRefused, FetchTwin, LinkChanged, SendReported, WatchLink
 from actors.ports import CloudLink
+from actors.redelivery import wait_s
 from actors.store import Attach, Delivered, Detach, Ready, Undeliverable
 from messaging.errors import EnvironmentFault
 from messaging.kinds import message
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 WINDOW_MESSAGES: Final = 1000
 WINDOW_BYTES: Final = 2 * 1024 * 1024
-RETRY_S: Final = 0.5
+RETRY_S: Final = 0.5  # while the link is down, and first after an error of another kind …
+LONGEST_RETRY_S: Final = 60.0  # … which is tried less and less often
 _NO_CLOUD: Final = "no cloud is linked: messages go to a file"
 
 
@@ -66,6 +68,7 @@ class UpstreamActor(EdgeActor):
         self._attachment = 0
         self._attached = False
         self._down_because = ""
+        self._failures = 0  # in a row, with the link up
         self._clients: dict[str, tuple[str, ...]] = {}  # who is connected, and what it wants
 
     def on_start(self) -> None:
@@ -93,6 +96,7 @@ class UpstreamActor(EdgeActor):
             self._send_one_by_one(message, exc)
         else:
             self._down_because = ""
+            self._failures = 0
             self._sent += len(messages)
             ranges = tuple((first, first + len(entries) - 1) for first, _, entries in message.runs)
             self.tell(self._store, Delivered(UPSTREAM, self._attachment, ranges))
@@ -123,15 +127,22 @@ class UpstreamActor(EdgeActor):
             if poison:
                 log.error("upstream: %d messages cannot be sent and are dropped", len(poison), exc_info=error)
                 self.tell(self._store, Undeliverable(UPSTREAM, self._attachment, tuple(poison)))
-        if down_because or not sent:
-            self._link_is_down(down_because or f"{type(error).__name__}: {error}")
+        if sent:
+            self._failures = 0
+        if down_because:
+            self._link_is_down(down_because)
+        elif not sent:
+            self._link_is_down(
+                f"{type(error).__name__}: {error}", wait_s(self._failures, RETRY_S, LONGEST_RETRY_S)
+            )
+            self._failures += 1
 
-    def _link_is_down(self, reason: str) -> None:
+    def _link_is_down(self, reason: str, retry_s: float = RETRY_S) -> None:
         if reason != self._down_because:
-            log.error("upstream: %s; trying again every %.1f s", reason, RETRY_S)
+            log.error("upstream: %s; trying again in %.1f s", reason, retry_s)
         self._down_because = reason
         self._detach()
-        self.set_timer(RETRY_S, LinkDue())
+        self.set_timer(retry_s, LinkDue())
 
     def on_link_due(self, message: LinkDue) -> None:
         self._attach_when_on()

@@ -20,7 +20,7 @@ class ConnectionString:
 
     host_name: str
     identity: Identity
-    shared_access_key: str = field(repr=False)  # base64
+    shared_access_key: str = field(repr=False)  # base64; "" for a device that has a certificate instead
     gateway_host_name: str | None = None  # the edge to connect to in the IoT Hub's place
 
 
@@ -29,7 +29,10 @@ def format_connection_string(parts: ConnectionString) -> str:
     fields = [("HostName", parts.host_name), ("DeviceId", parts.identity.device_id)]
     if parts.identity.module_id is not None:
         fields.append(("ModuleId", parts.identity.module_id))
-    fields.append(("SharedAccessKey", parts.shared_access_key))
+    if parts.shared_access_key:
+        fields.append(("SharedAccessKey", parts.shared_access_key))
+    else:
+        fields.append(("x509", "true"))
     if parts.gateway_host_name is not None:
         fields.append(("GatewayHostName", parts.gateway_host_name))
     return ";".join(f"{name}={value}" for name, value in fields)

@@ -13,7 +13,8 @@ EdgeError
 ├─ IotHubError                refused as IoT Hub refuses it; carries IoT Hub's number and name for it
 ├─ AuthError                  an identity or its token was refused; says why
 ├─ StoreError                 the database could not do what was asked
-│  └─ StoreFull               for want of space; works again when there is some
+│  ├─ StoreFull               for want of space; works again when there is some
+│  └─ StoreDamaged            its file is damaged; the next start salvages what can be read
 └─ BusError
    ├─ EnvelopeError           a frame is not an envelope of ours, or is too large
    ├─ AddressInUse            a second mailbox wants the same address
@@ -117,6 +118,14 @@ class StoreError(EdgeError):
 
 class StoreFull(StoreError):
     """There was no space for it. Nothing of it was kept; the same call works once there is space."""
+
+
+class StoreDamaged(StoreError):
+    """What the database reads is not what was written; `finding` is what is wrong with it."""
+
+    def __init__(self, message: str, finding: str) -> None:
+        super().__init__(message)
+        self.finding = finding
 
 
 class BusError(EdgeError):

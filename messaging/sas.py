@@ -103,6 +103,12 @@ def parse_token(text: str) -> SasToken:
     return SasToken(fields["sr"], fields["se"], signature, fields.get("skn", ""))
 
 
+def named_by(token: SasToken) -> str:
+    """Return the id that a token's audience names, `d` or `d/m` in lower case; "" when it names none."""
+    segments = unquote(unquote(token.audience)).lower().split("/")
+    return "/".join(segments[2::2]) if len(segments) in (3, 5) else ""
+
+
 def check(
     token: SasToken, keys: Iterable[bytes], identity: Identity, hosts: Collection[str], now_s: float
 ) -> None:

@@ -53,7 +53,7 @@ def write_private_file(path: Path, data: bytes, durable: bool = True) -> None:
             os.close(file)
         beside.replace(path)
         if durable:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as exc:
         _remove_quietly(beside)
         raise EnvironmentFault(
@@ -67,7 +67,8 @@ def _write_all(file: int, data: bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in `folder` on disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -25,6 +25,7 @@ from runtime.certificates import LEAF_VALID_DAYS, EdgeCa
 COMMON_NAME_LIMIT_BYTES = 64  # ub-common-name, RFC 5280 appendix A.1
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"
 _BACKDATE = timedelta(days=1)
+NOBODY = "nobody.invalid"  # a name that nobody can have, RFC 2606
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +42,44 @@ class Leaf:
     """What the first certificate of a file says."""
 
     names: tuple[str, ...]
+    permitted: tuple[str, ...]  # of a CA: the only names it may issue for, () for any
     not_before_s: int
     not_after_s: int
 
 
-def issue_edge_ca(common_name: str, now_s: float, valid_days: int) -> IssuedCertificate:
-    """Return a new self-signed CA that may issue leaves only. A longer common name is cut to 64 bytes."""
+def issue_ca(
+    common_name: str, now_s: float, valid_days: int, permitted: Iterable[str] = ()
+) -> IssuedCertificate:
+    """Return a new self-signed CA that may issue leaves only. A longer common name is cut to 64 bytes.
+
+    Args:
+        common_name: Of the CA.
+        now_s: Seconds since 1970-01-01 UTC.
+        valid_days: Its life.
+        permitted: Host names and IP addresses; when there are any, OpenSSL refuses its certificates for
+            others. A host name permits those below it, too (RFC 5280 section 4.2.1.10).
+
+    Raises:
+        ConfigError: a name cannot stand in a certificate.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _common_name(common_name)
     now = datetime.fromtimestamp(int(now_s), UTC)
-    certificate = (
+    builder = (
         _builder(subject, subject, key.public_key(), now, now + timedelta(days=valid_days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage_of_ca(), critical=True)
-        .sign(key, hashes.SHA256())
     )
-    return _issued(key, certificate, "")
+    subtrees = [_subtree(name) for name in permitted]
+    if subtrees:
+        # A kind of name without any entry would be free: a mark that is nobody's name closes it.
+        kinds = {type(subtree) for subtree in subtrees}
+        if x509.DNSName not in kinds:
+            subtrees.append(x509.DNSName(NOBODY))
+        if x509.IPAddress not in kinds:
+            subtrees.append(x509.IPAddress(ipaddress.ip_network("0.0.0.0/32")))
+        builder = builder.add_extension(x509.NameConstraints(subtrees, None), critical=True)
+    return _issued(key, builder.sign(key, hashes.SHA256()), "")
 
 
 def issue_server(
@@ -108,6 +131,7 @@ def inspect(pem: bytes) -> Leaf:
             raise ValueError("the loader passes over a block without an end")
         certificate = certificates[0]
         names = _names_of(certificate)
+        permitted = _permitted_by(certificate)
         public_key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise ValueError("its certificate is missing or damaged") from exc
@@ -115,6 +139,7 @@ def inspect(pem: bytes) -> Leaf:
         raise ValueError("its private key does not belong to its certificate")
     return Leaf(
         names,
+        permitted,
         int(certificate.not_valid_before_utc.timestamp()),
         int(certificate.not_valid_after_utc.timestamp()),
     )
@@ -229,6 +254,24 @@ def _names_of(certificate: x509.Certificate) -> tuple[str, ...]:
     except x509.ExtensionNotFound:
         return ()
     return tuple(str(name.value) for name in names)
+
+
+def _subtree(name: str) -> x509.GeneralName:
+    alternative = _alternative_name(name)
+    if isinstance(alternative, x509.IPAddress):
+        return x509.IPAddress(ipaddress.ip_network(name))
+    return alternative
+
+
+def _permitted_by(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(
+        str(subtree.value).partition("/")[0]  # of an address its network, which is itself
+        for subtree in constraints.permitted_subtrees or ()
+    )
 
 
 def _key_usage_of_ca() -> x509.KeyUsage:

@@ -31,7 +31,7 @@ CA_VALID_DAYS = 90
 LEAF_VALID_DAYS = 30
 RENEWAL_PERCENT = 80
 
-_SUMMARY_VERSION = 1
+_SUMMARY_VERSION = 2
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"
 
 
@@ -104,9 +104,46 @@ def ensure_edge_ca(folder: Path, device_id: str, now_s: float, valid_days: int =
     if found is None or is_due(found.not_before_s, found.not_after_s, now_s):
         from runtime import certificate_issue  # heavy: only when there is something to issue or inspect
 
-        issued = certificate_issue.issue_edge_ca(f"aziot-edge CA {device_id}", now_s, valid_days)
+        issued = certificate_issue.issue_ca(f"aziot-edge CA {device_id}", now_s, valid_days)
         found = _write(path, issued.private_key_pem + issued.chain_pem)
         log.info("edge CA issued, valid until %s", _date(found.not_after_s))
+    _warn_when_not_yet_valid(path, found, now_s)
+    return EdgeCa(path, found.certificates_pem, found.not_before_s, found.not_after_s)
+
+
+def ensure_named_ca(
+    folder: Path, common_name: str, names: tuple[str, ...], now_s: float, valid_days: int
+) -> EdgeCa:
+    """Return the CA in `folder` that clients need to trust for `names` and nothing else.
+
+    Its name constraints hold it to these. A new one is issued when there is none, it is due, or it lacks one
+    of `names`; it keeps those that the last one had.
+
+    Raises:
+        ConfigError, EnvironmentFault: as `ensure_edge_ca`; a name cannot stand in a certificate.
+    """
+    make_private_folder(folder)
+    path = folder / CA_FILE
+    names = tuple(_as_in_certificate(name) for name in names)
+    found = _read(path)
+    if (
+        found is None
+        or is_due(found.not_before_s, found.not_after_s, now_s)
+        or set(names) - set(found.permitted)
+    ):
+        from runtime import certificate_issue
+
+        before = found
+        permitted = tuple(dict.fromkeys((*names, *(found.permitted if found else ()))))
+        issued = certificate_issue.issue_ca(common_name, now_s, valid_days, permitted)
+        found = _write(path, issued.private_key_pem + issued.chain_pem)
+        log.log(
+            logging.WARNING if before else logging.INFO,
+            "CA issued for %s alone, valid until %s%s",
+            ", ".join(permitted),
+            _date(found.not_after_s),
+            "; clients that trust the CA before need this one" if before else "",
+        )
     _warn_when_not_yet_valid(path, found, now_s)
     return EdgeCa(path, found.certificates_pem, found.not_before_s, found.not_after_s)
 
@@ -159,6 +196,7 @@ class _Found:
 
     certificates_pem: str
     names: tuple[str, ...]
+    permitted: tuple[str, ...]
     not_before_s: int
     not_after_s: int
 
@@ -185,6 +223,7 @@ def _from_summary(path: Path, content: bytes) -> _Found | None:
         return _Found(
             _certificates(content),
             tuple(summary["names"]),
+            tuple(summary["permitted"]),
             int(summary["not_before_s"]),
             int(summary["not_after_s"]),
         )
@@ -206,6 +245,7 @@ def _inspect(path: Path, content: bytes) -> _Found:
         "version": _SUMMARY_VERSION,
         "sha256": hashlib.sha256(content).hexdigest(),
         "names": leaf.names,
+        "permitted": leaf.permitted,
         "not_before_s": leaf.not_before_s,
         "not_after_s": leaf.not_after_s,
     }
@@ -213,7 +253,7 @@ def _inspect(path: Path, content: bytes) -> _Found:
         write_private_file(_summary_path(path), json.dumps(summary, indent=1).encode())
     except EnvironmentFault as exc:
         log.warning("%s; without this summary the next start only takes longer", exc)
-    return _Found(_certificates(content), leaf.names, leaf.not_before_s, leaf.not_after_s)
+    return _Found(_certificates(content), leaf.names, leaf.permitted, leaf.not_before_s, leaf.not_after_s)
 
 
 def _write(path: Path, pem: str) -> _Found:

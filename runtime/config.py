@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 from messaging.errors import ConfigError, EnvironmentFault
 from messaging.nearest import did_you_mean
@@ -156,6 +157,14 @@ def _stop_grace_s(text: str) -> float:
     if not math.isfinite(seconds) or not 0 <= seconds <= MAX_STOP_GRACE_S:
         raise ValueError(allowed)
     return seconds
+
+
+def _certificate_file(text: str) -> Path:
+    # The reference writes it as a URI. Source: spec sheet security-daemon.md section 5.4
+    path = unquote(text.removeprefix("file://")) if text.startswith("file:///") else text
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError("the absolute path of a PEM file, such as /etc/ca.pem or file:///etc/ca.pem")
+    return Path(path)
 
 
 def _log_level(text: str) -> str:
@@ -298,6 +307,22 @@ class Settings:
             help="from which user ids process modules get theirs; those with an account are left out",
         )
     )
+    trust_bundle_cert: Path | None = field(
+        metadata=_about(
+            _certificate_file,
+            default="none",
+            unit="PEM file, or its file:/// URI",
+            help="CA certificates besides the edge's own that modules trust and devices may be signed by",
+        )
+    )
+    storage_folder: Path | None = field(
+        metadata=_about(
+            _home,
+            default="the StorageFolder of edgeHub in the deployment, else the home",
+            unit="folder",
+            help="where messages are kept, in edgeHub/hub.db below it; it has to be there",
+        )
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -362,17 +387,19 @@ def read_settings(
         process_allow=pick("process_allow", ()),
         process_isolation=pick("process_isolation", about("process_isolation").default),
         process_uids=pick("process_uids", MODULE_UIDS),
+        trust_bundle_cert=pick("trust_bundle_cert", None),
+        storage_folder=pick("storage_folder", None),
         log_level=pick("log_level", about("log_level").default),
     )
 
 
-def web_addresses(settings: Settings) -> tuple[ListenAddress, ...]:
-    """Return where the web front goes: as set, else to port 443 wherever MQTT is accepted."""
+def web_addresses(settings: Settings, port: int | None = None) -> tuple[ListenAddress, ...]:
+    """Return where the web front goes: as set, else wherever MQTT is accepted, to `port` or 443."""
     if settings.web_listen is not None:
         return settings.web_listen
     hosts = dict.fromkeys(address.host for address in settings.listen)
     return tuple(
-        address for host in hosts if (address := ListenAddress(host, WEB_PORT)) not in settings.listen
+        address for host in hosts if (address := ListenAddress(host, port or WEB_PORT)) not in settings.listen
     )
 
 

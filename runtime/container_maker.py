@@ -66,6 +66,13 @@ class ContainerMaker:
         """Make the network of this edge unless it is there; return the address of the gateway in it."""
         return ensure_network(client, self._names.home_id, self._marker)
 
+    def remove_unused_network(self, client: APIClient) -> bool:
+        """Remove the network unless there are containers of this edge; returns whether there were none."""
+        if self._engine.containers(client):
+            return False
+        client.remove_network(network_name(self._names.home_id))
+        return True
+
     def container(
         self, client: APIClient, module: ModuleSpec, access: ModuleAccess, gateway: str, progress: Progress
     ) -> str:

@@ -72,6 +72,7 @@ class DockerRuntime:
             environment: The variables of a module.
         """
         self._marker = marker
+        self._first = False  # whether there were no containers before this run
         # Told the address at which containers look for the hub, before one of them is started.
         self.on_gateway: Callable[[str], None] = lambda address: None
         self._lock = threading.Lock()
@@ -100,6 +101,7 @@ class DockerRuntime:
         Raises:
             EdgeError: the engine is away or refuses.
         """
+        self._first = not self.in_use
         try:
             return self._engine.ask(self._maker.network)
         except EngineAway:
@@ -107,6 +109,17 @@ class DockerRuntime:
             if known is None:
                 raise
             return known
+
+    def take_back_gateway(self) -> None:
+        """Leave nothing of `gateway` after a start of the edge that failed; no container, no harm done."""
+        if not self._first:
+            return
+        try:
+            if self._engine.ask(self._maker.remove_unused_network):
+                self._marker.unlink()
+                self._marker.parent.rmdir()
+        except (EdgeError, OSError) as exc:
+            log.debug("what was made for containers stays: %s", exc)  # `down` finds it
 
     def start(self, module: ModuleSpec, access: ModuleAccess, on_exit: OnExit) -> ModuleRun:
         """Start a module; see ModuleRuntime. Takes over one that runs and was made from the same."""
@@ -184,6 +197,9 @@ class DockerRuntime:
         except EdgeError as exc:
             log.warning("module %s: it cannot be seen whether it runs: %s", name, exc)
             return None
+
+    def rest(self, name: str) -> None:
+        """Nothing is held for the next start of a container; see ModuleRuntime."""
 
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime. Done later when the engine is away."""

@@ -30,7 +30,9 @@ from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
-from actors.module_spec import EDGE_HUB, DesiredStatus, ProcessSettings, spec_hash
+from actors.hub_environment import HubEnvironment
+from actors.hub_manifest import StoreFullPolicy
+from actors.module_spec import EDGE_HUB, DesiredStatus, DockerSettings, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
 from actors.process_permission import Origin
 from actors.security import SecurityActor
@@ -58,6 +60,8 @@ from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
+from runtime.store_place import check_folder, chosen_folder, database_in, database_of
+from runtime.trust_bundle import trusted_pem
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +93,13 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
     """
     deployment = read_deployment(deployment_path)
     process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
+    earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
+    if earlier != message_db and earlier.exists():
+        log.warning(
+            "messages are kept in %s from now on; what waits in %s stays there until that is the place again",
+            message_db,
+            earlier,
+        )
     run = RunDirectory.of(settings.home)
     with ExitStack() as stack:
         umask = os.umask(0o077)  # what we make is ours alone; modules get theirs back
@@ -102,7 +113,11 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         settings = listening_for_containers(settings, deployment, containers)
         edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers, umask)
         stack.callback(edge.close)
-        edge.prepare()
+        try:
+            edge.prepare()
+        except BaseException:
+            containers.take_back_gateway()
+            raise
         return edge.run(for_s)
 
 
@@ -134,7 +149,19 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
         routes=route_texts(hub),
         ttl_s=hub.ttl_s,
+        environment=deployment.hub_environment.values,
+        message_db=str(_message_db(settings, deployment)),
+        max_store_bytes=hub.max_size_bytes,
+        drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
     )
+
+
+def _message_db(settings: Settings, deployment: Deployment) -> Path:
+    hub = deployment.edge_hub
+    folder, origin = chosen_folder(settings.storage_folder, {} if hub is None else hub.env)
+    if folder is not None:
+        check_folder(folder, origin)
+    return database_in(folder, Home(settings.home))
 
 
 class _Edge:
@@ -151,10 +178,11 @@ class _Edge:
     ) -> None:
         self._settings = settings
         self._deployment = deployment
+        self._environment = deployment.hub_environment.values
         self._run = run
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
-        self._hub_sockets = HubSockets(hub_listeners(settings))
+        self._hub_sockets = HubSockets(hub_listeners(settings, self._environment))
         self._security: EdgeSecurity | None = None
         self._hub_ended = threading.Event()
         self._failure = ""
@@ -174,6 +202,7 @@ class _Edge:
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
             hub_sockets=self._sockets_for_hub,
+            close_hub_sockets=self._hub_sockets.close,
         )
         self._modules = ModuleRuntimes(processes, containers)
 
@@ -197,7 +226,9 @@ class _Edge:
             names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            trusted_pem=trusted_pem(settings),
             group_of=self._group_of,
+            image_of=self._image_of,
             now_s=time.time,
         )
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
@@ -250,6 +281,10 @@ class _Edge:
             return None
         return group_of(self._users, name)
 
+    def _image_of(self, name: str) -> str | None:
+        module = self._deployment.modules.get(name)
+        return module.settings.image if module and isinstance(module.settings, DockerSettings) else None
+
     # the actors
 
     def _root(self, began_s: float) -> AgentRootActor:
@@ -264,6 +299,7 @@ class _Edge:
             runtime=self._modules,
             records=self._records,
             stop_grace_s=self._settings.stop_grace_s,
+            hub_grace_s=self._hub_grace_s,
             agent_pid=os.getpid(),
             started_at_s=began_s,
         )
@@ -303,7 +339,9 @@ class _Edge:
     def _wait_for_end(self, bus: ZmqBus) -> None:
         """Wait until all actors have stopped; a second signal ends the modules at once."""
         groups = len(start_groups(self._deployment))
-        limit_s = groups * (self._settings.stop_grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
+        grace_s = self._settings.stop_grace_s
+        limit_s = groups * (grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
+        limit_s += max(0.0, self._hub_grace_s - grace_s)
         if self._wait(time.monotonic() + limit_s):
             log.warning("asked again: modules are killed")
         elif not self._root_ended:
@@ -320,6 +358,11 @@ class _Edge:
             log.warning("modules are being killed already")
 
     # the hub
+
+    @property
+    def _hub_grace_s(self) -> float:
+        wait_s = self._environment.shutdown_wait_s
+        return self._settings.stop_grace_s if wait_s is None else wait_s
 
     @property
     def _hub_wanted(self) -> bool:
@@ -351,7 +394,7 @@ class _Edge:
             settings = with_gateway(self._settings, gateway)
             if settings is self._settings or self._bus is None or not self._hub_wanted:
                 return
-            self._hub_sockets.listen_on(hub_listeners(settings))
+            self._hub_sockets.listen_on(hub_listeners(settings, self._environment))
             self._settings = settings
         log.info("containers look for the hub at %s; it is restarted to listen there too", gateway)
         self._bus.send(child_of(AGENT, EDGE_HUB), RestartModule(EDGE_HUB))
@@ -362,9 +405,8 @@ class _Edge:
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""
         log.info("the hub of an earlier run is ended: its settings changed")
-        grace_s = self._settings.stop_grace_s
-        self._modules.stop(EDGE_HUB, grace_s)
-        self._hub_ended.wait(grace_s + KILL_LIMIT_S)
+        self._modules.stop(EDGE_HUB, self._hub_grace_s)
+        self._hub_ended.wait(self._hub_grace_s + KILL_LIMIT_S)
 
     def _with_hub_version(self, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
@@ -376,7 +418,7 @@ class _Edge:
             return self._deployment
         settings = self._settings
         fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
-        made_from = f"{hub_listeners(settings)} ".encode() + fixed
+        made_from = f"{hub_listeners(settings, self._environment)} ".encode() + fixed
         digest = hashlib.sha256(made_from).hexdigest()[:16]
         return replace(self._deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
@@ -390,10 +432,12 @@ def _server_names(settings: Settings) -> tuple[str, ...]:
     return server_names(settings.hostname, (address.host for address in addresses))
 
 
-def hub_listeners(settings: Settings) -> list[Wanted]:
-    """Return on what the hub is to listen. Port 443 that nobody asked for may be missing."""
-    plain = [] if settings.plain_listen is None else [settings.plain_listen]
-    by_use = ((Use.MQTT, settings.listen), (Use.WEB, web_addresses(settings)), (Use.PLAIN_MQTT, plain))
+def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wanted]:
+    """Return on what the hub is to listen. A web port that this device does not ask for may be missing."""
+    mqtt = settings.listen if environment.mqtt_enabled else ()
+    web = web_addresses(settings, environment.http_port) if environment.http_enabled else ()
+    plain = [settings.plain_listen] if settings.plain_listen and environment.mqtt_enabled else []
+    by_use = ((Use.MQTT, mqtt), (Use.WEB, web), (Use.PLAIN_MQTT, plain))
     return [
         Wanted(
             use,

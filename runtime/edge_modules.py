@@ -45,6 +45,7 @@ class EdgeModules:
         isolation: ProcessIsolation,
         umask: int = -1,
         hub_sockets: Callable[[], tuple[Mapping[str, str], tuple[int, ...]]],
+        close_hub_sockets: Callable[[], None],
     ) -> None:
         """Keep what is needed.
 
@@ -57,6 +58,7 @@ class EdgeModules:
             umask: Of the user's modules; -1 is our own.
             hub_sockets: Environment and descriptors of the listening sockets, bound when first needed; raises
                 EnvironmentFault when that is not possible.
+            close_hub_sockets: For a hub that was stopped on purpose.
         """
         self._run = run
         self._names = names
@@ -65,6 +67,7 @@ class EdgeModules:
         self._isolation = isolation
         self._umask = umask
         self._hub_sockets = hub_sockets
+        self._close_hub_sockets = close_hub_sockets
         self._processes = ProcessRuntime(run)
         home = Home(run.home)
         self._rotation = LogRotation(home.logs, spared=frozenset({home.log_of(EDGE_AGENT).name}))
@@ -113,6 +116,11 @@ class EdgeModules:
         if isinstance(found, RunningModule):
             return self._note(found)
         return None if found is None else _end(found)
+
+    def rest(self, name: str) -> None:
+        """Let clients of a hub that was stopped on purpose be refused, not wait; see ModuleRuntime."""
+        if name == EDGE_HUB:
+            self._close_hub_sockets()
 
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime."""

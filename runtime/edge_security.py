@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
 from actors.module_spec import EDGE_AGENT, EDGE_HUB
 from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
@@ -21,6 +22,7 @@ from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensu
 from runtime.home import Home
 from runtime.key_store import Identity, KeyStore
 from runtime.module_environment import EdgeNames, module_variables
+from runtime.trust_bundle import ders
 
 if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub needs none
     from runtime.workload_api import ModuleState
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub 
 
 DEBUG_FOLDER: Final = "d"  # as the next
 CA_FILE: Final = "ca.pem"
+SCOPE: Final = "ms-azure-iot-edge://"  # before the id of an edge and its generation
 SOCKETS_FOLDER: Final = "w"  # in the run directory; short, because a socket's path may have 107 bytes
 
 
@@ -49,7 +52,9 @@ class EdgeSecurity:
         names: EdgeNames,
         server_names: tuple[str, ...],
         process_of: Callable[[str], ModuleProcess | ModuleContainer | None],
+        trusted_pem: str = "",
         group_of: Callable[[str], int | None] = lambda name: None,
+        image_of: Callable[[str], str | None] = lambda name: None,
         now_s: Callable[[], float],
     ) -> None:
         """Make or read keys and certificates. Costs little when they exist and are valid.
@@ -60,7 +65,9 @@ class EdgeSecurity:
             names: Of this edge, as modules are told and as they stand in tokens.
             server_names: What clients may call the hub; the first is its host name.
             process_of: The process or container of a module, None while it does not run.
+            trusted_pem: CA certificates that are trusted besides the edge CA.
             group_of: The group id that alone may use the socket of a module, None for anybody.
+            image_of: The image of a module that is a container, None for a process.
             now_s: Seconds since 1970-01-01 UTC.
 
         Raises:
@@ -73,7 +80,9 @@ class EdgeSecurity:
         self._server_names = server_names
         self._process_of = process_of
         self._group_of = group_of
+        self._image_of = image_of
         self._now_s = now_s
+        self._trusted_pem = trusted_pem
         self._keys = KeyStore.ensure(home.keys, names.device_id, now_s())
         self._ca: EdgeCa
         self._certificate: ServerCertificate
@@ -116,21 +125,29 @@ class EdgeSecurity:
         access = ModuleAccess(generation_id, f"unix://{path}")
         return DebugAccess(module_variables(self._names, name, access), str(ca_file))
 
-    def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
+    def identities(self) -> KnownIdentities:
         """Return all that may connect to the hub; see Security."""
-        return tuple(
-            (
-                Name(identity.device_id, identity.module_id).id,
-                Secret(identity.primary_key),
-                Secret(identity.secondary_key),
-                identity.status == "enabled",
-            )
-            for identity in self._keys.identities()
+        kept = self._keys.identities()
+        edge = kept[0]
+        scope = f"{SCOPE}{edge.device_id}-{edge.generation_id}"
+        return KnownIdentities(
+            tuple(_hub_identity(identity, edge, scope) for identity in kept),
+            (*ders(self._ca.certificate_pem), *ders(self._trusted_pem)),
         )
 
-    def create_device(self, device_id: str, now_s: float) -> DeviceAccess:
+    def create_device(
+        self, device_id: str, auth_type: AuthType, thumbprints: Sequence[str], now_s: float
+    ) -> DeviceAccess:
         """Make the identity of a device behind this edge; see Security."""
-        return _access(self._keys.create_device(device_id, now_s))
+        return _access(self._keys.create_device(device_id, now_s, auth_type, thumbprints))
+
+    def enable_device(self, device_id: str, enabled: bool) -> None:
+        """Let a device behind this edge connect, or not any more; see Security."""
+        self._keys.enable_device(device_id, enabled)
+
+    def delete_device(self, device_id: str) -> None:
+        """Forget a device behind this edge; see Security."""
+        self._keys.delete_device(device_id)
 
     def device(self, device_id: str) -> DeviceAccess | None:
         """Return a device behind this edge; see Security."""
@@ -171,24 +188,27 @@ class EdgeSecurity:
                 hub_host=self._names.iothub_hostname,
                 keys=self._keys,
                 edge_ca=lambda: self._ca,
+                trusted_pem=self._trusted_pem,
                 process_of=self._process_of,
-                modules=self._states,
+                modules=self.states,
                 now_s=self._now_s,
             )
             self._server = WorkloadServer(self._run_dir / SOCKETS_FOLDER, api.handle)
         return self._server
 
-    def _states(self) -> Sequence[ModuleState]:
-        """In the thread of the workload server."""
+    def states(self) -> Sequence[ModuleState]:
+        """Return how all modules are doing, for the workload API. In the thread of its server."""
         from runtime.workload_api import ModuleState
 
         with self._noting:
             noted = dict(self._noted)
+        # To those who ask, agent and hub are the containers that they are in the reference.
+        images = {name: self._image_of(name) for name in noted} | {EDGE_AGENT: "", EDGE_HUB: ""}
         return [
             ModuleState(
                 name=name,
-                type="docker" if name in (EDGE_AGENT, EDGE_HUB) else "process",
-                image="",
+                type="process" if images[name] is None else "docker",
+                image=images[name] or "",
                 status=_in_daemon_words(module.status),
                 started_utc=_utc(module.since_s) if _in_daemon_words(module.status) == "running" else None,
                 exited_utc=_utc(module.since_s) if _in_daemon_words(module.status) != "running" else None,
@@ -203,7 +223,27 @@ def _module_id(name: str) -> str:
 
 
 def _access(identity: Identity) -> DeviceAccess:
-    return DeviceAccess(identity.device_id, Secret(identity.primary_key), Secret(identity.secondary_key))
+    return DeviceAccess(
+        identity.device_id,
+        Secret(identity.primary_key),
+        Secret(identity.secondary_key),
+        identity.auth_type,
+        identity.thumbprints,
+    )
+
+
+def _hub_identity(identity: Identity, edge: Identity, scope: str) -> HubIdentity:
+    keys = (identity.primary_key, identity.secondary_key) if identity.auth_type == "sas" else ()
+    is_leaf = identity.module_id is None and identity is not edge
+    return HubIdentity(
+        Name(identity.device_id, identity.module_id).id,
+        identity.auth_type,
+        tuple(map(Secret, keys)),
+        identity.thumbprints,
+        identity.status == "enabled",
+        scope if identity.module_id is None else "",
+        (scope,) if is_leaf else (),
+    )
 
 
 def _in_daemon_words(status: str) -> str:

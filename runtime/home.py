@@ -6,7 +6,9 @@ keys.json         identities and keys
 certificates/     edge CA and the hub's certificate
 deployment.json   the manifest in force
 hub.json          what the hub has to know before it serves
-hub.db            messages, queues and the ledger
+hub.db            messages, queues and the ledger, unless a storage folder is named
+hub.db-reserve    space for delivering with a full disk
+hub.db-quarantine-…/  a database that was damaged
 twins.db          twins of the clients
 identities.copy   the hub's copy of the identities
 upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off
@@ -14,6 +16,7 @@ modules/          how each module fared, for the next start of the agent
 containers.json   there once the edge has made containers: their network
 module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
 logs/             a log for each module and each process of the edge
+cloud/            not of the edge, but of the IoT Hub stand-in: see iothub/cloud_home.py
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODULE_DATA = "module-data"
+CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others like ours, and not removed with it
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     "device.json",
@@ -97,8 +101,10 @@ class Home:
         return sorted("edgeAgent" if name == _AGENT_LOG else name for name in names)
 
     def foreign(self) -> list[str]:
-        """Return the names of what stands here and is not the edge's, sorted."""
-        return [entry.name for entry in self._entries() if not _is_own(entry.name)]
+        """Return the names of what stands here and is not ours, sorted."""
+        return [
+            entry.name for entry in self._entries() if not _is_own(entry.name) and not _is_closed_cloud(entry)
+        ]
 
     def close_entries(self) -> None:
         """Leave what the edge made here to its owner alone, whatever the umask of an earlier run was.
@@ -146,3 +152,11 @@ class Home:
 
 def _is_own(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in _OWN)
+
+
+def _is_closed_cloud(entry: os.DirEntry[str]) -> bool:
+    return (
+        entry.name == CLOUD
+        and entry.is_dir(follow_symlinks=False)
+        and not entry.stat(follow_symlinks=False).st_mode & 0o077
+    )

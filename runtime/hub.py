@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,14 +28,18 @@ from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
+from runtime.client_certificates import check_certificate
+from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import hub_listener
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import Use, from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
+from runtime.message_salvage import make_sound
 from runtime.process_end import FAILED, end_at_once
 from runtime.socket_handover import SocketOffer
+from runtime.store_place import StoreLock
 from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.twin_db import TwinDb
@@ -45,7 +50,10 @@ log = logging.getLogger(__name__)
 SWITCH_INTERVAL_S = 0.0005  # threads that wait for the interpreter get it sooner than after Python's 5 ms
 
 
-def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore] = MessageDb.open) -> int:
+OpenStore = Callable[[Path, int | None], MessageStore]
+
+
+def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -> int:
     """Run until SIGTERM or until the root gives up; returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     path = home / "hub.json"
@@ -53,11 +61,17 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
         config = hub_config.decode(path.read_bytes(), str(path))
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror}; start the edge with `edge-actors run`") from exc
+    database = Path(config.message_db) if config.message_db else Home(home).message_db
+    store_lock = StoreLock(database)
+    make_sound(database, time.time())
     sockets = from_environment(os.environ)
     offer = SocketOffer(run_dir, [listener for _, listener in sockets])
     offer.open()
     by_use = {use: [listener for its, listener in sockets if its is use] for use in Use}
-    certificate = ServerCertificate(config.certificate_file, config.key_file)
+    environment = config.environment
+    if environment.log_level is not None:
+        logging.getLogger().setLevel(environment.log_level.upper())
+    certificate = ServerCertificate(config.certificate_file, config.key_file, environment.ssl_protocols)
     most_open = most_connections()
     bus = ZmqBus(HUB, run_dir)
     gate = HttpGate()
@@ -67,12 +81,17 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
     def root() -> HubRootActor:
         return HubRootActor(
             config,
-            open_store=lambda: open_store(home / "hub.db"),
+            open_store=lambda: open_store(database, config.max_store_bytes),
             open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
+            check_certificate=check_certificate,
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: hub_listener(
-                by_use, certificate.context, Admission(most_open), gate.answer
+                by_use,
+                certificate.context,
+                Admission(most_open),
+                gate.answer,
+                web_socket=environment.mqtt_enabled,
             ),
             http_gate=gate,
             load_certificate=certificate.load,
@@ -96,10 +115,11 @@ def run_hub(home: Path, run_dir: Path, open_store: Callable[[Path], MessageStore
         return FAILED
     bus.close()
     offer.close()
+    store_lock.close()
     return 0
 
 
-def main(open_store: Callable[[Path], MessageStore] = MessageDb.open) -> int:
+def main(open_store: OpenStore = MessageDb.open) -> int:
     """Parse the command line of the hub process, and run it."""
     parser = argparse.ArgumentParser(prog="runtime.hub", description="The hub process of an edge.")
     parser.add_argument("--home", type=Path, required=True)

@@ -35,9 +35,14 @@ def hub_listener(
     context: ssl.SSLContext,
     admission: Admission,
     answer: HandleRequest,
+    *,
+    web_socket: bool = True,
 ) -> Listeners:
-    """Return what serves these sockets; their connections are admitted together, requests go to `answer`."""
+    """Return what serves these sockets; their connections are admitted together, requests go to `answer`.
+
+    Without `web_socket` there is no MQTT on the web port.
+    """
     return Listeners(
         MqttListener(sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], context, admission),
-        WebListener(sockets[Use.WEB], context, answer, admission),
+        WebListener(sockets[Use.WEB], context, answer, admission, web_socket=web_socket),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,13 @@ class Wanted:
 
 
 class HubSockets:
-    """The sockets for the addresses of the settings, in their order."""
+    """The sockets for the addresses of the settings, in their order. Any thread may call."""
 
     def __init__(self, wanted: Sequence[Wanted]) -> None:
         self._wanted = tuple(wanted)
         self._held: list[socket.socket] = []
         self._missed: set[Wanted] = set()  # that the user has been told of
+        self._lock = threading.RLock()
 
     def take_back(self, run_dir: Path, has_ended: Callable[[], bool]) -> bool:
         """Take duplicates from a hub that outlived its agent; returns whether it gave them.
@@ -62,22 +64,23 @@ class HubSockets:
         Raises:
             EnvironmentFault: an address cannot be had that is not optional.
         """
-        kept, missing, removed = self._sorted()
-        for listener in removed:
-            if _is_in_the_way(listener, missing):
+        with self._lock:
+            kept, missing, removed = self._sorted()
+            for listener in removed:
+                if _is_in_the_way(listener, missing):
+                    self._close(listener)
+            bound: dict[Wanted, socket.socket] = {}
+            try:
+                for wanted in sorted(missing, key=lambda one: one.is_optional):
+                    self._bind_one(wanted, bound)
+            except EnvironmentFault:
+                for listener in bound.values():
+                    listener.close()
+                raise
+            for listener in removed:
                 self._close(listener)
-        bound: dict[Wanted, socket.socket] = {}
-        try:
-            for wanted in sorted(missing, key=lambda one: one.is_optional):
-                self._bind_one(wanted, bound)
-        except EnvironmentFault:
-            for listener in bound.values():
-                listener.close()
-            raise
-        for listener in removed:
-            self._close(listener)
-        have = kept | bound
-        self._held = [have[wanted] for wanted in self._wanted if wanted in have]
+            have = kept | bound
+            self._held = [have[wanted] for wanted in self._wanted if wanted in have]
 
     def listen_on(self, wanted: Sequence[Wanted]) -> None:
         """Want other addresses and have them; the hub gets them at its next start.
@@ -85,13 +88,14 @@ class HubSockets:
         Raises:
             EnvironmentFault: one cannot be had; all stays as it was.
         """
-        before = self._wanted
-        self._wanted = tuple(wanted)
-        try:
-            self.bind()
-        except EdgeError:
-            self._wanted = before
-            raise
+        with self._lock:
+            before = self._wanted
+            self._wanted = tuple(wanted)
+            try:
+                self.bind()
+            except EdgeError:
+                self._wanted = before
+                raise
 
     def to_environment(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
         """Return environment and descriptors for the hub process."""
@@ -100,9 +104,10 @@ class HubSockets:
 
     def close(self) -> None:
         """Close what we hold; a hub that lives has its own."""
-        for listener in self._held:
-            listener.close()
-        self._held = []
+        with self._lock:
+            for listener in self._held:
+                listener.close()
+            self._held = []
 
     def _bind_one(self, wanted: Wanted, bound: dict[Wanted, socket.socket]) -> None:
         try:

@@ -16,14 +16,16 @@ import hmac
 import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from actors.hub_identity import AuthType, capital_thumbprint
 from messaging.errors import AuthError, ConfigError
+from messaging.nearest import did_you_mean
 from runtime import aes_gcm
 from runtime.atomic_file import make_private_folder, write_private_file
 
@@ -31,7 +33,7 @@ EDGE_AGENT = "$edgeAgent"
 EDGE_HUB = "$edgeHub"
 KEY_BYTES = 32
 
-_FILE_VERSION = 1
+_FILE_VERSION = 2  # 1 had no devices with certificates; it is read as it is, and written anew as 2
 # Source: spec sheet security-daemon.md section 4.4
 _ID = re.compile(r"[A-Za-z0-9\-.+%_#*?!(),:=@$']{1,128}")
 # Generation ids look like IoT Hub's: 100 ns ticks since the year 1.
@@ -46,7 +48,10 @@ Status = Literal["enabled", "disabled"]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who may connect: the device itself, one of its modules (`module_id` set), or a leaf device."""
+    """Who may connect: the device itself, one of its modules (`module_id` set), or a leaf device.
+
+    One that proves itself with a certificate has no keys.
+    """
 
     device_id: str
     module_id: str | None
@@ -54,6 +59,8 @@ class Identity:
     status: Status
     primary_key: bytes = field(repr=False)
     secondary_key: bytes = field(repr=False)
+    auth_type: AuthType = "sas"
+    thumbprints: tuple[str, ...] = ()  # of "selfSigned", capital hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ class _Device:
     status: Status
     primary_key: bytes = field(repr=False)
     secondary_key: bytes = field(repr=False)
+    auth_type: AuthType = "sas"
+    thumbprints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,23 +191,74 @@ class KeyStore:
             if len(modules) < len(self._content.modules):
                 self._keep(replace(self._content, modules=modules))
 
-    def create_device(self, device_id: str, now_s: float) -> Identity:
-        """Make the identity of a leaf device, with random keys.
+    def create_device(
+        self,
+        device_id: str,
+        now_s: float,
+        auth_type: AuthType = "sas",
+        thumbprints: Sequence[str] = (),
+    ) -> Identity:
+        """Make the identity of a leaf device: with random keys, or to prove itself with a certificate.
+
+        Args:
+            thumbprints: One or two of "selfSigned", else none.
 
         Raises:
-            ConfigError: the id exists, or is not one IoT Hub allows.
+            ConfigError: the id exists, or is not one IoT Hub allows; a thumbprint is none.
             EnvironmentFault: the store cannot be written; nothing changed.
         """
         _check_id("device", device_id)
+        prints = _thumbprints(device_id, auth_type, thumbprints)
         with self._changing:
             content = self._content
             if device_id == content.device_id or device_id in content.leaf_devices:
                 raise ConfigError(f"device '{device_id}' exists already; choose another id")
             generation = _next_generation(content.last_generation, now_s)
-            device = _new_device(generation)
+            if auth_type == "sas":
+                device = _new_device(generation)
+            else:
+                device = _Device(str(generation), "enabled", b"", b"", auth_type, prints)
             leaf_devices = {**content.leaf_devices, device_id: device}
             self._keep(replace(content, last_generation=generation, leaf_devices=leaf_devices))
             return _device_identity(device_id, device)
+
+    def enable_device(self, device_id: str, enabled: bool) -> None:
+        """Let a leaf device connect, or not any more; it keeps its keys.
+
+        Raises:
+            ConfigError: there is no leaf device of that id.
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            device = self._leaf_device(device_id)
+            changed = replace(device, status="enabled" if enabled else "disabled")
+            if changed != device:
+                leaf_devices = {**self._content.leaf_devices, device_id: changed}
+                self._keep(replace(self._content, leaf_devices=leaf_devices))
+
+    def delete_device(self, device_id: str) -> None:
+        """Forget a leaf device; made again it gets other keys.
+
+        Raises:
+            ConfigError: there is no leaf device of that id.
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            self._leaf_device(device_id)
+            leaf_devices = {k: v for k, v in self._content.leaf_devices.items() if k != device_id}
+            self._keep(replace(self._content, leaf_devices=leaf_devices))
+
+    def _leaf_device(self, device_id: str) -> _Device:
+        device = self._content.leaf_devices.get(device_id)
+        if device is not None:
+            return device
+        if device_id == self._content.device_id:
+            raise ConfigError(
+                f"'{device_id}' is this edge itself; `edge-actors down` stops it, and leaf devices alone can "
+                "be disabled or deleted"
+            )
+        hint = did_you_mean(device_id, self._content.leaf_devices) or "; see `edge-actors identity list`"
+        raise ConfigError(f"there is no leaf device '{device_id}'{hint}")
 
     def sign(self, module_id: str, data: bytes) -> bytes:
         """Return the HMAC-SHA256 of `data` under the primary key of a module.
@@ -285,7 +345,14 @@ def _next_generation(last: int, now_s: float) -> int:
 
 def _device_identity(device_id: str, device: _Device) -> Identity:
     return Identity(
-        device_id, None, device.generation_id, device.status, device.primary_key, device.secondary_key
+        device_id,
+        None,
+        device.generation_id,
+        device.status,
+        device.primary_key,
+        device.secondary_key,
+        device.auth_type,
+        device.thumbprints,
     )
 
 
@@ -298,6 +365,18 @@ def _module_identity(content: _Content, module_id: str) -> Identity:
         for which in ("primary", "secondary")
     )
     return Identity(content.device_id, module_id, module.generation_id, module.status, primary, secondary)
+
+
+def _thumbprints(device_id: str, auth_type: AuthType, given: Sequence[str]) -> tuple[str, ...]:
+    if auth_type == "selfSigned":
+        if not 1 <= len(given) <= 2:
+            raise ConfigError(f"device '{device_id}' needs one or two thumbprints, not {len(given)}")
+    elif given:
+        raise ConfigError(f"device '{device_id}': thumbprints are for self-signed certificates alone")
+    try:
+        return tuple(map(capital_thumbprint, given))
+    except ValueError as exc:
+        raise ConfigError(f"device '{device_id}': a thumbprint is {exc}") from exc
 
 
 def _check_id(kind: str, text: str) -> None:

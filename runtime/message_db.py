@@ -36,15 +36,20 @@ from actors.stored import (
     Run,
     Segment,
     position_of,
+    positions_of_rank,
+    rank_of,
+    seq_of,
 )
-from messaging.errors import StoreError
-from runtime import message_schema
+from messaging.errors import StoreDamaged, StoreError, StoreFull
+from runtime import message_schema, store_space
 from runtime.message_bodies import BodyReader, rows_of
 from runtime.message_ledger import POSITION_BITS, Accounts
 from runtime.message_queues import QueueRow, Queues
 from runtime.sqlite_tables import SharedTable
+from runtime.store_space import StoreSpace
 
 TIDY_PAGES = 256  # given back in one slice
+ROW_BYTES_EACH = 8  # of a message in a row of bodies, besides header and body
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -65,7 +70,9 @@ def _guarded(doing: str, *, in_transaction: bool = False) -> Callable[[_Method],
             except BaseException as exc:
                 self._failed = True
                 if isinstance(exc, sqlite3.Error):
-                    raise message_schema.translated(exc, self.path, doing) from exc
+                    raise self._translated(exc, doing) from exc
+                if isinstance(exc, StoreDamaged):
+                    message_schema.condemn(self.path, str(exc))
                 raise
 
         return cast(_Method, guarded)
@@ -81,6 +88,7 @@ class MessageDb:
         self._connection = connection
         self._accounts: Accounts
         self._sessions: SharedTable
+        self._space: StoreSpace | None = None
         self._queues = Queues(connection)
         self._bodies = BodyReader(connection, path)
         self._in_transaction = False
@@ -88,28 +96,50 @@ class MessageDb:
         self._loaded = False  # the accounts are those of the last commit, or of the open transaction
 
     @classmethod
-    def open(cls, path: Path) -> MessageDb:
+    def open(cls, path: Path, max_bytes: int | None = None) -> MessageDb:
         """Open the database at `path`, made if there is none, migrated if it is of an older release.
+
+        Args:
+            path: In a folder that exists.
+            max_bytes: What it may take; None: half of what the disk has.
 
         Raises:
             StoreError: It cannot be opened, is damaged, is no message database, or is of a newer release.
         """
+        try:
+            return cls._opened(path, max_bytes)
+        except StoreFull:
+            if not store_space.give_up_reserve(path):
+                raise
+            return cls._opened(path, max_bytes)
+
+    @classmethod
+    def _opened(cls, path: Path, max_bytes: int | None) -> MessageDb:
         connection = message_schema.connect(path)
         try:
             db = cls(path, connection)
-            db._set_up()
+            db._set_up(max_bytes)
         except BaseException:
             connection.close()
             raise
         return db
 
     @_guarded("open")
-    def _set_up(self) -> None:
+    def _set_up(self, max_bytes: int | None) -> None:
         message_schema.prepare(self._connection, self.path)
         self._accounts = Accounts(self._connection, self.path)
         self._sessions = SharedTable(self._connection, self.path, "sessions")
         self._connection.execute("COMMIT")
         self._load()
+        self._space = StoreSpace(self._connection, self.path, max_bytes)
+
+    def _translated(self, exc: sqlite3.Error, doing: str) -> StoreError:
+        error = message_schema.translated(exc, self.path, doing)
+        if isinstance(error, StoreDamaged):
+            message_schema.condemn(self.path, str(error))
+        elif self._space is not None:
+            self._space.ran_out()
+        return error
 
     def _load(self) -> None:
         self._loaded = False
@@ -164,6 +194,9 @@ class MessageDb:
         accounts = self._accounts
         first = seq = accounts.next_seq
         count = sum(len(segment.entries) for segment in segments)
+        assert self._space is not None
+        if size_bytes := sum(map(_size_bytes, segments)):
+            self._space.check(size_bytes)
         if seq + count > MAX_SEQ:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
         routed = 0
@@ -213,6 +246,30 @@ class MessageDb:
         self._count_dropped(endpoint_id, reason, count)
         return count
 
+    @_guarded("drop the oldest messages", in_transaction=True)
+    def drop_oldest(self, limit: int = 1000) -> dict[str, int]:
+        """Give up the oldest messages of the lowest priority, of all endpoints; return how many at which."""
+        queues = self._queues
+        lowest = {
+            endpoint_id: found
+            for endpoint_id, account in self._accounts.all()
+            if (found := queues.oldest_of_lowest(account.first_key, account.last_key)) is not None
+        }
+        if not lowest:
+            return {}
+        rank = max(rank_of(found) for found in lowest.values())
+        first_seq = min(seq_of(found) for found in lowest.values() if rank_of(found) == rank)
+        counts: dict[str, int] = {}
+        first, last = positions_of_rank(rank)
+        for endpoint_id, found in lowest.items():
+            if rank_of(found) == rank:
+                ranges = [(first + first_seq, min(first + first_seq + limit - 1, last))]
+                count = self._release_positions(endpoint_id, ranges)
+                self._count_dropped(endpoint_id, "limit", count)
+                if count:
+                    counts[endpoint_id] = count
+        return counts
+
     def _count_dropped(self, endpoint_id: str, reason: DropReason, count: int) -> None:
         if count:
             account = self._accounts.change(endpoint_id)
@@ -242,7 +299,13 @@ class MessageDb:
 
     @_guarded("read messages")
     def read(
-        self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
+        self,
+        endpoint_id: str,
+        after_position: int,
+        max_count: int,
+        max_bytes: int,
+        now_s: float,
+        last_position: int = MAX_POSITION,
     ) -> list[Run]:
         """Return the next messages behind `after_position` (-1: from the start) in order of delivery."""
         account = self._accounts.find(endpoint_id)
@@ -251,9 +314,9 @@ class MessageDb:
         base = account.first_key
         first_key = base + max(after_position, -1) + 1
         found: list[Run] = []
-        for key, count, first_seq, _ in self._queues.live(first_key, account.last_key, now_s):
+        for key, count, first_seq, _ in self._queues.live(first_key, base + last_position, now_s):
             first = max(key, first_key)
-            last = min(key + count, first + max_count) - 1
+            last = min(key + count, first + max_count, base + last_position + 1) - 1
             for run in self._bodies.runs(first_seq, first - base, last - base):
                 fits = run if run.size_bytes <= max_bytes else _fitting(run, max_bytes, at_least=not found)
                 if fits is not None:
@@ -302,12 +365,21 @@ class MessageDb:
         """Give free space back to the file system, a slice at a time; return the bytes still to give."""
         if self._in_transaction:
             raise StoreError(f"message database {self.path}: cannot tidy inside a transaction")
+        assert self._space is not None
+        self._space.recover()
         # Only a script runs this pragma to its end; executed as a statement it frees a single page.
         self._connection.executescript(f"PRAGMA incremental_vacuum({TIDY_PAGES})")
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         (free_pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
         return int(free_pages * page_bytes)
+
+
+def _size_bytes(segment: Segment) -> int:
+    """Return what a segment takes on disk, roughly; nothing when it goes nowhere."""
+    if not segment.matches:
+        return 0
+    return sum(map(len, segment.headers)) + sum(len(body) + ROW_BYTES_EACH for _, body in segment.entries)
 
 
 def _fitting(run: Run, room_bytes: int, at_least: bool) -> Run | None:

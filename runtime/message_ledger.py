@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actors.stored import MAX_POSITION, EndpointLedger, Ledger, Totals
+from actors.stored import MAX_POSITION, EndpointLedger, Epoch, Ledger, Totals
 from messaging.errors import StoreError
 from runtime import message_schema
 from runtime.sqlite_tables import SharedTable
 
 POSITION_BITS = MAX_POSITION.bit_length()  # of a key of the queue; the number of the endpoint is above them
+EPOCH = "epoch"  # the row of the ledger that tells when it began anew, there after a salvage
 MAX_ENDPOINT_NUMBER = (1 << 63 - POSITION_BITS) - 1
 
 
@@ -73,6 +74,7 @@ class Accounts:
         self._touched: set[str] = set()
         self._accounts: dict[str, Account] = {}
         self._saved: dict[str, int] = {}
+        self._epoch = Epoch()
         self.next_seq = 1
         self.received = 0
         self.unrouted = 0
@@ -90,6 +92,7 @@ class Accounts:
             endpoint_id: Account(**rows.get(str(number), {"number": number}))
             for endpoint_id, number in self._numbers.items()
         }
+        self._epoch = Epoch(**rows.get(EPOCH, {}))
         self._touched.clear()
 
     def save(self) -> None:
@@ -128,6 +131,10 @@ class Accounts:
         self._touched.add(endpoint_id)
         return account
 
+    def all(self) -> list[tuple[str, Account]]:
+        """Return all endpoints with their accounts."""
+        return list(self._accounts.items())
+
     def names(self) -> dict[int, str]:
         """Return the endpoints by their numbers."""
         return {account.number: endpoint_id for endpoint_id, account in self._accounts.items()}
@@ -147,6 +154,7 @@ class Accounts:
                 )
                 for endpoint_id, account in self._accounts.items()
             },
+            self._epoch,
         )
 
     def _totals(self) -> Totals:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
+from actors.stored import positions_of_rank, rank_of
+
 LIVE_ROWS = 32  # read at once
 
 QueueRow = tuple[int, int, int, float | None]
@@ -99,6 +101,21 @@ class Queues:
             (first_key, last_key, limit),
         ).fetchall()
         return _first_of(rows, limit)
+
+    def oldest_of_lowest(self, first_key: int, last_key: int) -> int | None:
+        """Return the position of the oldest message of the lowest priority in a queue; None: it is empty."""
+        run = self._connection.execute
+        (newest,) = run(
+            "SELECT max(key) FROM queue WHERE key BETWEEN ? AND ?", (first_key, last_key)
+        ).fetchone()
+        if newest is None:
+            return None
+        first, last = positions_of_rank(rank_of(newest - first_key))
+        (oldest,) = run(
+            "SELECT min(key) FROM queue WHERE key BETWEEN ? AND ?", (first_key + first, first_key + last)
+        ).fetchone()
+        position: int = oldest - first_key
+        return position
 
     def due(self, now_s: float, limit: int) -> list[tuple[int, int]]:
         """Return `limit` keys whose time has come, those that expired first before others, as ranges."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
 
-from messaging.errors import StoreError
+from messaging.errors import EdgeError, StoreDamaged, StoreError
 from runtime import sqlite_file
+from runtime.atomic_file import write_private_file
+
+log = logging.getLogger(__name__)
 
 WHAT = "message database"
 
@@ -31,7 +35,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Check, set up and migrate the file; see `sqlite_file.prepare`."""
-    sqlite_file.prepare(connection, path, WHAT, MIGRATIONS)
+    try:
+        sqlite_file.prepare(connection, path, WHAT, MIGRATIONS)
+    except StoreDamaged as exc:
+        raise damaged(path, exc.finding) from exc
 
 
 def version_of(connection: sqlite3.Connection, path: Path) -> int:
@@ -39,11 +46,28 @@ def version_of(connection: sqlite3.Connection, path: Path) -> int:
     return sqlite_file.version_of(connection, path, WHAT, len(MIGRATIONS))
 
 
-def damaged(path: Path, finding: str) -> StoreError:
-    """Return the error that names a damaged file and the way out."""
-    return sqlite_file.damaged(path, WHAT, finding)
+def marker_of(path: Path) -> Path:
+    """Return the file that says that the database was found damaged; the next start salvages it."""
+    return path.with_name(path.name + "-damaged")
+
+
+def condemn(path: Path, finding: str) -> None:
+    """Write down that the file is damaged, so that the next start does not need to find out."""
+    try:
+        write_private_file(marker_of(path), finding.encode())
+    except (OSError, EdgeError) as exc:  # the damage is told all the same, and found again
+        log.error("message database %s: its damage cannot be written down: %s", path, exc)
+
+
+def damaged(path: Path, finding: str) -> StoreDamaged:
+    """Return the error that names a damaged file; the way out is taken at the next start."""
+    return StoreDamaged(
+        f"{WHAT} {path}: damaged ({finding}); what can be read of it is salvaged when the hub starts again",
+        finding,
+    )
 
 
 def translated(exc: sqlite3.Error, path: Path, doing: str) -> StoreError:
     """Return what an error of SQLite means for a user who wanted `doing`."""
-    return sqlite_file.translated(exc, path, WHAT, doing)
+    error = sqlite_file.translated(exc, path, WHAT, doing)
+    return damaged(path, error.finding) if isinstance(error, StoreDamaged) else error

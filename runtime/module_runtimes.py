@@ -58,6 +58,10 @@ class ModuleRuntimes:
             return process
         return self._containers.adopt(name, on_exit) or process
 
+    def rest(self, name: str) -> None:
+        """Give back what is held for the next start; see ModuleRuntime. Of a container that is nothing."""
+        self._processes.rest(name)
+
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime."""
         self._cleared.discard(name)

@@ -23,6 +23,7 @@ BASE_NAME = "edge-actors"
 # 107 bytes of a socket path less "/edge-actors/01234567/" leaves 50 for names below a base of this length.
 LONGEST_BASE_BYTES = 35
 AGENT = "agent"
+CLOUD = "cloud"  # the IoT Hub stand-in, whose run directory is one of its own
 OWNER = "home"  # file with the path of the home
 
 
@@ -182,6 +183,9 @@ class Lock:
         # A holder that is just writing itself down is not yet readable.
         known = f" (pid {holder.pid}, started {_clock(holder.started_at_s)})" if holder else ""
         home = self.run.home
+        if self.process == CLOUD:
+            way_out = f"end it with `kill {holder.pid}`" if holder else "end it first"
+            return f"another IoT Hub stand-in{known} runs on home {home.parent}; {way_out}"
         return f"{who}{known} runs on home {home}; stop it with `edge-actors down --home {home}`"
 
 

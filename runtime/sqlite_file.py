@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from messaging.errors import StoreError, StoreFull
+from messaging.errors import StoreDamaged, StoreError, StoreFull
 
 WAL_PAGES = 1000  # the write-ahead log is copied into the database whenever it holds this many pages
 WAL_KEPT_BYTES = 8 << 20  # and is cut to this size after a transaction made it larger
@@ -62,7 +62,8 @@ def prepare(connection: sqlite3.Connection, path: Path, what: str, migrations: S
     for script in migrations[version:]:
         for statement in script.split(";"):
             run(statement)
-    run(f"PRAGMA user_version={len(migrations)}")
+    if version < len(migrations):  # else opening writes nothing, which works with a full disk too
+        run(f"PRAGMA user_version={len(migrations)}")
 
 
 def version_of(connection: sqlite3.Connection, path: Path, what: str, newest: int) -> int:
@@ -84,11 +85,12 @@ def version_of(connection: sqlite3.Connection, path: Path, what: str, newest: in
     return version
 
 
-def damaged(path: Path, what: str, finding: str) -> StoreError:
+def damaged(path: Path, what: str, finding: str) -> StoreDamaged:
     """Return the error that names a damaged file and the way out."""
-    return StoreError(
+    return StoreDamaged(
         f"{what} {path}: damaged ({finding}); move it away together with {path.name}-wal and "
-        f"{path.name}-shm to start empty; what is in it stays behind in it"
+        f"{path.name}-shm to start empty; what is in it stays behind in it",
+        finding,
     )
 
 

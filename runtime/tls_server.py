@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Sequence
 from typing import Any, Final
 
 # X509_V_FLAG_IGNORE_CRITICAL, _PARTIAL_CHAIN and _NO_CHECK_TIME of OpenSSL's x509_vfy.h; ssl names not all.
@@ -34,6 +35,7 @@ _DER: Final = 2  # X509_FILETYPE_ASN1 of OpenSSL's ssl.h
 _HANDSHAKE: Final = 22  # ContentType, RFC 8446 section 5.1
 _CERTIFICATE: Final = 11  # HandshakeType, RFC 8446 section 4 and RFC 5246 section 7.4
 _FINISHED: Final = 20
+_VERSIONS: Final = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class ServerCertificate:
@@ -46,8 +48,13 @@ class ServerCertificate:
             certificate before stays in use then.
     """
 
-    def __init__(self, certificate_file: str, key_file: str) -> None:
+    def __init__(
+        self, certificate_file: str, key_file: str, versions: Sequence[str] = tuple(_VERSIONS)
+    ) -> None:
+        """Read the files; `versions` of TLS as `HubEnvironment.ssl_protocols` has them."""
         self.context = _new_context()
+        self.context.minimum_version = min(_VERSIONS[version] for version in versions)
+        self.context.maximum_version = max(_VERSIONS[version] for version in versions)
         _ask_for_certificates(self.context)
         self._files = (certificate_file, key_file)
         self._loaded: tuple[tuple[int, int], ...] = ()

@@ -5,14 +5,20 @@ twins      identity id -> the record of actors/twin_record.py
 
 from __future__ import annotations
 
+import itertools
+import logging
+import os
 import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from messaging.errors import StoreError
+from messaging.errors import StoreDamaged, StoreError
 from runtime import sqlite_file
 from runtime.sqlite_tables import SharedTable
+
+log = logging.getLogger(__name__)
 
 _WHAT: Final = "twin database"
 _MIGRATIONS: Final = ("CREATE TABLE twins (key TEXT PRIMARY KEY, value BLOB)",)
@@ -29,11 +35,23 @@ class TwinDb:
 
     @classmethod
     def open(cls, path: Path) -> TwinDb:
-        """Open the file, made if there is none.
+        """Open the file, made if there is none; one that is damaged is put aside.
+
+        Nothing is salvaged of it: desired properties come again from deployment or cloud, reported ones from
+        the clients, as after their first start.
 
         Raises:
-            StoreError: it is damaged, of a newer release, or cannot be opened.
+            StoreError: it is of a newer release, or cannot be opened.
         """
+        try:
+            return cls._open(path)
+        except StoreDamaged as exc:
+            aside = _put_aside(path)
+            log.error("%s; it was put aside as %s, and the twins of all clients start empty", exc, aside)
+            return cls._open(path)
+
+    @classmethod
+    def _open(cls, path: Path) -> TwinDb:
         connection = sqlite_file.connect(path, _WHAT)
         try:
             sqlite_file.prepare(connection, path, _WHAT, _MIGRATIONS)
@@ -83,3 +101,13 @@ class TwinDb:
 
     def _translated(self, exc: sqlite3.Error, doing: str) -> StoreError:
         return sqlite_file.translated(exc, self._path, _WHAT, doing)
+
+
+def _put_aside(path: Path) -> Path:
+    """Move a database away, under the first name that is free; the log first, which means nothing alone."""
+    names = (path.with_name(f"{path.name}-damaged-{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    for ending in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{ending}", f"{aside}{ending}")
+    return aside

@@ -63,16 +63,21 @@ class WebListener:
         handle: HandleRequest,
         admission: Admission | None = None,
         limits: WebLimits | None = None,
+        *,
+        web_socket: bool = True,
     ) -> None:
         self._listener = TcpListener("HTTP and WebSocket", tls, (), context, admission or Admission())
         self._handle = handle
         self._limits = limits or WebLimits()
+        self._takes_web_socket = web_socket
         self._asking: set[WebConnection] = set()  # those that speak HTTP
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the loop of this thread; `handler` gets the upgraded ones."""
         self._listener.open(
-            lambda visit: WebConnection(self._handle, handler, visit, self._limits, self._asking)
+            lambda visit: WebConnection(
+                self._handle, handler if self._takes_web_socket else None, visit, self._limits, self._asking
+            )
         )
 
     def close(self) -> None:
@@ -88,12 +93,15 @@ class WebConnection(asyncio.Protocol):
     def __init__(
         self,
         handle: HandleRequest,
-        handler: ConnectionHandler,
+        handler: ConnectionHandler | None,
         visit: Visit,
         limits: WebLimits,
         asking: set[WebConnection],
     ) -> None:
-        """Take what is needed; the connection is in `asking` until it is upgraded or ends."""
+        """Take what is needed; the connection is in `asking` until it is upgraded or ends.
+
+        Without a handler nothing is upgraded.
+        """
         self._asking = asking
         self._handle = handle
         self._handler = handler
@@ -172,6 +180,8 @@ class WebConnection(asyncio.Protocol):
     def _upgrade(self, request: HttpRequest) -> None:
         if unquote(request.target.partition("?")[0]) != WEBSOCKET_PATH:
             raise Refusal(404, f"there is no WebSocket at this path, only at {WEBSOCKET_PATH}")
+        if self._handler is None:
+            raise Refusal(404, "this hub speaks no MQTT: MqttSettings__Enabled of edgeHub is false")
         connection, reply = accept(request)
         self._set_timer(None)
         self._asking.discard(self)

@@ -80,6 +80,7 @@ class WorkloadApi:
         process_of: Callable[[str], ModuleProcess | ModuleContainer | None],
         modules: Callable[[], Sequence[ModuleState]],
         now_s: Callable[[], float],
+        trusted_pem: str = "",
     ) -> None:
         """Keep what is needed to answer.
 
@@ -90,7 +91,9 @@ class WorkloadApi:
             process_of: The process or container of a module by its name without `$`, None if it does not run.
             modules: What `GET /modules` lists.
             now_s: Seconds since 1970-01-01 UTC.
+            trusted_pem: CA certificates that the trust bundle holds besides the edge CA.
         """
+        self._trusted_pem = trusted_pem
         self._hub_host = hub_host
         self._keys = keys
         self._edge_ca = edge_ca
@@ -141,7 +144,7 @@ class WorkloadApi:
         ca = self._edge_ca()
         if ca is None:
             raise Refusal(404, 'certificate "aziot-edged-trust-bundle" not found')
-        return json_response(200, {"certificate": ca.certificate_pem})
+        return json_response(200, {"certificate": ca.certificate_pem + self._trusted_pem})
 
     def _manifest_trust_bundle(self, request: Request, segments: Mapping[str, str]) -> Response:
         return json_response(200, {"certificate": ""})

@@ -16,6 +16,8 @@ from messaging.zmq_bus import ZmqBus
 # How long one example takes says more about the machine's load than about the code.
 settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
+# A long run by hand: pytest --timeout=0 --hypothesis-profile=long --hypothesis-show-statistics tests
+settings.register_profile("long", deadline=None, max_examples=5_000)
 
 
 @pytest.fixture

@@ -33,11 +33,15 @@ def down(purge: bool, home: Path, as_json: bool) -> None:
     from runtime.home import Home
     from runtime.leftovers import end_edge
     from runtime.run_directory import RunDirectory
+    from runtime.store_place import database_of
+    from runtime.store_place import purge as purge_store
 
     run = RunDirectory.of(home)
     had_run_directory = run.path.exists()
     ended = end_edge(run, GRACE_S)
     removed, problem = _remove_containers(run.path.name, Home(home))
+    if purge:
+        purge_store(database_of(Home(home)), Home(home))
     left = Home(home).purge() if purge else None
     if as_json:
         print_json(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from runtime.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from actors.hub_config import HubConfig
+    from actors.hub_identity import AuthType
     from runtime.home import Home
     from runtime.key_store import Identity
 
@@ -30,22 +32,38 @@ def identity() -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help=(
     f"Write {CONNECTION_STRING_FILE} and {CA_FILE} into this folder instead of showing the key."
 ))  # fmt: skip
+@click.option("--x509", metavar="CERT.pem|THUMBPRINT", help=(
+    "It proves itself with this certificate, given as a file or by its SHA-1 or SHA-256."
+))  # fmt: skip
+@click.option("--x509-secondary", metavar="CERT.pem|THUMBPRINT", help="… or with this one.")
+@click.option("--x509-ca", is_flag=True, help=(
+    "It proves itself with a certificate for DEVICE as common name, signed by a CA that this edge trusts."
+))  # fmt: skip
 @common_options
-def create(device: str, out: Path | None, home: Path, as_json: bool) -> None:
+def create(
+    device: str,
+    out: Path | None,
+    x509: str | None,
+    x509_secondary: str | None,
+    x509_ca: bool,
+    home: Path,
+    as_json: bool,
+) -> None:
     """Make the identity of leaf device DEVICE and give its connection string.
 
     An SDK client needs two things: the connection string, and the file ca.pem as the certificate
-    authority to trust.
+    authority to trust. With a certificate of its own in place of a key it needs that one, too.
     """
     from runtime.cli.running import create_device
     from runtime.home import Home
 
+    auth_type, thumbprints = _proof(x509, x509_secondary, x509_ca)
     place = Home(home)
     config = last_hub_config(place)
     ca_pem = _ca_pem(place)
     if out is not None:  # before there is an identity, so that a mistake here leaves none behind
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    made = create_device(place, device)
+    made = create_device(place, device, auth_type, thumbprints)
     if out is None:
         _show(made, config, as_json)
         return
@@ -76,6 +94,34 @@ def show(name: str, home: Path, as_json: bool) -> None:
     _show(known[name], last_hub_config(place), as_json)
 
 
+@identity.command()
+@click.argument("device")
+@common_options
+def disable(device: str, home: Path, as_json: bool) -> None:
+    """Let leaf device DEVICE not connect any more; a connection that it has ends."""
+    _switch(device, False, home, as_json)
+
+
+@identity.command()
+@click.argument("device")
+@common_options
+def enable(device: str, home: Path, as_json: bool) -> None:
+    """Let leaf device DEVICE connect again."""
+    _switch(device, True, home, as_json)
+
+
+@identity.command()
+@click.argument("device")
+@common_options
+def delete(device: str, home: Path, as_json: bool) -> None:
+    """Forget leaf device DEVICE; made again it gets other keys. A connection that it has ends."""
+    from runtime.cli.running import delete_device
+    from runtime.home import Home
+
+    delete_device(Home(home), device)
+    _done(device, "deleted", as_json)
+
+
 @identity.command("list")
 @common_options
 def list_identities(home: Path, as_json: bool) -> None:
@@ -85,13 +131,60 @@ def list_identities(home: Path, as_json: bool) -> None:
 
     keys = KeyStore.open(Home(home).keys)
     rows = [
-        {"id": _name(found), "kind": _kind(found, keys.device_id), "status": found.status}
+        {
+            "id": _name(found),
+            "kind": _kind(found, keys.device_id),
+            "authentication": found.auth_type,
+            "status": found.status,
+        }
         for found in keys.identities()
     ]
     if as_json:
         print_json(rows)
     else:
-        print_table(("ID", "KIND", "STATUS"), (tuple(row.values()) for row in rows))
+        print_table(("ID", "KIND", "AUTHENTICATION", "STATUS"), (tuple(row.values()) for row in rows))
+
+
+def _proof(x509: str | None, secondary: str | None, ca: bool) -> tuple[AuthType, tuple[str, ...]]:
+    if ca and (x509 or secondary):
+        raise click.UsageError("--x509-ca goes by the name in the certificate: leave out --x509")
+    if secondary and not x509:
+        raise click.UsageError("--x509-secondary is the second certificate: name the first with --x509")
+    if ca:
+        return "certificateAuthority", ()
+    given = tuple(_thumbprint(text) for text in (x509, secondary) if text)
+    return ("selfSigned", given) if given else ("sas", ())
+
+
+def _thumbprint(text: str) -> str:
+    """Return the thumbprint that is written out, or that of the certificate in a file."""
+    from actors.hub_identity import capital_thumbprint
+    from messaging.errors import ConfigError
+    from runtime.trust_bundle import certificates_in
+
+    path = Path(text)
+    if not path.exists():
+        try:
+            return capital_thumbprint(text)
+        except ValueError as exc:
+            raise ConfigError(f"{text!r} is neither a file nor a thumbprint; a thumbprint is {exc}") from exc
+    first, *_ = certificates_in(path, "--x509")
+    return hashlib.sha256(first).hexdigest().upper()
+
+
+def _switch(device: str, enabled: bool, home: Path, as_json: bool) -> None:
+    from runtime.cli.running import enable_device
+    from runtime.home import Home
+
+    enable_device(Home(home), device, enabled)
+    _done(device, "enabled" if enabled else "disabled", as_json)
+
+
+def _done(device: str, status: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"deviceId": device, "status": status})
+    else:
+        click.echo(f"device {device} {status}")
 
 
 def _name(found: Identity) -> str:
@@ -110,11 +203,12 @@ def _show(found: Identity, config: HubConfig, as_json: bool) -> None:
         values: dict[str, Any] = {"deviceId": found.device_id}
         if found.module_id is not None:
             values["moduleId"] = found.module_id
-        values |= {
-            "status": found.status,
-            "primaryKey": base64.b64encode(found.primary_key).decode(),
-            "connectionString": text,
-        }
+        values |= {"status": found.status, "authentication": found.auth_type}
+        if found.auth_type == "sas":
+            values["primaryKey"] = base64.b64encode(found.primary_key).decode()
+        if found.thumbprints:
+            values["thumbprints"] = list(found.thumbprints)
+        values["connectionString"] = text
         print_json(values)
     else:
         click.echo(text)

@@ -12,7 +12,7 @@ from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from actors.stored import Ledger
+    from actors.stored import Epoch, Ledger
 
 TERMS = ("accepted", "delivered", "expired", "dropped", "pending")
 
@@ -28,13 +28,11 @@ def ledger(home: Path, as_json: bool) -> int:
     Each number is counted at its own event. When an equation does not hold, it is told on stderr and the
     exit code is 1.
     """
-    from runtime.home import Home
-    from runtime.message_ledger import read_ledger
-
-    found = read_ledger(Home(home).message_db)
+    found = _read(home)
     if as_json:
         print_json(as_values(found))
     else:
+        _tell_epoch(found.epoch)
         total = found.total
         click.echo(f"received {total.received} = unrouted {total.unrouted} + routed {total.routed}")
         if found.endpoints:
@@ -45,9 +43,34 @@ def ledger(home: Path, as_json: bool) -> int:
     return 1 if found.imbalances() else 0
 
 
+def _read(home: Path) -> Ledger:
+    """Return the ledger of a home; an empty one in the moment before its first hub has made the database."""
+    from actors.stored import Ledger, Totals
+    from runtime.home import Home
+    from runtime.message_ledger import read_ledger
+    from runtime.store_place import database_of
+
+    place = Home(home)
+    database = database_of(place)
+    if place.hub_config.exists() and not database.exists():
+        return Ledger(Totals(), {})
+    return read_ledger(database)
+
+
+def _tell_epoch(epoch: Epoch) -> None:
+    if epoch.number > 1:
+        lost = "an unknown number" if epoch.lost is None else epoch.lost
+        click.echo(
+            f"epoch {epoch.number}: counted anew since the message database was found damaged; "
+            f"of what waited {epoch.salvaged} salvaged, {lost} lost; "
+            f"the damaged files are in {epoch.quarantine}\n"
+        )
+
+
 def as_values(ledger: Ledger) -> dict[str, Any]:
     """Return a ledger as plain values, under the names of its terms."""
     return {
+        "epoch": asdict(ledger.epoch),
         "total": asdict(ledger.total),
         "endpoints": {
             endpoint_id: {

@@ -28,6 +28,7 @@ from runtime.home import Home
 from runtime.message_ledger import read_ledger
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory
+from runtime.store_place import database_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class LivePicture:
 
     def __init__(self, settings: Settings, console: Console | None = None) -> None:
         self._run = RunDirectory.of(settings.home)
-        self._message_db = Home(settings.home).message_db
+        self._home = Home(settings.home)
         self._console = console if console is not None else Console()
         self._warnings = LastWarnings()
         self._ended = threading.Event()
@@ -134,7 +135,7 @@ class LivePicture:
     def _read_ledger(self) -> None:
         began_s = time.monotonic()
         try:
-            self._known = replace(self._known, ledger=read_ledger(self._message_db))
+            self._known = replace(self._known, ledger=read_ledger(database_of(self._home)))
         except EdgeError:
             return  # the hub is making it
         now_s = time.monotonic()

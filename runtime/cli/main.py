@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
 import click
 
 from messaging.errors import ConfigError, EdgeError
+from runtime.cli.lazy_group import Entry, LazyGroup
 
 DEBUG_VARIABLE: Final = "EDGE_ACTORS_DEBUG"
 
@@ -20,15 +20,6 @@ FAILED: Final = 1
 USER_ERROR: Final = 2
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
 BROKEN_PIPE: Final = 141  # likewise SIGPIPE
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a command is, and its line of help: `--help` must not import them all."""
-
-    module: str
-    attribute: str
-    help: str
 
 
 _HERE = "runtime.cli."
@@ -45,6 +36,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),
     "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
+    "cloud": Entry(_HERE + "cloud.group", "cloud", "The IoT Hub on this machine: run it, and what is in it."),
     "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),
 }
 
@@ -56,36 +48,9 @@ class Invocation:
     debug: bool = False
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        return cast(click.Command, getattr(importlib.import_module(entry.module), entry.attribute))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            from messaging.nearest import did_you_mean
-
-            hint = did_you_mean(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
-            raise click.UsageError(f"there is no command {name!r}{hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
-
-
 @click.group(
     cls=LazyGroup,
+    entries=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`edge-actors COMMAND --help` says more about one command.",
 )

@@ -34,7 +34,7 @@ def list_modules(home: Path, as_json: bool) -> None:
         ("NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"),
         ((m["name"], m["status"], m["pid"] or "", told(m, now_s), config(m)) for m in found),
     )
-    for line in not_isolated(found):
+    for line in (*not_isolated(found), *wrong_settings(found)):
         click.echo(line)
 
 
@@ -84,6 +84,15 @@ def not_isolated(modules: Sequence[Mapping[str, Any]]) -> list[str]:
         if module["not_isolated"]:
             reasons.setdefault(module["not_isolated"], []).append(module["name"])
     return [f"not isolated: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def wrong_settings(modules: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each variable of edgeHub that has not the effect that was asked for."""
+    return [
+        f"{module['name']}: variable {name}: {problem}"
+        for module in modules
+        for name, problem in module["settings"]
+    ]
 
 
 def config(module: Mapping[str, Any]) -> str:

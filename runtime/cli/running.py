@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from actors.agent_root import SECURITY
-from actors.security import CreateDevice, DeviceIdentity
+from actors.hub_identity import AuthType
+from actors.security import CreateDevice, DeleteDevice, DeviceChanged, DeviceIdentity, EnableDevice
 from messaging.client import Client, NobodyThere, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from runtime.home import Home
@@ -74,22 +75,56 @@ def running_edge(home: Path) -> Iterator[RunningEdge]:
         yield RunningEdge(home, client)
 
 
-def create_device(home: Home, device_id: str) -> Identity:
-    """Make the identity of a leaf device: by the running agent, which owns the keys, else in the key store.
+def create_device(
+    home: Home, device_id: str, auth_type: AuthType = "sas", thumbprints: tuple[str, ...] = ()
+) -> Identity:
+    """Make the identity of a leaf device; `auth_type` and `thumbprints` as in `Security.create_device`.
 
     Raises:
-        EdgeError: it exists, its id does not suit, or nothing can be written; says which.
+        EdgeError: it exists, what is given does not suit, or nothing can be written; says which.
     """
+
+    def locally(keys: KeyStore) -> None:
+        keys.create_device(device_id, time.time(), auth_type, thumbprints)
+
+    _change(home, locally, CreateDevice(device_id, auth_type, thumbprints), DeviceIdentity)
+    identities = KeyStore.open(home.keys).identities()
+    return next(found for found in identities if found.device_id == device_id and found.module_id is None)
+
+
+def enable_device(home: Home, device_id: str, enabled: bool) -> None:
+    """Let a leaf device connect, or not any more.
+
+    Raises:
+        EdgeError: there is none of that id, or nothing can be written; says which.
+    """
+
+    def locally(keys: KeyStore) -> None:
+        keys.enable_device(device_id, enabled)
+
+    _change(home, locally, EnableDevice(device_id, enabled), DeviceChanged)
+
+
+def delete_device(home: Home, device_id: str) -> None:
+    """Forget a leaf device.
+
+    Raises:
+        EdgeError: there is none of that id, or nothing can be written; says which.
+    """
+    _change(home, lambda keys: keys.delete_device(device_id), DeleteDevice(device_id), DeviceChanged)
+
+
+def _change(home: Home, locally: Callable[[KeyStore], None], request: object, answer: type[object]) -> None:
+    """Have the keys changed by the running agent, which owns them; without one in the key store."""
     run = RunDirectory.of(home.path)
     run.prepare()
     lock = Lock(run, AGENT)
     if lock.holder() is None:
         lock.acquire()
         try:
-            return KeyStore.open(home.keys).create_device(device_id, time.time())
+            locally(KeyStore.open(home.keys))
         finally:
             lock.release()
+        return
     with running_edge(home.path) as edge:
-        edge.ask(SECURITY, CreateDevice(device_id), DeviceIdentity)
-    identities = KeyStore.open(home.keys).identities()
-    return next(found for found in identities if found.device_id == device_id and found.module_id is None)
+        edge.ask(SECURITY, request, answer)

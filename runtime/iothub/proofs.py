@@ -7,23 +7,15 @@ Source: spec sheet hub-protocols.md sections 5.1, 5.5 and 7.8
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
 
 from messaging import sas
 from messaging.errors import AuthError
-from messaging.identity import Identity
 from messaging.sas import SasToken
+from runtime import client_certificates
 from runtime.iothub.policies import Permission, Policies
 from runtime.iothub.records import Authentication, Grant, Registered
-
-LONGEST_CHAIN: Final = 5  # certificates between a client's own and a CA that is registered
-
-if TYPE_CHECKING:
-    from cryptography import x509
 
 
 def check_token(
@@ -52,7 +44,7 @@ def check_token(
     token = sas.parse_token(text)
     if token.key_name:
         return _check_policy_token(token, registered, policies, hosts, now_s)
-    spoken_for = _named_by(token)
+    spoken_for = sas.named_by(token)
     for speaker in speakers:
         if speaker.identity.id.lower() == spoken_for and registered.identity.id.lower() != spoken_for:
             sas.check(token, _keys(speaker.authentication), speaker.identity, hosts, now_s)
@@ -80,23 +72,15 @@ def check_certificate(
     Raises:
         AuthError: it is not the identity's, not valid now, or of no trusted CA.
     """
-    from cryptography import x509
-
-    identity = registered.identity
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-    except ValueError as exc:
-        raise AuthError(f"the client certificate of '{identity}' cannot be read") from exc
-    _check_dates(certificate, identity, now_s)
     auth = registered.authentication
-    if auth.type == "selfSigned":
-        prints = {hashlib.sha256(der).hexdigest().upper(), hashlib.sha1(der).hexdigest().upper()}
-        if not prints & {auth.primary_thumbprint, auth.secondary_thumbprint}:
-            raise AuthError(f"the client certificate of '{identity}' has another thumbprint than registered")
-    elif auth.type == "certificateAuthority":
-        _check_authority(certificate, issuers, identity, authorities, now_s)
-    else:
-        raise AuthError(f"'{identity}' proves itself with {auth.type}, not with a certificate")
+    client_certificates.check_certificate(
+        (der, *issuers),
+        registered.identity,
+        auth.type,
+        (auth.primary_thumbprint, auth.secondary_thumbprint),
+        authorities,
+        now_s,
+    )
     return _grant(registered, "x509Certificate", None)
 
 
@@ -113,12 +97,6 @@ def _check_policy_token(
     return _grant(registered, "sas", token.expires_s, scope="hub")
 
 
-def _named_by(token: SasToken) -> str:
-    """Return the id that a token's audience names, lower case; '' when it names none."""
-    segments = unquote(unquote(token.audience)).lower().split("/")
-    return "/".join(segments[2::2]) if len(segments) in (3, 5) else ""
-
-
 def _keys(auth: Authentication) -> list[bytes]:
     return [sas.decode_key(key) for key in (auth.primary_key, auth.secondary_key) if key]
 
@@ -127,75 +105,3 @@ def _grant(registered: Registered, auth_type: str, expires_s: float | None, scop
     scope = scope or ("device" if registered.identity.module_id is None else "module")
     method = json.dumps({"scope": scope, "type": auth_type, "issuer": "iothub"}, separators=(",", ":"))
     return Grant(registered.identity, registered.generation_id, method, expires_s)
-
-
-def _check_dates(certificate: x509.Certificate, identity: Identity, now_s: float) -> None:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not begin.timestamp() <= now_s <= end.timestamp():
-        raise AuthError(
-            f"the client certificate of '{identity}' is valid from {begin.isoformat()} to {end.isoformat()}; "
-            "issue a new one, or set the clock"
-        )
-
-
-def _check_authority(
-    certificate: x509.Certificate,
-    issuers: Sequence[bytes],
-    identity: Identity,
-    authorities: Sequence[bytes],
-    now_s: float,
-) -> None:
-    from cryptography.x509.oid import NameOID
-
-    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if names != [identity.id]:
-        raise AuthError(f"the client certificate of '{identity}' has another common name than '{identity}'")
-    if _is_authority(certificate):
-        raise AuthError(f"the client certificate of '{identity}' is one of a CA")
-    trusted, sent = _read_all(authorities), _read_all(issuers[:LONGEST_CHAIN])
-    for _ in range(LONGEST_CHAIN):
-        authority = _issuer(certificate, trusted)
-        if authority is not None:
-            _check_dates(authority, identity, now_s)
-            return
-        between = _issuer(certificate, sent)
-        if between is None or not _is_authority(between):
-            break
-        _check_dates(between, identity, now_s)
-        certificate = between
-    raise AuthError(f"the client certificate of '{identity}' is of no CA that this hub has registered")
-
-
-def _read_all(ders: Sequence[bytes]) -> list[x509.Certificate]:
-    from cryptography import x509
-
-    found = []
-    for der in ders:
-        try:
-            found.append(x509.load_der_x509_certificate(der))
-        except ValueError:
-            continue  # whoever sent it, it helps nobody
-    return found
-
-
-def _issuer(certificate: x509.Certificate, among: Iterable[x509.Certificate]) -> x509.Certificate | None:
-    return next((each for each in among if each != certificate and _issued_by(certificate, each)), None)
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    from cryptography import x509
-
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
-
-
-def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

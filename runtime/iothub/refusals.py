@@ -113,6 +113,11 @@ def exists(identity: Identity) -> IotHubError:
     return IotHubError(409301, "ModuleAlreadyExistsOnDevice", f"module '{identity}' is registered already")
 
 
+def no_such_certificate(name: str) -> IotHubError:
+    """There is no such certificate authority."""
+    return IotHubError(404003, "CertificateNotFound", f"there is no certificate {quoted(name)}")
+
+
 def configuration_exists(configuration_id: str) -> IotHubError:
     """There is such a configuration already."""
     return IotHubError(

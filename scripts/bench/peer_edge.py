@@ -214,6 +214,10 @@ class EdgePeer:
     def processes(self) -> list[EdgeProcess]:
         return self._run.processes()
 
+    @property
+    def consumer(self) -> Identity:
+        return self._consumer
+
     def load(self, transport: str, publishers: int) -> dict[str, Any]:
         """Return target, publishers and subscribers for the generator."""
         target = {"host": "127.0.0.1", "port": self._run.ports[transport]}

@@ -1,22 +1,34 @@
-"""Publishers and a consumer that live through every failure of the hub, and keep books of their own."""
+"""Publishers and consumers that live through every failure of the hub, and keep books of their own."""
 
 from __future__ import annotations
 
+import random
 import select
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from scripts.bench.mqtt_link import BrokerRefused, Link, Target, open_session
 from scripts.bench.mqtt_wire import PACKET_IDS, PUBACK, BadPacket, PublishBuffer, PublishReader
+from scripts.campaign.scenario import Presence
 
 RETRY_S: Final = 0.02
 TURN_S: Final = 0.01
 WINDOW: Final = 200  # messages without an acknowledgement
 BATCH: Final = 50  # messages in one write
+TURNS: Final = 10  # messages of one output before those of the next
 PAYLOAD_BYTES: Final = 256
+
+Key = tuple[int, int]
+"""A message: the number of its publisher, its sequence number."""
+
+
+def output_of(sequence: int, outputs: int) -> int:
+    """Return on which of its outputs a publisher sends a message: all of them in turn."""
+    return (sequence - 1) // TURNS % outputs
 
 
 class _Client(ABC):
@@ -24,6 +36,7 @@ class _Client(ABC):
 
     def __init__(self, target: Target, account: Callable[[], dict[str, Any]]) -> None:
         self.connections = 0
+        self.is_connected = False
         self.refused = 0  # nobody listened
         self.problems: list[str] = []
         self._target = target
@@ -41,6 +54,9 @@ class _Client(ABC):
 
     def _run(self) -> None:
         while not self._end.is_set():
+            if not self._is_wanted():
+                self._end.wait(TURN_S)
+                continue
             try:
                 link, early = open_session(self._target, self._context, self._account())
             except ConnectionRefusedError:
@@ -52,8 +68,9 @@ class _Client(ABC):
                 continue
             self.connections += 1
             try:
+                self.is_connected = True
                 self._connected(link, early)
-                while not self._end.is_set():
+                while not self._end.is_set() and self._is_wanted():
                     if select.select([link.socket], [link.socket] if link.unsent else [], [], TURN_S)[0]:
                         self._received(link, link.read())
                     if link.unsent:
@@ -65,6 +82,12 @@ class _Client(ABC):
             except BadPacket as exc:
                 self.problems.append(str(exc))
                 link.socket.close()
+            finally:
+                self.is_connected = False
+
+    def _is_wanted(self) -> bool:
+        """Return whether to be connected now."""
+        return True
 
     @abstractmethod
     def _connected(self, link: Link, early: bytes) -> None: ...
@@ -86,7 +109,7 @@ class Publisher(_Client):
         self,
         target: Target,
         account: Callable[[], dict[str, Any]],
-        topic: str,
+        topics: Sequence[str],
         number: int,
         rate_per_s: float,
     ) -> None:
@@ -94,15 +117,27 @@ class Publisher(_Client):
         self.number = number
         self.acknowledged = 0
         self.sent = 0  # highest sequence number ever sent
-        self.sent_again = 0
+        self.again: list[tuple[int, int]] = []  # first and last of what was sent again, at each reconnect
+        self.links: list[tuple[int, int]] = []  # own port, and the first sequence number sent from it
         self.outages_s: list[float] = []  # from the loss of a connection to the next acknowledgement
         self._rate_per_s = rate_per_s
-        self._buffer = PublishBuffer(topic, PAYLOAD_BYTES, number, BATCH)
+        self._buffers = [PublishBuffer(topic, PAYLOAD_BYTES, number, TURNS) for topic in topics]
         self._next = 1
         self._rest = b""
         self._last_ack_s = 0.0
         self._began_s = 0.0
         self._finishing = threading.Event()
+
+    @property
+    def outputs(self) -> int:
+        return len(self._buffers)
+
+    @property
+    def sent_again(self) -> int:
+        return sum(last - first + 1 for first, last in self.again)
+
+    def times_sent_again(self, sequence: int) -> int:
+        return sum(first <= sequence <= last for first, last in self.again)
 
     def finish(self) -> None:
         """Send nothing new any more."""
@@ -112,8 +147,10 @@ class Publisher(_Client):
         return self._finishing.is_set() and self.acknowledged == self.sent
 
     def _connected(self, link: Link, early: bytes) -> None:
-        self.sent_again += self.sent - self.acknowledged
         self._next = self.acknowledged + 1
+        self.links.append((link.socket.getsockname()[1], self._next))
+        if self.sent >= self._next:
+            self.again.append((self._next, self.sent))
         self._rest = early
         self._began_s = self._began_s or time.monotonic()
         self._is_first_ack = True
@@ -137,14 +174,19 @@ class Publisher(_Client):
 
     def _turn(self, link: Link) -> None:
         due = self.sent if self._finishing.is_set() else self._due()
-        while self._next <= due and not link.unsent:
+        packets = 0
+        while self._next <= due and not link.unsent and packets < BATCH:
             first = self._next
-            count = min(BATCH, due - first + 1, WINDOW - (first - self.acknowledged - 1))
+            count = min(
+                TURNS - (first - 1) % TURNS, due - first + 1, WINDOW - (first - self.acknowledged - 1)
+            )
             count = min(count, PACKET_IDS - _packet_id(first) + 1)  # a batch does not wrap round
             if count <= 0:
                 return
             ids = range(_packet_id(first), _packet_id(first) + count)
-            link.write(self._buffer.fill(ids, first, time.monotonic_ns()))
+            buffer = self._buffers[output_of(first, self.outputs)]
+            link.write(buffer.fill(ids, first, time.monotonic_ns()))
+            packets += count
             self._next += count
             self.sent = max(self.sent, self._next - 1)
 
@@ -158,42 +200,106 @@ class Publisher(_Client):
 
 
 class Consumer(_Client):
-    """Notes every message: how often it came, and whether first occurrences came in order."""
+    """Notes every message: how often it came, and whether first occurrences came in order.
 
-    def __init__(self, target: Target, account: Callable[[], dict[str, Any]]) -> None:
+    What comes again is *redelivered* when it is one of the last `window` messages that came over earlier
+    connections: the hub may not know that they arrived. Everything else is *repeated*, and needs a publisher
+    that sent it again.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        account: Callable[[], dict[str, Any]],
+        *,
+        outputs: int = 1,
+        window: int = 3000,
+        presence: Presence | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
         super().__init__(target, account)
         self.seen: dict[int, set[int]] = {}
-        self.duplicates = 0
-        self._highest: dict[int, int] = {}
+        self.redelivered = 0
+        self.repeated: Counter[Key] = Counter()
+        self.acknowledgements: list[
+            tuple[float, tuple[Key, ...]]
+        ] = []  # when, by the wall clock, and of what
+        self.misordered: list[str] = []
+        self._outputs = outputs
+        self._window = window
+        self._recent: dict[Key, int] = {}  # the last that came, and how many copies of each there are
+        self._may_come_again: dict[Key, int] = {}
+        self._highest: dict[tuple[int, int], int] = {}
         self._reader = PublishReader()
+        self._presence = presence
+        self._chance = chance or random.Random()
+        self._is_there = True
+        self._turns_at_s = 0.0
 
-    def missing(self, publisher: int, acknowledged: int) -> list[int]:
-        """Return which of the publisher's acknowledged messages never came."""
-        seen = self.seen.get(publisher, set())
-        return [sequence for sequence in range(1, acknowledged + 1) if sequence not in seen]
+    @property
+    def duplicates(self) -> int:
+        return self.redelivered + self.repeated.total()
 
-    def has(self, publisher: int, sequence: int) -> bool:
-        return sequence == 0 or sequence in self.seen.get(publisher, ())
+    @property
+    def received(self) -> int:
+        """How many different messages."""
+        return sum(map(len, self.seen.values()))
+
+    def leave(self) -> None:
+        """Be away from now on."""
+        self._is_there, self._presence = False, None
+
+    def stay(self) -> None:
+        """Be connected from now on."""
+        self._is_there, self._presence = True, None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, tuple) and key[1] in self.seen.get(key[0], ())
+
+    def _is_wanted(self) -> bool:
+        presence = self._presence
+        if presence is not None and time.monotonic() >= self._turns_at_s:
+            self._is_there = not self._is_there
+            spread = presence.there if self._is_there else presence.away
+            self._turns_at_s = time.monotonic() + spread.draw(self._chance)
+        return self._is_there
 
     def _connected(self, link: Link, early: bytes) -> None:
         self._reader = PublishReader()
+        self._may_come_again = dict(self._recent)
         if early:
             self._received(link, early)
 
     def _received(self, link: Link, data: bytes) -> None:
         rows, acks = self._reader.receive(data) if data else ([], b"")
         for _, sequence, publisher, _ in rows:
-            seen = self.seen.setdefault(publisher, set())
-            if sequence in seen:
-                self.duplicates += 1
-                continue
-            seen.add(sequence)
-            before = self._highest.get(publisher, 0)
-            if sequence < before:
-                self.problems.append(f"publisher {publisher}: {before} came before {sequence}")
-            self._highest[publisher] = max(before, sequence)
+            self._note(publisher, sequence)
         if acks:
+            # Before it is sent: nobody can have known it earlier.
+            self.acknowledgements.append((time.time(), tuple((row[2], row[1]) for row in rows)))
             link.write(acks)
+
+    def _note(self, publisher: int, sequence: int) -> None:
+        key = publisher, sequence
+        seen = self.seen.setdefault(publisher, set())
+        copies = self._recent.pop(key, 0)
+        if sequence not in seen:
+            seen.add(sequence)
+            copies += 1
+            lane = publisher, output_of(sequence, self._outputs)
+            before = self._highest.get(lane, 0)
+            if sequence < before:
+                self.misordered.append(f"publisher {publisher}: {before} came before {sequence}")
+            self._highest[lane] = max(before, sequence)
+        elif self._may_come_again.get(key, 0):
+            self._may_come_again[key] -= 1
+            self.redelivered += 1
+        else:
+            self.repeated[key] += 1
+            copies += 1
+        self._recent[key] = copies or 1
+        if len(self._recent) > self._window:
+            del self._recent[next(iter(self._recent))]
 
     def _turn(self, link: Link) -> None:
         """Only listens."""

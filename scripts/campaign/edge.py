@@ -6,13 +6,15 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
+from actors.stored import DEFAULT_PRIORITY
 from actors.supervisor import ModuleReported, StartModule
 from messaging.client import Client, RequestRefused
 from messaging.errors import AskTimeout
@@ -20,13 +22,15 @@ from runtime import process_table
 from runtime.module_shim import StateFolder
 from runtime.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
+from scripts.bench.mqtt_link import Target
 from scripts.bench.peer_edge import COMMAND, ROOT, Identity
 from scripts.bench.peer_mosquitto import free_port
+from scripts.campaign import hub_main
+from scripts.campaign.scenario import RouteOfLoad, Scenario
 
 LIMIT_S: Final = 60.0
 LOOK_S: Final = 0.02
-PUBLISHERS: Final = ("pub1", "pub2")
-CONSUMER: Final = "consumer"
+INPUT: Final = "in1"  # of every consumer
 BYSTANDERS: Final = ("bystander1", "bystander2")  # modules that run and must go on running
 
 
@@ -37,25 +41,37 @@ class CampaignFailed(Exception):
 class Edge:
     """One home, the agents that run on it one after the other, and the hub they share."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scenario: Scenario) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.run = RunDirectory.of(self.home)
-        self.port = free_port()
+        self.database = self.home / "hub.db"
         self.log = folder / "edge.log"
+        self.publishers = tuple(f"pub{number}" for number in range(1, scenario.load.publishers + 1))
+        self._port = free_port()
+        self._plain_port = free_port()
         self._deployment = folder / "deployment.json"
-        self._deployment.write_text(json.dumps(_manifest(), indent=1))
+        self._deployment.write_text(json.dumps(_manifest(scenario, self.publishers), indent=1))
+        self._program = COMMAND
         self._agent: subprocess.Popen[bytes] | None = None
+        self._killed_hub = 0  # the last one
 
     # doing
 
+    def alter_hub(self, *, defect: str = "", trace: Path | None = None) -> None:
+        """Say how the hub runs from its next start on; without a word, as it does for everybody."""
+        hub_main.write_plan(self.folder, defect=defect, trace=trace)
+        altered = [sys.executable, "-m", "scripts.campaign.edge_main"]
+        self._program = altered if defect or trace else COMMAND
+
     def start(self) -> None:
         """Start an agent; does not wait for anything."""
-        command = [*COMMAND, "run", "--deployment", str(self._deployment), "--home", str(self.home)]
+        command = [*self._program, "run", "--deployment", str(self._deployment), "--home", str(self.home)]
         with self.log.open("ab") as log:
             self._agent = subprocess.Popen(
-                [*command, "--listen", f"127.0.0.1:{self.port}"],
+                [*command, "--listen", f"127.0.0.1:{self._port}"],
                 cwd=ROOT,
+                env=os.environ | {"EDGE_ACTORS_PLAIN_LISTEN": f"127.0.0.1:{self._plain_port}"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -72,7 +88,16 @@ class Edge:
         if pid is None:
             return False
         os.kill(pid, signal.SIGKILL)
+        self._killed_hub = pid
         return True
+
+    def wait_for_death_of_hub(self) -> None:
+        """Wait until a killed hub is gone; no agent lives."""
+        ends_s = time.monotonic() + LIMIT_S
+        while self.hub_pid() is not None:
+            if time.monotonic() > ends_s:
+                raise CampaignFailed(f"the hub did not die; log: {self.log}")
+            time.sleep(LOOK_S)
 
     def wait_until_well(self) -> None:
         """Wait until the agent says that the hub and the bystanders run.
@@ -85,6 +110,8 @@ class Edge:
             hub = modules.get("edgeHub", {}).get("status")
             if hub == "backoff":
                 self._ask(StartModule("edgeHub"), ModuleReported)
+            if self.hub_pid() in (None, self._killed_hub):  # the agent may not know yet
+                return False
             return hub == "running" and all(modules[name]["status"] == "running" for name in BYSTANDERS)
 
         self.wait_for(is_well, "hub and modules run")
@@ -121,9 +148,11 @@ class Edge:
 
     # looking
 
-    @property
-    def ca_file(self) -> Path:
-        return self.home / "certificates" / "edge-ca.pem"
+    def target(self, *, plain: bool) -> Target:
+        """Return where clients connect; plain TCP when somebody listens in."""
+        if plain:
+            return Target("127.0.0.1", self._plain_port)
+        return Target("127.0.0.1", self._port, str(self.home / "certificates" / "edge-ca.pem"))
 
     def modules(self) -> dict[str, dict[str, Any]]:
         """Return what the agent lists, by name; nothing while it does not answer."""
@@ -171,16 +200,20 @@ class Edge:
             return None  # it is starting, or was killed a moment ago
 
 
-def _manifest() -> dict[str, Any]:
+def topic_of(identity: Identity, output: str) -> str:
+    """Return the topic on which a module sends to one of its outputs."""
+    return f"{identity.path}/messages/events/%24.on={output}"
+
+
+def _manifest(scenario: Scenario, publishers: tuple[str, ...]) -> dict[str, Any]:
     def module(status: str) -> dict[str, Any]:
         settings = {"command": ["sleep", "100000"]}
         return {"type": "process", "status": status, "restartPolicy": "always", "settings": settings}
 
     # Modules that are played by the campaign itself are deployed as stopped, which gives them an identity.
-    played = dict.fromkeys((*PUBLISHERS, CONSUMER), module("stopped"))
+    played = dict.fromkeys((*publishers, *scenario.load.consumers), module("stopped"))
     running = dict.fromkeys(BYSTANDERS, module("running"))
     system = {"type": "docker", "status": "running", "restartPolicy": "always"}
-    into = f'INTO BrokeredEndpoint("/modules/{CONSUMER}/inputs/in1")'
     return {
         "modulesContent": {
             "$edgeAgent": {
@@ -197,11 +230,24 @@ def _manifest() -> dict[str, Any]:
             "$edgeHub": {
                 "properties.desired": {
                     "schemaVersion": "1.1",
-                    "routes": {
-                        name: f"FROM /messages/modules/{name}/outputs/out1 {into}" for name in PUBLISHERS
-                    },
+                    "routes": _routes(scenario.routes, publishers),
                     "storeAndForwardConfiguration": {"timeToLiveSecs": 7200},
                 }
             },
         }
     }
+
+
+def _routes(routes: Mapping[str, RouteOfLoad], publishers: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, route in routes.items():
+        form: dict[str, Any] = {}
+        if route.priority != DEFAULT_PRIORITY:
+            form["priority"] = route.priority
+        if route.ttl_s:
+            form["timeToLiveSecs"] = route.ttl_s
+        for publisher in publishers:
+            text = f"FROM /messages/modules/{publisher}/outputs/{route.output} "
+            text += f'INTO BrokeredEndpoint("/modules/{route.into}/inputs/{INPUT}")'
+            found[f"{name}-{publisher}"] = {"route": text, **form} if form else text
+    return found

@@ -1,183 +1,268 @@
-"""Kills agent, hub, or both, again and again under load, and compares everybody's books afterwards.
+"""Runs a scenario: an edge under load, faults, and the comparison of everybody's books afterwards.
 
-    python -m scripts.campaign --kills 100 --seed 7
-
-Two publishers and a consumer speak MQTT over TLS with sequence numbers. At the end: whatever a publisher was
-told to be stored has reached the consumer, in order of the first occurrence; no module was restarted by the
-death of an agent; the equations of the ledger hold; `down` leaves nothing.
+Publishers and consumers speak MQTT with sequence numbers. At the end: whatever a publisher was told to be
+stored has reached each of its consumers or is among the messages that the ledger says expired, in order of
+the first occurrence; what came twice has a reason; the equations of the ledger hold; no module was restarted
+by the death of an agent; `down` leaves nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import random
-import statistics
+import select
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from runtime.message_ledger import read_ledger
-from scripts.bench.mqtt_link import Target
-from scripts.campaign.clients import Consumer, Publisher
-from scripts.campaign.edge import BYSTANDERS, CONSUMER, PUBLISHERS, CampaignFailed, Edge
+from scripts.campaign import books, power
+from scripts.campaign.books import Findings
+from scripts.campaign.clients import TURNS, Consumer, Publisher
+from scripts.campaign.edge import BYSTANDERS, LIMIT_S, LOOK_S, CampaignFailed, Edge, topic_of
+from scripts.campaign.recording import RecordingError
+from scripts.campaign.scenario import Control, Kill, PowerCut, Scenario
 
-TARGETS: Final = ("agent", "hub", "both")
-PATIENCE: Final = 0.7  # how often everything may come back before the next kill
-RATE_PER_S: Final = 400.0  # of each publisher
-
-
-@dataclass(slots=True)
-class Report:
-    """What happened. `problems` is empty when every promise was kept."""
-
-    seed: int
-    kills: Counter[str] = field(default_factory=Counter)
-    acknowledged: int = 0
-    received: int = 0  # different messages
-    duplicates: int = 0
-    sent_again: int = 0
-    lost: int = 0
-    refused: int = 0  # connects that found nobody listening
-    outages_s: list[float] = field(default_factory=list)
-    took_s: float = 0.0
-    ledger: str = ""
-    problems: list[str] = field(default_factory=list)
-
-    def text(self) -> str:
-        outages = sorted(self.outages_s) or [0.0]
-        lines = [
-            f"seed {self.seed}, {self.took_s:.0f} s",
-            f"kills: {sum(self.kills.values())} ("
-            + ", ".join(f"{self.kills[name]} {name}" for name in TARGETS)
-            + ")",
-            f"acknowledged {self.acknowledged}, received {self.received}, lost {self.lost}",
-            f"sent again {self.sent_again}, received more than once {self.duplicates}",
-            f"without PUBACK after a lost connection: median {statistics.median(outages):.2f} s, "
-            f"longest {outages[-1]:.2f} s; connects refused {self.refused}",
-            self.ledger,
-            *(f"PROBLEM: {problem}" for problem in self.problems),
-        ]
-        return "\n".join(lines)
+SILENCE_S: Final = 15.0  # nothing new for so long: what is missing does not come any more
+SILENCE_OF_CONTROL_S: Final = 1.5
 
 
-def run(kills: int, seed: int, folder: Path) -> Report:
-    """Run a campaign in an empty folder.
-
-    Raises:
-        CampaignFailed: the edge did not come back; that is a finding too.
-    """
-    report = Report(seed)
+def run(scenario: Scenario, seed: int, folder: Path, control: Control | None = None) -> Findings:
+    """Run a scenario in an empty folder; with a control, on a hub that has its defect."""
+    findings = Findings(scenario.name, seed, control.defect if control else "")
+    if control is not None:
+        scenario = dataclasses.replace(scenario, step=dataclasses.replace(scenario.step, times=control.times))
     began_s = time.monotonic()
-    edge = Edge(folder)
     try:
+        _Run(scenario, random.Random(f"{seed} {findings.defect}"), folder, findings).run()
+    except (CampaignFailed, RecordingError) as exc:
+        findings.failures.append(str(exc))
+    done = sum(findings.faults.values())
+    if done < scenario.step.times and not findings.lost:
+        findings.failures.append(f"{done} of {scenario.step.times} faults happened")
+    findings.took_s = time.monotonic() - began_s
+    return findings
+
+
+class _Run:
+    def __init__(self, scenario: Scenario, chance: random.Random, folder: Path, findings: Findings) -> None:
+        self._scenario = scenario
+        self._chance = chance
+        self._folder = folder
+        self._findings = findings
+        self._edge = Edge(folder, scenario)
+        self._publishers: list[Publisher] = []
+        self._consumers: dict[str, Consumer] = {}
+
+    def run(self) -> None:
+        edge, findings = self._edge, self._findings
+        try:
+            try:
+                fault = self._scenario.step.fault
+                is_over = self._kill(fault) if isinstance(fault, Kill) else self._cut_power(fault)
+                if is_over:
+                    self._finish()
+            finally:
+                for client in (*self._publishers, *self._consumers.values()):
+                    client.stop()
+                books.add_clients(findings, self._publishers, self._consumers)
+        finally:
+            left = edge.down()
+        findings.left_after_down = len(left)
+        for what in left:
+            findings.note(f"left after `down`: {what}")
+
+    # the load
+
+    def _start_clients(self) -> None:
+        scenario, edge = self._scenario, self._edge
+        edge.wait_until_well()
+        with ThreadPoolExecutor() as pool:
+            names = (*edge.publishers, *scenario.load.consumers)
+            identities = dict(zip(names, pool.map(edge.identity, names), strict=True))
+        target = edge.target(plain=scenario.is_power_cut)
+        for number, name in enumerate(edge.publishers, 1):
+            sender = identities[name]
+            topics = [topic_of(sender, output) for output in scenario.outputs]
+            self._publishers.append(
+                Publisher(target, sender.client, topics, number, scenario.load.rate_per_s)
+            )
+        for name, presence in scenario.load.consumers.items():
+            receiver = identities[name]
+            account = receiver.client() | {
+                "filters": [f"{receiver.path}/inputs/#"],
+                "clean_session": False,
+            }
+            self._consumers[name] = Consumer(
+                target,
+                lambda account=account: account,
+                outputs=len(scenario.outputs),
+                window=scenario.expect.get("duplicates", 0),
+                presence=presence,
+                chance=random.Random(self._chance.random()),
+            )
+        for client in (*self._publishers, *self._consumers.values()):
+            client.start()
+
+    # faults
+
+    def _kill(self, fault: Kill) -> bool:
+        edge, chance, findings = self._edge, self._chance, self._findings
+        edge.alter_hub(defect=findings.defect)
+        edge.start()
+        self._start_clients()
+        bystanders = edge.bystander_pids()
+        targets: list[str] = []
+        while sum(findings.faults.values()) < self._scenario.step.times:
+            targets = targets or chance.sample(fault.processes, len(fault.processes))
+            target = targets.pop()
+            time.sleep(self._scenario.step.every.draw(chance))
+            if target in ("hub", "both") and not edge.kill_hub():
+                edge.wait_until_well()  # none to kill: the one before is not back
+                targets.append(target)
+                continue
+            if target in ("agent", "both"):
+                edge.kill_agent()
+                time.sleep(chance.uniform(0.0, 0.4))
+                edge.start()
+            findings.faults[f"kill {target}"] += 1
+            if chance.random() < fault.settle:
+                self._settle()
+            now = edge.bystander_pids()
+            if now != bystanders:
+                findings.note(f"after killing {target}: modules were {bystanders}, are {now}")
+                findings.bystander_restarts += 1
+                bystanders = now
+        edge.wait_until_well()
+        return True
+
+    def _settle(self) -> None:
+        """Wait until everything runs and each publisher was told that something more is stored."""
+        before = [publisher.acknowledged for publisher in self._publishers]
+        self._edge.wait_until_well()
+        self._edge.wait_for(
+            lambda: all(p.acknowledged > n for p, n in zip(self._publishers, before, strict=True)),
+            "messages are acknowledged again",
+        )
+
+    def _cut_power(self, fault: PowerCut) -> bool:
+        """Cut the power at the end of each life; False after a loss: the books cannot be continued."""
+        findings, chance, edge = self._findings, self._chance, self._edge
+        arrived = power.Arrived(self._consumers)
+        for number in range(1, self._scenario.step.times + 1):
+            trace = self._folder / "trace"
+            trace.unlink(missing_ok=True)
+            edge.alter_hub(defect=findings.defect, trace=trace)
+            life = power.Life(edge.home, trace, self._publishers)
+            edge.start()
+            if number == 1:
+                self._start_clients()
+            self._settle()
+            if not _tracer_of(edge.hub_pid()):
+                raise CampaignFailed(f"the hub is not recorded; may strace trace here? log: {edge.log}")
+            time.sleep(self._scenario.step.every.draw(chance))
+            self._end_life()
+            last = None
+            for last in life.cuts(fault.images, chance):
+                power.look_into(
+                    last,
+                    self._folder / "image",
+                    self._scenario,
+                    self._publishers,
+                    arrived.by(last.at_s),
+                    arrived.copies,
+                    findings,
+                    chance,
+                )
+            findings.faults["power cut"] += 1
+            findings.log_starts += life.log_starts
+            if findings.lost:
+                return False
+            assert last is not None
+            for publisher in self._publishers:
+                if publisher.acknowledged > last.acknowledged[publisher.number]:
+                    raise CampaignFailed(f"publisher {publisher.number} was told more than was recorded")
+            life.begin_again(last.image, chance)
+        edge.alter_hub(defect=findings.defect)
         edge.start()
         edge.wait_until_well()
-        _attack(edge, kills, random.Random(seed), report)
-    finally:
-        left = edge.down()
-    report.problems += [f"left after `down`: {what}" for what in left]
-    report.problems += read_ledger(edge.home / "hub.db").imbalances()
-    report.took_s = time.monotonic() - began_s
-    return report
+        return True
 
+    def _end_life(self) -> None:
+        """Kill agent and hub, and wait until the recording of the hub is complete."""
+        edge = self._edge
+        tracer = _tracer_of(edge.hub_pid())
+        handle = os.pidfd_open(tracer) if tracer else None
+        edge.kill_agent()  # first: it would start the hub again
+        edge.kill_hub()
+        edge.wait_for_death_of_hub()
+        if handle is not None:
+            ended = select.select([handle], [], [], LIMIT_S)[0]
+            os.close(handle)
+            if not ended:
+                raise CampaignFailed(f"strace {tracer} did not end with the hub")
 
-def _attack(edge: Edge, kills: int, chance: random.Random, report: Report) -> None:
-    target = Target("127.0.0.1", edge.port, str(edge.ca_file))
-    identities = {name: edge.identity(name) for name in (*PUBLISHERS, CONSUMER)}
-    publishers = [
-        Publisher(
-            target,
-            identities[name].client,
-            f"{identities[name].path}/messages/events/%24.on=out1",
-            number,
-            RATE_PER_S,
-        )
-        for number, name in enumerate(PUBLISHERS, start=1)
-    ]
-    listener = identities[CONSUMER]
-    account = {"filters": [f"{listener.path}/inputs/#"], "clean_session": False}
-    consumer = Consumer(target, lambda: listener.client() | account)
-    clients = (*publishers, consumer)
-    for client in clients:
-        client.start()
-    try:
-        _kill_again_and_again(edge, kills, chance, report)
-        edge.wait_until_well()
-        for publisher in publishers:
+    # the end
+
+    def _finish(self) -> None:
+        edge, findings = self._edge, self._findings
+        self._let_some_expire()
+        for publisher in self._publishers:
             publisher.finish()
-        edge.wait_for(lambda: all(p.has_finished() for p in publishers), "everything is acknowledged")
+        edge.wait_for(lambda: all(p.has_finished() for p in self._publishers), "everything is acknowledged")
+        time.sleep(max(route.ttl_s for route in self._scenario.routes.values()))
+        for consumer in self._consumers.values():
+            consumer.stay()
+        self._wait_for_what_comes()
+        restarts = {name: edge.modules()[name]["restarts"] for name in BYSTANDERS}
+        if any(restarts.values()):
+            findings.bystander_restarts += sum(restarts.values())
+            findings.note(f"modules were restarted: {restarts}")
         try:
-            edge.wait_for(
-                lambda: all(consumer.has(p.number, p.sent) for p in publishers), "everything is received"
-            )
-        except CampaignFailed as exc:
-            report.problems.append(str(exc))  # what is missing is told below
-        _look_at_the_ledger(edge, report)
-    finally:
-        for client in clients:
-            client.stop()
-        _compare(publishers, consumer, report)
+            if not findings.defect:
+                edge.wait_for(self._nothing_waits, "nothing is pending")
+        finally:
+            ledger = read_ledger(edge.database)
+            books.compare(findings, self._scenario, self._publishers, self._consumers, ledger)
+
+    def _let_some_expire(self) -> None:
+        """Send on every output while those consumers are away that have been away before."""
+        away = [self._consumers[name] for name, there in self._scenario.load.consumers.items() if there]
+        for consumer in away:
+            consumer.leave()
+        self._edge.wait_for(lambda: not any(one.is_connected for one in away), "consumers are away")
+        enough = [p.sent + TURNS * p.outputs for p in self._publishers]
+        self._edge.wait_for(
+            lambda: all(p.acknowledged >= n for p, n in zip(self._publishers, enough, strict=True)),
+            "messages are acknowledged while consumers are away",
+        )
+
+    def _wait_for_what_comes(self) -> None:
+        """Wait until consumers have all they are owed, or get nothing new any more."""
+        acknowledged = {publisher.number: publisher.acknowledged for publisher in self._publishers}
+        silence_s = SILENCE_OF_CONTROL_S if self._findings.defect else SILENCE_S
+        received, changed_s = -1, time.monotonic()
+        while time.monotonic() < changed_s + silence_s:
+            now = sum(consumer.received for consumer in self._consumers.values())
+            if now != received:
+                received, changed_s = now, time.monotonic()
+            if not any(
+                books.missing(self._scenario, name, acknowledged, consumer, expired=1 << 62)
+                for name, consumer in self._consumers.items()
+            ):
+                return
+            time.sleep(10 * LOOK_S)
+
+    def _nothing_waits(self) -> bool:
+        return all(row.pending == 0 for row in read_ledger(self._edge.database).endpoints.values())
 
 
-def _kill_again_and_again(edge: Edge, kills: int, chance: random.Random, report: Report) -> None:
-    bystanders = edge.bystander_pids()
-    while sum(report.kills.values()) < kills:
-        target = chance.choice(TARGETS)
-        time.sleep(chance.uniform(0.05, 0.6))
-        if target in ("hub", "both") and not edge.kill_hub():
-            if target == "hub":
-                edge.wait_until_well()  # none to kill: the one before is not back
-                continue
-            target = "agent"
-        if target in ("agent", "both"):
-            edge.kill_agent()
-            time.sleep(chance.uniform(0.0, 0.4))
-            edge.start()
-        report.kills[target] += 1
-        if chance.random() < PATIENCE:
-            edge.wait_until_well()
-        now = edge.bystander_pids()
-        if now != bystanders:
-            report.problems.append(f"after killing {target}: modules were {bystanders}, are {now}")
-            bystanders = now
-    edge.wait_until_well()
-    restarts = {name: edge.modules()[name]["restarts"] for name in BYSTANDERS}
-    if any(restarts.values()):
-        report.problems.append(f"modules were restarted: {restarts}")
-
-
-def _look_at_the_ledger(edge: Edge, report: Report) -> None:
-    """Wait until the hub has forgotten what was delivered, then see whether all is accounted for."""
-
-    def nothing_waits() -> bool:
-        return all(row.pending == 0 for row in read_ledger(edge.home / "hub.db").endpoints.values())
-
-    edge.wait_for(nothing_waits, "nothing is pending")
-    ledger = read_ledger(edge.home / "hub.db")
-    report.problems += ledger.imbalances()
-    report.ledger = f"ledger: received {ledger.total.received} = unrouted {ledger.total.unrouted} + " + (
-        f"routed {ledger.total.routed}"
-    )
-    for name, row in ledger.endpoints.items():
-        report.ledger += f"\n  {name}: accepted {row.accepted} = delivered {row.delivered} + "
-        report.ledger += f"expired {row.expired} + dropped {row.dropped} + pending {row.pending}"
-
-
-def _compare(publishers: list[Publisher], consumer: Consumer, report: Report) -> None:
-    for publisher in publishers:
-        missing = consumer.missing(publisher.number, publisher.acknowledged)
-        report.lost += len(missing)
-        if missing:
-            report.problems.append(
-                f"publisher {publisher.number}: {len(missing)} acknowledged messages never came, "
-                f"the first is {missing[0]}"
-            )
-        report.acknowledged += publisher.acknowledged
-        report.sent_again += publisher.sent_again
-        report.outages_s += publisher.outages_s
-        report.refused += publisher.refused
-        report.problems += publisher.problems
-    report.received = sum(len(seen) for seen in consumer.seen.values())
-    report.duplicates = consumer.duplicates
-    report.problems += consumer.problems
+def _tracer_of(pid: int | None) -> int:
+    """Return who records a process, 0 for nobody."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines() if pid else []
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("TracerPid:")), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.identities import ACCEPTED, Authenticate, Verdict
 from actors.mqtt_head import MqttHead
 from actors.router import Endpoints, ListEndpoints, Publish
@@ -18,6 +19,7 @@ from tests.fakes.transport import MemoryClient, MemoryListener
 
 HEAD, STORE, ROUTER, IDENTITIES = "hub/mqtt", "hub/store", "hub/router", "hub/identities"
 TWINS, METHODS, CLOUD = "hub/twins", "hub/methods", "hub/upstream"
+HUB_CLIENT = "hub/client"
 EDGE = "edge1"
 USER_NAME = "iothub.test/{}/?api-version=2021-04-12"
 HEADER = encode_header("/messages/modules/sensor/", {}, {})
@@ -41,10 +43,12 @@ class HeadWorld(World):
         self,
         endpoints: Sequence[tuple[str, str, str]] = (),
         sessions: dict[str, tuple[tuple[str, int], ...]] | None = None,
+        environment: HubEnvironment = DEFAULTS,
     ) -> None:
-        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, "test")
+        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, HUB_CLIENT, "test")
         self.endpoints = tuple(endpoints)
         self.sessions = sessions or {}
+        self.environment = environment
         self.ports = itertools.count(40_000)
         self.listener = MemoryListener()
         self.start(HEAD, self.build)
@@ -61,6 +65,8 @@ class HeadWorld(World):
             twins=TWINS,
             methods=METHODS,
             cloud=CLOUD,
+            hub_client=HUB_CLIENT,
+            environment=self.environment,
         )
 
     def answer_start(self) -> None:
@@ -71,9 +77,10 @@ class HeadWorld(World):
         assert [letter.kind for letter in self.letters(ROUTER)][-1] == ListEndpoints.__name__
         self.tell(HEAD, Endpoints(self.endpoints), ROUTER)
 
-    def open(self, *packets: Packet) -> MemoryClient:
-        """Open a connection and send packets on it."""
+    def open(self, *packets: Packet, certificates: tuple[bytes, ...] = ()) -> MemoryClient:
+        """Open a connection, with certificates in its handshake, and send packets on it."""
         client = MemoryClient(self.listener, next(self.ports))
+        client.transport.certificates = certificates
         if packets:
             client.send(*packets)
         self.system.run()
@@ -86,11 +93,11 @@ class HeadWorld(World):
     def asked(self, address: str) -> list[Envelope]:
         return self.letters(address)
 
-    def judge(self, code: int = ACCEPTED, reason: str = "") -> list[str]:
+    def judge(self, code: int = ACCEPTED, reason: str = "", ends_s: float | None = None) -> list[str]:
         """Answer every question to the identities; return who was asked about."""
         asked = [letter for letter in self.letters(IDENTITIES) if letter.kind == Authenticate.__name__]
         for letter in asked:
-            self.tell(HEAD, Verdict(letter.body[0], code, reason), IDENTITIES, letter.correlation_id)
+            self.tell(HEAD, Verdict(letter.body[0], code, reason, ends_s), IDENTITIES, letter.correlation_id)
         return [letter.body[0] for letter in asked]
 
     def connect(self, client_id: str = f"{EDGE}/sensor", **settings: object) -> MemoryClient:

@@ -14,7 +14,8 @@ from actors.base import ChildSpec
 from actors.deployment import parse_deployment
 from actors.hosts import ThreadSystem
 from actors.hub_config import route_texts
-from actors.identities import GetIdentities
+from actors.hub_identity import HubIdentity
+from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
@@ -22,7 +23,10 @@ from actors.restart_policy import RestartState
 from actors.router import Routes, set_routes
 from actors.security import (
     CreateDevice,
+    DeleteDevice,
+    DeviceChanged,
     DeviceIdentity,
+    EnableDevice,
     EnsureModules,
     GetDevice,
     ModulesEnsured,
@@ -344,7 +348,37 @@ def test_whoever_asks_for_identities_gets_them() -> None:
 
     answer = edge.ask(SECURITY, GetIdentities())
 
-    assert answer.entries == (("edge1/sensor", Secret(b"edge1/sensor"), Secret(b"2"), True),)
+    sensor = HubIdentity("edge1/sensor", keys=(Secret(b"edge1/sensor"), Secret(b"2")))
+    assert answer == Identities((sensor.entry(),), (b"edge CA 0",))
+
+
+def test_the_hub_hears_at_once_of_a_device_that_is_disabled_enabled_or_deleted() -> None:
+    edge = Edge({}).start()
+    edge.tell(SECURITY, PeerUp("hub", 7))
+    prints = ("A" * 40,)
+    made = edge.ask(SECURITY, CreateDevice("leaf1", "selfSigned", prints))
+    edge.hub()
+
+    answers, heard = [], []
+    for asked in (EnableDevice("leaf1", False), EnableDevice("leaf1", True), DeleteDevice("leaf1")):
+        answers.append(edge.ask(SECURITY, asked))
+        [told] = edge.hub()
+        heard.append([(each[0], each[1], each[3], each[4]) for each in message_in(told).entries])
+
+    assert (made.auth_type, made.thumbprints) == ("selfSigned", prints)
+    assert answers == [DeviceChanged("leaf1")] * 3
+    assert heard == [
+        [("leaf1", "selfSigned", prints, False)],
+        [("leaf1", "selfSigned", prints, True)],
+        [],
+    ]
+
+
+@pytest.mark.parametrize("asked", [EnableDevice("leaf9", False), DeleteDevice("leaf9")])
+def test_a_device_that_is_not_there_cannot_be_changed(asked: EnableDevice | DeleteDevice) -> None:
+    edge = Edge({}).start()
+
+    assert edge.ask(SECURITY, asked).reason == "there is no leaf device 'leaf9'"
 
 
 def test_a_device_that_exists_is_not_made_again() -> None:
@@ -364,10 +398,14 @@ def test_certificates_are_renewed_in_time_and_the_hub_hears_of_it() -> None:
     edge = Edge({}).start()
     edge.tell(SECURITY, PeerUp("hub", 7))
     edge.hub_root()
+    edge.hub()
 
     edge.system.advance(90 * DAY_S)
 
     assert edge.security.renewals == 3
+    assert [message_in(told).authorities for told in edge.hub()] == [
+        *((b"edge CA 1",), (b"edge CA 2",), (b"edge CA 3",))
+    ]
     assert [e.kind for e in edge.hub_root()].count("CertificateChanged") == 3
 
 
@@ -524,3 +562,22 @@ def test_a_group_that_hangs_does_not_hold_up_the_next_for_ever(bus: ZmqBus, clie
     gate.set()
     client.tell("test/agent", Stop())
     assert ended.wait(5.0)
+
+
+def test_settings_of_the_hub_that_are_not_to_be_had_are_listed_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    env = {"MaxConnectedClients": {"value": "many"}, "OptimizeForPerformance": {"value": False}}
+    caplog.set_level("INFO", "actors.agent")
+    edge = Edge({}, ((*AGENT_PATH, "systemModules", "edgeHub", "env"), env)).start()
+
+    [(name, problem)] = edge.modules()["edgeHub"]["settings"]
+
+    assert name == "MaxConnectedClients"
+    assert problem.startswith("'many' is not allowed; allowed: a whole number from 1 to 1000000.")
+    assert edge.modules()["edgeAgent"]["settings"] == ()
+    told = [record.getMessage() for record in caplog.records if "edgeHub's variable" in record.getMessage()]
+    assert told == [
+        f"edgeHub's variable MaxConnectedClients: {problem}",
+        "edgeHub's variable OptimizeForPerformance has no effect: messages are in SQLite, not in RocksDB",
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.deployment import parse_deployment
@@ -489,6 +489,12 @@ def test_empty_desired_properties_have_their_own_code() -> None:
             f"{AT_HUB}.storeAndForwardConfiguration.storeLimits.maxSizeBytes: "
             "expected a whole number from 1 to 9223372036854775807, got 0",
         ),
+        (
+            (*STORE, "storeLimits"),
+            {"whenFull": "drop-newest"},
+            f"{AT_HUB}.storeAndForwardConfiguration.storeLimits.whenFull: "
+            '"drop-newest" is not allowed; allowed: "reject", "drop-oldest"; did you mean "drop-oldest"?',
+        ),
         # twins and layers
         (TWIN, "x", f"{AT_SENSOR_TWIN}: expected an object, got a string"),
         (
@@ -552,7 +558,6 @@ _ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_value_in_any_place_gives_a_deployment_or_a_named_error(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted(_paths(AGENT) | _paths(HUB) | {TWIN})))
@@ -566,7 +571,6 @@ def test_any_value_in_any_place_gives_a_deployment_or_a_named_error(data: st.Dat
     assert outcome.startswith(("1.", "d.json: $.modulesContent"))
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=64))
 def test_random_bytes_are_refused(content: bytes) -> None:
     assert str(refusal(content)).startswith("d.json: ")

@@ -10,8 +10,8 @@ import pytest
 from actors.c2d_queues import LONGEST_WAIT_S, granted_qos, in_time, is_c2d_queue, queue_of, time_to_live_s
 from actors.client_services import ClientChanged
 from actors.cloud import C2dReceived
+from actors.hub_environment import DEFAULTS
 from actors.hub_root import ROUTER, STORE
-from actors.mqtt_head import REDELIVER_S
 from actors.router import SetRoutes
 from actors.store import SWEEP_S, Stored
 from actors.stored import EndpointLedger
@@ -151,7 +151,7 @@ def test_a_device_that_acknowledges_nothing_gets_it_again_after_a_while(world: C
     world.receive(b"1")
     assert device.bodies() == [b"1"]
 
-    world.system.advance(REDELIVER_S + 2)
+    world.system.advance(DEFAULTS.message_ack_timeout_s + 2)
 
     assert device.bodies() == [b"1"]
     device.acknowledge()
@@ -285,6 +285,7 @@ def test_a_restarted_store_delivers_what_was_not_acknowledged(world: C2dWorld) -
 
 
 def test_a_filter_for_another_device_and_a_module_get_nothing(world: C2dWorld) -> None:
+    """Source: hub-protocols.md section 8.4, row 34: what no filter matches waits here, not rejected."""
     device = Device(world, subscribes="devices/other/messages/devicebound/#")
     module = world.open().connect(A)
     module.subscribe("devices/edge1/messages/devicebound/#")

@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from actors.consumer import READY_BYTES, Consumer
+from actors.consumer import PATIENCE_S, READY_BYTES, SHARE_MESSAGES, Consumer, Wanted
 from actors.stored import (
     DEFAULT_PRIORITY,
+    MAX_SEQ,
     MESSAGE_OVERHEAD_BYTES,
     Match,
     Run,
     Segment,
     position_of,
+    rank_of,
     runs_of,
     segments_of,
 )
@@ -27,13 +29,17 @@ def run_of(first: int, *bodies: bytes) -> Run:
     return Run(first, (b"h",), tuple((0, body) for body in bodies))
 
 
-def consumer(window_messages: int = 100, window_bytes: int = 1 << 30) -> Consumer:
-    return Consumer("edge/m/in", "hub/mqtt", 1, window_messages, window_bytes)
+NOW_S = 1000.0
+
+
+def consumer(window_messages: int = 100, window_bytes: int = 1 << 30, now_s: float = NOW_S) -> Consumer:
+    return Consumer("edge/m/in", "hub/mqtt", 1, window_messages, window_bytes, now_s)
 
 
 def up_to_date(window_messages: int = 100, window_bytes: int = 1 << 30) -> Consumer:
     made = consumer(window_messages, window_bytes)
-    made.read([])
+    while (wanted := made.wanted(NOW_S)) is not None:
+        made.read(wanted, [])
     return made
 
 
@@ -48,31 +54,44 @@ def positions(runs: list[Run]) -> list[int]:
 def test_a_new_consumer_has_to_be_read_for_before_it_takes_what_is_new() -> None:
     made = consumer(window_messages=7)
 
-    made.offer(run_of(10, b"new"))
+    made.offer(run_of(position_of(0, 10), b"new"), NOW_S)
 
-    assert made.take() == []
-    assert made.to_read == 7
-    assert made.cursor == -1
+    assert made.take(NOW_S) == []
+    assert made.wanted(NOW_S) == Wanted(-1, position_of(0, MAX_SEQ), 7)
+
+
+def test_a_new_consumer_is_read_for_priority_by_priority_until_it_has_enough() -> None:
+    made = consumer(window_messages=3)
+    found = {2: [run_of(position_of(2, 5), b"a", b"b")], 4: [run_of(position_of(4, 1), b"c", b"d")]}
+
+    asked, sent = [], []
+    while (wanted := made.wanted(NOW_S)) is not None:
+        asked.append(rank_of(wanted.last_position))
+        made.read(wanted, found.pop(asked[-1], []))
+        sent += positions(made.take(NOW_S))
+
+    assert asked == [0, 1, 2, 2, 3, 4]
+    assert sent == [position_of(2, 5), position_of(2, 6), position_of(4, 1)]
 
 
 def test_a_consumer_that_is_up_to_date_gets_what_is_new_without_a_read() -> None:
     made = up_to_date()
 
-    made.offer(run_of(10, b"a", b"b"))
-    made.offer(run_of(15, b"c"))
+    made.offer(run_of(10, b"a", b"b"), NOW_S)
+    made.offer(run_of(15, b"c"), NOW_S)
 
-    assert sent_by(made.take()) == [(10, b"a"), (11, b"b"), (15, b"c")]
-    assert made.to_read == 0
+    assert sent_by(made.take(NOW_S)) == [(10, b"a"), (11, b"b"), (15, b"c")]
+    assert made.wanted(NOW_S) is None
 
 
 def test_the_window_cuts_a_run_and_the_rest_follows_when_there_is_room() -> None:
     made = up_to_date(window_messages=3)
-    made.offer(run_of(10, *(b"%d" % n for n in range(5))))
+    made.offer(run_of(10, *(b"%d" % n for n in range(5))), NOW_S)
 
-    first = made.take()
-    none = made.take()
+    first = made.take(NOW_S)
+    none = made.take(NOW_S)
     made.delivered([(10, 11)])
-    rest = made.take()
+    rest = made.take(NOW_S)
 
     assert (positions(first), none, positions(rest)) == ([10, 11, 12], [], [13, 14])
 
@@ -80,11 +99,11 @@ def test_the_window_cuts_a_run_and_the_rest_follows_when_there_is_room() -> None
 def test_the_window_of_bytes_lets_one_run_pass_and_then_closes() -> None:
     made = up_to_date(window_bytes=1000)
     for first in (10, 20, 30):
-        made.offer(run_of(first, b"x" * 600))
+        made.offer(run_of(first, b"x" * 600), NOW_S)
 
-    before = positions(made.take())
+    before = positions(made.take(NOW_S))
     made.delivered([(10, 10)])
-    after = positions(made.take())
+    after = positions(made.take(NOW_S))
 
     assert (before, after) == ([10, 20], [30])
 
@@ -92,15 +111,15 @@ def test_the_window_of_bytes_lets_one_run_pass_and_then_closes() -> None:
 def test_headers_count_for_the_window_of_bytes_as_bodies_do() -> None:
     made = up_to_date(window_bytes=1000)
     for first in (10, 11):
-        made.offer(Run(first, (b"h" * 2000,), ((0, b""),)))
+        made.offer(Run(first, (b"h" * 2000,), ((0, b""),)), NOW_S)
 
-    assert positions(made.take()) == [10]
+    assert positions(made.take(NOW_S)) == [10]
 
 
 def test_deliveries_in_any_order_make_room_one_for_one() -> None:
     made = up_to_date(window_messages=4)
-    made.offer(run_of(1, *[b"x"] * 10))
-    made.take()
+    made.offer(run_of(1, *[b"x"] * 10), NOW_S)
+    made.take(NOW_S)
 
     rooms = []
     for ranges in ([(4, 4)], [(1, 1), (3, 3)], [(2, 2)]):
@@ -108,73 +127,102 @@ def test_deliveries_in_any_order_make_room_one_for_one() -> None:
         rooms.append(made.room)
 
     assert rooms == [1, 3, 4]
-    assert positions(made.take()) == [5, 6, 7, 8]
+    assert positions(made.take(NOW_S)) == [5, 6, 7, 8]
 
 
-def test_a_higher_priority_rewinds_and_what_is_on_its_way_is_not_sent_again() -> None:
-    made = up_to_date()
+def test_a_higher_priority_goes_before_what_waits_and_each_keeps_its_order() -> None:
+    made = up_to_date(window_messages=2)
     low, high = position_of(DEFAULT_PRIORITY, 1), position_of(0, 9)
-    made.offer(run_of(low, *[b"low"] * 4))
-    made.take()
+    made.offer(run_of(low, *[b"low"] * 4), NOW_S)
+    sent = positions(made.take(NOW_S))
+    made.offer(run_of(high, *[b"high"] * 2), NOW_S)
 
-    made.offer(run_of(high, b"high"))
-    made.read([run_of(high, b"high"), run_of(low, *[b"low"] * 4)])
+    for first in (low, high, low + 2):
+        made.delivered([(first, first + 1)])
+        sent += positions(made.take(NOW_S))
 
-    assert positions(made.take()) == [high]
-
-
-def test_a_rewind_forgets_nothing_that_was_ready_and_not_sent() -> None:
-    made = up_to_date(window_messages=1)
-    urgent, low, urgent_too = position_of(0, 1), position_of(5, 2), position_of(0, 3)
-    for position in (urgent, low, urgent_too):
-        made.offer(run_of(position, b"x"))
-
-    assert made.cursor < urgent
+    assert sent == [low, low + 1, high, high + 1, low + 2, low + 3]
 
 
-def test_what_arrived_after_a_rewind_and_is_still_on_disk_is_not_sent_again() -> None:
-    made = up_to_date()
-    low, high = position_of(DEFAULT_PRIORITY, 1), position_of(0, 9)
-    made.offer(run_of(low, *[b"low"] * 4))
-    made.take()
-    made.offer(run_of(high, b"high"))
+def test_higher_priorities_go_first_for_as_long_as_the_patience_of_lower_ones_lasts() -> None:
+    made = up_to_date(window_messages=10)
+    made.offer(run_of(position_of(1, 0), *[b"high"] * 9), NOW_S)
+    made.offer(run_of(position_of(5, 0), *[b"low"] * 9), NOW_S)
+    before = NOW_S + PATIENCE_S - 0.01
 
-    made.delivered([(low, low + 3)])
-    made.read([run_of(high, b"high"), run_of(low, *[b"low"] * 5)])
+    sent = positions(made.take(before))
 
-    assert positions(made.take()) == [high, low + 4]
+    assert [rank_of(position) for position in sent] == [1] * 9 + [5]
 
 
-def test_runs_on_their_way_are_cut_out_of_the_middle_of_what_is_read_again() -> None:
-    made = up_to_date()
-    low, high = position_of(DEFAULT_PRIORITY, 0), position_of(0, 99)
-    for first in (10, 30):
-        made.offer(run_of(low + first, *[b"x"] * 5))
-    made.take()
-    made.offer(run_of(high, b"high"))
+@pytest.mark.parametrize("lower", [[5], [3, 5, DEFAULT_PRIORITY]], ids=["one", "three"])
+def test_a_lower_priority_gets_its_share_however_much_comes_in_above_it(lower: list[int]) -> None:
+    made = up_to_date(window_messages=20)
+    for priority in lower:
+        made.offer(run_of(position_of(priority, 0), *[b"low"] * 1000), NOW_S)
+    busy = position_of(0, 10)
+    made.offer(run_of(busy, *[b"x"] * 1_000_000), NOW_S)
 
-    made.read([run_of(high, b"high"), run_of(low, *(b"%d" % n for n in range(50)))])
+    shares, last, now_s = [], busy, NOW_S
+    while now_s < NOW_S + 3.5 * PATIENCE_S:
+        runs = made.take(now_s)
+        sent = positions(runs)
+        shares += [(rank_of(position), now_s) for position in sent if rank_of(position)]
+        made.delivered([(run.first_position, run.last_position) for run in runs])
+        last = max([last, *(position for position in sent if not rank_of(position))])
+        now_s += 0.05
 
-    expected = [low + n for n in range(50) if not (10 <= n < 15 or 30 <= n < 35)]
-    again = made.take()
-    assert positions(again) == [high, *expected]
-    assert [body for _, body in sent_by(again)][1:] == [b"%d" % (at - low) for at in expected]
+    for priority in lower:
+        rank = rank_of(position_of(priority, 0))
+        times = [at_s for of, at_s in shares if of == rank]
+        assert len(times) == 3 * SHARE_MESSAGES
+        assert times[0] < NOW_S + PATIENCE_S + 1
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        assert max(gaps) < PATIENCE_S + 1
+    assert last > busy + 3000  # and the higher one has the rest
+
+
+def test_a_lower_priority_that_is_behind_is_read_for_when_its_patience_is_over() -> None:
+    made = consumer(window_messages=10)
+    wanted = made.wanted(NOW_S)
+    assert wanted is not None
+    made.read(wanted, [run_of(position_of(0, 1), *[b"x"] * 500)])
+    runs = made.take(NOW_S)
+    made.delivered([(run.first_position, run.last_position) for run in runs])
+
+    later = made.wanted(NOW_S + PATIENCE_S)
+
+    assert later is not None
+    assert rank_of(later.last_position) == 1
+
+
+def test_what_was_not_sent_is_read_anew_when_it_may_be_gone() -> None:
+    made = up_to_date(window_messages=2)
+    first = position_of(3, 7)
+    made.offer(run_of(first, *[b"x"] * 5), NOW_S)
+    sent = positions(made.take(NOW_S))
+
+    made.forget_ready()
+    made.delivered([(first, first + 1)])
+    wanted = made.wanted(NOW_S)
+
+    assert sent == [first, first + 1]
+    assert wanted == Wanted(first + 1, position_of(3, MAX_SEQ), 2)
 
 
 def test_a_consumer_that_falls_far_behind_has_to_be_read_for_again() -> None:
     made = up_to_date(window_messages=1)
     large = READY_BYTES // 2
     for first in range(1, 5):
-        made.offer(run_of(first, b"x" * large))
+        made.offer(run_of(first, b"x" * large), NOW_S)
 
-    sent = positions(made.take())
+    sent = positions(made.take(NOW_S))
     for position in range(1, 3):
         made.delivered([(position, position)])
-        sent += positions(made.take())
+        sent += positions(made.take(NOW_S))
 
-    assert made.behind
     made.delivered([(3, 3)])
-    assert (made.to_read, made.cursor) == (1, sent[-1])
+    assert made.wanted(NOW_S) == Wanted(sent[-1], MAX_SEQ, 1)
 
 
 QUEUE_RANKS = [0, 5, DEFAULT_PRIORITY]
@@ -195,9 +243,10 @@ class Disk:
         self.rows.update(dict(sent_by([run])))
         return run
 
-    def read(self, after: int, most: int) -> list[Run]:
+    def read(self, wanted: Wanted, most: int) -> list[Run]:
         found: list[Run] = []
-        for position in sorted(row for row in self.rows if row > after)[:most]:
+        first, last = wanted.after_position + 1, wanted.last_position
+        for position in sorted(row for row in self.rows if first <= row <= last)[:most]:
             if found and found[-1].last_position + 1 == position:
                 run = found.pop()
                 found.append(run._replace(entries=(*run.entries, (0, self.rows[position]))))
@@ -215,12 +264,13 @@ class ConsumerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.disk = Disk()
+        self.now_s = NOW_S
         self.attach()
 
     @rule()
     def attach(self) -> None:
         """A new attachment: what was delivered has been forgotten, all else is sent again."""
-        self.consumer = consumer(self.WINDOW, self.WINDOW_BYTES)
+        self.consumer = consumer(self.WINDOW, self.WINDOW_BYTES, self.now_s)
         self.sent: list[int] = []
         self.under_way: list[int] = []
         self.arrived: list[int] = []
@@ -229,7 +279,15 @@ class ConsumerMachine(RuleBasedStateMachine):
     def store(self, count: int, priority: int) -> None:
         """A commit forgets what was delivered, then new messages are offered: the order of StoreActor."""
         self.forget()
-        self.consumer.offer(self.disk.store(count, priority))
+        self.consumer.offer(self.disk.store(count, priority), self.now_s)
+
+    @rule(seconds=st.sampled_from([0.1, PATIENCE_S / 2, PATIENCE_S]))
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @rule()
+    def read_anew(self) -> None:
+        self.consumer.forget_ready()
 
     @rule()
     def forget(self) -> None:
@@ -240,16 +298,16 @@ class ConsumerMachine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 4))
     def serve(self, most: int) -> None:
         while True:
-            runs = self.consumer.take()
+            runs = self.consumer.take(self.now_s)
             for position, body in sent_by(runs):
                 assert body == b"%d" % position
                 assert position not in self.sent
                 self.sent.append(position)
                 self.under_way.append(position)
-            if not self.consumer.to_read:
+            wanted = self.consumer.wanted(self.now_s)
+            if wanted is None:
                 return
-            wanted = min(self.consumer.to_read, most)
-            self.consumer.read(self.disk.read(self.consumer.cursor, wanted))
+            self.consumer.read(wanted, self.disk.read(wanted, min(wanted.most, most)))
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.deployment import Deployment, RegistryCredential, parse_deployment
-from actors.hub_manifest import LOWEST_PRIORITY, RouteSpec
+from actors.hub_manifest import LOWEST_PRIORITY, RouteSpec, StoreFullPolicy
 from actors.module_spec import (
     LAST_STARTUP_ORDER,
     BuiltInSettings,
@@ -61,7 +61,9 @@ def test_a_manifest_is_read_field_by_field() -> None:
         "hot": RouteSpec("FROM /messages/modules/sensor/* INTO $upstream", 0, 60),
     }
     assert (deployment.hub.time_to_live_s, deployment.hub.max_size_bytes) == (7200, None)
-    assert deployment.twins == {"sensor": {"limits": {"high": 90.0}}}
+    assert deployment.twins.keys() == {"sensor", "$edgeHub"}
+    assert deployment.twins["sensor"] == {"limits": {"high": 90.0}}
+    assert deployment.twins["$edgeHub"]["schemaVersion"] == "1.1"
     assert list(deployment.supervised) == ["edgeHub", "sensor", "pump"]
     assert deployment.warnings == ()
 
@@ -331,6 +333,23 @@ def test_store_limits_and_endless_time_to_live_are_read() -> None:
     hub = parsed(((*HUB, "storeAndForwardConfiguration"), store)).hub
 
     assert (hub.time_to_live_s, hub.max_size_bytes) == (-1, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (None, StoreFullPolicy.REJECT),
+        ("reject", StoreFullPolicy.REJECT),
+        ("drop-oldest", StoreFullPolicy.DROP_OLDEST),
+        ("dropOldest", StoreFullPolicy.DROP_OLDEST),
+    ],
+)
+def test_what_happens_without_space_is_read(written: str | None, expected: StoreFullPolicy) -> None:
+    limits = {"maxSizeBytes": 1} if written is None else {"whenFull": written}
+
+    hub = parsed(((*HUB, "storeAndForwardConfiguration", "storeLimits"), limits)).hub
+
+    assert hub.when_full is expected
 
 
 def test_sub_paths_are_laid_over_the_base_of_the_same_file_in_order() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+from actors.hub_identity import HubIdentity, KnownIdentities
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
+    MOST_ASKED_FOR,
     NOT_AUTHORIZED,
+    REFRESH_SPACING_S,
     TRY_AGAIN,
     Authenticate,
     GetIdentities,
@@ -19,7 +25,8 @@ from actors.identities import (
 from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity
-from messaging.lifecycle import PeerUp, RequestFailed
+from messaging.lifecycle import PeerDown, PeerUp, RequestFailed
+from runtime.client_certificates import check_certificate
 from tests.actors.hub_world import World
 from tests.fakes.cloud import MemoryCopy
 
@@ -28,15 +35,25 @@ HUB_HOST = "iothub.test"
 KEY, OTHER_KEY, NEW_KEY = b"k" * 32, b"o" * 32, b"n" * 32
 
 
-def entry(identity: str, key: bytes = KEY, enabled: bool = True) -> tuple[str, Secret, Secret, bool]:
-    return identity, Secret(key), Secret(OTHER_KEY), enabled
+def known(identity: str, key: bytes = KEY, **settings: Any) -> HubIdentity:
+    """An identity with a key, unless the settings say something else."""
+    return HubIdentity(identity, **{"keys": (Secret(key), Secret(OTHER_KEY))} | settings)
+
+
+def told(*identities: HubIdentity, authorities: tuple[bytes, ...] = ()) -> Identities:
+    return Identities(tuple(identity.entry() for identity in identities), authorities)
 
 
 class IdentityWorld(World):
     def __init__(self, copy: MemoryCopy | None = None) -> None:
         super().__init__(SECURITY, HEAD, "test")
         self.copy = copy or MemoryCopy()
-        self.start(IDENTITIES, lambda: IdentityActor(self.copy, (HUB_HOST, "edge.local"), (HEAD,)))
+        self.check_certificate: Callable[..., float] = check_certificate
+        self.start(IDENTITIES, self.build)
+
+    def build(self) -> IdentityActor:
+        hosts = (HUB_HOST, "edge.local")
+        return IdentityActor(self.copy, hosts, (HEAD,), lambda *asked: self.check_certificate(*asked))
 
     def asks(self, identity: str = "edge1/m", key: bytes = KEY, expires_in_s: int = 60, host: str = HUB_HOST):  # type: ignore[no-untyped-def]
         audience = sas.audience_of(host, Identity.parse(identity))
@@ -49,16 +66,16 @@ class IdentityWorld(World):
     def verdicts(self) -> list[Verdict]:
         return self.told(HEAD, Verdict)
 
-    def agent_answers(self, *entries: tuple[str, Secret, Secret, bool]) -> int:
+    def agent_answers(self, *identities: HubIdentity) -> int:
         asked = [letter for letter in self.letters(SECURITY) if letter.kind == GetIdentities.__name__]
         for letter in asked:
-            self.tell(IDENTITIES, Identities(entries), SECURITY, letter.correlation_id)
+            self.tell(IDENTITIES, told(*identities), SECURITY, letter.correlation_id)
         return len(asked)
 
 
 @pytest.fixture
 def world() -> IdentityWorld:
-    return IdentityWorld(MemoryCopy((("edge1/m", KEY, OTHER_KEY, True), ("off", KEY, OTHER_KEY, False))))
+    return IdentityWorld(MemoryCopy(KnownIdentities((known("edge1/m"), known("off", enabled=False)))))
 
 
 @pytest.mark.parametrize("key", [KEY, OTHER_KEY], ids=["primary", "secondary"])
@@ -68,7 +85,8 @@ def test_a_good_token_is_accepted_without_asking_the_agent(
 ) -> None:
     world.asks(key=key, host=host)
 
-    assert world.verdicts() == [Verdict("edge1/m", ACCEPTED, "")]
+    ends_s = int(world.clock.now_s()) + 60 + sas.CLOCK_SKEW_S
+    assert world.verdicts() == [Verdict("edge1/m", ACCEPTED, "", ends_s)]
     assert world.letters(SECURITY) == []
 
 
@@ -110,17 +128,17 @@ def test_an_unknown_identity_is_asked_for_and_known_from_then_on(world: Identity
     world.asks("leaf")
     before = world.verdicts()
 
-    asked = world.agent_answers(entry("edge1/m"), entry("leaf"))
+    asked = world.agent_answers(known("edge1/m"), known("leaf"))
 
     assert (before, asked) == ([], 1)
     assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
-    assert world.copy.entries == (("edge1/m", KEY, OTHER_KEY, True), ("leaf", KEY, OTHER_KEY, True))
+    assert world.copy.known == KnownIdentities((known("edge1/m"), known("leaf")))
 
 
 def test_an_identity_that_the_agent_does_not_know_either_is_refused_for_good(world: IdentityWorld) -> None:
     world.asks("nobody")
 
-    world.agent_answers(entry("edge1/m"))
+    world.agent_answers(known("edge1/m"))
 
     [verdict] = world.verdicts()
     assert verdict == Verdict("nobody", NOT_AUTHORIZED, "identity 'nobody' is not known on this edge")
@@ -156,7 +174,7 @@ def test_when_the_agent_comes_up_it_is_asked_at_once_though_a_question_is_open(w
     world.letters(SECURITY)
 
     world.tell(IDENTITIES, PeerUp("agent", 7), "")
-    asked = world.agent_answers(entry("leaf"))
+    asked = world.agent_answers(known("leaf"))
 
     assert asked == 1
     assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
@@ -172,16 +190,174 @@ def test_without_copy_and_agent_everybody_is_told_to_try_again() -> None:
 
 
 def test_who_is_gone_disabled_or_has_other_keys_is_disconnected(world: IdentityWorld) -> None:
-    three = [entry("stays"), entry("gone"), entry("disabled"), entry("rekeyed")]
-    world.tell(IDENTITIES, Identities(tuple(three)), SECURITY)
+    three = [known("stays"), known("gone"), known("disabled"), known("rekeyed")]
+    world.tell(IDENTITIES, told(*three), SECURITY)
     world.letters(HEAD)
 
-    after = (entry("stays"), entry("disabled", enabled=False), entry("rekeyed", NEW_KEY), entry("new"))
-    world.tell(IDENTITIES, Identities(after), SECURITY)
+    after = (known("stays"), known("disabled", enabled=False), known("rekeyed", NEW_KEY), known("new"))
+    world.tell(IDENTITIES, told(*after), SECURITY)
 
     assert [revoked.identity for revoked in world.told(HEAD, IdentityRevoked)] == [
         *("gone", "disabled", "rekeyed")
     ]
+
+
+THUMBPRINT, OTHER_THUMBPRINT, ROOT = "A" * 40, "B" * 40, b"root"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(
+            known("d", auth_type="selfSigned", thumbprints=(THUMBPRINT,)),
+            known("d", auth_type="selfSigned", thumbprints=(OTHER_THUMBPRINT,)),
+            id="another thumbprint",
+        ),
+        pytest.param(known("d"), known("d", auth_type="certificateAuthority"), id="another type"),
+        pytest.param(known("d"), known("d", NEW_KEY), id="55 re-keyed"),
+        pytest.param(known("d"), known("d", enabled=False), id="disabled"),
+        pytest.param(known("d"), known("other"), id="55 removed"),
+    ],
+)
+def test_a_device_that_has_to_prove_itself_anew_is_cut_off_with_its_modules(
+    world: IdentityWorld, before: HubIdentity, after: HubIdentity
+) -> None:
+    module, another = known("d/m"), known("dd/m")
+    world.tell(IDENTITIES, told(before, module, another), SECURITY)
+    world.letters(HEAD)
+
+    world.tell(IDENTITIES, told(after, module, another), SECURITY)
+
+    assert [revoked.identity for revoked in world.told(HEAD, IdentityRevoked)] == ["d", "d/m"]
+
+
+def test_another_place_in_the_scope_cuts_nobody_off(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, told(known("d")), SECURITY)
+    world.letters(HEAD)
+
+    world.tell(IDENTITIES, told(known("d", device_scope="s", parent_scopes=("s",))), SECURITY)
+
+    assert world.told(HEAD, IdentityRevoked) == []
+    assert world.copy.known == KnownIdentities((known("d", device_scope="s", parent_scopes=("s",)),))
+
+
+def test_other_trusted_authorities_cut_off_whom_they_vouched_for(world: IdentityWorld) -> None:
+    both = known("by-key"), known("by-ca", auth_type="certificateAuthority")
+    world.tell(IDENTITIES, told(*both, authorities=(ROOT,)), SECURITY)
+    world.letters(HEAD)
+
+    world.tell(IDENTITIES, told(*both, authorities=(b"new root",)), SECURITY)
+
+    assert [revoked.identity for revoked in world.told(HEAD, IdentityRevoked)] == ["by-ca"]
+
+
+# before somebody is refused
+
+
+def test_row_51_a_device_that_is_enabled_or_re_keyed_meanwhile_is_found_so_by_asking(
+    world: IdentityWorld,
+) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("d"), known("off", enabled=False))
+
+    world.asks("d", NEW_KEY)
+    world.asks("off")
+    before = world.verdicts()
+    world.agent_answers(known("d", NEW_KEY), known("off"))
+
+    assert before == []
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED, ACCEPTED]
+
+
+@pytest.mark.parametrize("identity", ["nobody", "edge1/m"], ids=["unknown", "with a wrong key"])
+def test_row_51_a_second_refusal_within_120_s_asks_nobody(world: IdentityWorld, identity: str) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("edge1/m"))
+    asked = []
+
+    for wait_s in (0.0, REFRESH_SPACING_S - 1.0, 2.0):
+        world.system.advance(wait_s)
+        world.asks(identity, NEW_KEY)
+        asked.append(world.agent_answers(known("edge1/m")))
+
+    assert asked == [1, 0, 1]
+    assert [verdict.return_code for verdict in world.verdicts()] == [NOT_AUTHORIZED] * 3
+
+
+def test_who_is_known_and_in_order_is_never_asked_about(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("edge1/m"))
+
+    world.asks()
+
+    assert world.agent_answers() == 0
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
+
+
+def test_an_agent_that_does_not_answer_makes_no_refusal_final(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("edge1/m"))
+
+    world.asks(key=NEW_KEY)
+    world.system.advance(AGENT_LIMIT_S + 0.5)
+
+    assert [verdict.return_code for verdict in world.verdicts()] == [TRY_AGAIN]
+
+
+def test_while_the_agent_is_away_the_copy_refuses_whom_it_knows_at_once(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("edge1/m"))
+    world.tell(IDENTITIES, PeerDown("agent"), "")
+
+    world.asks(key=NEW_KEY)
+
+    assert [verdict.return_code for verdict in world.verdicts()] == [NOT_AUTHORIZED]
+
+
+def test_made_up_names_are_not_remembered_for_ever(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers()
+
+    for number in range(MOST_ASKED_FOR + 10):
+        world.turn(IDENTITIES, Authenticate(f"d{number}", Secret(b"x")), sender=HEAD)
+    world.agent_answers()
+
+    assert len(world.system.cells[IDENTITIES]._behaviour._asked_for) == MOST_ASKED_FOR
+
+
+def test_row_54_after_a_restart_without_an_agent_the_copy_knows_keys_and_certificates(
+    world: IdentityWorld,
+) -> None:
+    by_print = known("d", auth_type="selfSigned", thumbprints=(THUMBPRINT,))
+    by_ca = known("c", auth_type="certificateAuthority")
+    world.tell(IDENTITIES, told(known("edge1/m"), by_print, by_ca, authorities=(ROOT,)), SECURITY)
+
+    again = IdentityWorld(world.copy)
+    again.check_certificate = lambda *asked: asked and 7e9
+    again.asks()
+    for identity in ("d", "c", "edge1/m"):
+        again.turn(IDENTITIES, Authenticate(identity, certificates=(b"der",)), sender=HEAD)
+
+    assert [(v.identity, v.return_code) for v in again.verdicts()] == [
+        *(("edge1/m", ACCEPTED), ("d", ACCEPTED), ("c", ACCEPTED), ("edge1/m", NOT_AUTHORIZED))
+    ]
+    assert again.letters(SECURITY) == []
+
+
+def test_a_check_that_fails_unexpectedly_fails_the_request_and_nothing_else(world: IdentityWorld) -> None:
+    """The head answers CONNACK 3 to that: row 7."""
+
+    def fail(*asked: object) -> float:
+        raise RuntimeError("boom")
+
+    world.tell(IDENTITIES, told(known("edge1/m"), known("d", auth_type="selfSigned")), SECURITY)
+    world.check_certificate = fail
+
+    world.turn(IDENTITIES, Authenticate("d", certificates=(b"der",)), sender=HEAD)
+    world.asks()
+
+    assert [failed.reason for failed in world.told(HEAD, RequestFailed)] == ["RuntimeError: boom"]
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
 
 
 def test_a_copy_that_cannot_be_written_does_not_stop_new_identities(
@@ -190,7 +366,7 @@ def test_a_copy_that_cannot_be_written_does_not_stop_new_identities(
     world.copy.full = True
     world.asks("leaf")
 
-    world.agent_answers(entry("leaf"))
+    world.agent_answers(known("leaf"))
 
     assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
     assert [revoked.identity for revoked in world.told(HEAD, IdentityRevoked)] == ["edge1/m", "off"]
@@ -201,7 +377,7 @@ def test_a_copy_that_cannot_be_written_does_not_stop_new_identities(
 def test_keys_and_tokens_reach_no_log_and_no_dead_letter(
     world: IdentityWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.tell(IDENTITIES, Identities((("x", Secret(KEY), Secret(KEY)),)), SECURITY)  # type: ignore[arg-type]
+    world.tell(IDENTITIES, Identities((("x", *[Secret(KEY)] * 9),)), SECURITY)  # type: ignore[arg-type]
     world.present("edge1/m", b"topsecret")
 
     shown = caplog.text + str([letter.summary() for letter in world.dead_letters.recent()])

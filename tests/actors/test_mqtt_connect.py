@@ -6,10 +6,11 @@ import logging
 
 import pytest
 
-from actors.identities import AGENT_LIMIT_S, IdentityRevoked
-from actors.mqtt_head import CONNECT_LIMIT_S, LONGEST_SILENCE_S
+from actors.hub_environment import DEFAULTS, HubEnvironment
+from actors.identities import AGENT_LIMIT_S, Authenticate, IdentityRevoked
 from actors.mqtt_sessions import MOST_FILTERS
 from actors.store import DeleteSession, SaveSession
+from messaging.envelope import Secret
 from messaging.lifecycle import RequestFailed
 from messaging.mqtt.packets import (
     ConnAck,
@@ -95,8 +96,8 @@ def test_a_user_name_that_is_not_understood_is_told_to_try_again(
     [
         pytest.param(connect_packet("D/X", user_name="h/D/M/?api-version=V"), "client id", id="other id"),
         pytest.param(connect_packet("d/M", user_name="h/D/M/?api-version=V"), "client id", id="other case"),
-        pytest.param(connect_packet(password=None), "no password", id="no password"),
-        pytest.param(connect_packet(password=b""), "no password", id="empty password"),
+        pytest.param(connect_packet(password=None), "neither a password", id="no password"),
+        pytest.param(connect_packet(password=b""), "neither a password", id="empty password"),
         pytest.param(Connect("D/M", True), "user name", id="no user name"),
         pytest.param(
             connect_packet("", clean_session=True, user_name="h/D/?api-version=V"), "id", id="no id"
@@ -113,6 +114,94 @@ def test_what_can_never_be_accepted_is_refused_for_good(
     [line] = warnings(caplog)
     assert "refused with CONNACK 5" in line
     assert reason in line
+
+
+CERTIFICATES = (b"own", b"issuer")
+
+
+@pytest.mark.parametrize(
+    ("password", "expected"),
+    [
+        pytest.param(None, Authenticate("edge1/sensor", Secret(b""), CERTIFICATES), id="certificate alone"),
+        pytest.param(b"", Authenticate("edge1/sensor", Secret(b""), CERTIFICATES), id="empty password"),
+        pytest.param(b"token", Authenticate("edge1/sensor", Secret(b"token")), id="the password wins"),
+    ],
+)
+def test_a_password_wins_over_a_certificate(
+    world: HeadWorld, password: bytes | None, expected: Authenticate
+) -> None:
+    """Source: hub-protocols.md section 5.5."""
+    client = world.open(connect_packet(password=password), certificates=CERTIFICATES)
+
+    assert world.told(IDENTITIES, Authenticate) == [expected]
+    assert not client.closed
+
+
+def test_row_6_a_certificate_while_they_are_switched_off_is_refused_for_good(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = HeadWorld(environment=HubEnvironment(client_cert_auth_enabled=False))
+
+    client = world.open(connect_packet(password=None), certificates=CERTIFICATES)
+
+    assert (client.received_bytes(), client.closed) == (connack(5), True)
+    assert "ClientCertAuthEnabled of edgeHub is false" in warnings(caplog)[0]
+    assert world.connect().closed is False  # with a token
+
+
+def test_row_56_one_client_more_than_allowed_is_told_to_try_again_until_one_has_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = HeadWorld(environment=HubEnvironment(max_connected_clients=100))
+    clients = [world.connect(f"d{number}") for number in range(100)]
+
+    late = world.open(connect_packet("late"))
+    world.judge()
+    again = world.connect("d0")  # the same identity takes the place that it has
+    clients[1].lose()
+    world.system.run()
+
+    assert (late.received_bytes(), late.closed) == (connack(3), True)
+    assert "100 clients are connected, as many as MaxConnectedClients allows" in "".join(warnings(caplog))
+    assert not again.closed
+    assert not world.connect("late").closed
+
+
+def test_without_a_setting_more_than_a_thousand_clients_are_served(world: HeadWorld) -> None:
+    clients = [world.connect(f"d{number}") for number in range(1_100)]
+
+    assert not any(client.closed for client in clients)
+
+
+def test_a_connection_ends_when_its_token_has_expired_and_not_before(
+    world: HeadWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Source: hub-protocols.md section 5.6. A timer for each is better than a sweep every five minutes."""
+    other = world.connect("edge1/other", keep_alive_s=0)
+    client = world.open(connect_packet(keep_alive_s=0))
+    world.judge(ends_s=world.clock.now_s() + 360)
+    world.system.advance(359.0)
+    before = client.closed
+
+    world.system.advance(2.0)
+
+    assert (before, client.closed, other.closed) == (False, True, False)
+    assert warnings(caplog)[-1].startswith("edge1/sensor: what it proved itself with has expired")
+
+
+def test_a_new_token_on_a_new_connection_goes_on_where_the_old_one_ends(world: HeadWorld) -> None:
+    """As all SDKs renew: DISCONNECT, CONNECT."""
+    client = world.open(connect_packet(keep_alive_s=0))
+    world.judge(ends_s=world.clock.now_s() + 60)
+    client.send(Disconnect())
+    renewed = world.open(connect_packet(keep_alive_s=0))
+    world.judge(ends_s=world.clock.now_s() + 120)
+
+    world.system.advance(100.0)
+    alive = not renewed.closed
+    world.system.advance(30.0)
+
+    assert (alive, renewed.closed) == (True, True)
 
 
 @pytest.mark.parametrize("code", [3, 5])
@@ -142,6 +231,7 @@ def test_identities_that_do_not_answer_mean_try_again_and_not_never(world: HeadW
 
 
 def test_identities_that_fail_mean_try_again_and_not_never(world: HeadWorld) -> None:
+    """Source: hub-protocols.md section 8.4, row 7."""
     client = world.open(connect_packet())
     [asked] = world.letters(IDENTITIES)[-1:]
 
@@ -246,7 +336,7 @@ def test_without_a_whole_connect_the_connection_ends_after_a_while(
     if data:
         client.send_bytes(data)
 
-    world.system.advance(CONNECT_LIMIT_S)
+    world.system.advance(DEFAULTS.connect_arrival_timeout_s)
     before = client.closed
     world.system.advance(2.0)
 
@@ -256,7 +346,12 @@ def test_without_a_whole_connect_the_connection_ends_after_a_while(
 
 @pytest.mark.parametrize(
     ("keep_alive_s", "limit_s"),
-    [(10, 15.0), (60, 90.0), (0, LONGEST_SILENCE_S), (60_000, LONGEST_SILENCE_S)],
+    [
+        (10, 15.0),
+        (60, 90.0),
+        (0, DEFAULTS.max_keep_alive_timeout_s),
+        (60_000, DEFAULTS.max_keep_alive_timeout_s),
+    ],
 )
 def test_a_silent_client_is_closed_after_one_and_a_half_times_its_keep_alive(
     world: HeadWorld, keep_alive_s: int, limit_s: float

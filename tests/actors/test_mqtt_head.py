@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.mqtt_deliveries import WINDOW_MESSAGES
+from actors.hub_environment import DEFAULTS
 from actors.mqtt_sessions import MOST_FILTER_BYTES, MOST_FILTERS, MOST_SUBSCRIPTION_ANSWERS
 from messaging.identity import Identity
 from messaging.mqtt.packets import Connect, PingReq, Subscribe, Unsubscribe
@@ -93,13 +93,15 @@ def test_at_qos_0_no_more_than_a_window_is_written_to_a_client_that_does_not_rea
     reader.received()
     reader.handler.writing_paused(reader.client)
 
-    for number in range(WINDOW_MESSAGES + 50):
+    for number in range(DEFAULTS.max_pending_outbound_messages + 50):
         sender.publish(b"%d" % number, qos=0)
     written = reader.received()
 
-    assert [kind for kind, _ in written] == [PUBLISH] * WINDOW_MESSAGES
+    assert [kind for kind, _ in written] == [PUBLISH] * DEFAULTS.max_pending_outbound_messages
     assert world.disk.contents.queues  # the rest waits on disk
-    assert len(world.bodies()) == WINDOW_MESSAGES + 50  # nothing counts as delivered that still waits here
+    assert (
+        len(world.bodies()) == DEFAULTS.max_pending_outbound_messages + 50
+    )  # nothing counts as delivered that still waits here
 
     reader.handler.writing_resumed(reader.client)
     world.system.advance(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 
@@ -10,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import mqtt_client, mqtt_intake
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.module_inputs import ModuleInputs
-from actors.mqtt_deliveries import WINDOW_MESSAGES
-from actors.mqtt_head import REDELIVER_S
 from actors.mqtt_intake import STORE_LIMIT_S
 from actors.router import Endpoints
 from actors.store import Attach, Delivered, Detach, Ready, Stored, Undeliverable
@@ -353,6 +353,117 @@ def test_a_client_that_is_paused_is_not_taken_for_silent(
     assert not client.closed
 
 
+# what a reconnect sends again
+
+
+def dup_packet(packet_id: int, body: bytes = b"x", bag: str = "") -> PublishPacket:
+    packet = publish_packet(packet_id, body, bag=bag)
+    assert isinstance(packet, PublishPacket)
+    return packet._replace(dup=True)
+
+
+def bodies(world: HeadWorld) -> list[bytes]:
+    return [message.body for message in world.messages()]
+
+
+@pytest.mark.parametrize("way", ["acknowledged", "stored and not acknowledged", "stored after the end"])
+def test_what_is_on_disk_is_acknowledged_and_not_stored_again_when_it_comes_again(
+    world: HeadWorld, way: str
+) -> None:
+    """The SDKs renew their tokens by DISCONNECT, CONNECT, while PUBACKs are on their way to them."""
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"), publish_packet(8, b"b"))
+    [(letter, _)] = world.published()
+    if way == "acknowledged":
+        world.store(letter.correlation_id)
+    elif way == "stored and not acknowledged":
+        client.lose()
+        world.store(letter.correlation_id)
+    world.send(client, Disconnect())
+    if way == "stored after the end":
+        world.store(letter.correlation_id)
+
+    again = world.connect()
+    world.send(again, dup_packet(7, b"a"), dup_packet(8, b"b"))
+
+    assert world.published() == []
+    assert again.received() == [PubAck(7), PubAck(8)]
+
+
+@pytest.mark.parametrize(
+    ("packet", "settings"),
+    [
+        pytest.param(publish_packet(7, b"a"), {}, id="not marked as sent again"),
+        pytest.param(dup_packet(9, b"a"), {}, id="another packet id"),
+        pytest.param(dup_packet(7, b"other"), {}, id="another payload"),
+        pytest.param(dup_packet(7, b"a", bag="x=1"), {}, id="another topic"),
+        pytest.param(dup_packet(7, b"a"), {"clean_session": True}, id="another session"),
+    ],
+)
+def test_what_is_not_the_same_publish_is_a_message_of_its_own(
+    world: HeadWorld, packet: PublishPacket, settings: dict[str, bool]
+) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.store(world.published()[0][0].correlation_id)
+    client.lose()
+
+    again = world.connect(**settings)
+    world.send(again, packet)
+
+    assert bodies(world) == [packet.payload]
+
+
+def test_what_never_reached_the_disk_is_stored_when_it_comes_again(world: HeadWorld) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.published()
+    client.lose()
+
+    again = world.connect()
+    world.send(again, dup_packet(7, b"a"))
+
+    assert bodies(world) == [b"a"]
+    assert again.received() == []
+
+
+def test_a_publish_is_recognised_over_several_connections_and_once_in_each(world: HeadWorld) -> None:
+    client = world.connect()
+    world.send(client, publish_packet(7, b"a"))
+    world.store(world.published()[0][0].correlation_id)
+    for _ in range(3):
+        client.lose()
+        client = world.connect()
+        world.send(client, dup_packet(7, b"a"))
+        assert (world.published(), client.received()) == ([], [PubAck(7)])
+
+    world.send(client, dup_packet(7, b"a"))
+
+    assert bodies(world) == [b"a"]
+
+
+@pytest.mark.parametrize("reads", [1, 2, 34], ids=["one read", "a long read and a short one", "each a read"])
+@pytest.mark.parametrize("size_bytes", [3, 5000], ids=["short", "long"])
+def test_only_the_last_publishes_of_a_connection_are_remembered(
+    world: HeadWorld, reads: int, size_bytes: int
+) -> None:
+    numbers = range(1, mqtt_client.MOST_REMEMBERED + 3)
+    payloads = {n: b"%d" % n * size_bytes for n in numbers}
+    packets = [publish_packet(n, payloads[n]) for n in numbers]
+    cuts = {1: [34], 2: [33, 1], 34: [1] * 34}[reads]
+    client = world.connect()
+    rest = iter(packets)
+    for count in cuts:
+        world.send(client, *itertools.islice(rest, count))
+    world.store(*(letter.correlation_id for letter, _ in world.published()))
+    client.lose()
+
+    again = world.connect()
+    world.send(again, *(dup_packet(n, payloads[n]) for n in numbers))
+
+    assert bodies(world) == [payloads[1], payloads[2]]
+
+
 # messages out
 
 
@@ -492,16 +603,33 @@ def test_what_is_not_acknowledged_for_30_s_is_sent_again_as_a_duplicate(world: H
     world.ready(attach, 1, b"a", b"b")
     first = client.received()
 
-    world.system.advance(REDELIVER_S - 1)
+    world.system.advance(DEFAULTS.message_ack_timeout_s - 1)
     before = client.received()
     world.system.advance(2.5)
     again = client.received()
-    world.system.advance(REDELIVER_S - 3)
+    world.system.advance(DEFAULTS.message_ack_timeout_s - 3)
 
     assert before == client.received() == []
     assert again == [packet._replace(dup=True) for packet in first]  # type: ignore[union-attr]
     world.send(client, *(PubAck(packet.packet_id) for packet in again))  # type: ignore[union-attr]
     assert world.told(STORE, Delivered) == [Delivered(attach.endpoint_id, attach.attachment, ((1, 2),))]
+
+
+def test_what_is_never_acknowledged_is_sent_again_less_and_less_often(world: HeadWorld) -> None:
+    client = world.connect("edge1/filter", keep_alive_s=0)
+    [attach, _] = world.subscribe(client, ALL_INPUTS)
+    world.ready(attach, 1, b"a")
+    client.received()
+
+    again_at_s = []
+    for second in range(260):
+        world.system.advance(1.0)
+        if any(isinstance(packet, PublishPacket) for packet in client.received()):
+            again_at_s.append(second)
+
+    gaps = [after - before for before, after in itertools.pairwise(again_at_s)]
+    assert again_at_s[0] in (30, 31)
+    assert [round(gap, -1) for gap in gaps] == [60, 120]
 
 
 def test_a_slow_client_that_acknowledges_is_not_sent_everything_again(world: HeadWorld) -> None:
@@ -511,7 +639,7 @@ def test_a_slow_client_that_acknowledges_is_not_sent_everything_again(world: Hea
     sent = client.received()
 
     for packet in sent:
-        world.system.advance(REDELIVER_S - 5)
+        world.system.advance(DEFAULTS.message_ack_timeout_s - 5)
         world.send(client, PubAck(packet.packet_id))  # type: ignore[union-attr]
 
     assert client.received() == []
@@ -524,7 +652,7 @@ def test_a_client_that_does_not_read_is_not_sent_more_of_the_same(world: HeadWor
     client.received()
     client.transport.unsent_bytes = 1
 
-    world.system.advance(REDELIVER_S * 3)
+    world.system.advance(DEFAULTS.message_ack_timeout_s * 3)
 
     assert client.received() == []
 
@@ -583,8 +711,8 @@ def test_packet_ids_in_flight_are_not_given_out_again(world: HeadWorld) -> None:
     world.ready(attach, 0, b"stays")
     stays = client.received()[-1].packet_id  # type: ignore[union-attr]
     used: set[int] = set()
-    for first in range(1, 66_001, WINDOW_MESSAGES):
-        world.ready(attach, first, *[b""] * WINDOW_MESSAGES)
+    for first in range(1, 66_001, DEFAULTS.max_pending_outbound_messages):
+        world.ready(attach, first, *[b""] * DEFAULTS.max_pending_outbound_messages)
         ids = [packet.packet_id for packet in client.received()]  # type: ignore[union-attr]
         assert stays not in ids
         used.update(ids)
@@ -695,3 +823,79 @@ def test_subscriptions_beside_others_of_the_same_client_count_once(world: HeadWo
 
     assert client.received() == [SubAck(1, (1, 1))]
     assert sorted(attach.endpoint_id for attach in world.told(STORE, Attach)) == [IN1[0], IN2[0]]
+
+
+# limits that a deployment sets
+
+
+def test_a_client_that_never_acknowledges_is_disconnected_after_the_repetitions_that_are_set() -> None:
+    world = HeadWorld(
+        [("edge1/filter/in", "edge1/filter", "in")],
+        environment=HubEnvironment(message_ack_timeout_s=5, max_outbound_retransmissions=2),
+    )
+    client = world.connect("edge1/filter", keep_alive_s=0)
+    [attach] = world.subscribe(client, "devices/edge1/modules/filter/inputs/#")
+    world.ready(attach, 1, b"a")
+    sent = []
+    for wait_s in (0.0, 5.0, 10.0):  # each wait is twice the one before
+        world.system.advance(wait_s + 1.5)
+        sent += client.received()
+    assert not client.transport.closed
+
+    world.system.advance(20.0 + 1.5)
+
+    assert len(sent) == 3
+    assert client.transport.closed
+
+
+def test_no_more_messages_are_on_their_way_to_a_client_than_is_set() -> None:
+    world = HeadWorld(
+        [("edge1/filter/in", "edge1/filter", "in")],
+        environment=HubEnvironment(max_pending_outbound_messages=10),
+    )
+    client = world.connect("edge1/filter")
+
+    [attach] = world.subscribe(client, "devices/edge1/modules/filter/inputs/#")
+
+    assert attach.window_messages == 10
+
+
+def test_a_client_with_more_unacknowledged_messages_than_is_set_is_not_read_until_they_are() -> None:
+    world = HeadWorld(environment=HubEnvironment(max_pending_inbound_acknowledgements=2))
+    client = world.connect()
+    world.send(client, publish_packet(1), publish_packet(2))
+    assert client.transport.reading
+    world.send(client, publish_packet(3))
+    first, second = world.published()
+    assert not client.transport.reading
+
+    world.store(first[0].correlation_id)
+    world.system.run()
+
+    assert client.transport.reading
+    assert second[1].entries
+
+
+def test_a_packet_longer_than_is_set_ends_its_connection() -> None:
+    world = HeadWorld(environment=HubEnvironment(max_inbound_message_bytes=8192))
+    client, other = world.connect(), world.connect("leaf")
+    world.send(client, publish_packet(1, b"x" * 8000))
+    assert not client.transport.closed
+
+    world.send(client, publish_packet(2, b"x" * 8192))
+
+    assert client.transport.closed
+    assert not other.transport.closed
+
+
+def test_how_long_connect_and_silence_may_take_can_be_set() -> None:
+    world = HeadWorld(environment=HubEnvironment(connect_arrival_timeout_s=60, max_keep_alive_timeout_s=30))
+    mute, silent = world.open(), world.connect(keep_alive_s=0)
+
+    world.system.advance(29)
+    assert not silent.transport.closed
+    world.system.advance(5)
+    assert silent.transport.closed
+    assert not mute.transport.closed
+    world.system.advance(30)
+    assert mute.transport.closed

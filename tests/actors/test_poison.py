@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -42,12 +43,10 @@ class UnreadableMessageDb(MemoryMessageDb):
 
     broken = True
 
-    def read(
-        self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
-    ) -> list[Run]:
+    def read(self, endpoint_id: str, after_position: int, *rest: Any) -> list[Run]:
         if self.broken and endpoint_id != "iothub":
             raise StoreError("disk I/O error")
-        return super().read(endpoint_id, after_position, max_count, max_bytes, now_s)
+        return super().read(endpoint_id, after_position, *rest)
 
 
 def publishes(*bodies: bytes) -> list[Publish]:

@@ -22,6 +22,8 @@ from actors.restart_policy import (
     Started,
     StartFailed,
     StartNow,
+    StartPossible,
+    StartPostponed,
     StoppedByUs,
     backoff_s,
     decide,
@@ -319,6 +321,24 @@ def test_a_start_that_fails_is_tried_again_with_growing_waits(policy: RestartPol
     assert waits_s == [10, 20, 40, 80]
 
 
+def test_a_start_that_is_postponed_is_still_the_same_start() -> None:
+    crashed = told(CRASH, state=running(1), now_s=NOW_S).state
+    due = told(RestartDue(), state=crashed, now_s=NOW_S + 10).state
+
+    postponed = told(StartPostponed("its image is being pulled"), state=due)
+    again = told(RestartDue(), state=postponed.state, now_s=NOW_S + 10)
+    possible = told(StartPossible(), state=postponed.state)
+
+    assert postponed.action == WAIT_10_S
+    assert postponed.state.description == "not started yet: its image is being pulled"
+    assert (again.action, possible.action) == (StartNow(), StartNow())
+    assert (again.state.restarts, possible.state.restarts) == (due.restarts, due.restarts)
+
+
+def test_a_start_that_nobody_waits_for_does_not_become_possible() -> None:
+    assert told(StartPossible(), state=running()).action == LeaveAlone()
+
+
 # --- A module that shall not run ---
 
 
@@ -331,9 +351,10 @@ def test_a_start_that_fails_is_tried_again_with_growing_waits(policy: RestartPol
         (CLEAN, "stopped"),
         (CRASH, "failed"),
         (StartFailed("x"), "failed"),
+        (StartPostponed("x"), "failed"),
         (BecameUnhealthy(), "unhealthy"),
     ],
-    ids=["agent started", "restart due", "clean", "crash", "start failed", "unhealthy"],
+    ids=["agent started", "restart due", "clean", "crash", "start failed", "start postponed", "unhealthy"],
 )
 def test_nothing_starts_by_itself_unless_the_deployment_wants_it_running(
     desired: DesiredStatus, event: Event, status: str

@@ -38,13 +38,22 @@ IN = "edge/filter/in"
 
 
 class StoreWorld(World):
-    def __init__(self) -> None:
+    def __init__(self, *, drops_oldest: bool = False, cleanup_s: float = SWEEP_S) -> None:
         super().__init__(HEAD, UP, "test")
         self.disk = MemoryDisk()
         self.guard, self.trail = AppendGuard(), StorageTrail()
-        self.commits = 0
+        self.commits = self.tidied = self.to_tidy_bytes = 0
         self.next_index: dict[tuple[str, int], int] = {}
-        self.start(STORE, lambda: StoreActor(lambda: CountingDb(self), self.guard, self.trail))
+        self.start(
+            STORE,
+            lambda: StoreActor(
+                lambda: CountingDb(self),
+                self.guard,
+                self.trail,
+                drops_oldest=drops_oldest,
+                cleanup_s=cleanup_s,
+            ),
+        )
 
     def batch(
         self, *bodies: bytes, who: str = "edge/sensor", epoch: int = 1, matches: tuple[Match, ...] = to(IN)
@@ -93,6 +102,10 @@ class CountingDb(MemoryMessageDb):
     def append(self, segments, now_s):  # type: ignore[no-untyped-def]
         self._world.commits += 1
         return super().append(segments, now_s)
+
+    def tidy(self) -> int:
+        self._world.tidied += 1
+        return self._world.to_tidy_bytes
 
 
 @pytest.fixture
@@ -448,3 +461,17 @@ def test_a_store_that_cannot_be_opened_says_why() -> None:
 
     assert STORE not in world.system.cells
     assert "hub.db: damaged" in world.dead_letters.recent()[0].reason
+
+
+def test_expired_messages_go_from_the_disk_as_often_as_is_set_and_are_not_sent_before() -> None:
+    world = StoreWorld(cleanup_s=30)
+    world.system.advance(SWEEP_S)  # the first look, which finds nothing
+    world.append(world.batch(b"x", matches=to(IN, ttl_s=1.0)))
+
+    world.system.advance(25)
+    world.attach()
+    assert world.ready() == []
+    assert world.ledger() == EndpointLedger(accepted=1, pending=1)
+    world.system.advance(5)
+
+    assert world.ledger() == EndpointLedger(accepted=1, expired=1)

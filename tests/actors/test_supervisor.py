@@ -22,6 +22,7 @@ from actors.module_spec import (
 from actors.ports import ModuleAccess, ModuleRecord
 from actors.supervisor import (
     GetModule,
+    HealthChanged,
     KillModule,
     ModuleExited,
     ModuleReported,
@@ -101,6 +102,10 @@ class World:
 
     def end(self, exit_code: int = 0, signal: int | None = None) -> None:
         self.runtime.end("sensor", exit_code, signal)
+        self.system.run()
+
+    def check_health(self, healthy: bool) -> None:
+        self.runtime.check_health("sensor", healthy)
         self.system.run()
 
     @property
@@ -672,3 +677,89 @@ def test_a_run_that_says_it_was_made_from_something_else_is_replaced(world: Worl
 
     assert world.now.pid != pid
     assert world.now.status == "running"
+
+
+def test_a_start_that_has_to_wait_is_done_when_it_can_be_and_counts_as_one(world: World) -> None:
+    world.runtime.away["sensor"] = "image 'sensor:1' is not on this device and is being pulled"
+
+    world.supervise()
+    waiting = world.now
+    world.system.advance(60.0)
+    still = world.now
+    world.runtime.bring_engine_back("sensor")
+    world.system.run()
+
+    assert (waiting.status, waiting.restarts) == ("backoff", 0)
+    assert (
+        waiting.description == "not started yet: image 'sensor:1' is not on this device and is being pulled"
+    )
+    assert (still.status, still.restarts) == ("backoff", 0)
+    assert (world.now.status, world.now.restarts) == ("running", 0)
+
+
+def test_a_start_that_has_to_wait_is_given_up_when_the_module_is_stopped(world: World) -> None:
+    world.runtime.away["sensor"] = "its container is being made"
+    world.supervise()
+
+    world.tell(StopModule("sensor"))
+
+    assert world.runtime.given_up == ["sensor"]
+    assert world.now.status == "stopped"
+    world.system.advance(60.0)
+    assert world.starts == 1
+
+
+@pytest.mark.parametrize("policy", [RestartPolicy.ALWAYS, RestartPolicy.ON_UNHEALTHY])
+def test_an_unhealthy_module_is_restarted_and_waits_longer_each_time(
+    world: World, policy: RestartPolicy
+) -> None:
+    world.supervise(replace(SENSOR, restart_policy=policy))
+    first = world.now.pid
+
+    world.check_health(healthy=False)
+    again = world.now
+    world.check_health(healthy=False)
+    waiting = world.now
+
+    assert again.pid not in (0, first)
+    assert (again.status, again.restarts) == ("running", 1)
+    assert waiting.status == "backoff"
+    assert "unhealthy since" in waiting.description
+    assert "next start at" in waiting.description
+    world.system.advance(11.0)
+    assert world.now.pid not in (0, again.pid)
+    assert (world.now.status, world.now.restarts) == ("running", 2)
+
+
+def test_an_unhealthy_module_that_is_never_restarted_says_so_until_it_is_well(world: World) -> None:
+    world.supervise(replace(SENSOR, restart_policy=RestartPolicy.NEVER))
+    pid = world.now.pid
+
+    world.check_health(healthy=False)
+    ill = world.now
+    world.check_health(healthy=True)
+
+    assert (ill.status, ill.pid) == ("unhealthy", pid)
+    assert (world.now.status, world.now.pid, world.now.restarts) == ("running", pid, 0)
+
+
+def test_the_health_of_a_run_that_is_over_or_being_ended_does_not_count(world: World) -> None:
+    world.runtime.stubborn.add("sensor")
+    world.supervise()
+
+    world.tell(HealthChanged(world.now.since_s or 0.0, True))
+    world.tell(HealthChanged(1.0, False))
+    assert world.now.status == "running"
+    world.tell(StopModule("sensor"))
+    world.check_health(healthy=False)
+
+    assert world.starts == 1
+
+
+def test_what_stays_stopped_gives_back_what_is_held_for_its_next_start(world: World) -> None:
+    world.supervise()
+    assert world.runtime.resting == []
+
+    world.tell(StopModule("sensor"))
+
+    assert world.runtime.resting == ["sensor"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from actors.hub_root import ROUTER, STORE
-from actors.router import ListRoutes, RouterActor, SetRoutes
+from actors.router import RouterActor, SetRoutes
 from actors.store import DeleteSession, StoreActor
 from actors.stored import Match, Run, Segment, position_of
 from actors.trail import Hops, RoutingTrail, StorageTrail, TraceRouting, TraceStorage, Way
@@ -107,13 +107,13 @@ def test_the_route_of_that_time_is_told_after_a_change() -> None:
 
 
 def test_the_trail_outlives_a_restart_of_router_and_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RouterActor, "on_list_routes", lambda self, message: 1 / 0)
+    monkeypatch.setattr(RouterActor, "on_set_routes", lambda self, message: 1 / 0)
     monkeypatch.setattr(StoreActor, "on_delete_session", lambda self, message: 1 / 0)
     hub = TracedHub()
     hub.publish("%24.mid=m-5")
     before = hub.trace("m-5")
 
-    hub.system.bus.send(ROUTER, ListRoutes())
+    hub.system.bus.send(ROUTER, SetRoutes((), None))
     hub.system.bus.send(STORE, DeleteSession("x"))
     hub.system.run()
 

@@ -8,7 +8,7 @@ from actors.append_guard import AppendGuard
 from actors.store import Append, Attach, Delivered, Detach, Ready, StoreActor, Undeliverable
 from actors.stored import EndpointLedger
 from actors.trail import StorageTrail
-from actors.upstream import RETRY_S, GetLinkState, LinkState, SwitchLink, UpstreamActor
+from actors.upstream import LONGEST_RETRY_S, RETRY_S, GetLinkState, LinkState, SwitchLink, UpstreamActor
 from messaging.lifecycle import ActorRestarted
 from messaging.message import encode_header
 from messaging.routing.route import UPSTREAM
@@ -137,13 +137,31 @@ def test_when_not_one_message_goes_through_it_is_the_link_and_nothing_is_dropped
     world.link.poison = b"bad"
 
     world.publish(b"bad", b"bad")
-    world.system.advance(RETRY_S * 3)
+    world.system.advance(RETRY_S * 2)
     waiting = world.ledger()
     world.link.poison = b""
-    world.system.advance(RETRY_S)
+    world.system.advance(RETRY_S * 8)
 
     assert waiting == EndpointLedger(accepted=2, pending=2)
     assert world.link.bodies == [b"bad", b"bad"]
+
+
+def test_a_link_that_takes_nothing_though_it_is_up_is_tried_less_and_less_often() -> None:
+    world = WholeWorld()
+    world.link.poison = b"bad"
+    world.publish(b"bad")
+
+    tries = []
+    for _ in range(5):
+        before = world.link.sends
+        world.system.advance(LONGEST_RETRY_S)
+        tries.append(world.link.sends - before)
+    world.link.poison = b""
+    world.system.advance(LONGEST_RETRY_S)
+
+    assert tries[0] >= 2 * 6  # the batch, and its message alone
+    assert tries[-1] <= 2 * 2
+    assert world.link.bodies == [b"bad"]
 
 
 def test_a_damaged_header_does_not_hold_up_the_queue() -> None:

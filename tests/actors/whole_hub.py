@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.append_guard import AppendGuard
+from actors.hub_client import HubClientActor
 from actors.hub_config import RouteText
-from actors.hub_root import IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
+from actors.hub_environment import DEFAULTS
+from actors.hub_identity import HubIdentity, KnownIdentities
+from actors.hub_root import HUB_CLIENT, IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.identities import IdentityActor
 from actors.memory_system import MemorySystem
 from actors.methods import MethodActor
@@ -19,10 +22,12 @@ from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from messaging import sas
+from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.mqtt import wire
 from messaging.mqtt.packets import Connect, Packet, Publish, Subscribe, Unsubscribe
-from tests.fakes.cloud import MemoryLink
+from runtime.client_certificates import check_certificate
+from tests.fakes.cloud import MemoryCopy, MemoryLink
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
 from tests.fakes.twins import MemoryTwins
 
@@ -61,6 +66,7 @@ class FakeTransport:
     closed: bool = False
     reading: bool = True
     known: bool = False
+    certificates: tuple[bytes, ...] = ()
 
     def write(self, data: bytes) -> None:
         assert not self.closed or not data
@@ -81,19 +87,6 @@ class FakeTransport:
     def authenticated(self) -> None:
         assert not self.known
         self.known = True
-
-
-@dataclass
-class Copy:
-    """The identities' copy on disk."""
-
-    entries: tuple[tuple[str, bytes, bytes, bool], ...]
-
-    def load(self) -> tuple[tuple[str, bytes, bytes, bool], ...] | None:
-        return self.entries
-
-    def save(self, entries: tuple[tuple[str, bytes, bytes, bool], ...]) -> None:
-        self.entries = entries
 
 
 class Peer:
@@ -157,17 +150,30 @@ class HubWorld:
         self.link = MemoryLink()
         self.link.switch(False)
         self.twins = MemoryTwins()
-        copy = Copy(tuple((client, KEY, KEY, True) for client in (A, B, LEAF)))
+        keys = (Secret(KEY), Secret(KEY))
+        copy = MemoryCopy(KnownIdentities(tuple(HubIdentity(name, keys=keys) for name in (A, B, LEAF))))
         texts = tuple(RouteText(name, text, DEFAULT_PRIORITY, 0) for name, text in routes.items())
         guard, kept = AppendGuard(), KeptRoutes(texts, None)
         routing, storage = RoutingTrail(), StorageTrail()
         start = self.system.start
         start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
-        start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,)))
+        start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,), check_certificate))
         start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing))
         start(UPSTREAM, lambda: UpstreamActor(self.link, STORE))
         start(TWINS, lambda: TwinActor(lambda: self.twins, ROUTER, UPSTREAM, DEVICE, {}))
         start(METHODS, MethodActor)
+        start(
+            HUB_CLIENT,
+            lambda: HubClientActor(
+                DEVICE,
+                twins=TWINS,
+                methods=METHODS,
+                cloud=UPSTREAM,
+                router=ROUTER,
+                identities=IDENTITIES,
+                report_s=5.0,
+            ),
+        )
         start(
             MQTT,
             lambda: MqttHead(
@@ -178,7 +184,9 @@ class HubWorld:
                 identities=IDENTITIES,
                 twins=TWINS,
                 methods=METHODS,
+                environment=DEFAULTS,
                 cloud=UPSTREAM,
+                hub_client=HUB_CLIENT,
             ),
         )
         self.system.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from actors.hub_identity import KnownIdentities
 from messaging.errors import EnvironmentFault
 from messaging.message import Message
 
@@ -37,20 +38,17 @@ class MemoryLink:
         self.closed += 1
 
 
-Entries = tuple[tuple[str, bytes, bytes, bool], ...]
-
-
 class MemoryCopy:
     """Implements `actors.identities.IdentityCopy`. `full` makes it unwritable."""
 
-    def __init__(self, entries: Entries | None = None) -> None:
-        self.entries = entries
+    def __init__(self, known: KnownIdentities | None = None) -> None:
+        self.known = known
         self.full = False
 
-    def load(self) -> Entries | None:
-        return self.entries
+    def load(self) -> KnownIdentities | None:
+        return self.known
 
-    def save(self, entries: Entries) -> None:
+    def save(self, known: KnownIdentities) -> None:
         if self.full:
             raise EnvironmentFault("cannot write 'identities.copy': no space left on device")
-        self.entries = entries
+        self.known = known

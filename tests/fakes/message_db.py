@@ -19,9 +19,11 @@ from actors.stored import (
     Segment,
     Totals,
     position_of,
+    positions_of_rank,
+    rank_of,
     seq_of,
 )
-from messaging.errors import StoreError, StoreFull
+from messaging.errors import StoreDamaged, StoreError, StoreFull
 
 
 @dataclass
@@ -48,12 +50,15 @@ class _Contents:
 class MemoryDisk:
     """What survives when a MemoryMessageDb is closed and another one opened on the same disk.
 
-    `full` makes appends fail for want of space, `failing` makes every commit fail.
+    `full` makes appends fail for want of space, `most_messages` does when so many wait, `failing` makes every
+    commit fail, `damaged` every change and read.
     """
 
     contents: _Contents = field(default_factory=_Contents)
     full: bool = False
     failing: bool = False
+    damaged: bool = False
+    most_messages: int | None = None
 
 
 class MemoryMessageDb:
@@ -82,7 +87,9 @@ class MemoryMessageDb:
 
     def append(self, segments: Sequence[Segment], now_s: float) -> int:
         with self._change("append messages") as contents:
-            if self._disk.full:
+            count = sum(len(segment.entries) for segment in segments)
+            most = self._disk.most_messages
+            if self._disk.full or (most is not None and len(contents.messages) + count > most):
                 raise StoreFull("memory store: no space left to append messages")
             first = contents.next_seq
             for matches, headers, entries in segments:
@@ -129,6 +136,15 @@ class MemoryMessageDb:
         next_ones = sorted(queue.expires_at)[:limit]
         return self.dropped(endpoint_id, [(position, position) for position in next_ones], reason)
 
+    def drop_oldest(self, limit: int = 1000) -> dict[str, int]:
+        queues = self._now().queues
+        lowest = max((rank_of(p) for queue in queues.values() for p in queue.expires_at), default=0)
+        first, last = positions_of_rank(lowest)
+        oldest = min((p for queue in queues.values() for p in queue.expires_at if p >= first), default=last)
+        ranges = [(oldest, min(oldest + limit - 1, last))]
+        counts = {endpoint_id: self.dropped(endpoint_id, ranges, "limit") for endpoint_id in list(queues)}
+        return {endpoint_id: count for endpoint_id, count in counts.items() if count}
+
     def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
         with self._change("delete expired messages") as contents:
             due = sorted(
@@ -144,14 +160,24 @@ class MemoryMessageDb:
             return dict(counts)
 
     def read(
-        self, endpoint_id: str, after_position: int, max_count: int, max_bytes: int, now_s: float
+        self,
+        endpoint_id: str,
+        after_position: int,
+        max_count: int,
+        max_bytes: int,
+        now_s: float,
+        last_position: int = MAX_POSITION,
     ) -> list[Run]:
+        if self._disk.damaged:
+            raise StoreDamaged("memory store: damaged", "told so")
         contents = self._now()
         queue = contents.queues.get(endpoint_id, _Queue())
         found: list[Run] = []
         count = size_bytes = 0
         for position, expires_at in sorted(queue.expires_at.items()):
-            if position <= after_position or (expires_at is not None and expires_at <= now_s):
+            if not after_position < position <= last_position or (
+                expires_at is not None and expires_at <= now_s
+            ):
                 continue
             header, body = contents.messages[seq_of(position)]
             size_bytes += len(header) + len(body) + MESSAGE_OVERHEAD_BYTES
@@ -217,6 +243,8 @@ class MemoryMessageDb:
         if self._failed:
             raise StoreError(f"memory store: cannot {doing} after a part of it failed")
         try:
+            if self._disk.damaged:
+                raise StoreDamaged("memory store: damaged", "told so")
             yield self._open
         except BaseException:
             self._failed = True

@@ -28,6 +28,8 @@ class FakeModuleRuntime:
         self._pids = itertools.count(1001)
         self._modules: dict[str, _Module] = {}
         self.story: list[str] = []  # "start x", "stop x", "kill x", "remove x", in order
+        self.given_up: list[str] = []  # postponed starts that nobody wants any more
+        self.resting: list[str] = []  # what was told to rest, in order
         self.access: dict[str, ModuleAccess] = {}  # with what each was started last
         self.broken: dict[str, str] = {}  # modules that cannot be started, with the reason
         self.stubborn: set[str] = set()  # modules that ignore SIGTERM
@@ -62,6 +64,8 @@ class FakeModuleRuntime:
         self._on_health[name] = on_health
 
     def stop(self, name: str, grace_s: float) -> None:
+        if name in self._waiting:
+            self.given_up.append(name)
         if self.pid(name):
             self.story.append(f"stop {name}")
             if name not in self.stubborn:
@@ -80,6 +84,9 @@ class FakeModuleRuntime:
             return module.end
         module.on_exit = on_exit
         return module.run
+
+    def rest(self, name: str) -> None:
+        self.resting.append(name)
 
     def remove(self, name: str) -> None:
         if self.pid(name):

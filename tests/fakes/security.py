@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
 from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
@@ -15,6 +18,7 @@ class FakeSecurity:
     def __init__(self, now_s: float) -> None:
         self.modules: dict[str, ModuleAccess] = {}
         self.devices: dict[str, DeviceAccess] = {}
+        self.disabled: set[str] = set()
         self.noted: dict[str, str] = {}
         self.refused: dict[str, str] = {}  # modules that get no identity, with the reason
         self.renewals = 0
@@ -36,16 +40,43 @@ class FakeSecurity:
             raise ConfigError(f"there is no identity of module '{name}'")
         return DebugAccess({"IOTEDGE_MODULEID": name}, "/d/ca.pem")
 
-    def identities(self) -> tuple[tuple[str, Secret, Secret, bool], ...]:
-        names = [f"edge1/{name}" for name in self.modules] + list(self.devices)
-        return tuple((name, Secret(name.encode()), Secret(b"2"), True) for name in names)
+    def identities(self) -> KnownIdentities:
+        modules = (HubIdentity(f"edge1/{name}", keys=_keys(f"edge1/{name}")) for name in self.modules)
+        devices = (
+            HubIdentity(
+                made.device_id,
+                made.auth_type,
+                (made.primary_key, made.secondary_key),
+                made.thumbprints,
+                made.device_id not in self.disabled,
+            )
+            for made in self.devices.values()
+        )
+        return KnownIdentities((*modules, *devices), (b"edge CA %d" % self.renewals,))
 
-    def create_device(self, device_id: str, now_s: float) -> DeviceAccess:
+    def create_device(
+        self, device_id: str, auth_type: AuthType, thumbprints: Sequence[str], now_s: float
+    ) -> DeviceAccess:
         if device_id in self.devices:
             raise ConfigError(f"device '{device_id}' exists already; choose another id")
-        made = DeviceAccess(device_id, Secret(device_id.encode()), Secret(b"2"))
+        made = DeviceAccess(device_id, *_keys(device_id), auth_type, tuple(thumbprints))
         self.devices[device_id] = made
         return made
+
+    def enable_device(self, device_id: str, enabled: bool) -> None:
+        self._need(device_id)
+        if enabled:
+            self.disabled.discard(device_id)
+        else:
+            self.disabled.add(device_id)
+
+    def delete_device(self, device_id: str) -> None:
+        self._need(device_id)
+        del self.devices[device_id]
+
+    def _need(self, device_id: str) -> None:
+        if device_id not in self.devices:
+            raise ConfigError(f"there is no leaf device '{device_id}'")
 
     def device(self, device_id: str) -> DeviceAccess | None:
         return self.devices.get(device_id)
@@ -64,3 +95,7 @@ class FakeSecurity:
 
     def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
         self.noted[name] = status
+
+
+def _keys(name: str) -> tuple[Secret, Secret]:
+    return Secret(name.encode()), Secret(b"2")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,8 +20,11 @@ import uvloop
 
 from messaging import sas
 from messaging.identity import Identity
-from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
+from runtime.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
 from runtime.http_exchange import Response, error_response
+from runtime.iothub.cloud_home import CloudHome
+from runtime.iothub.cloud_process import CA_VALID_DAYS, SERVER_VALID_DAYS
+from runtime.iothub.cloud_settings import read_cloud_settings
 from runtime.iothub.hub import IotHub
 from runtime.iothub.mqtt_server import MqttServer
 from runtime.listening_sockets import bind, parse_listen_address
@@ -40,7 +43,7 @@ class Serving:
     """A hub with its MQTT server on one address, on the loop that it is made in."""
 
     def __init__(self, hub: IotHub, folder: Path, address: str) -> None:
-        certificate = folder / "hub-server.pem"
+        certificate = folder / "certificates" / SERVER_FILE
         self.hub = hub
         self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in (MQTT_PORT, WEB_PORT)])
         self.server = MqttServer(hub)
@@ -72,13 +75,14 @@ async def _no_requests(request: WebRequest) -> Response:
     return error_response(404, f"{request.target} is not served by this test")
 
 
-def make_home(address: str) -> Path:
-    """Return a folder with what a hub at this address needs."""
-    folder = Path(tempfile.mkdtemp(prefix="ea-cloud-"))
-    ca = ensure_edge_ca(folder, "iothub", time.time())
-    ensure_server_certificate(folder, server_names(address, [address]), ca, time.time())
-    (folder / "ca.pem").write_text(ca.certificate_pem)
-    return folder
+def make_home(address: str) -> CloudHome:
+    """Return a home with the certificates that a stand-in at this address makes for itself."""
+    home = CloudHome.in_home(Path(tempfile.mkdtemp(prefix="ea-cloud-")))
+    settings = read_cloud_settings([address])
+    ca = ensure_named_ca(home.certificates, "edge-actors cloud", settings.names, time.time(), CA_VALID_DAYS)
+    ensure_server_certificate(home.certificates, settings.names, ca, time.time(), SERVER_VALID_DAYS)
+    home.ca.write_text(ca.certificate_pem)
+    return home
 
 
 class Cloud:
@@ -90,7 +94,7 @@ class Cloud:
     def __init__(self, address: str) -> None:
         self.address = address
         self.home = make_home(address)
-        self.ca_file = self.home / "ca.pem"
+        self.ca_file = self.home.ca
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cloud", daemon=True)
         self._serving: Serving | None = None
@@ -110,7 +114,7 @@ class Cloud:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LIMIT_S)
         self._loop.close()
-        shutil.rmtree(self.home, ignore_errors=True)
+        shutil.rmtree(self.home.path.parent, ignore_errors=True)
 
     @property
     def hub(self) -> IotHub:
@@ -123,7 +127,7 @@ class Cloud:
 
     def start(self) -> None:
         """Serve in the thread."""
-        self._serving = self.call(Serving.start(self.home, self.address))
+        self._serving = self.call(Serving.start(self.home.path, self.address))
 
     def stop(self) -> None:
         """Stop serving, with everybody who is connected."""
@@ -135,22 +139,29 @@ class Cloud:
 
     def start_process(self) -> None:
         """Serve the same home in a process of its own; the one in the thread has to be stopped."""
+        home = str(self.home.path.parent)
+        command = [sys.executable, "-m", "runtime.cli.main", "cloud", "run"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.cloud", str(self.home), self.address],
+            [*command, "--home", home, "--listen", self.address],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"serving\n"
+        deadline_s = time.monotonic() + LIMIT_S
+        while True:
+            try:
+                socket.create_connection((self.address, MQTT_PORT), timeout=LIMIT_S).close()
+                return
+            except ConnectionRefusedError:
+                assert self._process.poll() is None, "it ended"
+                assert time.monotonic() < deadline_s, "it does not serve"
+                time.sleep(0.01)  # between two looks at another process
 
     def kill_process(self) -> None:
         """kill -9."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(LIMIT_S)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
         self._process = None
 
     # identities
@@ -181,16 +192,3 @@ class Cloud:
             f"HostName={self.address};DeviceId={identity.device_id};{module}"
             f"SharedAccessKey={self.key(client_id)}"
         )
-
-
-async def _serve(folder: Path, address: str) -> None:
-    serving = await Serving.start(folder, address)
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    os.write(1, b"serving\n")
-    await stopped.wait()
-    await serving.stop()
-
-
-if __name__ == "__main__":
-    uvloop.run(_serve(Path(sys.argv[1]), sys.argv[2]))

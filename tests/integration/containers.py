@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -64,7 +65,18 @@ class PrivateEngine:
         self._process.terminate()
         self._process.wait(START_LIMIT_S)
 
+    def freeze(self) -> None:
+        """Have it answer nobody, as one whose disk hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have it answer again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         if self.is_running:
+            self.thaw()
             self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)

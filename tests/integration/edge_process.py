@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,11 +63,18 @@ class EdgeProcess:
         self._rest = b""
         self.process: subprocess.Popen[bytes] | None = None
 
-    def deploy(self, modules: dict[str, Any], routes: dict[str, str] = UP, text: str | None = None) -> None:
-        """Write the deployment file."""
+    def deploy(
+        self, modules: dict[str, Any], routes: dict[str, str] = UP, text: str | None = None, **hub_env: str
+    ) -> None:
+        """Write the deployment file; `hub_env` are variables of edgeHub."""
         for module in modules.values():
             module.setdefault("env", {})["PIPE"] = {"value": str(self.pipe)}
-        content = manifest(((*AGENT_PATH, "modules"), modules), ((*HUB_PATH, "routes"), routes))
+        env = {name: {"value": value} for name, value in hub_env.items()}
+        content = manifest(
+            ((*AGENT_PATH, "modules"), modules),
+            ((*HUB_PATH, "routes"), routes),
+            ((*AGENT_PATH, "systemModules", "edgeHub", "env"), env),
+        )
         self.deployment.write_text(json.dumps(content) if text is None else text)
 
     def start(
@@ -78,6 +85,7 @@ class EdgeProcess:
         listen: str = "",
         program: Path = ROOT,
         main: str = "tests.integration.edge_main",
+        through: Sequence[str] = (),
     ) -> None:
         """Start the agent process; `process` is it.
 
@@ -88,9 +96,10 @@ class EdgeProcess:
             listen: Addresses and ports instead of these.
             program: The folder of the source.
             main: The main program.
+            through: A command that runs it.
         """
         listen = listen or f"127.0.0.1:{port or self.port}"
-        command = [sys.executable, "-m", main, str(self.home), listen]
+        command = [*through, sys.executable, "-m", main, str(self.home), listen]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, str(self.deployment), for_s, grace_s],

@@ -18,13 +18,16 @@ from typing import Any
 
 from actors import hub_config
 from actors.hub_config import HubConfig, RouteText
+from actors.hub_identity import HubIdentity, KnownIdentities
 from actors.stored import Ledger
 from messaging import sas
+from messaging.envelope import Secret
 from messaging.identity import Identity
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import Use, bind, parse_listen_address, to_environment
 from runtime.message_db import MessageDb
+from tests.runtime.client_certificates import ClientCertificate
 
 IOTHUB = "iothub.test.internal"
 DEVICE = "edge1"
@@ -46,7 +49,19 @@ class HubProcess:
         port: int = 0,
         web_port: int = 0,
         program: str = "runtime.hub",
+        with_certificates: Sequence[tuple[HubIdentity, ClientCertificate]] = (),
+        authorities: tuple[bytes, ...] = (),
+        **settings: Any,
     ) -> None:
+        """Make what the hub finds when it starts.
+
+        Args:
+            modules: Of the edge device; they get keys.
+            devices: With keys as well.
+            with_certificates: Devices with what they show.
+            authorities: CA certificates that devices may be signed by, DER.
+        """
+        self.certificates = {identity.id: shown for identity, shown in with_certificates}
         self._program = program
         self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
         self.run_dir = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
@@ -70,11 +85,21 @@ class HubProcess:
             str(certificate.path),
             tuple(RouteText(name, text, 2_000_000_000, 0) for name, text in routes.items()),
             None,
+            **settings,
         )
+        self.database = Path(config.message_db or self.home / "hub.db")
         (self.home / "hub.json").write_bytes(hub_config.encode(config))
-        IdentityFile(self.home / "identities.copy").save(
-            tuple((name, key, os.urandom(32), True) for name, key in self.keys.items())
+        self.identities = KnownIdentities(
+            (
+                *(
+                    HubIdentity(name, keys=(Secret(key), Secret(os.urandom(32))))
+                    for name, key in self.keys.items()
+                ),
+                *(identity for identity, _ in with_certificates),
+            ),
+            authorities,
         )
+        IdentityFile(self.home / "identities.copy").save(self.identities)
         self.log = self.home / "hub.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -128,7 +153,7 @@ class HubProcess:
 
     def ledger(self) -> Ledger:
         """Return the ledger of the stopped hub."""
-        store = MessageDb.open(self.home / "hub.db")
+        store = MessageDb.open(self.database)
         try:
             return store.ledger()
         finally:

@@ -8,6 +8,7 @@ import ssl
 from messaging.mqtt.connection import ClientConnection
 from messaging.mqtt.packets import ConnAck, Connect, Packet
 from tests.integration.hub_process import HubProcess
+from tests.runtime.client_certificates import ClientCertificate
 
 LIMIT_S = 20.0
 
@@ -15,11 +16,14 @@ LIMIT_S = 20.0
 class MqttSocket:
     """One connection to a hub process."""
 
-    def __init__(self, hub: HubProcess, *, tls: bool = True) -> None:
+    def __init__(self, hub: HubProcess, *, tls: bool = True, shown: ClientCertificate | None = None) -> None:
+        """Connect; with TLS, `shown` is the client's certificate."""
         address = (hub.address, hub.port) if tls else ("127.0.0.1", hub.plain_port)
         self._socket: socket.socket = socket.create_connection(address, timeout=LIMIT_S)
         if tls:
             context = ssl.create_default_context(cafile=str(hub.ca_file))
+            if shown is not None:
+                context.load_cert_chain(shown.certificate_file, shown.key_file)
             self._socket = context.wrap_socket(self._socket, server_hostname="localhost")
         self._codec = ClientConnection()
         self._packets: list[Packet] = []

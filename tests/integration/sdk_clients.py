@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from tests.integration.hub_process import HubProcess
+from tests.integration.hub_process import IOTHUB, HubProcess
 
 SDK_PORT = 8883  # the SDK's own, not to be changed
 
@@ -19,11 +19,21 @@ def loopback_address() -> str:
 
 def sdk_client(hub: HubProcess, client_id: str, **settings: Any) -> Any:
     """Return an SDK client for a device or module."""
-    from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
+    from azure.iot.device import X509, IoTHubDeviceClient, IoTHubModuleClient
 
+    ca = hub.ca_file.read_text()
+    if shown := hub.certificates.get(client_id):
+        return IoTHubDeviceClient.create_from_x509_certificate(
+            X509(str(shown.certificate_file), str(shown.key_file)),
+            IOTHUB,
+            client_id,
+            gateway_hostname=hub.address,
+            server_verification_cert=ca,
+            **settings,
+        )
     kind = IoTHubModuleClient if "/" in client_id else IoTHubDeviceClient
     return kind.create_from_connection_string(
-        hub.connection_string(client_id), server_verification_cert=hub.ca_file.read_text(), **settings
+        hub.connection_string(client_id), server_verification_cert=ca, **settings
     )
 
 

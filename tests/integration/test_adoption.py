@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, RestartModule
+from actors.supervisor import ModuleReported, RestartModule, StartModule, StopModule
 from messaging.version import VERSION
 from runtime import process_table
 from runtime.listening_sockets import bind, parse_listen_address
@@ -94,6 +94,22 @@ def test_an_adopted_hub_gives_its_sockets_back_and_its_restarts_refuse_nobody(ed
     assert knocker.refused == 0
 
 
+def test_a_hub_that_is_stopped_on_purpose_refuses_until_it_is_started_again(edge: EdgeProcess) -> None:
+    edge.deploy({"pump": shell(SLEEP)})
+    edge.start()
+    edge.wait_for(edgeHub="running", pump="running")
+
+    edge.ask(AGENT, StopModule("edgeHub"), ModuleReported)
+
+    assert is_refused(edge.port)
+    edge.kill_agent()
+    edge.start()
+    edge.wait_for(edgeHub="stopped", pump="running")
+    assert is_refused(edge.port)
+    edge.ask(AGENT, StartModule("edgeHub"), ModuleReported)
+    handshake(edge)
+
+
 def test_sockets_go_through_any_number_of_agents(edge: EdgeProcess) -> None:
     edge.deploy({})
     edge.start()
@@ -130,6 +146,25 @@ def test_a_hub_whose_addresses_changed_is_replaced_and_the_address_that_stays_re
     assert knocker.refused == 0
     assert is_refused(removed)
     assert after["sensor"]["pid"] == before["sensor"]["pid"]
+
+
+def test_a_hub_whose_environment_changed_is_replaced_and_refuses_nobody(edge: EdgeProcess) -> None:
+    edge.deploy({"sensor": shell(SLEEP)}, MaxConnectedClients="5")
+    edge.start()
+    before = edge.wait_for(edgeHub="running", sensor="running")
+    edge.kill_agent()
+
+    with Knocker(edge.port) as knocker:
+        edge.deploy({"sensor": shell(SLEEP)}, MaxConnectedClients="many", SslProtocols="tls1.2")
+        edge.start()
+        after = edge.wait_for_another_hub(than=before["edgeHub"]["pid"], sensor="running")
+        handshake(edge)
+
+    assert knocker.refused == 0
+    assert after["sensor"]["pid"] == before["sensor"]["pid"]
+    [(name, problem)] = after["edgeHub"]["settings"]
+    assert (name, "'many' is not allowed" in problem) == ("MaxConnectedClients", True)
+    assert f"edgeHub's variable {name}: {problem}" in edge.log.read_text()
 
 
 def test_an_address_that_overlaps_with_one_of_the_old_hub_takes_its_place(edge: EdgeProcess) -> None:

@@ -206,9 +206,8 @@ def test_an_identity_made_while_it_runs_is_written_for_its_client(
     assert {stat.S_IMODE(file.stat().st_mode) for file in out.iterdir()} == {0o600}
     shown = shared_edge.json("identity", "show", "thermostat")
     assert shown["connectionString"] == text.strip()
-    assert {"id": "thermostat", "kind": "leaf device", "status": "enabled"} in shared_edge.json(
-        "identity", "list"
-    )
+    listed = {"id": "thermostat", "kind": "leaf device", "authentication": "sas", "status": "enabled"}
+    assert listed in shared_edge.json("identity", "list")
 
 
 @pytest.mark.parametrize(

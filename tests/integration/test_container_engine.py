@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
+from actors.agent_root import AGENT
+from actors.supervisor import ModuleReported, RestartModule
 from runtime.docker_leftovers import remove_containers
 from tests.docker_image import image, why_no_private_engine
 from tests.integration.containers import PrivateEngine, container
@@ -33,6 +37,7 @@ def edge(engine: PrivateEngine) -> Iterator[EdgeProcess]:
     yield made
     made.close()
     if engine.is_running:
+        engine.thaw()
         remove_containers(made.run.path.name)
 
 
@@ -55,7 +60,7 @@ def test_modules_are_back_with_their_engine_and_the_others_never_notice(
     engine.start()
     after = edge.wait_for(pump="running")
 
-    assert "systemctl start docker" in away["description"]
+    assert "start docker" in away["description"]  # or restart, when it was asked while it ended
     assert edge.line() == "up"
     assert after["pump"]["restarts"] == 0
     assert after["sensor"]["pid"] == before["sensor"]["pid"]
@@ -90,3 +95,48 @@ open(os.environ["PIPE"], "w").write("reached\\n")
         "does not run; start it" in away["description"] or "there is no Docker Engine" in away["description"]
     )
     assert edge.line() == "reached"
+
+
+def test_an_engine_that_hangs_ends_neither_the_agent_nor_any_other_module(
+    engine: PrivateEngine, edge: EdgeProcess
+) -> None:
+    engine.start()
+    name = image()
+    edge.deploy({"pump": container(name, *SLEEP), "sensor": shell("exec sleep 99")})
+    edge.start()
+    before = edge.wait_for(pump="running", sensor="running")
+
+    engine.freeze()
+    os.kill(before["pump"]["pid"], signal.SIGKILL)
+    edge.ask(AGENT, RestartModule("sensor"), ModuleReported)
+    hung = edge.ask(AGENT, RestartModule("pump"), ModuleReported, timeout_s=10.0)
+    during = edge.wait_for(sensor="running")
+    engine.thaw()
+    after = edge.wait_until(lambda now: now["pump"]["pid"] not in (0, before["pump"]["pid"]))
+
+    assert "did not answer; see why: `sudo systemctl status docker`" in hung.description
+    assert "its thread is at" not in edge.log.read_text()  # as a handler is reported that takes too long
+    assert during["edgeAgent"]["pid"] == before["edgeAgent"]["pid"]
+    assert after["edgeHub"]["pid"] == before["edgeHub"]["pid"]
+    assert after["sensor"]["pid"] == during["sensor"]["pid"]
+
+
+def test_an_edge_starts_beside_an_engine_that_hangs_and_adopts_when_it_answers(
+    engine: PrivateEngine, edge: EdgeProcess
+) -> None:
+    engine.start()
+    name = image()
+    edge.deploy({"pump": container(name, *SLEEP), "sensor": shell("exec sleep 99")})
+    edge.start()
+    before = edge.wait_for(pump="running", sensor="running")
+    edge.kill_agent()
+    engine.freeze()
+
+    edge.start()
+    hung = edge.wait_for(pump="backoff", sensor="running")["pump"]
+    engine.thaw()
+    after = edge.wait_for(pump="running")
+
+    assert "did not answer; see why: `sudo systemctl status docker`" in hung["description"]
+    assert after["sensor"]["pid"] == before["sensor"]["pid"]
+    assert after["pump"]["pid"] == before["pump"]["pid"]

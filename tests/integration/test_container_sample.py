@@ -6,12 +6,17 @@ import json
 import os
 import shutil
 import signal
+import socket
+import statistics
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from actors.restart_policy import WELL_AFTER_S
 from runtime.docker_engine import HOME_LABEL
 from runtime.run_directory import RunDirectory
 from tests.docker_image import SAMPLES
@@ -81,6 +86,54 @@ def test_the_sample_runs_as_containers_without_a_gap(
     assert "there is no log of a module 'senso'" in edge.run("logs", "senso").stderr
     assert edge.run("down", "--purge").returncode == 0
     assert left(client, edge) == (0, 0)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(400)  # kills of one container are 10 s apart: no crash in a row
+def test_the_sample_killed_twenty_times_is_back_at_once_each_time(
+    edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path
+) -> None:
+    edge.start(deployment=deployment(tmp_path, docker_image))
+    edge.wait_for_modules("running", {"sensor", "filter"})
+    filters = {"label": f"{HOME_LABEL}={RunDirectory.of(edge.home).path.name}"}
+    took_s = []
+
+    for _ in range(10):
+        for container in client.containers(filters=filters):
+            wait_until(lambda one=container: runs_for_s(client, one) > WELL_AFTER_S, "no crash in a row")
+            before = client.inspect_container(container["Id"])["State"]["Pid"]
+            began_s = time.monotonic()
+            client.kill(container["Id"])
+            while client.inspect_container(container["Id"])["State"]["Pid"] in (0, before):
+                assert time.monotonic() - began_s < 10.0
+            took_s.append(time.monotonic() - began_s)
+
+    print(f"sample killed to running: median {statistics.median(took_s):.3f} s, worst {max(took_s):.3f} s")
+    assert len(took_s) == 20
+    assert statistics.median(took_s) < 0.7
+    assert edge.process is not None
+    edge.process.send_signal(signal.SIGTERM)
+    assert edge.wait() == 0
+    for endpoint in edge.json("ledger")["endpoints"].values():
+        terms = endpoint["delivered"] + endpoint["expired"] + endpoint["dropped"] + endpoint["pending"]
+        assert endpoint["accepted"] == terms
+
+
+def runs_for_s(client: APIClient, container: dict[str, Any]) -> float:
+    state = client.inspect_container(container["Id"])["State"]
+    return time.time() - datetime.fromisoformat(state["StartedAt"][:19] + "+00:00").timestamp() - 1.0
+
+
+def test_a_start_that_fails_leaves_neither_a_network_nor_a_home(
+    edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path
+) -> None:
+    with socket.create_server((edge.address, 8883)):
+        done = edge.run("run", "--deployment", str(deployment(tmp_path, docker_image)))
+
+    assert done.returncode == 1
+    assert "port 8883 is in use" in done.stderr
+    assert left(client, edge) == (0, 0)
+    assert not edge.home.exists()
 
 
 @pytest.mark.parametrize("with_home", [True, False], ids=["home there", "home gone"])

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, StopModule
+from actors.supervisor import ModuleReported, StartModule, StopModule
 from runtime.docker_engine import HOME_LABEL, MODULE_LABEL
 from runtime.docker_leftovers import remove_containers
 from tests.integration.containers import container
 from tests.integration.edge_process import EdgeProcess, shell
+from tests.integration.registry import Registry
 from tests.runtime.module_processes import lives
 
 if TYPE_CHECKING:
@@ -177,16 +178,167 @@ def test_two_edges_on_one_engine_do_not_meet(
     assert len(other.containers()) == 2
 
 
-def test_an_image_that_is_missing_is_named_and_harms_nobody(edge: ContainerEdge, docker_image: str) -> None:
-    missing = container("no-such-image:7", *SLEEP)
-    edge.deploy({"pump": missing, "valve": container(docker_image, *SLEEP), "sensor": shell("exec sleep 99")})
+def test_an_image_that_is_to_be_had_nowhere_is_named_and_harms_nobody(
+    edge: ContainerEdge, docker_image: str
+) -> None:
+    nowhere = "127.0.0.1:9/no-such-image:7"
+    forbidden = container("no-such-image:7", *SLEEP, imagePullPolicy="never")
+    edge.deploy(
+        {
+            "pump": container(nowhere, *SLEEP),
+            "forbidden": forbidden,
+            "valve": container(docker_image, *SLEEP),
+            "sensor": shell("exec sleep 99"),
+        }
+    )
 
     edge.start()
 
-    listed = edge.wait_for(pump="backoff", valve="running", sensor="running")
+    said = edge.wait_until(lambda now: "the engine says" in now["pump"]["description"])["pump"]["description"]
+    assert f"image '{nowhere}' not found on this device; pull it (`docker pull {nowhere}`)" in said
+    assert "or fix settings.image in the deployment; the engine says: " in said
+    assert "connection refused" in said
+    listed = edge.wait_for(pump="backoff", forbidden="backoff", valve="running", sensor="running")
+    assert "not found on this device, and imagePullPolicy is 'never'" in listed["forbidden"]["description"]
+
+
+def test_an_image_that_is_missing_is_pulled_while_everybody_else_goes_on(
+    edge: ContainerEdge, docker_image: str
+) -> None:
+    with Registry(edge.client, docker_image) as registry:
+        edge.deploy({"pump": container(registry.image, *SLEEP), "valve": container(docker_image, *SLEEP)})
+        edge.start()
+        pulled = edge.wait_until(
+            lambda now: (
+                "is being pulled" in now["pump"]["description"] and now["valve"]["status"] == "running"
+            )
+        )["pump"]
+        registry.go_on()
+        after = edge.wait_for(pump="running")
+        edge.client.remove_image(registry.image, force=True)
+
+    assert (
+        f"not started yet: image '{registry.image}' is not on this device and is being pulled"
+        in (pulled["description"])
+    )
+    assert after["pump"]["restarts"] == 0
+
+
+def test_a_module_that_is_stopped_while_its_image_is_pulled_does_not_start(
+    edge: ContainerEdge, docker_image: str
+) -> None:
+    with Registry(edge.client, docker_image) as registry:
+        edge.deploy({"pump": container(registry.image, *SLEEP)})
+        edge.start()
+        edge.wait_until(lambda now: "is being pulled" in now["pump"]["description"])
+        edge.ask(AGENT, StopModule("pump"), ModuleReported)
+        registry.go_on()
+        made = wait_for_container(edge, "pump")
+        assert (made["State"], edge.modules()["pump"]["status"]) == ("created", "stopped")
+        edge.ask(AGENT, StartModule("pump"), ModuleReported, timeout_s=20.0)
+        edge.wait_for(pump="running")
+        edge.client.remove_image(registry.image, force=True)
+
+
+def wait_for_container(edge: ContainerEdge, name: str) -> dict[str, Any]:
+    deadline_s = time.monotonic() + 20.0
+    while name not in edge.containers():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)  # between two looks at what the engine does
+    return edge.containers()[name]
+
+
+def health_check(image: str, **others: Any) -> dict[str, Any]:
+    """Return a module that is healthy until it has a file /ill; a new run has none."""
+    module = container(image, "sh", "-c", "rm -f /ill; exec sleep 1000", **others)
+    check = {"Test": ["CMD", "sh", "-c", "! test -e /ill"], "Interval": 100_000_000, "Retries": 1}
+    options = json.loads(module["settings"]["createOptions"]) | {"Healthcheck": check}
+    module["settings"]["createOptions"] = json.dumps(options)
+    return module
+
+
+def make_ill(edge: ContainerEdge, name: str) -> None:
+    executed = edge.client.exec_create(edge.containers()[name]["Id"], ["sh", "-c", "echo >/ill"])
+    edge.client.exec_start(executed["Id"])
+
+
+def test_a_container_whose_healthcheck_fails_is_restarted_unless_its_policy_is_never(
+    edge: ContainerEdge, docker_image: str
+) -> None:
+    edge.deploy(
+        {
+            "pump": health_check(docker_image, restartPolicy="on-unhealthy"),
+            "valve": health_check(docker_image, restartPolicy="never"),
+        }
+    )
+    edge.start(grace_s="1")
+    before = edge.wait_for(pump="running", valve="running")
+
+    for name in ("pump", "valve"):
+        make_ill(edge, name)
+
+    edge.wait_until(lambda now: now["pump"]["restarts"] == 1 and now["pump"]["status"] == "running")
+    ill = edge.wait_for(valve="unhealthy")["valve"]
+    assert ill["pid"] == before["valve"]["pid"]
+    assert "unhealthy since" in ill["description"]
+
+
+def test_a_container_that_became_unhealthy_while_no_agent_lived_is_found_so(
+    edge: ContainerEdge, docker_image: str
+) -> None:
+    edge.deploy({"valve": health_check(docker_image, restartPolicy="never")})
+    edge.start()
+    before = edge.wait_for(valve="running")["valve"]
+    edge.kill_agent()
+    make_ill(edge, "valve")
+    deadline_s = time.monotonic() + 20.0
+    while "(unhealthy)" not in edge.containers()["valve"]["Status"]:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)  # between two looks at what the engine does
+
+    edge.start()
+
+    assert edge.wait_for(valve="unhealthy")["valve"]["pid"] == before["pid"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up a capability and make others' sockets")
+def test_an_engine_that_may_not_be_used_is_told_with_the_way_out_and_harms_nobody(
+    edge: ContainerEdge, docker_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = edge.folder / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as others:
+        others.bind(str(path))
+        others.listen()
+        os.chmod(path, 0o600)
+        os.chown(path, 65534, 65534)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        edge.deploy({"pump": container(docker_image, *SLEEP), "sensor": shell("exec sleep 99")})
+        # Root without this capability is a user like any other to files that are not its own.
+        edge.start(through=("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
+        listed = edge.wait_for(pump="backoff", sensor="running", edgeHub="running")
+        monkeypatch.undo()
+
     said = listed["pump"]["description"]
-    assert "image 'no-such-image:7' not found on this device; pull it" in said
-    assert "settings.image" in said
+    assert f"Docker Engine at {path} may not be used by this user" in said
+    assert "`sudo usermod -aG docker $USER`" in said
+
+
+def test_a_home_that_was_copied_has_containers_of_its_own_and_leaves_the_originals(
+    edge: ContainerEdge, other: ContainerEdge, docker_image: str
+) -> None:
+    edge.deploy({"pump": container(docker_image, *SLEEP)})
+    edge.start()
+    original = edge.wait_for(pump="running")["pump"]
+    shutil.copytree(edge.home, other.home)
+    other.deploy({"pump": container(docker_image, *SLEEP)})
+
+    other.start()
+
+    copied = other.wait_for(pump="running")["pump"]
+    assert copied["pid"] != original["pid"]
+    assert edge.modules()["pump"] == original
+    assert set(edge.containers()) == set(other.containers()) == {"pump"}
+    assert "was copied or moved here from another machine or folder" in other.log.read_text()
 
 
 def test_a_port_that_another_container_has_is_named_with_it(edge: ContainerEdge, docker_image: str) -> None:
@@ -284,6 +436,38 @@ def test_a_container_uses_its_workload_socket_and_nobody_elses(
     assert sorted((edge.line(), edge.line())) == ["first 200 edgeHub", "second 403 edgeHub"]
 
 
+def test_a_container_sees_itself_as_a_container_in_the_workload_api(
+    edge: ContainerEdge, docker_image: str
+) -> None:
+    ask = ("python3", "-c", ASK_FOR_MODULES)
+    edge.deploy(
+        {
+            "pump": container(docker_image, *ask, host=edge.mount(), restartPolicy="never", startupOrder=2),
+            "sensor": shell("exec sleep 99", startupOrder=1),
+        }
+    )
+
+    edge.start()
+
+    told = {
+        one["name"]: (one["type"], one["config"]["settings"]) for one in json.loads(edge.line())["modules"]
+    }
+    assert told["pump"][0] == "docker"
+    assert told["pump"][1]["image"] == docker_image
+    assert told["sensor"][0] == "process"
+
+
+# Writes down what GET /modules of the workload API tells.
+ASK_FOR_MODULES = """
+import http.client, os, socket
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(os.environ["IOTEDGE_WORKLOADURI"].removeprefix("unix://"))
+connection.request("GET", "/modules?api-version=2018-06-28")
+body = connection.getresponse().read().decode()
+with open(os.environ["PIPE"], "w") as pipe:
+    pipe.write(body + "\\n")
+"""
 # Asks to sign with the key of a module at a socket; by default its own at its own.
 ASK_TO_SIGN = """
 import http.client, os, socket

@@ -15,6 +15,7 @@ from messaging.lifecycle import DeadLetterList, Describe, Described, ListDeadLet
 from messaging.mqtt.packets import ConnAck, PubAck, Publish, ReturnCode
 from tests.integration.hub_process import HubProcess
 from tests.integration.mqtt_socket import LIMIT_S, MqttSocket
+from tests.integration.picky_hub import POISON
 
 ALL = (STORE, ROUTER, MQTT, IDENTITIES, UPSTREAM)
 TOPIC = "devices/leaf/messages/events/"
@@ -76,6 +77,31 @@ def test_a_fault_in_a_handler_restarts_that_actor_alone_and_its_mailbox_goes_on(
     assert hub.stop() == 0
     assert hub.ledger().imbalances() == []
     assert hub.ledger().endpoints["iothub"].delivered == len(sent)
+
+
+def test_poison_in_a_batch_is_dropped_for_good_and_the_innocent_are_delivered() -> None:
+    bodies = [POISON if number == 10 else b"%d" % number for number in range(20)]
+    routes = {"up": "FROM /messages/* INTO $upstream"}
+    program = "tests.integration.picky_hub"
+    with HubProcess(routes, devices=("leaf",), program=program) as hub:
+        with MqttSocket(hub) as connection, Client.outside(hub.run_dir) as client:
+            assert connection.connect(hub, "leaf") == ConnAck(ReturnCode.ACCEPTED)
+            # In one write, so that they come as one batch.
+            connection.send(*(Publish(TOPIC, body, 1, number) for number, body in enumerate(bodies, 1)))
+            for number in range(1, 21):
+                assert connection.receive() == PubAck(number)
+            arrived = hub.upstream(19)
+            assert restarts(client) == dict.fromkeys(ALL, 0)
+            letters = client.ask(HUB, ListDeadLetters(), DeadLetterList).letters
+        assert hub.stop() == 0
+        ledger = hub.ledger()
+
+    assert len(arrived) == 19
+    assert [letter["reason"] for letter in letters if "no place for this" in letter["reason"]]
+    assert ledger.imbalances() == []
+    endpoint = ledger.endpoints["iothub"]
+    assert (endpoint.accepted, endpoint.delivered, endpoint.pending) == (20, 19, 0)
+    assert endpoint.dropped_by_reason == {"poison": 1}
 
 
 def test_an_actor_that_fails_again_and_again_ends_the_hub_with_an_exit_code(hub: HubProcess) -> None:

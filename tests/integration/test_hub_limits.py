@@ -180,6 +180,57 @@ def test_silent_sockets_and_stalled_handshakes_delay_nobody(hub: HubProcess) -> 
         connection.close()
 
 
+class Fighter(threading.Thread):
+    """Connects as an identity that others have as well, again and again, whenever it is thrown out."""
+
+    def __init__(self, hub: HubProcess, client_id: str, ended: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self._hub, self._client_id, self._ended = hub, client_id, ended
+        self.won = 0
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(OSError, ValueError, AssertionError):
+                client = connect(self._hub, self._client_id)
+                self.won += 1
+                with client.socket:
+                    client.socket.settimeout(1.0)
+                    client.socket.recv(1)  # until another of them has taken over
+
+
+def test_a_hundred_connections_of_one_identity_fight_and_nobody_else_notices(hub: HubProcess) -> None:
+    """Source: hub-protocols.md section 8.4, row 27."""
+    sender, receiver = connect(hub, A), connect(hub, B)
+    receiver.subscribe(f"devices/{DEVICE}/modules/b/inputs/#", 1)
+    ended = threading.Event()
+    fighters = [Fighter(hub, "d1", ended) for _ in range(100)]
+    for fighter in fighters:
+        fighter.start()
+    took_s = []
+    ends_s = time.monotonic() + SHORT_S / 2
+
+    while time.monotonic() < ends_s:
+        began_s = time.monotonic()
+        body = f"{len(took_s)}".encode()
+        sender.publish(body)
+        arrived = receiver.receive(Publish)
+        receiver.socket.sendall(PubAck(arrived.packet_id).encode())
+        sender.receive(PubAck)
+        took_s.append(time.monotonic() - began_s)
+        assert arrived.payload == body
+
+    ended.set()
+    for fighter in fighters:
+        fighter.join(20.0)
+        assert not fighter.is_alive()
+    last = connect(hub, "d1")
+    assert last.publish_and_wait(b"the last one is served")
+    won = sum(fighter.won for fighter in fighters)
+    print(f"\n100 fight for one identity: {won} took over; a message took {max(took_s):.3f} s at most")
+    assert won > 100
+    assert max(took_s) < 2.0
+
+
 def client_hello() -> bytes:
     """Return the first bytes of a TLS handshake."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

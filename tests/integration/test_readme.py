@@ -124,7 +124,8 @@ def test_the_process_module_of_the_readme_is_a_valid_module() -> None:
     manifest = json.loads(SAMPLE.read_text())
     modules = manifest["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]
     modules.clear()
-    modules.update(json.loads("{" + blocks("json")[0] + "}"))
+    [module] = [text for text in blocks("json") if '"type": "process"' in text]
+    modules.update(json.loads("{" + module + "}"))
 
     deployment = parse_deployment(json.dumps(manifest).encode(), "README.md")
 

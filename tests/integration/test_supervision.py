@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 
@@ -46,13 +47,15 @@ def connect(edge: EdgeProcess, leaf: DeviceIdentity) -> MqttClient:
     return MqttClient.connect(edge.port, leaf.device_id, token, IOTHUB, ca_file)
 
 
-def test_a_hub_whose_store_cannot_start_ends_and_is_started_again_with_back_off_until_it_can(
+def test_a_hub_with_an_actor_that_cannot_start_ends_and_is_started_again_with_back_off_until_it_can(
     edge: EdgeProcess,
 ) -> None:
     edge.deploy({"sensor": shell(SLEEP)})
-    database = edge.home / "hub.db"
+    database = edge.home / "twins.db"
     edge.home.mkdir(mode=0o700)
-    database.write_bytes(b"this is no database, nor was it ever one. " * 100)
+    with contextlib.closing(sqlite3.connect(database)) as newer:  # it is whole, so it is not put aside
+        newer.execute("CREATE TABLE messages (body BLOB)")
+        newer.execute("PRAGMA user_version=999")
 
     edge.start()
     listed = edge.wait_until(lambda all_: all_["edgeHub"]["status"] == "backoff" and "sensor" in all_)
@@ -60,9 +63,9 @@ def test_a_hub_whose_store_cannot_start_ends_and_is_started_again_with_back_off_
     assert listed["edgeHub"]["exit_code"] == FAILED
     assert listed["sensor"]["status"] == "running"  # none of its business
     said = hub_log(edge)
-    assert said.count("hub/store could not start: StoreError") >= 6
-    assert "hub/store failed too often and gives up" in said
-    assert "the hub ends: hub/store failed too often" in said
+    assert said.count("hub/twins could not start: StoreError") >= 6
+    assert "hub/twins failed too often and gives up" in said
+    assert "the hub ends: hub/twins failed too often" in said
 
     database.unlink()
     edge.wait_for(edgeHub="running")

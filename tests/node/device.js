@@ -1,7 +1,7 @@
 // A device or module with the official device SDK of Node, azure-iot-device over MQTT, moved by a test:
 //   node device.js CREDENTIAL KIND TRANSPORT
-//   CREDENTIAL  a connection string, with x509=true for a certificate (files in CLIENT_CERT and CLIENT_KEY), or
-//               edge for a module that takes everything from its environment
+//   CREDENTIAL  a connection string, with x509=true for a certificate (files in CLIENT_CERT and CLIENT_KEY), or a
+//               shared access signature, or edge for a module that takes everything from its environment
 //   KIND        device or module
 //   TRANSPORT   mqtt or mqtt-ws
 // Each line on standard input is a request [id, "name", argument ...]; each line on standard output is an answer
@@ -16,6 +16,8 @@ const { Client, Message, ModuleClient } = require('azure-iot-device')
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt')
 
 const [credential, kind, transport] = process.argv.slice(2)
+const Kind = kind === 'module' ? ModuleClient : Client
+const Transport = transport === 'mqtt-ws' ? MqttWs : Mqtt
 const statuses = {}
 let client
 let twin
@@ -27,12 +29,10 @@ function say (what) {
 }
 
 async function clientOf () {
-  const over = transport === 'mqtt-ws' ? MqttWs : Mqtt
-  if (credential === 'edge') {
-    process.env.IOTEDGE_AUTHSCHEME = 'SasToken' // of any case, says the SDK
-    return ModuleClient.fromEnvironment(over)
-  }
-  return (kind === 'module' ? ModuleClient : Client).fromConnectionString(credential, over)
+  if (credential.startsWith('SharedAccessSignature')) return Kind.fromSharedAccessSignature(credential, Transport)
+  if (credential !== 'edge') return Kind.fromConnectionString(credential, Transport)
+  process.env.IOTEDGE_AUTHSCHEME = 'SasToken' // of any case, says the SDK
+  return ModuleClient.fromEnvironment(Transport)
 }
 
 // null: never answer
@@ -123,6 +123,9 @@ const does = {
     return new Promise((resolve, reject) => {
       twin.properties.reported.update(patch, error => error ? reject(error) : resolve())
     })
+  },
+  async renew (signature) {
+    await client.updateSharedAccessSignature(signature)
   },
   async close () {
     await client.close()

@@ -31,10 +31,13 @@ class ClientCertificate:
     ders: tuple[bytes, ...]  # its own first, then what it sends along
 
 
-def make_signer(common_name: str, *, is_ca: bool = True, days: int = 30) -> Signer:
-    """Return somebody who signs; not a CA, or an expired one, when the test says so."""
+def make_signer(
+    common_name: str, *, is_ca: bool = True, days: int = 30, issuer: Signer | None = None
+) -> Signer:
+    """Return somebody who signs; not a CA, or an expired one, or one below another, when the test says so."""
     key = ec.generate_private_key(ec.SECP256R1())
-    return Signer(_certificate(common_name, common_name, key, key, days, is_ca=is_ca), key)
+    above, signing_key = (_name_of(issuer.certificate), issuer.key) if issuer else (common_name, key)
+    return Signer(_certificate(common_name, above, key, signing_key, days, is_ca=is_ca), key)
 
 
 def make_client(

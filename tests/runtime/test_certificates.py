@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from messaging.errors import ConfigError, EnvironmentFault
-from runtime.certificate_issue import issue_edge_ca, issue_identity, issue_server
+from runtime.certificate_issue import issue_ca, issue_identity, issue_server
 from runtime.certificates import (
     CA_FILE,
     SERVER_FILE,
@@ -145,7 +145,7 @@ def test_the_server_certificate_names_its_issuer_and_carries_it(folder: Path, ca
     ids=["64 bytes", "65 bytes", "two-byte characters", "a character across the limit"],
 )
 def test_a_common_name_is_cut_to_64_bytes_between_characters(name: str, expected: str) -> None:
-    issued = issue_edge_ca(name, NOW_S, 90)
+    issued = issue_ca(name, NOW_S, 90)
 
     attributes = _certificate(issued.chain_pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     assert [attribute.value for attribute in attributes] == [expected]
@@ -293,7 +293,7 @@ def test_no_private_key_leaves_the_files(folder: Path, ca: EdgeCa) -> None:
 
 
 def _replace_key(path: Path, folder: Path) -> None:
-    other = issue_edge_ca("other", NOW_S, 90)
+    other = issue_ca("other", NOW_S, 90)
     certificates = path.read_text()[path.read_text().index("-----BEGIN CERTIFICATE") :]
     path.write_text(other.private_key_pem + certificates)
 

@@ -36,9 +36,11 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         web_listen=None,
         plain_listen=None,
         stop_grace_s=10.0,
+        trust_bundle_cert=None,
         process_allow=(),
         process_isolation="auto",
         process_uids=range(60600, 61184),
+        storage_folder=None,
         log_level="info",
     )
 

@@ -208,7 +208,7 @@ def test_an_engine_that_speaks_something_else_counts_as_away(
             except OSError:
                 pass  # closed by the test
 
-        thread = threading.Thread(target=hang_up)
+        thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
         engine = DockerEngine("x", on_event=lambda _: None, on_away=lambda: None, on_back=lambda: None)
         with pytest.raises(EngineAway, match="did not answer"), engine.calls() as client:

@@ -37,6 +37,7 @@ class Workshop:
             deployment_folder=folder,
             log_level="debug",
             isolation=ProcessIsolation("off", None),
+            close_hub_sockets=lambda: None,
             hub_sockets=self._no_sockets,
         )
 

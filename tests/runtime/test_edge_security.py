@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
@@ -13,6 +15,7 @@ from runtime import process_table
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.module_environment import EdgeNames
+from tests.runtime.client_certificates import make_signer
 
 NOW_S = 1_800_000_000.0
 DAY_S = 86_400.0
@@ -25,13 +28,17 @@ def security(run_dir: Path) -> Iterator[EdgeSecurity]:
     made.close()
 
 
-def make(run_dir: Path) -> EdgeSecurity:
+def make(
+    run_dir: Path, image_of: Callable[[str], str | None] = lambda name: None, trusted_pem: str = ""
+) -> EdgeSecurity:
     return EdgeSecurity(
         Home(run_dir / "home"),
         run_dir,
         names=EdgeNames("edge1", "hub.example", "localhost"),
         server_names=("localhost", "edgeHub"),
         process_of=lambda name: None,
+        trusted_pem=trusted_pem,
+        image_of=image_of,
         now_s=lambda: NOW_S,
     )
 
@@ -42,7 +49,7 @@ def test_a_module_gets_an_identity_and_a_socket_of_its_own(security: EdgeSecurit
     assert access.workload_uri == f"unix://{run_dir}/w/sensor/workload.sock"
     assert (run_dir / "w" / "sensor" / "workload.sock").is_socket()
     assert security.ensure_module("sensor", NOW_S + 1) == access
-    assert [entry[0] for entry in security.identities()] == [
+    assert [identity.id for identity in security.identities().identities] == [
         "edge1", "edge1/$edgeAgent", "edge1/$edgeHub", "edge1/sensor",
     ]  # fmt: skip
 
@@ -77,7 +84,11 @@ def test_a_module_that_is_forgotten_has_no_identity_and_no_socket(
     security.forget_module("never-there")
     security.forget_module("edgeHub")
 
-    assert [entry[0] for entry in security.identities()] == ["edge1", "edge1/$edgeAgent", "edge1/$edgeHub"]
+    assert [identity.id for identity in security.identities().identities] == [
+        "edge1",
+        "edge1/$edgeAgent",
+        "edge1/$edgeHub",
+    ]
     assert not (run_dir / "w" / "sensor").exists()
     assert security.ensure_module("sensor", NOW_S).generation_id != before.generation_id
 
@@ -90,12 +101,31 @@ def test_identities_are_the_same_for_the_next_agent(security: EdgeSecurity, run_
 
 
 def test_a_device_is_made_once_and_found_again(security: EdgeSecurity) -> None:
-    made = security.create_device("leaf1", NOW_S)
+    made = security.create_device("leaf1", "sas", (), NOW_S)
 
     assert security.device("leaf1") == made
-    assert ("leaf1", made.primary_key, made.secondary_key, True) in security.identities()
+    *_, leaf = security.identities().identities
+    assert (leaf.id, leaf.keys, leaf.enabled) == ("leaf1", (made.primary_key, made.secondary_key), True)
     with pytest.raises(ConfigError, match="'leaf1' exists already"):
-        security.create_device("leaf1", NOW_S)
+        security.create_device("leaf1", "sas", (), NOW_S)
+
+
+def test_the_hub_is_told_types_scopes_and_the_authorities_to_trust(run_dir: Path) -> None:
+    root = make_signer("root").certificate
+    security = make(run_dir, trusted_pem=root.public_bytes(Encoding.PEM).decode())
+    security.ensure_module("sensor", NOW_S)
+    security.create_device("leaf1", "selfSigned", ("a" * 64,), NOW_S)
+
+    known = security.identities()
+
+    edge, *_, module, leaf = known.identities
+    assert edge.device_scope.startswith("ms-azure-iot-edge://edge1-")
+    assert (module.device_scope, module.parent_scopes, len(module.keys)) == ("", (), 2)
+    assert (leaf.auth_type, leaf.keys, leaf.thumbprints) == ("selfSigned", (), ("A" * 64,))
+    assert (leaf.device_scope, leaf.parent_scopes) == (edge.device_scope, (edge.device_scope,))
+    edge_ca, trusted = known.authorities
+    assert x509.load_der_x509_certificate(edge_ca).subject.rfc4514_string() == "CN=aziot-edge CA edge1"
+    assert trusted == root.public_bytes(Encoding.DER)
 
 
 def test_the_edge_itself_is_no_device_behind_it(security: EdgeSecurity) -> None:
@@ -104,8 +134,8 @@ def test_the_edge_itself_is_no_device_behind_it(security: EdgeSecurity) -> None:
 
 
 def test_keys_do_not_show_themselves(security: EdgeSecurity) -> None:
-    assert repr(security.identities()[0][1]) == "Secret(***)"
-    assert isinstance(security.create_device("leaf1", NOW_S).primary_key, Secret)
+    assert repr(security.identities().identities[0].keys[0]) == "Secret(***)"
+    assert isinstance(security.create_device("leaf1", "sas", (), NOW_S).primary_key, Secret)
 
 
 def test_certificates_are_renewed_when_due_and_only_then(security: EdgeSecurity) -> None:
@@ -118,3 +148,14 @@ def test_certificates_are_renewed_when_due_and_only_then(security: EdgeSecurity)
 
     assert security.certificate_file.read_bytes() != first
     assert security.renew_at_s() > due_s
+
+
+def test_whoever_asks_is_told_which_modules_are_containers(run_dir: Path) -> None:
+    security = make(run_dir, image_of={"pump": "pump:1"}.get)
+    for name in ("pump", "sensor", "edgeHub"):
+        security.note_module(name, "running", NOW_S, None)
+
+    told = [(module.name, module.type, module.image) for module in security.states()]
+
+    assert told == [("edgeHub", "docker", ""), ("pump", "docker", "pump:1"), ("sensor", "process", "")]
+    security.close()

@@ -10,6 +10,7 @@ import pytest
 from actors import hub_config
 from actors.deployment import parse_deployment
 from actors.hub_config import RouteText
+from actors.hub_environment import DEFAULTS, HubEnvironment
 from messaging.errors import ConfigError
 from runtime.config import ListenAddress, local_name, read_settings
 from runtime.edge import hub_listeners, hub_settings, read_deployment
@@ -87,8 +88,32 @@ def test_the_hub_listens_as_set_and_on_443_where_it_can(
     settings = read_settings({"home": str(tmp_path), **options}, {}, host_name="box")
 
     assert [
-        f"{one.use} {one.address}{' optional' if one.is_optional else ''}" for one in hub_listeners(settings)
+        f"{one.use} {one.address}{' optional' if one.is_optional else ''}"
+        for one in hub_listeners(settings, DEFAULTS)
     ] == listeners
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "listeners"),
+    [
+        (HubEnvironment(mqtt_enabled=False), {"plain_listen": "127.0.0.1"}, ["https 127.0.0.1:443"]),
+        (HubEnvironment(http_enabled=False), {}, ["mqtts 127.0.0.1:8883"]),
+        (HubEnvironment(mqtt_enabled=False, http_enabled=False), {}, []),
+        (HubEnvironment(http_port=8443), {}, ["mqtts 127.0.0.1:8883", "https 127.0.0.1:8443"]),
+        (
+            HubEnvironment(http_port=8443),
+            {"web_listen": "0.0.0.0:9443"},
+            ["mqtts 127.0.0.1:8883", "https 0.0.0.0:9443"],
+        ),
+    ],
+    ids=["no MQTT", "no HTTP", "nothing", "port", "the device's own goes before"],
+)
+def test_the_hub_listens_as_its_deployment_says(
+    tmp_path: Path, environment: HubEnvironment, options: dict[str, Any], listeners: list[str]
+) -> None:
+    settings = read_settings({"home": str(tmp_path), **options}, {}, host_name="box")
+
+    assert [f"{one.use} {one.address}" for one in hub_listeners(settings, environment)] == listeners
 
 
 def test_a_deployment_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -110,3 +110,16 @@ def test_a_file_that_goes_while_the_home_is_closed_is_no_error(
     Home(home).close_entries()
 
     assert (home / "hub.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_home_of_the_stand_in_is_kept_and_nobody_elses_while_it_is_closed(home: Path) -> None:
+    cloud = home / "cloud"
+    cloud.mkdir(mode=0o700)
+
+    closed = Home(home).foreign()
+    cloud.chmod(0o755)
+    opened = Home(home).foreign()
+
+    assert (closed, opened) == ([], ["cloud"])
+    assert Home(home).purge() == ["cloud"]
+    assert cloud.is_dir()

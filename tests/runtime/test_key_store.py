@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from actors.hub_identity import AuthType
 from messaging.errors import AuthError, ConfigError, EnvironmentFault
 from runtime.key_store import Identity, KeyStore
 
@@ -158,7 +159,10 @@ def test_the_file_is_for_its_owner_alone(path: Path, keys: KeyStore) -> None:
 def test_keys_are_not_shown(keys: KeyStore) -> None:
     identity = keys.create_device("leaf1", NOW_S)
 
-    shown = f"device_id='leaf1', module_id=None, generation_id='{identity.generation_id}', status='enabled'"
+    shown = (
+        f"device_id='leaf1', module_id=None, generation_id='{identity.generation_id}', status='enabled', "
+        "auth_type='sas', thumbprints=()"
+    )
     assert repr(identity) == f"Identity({shown})"
     assert "key" not in repr(keys._content).lower()
 
@@ -215,7 +219,7 @@ def test_a_file_with_one_altered_bit_is_called_damaged_or_reads_the_same(path: P
 
 
 def _newer(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":3'))
 
 
 def _other_shape(path: Path) -> None:
@@ -251,6 +255,103 @@ def test_a_file_that_is_not_ours_is_named_and_left_alone(
     for read in (lambda: KeyStore.open(path), lambda: KeyStore.ensure(path, "edge1", NOW_S)):
         with pytest.raises(ConfigError, match=f"{path}.*{message}"):
             read()
+
+
+def test_a_file_of_version_1_is_read_and_written_anew_with_the_next_change(path: Path) -> None:
+    """As it was written before devices could have certificates."""
+    device = {"generation_id": "1", "status": "enabled"}
+    device |= {
+        f"{which}_key": base64.b64encode(which.encode()).decode() for which in ("primary", "secondary")
+    }
+    content = {
+        "device_id": "edge1",
+        "device": device,
+        "module_master_key": "bQ==",
+        "encryption_key": "ZQ==",
+        "last_generation": 7,
+        "modules": {"m1": {"generation_id": "3", "status": "enabled"}},
+        "leaf_devices": {"leaf1": device},
+    }
+    raw = json.dumps(content).encode()
+    path.parent.mkdir(parents=True)
+    checksum = hashlib.sha256(raw).hexdigest().encode()
+    path.write_bytes(b'{"version":1,"sha256":"' + checksum + b'","content":' + raw + b"}")
+
+    keys = KeyStore.ensure(path, "edge1", NOW_S)
+    before = keys.identities()
+    keys.create_device("leaf2", NOW_S, "certificateAuthority")
+
+    assert before[-1] == Identity("leaf1", None, "1", "enabled", b"primary", b"secondary", "sas", ())
+    assert json.loads(path.read_bytes())["version"] == 2
+    assert KeyStore.open(path).identities()[:-1] == before
+
+
+SHA1, SHA256 = "A" * 40, "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("auth_type", "given", "kept"),
+    [
+        pytest.param("selfSigned", (SHA1.lower(), SHA256), (SHA1, SHA256), id="primary and secondary"),
+        pytest.param("selfSigned", (":".join(["aa"] * 20),), (SHA1,), id="as openssl shows it"),
+        pytest.param("certificateAuthority", (), (), id="CA"),
+        pytest.param("none", (), (), id="none"),
+    ],
+)
+def test_a_device_with_a_certificate_has_no_keys_and_lasts(
+    path: Path, keys: KeyStore, auth_type: AuthType, given: tuple[str, ...], kept: tuple[str, ...]
+) -> None:
+    made = keys.create_device("leaf1", NOW_S, auth_type, given)
+
+    assert (made.primary_key, made.auth_type, made.thumbprints) == (b"", auth_type, kept)
+    assert KeyStore.open(path).identities()[-1] == made
+
+
+@pytest.mark.parametrize(
+    ("auth_type", "given", "message"),
+    [
+        pytest.param("selfSigned", (), "one or two thumbprints, not 0", id="without"),
+        pytest.param("selfSigned", (SHA1,) * 3, "one or two thumbprints, not 3", id="three"),
+        pytest.param("selfSigned", ("xyz",), r"40 \(SHA-1\) or 64 \(SHA-256\) hex digits", id="none"),
+        pytest.param("selfSigned", ("G" * 40,), "hex digits", id="not hex"),
+        pytest.param("sas", (SHA1,), "for self-signed certificates alone", id="with keys"),
+    ],
+)
+def test_a_device_without_what_it_is_to_prove_itself_with_is_not_made(
+    keys: KeyStore, auth_type: AuthType, given: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"device 'leaf1'.*{message}"):
+        keys.create_device("leaf1", NOW_S, auth_type, given)
+
+
+def test_a_leaf_device_is_disabled_enabled_and_deleted(path: Path, keys: KeyStore) -> None:
+    made = keys.create_device("leaf1", NOW_S)
+
+    keys.enable_device("leaf1", False)
+    disabled = KeyStore.open(path).identities()[-1]
+    keys.enable_device("leaf1", True)
+    enabled = keys.identities()[-1]
+    keys.delete_device("leaf1")
+    again = keys.create_device("leaf1", NOW_S)
+
+    assert (disabled.status, disabled.primary_key, enabled) == ("disabled", made.primary_key, made)
+    assert int(again.generation_id) > int(made.generation_id)
+    assert again.primary_key != made.primary_key
+
+
+@pytest.mark.parametrize(
+    ("device_id", "message"),
+    [("leaf2", "no leaf device 'leaf2'.* 'leaf1'"), ("edge1", "this edge itself"), ("m1", "identity list")],
+)
+def test_only_a_leaf_device_is_disabled_or_deleted(keys: KeyStore, device_id: str, message: str) -> None:
+    keys.create_device("leaf1", NOW_S)
+    keys.ensure_module("m1", NOW_S)
+    before = keys.identities()
+
+    for change in (lambda: keys.enable_device(device_id, False), lambda: keys.delete_device(device_id)):
+        with pytest.raises(ConfigError, match=message):
+            change()
+    assert keys.identities() == before
 
 
 def test_a_sealed_text_opens_with_the_same_module_generation_and_iv(keys: KeyStore) -> None:

@@ -13,6 +13,7 @@ from actors.ports import MessageStore
 from actors.stored import (
     DEFAULT_PRIORITY,
     MAX_POSITION,
+    MAX_SEQ,
     MESSAGE_OVERHEAD_BYTES,
     EndpointLedger,
     Ledger,
@@ -127,6 +128,19 @@ def test_reading_goes_on_behind_a_position_and_stops_at_the_count(store: Message
     rest = one_by_one(store.read("a", first[-1].position, max_count=9, max_bytes=1 << 20, now_s=NOW_S))
 
     assert (bodies(first), bodies(rest)) == (["0", "1"], ["2", "3", "4"])
+
+
+def test_reading_stops_at_a_position(store: MessageStore) -> None:
+    first = append(store, *(message(str(number), to("a", priority=3)) for number in range(5)))
+    append(store, message("low", to("a", priority=4)))
+    last = position_of(3, first + 2)
+
+    found = one_by_one(store.read("a", -1, 100, 1 << 20, NOW_S, last_position=last))
+    of_priority = one_by_one(
+        store.read("a", last, 100, 1 << 20, NOW_S, last_position=position_of(3, MAX_SEQ))
+    )
+
+    assert (bodies(found), bodies(of_priority)) == (["0", "1", "2"], ["3", "4"])
 
 
 EACH = len("aaaa") + len(b"h") + MESSAGE_OVERHEAD_BYTES
@@ -657,6 +671,36 @@ def test_transactions_do_not_nest(store: MessageStore) -> None:
 def test_tidying_is_refused_inside_a_transaction(store: MessageStore) -> None:
     with pytest.raises(StoreError, match="inside a transaction"), store.transaction():
         store.tidy()
+
+
+def test_the_oldest_of_the_lowest_priority_are_given_up_first_at_all_endpoints(store: MessageStore) -> None:
+    append(store, message("urgent", to("a", priority=1)))
+    append(store, *(message(f"{number}", to("a", "b", priority=7)) for number in range(6)))
+    append(store, message("c alone", to("c", priority=7)), message("late", to("a")))
+
+    def drop(limit: int) -> dict[str, int]:
+        with store.transaction():
+            return store.drop_oldest(limit)
+
+    dropped = [drop(4) for _ in range(5)]
+
+    assert dropped == [{"a": 1}, {"a": 4, "b": 4}, {"a": 2, "b": 2, "c": 1}, {"a": 1}, {}]
+    ledger = store.ledger()
+    assert ledger.imbalances() == []
+    assert ledger.endpoints["a"] == EndpointLedger(accepted=8, dropped=8, dropped_by_reason={"limit": 8})
+
+
+def test_what_is_given_up_begins_behind_what_was_delivered_of_a_row(
+    store: MessageStore,
+) -> None:
+    append(store, *(message(f"{number}", to("a")) for number in range(10)))
+    with store.transaction():
+        store.delivered("a", ranges(positions(waiting(store, "a"))[:3]))
+
+    with store.transaction():
+        assert store.drop_oldest(4) == {"a": 4}
+
+    assert bodies(waiting(store, "a")) == ["7", "8", "9"]
 
 
 def test_without_space_appends_fail_whole_while_delivery_goes_on(

@@ -26,6 +26,7 @@ from actors.stored import (
     Segment,
     Totals,
     position_of,
+    rank_of,
     seq_of,
 )
 from runtime import message_bodies
@@ -199,6 +200,21 @@ class Machine(RuleBasedStateMachine):
         with self.in_transaction():
             count = self.store.drop_queue(endpoint_id, "removed", limit)
         assert count == self.model.take(endpoint_id, self.model.positions(endpoint_id)[:limit], "removed")
+
+    @rule(limit=limits)
+    def drop_oldest(self, limit: int) -> None:
+        places = [place for endpoint_id in self.model.queues for place in self.model.positions(endpoint_id)]
+        lowest = max((rank_of(place) for place in places), default=0)
+        oldest = min((place for place in places if rank_of(place) == lowest), default=0)
+        with self.in_transaction():
+            found = self.store.drop_oldest(limit)
+        expected = {}
+        for endpoint_id in list(self.model.queues):
+            queue = self.model.positions(endpoint_id)
+            chosen = [place for place in queue if oldest <= place < oldest + limit]
+            if chosen and self.model.take(endpoint_id, chosen, "limit"):
+                expected[endpoint_id] = len(chosen)
+        assert found == expected
 
     @rule(limit=limits)
     def expire_all(self, limit: int) -> None:

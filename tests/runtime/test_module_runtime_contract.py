@@ -126,6 +126,7 @@ class ProcessWorld:
             log_level="info",
             isolation=ProcessIsolation("off", None),
             hub_sockets=lambda: ({}, ()),
+            close_hub_sockets=lambda: None,
         )
         self._made.append(self._modules)
         self.runtime = self._modules

@@ -57,9 +57,16 @@ def test_some_other_database_is_refused_and_left_alone(tmp_path: Path):
         TwinDb.open(path)
 
 
-def test_a_damaged_file_is_named_with_the_way_out(tmp_path: Path):
+def test_a_damaged_file_is_put_aside_and_twins_start_empty(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path = tmp_path / "twins.db"
-    path.write_bytes(b"no database at all" * 100)
+    contents = [b"no database at all" * 100, b"nor this" * 100]
+    for content in contents:
+        path.write_bytes(content)
+        store = TwinDb.open(path)
+        assert store.identities() == []
+        store.save({"leaf": b"twin"})
+        store.close()
 
-    with pytest.raises(StoreError, match=r"twin database .* damaged .*move it away"):
-        TwinDb.open(path)
+    aside = [tmp_path / f"twins.db-damaged-{number}" for number in (1, 2)]
+    assert [file.read_bytes() for file in aside] == contents
+    assert f"put aside as {aside[1]}" in caplog.text

@@ -59,7 +59,7 @@ def keys(tmp_path: Path) -> KeyStore:
 class Asker:
     """Asks the API as one process by one socket, and reads the JSON of the reply."""
 
-    def __init__(self, keys: KeyStore, ca: EdgeCa | None) -> None:
+    def __init__(self, keys: KeyStore, ca: EdgeCa | None, trusted_pem: str = "") -> None:
         self.ca = ca
         self.now_s = NOW_S
         self.processes = dict(PROCESSES)
@@ -70,6 +70,7 @@ class Asker:
             process_of=self.processes.get,
             modules=lambda: MODULES,
             now_s=lambda: self.now_s,
+            trusted_pem=trusted_pem,
         )
 
     def __call__(
@@ -91,6 +92,17 @@ class Asker:
 @pytest.fixture
 def ask(keys: KeyStore, ca: EdgeCa) -> Asker:
     return Asker(keys, ca)
+
+
+def test_the_trust_bundle_holds_the_certificates_of_the_user_behind_the_edge_ca(
+    keys: KeyStore, ca: EdgeCa
+) -> None:
+    ask = Asker(keys, ca, trusted_pem="-----BEGIN CERTIFICATE-----…")
+
+    assert ask("GET", f"/trust-bundle?{V}") == (
+        200,
+        {"certificate": f"{ca.certificate_pem}-----BEGIN CERTIFICATE-----…"},
+    )
 
 
 @pytest.mark.parametrize("version", sorted(API_VERSIONS))

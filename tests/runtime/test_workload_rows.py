@@ -108,7 +108,7 @@ class Edge:
 
     def primary_key(self, module_id: str) -> bytes:
         """Return the key with which the hub checks the tokens of a module."""
-        known = {name: primary for name, primary, _, _ in self.security.identities()}
+        known = {identity.id: identity.keys[0] for identity in self.security.identities().identities}
         return known[f"d1/{module_id}"].reveal()
 
     def _made(self) -> EdgeSecurity:

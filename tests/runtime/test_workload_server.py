@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from messaging.errors import ConfigError, EnvironmentFault
@@ -562,7 +562,6 @@ def lasting_socket() -> Iterator[Path]:
         server.close_all()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.one_of(st.binary(max_size=300), st.binary(max_size=60).map(lambda tail: GET + tail)))
 def test_random_bytes_end_in_a_reply_or_a_closed_connection(lasting_socket: Path, data: bytes) -> None:
     with connect(lasting_socket) as connection:

@@ -20,7 +20,14 @@ from messaging.text import quoted
 from runtime.http_exchange import Response
 from runtime.iothub import refusals, registry
 from runtime.iothub.hub import IotHub
-from runtime.iothub.rest import configuration_calls, message_calls, registry_calls, scope_calls, twin_calls
+from runtime.iothub.rest import (
+    certificate_calls,
+    configuration_calls,
+    message_calls,
+    registry_calls,
+    scope_calls,
+    twin_calls,
+)
 from runtime.iothub.rest.call import Call, Route, decoded, error_reply, split_target
 from runtime.web_listener import WebRequest
 
@@ -30,6 +37,7 @@ ROUTES: Sequence[Route] = (
     *registry_calls.ROUTES,
     *twin_calls.ROUTES,
     *configuration_calls.ROUTES,
+    *certificate_calls.ROUTES,
     *message_calls.ROUTES,
     *scope_calls.ROUTES,
 )

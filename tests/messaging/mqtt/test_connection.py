@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from messaging.errors import LocalProtocolError, RemoteProtocolError
@@ -184,7 +184,6 @@ def test_the_start_of_the_next_packet_waits_for_its_rest(packet: Packet) -> None
     assert (first, second, third) == ([packet], [PUBLISH], [PUBLISH])
 
 
-@settings(deadline=None)
 @given(st.lists(strategies.from_client, max_size=8), st.lists(st.integers(0, 2000), max_size=6))
 def test_any_packets_of_a_client_arrive_under_any_cut(sent: list[Packet], cuts: list[int]) -> None:
     stream = b"".join(packet.encode() for packet in sent)
@@ -195,7 +194,6 @@ def test_any_packets_of_a_client_arrive_under_any_cut(sent: list[Packet], cuts: 
     assert outcome(connected_server(), pieces) == (sent, None)
 
 
-@settings(deadline=None)
 @given(st.lists(strategies.from_server, max_size=8))
 def test_any_packets_of_a_server_arrive_byte_by_byte(sent: list[Packet]) -> None:
     stream = b"".join(packet.encode() for packet in sent)
@@ -542,7 +540,6 @@ def same_in_every_cut(make: Callable[[], ServerConnection | ClientConnection], d
     assert outcome(make(), in_halves(data)) == whole
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200))
 @example(b"\x10\x00")
 @example(b"\x30\x00\x30\x01\x00")
@@ -567,7 +564,6 @@ def mutate(data: bytes, mutations: list[tuple[str, int, int]]) -> bytes:
     return bytes(mutated)
 
 
-@settings(deadline=None, max_examples=300)
 @given(strategies.connects, MUTATIONS)
 def test_a_damaged_connect_is_refused_or_still_a_connect(
     packet: Connect, mutations: list[tuple[str, int, int]]
@@ -575,7 +571,6 @@ def test_a_damaged_connect_is_refused_or_still_a_connect(
     same_in_every_cut(ServerConnection, mutate(packet.encode(), mutations))
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(strategies.from_client, min_size=1, max_size=4), MUTATIONS)
 def test_damage_does_not_touch_the_packets_in_front_of_it(
     intact: list[Packet], mutations: list[tuple[str, int, int]]
@@ -589,7 +584,6 @@ def test_damage_does_not_touch_the_packets_in_front_of_it(
     same_in_every_cut(connected_server, damaged)
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.lists(strategies.from_server, min_size=1, max_size=4), MUTATIONS)
 def test_a_damaged_stream_of_a_server_is_refused_or_read(
     sent: list[Packet], mutations: list[tuple[str, int, int]]
@@ -597,7 +591,6 @@ def test_a_damaged_stream_of_a_server_is_refused_or_read(
     same_in_every_cut(connected_client, mutate(b"".join(packet.encode() for packet in sent), mutations))
 
 
-@settings(deadline=None)
 @given(st.sampled_from(ONE_OF_EACH), st.binary(max_size=30))
 def test_a_sound_header_with_a_random_body_is_refused_or_read(packet: Packet, body: bytes) -> None:
     data = strategies.raw(packet.encode()[0], body)

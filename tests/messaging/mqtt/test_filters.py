@@ -6,7 +6,7 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from messaging.mqtt.filters import SubscriptionTree, matches, validate_filter, validate_topic
@@ -212,7 +212,6 @@ TOPICS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=400)
 @given(STEPS, TOPICS)
 def test_the_tree_answers_as_the_plain_reading_does(
     steps: list[tuple[str, str, str]], topics: list[str]

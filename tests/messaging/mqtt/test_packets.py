@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from messaging.errors import LocalProtocolError, RemoteProtocolError
@@ -107,7 +107,6 @@ def test_the_exact_bytes_decode_to_the_packet(packet: Packet, data: bytes, behin
     assert type(decoded) is type(packet)
 
 
-@settings(deadline=None, max_examples=300)
 @given(strategies.packets)
 def test_every_packet_survives_encode_and_decode(packet: Packet) -> None:
     decoded = decode(packet.encode())
@@ -312,7 +311,6 @@ def test_a_remaining_length_of_five_bytes_is_refused() -> None:
         wire.read_length(b"\x30\x80\x80\x80\x80", 1)
 
 
-@settings(deadline=None)
 @given(strategies.publishes, st.booleans())
 def test_the_fast_encoder_of_publish_gives_the_same_bytes(publish: Publish, again: bool) -> None:
     publish = publish._replace(retain=False, dup=again and publish.qos > 0)
@@ -332,7 +330,6 @@ def test_the_fast_encoder_of_publish_is_right_at_every_size_of_the_length(size: 
     assert encode_publish(b"a", payload, qos, qos) == Publish("a", payload, qos, qos).encode()
 
 
-@settings(deadline=None)
 @given(st.lists(strategies.packet_ids, max_size=300))
 def test_many_pubacks_are_the_single_ones_in_their_order(packet_ids: list[int]) -> None:
     assert encode_puback_many(iter(packet_ids)) == b"".join(PubAck(n).encode() for n in packet_ids)

@@ -2,9 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from actors import hub_config
+from actors.hub_config import HubConfig
 from actors.stored import DEFAULT_PRIORITY, Match, Segment
 from runtime.cli.ledger import TERMS
 from runtime.message_db import MessageDb
+from runtime.message_salvage import make_sound
+from runtime.message_schema import condemn
 from tests.runtime.cli.conftest import EdgeActors
 
 NOW_S = 1_700_000_000.0
@@ -79,3 +83,35 @@ def test_a_home_that_was_never_run_has_no_ledger(home: Path, edge_actors: EdgeAc
     assert told.code == 1
     assert told.err.startswith(f"error: message database {home}/hub.db: there is none")
     assert not home.exists()
+
+
+def test_an_edge_whose_hub_is_about_to_make_the_database_has_an_empty_ledger(
+    home: Path, edge_actors: EdgeActors
+) -> None:
+    home.mkdir()
+    config = HubConfig("edge1", "iothub.test", ("localhost",), "cert.pem", "key.pem", (), None)
+    (home / "hub.json").write_bytes(hub_config.encode(config))
+
+    told = edge_actors("ledger")
+
+    assert (told.code, told.out, told.err) == (0, "received 0 = unrouted 0 + routed 0\n", "")
+    assert not (home / "hub.db").exists()
+
+
+def test_a_new_epoch_is_told_with_what_was_lost(home: Path, edge_actors: EdgeActors) -> None:
+    home.mkdir()
+    database = MessageDb.open(home / "hub.db")
+    with database.transaction():
+        database.append([Segment((Match(SINK, DEFAULT_PRIORITY, None),), [b"h"], [(0, b"x")] * 3)], NOW_S)
+    database.close()
+    condemn(home / "hub.db", "a page is torn")
+    make_sound(home / "hub.db", NOW_S)
+
+    text = edge_actors("ledger").out
+    found = edge_actors("ledger", "--json").json
+
+    assert text.startswith("epoch 2: counted anew since the message database was found damaged; ")
+    assert "3 salvaged, 0 lost" in text
+    assert found["epoch"]["number"] == 2
+    assert found["epoch"]["reason"] == "a page is torn"
+    assert found["total"] == {"received": 3, "unrouted": 0, "routed": 3}

@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 
 from messaging.identity import Identity
-from messaging.mqtt.packets import PubAck, Publish, SubAck, Subscribe, UnsubAck, Unsubscribe
+from messaging.mqtt.packets import (
+    Connect,
+    Disconnect,
+    PubAck,
+    Publish,
+    SubAck,
+    Subscribe,
+    UnsubAck,
+    Unsubscribe,
+)
 from runtime.iothub.records import MethodResult
-from tests.runtime.iothub.mqtt_scene import Client, Scene, events_topic
+from tests.runtime.iothub.mqtt_scene import Client, Scene, events_topic, user_name
 
 D1 = Identity("d1")
 METHODS = "$iothub/methods/POST/#"
@@ -271,6 +280,25 @@ def test_the_answer_of_a_method_reaches_its_caller(
     client = scene.connect("d1", subscribe=METHODS, qos=0)
 
     assert invoke(scene, client, body, status, extra) == result
+
+
+def test_a_call_waits_for_a_device_that_comes_goes_and_comes_again(scene: Scene) -> None:
+    scene.connect("d1", clean=False, subscribe=METHODS).leave()
+
+    async def call() -> MethodResult:
+        return await scene.hub.invoke_method(D1, "do", None, connect_timeout_s=9)
+
+    task = scene.loop.create_task(call())
+    scene.run(asyncio.sleep(0))
+    brief = scene.client()
+    brief.send(Connect("d1", False, 60, user_name("d1"), scene.token("d1").encode()), Disconnect())
+    brief.wait_for_end()
+    client = scene.connect("d1", clean=False)
+    called = client.wait(Publish)
+    request_id = called.topic.partition("$rid=")[2]
+    client.send(Publish(f"$iothub/methods/res/200/?$rid={request_id}", b""))
+
+    assert scene.loop.run_until_complete(asyncio.wait_for(task, 10)) == MethodResult(200, None)
 
 
 def test_an_answer_that_nobody_waits_for_is_acknowledged_and_dropped(scene: Scene) -> None:

@@ -602,7 +602,7 @@ def test_a_wrong_method_is_answered_with_those_that_are_right(play: Play) -> Non
 MEMBERS = """
     id moduleId importMode status statusReason capabilities iotEdge authentication type symmetricKey
     primaryKey x509Thumbprint primaryThumbprint tags properties desired modulesContent deviceContent content m
-    properties.desired properties.desired.a parentScopes deviceScope methodName payload
+    properties.desired properties.desired.a parentScopes deviceScope methodName payload certificate
     responseTimeoutInSeconds query labels targetCondition priority customMetricQueries pageSize authChain
     targetDeviceId targetModuleId continuationLink body systemProperties messageId expiryTimeUtc ack metrics
 """
@@ -643,7 +643,7 @@ def test_no_body_makes_the_hub_fail(calls: list[tuple[Route, Any, str | None]]) 
         await hub.put(Identity("d1"), {})
         await hub.put(Identity("e1"), {"capabilities": {"iotEdge": True}})
         for route, body, if_match in calls:
-            path = route.path.format(device="e1", module="m", configuration="c", lock="x")
+            path = route.path.format(device="e1", module="m", configuration="c", certificate="ca", lock="x")
             token = client.token() if route.needs else await token_of(hub, Identity("e1"))
             await client.ask(route.method, path, body, if_match=if_match, authorization=token)
             assert client.status < 500, (route.path, body)

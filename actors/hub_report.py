@@ -1,0 +1,88 @@
+"""What `$edgeHub` reports of itself. Pure; HubClientActor sends it.
+
+Source: spec sheet observability.md section 5.1
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from messaging.time_text import iso_utc
+from messaging.twin import Json
+from messaging.version import VERSION
+
+SCHEMA_VERSION: Final = "1.0"  # of the reported part; it has nothing to do with the desired one
+MOST_CLIENTS_BYTES: Final = 24 * 1024  # of the 32 KiB of all reported properties
+MOST_GONE: Final = 1000  # modules that are gone and remembered
+LONGEST_DESCRIPTION: Final = 1000  # characters; a text of a twin may have 4096 bytes
+_ENTRY_BYTES: Final = 130  # of an entry without its key: status and two times
+_ESCAPED: Final = re.compile("[.$ #]")  # what keys of twins may not have
+
+
+@dataclass(slots=True)
+class ClientTimes:
+    """One client; times in seconds since 1970-01-01 UTC."""
+
+    head: str  # that serves it; "" when it is not connected
+    connected_s: float
+    disconnected_s: float | None = None
+
+    def entry(self) -> Json:
+        """Return what is reported of it."""
+        entry: Json = {
+            "status": "Connected" if self.head else "Disconnected",
+            "lastConnectedTimeUtc": iso_utc(self.connected_s),
+        }
+        if self.disconnected_s is not None:
+            entry["lastDisconnectedTimeUtc"] = iso_utc(self.disconnected_s)
+        return entry
+
+
+def client_key(identity: str) -> str:
+    """Return an identity as a key of the map of clients."""
+    return _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", identity)
+
+
+def client_entries(clients: Iterable[tuple[str, ClientTimes]]) -> tuple[Json, int]:
+    """Return the map of clients, as many as fit, and how many were left out.
+
+    Who is connected goes before who is not, modules before devices, and who came first before the others: so
+    an entry stays while its client does.
+    """
+
+    def rank(known: tuple[str, ClientTimes]) -> tuple[bool, bool, float, str]:
+        identity, times = known
+        since_s = times.connected_s if times.head else -(times.disconnected_s or 0.0)
+        return not times.head, "/" not in identity, since_s, identity
+
+    entries: Json = {}
+    left_bytes = MOST_CLIENTS_BYTES
+    ranked = sorted(clients, key=rank)
+    for count, (identity, times) in enumerate(ranked):
+        key = client_key(identity)
+        left_bytes -= len(key) + _ENTRY_BYTES
+        if left_bytes < 0:
+            return entries, len(ranked) - count
+        entries[key] = times.entry()
+    return entries, 0
+
+
+def hub_report(desired_version: int, bad_routes: Sequence[tuple[str, str]]) -> Json:
+    """Return what is reported besides clients; `bad_routes` are (name, problem) of those left out."""
+    status: Json = {"code": 200, "description": ""}
+    if bad_routes:
+        causes = "; ".join(f"Error parsing route {name} - {problem}" for name, problem in bad_routes)
+        names = ", ".join(name for name, _ in bad_routes)
+        text = f"Error while parsing desired properties - left out: {names}. {causes}"
+        if len(text) > LONGEST_DESCRIPTION:
+            text = f"{text[: LONGEST_DESCRIPTION - 1]}…"
+        status = {"code": 400, "description": text}
+    return {
+        "schemaVersion": SCHEMA_VERSION,
+        "version": {"version": VERSION, "build": "", "commit": ""},
+        "lastDesiredVersion": desired_version,
+        "lastDesiredStatus": status,
+    }

@@ -1,0 +1,46 @@
+"""`edge-actors cloud connection-string`: with what services, devices and modules connect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runtime.cli.options import common_options
+from runtime.cli.output import print_json
+
+
+@click.command("connection-string")
+@click.option("--policy", metavar="NAME", help="Of this shared access policy.  [default: iothubowner]")
+@click.option("--device", metavar="DEVICE", help="Of this device, not of a service.")
+@click.option("--module", metavar="MODULE", help="Of this module of the device.")
+@common_options
+def connection_string(
+    policy: str | None, device: str | None, module: str | None, home: Path, as_json: bool
+) -> None:
+    """Show the connection string of a service, a device or a module. It holds a key.
+
+    --json also says which CA clients have to trust, and the id scope for the provisioning service.
+    """
+    from messaging.errors import AuthError, ConfigError
+    from runtime.cli.cloud.device import connection_string as string_of
+    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.policies import OWNER
+
+    if device is not None and policy is not None:
+        raise ConfigError("--policy is for services and --device for a device; take one of them")
+    if device is None and module is not None:
+        raise ConfigError("--module needs --device, the device that the module belongs to")
+    cloud = Cloud(home)
+    if device is not None:
+        text = string_of(cloud, cloud.get(device_path(device, module)))
+    else:
+        try:
+            text = cloud.policies.connection_string(cloud.serving.service_host, policy or OWNER)
+        except AuthError as exc:
+            raise ConfigError(f"--policy: {exc}") from exc
+    if as_json:
+        values = {"connectionString": text, "caFile": str(cloud.ca_file), "idScope": cloud.serving.id_scope}
+        print_json(values)
+    else:
+        click.echo(text)

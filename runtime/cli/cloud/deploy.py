@@ -1,0 +1,39 @@
+"""`edge-actors cloud deploy`: a deployment manifest for one edge device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runtime.cli.options import common_options
+from runtime.cli.output import print_json
+
+
+@click.command()
+@click.argument("device_id", metavar="DEVICE")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@common_options
+def deploy(device_id: str, file: Path, home: Path, as_json: bool) -> None:
+    """Give edge device DEVICE the deployment manifest in FILE.
+
+    Modules that it names are made where they are missing, and their desired properties become those that it
+    has. Other modules stay as they are.
+    """
+    from messaging.errors import ConfigError
+    from runtime.cli.cloud.files import read_json_object
+    from runtime.cli.cloud.rest import Cloud, device_path
+
+    manifest = read_json_object(file, "deployment")
+    content = manifest.get("content", manifest)  # as some tools wrap it
+    if not isinstance(content, dict) or not isinstance(content.get("modulesContent"), dict):
+        raise ConfigError(
+            f"deployment '{file}' has no object modulesContent; it needs one with $edgeAgent and $edgeHub"
+        )
+    wanted = {name: content[name] for name in ("modulesContent", "deviceContent") if name in content}
+    Cloud(home).call("POST", device_path(device_id) + "/applyConfigurationContent", wanted)
+    modules = sorted(wanted["modulesContent"])
+    if as_json:
+        print_json({"deviceId": device_id, "modules": modules})
+    else:
+        click.echo(f"deployed to {device_id}: {', '.join(modules)}")
