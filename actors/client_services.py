@@ -82,6 +82,14 @@ class DesiredPatch:
     patch: bytes  # JSON, with `$version`
 
 
+@message
+class DesiredTold:
+    """From the head: the client has taken the patch that made its desired properties this version."""
+
+    identity: str
+    version: int
+
+
 # methods
 
 

@@ -26,6 +26,7 @@ from actors.client_services import (
     ClientChanged,
     ClientGone,
     DesiredPatch,
+    DesiredTold,
     GetTwin,
     HeadStarted,
     MethodAnswered,
@@ -172,6 +173,7 @@ class HubClientActor(EdgeActor):
 
     def on_desired_patch(self, message: DesiredPatch) -> None:
         self._version = message.version
+        self.reply(DesiredTold(message.identity, message.version))
         self._report_soon()
 
     def on_reported_patched(self, message: ReportedPatched) -> None:

@@ -41,7 +41,7 @@ from actors.identities import (
 from actors.mqtt_client import UNREAD, Batch, MqttClient, Published, add_position
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
-from actors.mqtt_services import REPLIES, Services
+from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
 from actors.redelivery import wait_s
@@ -281,7 +281,7 @@ class MqttHead(EdgeActor):
         if acknowledged:
             client.acknowledged_at_s = client.seen_at_s
             client.redeliveries = 0
-            acknowledged.pop(REPLIES, None)
+            self._services.acknowledged(client, acknowledged)
             self._deliveries.acknowledged(acknowledged)
         if dropped:
             log.warning("%s: %d messages dropped: %s", client.client_id, len(dropped), dropped[0])

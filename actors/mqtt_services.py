@@ -17,6 +17,7 @@ from actors.client_services import (
     ClientChanged,
     ClientGone,
     DesiredPatch,
+    DesiredTold,
     GetTwin,
     HeadStarted,
     MethodAnswered,
@@ -44,7 +45,9 @@ from messaging.topics import (
 log = logging.getLogger(__name__)
 
 TWIN_LIMIT_S: Final = 20.0  # within which a twin request is answered, if only with an error
-REPLIES: Final = "$replies"  # what is in flight to a client and no message of the store
+# What is in flight to a client and no message of the store; a patch stands at its version.
+REPLIES: Final = "$replies"
+PATCHES: Final = "$patches"
 _TIMED_OUT: Final = 504
 
 Ask = Callable[[str, object, float, Callable[[object], None]], None]
@@ -145,19 +148,33 @@ class Services:
 
     def desired(self, client: MqttClient, message: DesiredPatch) -> None:
         """Pass a change of desired properties on."""
-        self._publish(client, desired_patch_topic(message.version), message.patch)
+        topic, what = desired_patch_topic(message.version), (PATCHES, message.version)
+        if self._publish(client, topic, message.patch, what) == 0:
+            self._told(client, message.version)
 
-    def _publish(self, client: MqttClient, topic: str, payload: bytes) -> None:
-        """Publish at the QoS that the client asked for; nothing when no filter of it matches."""
+    def acknowledged(self, client: MqttClient, in_flight: dict[str, list[tuple[int, int]]]) -> None:
+        """A client has these; what is not a message of the store is taken out."""
+        in_flight.pop(REPLIES, None)
+        for _, version in in_flight.pop(PATCHES, ()):
+            self._told(client, version)
+
+    def _told(self, client: MqttClient, version: int) -> None:
+        self._head.tell(self._twins, DesiredTold(client.client_id, version))
+
+    def _publish(
+        self, client: MqttClient, topic: str, payload: bytes, what: tuple[str, int] = (REPLIES, 0)
+    ) -> int | None:
+        """Publish at the QoS that the client asked for and return it; None when no filter of it matches."""
         if client.closed or len(topic.encode()) > MAX_TEXT_BYTES:
-            return
+            return None
         granted = [qos for wanted, qos in client.subscriptions.items() if matches(wanted, topic)]
         if not granted:
-            return
+            return None
         if max(granted) == 0:
             client.transport.write(encode_publish(topic.encode(), payload, 0, 0))
-            return
+            return 0
         frames: list[bytes] = []
         now_s = self._head.clock.monotonic_s()
-        if client.frame_run(REPLIES, 0, [topic.encode()], [(0, payload)], now_s, frames):
+        if client.frame_run(what[0], what[1], [topic.encode()], [(0, payload)], now_s, frames):
             client.transport.write(frames[0])
+        return 1

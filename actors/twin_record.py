@@ -28,7 +28,7 @@ class TwinRecord:
     reported: Section
     known: Json | None = None  # reported values that the cloud is known to have; None: it was never asked
     tried: Json | None = None  # those it has if the patch that is under way has arrived
-    told: Json | None = None  # desired values that the client was last told; None: it never asked
+    told: Json | None = None  # desired values that the client is known to have; None: it never asked
 
     @classmethod
     def new(cls, now_s: float) -> TwinRecord:
@@ -112,13 +112,9 @@ class TwinRecord:
         values, _ = _split(merge(self.desired.values, patch))
         return replace(self, desired=Section(values, self.desired.metadata, version))
 
-    def news_for_client(self) -> Json:
-        """Return the patch that brings the client up to date; nothing for one that never asked."""
-        return {} if self.told is None else difference(self.told, self.desired.values)
-
-    def with_told(self) -> TwinRecord:
-        """Return the record after the client was told its desired properties; this same one if it knew."""
-        return self if self.told == self.desired.values else replace(self, told=self.desired.values)
+    def with_told(self, values: Json) -> TwinRecord:
+        """Return the record after the client has taken these desired values; this same one if it knew."""
+        return self if self.told == values else replace(self, told=values)
 
     def with_trial(self) -> TwinRecord:
         """Return the record while `unsent` is on its way."""

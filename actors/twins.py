@@ -1,8 +1,8 @@
 """Keeps the twins of all clients: they report, the deployment or the cloud desires.
 
-Understands: GetTwin, PatchReported, SetDesired, HeadStarted, ClientChanged, ClientGone, Stored; from the
-             cloud's side ActorRestarted, LinkChanged, CloudTwin, CloudRefused, ReportedSent, DesiredChanged,
-             DeadlinePassed, RequestFailed
+Understands: GetTwin, PatchReported, SetDesired, DesiredTold, HeadStarted, ClientChanged, ClientGone, Stored;
+             from the cloud's side ActorRestarted, LinkChanged, CloudTwin, CloudRefused, ReportedSent,
+             DesiredChanged, DeadlinePassed, RequestFailed
 Tells:       whoever asked (Twin, ReportedPatched, TwinRefused), heads (DesiredPatch), hub/router (Publish),
              the cloud's actor (WatchLink, FetchTwin, SendReported)
 Started by:  HubRootActor, on a thread of its own: it waits for the disk
@@ -28,6 +28,7 @@ from actors.client_services import (
     ClientChanged,
     ClientGone,
     DesiredPatch,
+    DesiredTold,
     GetTwin,
     HeadStarted,
     PatchReported,
@@ -65,6 +66,7 @@ log = logging.getLogger(__name__)
 CLOUD_LIMIT_S: Final = 10.0  # for one answer of the cloud; a client that asks for its twin waits for it
 RETRY_S: Final = 30.0  # after a failure, unless the link comes back earlier
 MOST_REMEMBERED: Final = 500  # twins in memory, of up to 72 KiB; the others are read again when needed
+MOST_UNTAKEN: Final = 16  # patches of one client that are followed; of older ones the next one tells
 _FAILED: Final = 500
 
 
@@ -104,6 +106,9 @@ class TwinActor(EdgeActor):
         self._changed: dict[str, TwinRecord] = {}  # in this turn
         self._after: list[tuple[Envelope | None, Callable[[], None]]] = []  # once that is on disk
         self._clients: dict[str, tuple[str, bool]] = {}  # identity → its head, whether it wants patches
+        self._sent: dict[
+            str, dict[int, Json]
+        ] = {}  # by version, what a client was sent and has not taken yet
         self._is_up = False
         self._under_way: dict[str, int] = {}  # identity → correlation id of what the cloud was asked
         self._stale: set[str] = set()  # of these the cloud's copy is wanted
@@ -173,12 +178,24 @@ class TwinActor(EdgeActor):
         wants = Feature.DESIRED_PROPERTIES.name in message.features
         self._clients[identity] = (self.envelope.sender, wants)
         if wants and not wanted:
+            self._sent.pop(identity, None)
             self._catch_up(identity)
             self._refresh(identity)
 
     def on_client_gone(self, message: ClientGone) -> None:
         if self._clients.get(message.identity, ("",))[0] == self.envelope.sender:
             del self._clients[message.identity]
+            self._sent.pop(message.identity, None)
+
+    def on_desired_told(self, message: DesiredTold) -> None:
+        """The client has a patch, and with it those before: what it lacks counts from there from now on."""
+        sent = self._sent.get(message.identity, {})
+        values = sent.get(message.version)
+        if values is not None:
+            while next(iter(sent)) != message.version:
+                del sent[next(iter(sent))]
+            del sent[message.version]
+            self._change(message.identity, self._record(message.identity).with_told(values), _nothing)
 
     def on_get_twin(self, message: GetTwin) -> None:
         if not self._is_up:
@@ -224,14 +241,20 @@ class TwinActor(EdgeActor):
 
     def _tell_desired(self, identity: str, before: TwinRecord, now: TwinRecord) -> None:
         """Tell a client that wants to know what has changed."""
-        if now.told is not None:
+        if now.told is not None or self._sent.get(identity):
             self._catch_up(identity)
         elif before.desired.version != now.desired.version:
             self._send_patch(identity, difference(before.desired.values, now.desired.values))
 
     def _catch_up(self, identity: str) -> None:
-        """Tell a client what changed since it was last told, which may be long ago."""
-        news = self._record(identity).news_for_client()
+        """Tell a client what changed since it was last told, which may be long ago.
+
+        What was sent on this connection counts: it arrives, or the connection ends.
+        """
+        record = self._record(identity)
+        sent = self._sent.get(identity)
+        knows = next(reversed(sent.values())) if sent else record.told
+        news = {} if knows is None else difference(knows, record.desired.values)
         if news:
             self._send_patch(identity, news)
 
@@ -240,8 +263,12 @@ class TwinActor(EdgeActor):
         if wants:
             record = self._record(identity)
             body = msgspec.json.encode({**patch, "$version": record.desired.version})
+            sent = self._sent.setdefault(identity, {})
+            sent.pop(record.desired.version, None)  # the order is that of sending
+            sent[record.desired.version] = record.desired.values
+            if len(sent) > MOST_UNTAKEN:
+                del sent[next(iter(sent))]
             self.tell(head, DesiredPatch(identity, record.desired.version, body))
-            self._change(identity, record.with_told(), _nothing)
 
     # the cloud
 
@@ -359,7 +386,7 @@ class TwinActor(EdgeActor):
     def _answer(self, identity: str, envelope: Envelope) -> None:
         record = self._record(identity)
         self.reply(Twin(identity, record.document()), envelope)
-        told = record.with_told()
+        told = record.with_told(record.desired.values)
         if told is not record:
             self._change(identity, told, _nothing)
 

@@ -11,6 +11,7 @@ from actors.client_services import (
     ClientChanged,
     ClientGone,
     DesiredPatch,
+    DesiredTold,
     GetTwin,
     HeadStarted,
     MethodAnswered,
@@ -201,8 +202,21 @@ def test_a_desired_patch_reaches_its_client_alone(world: HeadWorld) -> None:
     world.tell(HEAD, DesiredPatch(SENSOR, 8, b'{"rpm":5,"$version":8}'), TWINS)
 
     topic = "$iothub/twin/PATCH/properties/desired/?$version=8"
-    assert published(client) == [(topic, b'{"rpm":5,"$version":8}', 1)]
+    [packet] = client.received()
+    assert isinstance(packet, Publish)
+    assert (packet.topic, packet.payload, packet.qos) == (topic, b'{"rpm":5,"$version":8}', 1)
     assert other.received() == []
+    assert world.told(TWINS, DesiredTold) == []
+    world.send(client, PubAck(packet.packet_id))
+    assert world.told(TWINS, DesiredTold) == [DesiredTold(SENSOR, 8)]
+
+
+def test_at_qos_0_a_desired_patch_is_taken_when_it_is_written(world: HeadWorld) -> None:
+    joined(world, SENSOR, PATCH_FILTER, qos=0)
+
+    world.tell(HEAD, DesiredPatch(SENSOR, 8, b"{}"), TWINS)
+
+    assert world.told(TWINS, DesiredTold) == [DesiredTold(SENSOR, 8)]
 
 
 def test_requests_and_telemetry_of_one_read_are_acknowledged_in_order(world: HeadWorld) -> None:

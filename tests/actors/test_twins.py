@@ -14,6 +14,7 @@ from actors.client_services import (
     ClientChanged,
     ClientGone,
     DesiredPatch,
+    DesiredTold,
     GetTwin,
     PatchReported,
     ReportedPatched,
@@ -283,6 +284,27 @@ def test_a_client_that_was_away_is_told_what_it_missed_when_it_is_back() -> None
 
     assert world.desired_patches() == []
     assert again.desired_patches() == [{"rpm": 7, "old": None, "$version": 4}]
+
+
+def test_a_patch_that_the_client_did_not_take_is_told_again_on_its_next_connection() -> None:
+    world = TwinWorld({"pump": {"rpm": 5}})
+    world.connects()
+    world.twin()
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 6}'),)), "agent")
+    world.tell(TWINS, DesiredTold(PUMP, 3), HEAD)
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 6, "new": 1}'),)), "agent")
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 6, "new": 2}'),)), "agent")
+    before = world.desired_patches()
+
+    again = TwinWorld({"pump": {"rpm": 6, "new": 2}}, world.disk)  # the hub was killed meanwhile
+    again.connects()
+
+    assert before == [{"rpm": 6, "$version": 3}, {"new": 1, "$version": 4}, {"new": 2, "$version": 5}]
+    assert again.desired_patches() == [{"new": 2, "$version": 5}]
+    again.tell(TWINS, DesiredTold(PUMP, 5), HEAD)
+    again.tell(TWINS, ClientGone(PUMP), HEAD)
+    again.connects()
+    assert again.desired_patches() == []
 
 
 def test_a_client_that_never_asked_for_its_twin_is_not_told_of_what_was_before_it() -> None:

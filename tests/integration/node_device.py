@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.node_sdk import FOLDER, need_node
-from tests.integration.sdk_peer import LIMIT_S, SdkPeer
+from tests.integration.sdk_peer import LIMIT_S, SdkPeer, ended
 
 
 class NodeDevice(SdkPeer):
@@ -43,7 +43,7 @@ class NodeDevice(SdkPeer):
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(LIMIT_S)
+        ended(self._process)
         self._reader.join(LIMIT_S)
         assert self._process.stdout is not None
         self._process.stdout.close()

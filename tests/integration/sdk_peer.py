@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,17 @@ from concurrent.futures import Future
 from typing import IO, Any, Final
 
 LIMIT_S: Final = 60.0
+END_S: Final = 5.0  # for a program to end by itself; an SDK may hang in its shutdown after a lost connection
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    """Wait for a program whose input was closed; one that does not end is killed."""
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(LIMIT_S)
+
 
 Event = dict[str, Any]
 

@@ -23,7 +23,7 @@ from tests.integration.edge_process import ROOT, EdgeProcess
 from tests.integration.node_device import NodeDevice
 from tests.integration.node_sdk import FOLDER, NODE, need_node
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
-from tests.integration.sdk_peer import LIMIT_S, SdkPeer
+from tests.integration.sdk_peer import LIMIT_S, SdkPeer, ended
 from tests.integration.test_web_socket import WEB_PORT
 
 DEVICE: Final = "edge1"
@@ -96,7 +96,7 @@ class PythonLeaf(SdkPeer):
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(LIMIT_S)
+        ended(self.process)
         self._reader.join(LIMIT_S)
 
 
