@@ -302,8 +302,8 @@ def test_down_ends_what_a_killed_agent_left(home_is_gone: bool, edge: EdgeProces
     edge.process.kill()
     edge.wait()
     assert all(os.path.exists(f"/proc/{pid}") for pid in left.values())
-    if home_is_gone:
-        shutil.rmtree(edge.home)
+    while home_is_gone and edge.home.exists():  # the hub lives and writes meanwhile
+        shutil.rmtree(edge.home, ignore_errors=True)
 
     done = edge.run("down", "--purge")
 
