@@ -46,7 +46,7 @@ class Position(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class TelemetryFile:
-    """Follows the ring in a thread of its own. `open` it once the database is there, `close` it after that."""
+    """Follows the ring in a thread of its own, from `open`, when the database is there, until `close`."""
 
     def __init__(self, path: Path, database: Path) -> None:
         """Keep what is needed.

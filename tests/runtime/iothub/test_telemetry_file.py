@@ -1,4 +1,4 @@
-"""The file beside the stand-in: whatever a device sends becomes one line, and none is missing or there twice."""
+"""The file beside the stand-in: whatever a device sends is one line there, never missing and never twice."""
 
 from __future__ import annotations
 
