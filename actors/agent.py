@@ -75,7 +75,8 @@ class ModuleList:
 
     A module has: name, type (docker, process, built-in, stand-in), image, command or address, desired,
     status, description, pid (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs
-    with the rights of the edge, "" if it does not), settings (of edgeHub: those that have not the effect that was asked for, as
+    with the rights of the edge, "" if it does not), settings (of edgeHub: those that have not the effect that
+    was asked for, as
     (variable, problem)). `routes` are those left out: (name, text, problem).
     """
 
