@@ -234,6 +234,7 @@ class _Edge:
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
             trusted_pem=trusted_pem(settings),
+            provisioned=self._provisioned,
             group_of=self._group_of,
             image_of=self._image_of,
             now_s=time.time,
