@@ -21,6 +21,7 @@ from actors.deployment import Deployment
 from actors.hub_config import route_texts
 from actors.module_spec import (
     EDGE_AGENT,
+    EDGE_CLOUD,
     EDGE_HUB,
     BuiltInSettings,
     DesiredStatus,
@@ -28,6 +29,7 @@ from actors.module_spec import (
     ModuleSpec,
     ModuleStatus,
     ProcessSettings,
+    StandInSettings,
     twin_hash,
 )
 from actors.planner import CommandKind, CurrentModule, plan
@@ -71,9 +73,10 @@ class ListModules:
 class ModuleList:
     """All modules of the deployment in order of start, edgeAgent first.
 
-    A module has: name, type (docker, process, built-in), image or command, desired, status, description, pid
-    (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs with the rights of the
-    edge, "" if it does not), settings (of edgeHub: those that have not the effect that was asked for, as
+    A module has: name, type (docker, process, built-in, stand-in), image, command or address, desired,
+    status, description, pid (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs
+    with the rights of the edge, "" if it does not), settings (of edgeHub: those that have not the effect that
+    was asked for, as
     (variable, problem)). `routes` are those left out: (name, text, problem).
     """
 
@@ -141,6 +144,7 @@ class AgentActor(EdgeActor):
         hub_grace_s: float | None = None,
         agent_pid: int,
         started_at_s: float,
+        cloud: ModuleSpec | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -153,6 +157,7 @@ class AgentActor(EdgeActor):
             hub_grace_s: … and edgeHub; None: as long as any.
             agent_pid: Of this process, for the list.
             started_at_s: When this process began, seconds since 1970-01-01 UTC.
+            cloud: The stand-in that is supervised whatever the deployment says; None: there is none.
         """
         self._deployment = deployment
         self._security = security
@@ -162,7 +167,8 @@ class AgentActor(EdgeActor):
         self._hub_grace_s = stop_grace_s if hub_grace_s is None else hub_grace_s
         self._agent_pid = agent_pid
         self._started_at_s = started_at_s
-        self._groups = start_groups(deployment)
+        self._cloud = cloud
+        self._groups = [*([(EDGE_CLOUD,)] if cloud else []), *start_groups(deployment)]
         self._to_start = list(enumerate(self._groups))
         self._access: dict[str, ModuleAccess] | None = None  # None: not told yet
         self._problems: dict[str, str] = {}
@@ -285,7 +291,7 @@ class AgentActor(EdgeActor):
 
     def on_list_modules(self, message: ListModules) -> None:
         names = [name for group in self._groups for name in group]
-        supervised = self._deployment.supervised
+        supervised = self._supervised
         modules = (self._agent_entry(), *(self._entry(supervised[name]) for name in names))
         self.reply(ModuleList(modules, self._routes))
 
@@ -340,9 +346,13 @@ class AgentActor(EdgeActor):
 
     # helpers
 
+    @property
+    def _supervised(self) -> dict[str, ModuleSpec]:
+        return {**({EDGE_CLOUD: self._cloud} if self._cloud else {}), **self._deployment.supervised}
+
     def _plan(self) -> list[str]:
         """Log what this deployment changes; return the modules that are in it no more."""
-        records = self._records.all()
+        records = {name: record for name, record in self._records.all().items() if name != EDGE_CLOUD}
         current = [
             CurrentModule(name, record.restart.status, record.startup_order, record.spec_hash, record.desired)
             for name, record in records.items()
@@ -350,7 +360,7 @@ class AgentActor(EdgeActor):
         current += [
             CurrentModule(name, ModuleStatus.UNKNOWN, 0, None)
             for name in self._runtime.names()
-            if name not in records
+            if name not in records and name != EDGE_CLOUD
         ]
         # Twins have no keeper yet, so there is none to be told of a change.
         twins = {name: twin_hash(desired) for name, desired in self._deployment.twins.items()}
@@ -368,11 +378,11 @@ class AgentActor(EdgeActor):
         if not self._to_start or self._stopping:
             return
         number, names = self._to_start[0]
-        if self._access is None and names != (EDGE_HUB,):
+        if self._access is None and names not in ((EDGE_HUB,), (EDGE_CLOUD,)):
             return  # goes on when the identities are there
         self._to_start.pop(0)
         self._awaited = set(names)
-        supervised = self._deployment.supervised
+        supervised = self._supervised
         for name in names:
             self._start_child(supervised[name])
             # One that outlived our own restart has reported long ago.
@@ -401,7 +411,7 @@ class AgentActor(EdgeActor):
 
     def _pass_on(self, name: str, command: object) -> None:
         kind = type(command).__name__
-        supervised = self._deployment.supervised
+        supervised = self._supervised
         if name in self._children and name in supervised:
             self.forward(child_of(self.address, name), command)
             return
@@ -443,6 +453,8 @@ def _about(spec: ModuleSpec) -> dict[str, Any]:
             return {"type": "process", "command": command}
         case BuiltInSettings():
             return {"type": "built-in"}
+        case StandInSettings(address=address):
+            return {"type": "stand-in", "address": address}
 
 
 def _gone(name: str) -> ModuleSpec:
