@@ -1,4 +1,4 @@
-"""The root of the agent process: security first, then the agent with its modules.
+"""The root of the agent process: security first, the registry, then the agent with its modules.
 
 Understands: StopEdge, and what RootActor does
 Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
@@ -14,6 +14,7 @@ from typing import Final
 from actors.agent import AgentActor, ModulesStopped, StopModules
 from actors.base import ChildSpec
 from actors.module_spec import EDGE_HUB
+from actors.registry import RegistryActor
 from actors.root import RootActor
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 AGENT_PROCESS: Final = "agent"
 SECURITY: Final = "agent/security"
+REGISTRY: Final = "agent/registry"
 AGENT: Final = "agent/agent"
 
 
@@ -34,12 +36,18 @@ class StopEdge:
 
 
 class AgentRootActor(RootActor):
-    """Two children; the end of the edge goes through here."""
+    """Three children; the end of the edge goes through here."""
 
-    def __init__(self, security: Callable[[], SecurityActor], agent: Callable[[], AgentActor]) -> None:
+    def __init__(
+        self,
+        security: Callable[[], SecurityActor],
+        registry: Callable[[], RegistryActor],
+        agent: Callable[[], AgentActor],
+    ) -> None:
         super().__init__(
             (
                 ChildSpec("security", security, exported=True),
+                ChildSpec("registry", registry, exported=True),
                 ChildSpec("agent", agent, exported=True),
             )
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from actors import verdicts
@@ -39,7 +40,12 @@ NO_TOKEN: Final = Secret(b"")
 
 @message
 class GetIdentities:
-    """Tell all identities of this edge. Answered by the agent with Identities."""
+    """Tell all identities of this edge. Answered by the agent with Identities.
+
+    With somebody who was `refused` the cloud is asked first, where there is one: it may know him by now.
+    """
+
+    refused: str = ""
 
 
 @message
@@ -83,6 +89,15 @@ class IdentityRevoked:
     identity: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Somebody whose verdict waits for the agent."""
+
+    envelope: Envelope
+    asked: Authenticate
+    is_late: bool  # came after the question was put that is open: it may not be answered for him
+
+
 class IdentityCopy(Protocol):
     """Where the copy lives. `runtime/` keeps it in a private file."""
 
@@ -115,7 +130,7 @@ class IdentityActor(EdgeActor):
         self._known: KnownIdentities | None = None  # None: never loaded
         self._by_id: dict[str, HubIdentity] = {}
         self._agent_is_up = False
-        self._waiting: list[tuple[Envelope, Authenticate]] = []
+        self._waiting: list[_Waiting] = []
         self._asked: int = 0
         self._asked_for: dict[str, float] = {}  # identity → monotonic time; oldest first
 
@@ -140,14 +155,11 @@ class IdentityActor(EdgeActor):
             tuple(HubIdentity(*entry) for entry in message.entries), tuple(message.authorities)
         )
         self._hold(now)
-        self._asked = 0
         same_authorities = before is None or before.authorities == now.authorities
         for identity in _cut_off(by_id, self._by_id, same_authorities):
             for head in self._heads:
                 self.tell(head, IdentityRevoked(identity))
-        waiting, self._waiting = self._waiting, []
-        for envelope, asked in waiting:
-            self.reply(self._judge(asked), envelope)
+        self._judge_waiting(answered=self.envelope.correlation_id == self._asked)
         if before != now:
             self._save(now)
 
@@ -159,8 +171,8 @@ class IdentityActor(EdgeActor):
                 self.reply(verdict)
                 return
         # It may have been made or changed a moment ago, or nothing is loaded yet.
-        self._waiting.append((self.envelope, message))
-        self._ask_agent()
+        self._waiting.append(_Waiting(self.envelope, message, is_late=self._asked != 0))
+        self._ask_agent(message.identity)
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
         self._agent_is_away(message.correlation_id)
@@ -198,19 +210,34 @@ class IdentityActor(EdgeActor):
             del self._asked_for[next(iter(self._asked_for))]
         return True
 
-    def _ask_agent(self) -> None:
+    def _ask_agent(self, refused: str = "") -> None:
         if not self._asked:
-            self._asked = self.request(SECURITY, GetIdentities(), AGENT_LIMIT_S)
+            self._asked = self.request(SECURITY, GetIdentities(refused), AGENT_LIMIT_S)
 
     def _agent_is_away(self, correlation_id: int) -> None:
         if correlation_id != self._asked:
             return
         self._asked = 0
         waiting, self._waiting = self._waiting, []
-        for envelope, asked in waiting:
-            self._asked_for.pop(asked.identity, None)
-            reason = f"'{asked.identity}' is not known yet or may have changed, and the agent does not answer"
-            self.reply(Verdict(asked.identity, TRY_AGAIN, reason), envelope)
+        for one in waiting:
+            identity = one.asked.identity
+            self._asked_for.pop(identity, None)
+            reason = f"'{identity}' is not known yet or may have changed, and the agent does not answer"
+            self.reply(Verdict(identity, TRY_AGAIN, reason), one.envelope)
+
+    def _judge_waiting(self, answered: bool) -> None:
+        """Answer who waits: what the agent tells by itself lets somebody in, its answer alone refuses."""
+        if answered:
+            self._asked = 0
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            verdict = self._judge(one.asked)
+            if verdict.return_code == ACCEPTED or (answered and not one.is_late):
+                self.reply(verdict, one.envelope)
+            else:
+                self._waiting.append(replace(one, is_late=one.is_late and not answered))
+        if self._waiting:
+            self._ask_agent(self._waiting[0].asked.identity)
 
     def _judge(self, asked: Authenticate) -> Verdict:
         assert self._known is not None

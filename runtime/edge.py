@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import random
 import select
 import signal
 import threading
@@ -25,7 +26,7 @@ import msgspec
 
 from actors import hub_config, process_permission
 from actors.agent import AgentActor, KillModules, start_groups
-from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
+from actors.agent_root import AGENT, AGENT_PROCESS, REGISTRY, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
@@ -45,6 +46,7 @@ from actors.module_spec import (
 )
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun
 from actors.process_permission import Origin
+from actors.registry import RegistryActor
 from actors.restart_policy import RestartState
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
@@ -263,6 +265,7 @@ class _Edge:
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
             trusted_pem=trusted_pem(settings),
+            provisioned=self._provisioned,
             group_of=self._group_of,
             image_of=self._image_of,
             now_s=time.time,
@@ -336,7 +339,12 @@ class _Edge:
     def _root(self, began_s: float) -> AgentRootActor:
         security = self._security
         assert security is not None
-        return AgentRootActor(lambda: SecurityActor(security), lambda: self._agent(began_s))
+        registry = security.registry()
+        return AgentRootActor(
+            lambda: SecurityActor(security, REGISTRY if registry else ""),
+            lambda: RegistryActor(registry, security=SECURITY, random=random.random),
+            lambda: self._agent(began_s),
+        )
 
     def _agent(self, began_s: float) -> AgentActor:
         return AgentActor(
