@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -281,9 +282,11 @@ class EmbeddedCloud:
 
         ends_s = time.monotonic() + START_LIMIT_S
         while not has_ended() and time.monotonic() < ends_s:
-            if self._place.lock().holder() is not None and self._answers():
-                return Cloud(self._home.path)
-            time.sleep(LOOK_S)
+            with suppress(EnvironmentFault):  # it has not said yet where it listens
+                cloud = Cloud(self._home.path)
+                if cloud.serving.host_name == self.host_name and self._answers():
+                    return cloud
+            time.sleep(LOOK_S)  # between two looks at what another process writes
         raise EnvironmentFault(
             f"the IoT Hub that the edge runs for itself did not start; see {self._home.log_of('edgeCloud')}"
         )
