@@ -22,7 +22,7 @@ from messaging.errors import EnvironmentFault
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, Watch
 from messaging.message import decode_header
-from messaging.routing.route import UPSTREAM
+from messaging.upstream_queues import UPSTREAM
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from actors.trail import StorageTrail
 from actors.upstream import LONGEST_RETRY_S, RETRY_S, GetLinkState, LinkState, SwitchLink, UpstreamActor
 from messaging.lifecycle import ActorRestarted
 from messaging.message import encode_header
-from messaging.routing.route import UPSTREAM
+from messaging.upstream_queues import UPSTREAM
 from tests.actors.hub_world import World, to
 from tests.fakes.cloud import MemoryLink
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
