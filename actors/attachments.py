@@ -1,4 +1,7 @@
-"""Who takes messages out of the store: a consumer for each queue that somebody is attached to."""
+"""Who takes messages out of the store: a consumer for each queue that somebody is attached to.
+
+And who wants to know of the queues that nobody is attached to, because something waits in them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,15 @@ from typing import Final
 from actors.base import EdgeActor
 from actors.consumer import Consumer
 from actors.ports import MessageStore
-from actors.store_messages import Attach, Delivered, Expired, Ready, Undeliverable
+from actors.store_messages import (
+    Attach,
+    Delivered,
+    Expired,
+    QueuesWaiting,
+    Ready,
+    Undeliverable,
+    WatchQueues,
+)
 from actors.stored import Run
 from actors.trail import StorageTrail
 from messaging.errors import StoreDamaged, StoreError
@@ -27,6 +38,11 @@ class Attachments:
         self._to_serve: dict[str, Consumer] = {}
         self._unserved: dict[str, Consumer] = {}  # because the database could not be read
         self._held: frozenset[str] = frozenset()  # queues of which nothing is sent
+        self._watchers: dict[str, str] = {}  # address → prefix of the queues it watches
+        self._asked: set[str] = set()  # watchers that wait for their first answer
+        self._told: set[str] = set()  # queues that their watchers know to wait
+        self._to_tell: dict[str, None] = {}  # those of which they have to be told
+        self._to_look: dict[str, None] = {}  # those in which something may wait that did not, or the reverse
 
     def __contains__(self, endpoint_id: str) -> bool:
         return endpoint_id in self._consumers
@@ -48,12 +64,15 @@ class Attachments:
         self._consumers[message.endpoint_id] = consumer
         self._to_serve[message.endpoint_id] = consumer
         self._unserved.pop(message.endpoint_id, None)
+        self._told.discard(message.endpoint_id)
+        self._to_tell.pop(message.endpoint_id, None)
 
     def detach(self, endpoint_id: str) -> None:
         """Serve a queue to nobody."""
         self._consumers.pop(endpoint_id, None)
         self._to_serve.pop(endpoint_id, None)
         self._unserved.pop(endpoint_id, None)
+        self._look_into(endpoint_id)
 
     def left(self, message: Delivered | Undeliverable | Expired) -> None:
         """Make room in the window of the consumer that said so, unless another one is attached by now."""
@@ -61,6 +80,12 @@ class Attachments:
         if consumer is not None and consumer.attachment == message.attachment:
             consumer.delivered(message.ranges)
             self._to_serve[message.endpoint_id] = consumer
+
+    def missed(self, endpoint_id: str) -> None:
+        """Take note that messages were stored for a queue without a consumer."""
+        if endpoint_id not in self._told and self._is_watched(endpoint_id):
+            self._told.add(endpoint_id)
+            self._to_tell[endpoint_id] = None
 
     def offer(self, fresh: Mapping[str, Sequence[Run]]) -> None:
         """Take note of messages that were just stored, by their queues."""
@@ -78,6 +103,8 @@ class Attachments:
             if consumer is not None:
                 consumer.forget_ready()
                 self._to_serve[endpoint_id] = consumer
+            else:
+                self._look_into(endpoint_id)
 
     def hold(self, endpoint_ids: Iterable[str]) -> None:
         """Send nothing of these queues until further notice, and of all others again."""
@@ -106,6 +133,59 @@ class Attachments:
             except StoreError as exc:
                 report(exc)
                 self._unserved[endpoint_id] = consumer
+
+    def watch(self, message: WatchQueues, address: str) -> None:
+        """Tell this address of the queues that wait. It has just started, or we have: it is not attached."""
+        for endpoint_id, consumer in list(self._consumers.items()):
+            if consumer.address == address and endpoint_id.startswith(message.prefix):
+                self.detach(endpoint_id)
+        self._told = {name for name in self._told if not name.startswith(message.prefix)}
+        self._watchers[address] = message.prefix
+        self._asked.add(address)
+
+    def tell_watchers(self, store: MessageStore, *, all_forgotten: bool) -> None:
+        """Tell watchers what they wait for.
+
+        Args:
+            all_forgotten: Nothing that was delivered is still in its queue.
+
+        Raises:
+            StoreError: The queues cannot be looked into; the next call tries again.
+        """
+        now_s = self._actor.clock.now_s()
+        for address in list(self._asked):
+            prefix = self._watchers[address]
+            queues = [
+                name for name in store.endpoint_ids() if name.startswith(prefix) and self._is_free(name)
+            ]
+            waiting = store.waiting(queues, now_s)
+            self._told.update(waiting)
+            for name in waiting:
+                self._to_tell.pop(name, None)
+            self._actor.tell(address, QueuesWaiting(tuple(waiting)))
+            self._asked.discard(address)
+        if self._to_look and all_forgotten:
+            queues = [name for name in self._to_look if self._is_free(name)]
+            waiting = store.waiting(queues, now_s)
+            self._to_look.clear()
+            self._told.difference_update(set(queues).difference(waiting))
+            for name in waiting:
+                self.missed(name)
+        if self._to_tell:
+            names, self._to_tell = self._to_tell, {}
+            for address, prefix in self._watchers.items():
+                if its := tuple(name for name in names if name.startswith(prefix)):
+                    self._actor.tell(address, QueuesWaiting(its))
+
+    def _look_into(self, endpoint_id: str) -> None:
+        if self._is_watched(endpoint_id):
+            self._to_look[endpoint_id] = None
+
+    def _is_watched(self, endpoint_id: str) -> bool:
+        return any(endpoint_id.startswith(prefix) for prefix in self._watchers.values())
+
+    def _is_free(self, endpoint_id: str) -> bool:
+        return endpoint_id not in self._consumers and endpoint_id not in self._held
 
     def _serve(self, store: MessageStore, consumer: Consumer) -> None:
         clock = self._actor.clock

@@ -9,6 +9,7 @@ from typing import Final
 
 from actors.c2d_queues import is_c2d_queue
 from actors.ports import MessageStore
+from messaging.upstream_queues import by_endpoint, endpoint_of
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class OrphanQueues:
 
     def __init__(self) -> None:
         self._left: list[str] = []  # the next one last
-        self._dropped: Counter[str] = Counter()  # so far, of those that are not yet empty
+        self._dropped: Counter[str] = Counter()  # so far, by endpoint
 
     def __bool__(self) -> bool:
         return bool(self._left)
@@ -33,7 +34,8 @@ class OrphanQueues:
     def choose(self, existing: Iterable[str], kept: Iterable[str]) -> None:
         """Give up all but those that routes lead to, and those that no route ever leads to."""
         wanted = set(kept)
-        self._left = [name for name in existing if name not in wanted and not is_c2d_queue(name)]
+        chosen = [name for name in existing if endpoint_of(name) not in wanted and not is_c2d_queue(name)]
+        self._left = sorted(chosen, key=endpoint_of)
         self._dropped.clear()
 
     def drop_slice(self, store: MessageStore) -> None:
@@ -52,8 +54,10 @@ class OrphanQueues:
                 if not room:
                     break
                 emptied += 1
-        self._dropped.update(counts)
+        self._dropped.update(by_endpoint(counts))
         for _ in range(emptied):
-            total = self._dropped.pop(endpoint_id := self._left.pop())
-            if total:
+            endpoint_id = endpoint_of(self._left.pop())
+            if self._left and endpoint_of(self._left[-1]) == endpoint_id:
+                continue
+            if total := self._dropped.pop(endpoint_id, 0):
                 log.warning("%d messages for %s dropped: no route leads there any more", total, endpoint_id)

@@ -1,7 +1,7 @@
 """Owns the message database: takes messages in, hands them to consumers, forgets what was delivered.
 
-Understands: Append, Attach, Detach, Delivered, Expired, KeepQueues, SaveSession, LoadSessions, …
-Tells:       whoever published (Stored), consumers (Ready), heads (SessionSaved, Sessions)
+Understands: Append, Attach, Detach, Delivered, Expired, WatchQueues, KeepQueues, SaveSession, …
+Tells:       whoever published (Stored), consumers (Ready, QueuesWaiting), heads (SessionSaved, Sessions)
 Started by:  HubRootActor; after a restart consumers attach again, queues are read from the database
 
 Everything that one turn brought is committed in one transaction, and only then answered: an acknowledged
@@ -36,6 +36,7 @@ from actors.store_messages import (
     SessionSaved,
     Stored,
     Undeliverable,
+    WatchQueues,
 )
 from actors.store_turn import Turn, single, values_of, write, write_in_its_place
 from actors.stored import Run, runs_of
@@ -44,6 +45,7 @@ from messaging.envelope import Envelope
 from messaging.errors import StoreDamaged, StoreError, StoreFull
 from messaging.kinds import message
 from messaging.lifecycle import RequestFailed
+from messaging.upstream_queues import by_endpoint, endpoint_of
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +160,17 @@ class StoreActor(EdgeActor):
             self._forget_timer = True
             self.set_timer(FORGET_S, ForgetDue())
         if self._store is not None:
-            try:
-                self._attachments.serve(self._store, self._report)
-            except StoreDamaged as exc:
-                self._end_damaged(exc)
+            self._serve(self._store)
+
+    def _serve(self, store: MessageStore) -> None:
+        try:
+            self._attachments.serve(store, self._report)
+            forgotten = not (self._turn.delivered or self._turn.poison)
+            self._attachments.tell_watchers(store, all_forgotten=forgotten)
+        except StoreDamaged as exc:
+            self._end_damaged(exc)
+        except StoreError as exc:
+            self._report(exc)
 
     def _finish(self, turn: Turn) -> None:
         self._cleanup.disturb()
@@ -200,6 +209,8 @@ class StoreActor(EdgeActor):
         for endpoint_id, run in runs_of(segments, first):
             if endpoint_id in self._attachments:
                 fresh.setdefault(endpoint_id, []).append(run)
+            else:
+                self._attachments.missed(endpoint_id)
         return fresh
 
     def _answer(self, turn: Turn, fresh: dict[str, list[Run]]) -> None:
@@ -252,7 +263,7 @@ class StoreActor(EdgeActor):
         except StoreError as exc:
             self._report(exc)
             return False
-        for endpoint_id, count in dropped.items():
+        for endpoint_id, count in by_endpoint(dropped).items():
             log.warning("%d messages for %s dropped: no space, and newer ones came", count, endpoint_id)
         self._attachments.read_anew(dropped)
         return bool(dropped)
@@ -322,11 +333,19 @@ class StoreActor(EdgeActor):
 
     def on_attach(self, message: Attach) -> None:
         self._attachments.attach(message, self.envelope.sender)
-        if self._turn.delivered or self._turn.poison:
-            self._done = FORGET_MESSAGES  # now, or the queue is read with messages that have arrived already
+        self._forget_now()
 
     def on_detach(self, message: Detach) -> None:
         self._attachments.detach(message.endpoint_id)
+
+    def on_watch_queues(self, message: WatchQueues) -> None:
+        self._attachments.watch(message, self.envelope.sender)
+        self._forget_now()
+
+    def _forget_now(self) -> None:
+        """Forget what has arrived at the end of this turn, or it is still there when the queue is read."""
+        if self._turn.delivered or self._turn.poison:
+            self._done = FORGET_MESSAGES
 
     # where messages went
 
@@ -341,7 +360,9 @@ class StoreActor(EdgeActor):
         for endpoint_id, position in left:
             runs = self._store.read(endpoint_id, position - 1, 1, 1, now_s)
             waits = bool(runs) and runs[0].first_position == position
-            hops.append({"at_s": now_s, "hop": "waiting" if waits else "gone", "endpoint": endpoint_id})
+            hops.append(
+                {"at_s": now_s, "hop": "waiting" if waits else "gone", "endpoint": endpoint_of(endpoint_id)}
+            )
         self.reply(Hops(tuple(hops), found.since_s, found.messages))
 
     # queues that no route leads to

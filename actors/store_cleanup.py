@@ -8,6 +8,7 @@ from typing import Final
 
 from actors.ports import MessageStore
 from messaging.clock import Clock
+from messaging.upstream_queues import by_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Cleanup:
         if clock.monotonic_s() >= self._next_s:
             with store.transaction():
                 expired = store.expire(clock.now_s(), SWEEP_ROWS)
-            for endpoint_id, count in expired.items():
+            for endpoint_id, count in by_endpoint(expired).items():
                 log.info("%d messages for %s expired", count, endpoint_id)
             if expired:
                 return expired, True

@@ -7,6 +7,7 @@ Two slashes keep its queues apart from those of a device that is called `iothub`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 UPSTREAM: Final = "iothub"
@@ -26,3 +27,12 @@ def source_of(queue_id: str) -> str:
 def endpoint_of(queue_id: str) -> str:
     """Return the endpoint that a queue belongs to: itself, or `iothub`."""
     return UPSTREAM if queue_id.startswith(UPSTREAM_QUEUES) else queue_id
+
+
+def by_endpoint(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the sum for each endpoint of what was counted by queue."""
+    sums: dict[str, int] = {}
+    for queue_id, count in counts.items():
+        endpoint_id = endpoint_of(queue_id)
+        sums[endpoint_id] = sums.get(endpoint_id, 0) + count
+    return sums
