@@ -77,7 +77,7 @@ def test_a_backlog_costs_disk_but_neither_memory_nor_time_to_open_and_its_space_
     read = time.perf_counter()
     while runs := db.read(QUEUE, -1, WINDOW, 1 << 21, NOW_S):
         with db.transaction():
-            db.delivered(QUEUE, [(run.first_position, run.last_position) for run in runs])
+            db.delivered({QUEUE: [(run.first_position, run.last_position) for run in runs]})
     delivered = time.perf_counter()
     while db.tidy():
         pass
