@@ -56,6 +56,7 @@ DRAIN_LIMIT_S: Final = 30.0
 METHOD_LIFE_S: Final = 360.0  # the cloud waits five and a half minutes for an answer
 _FEATURES: Final = (Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D)
 _BATCH_BYTES: Final = 16 * 1024
+_PACKET_HEAD_BYTES: Final = 8  # the cloud's limit is one of packets, and ends the connection
 _LONGEST_TOPIC: Final = 65_535
 _TICK_S: Final = 1.0
 _FAREWELL_S: Final = 2.0
@@ -430,8 +431,9 @@ class SdkConnection:
             self._observer.failed(number, faults.not_connected(self._access.host_name))
             return
         topic = f"{self._topic}/{encode_upstream_bag(message.properties, message.system_properties)}"
-        if message.size_bytes > LARGEST_MESSAGE_BYTES:
-            self._observer.failed(number, faults.too_large(message.size_bytes, LARGEST_MESSAGE_BYTES))
+        size_bytes = max(message.size_bytes, len(topic) + len(message.body) + _PACKET_HEAD_BYTES)
+        if size_bytes > LARGEST_MESSAGE_BYTES:
+            self._observer.failed(number, faults.too_large(size_bytes, LARGEST_MESSAGE_BYTES))
         elif len(topic) > _LONGEST_TOPIC:
             fault = faults.too_large(len(topic), _LONGEST_TOPIC, "a message whose encoded properties have")
             self._observer.failed(number, fault)
