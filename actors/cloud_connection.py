@@ -106,7 +106,11 @@ class CloudConnection(Protocol):
         ...
 
     def send(self, number: int, message: Message) -> None:
-        """Send telemetry; done when the cloud has acknowledged it."""
+        """Send telemetry; done when the cloud has acknowledged it.
+
+        One that failed for a reason that may pass is the last: those sent behind it on this connection fail
+        as well, so that none of them can arrive before it is sent again.
+        """
         ...
 
     def get_twin(self, number: int) -> None:
