@@ -51,6 +51,7 @@ class CloudAccess:
     key: Secret  # of the identity itself, base64
     ca_pem: str = ""  # what to trust besides the system's own authorities
     model_id: str = ""  # plug and play
+    https_port: int = 443  # where its clock is looked at when it refuses a token
 
 
 class CloudObserver(Protocol):
