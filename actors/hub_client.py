@@ -251,7 +251,7 @@ class HubClientActor(EdgeActor):
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 self._answer(message.request_id, 400, 'the payload has to be {"deviceIds": ["…"]}')
                 return
-            asked = self.request(SECURITY, GetIdentities(), AGENT_LIMIT_S)
+            asked = self.request(SECURITY, GetIdentities(refresh=True), AGENT_LIMIT_S)
             self._refreshing[asked] = message.request_id
 
     def on_identities(self, message: Identities) -> None:

@@ -174,8 +174,8 @@ class SecurityActor(EdgeActor):
         self._sync()
 
     def on_get_identities(self, message: GetIdentities) -> None:
-        if self._registry and message.refused:
-            self._wait_for_cloud(message)  # it may have been made there a moment ago
+        if self._registry and message.refresh:
+            self._wait_for_cloud(message)  # somebody may have been made there a moment ago
         else:
             self.reply(self._identities())
 
