@@ -58,6 +58,7 @@ from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
 from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
+from runtime.provisioning import Provisioned, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
@@ -91,6 +92,7 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
+    settings, provisioned = provision(settings)
     deployment = read_deployment(deployment_path)
     process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
     earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
@@ -111,7 +113,9 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         stack.callback(_remove_unless_modules_live, run)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
-        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers, umask)
+        edge = _Edge(
+            settings, provisioned, deployment, deployment_path.resolve().parent, run, containers, umask
+        )
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -170,6 +174,7 @@ class _Edge:
     def __init__(
         self,
         settings: Settings,
+        provisioned: Provisioned | None,
         deployment: Deployment,
         deployment_folder: Path,
         run: RunDirectory,
@@ -177,6 +182,7 @@ class _Edge:
         umask: int,
     ) -> None:
         self._settings = settings
+        self._provisioned = provisioned
         self._deployment = deployment
         self._environment = deployment.hub_environment.values
         self._run = run
@@ -218,6 +224,7 @@ class _Edge:
         prepare_home(home.path)
         home.close_entries()
         remember_device(settings)
+        remember(home, self._provisioned)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)
         self._security = EdgeSecurity(

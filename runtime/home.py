@@ -1,6 +1,8 @@
 """What stands where in the home of an edge.
 
 device.json       the id of the device
+provisioned.json  which device it is at which IoT Hub, with the key
+scope.json        what the IoT Hub says of the devices and modules in its scope, with their keys
 place             a checksum of machine and path, to notice a copy
 keys.json         identities and keys
 certificates/     edge CA and the hub's certificate
@@ -32,6 +34,8 @@ CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others like ours, and 
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     "device.json",
+    "provisioned.json",
+    "scope.json",
     "place",
     "keys.json",
     "certificates",
@@ -58,6 +62,14 @@ class Home:
     """The paths in one home. Values only: nothing is created here."""
 
     path: Path
+
+    @property
+    def provisioned(self) -> Path:
+        return self.path / "provisioned.json"
+
+    @property
+    def scope(self) -> Path:
+        return self.path / "scope.json"
 
     @property
     def keys(self) -> Path:
