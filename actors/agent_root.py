@@ -1,4 +1,4 @@
-"""The root of the agent process: security first, then the agent with its modules.
+"""The root of the agent process: security first, then its link to the cloud, the agent with its modules last.
 
 Understands: StopEdge, and what RootActor does
 Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
@@ -8,7 +8,7 @@ Started by:  the main program of the agent process
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.agent import AgentActor, ModulesStopped, StopModules
@@ -34,12 +34,18 @@ class StopEdge:
 
 
 class AgentRootActor(RootActor):
-    """Two children; the end of the edge goes through here."""
+    """Security, the link to the cloud when there is one, the agent; the end of the edge goes through here."""
 
-    def __init__(self, security: Callable[[], SecurityActor], agent: Callable[[], AgentActor]) -> None:
+    def __init__(
+        self,
+        security: Callable[[], SecurityActor],
+        agent: Callable[[], AgentActor],
+        cloud: Sequence[ChildSpec] = (),
+    ) -> None:
         super().__init__(
             (
                 ChildSpec("security", security, exported=True),
+                *cloud,
                 ChildSpec("agent", agent, exported=True),
             )
         )

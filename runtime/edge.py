@@ -23,22 +23,24 @@ from typing import Final
 
 import msgspec
 
-from actors import hub_config, process_permission
-from actors.agent import AgentActor, KillModules, start_groups
+from actors import hub_config
+from actors.agent import AgentActor, KillModules
+from actors.agent_link import LINK
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
-from actors.deployment import Deployment, parse_deployment
+from actors.deployment import Deployment
+from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
 from actors.module_spec import EDGE_HUB, DesiredStatus, DockerSettings, ProcessSettings, spec_hash
 from actors.ports import ModuleRun
-from actors.process_permission import Origin
+from actors.reported import Platform
+from actors.rollout import start_groups
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
 from messaging.address import child_of
-from messaging.errors import ConfigError
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
@@ -46,12 +48,14 @@ from runtime.certificates import server_names
 from runtime.config import Settings, remember_device, web_addresses
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
+from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
+from runtime.last_deployment import LastDeployment
 from runtime.listening_sockets import Use
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
@@ -77,12 +81,12 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
 
 
-def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = None) -> int:
+def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | None = None) -> int:
     """Run an edge until SIGTERM, SIGINT, or for `for_s` seconds. In the main thread: it takes the signals.
 
     Args:
         settings: Home, addresses, names and limits.
-        deployment_path: The manifest.
+        deployment_path: The manifest; None: what the cloud says.
         for_s: How long to run, None for as long as nobody ends it.
 
     Returns:
@@ -93,8 +97,8 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
     settings, provisioned = provision(settings)
-    deployment = read_deployment(deployment_path)
-    process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
+    chosen = choose(settings, deployment_path, provisioned is not None)
+    deployment = chosen.deployment
     earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
     if earlier != message_db and earlier.exists():
         log.warning(
@@ -113,9 +117,7 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         stack.callback(_remove_unless_modules_live, run)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
-        edge = _Edge(
-            settings, provisioned, deployment, deployment_path.resolve().parent, run, containers, umask
-        )
+        edge = _Edge(settings, provisioned, chosen, run, containers, umask)
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -123,22 +125,6 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
             containers.take_back_gateway()
             raise
         return edge.run(for_s)
-
-
-def read_deployment(path: Path) -> Deployment:
-    """Return the deployment in a file.
-
-    Raises:
-        DeploymentError: the manifest is wrong.
-        ConfigError: the file cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise ConfigError(
-            f"deployment '{path}' cannot be read: {exc.strerror}; name a manifest with --deployment"
-        ) from exc
-    return parse_deployment(content, str(path))
 
 
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
@@ -175,16 +161,17 @@ class _Edge:
         self,
         settings: Settings,
         provisioned: Provisioned | None,
-        deployment: Deployment,
-        deployment_folder: Path,
+        chosen: Chosen,
         run: RunDirectory,
         containers: DockerRuntime,
         umask: int,
     ) -> None:
         self._settings = settings
         self._provisioned = provisioned
-        self._deployment = deployment
-        self._environment = deployment.hub_environment.values
+        self._chosen = chosen
+        self._deployment = chosen.deployment
+        self._environment = chosen.deployment.hub_environment.values
+        self._keeper: DeploymentKeeper | None = None
         self._run = run
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
@@ -203,7 +190,7 @@ class _Edge:
         processes = EdgeModules(
             run,
             names=self._names,
-            deployment_folder=deployment_folder,
+            deployment_folder=chosen.folder,
             log_level=settings.log_level,
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
@@ -239,7 +226,14 @@ class _Edge:
             now_s=time.time,
         )
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
-        self._deployment = self._with_hub_version(config)
+        self._deployment = self._with_hub_version(self._deployment, config)
+        last = LastDeployment(home.last_deployment, self._security.keys)
+        self._keeper = DeploymentKeeper(
+            self._deployment,
+            EdgeDeployments(self._put_in_place, last, settings.process_allow),
+            file_name=self._chosen.file_name,
+            kept=self._chosen.kept,
+        )
         if hub_lives and not sockets_held and not self._hub_is_current():
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
@@ -300,8 +294,10 @@ class _Edge:
         return AgentRootActor(lambda: SecurityActor(security), lambda: self._agent(began_s))
 
     def _agent(self, began_s: float) -> AgentActor:
+        keeper = self._keeper
+        assert keeper is not None
         return AgentActor(
-            self._deployment,
+            keeper,
             security=SECURITY,
             runtime=self._modules,
             records=self._records,
@@ -309,6 +305,8 @@ class _Edge:
             hub_grace_s=self._hub_grace_s,
             agent_pid=os.getpid(),
             started_at_s=began_s,
+            link=LINK if self._provisioned else "",
+            platform=Platform(architecture=os.uname().machine),
         )
 
     def _on_root_end(self, reason: str) -> None:
@@ -373,8 +371,7 @@ class _Edge:
 
     @property
     def _hub_wanted(self) -> bool:
-        hub = self._deployment.edge_hub
-        return hub is not None and hub.status is DesiredStatus.RUNNING
+        return _wants_hub(self._deployment)
 
     def _take_sockets_back(self) -> bool:
         """Take the sockets of a hub that outlived its agent and bind what it lacks; False: it keeps them."""
@@ -415,23 +412,44 @@ class _Edge:
         self._modules.stop(EDGE_HUB, self._hub_grace_s)
         self._hub_ended.wait(self._hub_grace_s + KILL_LIMIT_S)
 
-    def _with_hub_version(self, config: HubConfig) -> Deployment:
+    def _put_in_place(self, deployment: Deployment) -> Deployment:
+        """In the agent's thread: have ready what the hub of a new deployment starts from."""
+        security = self._security
+        assert security is not None
+        environment = deployment.hub_environment.values
+        config = hub_settings(self._settings, deployment, security.certificate_file)
+        made = self._with_hub_version(deployment, config)
+        with self._new_gateway:
+            wanted = hub_listeners(self._settings, environment)
+            if _wants_hub(deployment):
+                self._hub_sockets.listen_on(wanted)
+            else:
+                self._hub_sockets.want(wanted)
+            write_private_file(self._home.hub_config, hub_config.encode(config))
+            self._deployment, self._environment = made, environment
+        return made
+
+    def _with_hub_version(self, deployment: Deployment, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
 
         Not its routes and twins: a hub that lives is told of new ones.
         """
-        hub = self._deployment.edge_hub
+        hub = deployment.edge_hub
         if hub is None:
-            return self._deployment
-        settings = self._settings
+            return deployment
         fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
-        made_from = f"{hub_listeners(settings, self._environment)} ".encode() + fixed
-        digest = hashlib.sha256(made_from).hexdigest()[:16]
-        return replace(self._deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
+        listeners = hub_listeners(self._settings, deployment.hub_environment.values)
+        digest = hashlib.sha256(f"{listeners} ".encode() + fixed).hexdigest()[:16]
+        return replace(deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
     def _hub_is_current(self) -> bool:
         hub, record = self._deployment.edge_hub, self._records.load(EDGE_HUB)
         return hub is not None and record is not None and record.spec_hash == spec_hash(hub)
+
+
+def _wants_hub(deployment: Deployment) -> bool:
+    hub = deployment.edge_hub
+    return hub is not None and hub.status is DesiredStatus.RUNNING
 
 
 def _server_names(settings: Settings) -> tuple[str, ...]:

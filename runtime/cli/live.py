@@ -15,9 +15,9 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
 from actors.hub_root import UPSTREAM
+from actors.module_list import ListModules, ModuleList
 from actors.upstream import GetLinkState, LinkState
 from messaging.client import Client
 from messaging.errors import BusError, EdgeError
