@@ -17,7 +17,7 @@ from actors.base import EdgeActor
 from actors.c2d_queues import queue_of, time_to_live_s
 from actors.cloud import C2dReceived
 from actors.hub_config import RouteText
-from actors.store import Append, KeepQueues
+from actors.store_messages import Append, KeepQueues
 from actors.trail import RoutingTrail, TraceRouting, Way, has_message_id
 from messaging.errors import RouteError
 from messaging.kinds import data_message, message

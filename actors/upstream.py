@@ -17,7 +17,7 @@ from actors.client_services import ClientChanged, ClientGone, HeadStarted
 from actors.cloud import CloudRefused, FetchTwin, LinkChanged, SendReported, WatchLink
 from actors.ports import CloudLink
 from actors.redelivery import wait_s
-from actors.store import Attach, Delivered, Detach, Ready, Undeliverable
+from actors.store_messages import Attach, Delivered, Detach, Ready, Undeliverable
 from messaging.errors import EnvironmentFault
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, Watch

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.store import BUSY_SWEEP_S, SWEEP_ROWS, Delivered, KeepQueues
+from actors.store import BUSY_SWEEP_S, SWEEP_ROWS
+from actors.store_messages import Delivered, KeepQueues
 from actors.stored import EndpointLedger
 from tests.actors.hub_world import to
 from tests.actors.test_store import HEAD, IN, STORE, UP, StoreWorld

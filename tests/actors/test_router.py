@@ -18,7 +18,7 @@ from actors.router import (
     Routes,
     SetRoutes,
 )
-from actors.store import Append, KeepQueues
+from actors.store_messages import Append, KeepQueues
 from actors.stored import DEFAULT_PRIORITY
 from actors.trail import RoutingTrail
 from messaging.envelope import Envelope

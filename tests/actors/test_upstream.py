@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.append_guard import AppendGuard
-from actors.store import Append, Attach, Delivered, Detach, Ready, StoreActor, Undeliverable
+from actors.store import StoreActor
+from actors.store_messages import Append, Attach, Delivered, Detach, Ready, Undeliverable
 from actors.stored import EndpointLedger
 from actors.trail import StorageTrail
 from actors.upstream import LONGEST_RETRY_S, RETRY_S, GetLinkState, LinkState, SwitchLink, UpstreamActor
