@@ -18,7 +18,7 @@ from rich.live import Live
 from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
 from actors.hub_root import UPSTREAM
-from actors.upstream import GetLinkState, LinkState
+from actors.link_state import GetLinkState, LinkState
 from messaging.client import Client
 from messaging.errors import BusError, EdgeError
 from runtime.cli.log_setup import LastWarnings
