@@ -132,3 +132,21 @@ class KeepQueues:
     """
 
     endpoint_ids: tuple[str, ...]
+
+
+@data_message
+class WatchQueues:
+    """Tell which queues with this prefix have messages and no consumer. Answered with QueuesWaiting, and told
+    again with each queue of which that becomes true.
+
+    Whoever asks has just started, or the store has: what the asker was attached to is detached.
+    """
+
+    prefix: str
+
+
+@data_message
+class QueuesWaiting:
+    """Messages wait in these queues, and nobody is attached. Each is told once until somebody is."""
+
+    endpoint_ids: tuple[str, ...]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.append_guard import AppendGuard
-from actors.store import BUSY_SWEEP_S, FORGET_MESSAGES, FORGET_S, SWEEP_S, StoreActor
+from actors.store import FORGET_MESSAGES, FORGET_S, StoreActor
+from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_S
 from actors.store_messages import (
     Append,
     Attach,
