@@ -1,12 +1,14 @@
 """Decides who may connect to the hub, with a copy of the identities on the hub's own disk.
 
-Understands: Identities, Authenticate, PeerUp, PeerDown
-Tells:       whoever asked (Verdict), agent/security (GetIdentities), heads (IdentityRevoked)
+Understands: Identities, Authenticate, GetAccess, PeerUp, PeerDown
+Tells:       whoever asked (Verdict, Access), agent/security (GetIdentities), heads (IdentityRevoked), the
+             cloud's actor (AccessChanged)
 Started by:  HubRootActor; after a restart it reads its copy again
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol
@@ -83,6 +85,32 @@ class IdentityRevoked:
     identity: str
 
 
+@message
+class GetAccess:
+    """With what does this identity prove itself to the cloud? Answered with Access, or RequestFailed.
+
+    `was_refused`: the cloud did not take what was answered before, so it may have changed.
+    """
+
+    identity: str
+    was_refused: bool = False
+
+
+@message
+class Access:
+    """The key of an identity, base64."""
+
+    identity: str
+    key: Secret
+
+
+@message
+class AccessChanged:
+    """To the cloud's actor: this identity is new or gone, was disabled or enabled, or has other keys."""
+
+    identity: str
+
+
 class IdentityCopy(Protocol):
     """Where the copy lives. `runtime/` keeps it in a private file."""
 
@@ -107,7 +135,9 @@ class IdentityActor(EdgeActor):
         hosts: Collection[str],
         heads: Collection[str],
         check_certificate: CheckCertificate,
+        cloud: str,
     ) -> None:
+        self._cloud = cloud
         self._copy = copy
         self._hosts = frozenset(hosts)
         self._heads = tuple(heads)
@@ -115,7 +145,7 @@ class IdentityActor(EdgeActor):
         self._known: KnownIdentities | None = None  # None: never loaded
         self._by_id: dict[str, HubIdentity] = {}
         self._agent_is_up = False
-        self._waiting: list[tuple[Envelope, Authenticate]] = []
+        self._waiting: list[tuple[Envelope, Authenticate | GetAccess]] = []
         self._asked: int = 0
         self._asked_for: dict[str, float] = {}  # identity → monotonic time; oldest first
 
@@ -145,9 +175,14 @@ class IdentityActor(EdgeActor):
         for identity in _cut_off(by_id, self._by_id, same_authorities):
             for head in self._heads:
                 self.tell(head, IdentityRevoked(identity))
+        for identity in _changed(by_id, self._by_id):
+            self.tell(self._cloud, AccessChanged(identity))
         waiting, self._waiting = self._waiting, []
         for envelope, asked in waiting:
-            self.reply(self._judge(asked), envelope)
+            if isinstance(asked, GetAccess):
+                self.reply(self._access(asked.identity), envelope)
+            else:
+                self.reply(self._judge(asked), envelope)
         if before != now:
             self._save(now)
 
@@ -161,6 +196,15 @@ class IdentityActor(EdgeActor):
         # It may have been made or changed a moment ago, or nothing is loaded yet.
         self._waiting.append((self.envelope, message))
         self._ask_agent()
+
+    def on_get_access(self, message: GetAccess) -> None:
+        access = self._access(message.identity)
+        stands = isinstance(access, Access) and not message.was_refused
+        if stands or not self._may_have_changed(message.identity):
+            self.reply(access)
+        else:
+            self._waiting.append((self.envelope, message))
+            self._ask_agent()
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
         self._agent_is_away(message.correlation_id)
@@ -209,8 +253,28 @@ class IdentityActor(EdgeActor):
         waiting, self._waiting = self._waiting, []
         for envelope, asked in waiting:
             self._asked_for.pop(asked.identity, None)
+            if isinstance(asked, GetAccess):
+                self.reply(self._access(asked.identity), envelope)
+                continue
             reason = f"'{asked.identity}' is not known yet or may have changed, and the agent does not answer"
             self.reply(Verdict(asked.identity, TRY_AGAIN, reason), envelope)
+
+    def _access(self, identity: str) -> Access | RequestFailed:
+        known = self._by_id.get(identity)
+        if known is not None and known.enabled and known.keys:
+            return Access(identity, Secret(base64.b64encode(known.keys[0].reveal())))
+        if known is None:
+            reason = f"'{identity}' is not known to this edge; make it a child of the edge device in the cloud"
+        elif not known.enabled:
+            reason = f"'{identity}' is disabled; enable it"
+        else:
+            # The Python SDK derives who speaks from the token, so that the token of the hub will not do.
+            # hub-protocols.md section 7.8
+            reason = (
+                f"'{identity}' proves itself with a certificate, and only it has the key of that: the edge "
+                "cannot speak to the cloud in its name; give it symmetric keys"
+            )
+        return RequestFailed(GetAccess.__name__, self.address, reason)
 
     def _judge(self, asked: Authenticate) -> Verdict:
         assert self._known is not None
@@ -228,6 +292,17 @@ class IdentityActor(EdgeActor):
         except AuthError as exc:
             return Verdict(asked.identity, NOT_AUTHORIZED, str(exc))
         return Verdict(asked.identity, ACCEPTED, "", ends_s)
+
+
+def _changed(before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity]) -> list[str]:
+    """Return whose access is another one, new ones and those that are gone included."""
+    return [
+        identity
+        for identity in {**before, **now}
+        if (known := before.get(identity)) is None
+        or (after := now.get(identity)) is None
+        or not after.proves_as(known)
+    ]
 
 
 def _cut_off(

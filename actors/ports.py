@@ -13,7 +13,6 @@ from actors.restart_policy import RestartState
 from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
 from messaging.identity import Identity
-from messaging.message import Message
 
 
 class MessageStore(Protocol):
@@ -95,8 +94,12 @@ class MessageStore(Protocol):
         """Return how many messages wait for the endpoint."""
         ...
 
+    def waiting(self, endpoint_ids: Sequence[str], now_s: float) -> list[str]:
+        """Return those of these queues in which a message waits that has not expired, in the same order."""
+        ...
+
     def endpoint_ids(self) -> tuple[str, ...]:
-        """Return the endpoints that messages were ever stored for, whether some wait or not."""
+        """Return the queues that messages were stored for, those in which some wait among them."""
         ...
 
     def ledger(self) -> Ledger:
@@ -243,28 +246,19 @@ class CheckCertificate(Protocol):
         ...
 
 
-class CloudLink(Protocol):
-    """The way to the cloud for messages."""
-
-    def send(self, messages: Sequence[Message]) -> None:
-        """Send messages in order; when this returns, the cloud has them.
-
-        Raises:
-            EnvironmentFault: the way is blocked: not all of them have arrived, they will be sent again.
-            Exception: any other is taken for a fault of one of these messages.
-        """
-        ...
+class LinkSwitch(Protocol):
+    """Whether the link to the cloud is wanted, kept over restarts."""
 
     def is_on(self) -> bool:
-        """Return whether the link is switched on."""
+        """Return whether it is switched on; it is until somebody switches it off."""
         ...
 
     def switch(self, on: bool) -> None:
-        """Switch the link on or off, also for the next start."""
-        ...
+        """Switch it on or off, for good.
 
-    def close(self) -> None:
-        """Let go of files and connections; `send` opens them again."""
+        Raises:
+            EnvironmentFault: that cannot be kept.
+        """
         ...
 
 

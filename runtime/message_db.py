@@ -335,6 +335,16 @@ class MessageDb:
         account = self._accounts.find(endpoint_id)
         return 0 if account is None else account.pending(self._connection)
 
+    @_guarded("look for messages")
+    def waiting(self, endpoint_ids: Sequence[str], now_s: float) -> list[str]:
+        """Return those of these queues in which a message waits that has not expired, in the same order."""
+        found = []
+        for endpoint_id in endpoint_ids:
+            account = self._accounts.find(endpoint_id)
+            if account is not None and self._queues.has_live(account.first_key, account.last_key, now_s):
+                found.append(endpoint_id)
+        return found
+
     @_guarded("list endpoints")
     def endpoint_ids(self) -> tuple[str, ...]:
         """Return the endpoints that messages were ever stored for."""

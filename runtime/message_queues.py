@@ -94,6 +94,15 @@ class Queues:
                 return
             first_key = rows[-1][0] + rows[-1][1]
 
+    def has_live(self, first_key: int, last_key: int, now_s: float) -> bool:
+        """Say whether some row that begins in a range has not expired."""
+        (found,) = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM queue WHERE key BETWEEN ? AND ?"
+            " AND (expires_at IS NULL OR expires_at > ?))",
+            (first_key, last_key, now_s),
+        ).fetchone()
+        return bool(found)
+
     def next(self, first_key: int, last_key: int, limit: int) -> list[tuple[int, int]]:
         """Return the first `limit` keys in a range that rows begin in, as ranges."""
         rows = self._connection.execute(

@@ -22,7 +22,7 @@ def upstream() -> None:
 @common_options
 def status(home: Path, as_json: bool) -> None:
     """Tell whether the link is on, and how many messages it took."""
-    from actors.upstream import GetLinkState
+    from actors.link_state import GetLinkState
 
     _ask(GetLinkState(), home, as_json)
 
@@ -31,7 +31,7 @@ def status(home: Path, as_json: bool) -> None:
 @common_options
 def on(home: Path, as_json: bool) -> None:
     """Switch the link on; what waited is sent."""
-    from actors.upstream import SwitchLink
+    from actors.link_state import SwitchLink
 
     _ask(SwitchLink(True), home, as_json)
 
@@ -40,14 +40,14 @@ def on(home: Path, as_json: bool) -> None:
 @common_options
 def off(home: Path, as_json: bool) -> None:
     """Switch the link off, also for the next start."""
-    from actors.upstream import SwitchLink
+    from actors.link_state import SwitchLink
 
     _ask(SwitchLink(False), home, as_json)
 
 
 def _ask(question: object, home: Path, as_json: bool) -> None:
     from actors.hub_root import UPSTREAM
-    from actors.upstream import LinkState
+    from actors.link_state import LinkState
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:

@@ -101,10 +101,8 @@ class CloudEdge:
         )
 
     def deploy(self, modules: dict[str, Any], *changes: tuple[tuple[str, ...], Any], **hub: Any) -> None:
-        """Put a deployment into the twins, as the service does; `hub` is laid over what `$edgeHub` desires."""
-        made = manifest(
-            (("modulesContent", "$edgeAgent", "properties.desired", "modules"), modules), *changes
-        )
+        """Put a deployment into the twins, as the service does; `hub` is laid over that of `$edgeHub`."""
+        made = manifest(((*AGENT_PATH, "modules"), modules), *changes)
         for name in ("$edgeHub", "$edgeAgent"):
             desired = made["modulesContent"][name]["properties.desired"] | (hub if name == "$edgeHub" else {})
             self.replace_desired(f"edge1/{name}", desired)

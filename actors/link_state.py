@@ -1,0 +1,35 @@
+"""What is asked of the link to the cloud from outside the hub, and what it answers."""
+
+from __future__ import annotations
+
+from messaging.kinds import message
+
+
+@message
+class SwitchLink:
+    """Switch the link to the cloud on or off; it stays so over restarts. Answered with LinkState."""
+
+    on: bool
+
+
+@message
+class GetLinkState:
+    """Tell the state of the link. Answered with LinkState."""
+
+
+@message
+class LinkState:
+    """How the link to the cloud is.
+
+    A source is (identity, state, since when in seconds since 1970-01-01 UTC, kind of the fault or "", its
+    reason, messages the cloud took since the hub started, messages on their way). States are those of
+    `upstream_source.Phase`, by value.
+    """
+
+    on: bool
+    sent: int  # messages that the cloud took since the hub started
+    is_up: bool = False
+    since_s: float = 0.0  # since when it is up or not; seconds since 1970-01-01 UTC
+    reason: str = ""  # why it is not up
+    host_name: str = ""
+    sources: tuple[tuple[str, str, float, str, str, int, int], ...] = ()
