@@ -14,8 +14,6 @@ from typing import Any, Final
 import msgspec
 
 from actors.deployment import Deployment, parse_deployment
-from actors.hub_manifest import HubSettings, parse_hub
-from actors.manifest_json import Source, load
 from actors.module_spec import BuiltInSettings, ModuleSpec
 
 _NO_HUB: Final[dict[str, Any]] = {
@@ -35,18 +33,6 @@ def parse_agent(desired: bytes, version: int) -> Deployment:
     contents = {name: {"properties.desired": properties} for name, properties in entries.items()}
     content = msgspec.json.encode({"modulesContent": contents})
     return replace(parse_deployment(content, f"deployment {version} from the cloud"), twins={})
-
-
-def parse_hub_desired(desired: bytes, version: int) -> HubSettings:
-    """Return what the desired properties of `$edgeHub` say.
-
-    Raises:
-        DeploymentError: they are wrong or empty; the text names the version.
-    """
-    root = load(desired, Source(f"$edgeHub, version {version}"))
-    if not root.value:
-        raise root.error("the desired properties are empty; there are no routes", code=417)
-    return parse_hub(root)
 
 
 def no_deployment() -> Deployment:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from actors.cloud_deployment import no_deployment, parse_agent, parse_hub_desired
+from actors.cloud_deployment import no_deployment, parse_agent
 from actors.deployment import Deployment
-from actors.hub_manifest import HubSettings
+from actors.hub_manifest import HubSettings, parse_hub_desired
 from messaging.errors import ConfigError, DeploymentError, EdgeError
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors import process_permission
-from actors.cloud_deployment import no_deployment, parse_agent, parse_hub_desired
+from actors.cloud_deployment import no_deployment, parse_agent
 from actors.deployment import Deployment, parse_deployment
 from actors.deployment_keeper import KeptDeployment
+from actors.hub_manifest import parse_hub_desired
 from actors.process_permission import Origin
 from messaging.errors import ConfigError
 from runtime.config import Settings

@@ -11,9 +11,10 @@ import pytest
 from actors.agent_link import HubDesiredArrived
 from actors.agent_root import AGENT, StopEdge
 from actors.cloud_connection import CloudFault, Fault
-from actors.cloud_deployment import parse_agent, parse_hub_desired
+from actors.cloud_deployment import parse_agent
 from actors.deployment import parse_deployment
 from actors.deployment_keeper import DeploymentKeeper, KeptDeployment
+from actors.hub_manifest import parse_hub_desired
 from actors.supervisor import StopModule
 from messaging.envelope import Secret
 from messaging.errors import DeploymentError, EnvironmentFault
