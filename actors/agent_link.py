@@ -196,6 +196,7 @@ class AgentLinkActor(EdgeActor):
         for connection in (self._connection, self._hub_connection):
             if connection is not None:
                 connection.close()
+        self._connections.close()
 
     def on_stopping(self) -> None:
         self._stopping = True

@@ -43,6 +43,7 @@ from actors.supervisor import RestartModule
 from messaging.address import child_of
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
+from runtime.agent_cloud import cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
 from runtime.config import Settings, remember_device, web_addresses
@@ -291,7 +292,8 @@ class _Edge:
     def _root(self, began_s: float) -> AgentRootActor:
         security = self._security
         assert security is not None
-        return AgentRootActor(lambda: SecurityActor(security), lambda: self._agent(began_s))
+        cloud = () if self._provisioned is None else cloud_actors(self._provisioned)
+        return AgentRootActor(lambda: SecurityActor(security), lambda: self._agent(began_s), cloud)
 
     def _agent(self, began_s: float) -> AgentActor:
         keeper = self._keeper
