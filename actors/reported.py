@@ -142,7 +142,7 @@ def _run(report: ModuleReported) -> Json:
 
 
 def _specification(spec: ModuleSpec) -> Json:
-    env = {client_key(name): {"value": _cut(value)} for name, value in spec.env.items() if name}
+    env = {name: {"value": _cut(value)} for name, value in spec.env.items()}
     match spec.settings:
         case DockerSettings(image=image, create_options=options) | BuiltInSettings(image, options):
             settings: Json = {"image": image} | dict(_chunks(options))
