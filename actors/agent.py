@@ -31,6 +31,7 @@ from actors.hub_config import route_texts
 from actors.module_list import ListModules, ModuleList, agent_report, entry, waiting
 from actors.module_spec import (
     EDGE_AGENT,
+    EDGE_CLOUD,
     EDGE_HUB,
     BuiltInSettings,
     DesiredStatus,
@@ -138,6 +139,7 @@ class AgentActor(EdgeActor):
         started_at_s: float,
         link: str = "",
         platform: Platform = UNKNOWN_PLATFORM,
+        cloud: ModuleSpec | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -152,6 +154,7 @@ class AgentActor(EdgeActor):
             started_at_s: When this process began, seconds since 1970-01-01 UTC.
             link: Address of the AgentLinkActor; "" when there is no cloud.
             platform: On what this edge runs, for what is reported.
+            cloud: The stand-in that is supervised whatever the deployment says; None: there is none.
         """
         self._keeper = keeper
         self._security = security
@@ -162,6 +165,7 @@ class AgentActor(EdgeActor):
         self._agent_report = agent_report(agent_pid, started_at_s)
         self._link = link
         self._platform = platform
+        self._cloud = cloud
         self._groups: list[tuple[str, ...]] = []
         self._to_start: list[tuple[str, ...]] = []
         self._due: set[str] = set()  # modules whose group has been reached
@@ -216,7 +220,7 @@ class AgentActor(EdgeActor):
             log.warning("edgeHub's variable %s: %s", name, problem)
         for name, reason in deployment.hub_environment.notes:
             log.info("edgeHub's variable %s has no effect: %s", name, reason)
-        self._groups = start_groups(deployment)
+        self._groups = [*([(EDGE_CLOUD,)] if self._cloud else []), *start_groups(deployment)]
         self._to_start = list(self._groups)
         self._due.clear()
         self._awaited.clear()
@@ -298,7 +302,7 @@ class AgentActor(EdgeActor):
             self._reports.pop(name, None)
             self._report_soon()
         if left_on_purpose and wanted:
-            self._start_child(self._keeper.deployment.supervised[name])  # also to be stopped in order
+            self._start_child(self._supervised[name])  # also to be stopped in order
         if self._stopping:
             self._awaited.discard(name)
             self._stop_next_group()
@@ -365,7 +369,8 @@ class AgentActor(EdgeActor):
         causes = [
             f"module '{name}': {report.description}"
             for name, report in self._reports.items()
-            if report.desired == DesiredStatus.RUNNING
+            if name != EDGE_CLOUD
+            and report.desired == DesiredStatus.RUNNING
             and report.status in (ModuleStatus.BACKOFF, ModuleStatus.FAILED)
             and report.started_s is None
         ]
@@ -379,7 +384,7 @@ class AgentActor(EdgeActor):
         agent = deployment.edge_agent or ModuleSpec(EDGE_AGENT, BuiltInSettings())
         entries = [entry(agent, self._agent_report, ())]
         for name in (name for group in self._groups for name in group):
-            spec = deployment.supervised[name]
+            spec = self._supervised[name]
             entries.append(entry(spec, self._reports.get(name) or waiting(spec), problems))
         status = self._status()
         about = {
@@ -443,16 +448,22 @@ class AgentActor(EdgeActor):
 
     # helpers
 
+    @property
+    def _supervised(self) -> dict[str, ModuleSpec]:
+        cloud = {EDGE_CLOUD: self._cloud} if self._cloud else {}
+        return {**cloud, **self._keeper.deployment.supervised}
+
     def _plan(self) -> list[str]:
         """Log what this deployment changes; return the modules that are in it no more."""
-        deployment, records = self._keeper.deployment, self._records.all()
+        deployment = self._keeper.deployment
+        records = {name: record for name, record in self._records.all().items() if name != EDGE_CLOUD}
         current = [
             CurrentModule(name, record.restart.status, record.startup_order, record.spec_hash, record.desired)
             for name, record in records.items()
         ]
         current += [
             CurrentModule(name, ModuleStatus.UNKNOWN, 0, None)
-            for name in {*self._runtime.names(), *self._children}
+            for name in {*self._runtime.names(), *self._children} - {EDGE_CLOUD}
             if name not in records
         ]
         # Whether a twin changes is for the hub to see, which keeps them.
@@ -471,7 +482,7 @@ class AgentActor(EdgeActor):
         """Go on with the next group in which something is to be done."""
         while self._to_start and not self._awaited and not self._stopping:
             names = self._to_start[0]
-            if self._access is None and names != (EDGE_HUB,):
+            if self._access is None and names not in ((EDGE_HUB,), (EDGE_CLOUD,)):
                 return  # goes on when the identities are there
             self._to_start.pop(0)
             self._due.update(names)
@@ -484,7 +495,7 @@ class AgentActor(EdgeActor):
         """Have a supervisor at work for the module as the deployment says."""
         report = self._reports.get(name)
         if name not in self._children:
-            self._start_child(self._keeper.deployment.supervised[name])
+            self._start_child(self._supervised[name])
         elif name not in self._leaving:
             if report is not None and report.order == self._order(name):
                 return  # not concerned
@@ -510,7 +521,7 @@ class AgentActor(EdgeActor):
         return spec, access, self._problems.get(spec.name, "")
 
     def _order(self, name: str) -> str:
-        return order_of(*self._given(self._keeper.deployment.supervised[name]))
+        return order_of(*self._given(self._supervised[name]))
 
     def _start_child(self, spec: ModuleSpec) -> None:
         name = spec.name
@@ -533,7 +544,7 @@ class AgentActor(EdgeActor):
 
     def _pass_on(self, name: str, command: object) -> None:
         kind = type(command).__name__
-        supervised = self._keeper.deployment.supervised
+        supervised = self._supervised
         if name in self._children and name in supervised and name not in self._leaving:
             self.forward(child_of(self.address, name), command)
             return

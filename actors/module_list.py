@@ -16,6 +16,7 @@ from actors.module_spec import (
     ModuleSpec,
     ModuleStatus,
     ProcessSettings,
+    StandInSettings,
 )
 from actors.supervisor import ModuleReported
 from messaging.kinds import message
@@ -30,10 +31,10 @@ class ListModules:
 class ModuleList:
     """All modules of the deployment in order of start, edgeAgent first.
 
-    A module has: name, type (docker, process, built-in), image or command, desired, status, description, pid
-    (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs with the rights of the
-    edge, "" if it does not), settings (of edgeHub: those that have not the effect that was asked for, as
-    (variable, problem)). `routes` are those left out: (name, text, problem). `deployment` is what the edge
+    A module has: name, type (docker, process, built-in, stand-in), image, command or address, desired,
+    status, description, pid (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs
+    with the rights of the edge, "" if it does not), settings (of edgeHub: those that have not the effect that
+    was asked for, as (variable, problem)). `routes` are those left out: (name, text, problem). `deployment` is what the edge
     reports of its deployment: version (None: none from the cloud yet), code, description.
     """
 
@@ -69,3 +70,5 @@ def _about(spec: ModuleSpec) -> dict[str, Any]:
             return {"type": "process", "command": command}
         case BuiltInSettings():
             return {"type": "built-in"}
+        case StandInSettings(address=address):
+            return {"type": "stand-in", "address": address}

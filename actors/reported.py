@@ -25,6 +25,7 @@ from actors.module_spec import (
     ModuleSpec,
     ModuleStatus,
     ProcessSettings,
+    StandInSettings,
 )
 from actors.supervisor import ModuleReported
 from messaging.time_text import NEVER, iso_utc
@@ -150,6 +151,8 @@ def _specification(spec: ModuleSpec) -> Json:
             settings = {"command": json.dumps(command)}
             if folder is not None:
                 settings["workingDirectory"] = folder
+        case StandInSettings():  # is in no deployment
+            settings = {}
     return {"settings": settings, "env": env}
 
 

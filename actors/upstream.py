@@ -50,7 +50,7 @@ from actors.upstream_rate import is_final, is_probed, patience_s, retry_s
 from actors.upstream_sender import Sender
 from actors.upstream_services import UpstreamServices
 from actors.upstream_source import WANTED, Phase, Source
-from messaging.errors import EdgeError, EnvironmentFault
+from messaging.errors import EnvironmentFault
 from messaging.identity import Identity
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch

@@ -34,13 +34,25 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
-from actors.module_spec import EDGE_HUB, DesiredStatus, DockerSettings, ProcessSettings, spec_hash
-from actors.ports import ModuleRun
+from actors.module_spec import (
+    EDGE_CLOUD,
+    EDGE_HUB,
+    DesiredStatus,
+    DockerSettings,
+    ModuleSpec,
+    ProcessSettings,
+    RestartPolicy,
+    StandInSettings,
+    spec_hash,
+)
+from actors.ports import ModuleAccess, ModuleRecord, ModuleRun
 from actors.reported import Platform
+from actors.restart_policy import RestartState
 from actors.rollout import start_groups
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
 from messaging.address import child_of
+from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
 from runtime.agent_cloud import cloud_actors
@@ -52,6 +64,7 @@ from runtime.edge_containers import container_runtime, edge_names, listening_for
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
+from runtime.embedded_cloud import EmbeddedCloud
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
@@ -124,6 +137,7 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
             edge.prepare()
         except BaseException:
             containers.take_back_gateway()
+            edge.take_back_cloud()
             raise
         return edge.run(for_s)
 
@@ -176,9 +190,14 @@ class _Edge:
         self._run = run
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
-        self._hub_sockets = HubSockets(hub_listeners(settings, self._environment))
+        self._hub_sockets = HubSockets(
+            hub_listeners(settings, self._environment), beside=lambda: self._cloud.sockets()
+        )
+        self._cloud = EmbeddedCloud(self._home, beside=self._hub_sockets.held)
         self._security: EdgeSecurity | None = None
         self._hub_ended = threading.Event()
+        self._cloud_ended = threading.Event()
+        self._cloud_was_started = False
         self._failure = ""
         self._root_ended = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -197,20 +216,29 @@ class _Edge:
             umask=umask,
             hub_sockets=self._sockets_for_hub,
             close_hub_sockets=self._hub_sockets.close,
+            cloud_sockets=self._cloud.for_process,
         )
         self._modules = ModuleRuntimes(processes, containers)
 
     def prepare(self) -> None:
         """Take sockets, keys and certificates; write down what the hub needs."""
         settings, home = self._settings, self._home
+        cloud_lives = self._cloud_lives()
+        if cloud_lives:
+            self._cloud.prepare(lives=True)  # its sockets may be in the way of the hub's
         hub_lives = self._hub_wanted and self._hub_lives()
         sockets_held = False
         if hub_lives:
             sockets_held = self._take_sockets_back()
         elif self._hub_wanted:
             self._hub_sockets.bind()
+        if not cloud_lives:
+            self._cloud.prepare(lives=False)
         prepare_home(home.path)
         home.close_entries()
+        self._cloud.keep_address()
+        if not cloud_lives:
+            self._start_cloud()
         remember_device(settings)
         remember(home, self._provisioned)
         if came_from_elsewhere(home.path):
@@ -222,6 +250,7 @@ class _Edge:
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
             trusted_pem=trusted_pem(settings),
+            provisioned=self._provisioned,
             group_of=self._group_of,
             image_of=self._image_of,
             now_s=time.time,
@@ -239,6 +268,14 @@ class _Edge:
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
         write_private_file(home.hub_config, hub_config.encode(config))
+
+    def take_back_cloud(self) -> None:
+        """End the stand-in that was started, when nothing else will be."""
+        if self._cloud_was_started:
+            self._modules.kill(EDGE_CLOUD)
+            self._cloud_ended.wait(KILL_LIMIT_S)
+            self._modules.remove(EDGE_CLOUD)
+            self._cloud.remove_run_directory()
 
     def run(self, for_s: float | None) -> int:
         """Start the actors and wait for the end."""
@@ -271,10 +308,12 @@ class _Edge:
             self._security.close()
         self._modules.close()
         self._hub_sockets.close()
+        self._cloud.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
             self._run.remove()
+            self._cloud.remove_run_directory()
 
     def _group_of(self, name: str) -> int | None:
         """Return who may use the workload socket of a module; a container may have any user."""
@@ -309,6 +348,7 @@ class _Edge:
             started_at_s=began_s,
             link=LINK if self._provisioned else "",
             platform=Platform(architecture=os.uname().machine),
+            cloud=self._cloud_spec,
         )
 
     def _on_root_end(self, reason: str) -> None:
@@ -407,6 +447,27 @@ class _Edge:
 
     def _hub_lives(self) -> bool:
         return isinstance(self._modules.adopt(EDGE_HUB, lambda end: self._hub_ended.set()), ModuleRun)
+
+    # the stand-in
+
+    def _cloud_lives(self) -> bool:
+        return isinstance(self._modules.adopt(EDGE_CLOUD, lambda end: self._cloud_ended.set()), ModuleRun)
+
+    @property
+    def _cloud_spec(self) -> ModuleSpec:
+        settings = StandInSettings(self._cloud.host_name)
+        return ModuleSpec(EDGE_CLOUD, settings, restart_policy=RestartPolicy.ALWAYS, version=VERSION)
+
+    def _start_cloud(self) -> None:
+        """Start it before its supervisor does: the edge's identity is made in it, and that takes a while."""
+        spec = self._cloud_spec
+        record = self._records.load(EDGE_CLOUD)
+        if record is None or record.spec_hash != spec_hash(spec):
+            record = ModuleRecord(spec_hash(spec), spec.startup_order, spec.status, RestartState())
+            self._records.save(EDGE_CLOUD, record, durable=False)
+        if record.by_hand is not DesiredStatus.STOPPED:
+            self._modules.start(spec, ModuleAccess(), lambda end: self._cloud_ended.set())
+            self._cloud_was_started = True
 
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from messaging.errors import EdgeError
     from runtime.docker_leftovers import RemovedFromEngine
     from runtime.home import Home
+    from runtime.iothub.cloud_home import CloudHome
     from runtime.leftovers import EndedProcess
 
 GRACE_S: Final = 30.0  # for the agent to end the modules, which have their own grace; then it is killed
@@ -39,10 +40,14 @@ def down(purge: bool, home: Path, as_json: bool) -> None:
     run = RunDirectory.of(home)
     had_run_directory = run.path.exists()
     ended = end_edge(run, GRACE_S)
+    cloud = CloudHome.in_home(home)
+    cloud_lives = cloud.lock().holder() is not None  # one that the user runs by himself
+    if not cloud_lives:
+        cloud.run.remove()
     removed, problem = _remove_containers(run.path.name, Home(home))
     if purge:
         purge_store(database_of(Home(home)), Home(home))
-    left = Home(home).purge() if purge else None
+    left = Home(home).purge(with_cloud=not cloud_lives) if purge else None
     if as_json:
         print_json(
             {

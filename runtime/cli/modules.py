@@ -97,6 +97,8 @@ def wrong_settings(modules: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def config(module: Mapping[str, Any]) -> str:
     """Return what a module was made from: an image, or a command."""
+    if "address" in module:
+        return f"IoT Hub stand-in at {module['address']}"
     if "command" in module:
         return " ".join(module["command"])
     image: str = module.get("image", module["type"])

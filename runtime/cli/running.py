@@ -14,7 +14,8 @@ from actors.security import CreateDevice, DeleteDevice, DeviceChanged, DeviceIde
 from messaging.client import Client, NobodyThere, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from runtime.home import Home
-from runtime.key_store import Identity, KeyStore
+from runtime.key_content import Identity
+from runtime.key_store import KeyStore
 from runtime.run_directory import AGENT, Lock, RunDirectory
 
 T = TypeVar("T")
