@@ -23,7 +23,7 @@ from messaging.connection_string import ConnectionString
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
 from messaging.text import quoted
-from runtime.atomic_file import write_private_file
+from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.config import Settings, about, kept_device_id, variable
 from runtime.device_credentials import Enrollment, enrollment_key, read_secret_file
 from runtime.home import Home
@@ -165,6 +165,11 @@ def remember(home: Home, found: Provisioned | None) -> None:
     elif before.device_key != found.device_key:
         log.info("device '%s' has a new key for %s", found.device_id, found.host_name)
     write_private_file(home.provisioned, _encode(found))
+    if found.ca_pem:
+        make_private_folder(home.certificates)
+        write_private_file(home.cloud_ca, found.ca_pem.encode())
+    else:
+        home.cloud_ca.unlink(missing_ok=True)
 
 
 def enrollment_of(settings: Settings) -> Enrollment:
