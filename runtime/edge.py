@@ -331,7 +331,7 @@ class _Edge:
     def _root(self, began_s: float) -> AgentRootActor:
         security = self._security
         assert security is not None
-        cloud = () if self._provisioned is None else cloud_actors(self._provisioned)
+        cloud = () if self._provisioned is None else cloud_actors(self._provisioned, self._home)
         return AgentRootActor(lambda: SecurityActor(security), lambda: self._agent(began_s), cloud)
 
     def _agent(self, began_s: float) -> AgentActor:
