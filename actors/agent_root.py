@@ -1,4 +1,4 @@
-"""The root of the agent process: security first, then its link to the cloud, the agent with its modules last.
+"""The root of the agent process: security first, the registry, the link, then the agent with its modules.
 
 Understands: StopEdge, and what RootActor does
 Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
@@ -14,6 +14,7 @@ from typing import Final
 from actors.agent import AgentActor, ModulesStopped, StopModules
 from actors.base import ChildSpec
 from actors.module_spec import EDGE_HUB
+from actors.registry import RegistryActor
 from actors.root import RootActor
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 AGENT_PROCESS: Final = "agent"
 SECURITY: Final = "agent/security"
+REGISTRY: Final = "agent/registry"
 AGENT: Final = "agent/agent"
 
 
@@ -34,17 +36,19 @@ class StopEdge:
 
 
 class AgentRootActor(RootActor):
-    """Security, the link to the cloud when there is one, the agent; the end of the edge goes through here."""
+    """Security, registry, the link to the cloud when there is one, agent; the edge ends through here."""
 
     def __init__(
         self,
         security: Callable[[], SecurityActor],
+        registry: Callable[[], RegistryActor],
         agent: Callable[[], AgentActor],
         cloud: Sequence[ChildSpec] = (),
     ) -> None:
         super().__init__(
             (
                 ChildSpec("security", security, exported=True),
+                ChildSpec("registry", registry, exported=True),
                 *cloud,
                 ChildSpec("agent", agent, exported=True),
             )

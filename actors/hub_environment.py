@@ -45,7 +45,6 @@ class HubEnvironment:
     connect_arrival_timeout_s: float = 5.0
     max_keep_alive_timeout_s: float = 600.0
     max_outbound_retransmissions: int | None = None  # None: a client is never given up for that
-    upstream_web_socket: bool = False
     cloud_idle_timeout_s: float = 3600.0
     closes_idle_cloud_connections: bool = True
     closes_cloud_connection_with_client: bool = True
@@ -134,12 +133,6 @@ def _read_level(text: str) -> str:
 _TLS: Final = {"tls12": "tls1.2", "tls1.2": "tls1.2", "tls13": "tls1.3", "tls1.3": "tls1.3"}
 
 
-def _read_upstream(text: str) -> bool:
-    if text.lower() not in ("mqtt", "mqttws"):
-        raise ValueError
-    return text.lower() == "mqttws"
-
-
 def _read_tls(text: str) -> tuple[str, ...]:
     versions = {_TLS.get(part.strip().lower(), "") for part in text.split(",")}
     if "" in versions:
@@ -150,7 +143,6 @@ def _read_tls(text: str) -> tuple[str, ...]:
 _SWITCH: Final = Kind(_read_switch, "true or false")
 _LEVEL: Final = Kind(_read_level, "verbose, debug, info, warning, error or fatal")
 _TLS_LIST: Final = Kind(_read_tls, "tls1.2, tls1.3 or both with a comma; older versions are broken")
-_UPSTREAM: Final = Kind(_read_upstream, "Mqtt or MqttWs; the link to the cloud does not speak AMQP")
 _ANY: Final = Kind(str, "")
 
 
@@ -326,14 +318,6 @@ VARIABLES: Final = (
         "silence after which any client is disconnected, also one without keep-alive",
     ),
     _obeyed(
-        "UpstreamProtocol",
-        "Amqp, else AmqpWs",
-        "upstream_web_socket",
-        _UPSTREAM,
-        "how the cloud is reached: Mqtt on port 8883, MqttWs on port 443",
-        "Mqtt",
-    ),
-    _obeyed(
         "CloudConnectionIdleTimeoutSecs",
         "3600",
         "cloud_idle_timeout_s",
@@ -381,6 +365,7 @@ VARIABLES: Final = (
         "storeAndForwardConfiguration.timeToLiveSecs of '$edgeHub' says how long messages are kept",
     ),
     _refused("ConfigSource", "twin", "routes are those of the deployment", "twin"),
+    _refused("UpstreamProtocol", "Amqp, else AmqpWs", "the link to the cloud is MQTT on port 8883", "mqtt"),
     _refused("Https_Proxy", "none", "the link to the cloud takes no proxy"),
     _refused("HttpSettings__metrics_port", "9600", _NO_METRICS),
     _refused("Metrics__Listener__MetricsEnabled", "true", _NO_METRICS, "false"),
@@ -411,8 +396,8 @@ VARIABLES: Final = (
     _none("UpstreamFanOutFactor", "10", "all senders are served in turns, each over its own connection"),
     _none("IotHubConnectionPoolSize", "1", _AMQP_LINK),
     _none("UseServerHeartbeat", "true", _AMQP_LINK),
-    _none("CloudConnectionHangingTimeoutSecs", "50", "CloudOperationTimeoutSecs says when a connection hangs"),
-    _none("ConnectivityCheckFrequencySecs", "300", "the connections themselves tell whether the cloud is there"),
+    _none("CloudConnectionHangingTimeoutSecs", "50", "CloudOperationTimeoutSecs says when one hangs"),
+    _none("ConnectivityCheckFrequencySecs", "300", "the connections themselves tell that"),
     _none("ConfigRefreshFrequencySecs", "3600", _AT_ONCE),
     _none("DeviceScopeCacheRefreshRateSecs", "3600", _AT_ONCE),
     _none("DeviceScopeCacheRefreshDelaySecs", "120", _AT_ONCE),

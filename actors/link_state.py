@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from messaging.kinds import message
 
+Source = tuple[str, str, float, str, str, int, int]
+"""Identity, state (`upstream_source.Phase` by value), since when in seconds since 1970-01-01 UTC, kind of the
+fault or "", its reason, messages the cloud took since the hub started, messages on their way."""
+
 
 @message
 class SwitchLink:
@@ -19,12 +23,7 @@ class GetLinkState:
 
 @message
 class LinkState:
-    """How the link to the cloud is.
-
-    A source is (identity, state, since when in seconds since 1970-01-01 UTC, kind of the fault or "", its
-    reason, messages the cloud took since the hub started, messages on their way). States are those of
-    `upstream_source.Phase`, by value.
-    """
+    """How the link to the cloud is, and each identity that uses it."""
 
     on: bool
     sent: int  # messages that the cloud took since the hub started
@@ -32,4 +31,4 @@ class LinkState:
     since_s: float = 0.0  # since when it is up or not; seconds since 1970-01-01 UTC
     reason: str = ""  # why it is not up
     host_name: str = ""
-    sources: tuple[tuple[str, str, float, str, str, int, int], ...] = ()
+    sources: tuple[Source, ...] = ()

@@ -39,8 +39,8 @@ class MessageStore(Protocol):
         """
         ...
 
-    def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
-        """Forget messages that the endpoint took; return how many of them were still waiting.
+    def delivered(self, ranges: Mapping[str, Sequence[tuple[int, int]]]) -> int:
+        """Forget messages that endpoints took, all at once; return how many of them were still waiting.
 
         A range is first and last position, both included; ranges may overlap. Positions where nothing
         waits (any longer: said twice, expired meanwhile) are not counted.

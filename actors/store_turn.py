@@ -52,8 +52,8 @@ def write(store: MessageStore, turn: Turn, now_s: float) -> tuple[int, list[Segm
     )
     with store.transaction():
         first = store.append(segments, now_s) if segments else 0
-        for endpoint_id, ranges in turn.delivered.items():
-            store.delivered(endpoint_id, ranges)
+        if turn.delivered:
+            store.delivered(turn.delivered)
         for given_up in turn.poison:
             store.dropped(given_up.endpoint_id, given_up.ranges, "poison")
         for _, request in turn.sessions:

@@ -286,9 +286,7 @@ class UpstreamActor(EdgeActor):
             self._make_places()
             return
         source.enter(Phase.ASKING, self.clock.now_s())
-        asked = self.request(
-            self._identities, GetAccess(source.identity, source.was_refused), ACCESS_LIMIT_S
-        )
+        asked = self.request(self._identities, GetAccess(source.identity, source.was_refused), ACCESS_LIMIT_S)
         self._asked[asked] = source.identity
 
     def _stand_in_line(self, source: Source) -> None:
@@ -300,9 +298,7 @@ class UpstreamActor(EdgeActor):
         if source is None or self._connections is None:
             return
         observer = source.observer = Observer(source.identity, self._events)
-        access = CloudAccess(
-            Identity.parse(source.identity), self._host_name, message.key, self._ca_pem()
-        )
+        access = CloudAccess(Identity.parse(source.identity), self._host_name, message.key, self._ca_pem())
         connection = source.connection = self._connections.make(access, observer)
         source.enter(Phase.OPENING, self.clock.now_s())
         source.opened_s = source.moved_s = self.clock.monotonic_s()
@@ -634,7 +630,9 @@ class UpstreamActor(EdgeActor):
         self.reply(self._state())
 
     def _state(self) -> LinkState:
-        shown = [source for source in self._sources.values() if source.phase is not Phase.CLOSED or source.sent]
+        shown = [
+            source for source in self._sources.values() if source.phase is not Phase.CLOSED or source.sent
+        ]
         return LinkState(
             self._on,
             self._sender.sent,

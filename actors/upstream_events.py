@@ -99,7 +99,10 @@ class Events:
 
 
 class Observer:
-    """Implements `CloudObserver` for one connection. Numbers of messages are above 0, of other requests below."""
+    """Implements `CloudObserver` for one connection.
+
+    Numbers of messages are above 0, those of other requests below.
+    """
 
     def __init__(self, identity: str, events: Events) -> None:
         self.identity = identity

@@ -45,7 +45,9 @@ class UpstreamServices:
         self._twins = twins
         self._methods = methods
         self._numbers = itertools.count(-1, -1)
-        self._calls: dict[int, tuple[CloudConnection, str]] = {}  # correlation id → whose call, its request id
+        self._calls: dict[
+            int, tuple[CloudConnection, str]
+        ] = {}  # correlation id → whose call, its request id
 
     # twins
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from actors import link_state
 from actors.cloud_connection import CloudConnection, CloudFault
 from actors.upstream_events import Observer
 from actors.upstream_rate import Window
@@ -193,7 +194,7 @@ class Source:
         self.in_flight.clear()
         self.in_flight_bytes = 0
 
-    def row(self) -> tuple[str, str, float, str, str, int, int]:
+    def row(self) -> link_state.Source:
         """Return what LinkState tells of this source."""
         fault = self.fault
         kind, reason = ("", "") if fault is None else (fault.kind.value, fault.reason)

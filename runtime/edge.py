@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import random
 import select
 import signal
 import threading
@@ -26,7 +27,7 @@ import msgspec
 from actors import hub_config
 from actors.agent import AgentActor, KillModules
 from actors.agent_link import LINK
-from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
+from actors.agent_root import AGENT, AGENT_PROCESS, REGISTRY, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper
@@ -46,6 +47,7 @@ from actors.module_spec import (
     spec_hash,
 )
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun
+from actors.registry import RegistryActor
 from actors.reported import Platform
 from actors.restart_policy import RestartState
 from actors.rollout import start_groups
@@ -64,7 +66,7 @@ from runtime.edge_containers import container_runtime, edge_names, listening_for
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
-from runtime.embedded_cloud import EmbeddedCloud
+from runtime.embedded_cloud import EmbeddedCloud, embedded_cloud
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
@@ -111,7 +113,8 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
     settings, provisioned = provision(settings)
-    chosen = choose(settings, deployment_path, provisioned is not None)
+    cloud = embedded_cloud(settings, provisioned)
+    chosen = choose(settings, deployment_path, has_cloud=provisioned is not None or cloud is not None)
     deployment = chosen.deployment
     earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
     if earlier != message_db and earlier.exists():
@@ -131,7 +134,11 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         stack.callback(_remove_unless_modules_live, run)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
-        edge = _Edge(settings, provisioned, chosen, run, containers, umask)
+        if cloud is not None:
+            stack.callback(cloud.close)
+            cloud.prepare(run.path)
+            settings = replace(settings, iothub_hostname=cloud.host_name)
+        edge = _Edge(settings, provisioned, cloud, chosen, run, containers, umask)
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -176,6 +183,7 @@ class _Edge:
         self,
         settings: Settings,
         provisioned: Provisioned | None,
+        cloud: EmbeddedCloud | None,
         chosen: Chosen,
         run: RunDirectory,
         containers: DockerRuntime,
@@ -191,9 +199,11 @@ class _Edge:
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
         self._hub_sockets = HubSockets(
-            hub_listeners(settings, self._environment), beside=lambda: self._cloud.sockets()
+            hub_listeners(settings, self._environment), beside=cloud.sockets if cloud else lambda: ()
         )
-        self._cloud = EmbeddedCloud(self._home, beside=self._hub_sockets.held)
+        self._cloud = cloud
+        if cloud is not None:
+            cloud.beside = self._hub_sockets.held
         self._security: EdgeSecurity | None = None
         self._hub_ended = threading.Event()
         self._cloud_ended = threading.Event()
@@ -216,29 +226,23 @@ class _Edge:
             umask=umask,
             hub_sockets=self._sockets_for_hub,
             close_hub_sockets=self._hub_sockets.close,
-            cloud_sockets=self._cloud.for_process,
+            cloud_sockets=cloud.for_process if cloud else lambda: ({}, ()),
         )
         self._modules = ModuleRuntimes(processes, containers)
 
     def prepare(self) -> None:
         """Take sockets, keys and certificates; write down what the hub needs."""
         settings, home = self._settings, self._home
-        cloud_lives = self._cloud_lives()
-        if cloud_lives:
-            self._cloud.prepare(lives=True)  # its sockets may be in the way of the hub's
         hub_lives = self._hub_wanted and self._hub_lives()
         sockets_held = False
         if hub_lives:
             sockets_held = self._take_sockets_back()
         elif self._hub_wanted:
             self._hub_sockets.bind()
-        if not cloud_lives:
-            self._cloud.prepare(lives=False)
         prepare_home(home.path)
         home.close_entries()
-        self._cloud.keep_address()
-        if not cloud_lives:
-            self._start_cloud()
+        if self._cloud is not None:
+            self._start_cloud(self._cloud)
         remember_device(settings)
         remember(home, self._provisioned)
         if came_from_elsewhere(home.path):
@@ -271,7 +275,7 @@ class _Edge:
 
     def take_back_cloud(self) -> None:
         """End the stand-in that was started, when nothing else will be."""
-        if self._cloud_was_started:
+        if self._cloud is not None and self._cloud_was_started:
             self._modules.kill(EDGE_CLOUD)
             self._cloud_ended.wait(KILL_LIMIT_S)
             self._modules.remove(EDGE_CLOUD)
@@ -308,12 +312,12 @@ class _Edge:
             self._security.close()
         self._modules.close()
         self._hub_sockets.close()
-        self._cloud.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
             self._run.remove()
-            self._cloud.remove_run_directory()
+            if self._cloud is not None:
+                self._cloud.remove_run_directory()
 
     def _group_of(self, name: str) -> int | None:
         """Return who may use the workload socket of a module; a container may have any user."""
@@ -331,8 +335,14 @@ class _Edge:
     def _root(self, began_s: float) -> AgentRootActor:
         security = self._security
         assert security is not None
+        registry = security.registry()
         cloud = () if self._provisioned is None else cloud_actors(self._provisioned, self._home)
-        return AgentRootActor(lambda: SecurityActor(security), lambda: self._agent(began_s), cloud)
+        return AgentRootActor(
+            lambda: SecurityActor(security, REGISTRY if registry else ""),
+            lambda: RegistryActor(registry, security=SECURITY, random=random.random),
+            lambda: self._agent(began_s),
+            cloud,
+        )
 
     def _agent(self, began_s: float) -> AgentActor:
         keeper = self._keeper
@@ -348,7 +358,7 @@ class _Edge:
             started_at_s=began_s,
             link=LINK if self._provisioned else "",
             platform=Platform(architecture=os.uname().machine),
-            cloud=self._cloud_spec,
+            cloud=None if self._cloud is None else _cloud_spec(self._cloud),
         )
 
     def _on_root_end(self, reason: str) -> None:
@@ -448,32 +458,28 @@ class _Edge:
     def _hub_lives(self) -> bool:
         return isinstance(self._modules.adopt(EDGE_HUB, lambda end: self._hub_ended.set()), ModuleRun)
 
-    # the stand-in
-
-    def _cloud_lives(self) -> bool:
-        return isinstance(self._modules.adopt(EDGE_CLOUD, lambda end: self._cloud_ended.set()), ModuleRun)
-
-    @property
-    def _cloud_spec(self) -> ModuleSpec:
-        settings = StandInSettings(self._cloud.host_name)
-        return ModuleSpec(EDGE_CLOUD, settings, restart_policy=RestartPolicy.ALWAYS, version=VERSION)
-
-    def _start_cloud(self) -> None:
-        """Start it before its supervisor does: the edge's identity is made in it, and that takes a while."""
-        spec = self._cloud_spec
-        record = self._records.load(EDGE_CLOUD)
-        if record is None or record.spec_hash != spec_hash(spec):
-            record = ModuleRecord(spec_hash(spec), spec.startup_order, spec.status, RestartState())
-            self._records.save(EDGE_CLOUD, record, durable=False)
-        if record.by_hand is not DesiredStatus.STOPPED:
-            self._modules.start(spec, ModuleAccess(), lambda end: self._cloud_ended.set())
-            self._cloud_was_started = True
-
     def _end_hub(self) -> None:
         """End a hub of a former agent that was made from something else, for its ports."""
         log.info("the hub of an earlier run is ended: its settings changed")
         self._modules.stop(EDGE_HUB, self._hub_grace_s)
         self._hub_ended.wait(self._hub_grace_s + KILL_LIMIT_S)
+
+    # the stand-in
+
+    def _start_cloud(self, cloud: EmbeddedCloud) -> None:
+        """Start it before its supervisor does: the first time the edge's identity is made in it."""
+        cloud.keep_address()
+        spec = _cloud_spec(cloud)
+        record = self._records.load(EDGE_CLOUD)
+        if record is None or record.spec_hash != spec_hash(spec):
+            record = ModuleRecord(spec_hash(spec), spec.startup_order, spec.status, RestartState())
+            self._records.save(EDGE_CLOUD, record, durable=False)
+        ended = self._cloud_ended
+        found = self._modules.adopt(EDGE_CLOUD, lambda end: ended.set())
+        if not isinstance(found, ModuleRun) and record.by_hand is not DesiredStatus.STOPPED:
+            self._modules.start(spec, ModuleAccess(), lambda end: ended.set())
+            self._cloud_was_started = True
+        self._provisioned = cloud.identity(self._settings.device_id, self._provisioned, ended.is_set)
 
     def _put_in_place(self, deployment: Deployment) -> Deployment:
         """In the agent's thread: have ready what the hub of a new deployment starts from."""
@@ -513,6 +519,11 @@ class _Edge:
 def _wants_hub(deployment: Deployment) -> bool:
     hub = deployment.edge_hub
     return hub is not None and hub.status is DesiredStatus.RUNNING
+
+
+def _cloud_spec(cloud: EmbeddedCloud) -> ModuleSpec:
+    settings = StandInSettings(cloud.host_name)
+    return ModuleSpec(EDGE_CLOUD, settings, restart_policy=RestartPolicy.ALWAYS, version=VERSION)
 
 
 def _server_names(settings: Settings) -> tuple[str, ...]:

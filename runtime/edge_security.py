@@ -23,6 +23,7 @@ from runtime.home import Home
 from runtime.hub_identities import own_identities, with_scope
 from runtime.key_content import Identity
 from runtime.key_store import KeyStore
+from runtime.leaf_rules import adopt
 from runtime.module_environment import EdgeNames, module_variables
 from runtime.provisioning import Provisioned
 from runtime.scope_file import ScopeFile
@@ -122,7 +123,7 @@ class EdgeSecurity:
         """Make the identity of a module; see Security."""
         module_id = _module_id(name)
         self._keys.ensure_module(module_id, now_s)
-        return self._provisioned is not None and not self._keys.cloud_modules()[module_id]
+        return self._provisioned is not None and self._keys.waits_for_cloud(module_id)
 
     def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
         """Make the identity of a module and open its workload socket; see Security."""
@@ -160,7 +161,7 @@ class EdgeSecurity:
         kept = self._keys.identities()
         known = own_identities(kept)
         if self._provisioned is not None and self._scope is not None:
-            known = with_scope(known, self._scope.identities, self._provisioned)
+            known = with_scope(known, self._scope.identities, self._provisioned, self._keys.pending())
         return KnownIdentities(known, (*ders(self._ca.certificate_pem), *ders(self._trusted_pem)))
 
     def create_device(
@@ -171,10 +172,12 @@ class EdgeSecurity:
 
     def enable_device(self, device_id: str, enabled: bool) -> None:
         """Let a device behind this edge connect, or not any more; see Security."""
+        adopt(self._home, self._keys, device_id)
         self._keys.enable_device(device_id, enabled)
 
     def delete_device(self, device_id: str) -> None:
         """Forget a device behind this edge; see Security."""
+        adopt(self._home, self._keys, device_id)
         self._keys.delete_device(device_id)
 
     def device(self, device_id: str) -> DeviceAccess | None:

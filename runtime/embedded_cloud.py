@@ -13,19 +13,25 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 
 from messaging.connection_string import ConnectionString
 from messaging.errors import EnvironmentFault
 from messaging.identity import Identity
 from runtime import listening_sockets, socket_handover
 from runtime.atomic_file import write_private_file
+from runtime.config import Settings
 from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome
 from runtime.listening_sockets import ListenAddress, Use, address_of
+from runtime.provisioning import Provisioned, from_connection_string
+from runtime.run_directory import EMBEDDED_CLOUD
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +50,40 @@ class Kept(msgspec.Struct, frozen=True, rename="camel"):
     address: str
     https_port: int
     folder_is_ours: bool  # HOME/cloud was made for this edge and goes with it
+    in_use: bool = True  # False: the edge was linked to another IoT Hub since
+
+
+def embedded_cloud(settings: Settings, provisioned: Provisioned | None) -> EmbeddedCloud | None:
+    """Return the stand-in of an edge that nobody has given another IoT Hub, now or earlier.
+
+    Raises:
+        EnvironmentFault: what the home says of it makes no sense.
+    """
+    home = Home(settings.home)
+    kept = read_kept(home)
+    is_given = settings.connection_string is not None or bool(settings.dps_id_scope)
+    if not is_given and (provisioned is None or (kept is not None and kept.in_use)):
+        return EmbeddedCloud(home, kept)
+    if kept is not None and kept.in_use:
+        log.warning(
+            "the IoT Hub that this edge ran for itself is not started any more; what it knows stays in %s",
+            CloudHome.in_home(home.path).path,
+        )
+        write_private_file(home.cloud_address, msgspec.json.encode(structs.replace(kept, in_use=False)))
+    return None
 
 
 class EmbeddedCloud:
     """One per run of the agent. The main thread prepares it; `for_process` is called by any."""
 
-    def __init__(self, home: Home, beside: Callable[[], Sequence[socket.socket]]) -> None:
-        """Keep what is needed; `beside` are the sockets of our hub, as in `listening_sockets.bind`."""
+    def __init__(self, home: Home, kept: Kept | None) -> None:
+        """Keep what is needed; `kept` is what the home says of an earlier run."""
         self._home = home
         self._place = CloudHome.in_home(home.path)
-        self._beside = beside
         self._sockets: list[tuple[Use, socket.socket]] = []
-        self._kept = read_kept(home)
+        self._kept = kept
         self._is_new = False
+        self.beside: Callable[[], Sequence[socket.socket]] = lambda: ()  # the sockets of our hub
 
     @property
     def host_name(self) -> str:
@@ -79,16 +106,18 @@ class EmbeddedCloud:
         """Return what is held of the sockets."""
         return [listener for _, listener in self._sockets]
 
-    def prepare(self, lives: bool) -> None:
-        """Have an address with its sockets; `lives`: the stand-in of an earlier agent runs.
+    def prepare(self, run_dir: Path) -> None:
+        """Have an address with its sockets. A stand-in that outlived its agent gives its own back.
+
+        Args:
+            run_dir: Of the edge, where its hub offers its sockets if it outlived the agent.
 
         Raises:
             EnvironmentFault: there is none to be had, or a stand-in that is not ours runs on this home.
         """
-        if lives and self._take_back():
+        self.beside = lambda: socket_handover.take(run_dir, TAKE_LIMIT_S, lambda: False) or ()
+        if self._lives() and self._take_back():
             return
-        if not lives:
-            self._refuse_another()
         before = self._kept
         self._bind()
         assert self._kept is not None
@@ -120,7 +149,7 @@ class EmbeddedCloud:
         if not self._sockets:
             assert self._kept is not None
             wanted = [_listen(self.host_name, MQTT_PORT), _listen(self.host_name, self.https_port)]
-            bound = listening_sockets.bind(wanted, beside=self._beside())
+            bound = listening_sockets.bind(wanted, beside=self.beside())
             self._sockets = list(zip((Use.MQTT, Use.WEB), bound, strict=True))
         return listening_sockets.to_environment(self._sockets)
 
@@ -134,6 +163,19 @@ class EmbeddedCloud:
         """Leave nothing of a stand-in that has ended in the run directory."""
         if self._place.lock().holder() is None:
             self._place.run.remove()
+
+    def identity(
+        self, device_id: str, known: Provisioned | None, has_ended: Callable[[], bool]
+    ) -> Provisioned:
+        """Return as which device the edge is known there. The first time the device is made; that waits.
+
+        Raises:
+            EdgeError: as `edge_device`.
+        """
+        if known is not None and known.host_name == self.host_name and self._place.database.exists():
+            return replace(known, https_port=self.https_port)
+        parts = self.edge_device(device_id, has_ended)
+        return from_connection_string(parts, self.https_port, self.ca_file.read_text("ascii"))
 
     # what is put into it
 
@@ -187,20 +229,24 @@ class EmbeddedCloud:
         self._sockets = [(use, by_port[port]) for use, port in uses if port in by_port]
         return len(self._sockets) == len(uses)
 
-    def _refuse_another(self) -> None:
+    def _lives(self) -> bool:
+        """Tell whether a stand-in of ours runs; refuse another one."""
         holder = self._place.lock().holder()
-        if holder is not None:
+        if holder is None:
+            return False
+        if not holder.command.endswith(EMBEDDED_CLOUD):
             raise EnvironmentFault(
                 f"an IoT Hub stand-in that this edge did not start (pid {holder.pid}) runs on home "
                 f"{self._home.path}; end it, and the edge runs one on the same data; or choose another --home"
             )
+        return True
 
     def _bind(self) -> None:
         ours = self._kept.folder_is_ours if self._kept else not self._place.path.exists()
         error: EnvironmentFault | None = None
         for address in self._candidates():
             try:
-                mqtt = listening_sockets.bind([_listen(address, MQTT_PORT)], beside=self._beside())
+                mqtt = listening_sockets.bind([_listen(address, MQTT_PORT)], beside=self.beside())
             except EnvironmentFault as exc:
                 error = error or exc
                 continue
@@ -225,7 +271,7 @@ class EmbeddedCloud:
         kept = () if self._kept is None else (self._kept.https_port,)
         for port in (*kept, *HTTPS_PORTS):
             try:
-                return listening_sockets.bind([_listen(address, port)], beside=self._beside())
+                return listening_sockets.bind([_listen(address, port)], beside=self.beside())
             except EnvironmentFault:
                 continue  # not permitted, or somebody has it on all addresses
         return []
@@ -236,9 +282,11 @@ class EmbeddedCloud:
 
         ends_s = time.monotonic() + START_LIMIT_S
         while not has_ended() and time.monotonic() < ends_s:
-            if self._place.lock().holder() is not None and self._answers():
-                return Cloud(self._home.path)
-            time.sleep(LOOK_S)
+            with suppress(EnvironmentFault):  # it has not said yet where it listens
+                cloud = Cloud(self._home.path)
+                if cloud.serving.host_name == self.host_name and self._answers():
+                    return cloud
+            time.sleep(LOOK_S)  # between two looks at what another process writes
         raise EnvironmentFault(
             f"the IoT Hub that the edge runs for itself did not start; see {self._home.log_of('edgeCloud')}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -24,16 +24,24 @@ def own_identities(kept: Sequence[Identity]) -> tuple[HubIdentity, ...]:
 
 
 def with_scope(
-    own: Sequence[HubIdentity], scope: Sequence[HubIdentity], provisioned: Provisioned
+    own: Sequence[HubIdentity],
+    scope: Sequence[HubIdentity],
+    provisioned: Provisioned,
+    pending: Collection[str] = (),
 ) -> tuple[HubIdentity, ...]:
     """Return all who may connect, the edge device first.
 
     Of the edge itself and of devices the cloud knows best; of modules that are here, we do: their keys are
     ours, and the cloud gets them from us. What only one side knows is known, so a device that was made here
     before there was a cloud goes on to work.
+
+    Args:
+        own: From `own_identities`.
+        scope: What the cloud said last.
+        pending: Ids of what changed here, or was deleted, and the cloud was not told yet: our word counts.
     """
     edge = own[0]
-    said = {identity.id: identity for identity in scope}
+    said = {identity.id: identity for identity in scope if identity.id not in pending}
     key = Secret(sas.decode_key(provisioned.device_key.reveal().decode()))
     first = said.get(edge.id) or replace(edge, keys=(key,))
     known = {first.id: first}
@@ -46,8 +54,8 @@ def with_scope(
             else replace(identity, device_scope=first.device_scope, parent_scopes=(first.device_scope,))
         )
         known[identity.id] = theirs or ours
-    for identity in scope:
-        known.setdefault(identity.id, identity)
+    for name, identity in said.items():
+        known.setdefault(name, identity)
     return tuple(known.values())
 
 

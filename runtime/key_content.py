@@ -60,6 +60,14 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class LeafChange:
+    """What our own stand-in has to be told of a leaf device."""
+
+    device: Identity | None  # as it is now; None: it is deleted
+    in_cloud: bool  # whether the stand-in has one of that id from us
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     generation_id: str
     status: Status
@@ -156,11 +164,17 @@ def without_module(content: Content, module_id: str) -> Content:
 
 
 def with_leaf(content: Content, device_id: str, device: Device | None) -> Content:
-    """Return the content with a leaf device changed, made, or deleted: None."""
+    """Return the content with a leaf device changed, made, or deleted: None.
+
+    Of a deleted one our own stand-in is told only if it has it.
+    """
+    before = content.leaf_devices.get(device_id)
     leaves = {name: kept for name, kept in content.leaf_devices.items() if name != device_id}
+    changes = tuple(name for name in content.leaf_changes if name != device_id)
     if device is not None:
         leaves[device_id] = device
-    changes = (*(name for name in content.leaf_changes if name != device_id), device_id)
+    if device is not None or (before is not None and before.in_cloud):
+        changes = (*changes, device_id)
     return replace(content, leaf_devices=leaves, leaf_changes=changes)
 
 
@@ -186,16 +200,21 @@ def followed(content: Content, scope: Mapping[str, HubIdentity]) -> Content:
         if theirs is None:
             del leaves[device_id]
             continue
-        primary, secondary = (*(key.reveal() for key in theirs.keys), b"", b"")[:2]
-        leaves[device_id] = replace(
-            device,
-            status="enabled" if theirs.enabled else "disabled",
-            primary_key=primary,
-            secondary_key=secondary,
-            auth_type=theirs.auth_type,
-            thumbprints=theirs.thumbprints,
-        )
+        leaves[device_id] = as_cloud_has(device, theirs)
     return replace(content, leaf_devices=leaves)
+
+
+def as_cloud_has(device: Device, theirs: HubIdentity) -> Device:
+    """Return a leaf device with status and proofs as the cloud says."""
+    primary, secondary = (*(key.reveal() for key in theirs.keys), b"", b"")[:2]
+    return replace(
+        device,
+        status="enabled" if theirs.enabled else "disabled",
+        primary_key=primary,
+        secondary_key=secondary,
+        auth_type=theirs.auth_type,
+        thumbprints=theirs.thumbprints,
+    )
 
 
 def encode(content: Content) -> bytes:

@@ -28,6 +28,8 @@ from runtime.key_content import (
     Content,
     Device,
     Identity,
+    LeafChange,
+    as_cloud_has,
     device_identity,
     encode,
     followed,
@@ -134,6 +136,10 @@ class KeyStore:
                 self._unused.add(module_id)
             return module_identity(self._content, module_id)
 
+    def waits_for_cloud(self, module_id: str) -> bool:
+        """Tell whether a module may still take the generation id of its identity in the cloud."""
+        return module_id in self._unused and not self._content.modules[module_id].cloud_generation_id
+
     def use_module(self, module_id: str) -> Identity:
         """Return the identity of a module that is about to be told; its keys stay as they are from now on."""
         with self._changing:
@@ -181,6 +187,8 @@ class KeyStore:
                 device = new_device(generation)
             else:
                 device = Device(str(generation), "enabled", b"", b"", auth_type, prints)
+            # One that was deleted here, and of which the cloud was not told yet, is replaced there.
+            device = replace(device, in_cloud=device_id in content.leaf_changes)
             self._keep(with_leaf(replace(content, last_generation=generation), device_id, device))
             return device_identity(device_id, device)
 
@@ -259,15 +267,21 @@ class KeyStore:
             deletes = {k: v for k, v in self._content.cloud_deletes.items() if k != module_id}
             self._keep(replace(self._content, cloud_deletes=deletes))
 
-    def leaf_changes(self) -> Mapping[str, Identity | None]:
-        """Return the leaf devices that our own stand-in has to be told of; None for one that is deleted."""
+    def pending(self) -> frozenset[str]:
+        """Return the ids, `D` or `D/M`, of what changed here and the cloud was not told yet."""
         content = self._content
-        return {
-            device_id: device_identity(device_id, content.leaf_devices[device_id])
-            if device_id in content.leaf_devices
-            else None
-            for device_id in content.leaf_changes
-        }
+        modules = (f"{content.device_id}/{name}" for name in content.cloud_deletes)
+        return frozenset((*modules, *content.leaf_changes))
+
+    def leaf_changes(self) -> Mapping[str, LeafChange]:
+        """Return the leaf devices that our own stand-in has to be told of."""
+        content = self._content
+        changes = {}
+        for device_id in content.leaf_changes:
+            device = content.leaf_devices.get(device_id)
+            shown = None if device is None else device_identity(device_id, device)
+            changes[device_id] = LeafChange(shown, device is None or device.in_cloud)
+        return changes
 
     def leaf_told(self, device_id: str, told: Identity | None) -> None:
         """Take note that our own stand-in knows a leaf device as `told`, None that it is deleted.
@@ -278,13 +292,38 @@ class KeyStore:
         with self._changing:
             content = self._content
             device = content.leaf_devices.get(device_id)
+            changes = tuple(name for name in content.leaf_changes if name != device_id)
             if told != (None if device is None else device_identity(device_id, device)):
-                return  # changed meanwhile
+                changes = (*changes, device_id)  # changed meanwhile
             leaves = dict(content.leaf_devices)
             if device is not None:
-                leaves[device_id] = replace(device, in_cloud=True)
-            changes = tuple(name for name in content.leaf_changes if name != device_id)
+                leaves[device_id] = replace(device, in_cloud=told is not None)
             self._keep(replace(content, leaf_devices=leaves, leaf_changes=changes))
+
+    def adopt_leaf(self, theirs: HubIdentity) -> None:
+        """Have a leaf device that our own stand-in has; one that is here, or was deleted here, stays so.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            content = self._content
+            if theirs.id in content.leaf_devices or theirs.id in content.leaf_changes:
+                return
+            generation = next_generation(content.last_generation, 0)
+            empty = Device(str(generation), "enabled", b"", b"", in_cloud=True)
+            leaves = {**content.leaf_devices, theirs.id: as_cloud_has(empty, theirs)}
+            self._keep(replace(content, last_generation=generation, leaf_devices=leaves))
+
+    def keep_leaves_here(self) -> None:
+        """Take note that nobody is to be told of leaf devices: the IoT Hub is not our own stand-in.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            if self._content.leaf_changes:
+                self._keep(replace(self._content, leaf_changes=()))
 
     def follow_cloud(self, scope: Mapping[str, HubIdentity]) -> None:
         """Make leaf devices that our own stand-in has, too, what it says of them; delete those it lacks.

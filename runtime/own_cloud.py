@@ -3,55 +3,57 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Final
+from typing import Any
 
-from messaging.errors import EdgeError
 from runtime.home import Home
 from runtime.https_client import Service
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.owner import Cloud, Refused, device_path
-from runtime.key_content import Identity
+from runtime.key_content import Identity, LeafChange
 from runtime.key_store import KeyStore
-
-_ANY: Final = {"If-Match": "*"}
+from runtime.leaf_rules import is_own
 
 
 def service_of(home: Home, host_name: str) -> Service | None:
     """Return where the stand-in in this home answers, None when the IoT Hub of that name is another."""
-    place = CloudHome.in_home(home.path)
-    try:
-        if place.read_serving().host_name.lower() != host_name.lower():
-            return None
-    except EdgeError:
-        return None
-    return Service(host_name, socket=place.socket)
+    return Service(host_name, socket=CloudHome.in_home(home.path).socket) if is_own(home, host_name) else None
 
 
-def tell_leaves(home: Home, edge_id: str, keys: KeyStore) -> None:
+def tell_leaves(home: Home, edge_id: str, keys: KeyStore) -> tuple[tuple[str, str], ...]:
     """Make, change and delete there the leaf devices that changed here, as children of the edge. Blocks.
 
+    Returns:
+        Those that it does not take, and why; they are tried again.
+
     Raises:
-        EdgeError: it does not answer, or refuses one; says why.
+        EdgeError: it does not answer.
     """
     changes = keys.leaf_changes()
     if not changes:
-        return
+        return ()
     cloud = Cloud(home.path)
     scope = cloud.get(device_path(edge_id))["deviceScope"]
-    for device_id, device in changes.items():
-        _tell_one(cloud, device_id, device, scope)
-        keys.leaf_told(device_id, device)
+    problems = []
+    for device_id, change in changes.items():
+        try:
+            _tell_one(cloud, device_id, change, scope)
+        except Refused as exc:
+            problems.append((device_id, str(exc)))
+        else:
+            keys.leaf_told(device_id, change.device)
+    return tuple(problems)
 
 
-def _tell_one(cloud: Cloud, device_id: str, device: Identity | None, scope: str) -> None:
+def _tell_one(cloud: Cloud, device_id: str, change: LeafChange, scope: str) -> None:
+    """Where both sides changed it, the cloud's word counts: what is there by now is followed afterwards."""
     path = device_path(device_id)
+    wanted = None if change.device is None else _wanted(change.device, scope)
+    method = "DELETE" if wanted is None else "PUT"
     try:
-        cloud.call("PUT" if device else "DELETE", path, device and _wanted(device, scope), _ANY)
+        cloud.call(method, path, wanted, {"If-Match": "*"} if change.in_cloud else None)
     except Refused as exc:
-        if exc.name != "DeviceNotFound":
+        if exc.name != ("DeviceNotFound" if change.in_cloud else "DeviceAlreadyExists"):
             raise
-        if device is not None:
-            cloud.call("PUT", path, _wanted(device, scope))
 
 
 def _wanted(device: Identity, scope: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MODULES_VERSION: Final = "2017-11-08-preview"
 SCOPE_VERSION: Final = "2020-06-30-preview"
 FLAT_SCOPE_VERSION: Final = "2018-08-30-preview"
+NESTED_CALL: Final = "devicesAndModulesInTargetDeviceScope"
+FLAT_CALL: Final = "devicesAndModulesInDeviceScope"
 PAGE: Final = 100
 MOST_PAGES: Final = 10_000  # a service that never comes to an end is left
 TOKEN_S: Final = 300
@@ -134,7 +136,7 @@ class RegistryClient:
         return [identity for page in pages for identity in read_scope(page)]
 
     def _nested_pages(self, token: str) -> Iterator[Mapping[str, Any]]:
-        path = f"{self._hub_path}/devicesAndModulesInTargetDeviceScope?api-version={SCOPE_VERSION}"
+        path = f"{self._hub_path}/{NESTED_CALL}?api-version={SCOPE_VERSION}"
         body: dict[str, Any] = {"pageSize": PAGE, "authChain": self._device_id}
 
         def page(link: str) -> Any:
@@ -144,7 +146,7 @@ class RegistryClient:
         return self._pages(page)
 
     def _flat_pages(self, token: str) -> Iterator[Mapping[str, Any]]:
-        path = f"{self._hub_path}/devicesAndModulesInDeviceScope?deviceCount={PAGE}"
+        path = f"{self._hub_path}/{FLAT_CALL}?deviceCount={PAGE}"
 
         def page(link: str) -> Any:
             continued = f"&continuationToken={quote(link, safe='')}" if link else ""

@@ -61,8 +61,10 @@ class RegistrySync:
                     client, found.host_name, found.device_id, found.device_key, self._now_s
                 )
                 problems = self._sync_modules(registry)
-                if own is not None:
-                    own_cloud.tell_leaves(self._home, self._provisioned.device_id, self._keys)
+                if own is None:
+                    self._keys.keep_leaves_here()
+                else:
+                    problems += own_cloud.tell_leaves(self._home, found.device_id, self._keys)
                 identities = self._fetch_scope(registry)
             if own is not None:
                 self._keys.follow_cloud({identity.id: identity for identity in identities})

@@ -18,8 +18,9 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from actors.cloud_connection import CloudAccess, CloudFault, CloudObserver
+from actors.cloud_connection import CloudAccess, CloudFault, CloudObserver, Fault
 from messaging import sas
+from messaging.clock import Clock, SystemClock
 from messaging.cloud_topics import (
     C2d,
     DesiredPatch,
@@ -56,6 +57,7 @@ DRAIN_LIMIT_S: Final = 30.0
 METHOD_LIFE_S: Final = 360.0  # the cloud waits five and a half minutes for an answer
 _FEATURES: Final = (Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D)
 _BATCH_BYTES: Final = 16 * 1024
+_PACKET_HEAD_BYTES: Final = 8  # the cloud's limit is one of packets, and ends the connection
 _LONGEST_TOPIC: Final = 65_535
 _TICK_S: Final = 1.0
 _FAREWELL_S: Final = 2.0
@@ -77,17 +79,18 @@ class CloudTimes:
 class SdkConnections:
     """Implements `CloudConnections`: a loop, a few threads that open connections, and probes."""
 
-    def __init__(self, times: CloudTimes | None = None) -> None:
-        self._times = times or CloudTimes()
-        self._loop = CloudLoop()
-        self._openers = Openers()
+    def __init__(self, times: CloudTimes | None = None, clock: Clock | None = None) -> None:
+        self.times = times or CloudTimes()
+        self.clock = clock or SystemClock()
+        self.loop = CloudLoop()
+        self.openers = Openers()
         self._probes = Probes()
         self._trust: dict[str, ssl.SSLContext] = {}
         self._trust_lock = threading.Lock()
         self._made: set[SdkConnection] = set()
 
     def make(self, access: CloudAccess, observer: CloudObserver) -> SdkConnection:
-        made = SdkConnection(access, observer, self._loop, self._openers, self._trusted, self._times)
+        made = SdkConnection(access, observer, self)
         made.on_closed = partial(self._made.discard, made)
         self._made.add(made)
         return made
@@ -99,10 +102,10 @@ class SdkConnections:
         self._probes.close()
         for made in list(self._made):
             made.close()
-        self._loop.close()
-        self._openers.close(_FAREWELL_S)
+        self.loop.close()
+        self.openers.close(_FAREWELL_S)
 
-    def _trusted(self, ca_pem: str) -> ssl.SSLContext:
+    def trusted(self, ca_pem: str) -> ssl.SSLContext:
         """Return a context that trusts the system's authorities and these; equal ones are shared."""
         with self._trust_lock:
             context = self._trust.get(ca_pem)
@@ -152,22 +155,15 @@ class _Request:
 class SdkConnection:
     """Implements `CloudConnection`. Public methods hand over to the loop; all others run on it."""
 
-    def __init__(
-        self,
-        access: CloudAccess,
-        observer: CloudObserver,
-        loop: CloudLoop,
-        openers: Openers,
-        trusted: Callable[[str], ssl.SSLContext],
-        times: CloudTimes,
-    ) -> None:
+    def __init__(self, access: CloudAccess, observer: CloudObserver, shared: SdkConnections) -> None:
         self.on_closed: Callable[[], None] = lambda: None
         self._access = access
         self._observer = observer
-        self._loop = loop
-        self._openers = openers
-        self._trusted = trusted
-        self._times = times
+        self._loop = shared.loop
+        self._openers = shared.openers
+        self._trusted = shared.trusted
+        self._times = shared.times
+        self._clock = shared.clock
         self._topic = events_topic(access.identity)
         self._state = _State.CLOSED
         self._since_s = 0.0  # when the state began
@@ -233,7 +229,7 @@ class SdkConnection:
 
         try:
             key = sas.decode_key(self._access.key.reveal().decode("ascii", "replace"))
-            expires_s = int(time.time() + self._times.token_life_s)
+            expires_s = int(self._clock.now_s() + self._times.token_life_s)
             audience = sas.audience_of(self._access.host_name, self._access.identity)
             token = sas.make_token(audience, key, expires_s)
             trust = self._trusted(self._access.ca_pem)
@@ -283,18 +279,38 @@ class SdkConnection:
         self._transport.has_more()
 
     def _not_connected(self, attempt: int, error: BaseException) -> None:
-        if attempt == self._attempt:
-            self._lose(faults.of_connecting(error, self._access.host_name))
+        self._lose_if(attempt, faults.of_connecting(error, self._access.host_name))
 
     def _refused(self, attempt: int, error: BaseException) -> None:
+        if attempt != self._attempt:
+            return
+        fault = faults.of_connack(error, str(self._access.identity), self._access.host_name)
+        if fault.kind is not Fault.UNAUTHORIZED:
+            self._lose(fault)
+            return
+        self._attempt += 1  # the cloud closes the connection now, which is no news
+        self._openers.run(partial(self._compare_clocks, self._attempt, fault))
+
+    def _compare_clocks(self, attempt: int, fault: CloudFault) -> None:
+        """Find out whether the key was refused or the time. Runs in a thread of its own."""
+        from runtime.cloud_clock import TOLERATED_S, behind_s
+
+        access = self._access
+        difference_s = behind_s(
+            access.host_name, access.https_port, self._trusted(access.ca_pem), self._clock.now_s()
+        )
+        if difference_s is not None and abs(difference_s) > TOLERATED_S:
+            fault = faults.clock_differs(str(access.identity), access.host_name, difference_s)
+        self._loop.call(self._lose_if, attempt, fault)
+
+    def _lose_if(self, attempt: int, fault: CloudFault) -> None:
         if attempt == self._attempt:
-            self._lose(faults.of_connack(error, str(self._access.identity), self._access.host_name))
+            self._lose(fault)
 
     # ending
 
     def _disconnected(self, attempt: int, cause: BaseException | None = None) -> None:
-        if attempt == self._attempt:
-            self._lose(faults.dropped(self._access.host_name, cause))
+        self._lose_if(attempt, faults.dropped(self._access.host_name, cause))
 
     def _lose(self, fault: CloudFault) -> None:
         """End the connection and say so; what had no answer has failed, in the order of asking."""
@@ -355,7 +371,7 @@ class SdkConnection:
             self._lose(faults.silent(self._access.host_name, limit_s))
             return
         self._transport.look_after()
-        if self._state is _State.UP and time.time() >= self._renew_at_s:
+        if self._state is _State.UP and self._clock.now_s() >= self._renew_at_s:
             self._set_state(_State.DRAINING)
         if self._state is _State.DRAINING:
             self._renew_when_quiet(now_s)
@@ -430,8 +446,9 @@ class SdkConnection:
             self._observer.failed(number, faults.not_connected(self._access.host_name))
             return
         topic = f"{self._topic}/{encode_upstream_bag(message.properties, message.system_properties)}"
-        if message.size_bytes > LARGEST_MESSAGE_BYTES:
-            self._observer.failed(number, faults.too_large(message.size_bytes, LARGEST_MESSAGE_BYTES))
+        size_bytes = max(message.size_bytes, len(topic) + len(message.body) + _PACKET_HEAD_BYTES)
+        if size_bytes > LARGEST_MESSAGE_BYTES:
+            self._observer.failed(number, faults.too_large(size_bytes, LARGEST_MESSAGE_BYTES))
         elif len(topic) > _LONGEST_TOPIC:
             fault = faults.too_large(len(topic), _LONGEST_TOPIC, "a message whose encoded properties have")
             self._observer.failed(number, fault)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from messaging.errors import EdgeError
     from runtime.docker_leftovers import RemovedFromEngine
     from runtime.home import Home
-    from runtime.iothub.cloud_home import CloudHome
     from runtime.leftovers import EndedProcess
 
 GRACE_S: Final = 30.0  # for the agent to end the modules, which have their own grace; then it is killed
@@ -32,6 +31,7 @@ def down(purge: bool, home: Path, as_json: bool) -> None:
     """
     from messaging.errors import EnvironmentFault
     from runtime.home import Home
+    from runtime.iothub.cloud_home import CloudHome
     from runtime.leftovers import end_edge
     from runtime.run_directory import RunDirectory
     from runtime.store_place import database_of

@@ -21,6 +21,7 @@ from actors.memory_system import MemorySystem
 from actors.module_list import ListModules, ModuleList
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
+from actors.registry import RegistryActor
 from actors.restart_policy import RestartState
 from actors.rollout import start_groups
 from actors.router import Routes, set_routes
@@ -60,6 +61,10 @@ def process(order: int | None = None, **others: Any) -> dict[str, Any]:
     return module | others
 
 
+def no_registry() -> RegistryActor:
+    return RegistryActor(None, security=SECURITY, random=lambda: 0.0)
+
+
 class Edge:
     """The agent process on one thread, with a mailbox of the test's and one in the place of the hub."""
 
@@ -76,7 +81,7 @@ class Edge:
         self.router = self.system.mailbox("hub/router")
 
     def start(self) -> Edge:
-        self.system.start("agent", lambda: AgentRootActor(self._security_actor, self._agent))
+        self.system.start("agent", lambda: AgentRootActor(self._security_actor, no_registry, self._agent))
         self.system.run()
         return self
 

@@ -104,9 +104,8 @@ class MemoryCloud:
         """Do and answer what was held, in order: all of it, which ends the holding, or the first `count`."""
         held = self._held
         while held and (count is None or count > 0):
-            connection, work = held.popleft()
-            if connection.is_open:
-                work()
+            _, work = held.popleft()
+            work()
             count = None if count is None else count - 1
         if count is None:
             self._held = None
@@ -158,6 +157,11 @@ class MemoryCloud:
         else:
             self._held.append((connection, work))
 
+    def forget(self, connection: MemoryConnection) -> None:
+        """Do nothing any more of what a connection asked before it broke."""
+        if self._held is not None:
+            self._held = deque(held for held in self._held if held[0] is not connection)
+
 
 class MemoryConnection:
     """Implements `CloudConnection`."""
@@ -169,11 +173,14 @@ class MemoryConnection:
         self.wanted: frozenset[Feature] = frozenset()
         self.called: set[str] = set()  # methods that have no answer yet
         self.is_open = False
+        self._is_closed = False
         self._cloud = cloud
         self._asked: dict[int, None] = {}  # numbers without an answer, in order
         self._handed_over: list[Message] = []  # cloud-to-device messages of this connection, not forgotten
 
     def open(self) -> None:
+        if self.is_open or self._is_closed:
+            return
         fault = self._cloud.connect(self)
         if fault is not None:
             self.observer.lost(fault)
@@ -191,7 +198,7 @@ class MemoryConnection:
             self._cloud.messages.append((self.identity, message))
             return b""
 
-        if message.size_bytes > LARGEST_MESSAGE_BYTES:
+        if not self._is_closed and message.size_bytes > LARGEST_MESSAGE_BYTES:
             reason = f"a message of {message.size_bytes} bytes is too large; at most {LARGEST_MESSAGE_BYTES}"
             self.observer.failed(number, CloudFault(Fault.TOO_LARGE, reason, 413))
         else:
@@ -219,10 +226,12 @@ class MemoryConnection:
             self._cloud.answers[request_id] = (status, payload)
 
     def close(self) -> None:
+        self._is_closed = True
         if self.is_open:
             self.is_open = False
             del self._cloud.connections[self.identity]
         self._asked.clear()
+        self._cloud.forget(self)
 
     def end(self, fault: CloudFault) -> None:
         """Lose the connection."""
@@ -230,6 +239,7 @@ class MemoryConnection:
         self.called.clear()
         self._handed_over.clear()
         del self._cloud.connections[self.identity]
+        self._cloud.forget(self)
         asked, self._asked = self._asked, {}
         for number in asked:
             self.observer.failed(number, fault)
@@ -257,6 +267,8 @@ class MemoryConnection:
         return taken
 
     def _ask(self, number: int, work: Callable[[], bytes]) -> None:
+        if self._is_closed:
+            return
         if not self.is_open:
             self.observer.failed(number, CloudFault(Fault.UNREACHABLE, "there is no connection"))
             return

@@ -40,9 +40,13 @@ class ObservedConnection:
     def message_received(self, message: Message, taken: Callable[[bool], None]) -> None:
         self._told.put(("message_received", message, taken))
 
+    def any(self, limit_s: float = LIMIT_S) -> tuple[Any, ...]:
+        """Return the next call: its name and its arguments."""
+        return self._told.get(timeout=limit_s)
+
     def next(self, name: str, limit_s: float = LIMIT_S) -> tuple[Any, ...]:
         """Return the arguments of the next call, which has to be this one."""
-        told = self._told.get(timeout=limit_s)
+        told = self.any(limit_s)
         assert told[0] == name, f"{told} instead of {name}"
         return told[1:]
 
