@@ -155,6 +155,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
     return HubConfig(
         device_id=settings.device_id,
         iothub_hostname=settings.iothub_hostname,
+        cloud_ca_file=_cloud_ca_file(settings),
         host_names=_server_names(settings),
         certificate_file=str(certificate),
         key_file=str(certificate),
@@ -166,6 +167,11 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         max_store_bytes=hub.max_size_bytes,
         drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
     )
+
+
+def _cloud_ca_file(settings: Settings) -> str:
+    path = Home(settings.home).cloud_ca
+    return str(path) if path.exists() else ""
 
 
 def _message_db(settings: Settings, deployment: Deployment) -> Path:

@@ -23,7 +23,7 @@ from messaging.connection_string import ConnectionString
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
 from messaging.text import quoted
-from runtime.atomic_file import write_private_file
+from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.config import Settings, about, kept_device_id, variable
 from runtime.device_credentials import Enrollment, enrollment_key, read_secret_file
 from runtime.home import Home
@@ -149,8 +149,11 @@ def remember(home: Home, found: Provisioned | None) -> None:
     Raises:
         EnvironmentFault: the home cannot be written.
     """
-    before = load(home) if home.provisioned.exists() else None
-    if found is None or found == before:
+    before = load(home)
+    if found is None:
+        return
+    _keep_ca(home, found.ca_pem)
+    if found == before:
         return
     if before is None:
         log.info("this edge is device '%s' of %s from now on", found.device_id, found.host_name)
@@ -165,6 +168,15 @@ def remember(home: Home, found: Provisioned | None) -> None:
     elif before.device_key != found.device_key:
         log.info("device '%s' has a new key for %s", found.device_id, found.host_name)
     write_private_file(home.provisioned, _encode(found))
+
+
+def _keep_ca(home: Home, ca_pem: str) -> None:
+    """Have what the cloud is trusted by in a file of its own, for the hub."""
+    if not ca_pem:
+        home.cloud_ca.unlink(missing_ok=True)
+    elif not home.cloud_ca.exists() or home.cloud_ca.read_bytes() != ca_pem.encode():
+        make_private_folder(home.certificates)
+        write_private_file(home.cloud_ca, ca_pem.encode())
 
 
 def enrollment_of(settings: Settings) -> Enrollment:
