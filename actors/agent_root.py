@@ -1,4 +1,4 @@
-"""The root of the agent process: security, the registry, the link to the cloud, the agent with its modules.
+"""The root of the agent process: security first, the registry, the link, then the agent with its modules.
 
 Understands: StopEdge, and what RootActor does
 Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
@@ -36,7 +36,7 @@ class StopEdge:
 
 
 class AgentRootActor(RootActor):
-    """Security, registry, the link to the cloud when there is one, the agent; the end of the edge is here."""
+    """Security, registry, the link to the cloud when there is one, agent; the edge ends through here."""
 
     def __init__(
         self,

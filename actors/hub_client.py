@@ -188,18 +188,19 @@ class HubClientActor(EdgeActor):
         self._report_soon()
 
     def on_twin(self, message: Twin) -> None:
-        self._take_desired({}, msgspec.json.decode(message.document)["desired"])
+        desired = msgspec.json.decode(message.document)["desired"]
+        self._take_desired({}, desired, desired["$version"])
 
     def on_desired_patch(self, message: DesiredPatch) -> None:
         self.reply(DesiredTold(message.identity, message.version))
         if self._version is None:
             self._report_soon()  # the whole twin comes first
         else:
-            self._take_desired(self._desired, msgspec.json.decode(message.patch))
+            self._take_desired(self._desired, msgspec.json.decode(message.patch), message.version)
 
-    def _take_desired(self, before: Json, patch: Json) -> None:
-        self._version = patch.pop("$version")
-        self._desired = merge(before, patch)
+    def _take_desired(self, before: Json, patch: Json, version: int) -> None:
+        patch.pop("$version", None)
+        self._desired, self._version = merge(before, patch), version
         self._problem = ""
         if self._desired:
             try:

@@ -34,8 +34,10 @@ class ModuleList:
     A module has: name, type (docker, process, built-in, stand-in), image, command or address, desired,
     status, description, pid (0: none), restarts, since_s, exit_code, exit_signal, not_isolated (why it runs
     with the rights of the edge, "" if it does not), settings (of edgeHub: those that have not the effect that
-    was asked for, as (variable, problem)). `routes` are those left out: (name, text, problem). `deployment`
-    is what the edge reports of its deployment: version (None: none from the cloud yet), code, description.
+    was asked for, as (variable, problem)). `routes` are those left out: (name, text, problem).
+
+    `deployment` is what the edge reports of its deployment: version (None: none from the cloud yet), code,
+    description; and local, whether a file of this device is in force.
     """
 
     modules: tuple[dict[str, Any], ...]

@@ -153,10 +153,11 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
 
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
     """Return what the hub process has to know."""
-    hub, cloud_ca = deployment.hub, Home(settings.home).cloud_ca
+    hub = deployment.hub
     return HubConfig(
         device_id=settings.device_id,
         iothub_hostname=settings.iothub_hostname,
+        cloud_ca_file=_cloud_ca_file(settings),
         host_names=_server_names(settings),
         certificate_file=str(certificate),
         key_file=str(certificate),
@@ -167,8 +168,12 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         message_db=str(_message_db(settings, deployment)),
         max_store_bytes=hub.max_size_bytes,
         drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
-        cloud_ca_file=str(cloud_ca) if cloud_ca.exists() else "",
     )
+
+
+def _cloud_ca_file(settings: Settings) -> str:
+    path = Home(settings.home).cloud_ca
+    return str(path) if path.exists() else ""
 
 
 def _message_db(settings: Settings, deployment: Deployment) -> Path:
@@ -247,7 +252,7 @@ class _Edge:
         if self._cloud is not None:
             self._start_cloud(self._cloud)
         remember_device(settings)
-        remember(home, self._provisioned)
+        remember(home, self._provisioned, same_hub=self._cloud is not None)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)
         self._security = EdgeSecurity(
@@ -344,11 +349,12 @@ class _Edge:
         security = self._security
         assert security is not None
         registry = security.registry()
+        cloud = () if self._provisioned is None else cloud_actors(self._provisioned, self._home)
         return AgentRootActor(
             lambda: SecurityActor(security, REGISTRY if registry else ""),
             lambda: RegistryActor(registry, security=SECURITY, random=random.random),
             lambda: self._agent(began_s),
-            () if self._provisioned is None else cloud_actors(self._provisioned),
+            cloud,
         )
 
     def _agent(self, began_s: float) -> AgentActor:

@@ -5,7 +5,7 @@ provisioned.json  which device it is at which IoT Hub, with the key
 scope.json        what the IoT Hub says of the devices and modules in its scope, with their keys
 place             a checksum of machine and path, to notice a copy
 keys.json         identities and keys
-certificates/     edge CA and the hub's certificate
+certificates/     edge CA, the hub's certificate, and what the cloud is trusted by
 deployment.sealed the last good deployment from the cloud, encrypted
 hub.json          what the hub has to know before it serves
 hub.db            messages, queues and the ledger, unless a storage folder is named

@@ -141,20 +141,23 @@ def load(home: Home) -> Provisioned | None:
     return Provisioned(file.host_name, file.device_id, key, file.https_port, file.ca_pem, file.enrollment)
 
 
-def remember(home: Home, found: Provisioned | None) -> None:
+def remember(home: Home, found: Provisioned | None, same_hub: bool = False) -> None:
     """Keep it for the next start, and say what is different from the last one.
 
-    The home is there, and locked by the caller.
+    The home is there, and locked by the caller. `same_hub`: another name is only that of the same IoT Hub.
 
     Raises:
         EnvironmentFault: the home cannot be written.
     """
-    before = load(home) if home.provisioned.exists() else None
-    if found is None or found == before:
+    before = load(home)
+    if found is None:
+        return
+    _keep_ca(home, found.ca_pem)
+    if found == before:
         return
     if before is None:
         log.info("this edge is device '%s' of %s from now on", found.device_id, found.host_name)
-    elif before.host_name.lower() != found.host_name.lower():
+    elif before.host_name.lower() != found.host_name.lower() and not same_hub:
         log.warning(
             "this edge was a device of %s and is one of %s from now on; messages that still wait go there, "
             "and devices that the other one knew are known no more",
@@ -165,11 +168,15 @@ def remember(home: Home, found: Provisioned | None) -> None:
     elif before.device_key != found.device_key:
         log.info("device '%s' has a new key for %s", found.device_id, found.host_name)
     write_private_file(home.provisioned, _encode(found))
-    if found.ca_pem:
-        make_private_folder(home.certificates)
-        write_private_file(home.cloud_ca, found.ca_pem.encode())
-    else:
+
+
+def _keep_ca(home: Home, ca_pem: str) -> None:
+    """Have what the cloud is trusted by in a file of its own, for the hub."""
+    if not ca_pem:
         home.cloud_ca.unlink(missing_ok=True)
+    elif not home.cloud_ca.exists() or home.cloud_ca.read_bytes() != ca_pem.encode():
+        make_private_folder(home.certificates)
+        write_private_file(home.cloud_ca, ca_pem.encode())
 
 
 def enrollment_of(settings: Settings) -> Enrollment:

@@ -14,6 +14,7 @@ from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper, KeptDeployment, keeper_without_deployment
 from actors.memory_system import MemorySystem
 from actors.module_list import ListModules
+from actors.registry import RegistryActor
 from actors.security import SecurityActor
 from messaging.kinds import kind_named
 from messaging.lifecycle import PeerUp
@@ -24,6 +25,11 @@ from tests.fakes.cloud_connections import MemoryCloud
 from tests.fakes.module_records import FakeModuleRecords
 from tests.fakes.module_runtime import FakeModuleRuntime
 from tests.fakes.security import FakeSecurity
+
+
+def no_registry() -> RegistryActor:
+    return RegistryActor(None, security=SECURITY, random=lambda: 0.0)
+
 
 EDGE_AGENT_ID = "edge1/$edgeAgent"
 EDGE_HUB_ID = "edge1/$edgeHub"
@@ -79,9 +85,11 @@ class CloudEdge:
 
     def start(self) -> CloudEdge:
         link = ChildSpec("link", self._link)
-        self.system.start(
-            "agent", lambda: AgentRootActor(lambda: SecurityActor(self.security), self._agent, (link,))
-        )
+
+        def root() -> AgentRootActor:
+            return AgentRootActor(lambda: SecurityActor(self.security), no_registry, self._agent, (link,))
+
+        self.system.start("agent", root)
         self.system.run()
         return self
 
