@@ -50,6 +50,6 @@ def test_all_else_stays_as_it_is(given: dict[str, Any]) -> None:
 
 def test_a_manifest_without_modules_content_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="deployment '/srv/line/deployment.json' has no object modulesContent"
+        ConfigError, match=r"deployment '/srv/line/deployment\.json' has no object modulesContent"
     ):
         content_of({}, FILE)
