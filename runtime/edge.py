@@ -26,7 +26,7 @@ import msgspec
 
 from actors import hub_config, process_permission
 from actors.agent import AgentActor, KillModules, start_groups
-from actors.agent_root import AGENT, AGENT_PROCESS, REGISTRY, SECURITY, AgentRootActor, StopEdge
+from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment, parse_deployment
 from actors.hosts import ThreadSystem
@@ -46,7 +46,7 @@ from actors.module_spec import (
 )
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun
 from actors.process_permission import Origin
-from actors.registry import RegistryActor
+from actors.registry import REGISTRY, RegistryActor
 from actors.restart_policy import RestartState
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule

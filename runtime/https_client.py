@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,7 +126,7 @@ class HttpsClient:
             self.close()
             raise self._no_hub(response.status)
         if response.status >= 300:
-            raise self._refused(response.status, content)
+            raise self._refused(response.status, content, response.headers.get("Date"))
         try:
             answer = json.loads(content) if content else None
         except (ValueError, RecursionError) as exc:
@@ -197,7 +198,7 @@ class HttpsClient:
             )
         return CloudFault(Fault.UNTRUSTED, text)
 
-    def _refused(self, status: int, content: bytes) -> CloudError:
+    def _refused(self, status: int, content: bytes, date: str | None) -> CloudError:
         name, text = _read_error(content)
         kind = _BY_STATUS.get(status, Fault.UNREACHABLE if status >= 500 else Fault.REFUSED)
         if kind is Fault.UNAUTHORIZED:
@@ -209,6 +210,14 @@ class HttpsClient:
         return CloudError(
             CloudFault(kind, f"{self._service} answers {status} {name}".rstrip() + said, status)
         )
+
+
+def _ahead_s(date: str | None, now_s: float) -> float:
+    """Return how far the clock of the other side is ahead of ours; 0 when it does not say."""
+    try:
+        return 0.0 if date is None else parsedate_to_datetime(date).timestamp() - now_s
+    except ValueError:
+        return 0.0
 
 
 def _read_error(content: bytes) -> tuple[str, str]:
