@@ -376,6 +376,7 @@ class ModuleRecord:
     desired: DesiredStatus
     restart: RestartState
     by_hand: DesiredStatus | None = None  # what a user asked for since the deployment
+    started_at_s: float | None = None  # the last run; seconds since 1970-01-01 UTC
 
 
 class ModuleRecords(Protocol):

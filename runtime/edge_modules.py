@@ -131,6 +131,7 @@ class EdgeModules:
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime."""
         self._processes.remove(name)
+        self.rest(name)
 
     def names(self) -> tuple[str, ...]:
         """Return what was started and not removed, running or not; see ModuleRuntime."""

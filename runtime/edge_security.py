@@ -104,6 +104,11 @@ class EdgeSecurity:
         self._noted: dict[str, _Noted] = {}
 
     @property
+    def keys(self) -> KeyStore:
+        """Identities and keys of this edge."""
+        return self._keys
+
+    @property
     def certificate_file(self) -> Path:
         """Key, leaf and edge CA of the hub, as `ssl` loads them."""
         return self._certificate.path

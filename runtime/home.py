@@ -6,7 +6,7 @@ scope.json        what the IoT Hub says of the devices and modules in its scope,
 place             a checksum of machine and path, to notice a copy
 keys.json         identities and keys
 certificates/     edge CA, the hub's certificate, and what the cloud is trusted by
-deployment.json   the manifest in force
+deployment.sealed the last good deployment from the cloud, encrypted
 hub.json          what the hub has to know before it serves
 hub.db            messages, queues and the ledger, unless a storage folder is named
 hub.db-reserve    space for delivering with a full disk
@@ -42,7 +42,7 @@ _OWN = (
     "place",
     "keys.json",
     "certificates",
-    "deployment.json",
+    "deployment.sealed",
     "hub.json",
     "hub.db",
     "hub.db-*",
@@ -72,10 +72,6 @@ class Home:
         return self.path / "provisioned.json"
 
     @property
-    def cloud_ca(self) -> Path:
-        return self.certificates / "cloud-ca.pem"
-
-    @property
     def scope(self) -> Path:
         return self.path / "scope.json"
 
@@ -88,8 +84,16 @@ class Home:
         return self.path / "certificates"
 
     @property
+    def cloud_ca(self) -> Path:
+        return self.certificates / "cloud-ca.pem"
+
+    @property
     def hub_config(self) -> Path:
         return self.path / "hub.json"
+
+    @property
+    def last_deployment(self) -> Path:
+        return self.path / "deployment.sealed"
 
     @property
     def modules(self) -> Path:

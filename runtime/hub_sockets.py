@@ -101,6 +101,11 @@ class HubSockets:
                 self._wanted = before
                 raise
 
+    def want(self, wanted: Sequence[Wanted]) -> None:
+        """Want other addresses, to be bound at the next start of the hub."""
+        with self._lock:
+            self._wanted = tuple(wanted)
+
     def to_environment(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
         """Return environment and descriptors for the hub process."""
         kept, _, _ = self._sorted()

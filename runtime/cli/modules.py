@@ -20,8 +20,8 @@ REST_LIMIT_S: Final = 60.0  # a module may take its stop grace to end, 10 s unle
 @common_options
 def list_modules(home: Path, as_json: bool) -> None:
     """List the modules of the deployment and how they are, edgeAgent and edgeHub included."""
-    from actors.agent import ListModules, ModuleList
     from actors.agent_root import AGENT
+    from actors.module_list import ListModules, ModuleList
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
@@ -108,8 +108,8 @@ def config(module: Mapping[str, Any]) -> str:
 def _command(name: str, command: Callable[[str], object], home: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from actors.agent import ListModules, ModuleList
     from actors.agent_root import AGENT
+    from actors.module_list import ListModules, ModuleList
     from actors.supervisor import ModuleReported
     from runtime.cli.running import running_edge
 

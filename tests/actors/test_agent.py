@@ -8,19 +8,22 @@ from typing import Any
 
 import pytest
 
-from actors.agent import ROUTES_LIMIT_S, AgentActor, KillModules, ListModules, ModuleList, start_groups
+from actors.agent import ROUTES_LIMIT_S, AgentActor, KillModules
 from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import parse_deployment
+from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
 from actors.hub_config import route_texts
 from actors.hub_identity import HubIdentity
 from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
+from actors.module_list import ListModules, ModuleList
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
 from actors.registry import RegistryActor
 from actors.restart_policy import RestartState
+from actors.rollout import start_groups
 from actors.router import Routes, set_routes
 from actors.security import (
     CreateDevice,
@@ -87,7 +90,7 @@ class Edge:
 
     def _agent(self) -> AgentActor:
         return AgentActor(
-            self.deployment,
+            DeploymentKeeper(self.deployment),
             security=SECURITY,
             runtime=self.runtime,
             records=self.records,
@@ -549,7 +552,7 @@ def test_a_group_that_hangs_does_not_hold_up_the_next_for_ever(bus: ZmqBus, clie
 
     def build() -> AgentActor:
         return ImpatientAgent(
-            deployment,
+            DeploymentKeeper(deployment),
             security="test/asker",
             runtime=Runtime(bus.clock),
             records=FakeModuleRecords(),
