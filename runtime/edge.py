@@ -55,6 +55,7 @@ from actors.rollout import start_groups
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
 from messaging.address import child_of
+from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
@@ -67,7 +68,7 @@ from runtime.edge_containers import container_runtime, edge_names, listening_for
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
-from runtime.embedded_cloud import EmbeddedCloud, embedded_cloud
+from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
@@ -149,7 +150,7 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, ends_s
             stack.callback(cloud.close)
             cloud.prepare(run.path)
             settings = replace(settings, iothub_hostname=cloud.host_name)
-        edge = _Edge(settings, provisioned, cloud, chosen, run, containers, umask)
+        edge = _Edge(settings, provisioned, cloud, chosen, deployment_path, run, containers, umask)
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -202,6 +203,7 @@ class _Edge:
         provisioned: Provisioned | None,
         cloud: EmbeddedCloud | None,
         chosen: Chosen,
+        deployment_path: Path | None,
         run: RunDirectory,
         containers: DockerRuntime,
         umask: int,
@@ -209,6 +211,7 @@ class _Edge:
         self._settings = settings
         self._provisioned = provisioned
         self._chosen = chosen
+        self._deployment_path = deployment_path
         self._deployment = chosen.deployment
         self._environment = chosen.deployment.hub_environment.values
         self._keeper: DeploymentKeeper | None = None
@@ -506,7 +509,20 @@ class _Edge:
         if not isinstance(found, ModuleRun) and record.by_hand is not DesiredStatus.STOPPED:
             self._modules.start(spec, ModuleAccess(), lambda end: ended.set())
             self._cloud_was_started = True
-        self._provisioned = cloud.identity(self._settings.device_id, self._provisioned, ended.is_set)
+        device_id = self._settings.device_id
+        self._provisioned = cloud.identity(device_id, self._provisioned, ended.is_set)
+        if self._deployment_path is not None:
+            threading.Thread(target=self._show_deployment, args=(cloud, self._deployment_path)).start()
+        elif cloud.device_is_new and SAMPLE.exists():
+            cloud.deploy(device_id, SAMPLE, ended.is_set)
+            log.info("the sample deployment %s was put into the IoT Hub of this edge", SAMPLE)
+
+    def _show_deployment(self, cloud: EmbeddedCloud, path: Path) -> None:
+        """In a thread, because nothing waits for it: have the twins in the stand-in say what a file says."""
+        try:
+            cloud.deploy(self._settings.device_id, path, self._cloud_ended.is_set)
+        except EdgeError as exc:
+            log.warning("the IoT Hub of this edge does not show the deployment that runs: %s", exc)
 
     def _put_in_place(self, deployment: Deployment) -> Deployment:
         """In the agent's thread: have ready what the hub of a new deployment starts from."""
