@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 AGENT_PROCESS: Final = "agent"
 SECURITY: Final = "agent/security"
-REGISTRY: Final = "agent/registry"
 AGENT: Final = "agent/agent"
 
 
