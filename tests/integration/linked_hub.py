@@ -14,7 +14,6 @@ from actors.link_state import GetLinkState, LinkState
 from messaging.client import Client
 from messaging.errors import BusError
 from messaging.identity import Identity
-from messaging.zmq_bus import ZmqBus
 from tests.integration.cloud import MQTT_PORT, Cloud
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.network import Line, Profile
@@ -90,14 +89,11 @@ class LinkedHub:
 
     def state(self) -> LinkState | None:
         """Ask the hub how its link is; None when it does not answer."""
-        bus = ZmqBus(f"cli-{os.getpid()}-{time.monotonic_ns()}", self.hub.run_dir)
         try:
-            with Client(bus, f"{bus.process}/asker") as client:
+            with Client.outside(self.hub.run_dir) as client:
                 return client.ask(UPSTREAM, GetLinkState(), LinkState, 2.0)
         except BusError:
             return None
-        finally:
-            bus.close()
 
 
 def wait_until(true: Callable[[], object], limit_s: float = LIMIT_S, what: str = "it") -> float:

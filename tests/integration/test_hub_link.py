@@ -142,6 +142,7 @@ def test_a_hub_that_is_killed_on_the_way_up_loses_and_reorders_nothing(
         publisher.stop()
         check_all_arrived(linked, name, publisher)
     wait_until(lambda: (state := linked.state()) and not any(source[6] for source in state.sources))
+    ending.close()  # while there is a hub to say goodbye to
     assert linked.hub.stop() == 0
     assert linked.hub.ledger().endpoints["iothub"].pending == 0
 
