@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import queue
+import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
 from runtime.upstream import CloudTimes
-from tests.fakes.cloud_observer import ObservedConnection
+from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
 from tests.integration.network import MOBILE, NARROW, SATELLITE, Profile
 
@@ -259,6 +262,36 @@ def test_a_message_that_is_held_when_the_token_ends_is_told_once() -> None:
         assert observer.is_quiet()
 
 
+def test_a_connection_that_is_closed_while_it_opens_never_comes_about() -> None:
+    with StandInWorld(Profile(delay_s=0.2)) as world:
+        observer = ObservedConnection()
+        closed = world.connections.make(world.access("d1"), observer)
+        closed.open()
+        _wait_for(lambda: world.line.accepted == 1)
+        closed.close()
+        _wait_for(lambda: world.line.connections == 0)
+
+        connection, other = connect(world)
+        connection.send(1, message(1))
+
+        assert other.next("done") == (1, b"")
+        assert observer.is_quiet()
+
+
+def test_a_process_with_very_many_open_files_connects_too(world: StandInWorld) -> None:
+    with ExitStack() as files:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+        while files.enter_context(open(os.devnull)).fileno() < 1100:  # more than select() can name
+            pass
+
+        connection, observer = connect(world)
+        connection.send(1, message(1))
+
+        assert observer.next("done") == (1, b"")
+
+
 def test_no_thread_is_left_when_all_is_closed() -> None:
     with StandInWorld() as world:
         for client_id in ("d1", "d1/m1", "d2"):
@@ -296,3 +329,10 @@ def test_the_sdk_still_has_what_the_transport_replaces() -> None:
 def _wait_until_subscribed(connection: CloudConnection, observer: ObservedConnection) -> None:
     connection.get_twin(-1)
     assert observer.next("done")[0] == -1
+
+
+def _wait_for(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    while not is_so():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.005)  # between two looks at another thread
