@@ -22,6 +22,7 @@ from messaging.upstream_queues import endpoint_of
 KEPT_BYTES: Final = 8 * 1024 * 1024  # by each part
 _HEADER_OVERHEAD_BYTES: Final = 200  # what a kept header weighs besides its bytes, roughly
 _KEPT_EVENTS: Final = 2000  # for each endpoint: deliveries and acknowledgements, each of many messages
+_KEPT_ENDPOINTS: Final = 1000  # of each device that gets messages from the cloud there is one
 
 # The name as a header has it, see `encode_header`: a text of nine bytes.
 _MARK: Final = b"\xa9" + names.MESSAGE_ID.encode()
@@ -196,8 +197,10 @@ class StorageTrail:
                     now_s, headers, _Stored(seq, matches, headers, [index for index, _ in entries])
                 )
                 for endpoint_id in [endpoint_of(queue_id) for queue_id, _, _ in matches]:
-                    if endpoint_id not in self._events:
-                        self._events[endpoint_id] = deque(maxlen=_KEPT_EVENTS)
+                    events = self._events.pop(endpoint_id, None)
+                    self._events[endpoint_id] = deque(maxlen=_KEPT_EVENTS) if events is None else events
+                while len(self._events) > _KEPT_ENDPOINTS:  # who had none for the longest time
+                    del self._events[next(iter(self._events))]
             seq += len(entries)
 
     def follows(self, endpoint_id: str) -> bool:
