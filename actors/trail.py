@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from actors.ports import MessageStore
 from actors.stored import Match, Run, Segment, position_of
 from messaging import system_properties as names
 from messaging.errors import EnvelopeError
@@ -241,6 +242,16 @@ class StorageTrail:
                     if not any(event["hop"] in ("delivered", "poison") for event in events):
                         left.append((endpoint_id, position))
         return self._ring.hops(found), left
+
+    def answer(self, question: TraceStorage, store: MessageStore, now_s: float) -> Hops:
+        """Return the hops of messages with an id; of those that nobody has taken, whether they still wait."""
+        found, left = self.find(question.message_id)
+        hops = list(found.hops)
+        for queue_id, position in left:
+            runs = store.read(queue_id, position - 1, 1, 1, now_s)
+            hop = "waiting" if runs and runs[0].first_position == position else "gone"
+            hops.append({"at_s": now_s, "hop": hop, "endpoint": endpoint_of(queue_id)})
+        return Hops(tuple(hops), found.since_s, found.messages)
 
     def _of(self, endpoint_id: str, position: int) -> list[dict[str, Any]]:
         endpoint_id = endpoint_of(endpoint_id)  # no two of its queues have messages at the same position
