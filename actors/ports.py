@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from actors.cloud_connection import CloudFault
 from actors.hub_identity import AuthType, KnownIdentities
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.restart_policy import RestartState
@@ -375,6 +376,7 @@ class ModuleRecord:
     desired: DesiredStatus
     restart: RestartState
     by_hand: DesiredStatus | None = None  # what a user asked for since the deployment
+    started_at_s: float | None = None  # the last run; seconds since 1970-01-01 UTC
 
 
 class ModuleRecords(Protocol):
@@ -428,6 +430,14 @@ class Security(Protocol):
 
         Raises:
             EdgeError: the name does not suit, or nothing can be written.
+        """
+        ...
+
+    def prepare_module(self, name: str, now_s: float) -> bool:
+        """Make the identity of a module unless it has one; return whether it waits for one in the cloud.
+
+        Raises:
+            EdgeError: as `ensure_module`.
         """
         ...
 
@@ -502,4 +512,24 @@ class Security(Protocol):
 
     def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
         """Take note of how a module is doing, for whoever asks the workload API for a list."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOutcome:
+    """How far registry and scope of the cloud and what is known here are the same now."""
+
+    fault: CloudFault | None = None  # it did not come to its end; what was known stays
+    problems: tuple[tuple[str, str], ...] = ()  # modules that the cloud does not take, and why
+    identities: int = 0  # in the scope
+
+
+class Registry(Protocol):
+    """The registry of the IoT Hub, and the scope of this edge in it."""
+
+    host_name: str  # of the IoT Hub
+    device_id: str
+
+    def start_sync(self, done: Callable[[SyncOutcome], None]) -> None:
+        """Make modules known there and the scope known here. `done` is called once, in a foreign thread."""
         ...

@@ -1,7 +1,7 @@
 """Keeps one module at the status its deployment asks for.
 
 Understands: ModuleExited, HealthChanged, StartPossible, RestartDue, StableDue, StartModule, StopModule,
-             RestartModule, KillModule, RemoveModule, GetModule
+             RestartModule, KillModule, RemoveModule, HandOver, GetModule
 Tells:       AgentActor (ModuleReported at each change, ModuleRemoved)
 Started by:  AgentActor, one per module; after a restart of its own it takes over the module as it runs
 """
@@ -25,6 +25,7 @@ from actors.ports import (
     ModuleRuntime,
 )
 from actors.restart_policy import RestartState
+from actors.rollout import order_of
 from messaging.envelope import Envelope
 from messaging.errors import EdgeError, StartLater
 from messaging.kinds import message
@@ -107,6 +108,11 @@ class ModuleRemoved:
 
 
 @message
+class HandOver:
+    """Leave the module as it is: once you have stopped, another supervisor takes it over. From the agent."""
+
+
+@message
 class GetModule:
     """Tell how it is doing. Answered with ModuleReported."""
 
@@ -125,6 +131,10 @@ class ModuleReported:
     exit_signal: int | None
     description: str
     not_isolated: str = ""  # why it runs with the rights of the edge itself; "" when it does not
+    order: str = ""  # on whose behalf: see `rollout.order_of`
+    started_s: float | None = None  # the last start, exit and restart; seconds since 1970-01-01 UTC
+    exited_s: float | None = None
+    restarted_s: float | None = None
 
 
 class _AfterExit(Enum):
@@ -171,12 +181,15 @@ class SupervisorActor(EdgeActor):
         self._stop_grace_s = stop_grace_s
         self._process = process
         self._hash = spec_hash(spec)
+        self._order = order_of(spec, access, problem)
         self._state = RestartState()
+        self._started_s: float | None = None  # the last run
         self._by_hand: DesiredStatus | None = None
         self._run: ModuleRun | None = None
         self._ending = False  # the run was asked to end
         self._after_exit: _AfterExit | None = None
         self._stopping = False
+        self._handed_over = False
         self._asked: list[Envelope] = []  # commands by hand, answered when all is at rest
         self._restart_timer = 0
         self._stable_timer = 0
@@ -192,6 +205,7 @@ class SupervisorActor(EdgeActor):
         same = record is not None and record.spec_hash == self._hash
         if record is not None and same:
             self._state = record.restart
+            self._started_s = record.started_at_s
             if record.desired is self._spec.status:
                 self._by_hand = record.by_hand
         self._runtime.watch_health(self._spec.name, self._on_health)
@@ -209,6 +223,9 @@ class SupervisorActor(EdgeActor):
         self._stopping = True
         if self._run is None:
             self._runtime.stop(self._spec.name, self._stop_grace_s)  # a start that was postponed
+            self.context.ready_to_stop()
+            return
+        if self._handed_over:
             self.context.ready_to_stop()
             return
         self._apply(restart_policy.StoppedByUs())
@@ -329,6 +346,12 @@ class SupervisorActor(EdgeActor):
         self._after_exit = _AfterExit.REMOVE
         self._end_run()
 
+    def on_hand_over(self, message: HandOver) -> None:
+        self._handed_over = True
+        asked, self._asked = self._asked, []
+        for envelope in asked:
+            self.reply(self._report(), envelope)
+
     def on_get_module(self, message: GetModule) -> None:
         self.reply(self._report())
 
@@ -341,6 +364,7 @@ class SupervisorActor(EdgeActor):
     def _take_over(self, run: ModuleRun, same: bool) -> None:
         """Go on with a module that runs, or replace it when it was made from something else."""
         self._run = run
+        self._started_s = run.started_at_s
         self._apply(restart_policy.Started(run.started_at_s))
         if not same or self._problem:
             log.info("module %s runs, but not as the deployment says; it is ended", self._spec.name)
@@ -418,6 +442,7 @@ class SupervisorActor(EdgeActor):
                 log.error("module %s cannot be started: %s", name, reason)
                 self._apply(restart_policy.StartFailed(reason))
             return
+        self._started_s = self._run.started_at_s
         log.info("module %s started, pid %d", name, self._run.pid)
         self._apply(restart_policy.Started(self._run.started_at_s))
 
@@ -477,7 +502,12 @@ class SupervisorActor(EdgeActor):
 
     def _record(self, durable: bool = True) -> None:
         record = ModuleRecord(
-            self._hash, self._spec.startup_order, self._spec.status, self._state, self._by_hand
+            self._hash,
+            self._spec.startup_order,
+            self._spec.status,
+            self._state,
+            self._by_hand,
+            self._started_s,
         )
         if record == self._recorded or self._after_exit in (_AfterExit.BEGIN, _AfterExit.REMOVE):
             return  # while the old run is being replaced, its own record is the true one
@@ -503,6 +533,10 @@ class SupervisorActor(EdgeActor):
             exit_signal=state.last_exit_signal,
             description=_STOPPED_BY_HAND.format(name=name) if by_hand else state.description,
             not_isolated=self._run.not_isolated if self._run else "",
+            order=self._order,
+            started_s=self._started_s,
+            exited_s=state.last_exit_at_s,
+            restarted_s=state.last_restart_at_s,
         )
 
     def _log_end(self, end: ModuleExited) -> None:

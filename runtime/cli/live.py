@@ -15,10 +15,10 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
 from actors.hub_root import UPSTREAM
 from actors.link_state import GetLinkState, LinkState
+from actors.module_list import ListModules, ModuleList
 from messaging.client import Client
 from messaging.errors import BusError, EdgeError
 from runtime.cli.log_setup import LastWarnings

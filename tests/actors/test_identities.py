@@ -31,7 +31,7 @@ from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.lifecycle import PeerDown, PeerUp, RequestFailed
 from runtime.client_certificates import check_certificate
-from tests.actors.hub_world import World
+from tests.actors.hub_world import World, message_in
 from tests.fakes.cloud import MemoryCopy
 
 IDENTITIES, SECURITY, HEAD, CLOUD = "hub/identities", "agent/security", "hub/mqtt", "hub/upstream"
@@ -454,3 +454,41 @@ def test_the_link_hears_whose_access_has_changed(world: IdentityWorld) -> None:
         "new",
         "new",
     ]
+
+
+def test_who_is_refused_has_the_cloud_asked_and_who_starts_has_not(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 1), "")
+    [at_start] = world.letters(SECURITY)
+    world.tell(IDENTITIES, told(known("edge1/m")), SECURITY, at_start.correlation_id)
+
+    world.asks("leaf")
+
+    assert message_in(at_start) == GetIdentities(refresh=False)
+    assert world.told(SECURITY, GetIdentities) == [GetIdentities(refresh=True)]
+
+
+def test_nobody_is_refused_by_what_the_agent_tells_about_others(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 1), "")
+    world.agent_answers(known("edge1/m"))
+    world.asks("leaf")
+
+    world.tell(IDENTITIES, told(known("edge1/m"), known("other")), SECURITY)
+    meanwhile = world.verdicts()
+    world.agent_answers(known("edge1/m"), known("leaf"))
+
+    assert meanwhile == []
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
+
+
+def test_who_comes_while_the_agent_is_asked_for_another_is_asked_for_too(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 1), "")
+    world.agent_answers(known("edge1/m"))
+    world.asks("leaf1")
+    world.asks("leaf2")
+
+    world.agent_answers(known("leaf1"))
+    first = world.verdicts()
+    world.agent_answers(known("leaf1"), known("leaf2"))
+
+    assert [(verdict.identity, verdict.return_code) for verdict in first] == [("leaf1", ACCEPTED)]
+    assert [(verdict.identity, verdict.return_code) for verdict in world.verdicts()] == [("leaf2", ACCEPTED)]

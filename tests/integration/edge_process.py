@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
 from actors.hub_root import ROUTER
+from actors.module_list import ListModules, ModuleList
 from actors.router import ListRoutes, Routes
 from messaging.client import Client, NobodyThere
 from messaging.errors import AskTimeout

@@ -22,7 +22,7 @@ def deploy(device_id: str, file: Path, home: Path, as_json: bool) -> None:
     """
     from messaging.errors import ConfigError
     from runtime.cli.cloud.files import read_json_object
-    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.owner import Cloud, device_path
 
     manifest = read_json_object(file, "deployment")
     content = manifest.get("content", manifest)  # as some tools wrap it
