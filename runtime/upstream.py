@@ -225,31 +225,27 @@ class SdkConnection:
 
     def _connect(self, attempt: int) -> None:
         """Load the SDK and make the connection. Runs in a thread of its own, because it blocks."""
-        from runtime.cloud_transport import CloudTransport
-
         try:
+            from runtime.cloud_transport import CloudTransport
+
             key = sas.decode_key(self._access.key.reveal().decode("ascii", "replace"))
             expires_s = int(self._clock.now_s() + self._times.token_life_s)
             audience = sas.audience_of(self._access.host_name, self._access.identity)
             token = sas.make_token(audience, key, expires_s)
             trust = self._trusted(self._access.ca_pem)
-        except EdgeError as exc:
-            self._loop.call(self._not_connected, attempt, exc)
-            return
-        transport = CloudTransport(self._access, trust, self._loop, self._times.keep_alive_s)
-        # Paho holds a lock while it calls: what may close the connection has to wait for its return.
-        call = self._loop.call
-        transport.on_mqtt_connected_handler = partial(call, self._connected, attempt)
-        transport.on_mqtt_connection_failure_handler = partial(call, self._refused, attempt)
-        transport.on_mqtt_disconnected_handler = partial(call, self._disconnected, attempt)
-        transport.on_mqtt_message_received_handler = partial(self._received, transport)
-        transport.refill = self._refill
-        transport.heard = self._heard
-        self._loop.call(self._adopt, attempt, transport, expires_s - self._times.renew_before_s)
-        try:
+            transport = CloudTransport(self._access, trust, self._loop, self._times.keep_alive_s)
+            # Paho holds a lock while it calls: what may close the connection has to wait for its return.
+            call = self._loop.call
+            transport.on_mqtt_connected_handler = partial(call, self._connected, attempt)
+            transport.on_mqtt_connection_failure_handler = partial(call, self._refused, attempt)
+            transport.on_mqtt_disconnected_handler = partial(call, self._disconnected, attempt)
+            transport.on_mqtt_message_received_handler = partial(self._received, transport)
+            transport.refill = self._refill
+            transport.heard = self._heard
+            self._loop.call(self._adopt, attempt, transport, expires_s - self._times.renew_before_s)
             transport.connect(token)  # type: ignore[no-untyped-call]  # the SDK has few types
         except Exception as exc:  # noqa: BLE001 - the SDK's errors have no common class; their cause tells
-            self._loop.call(self._not_connected, attempt, exc.__cause__ or exc)
+            self._loop.call(self._not_connected, attempt, _root(exc))
 
     def _adopt(self, attempt: int, transport: CloudTransport, renew_at_s: float) -> None:
         if attempt != self._attempt:
@@ -471,7 +467,10 @@ class SdkConnection:
 
     def _published(self, number: int, cancelled: bool = False) -> None:
         if not cancelled and self._unacknowledged.pop(number, None) is not None:
-            self._observer.done(number, b"")
+            try:
+                self._observer.done(number, b"")
+            except Exception:
+                log.exception("'%s': that a message has arrived could not be told", self._access.identity)
 
     def _publish(self, topic: str, payload: bytes, acknowledged: Callable[..., None] | None = None) -> bool:
         return self._transport is not None and self._try(
@@ -525,8 +524,15 @@ class SdkConnection:
     # what the cloud sends
 
     def _received(self, transport: CloudTransport, topic: str, payload: bytes) -> None:
-        if transport is not self._transport:
-            return
+        transport.hold_nothing()
+        if transport is self._transport:
+            try:
+                self._take(transport, topic, payload)
+            except Exception:
+                # The SDK would let it pass in silence.
+                log.exception("a message of the cloud to '%s' could not be told", self._access.identity)
+
+    def _take(self, transport: CloudTransport, topic: str, payload: bytes) -> None:
         what = parse_cloud_topic(topic)
         if isinstance(what, TwinAnswer):
             self._answered(what, payload)
@@ -580,3 +586,8 @@ class SdkConnection:
             self._held -= 1
             if is_taken:
                 transport.acknowledge(held)
+
+
+def _root(error: Exception) -> BaseException:
+    """Return what tells most: our own error, else what the SDK wrapped."""
+    return error if isinstance(error, EdgeError) else error.__cause__ or error
