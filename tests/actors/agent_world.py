@@ -27,6 +27,7 @@ from tests.fakes.module_records import FakeModuleRecords
 from tests.fakes.module_runtime import FakeModuleRuntime
 from tests.fakes.security import FakeSecurity
 
+
 def no_registry() -> RegistryActor:
     return RegistryActor(None, security=SECURITY, random=lambda: 0.0)
 

@@ -16,8 +16,9 @@ from runtime.edge_deployment import choose
 from runtime.home import Home
 from runtime.key_store import KeyStore
 from runtime.last_deployment import LastDeployment
-from tests.actors.manifests import manifest
+from tests.actors.manifests import AGENT, manifest
 
+MODULES = (*AGENT, "modules")
 KEPT = KeptDeployment(7, b'{"modules": "secret"}', 3, b'{"routes": {}}')
 
 
@@ -105,11 +106,11 @@ def kept(*changes: tuple[tuple[str, ...], object]) -> KeptDeployment:
 def test_an_edge_without_a_file_starts_with_what_the_cloud_sent_last(
     tmp_path: Path, last: LastDeployment
 ) -> None:
-    last.keep(kept())
+    last.keep(kept((MODULES, {})))
 
     chosen = choose(settings(tmp_path), None, has_cloud=True)
 
-    assert chosen.kept == kept()
+    assert chosen.kept == kept((MODULES, {}))
     assert (chosen.file_name, chosen.folder) == ("", tmp_path)
     assert [*chosen.deployment.hub.routes] == ["up", "hot"]
     assert chosen.deployment.edge_hub is not None
@@ -120,8 +121,7 @@ def test_what_this_device_does_not_allow_any_more_does_not_start(
     tmp_path: Path, last: LastDeployment, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = {"type": "process", "status": "running", "settings": {"command": ["/bin/rm"]}}
-    path = ("modulesContent", "$edgeAgent", "properties.desired", "modules")
-    last.keep(kept((path, {"x": module})))
+    last.keep(kept((MODULES, {"x": module})))
 
     chosen = choose(settings(tmp_path), None, has_cloud=True)
 
