@@ -47,6 +47,7 @@ from actors.module_spec import (
     spec_hash,
 )
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun
+from actors.process_permission import Origin
 from actors.registry import RegistryActor
 from actors.reported import Platform
 from actors.restart_policy import RestartState
@@ -54,6 +55,7 @@ from actors.rollout import start_groups
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
 from messaging.address import child_of
+from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
@@ -66,7 +68,7 @@ from runtime.edge_containers import container_runtime, edge_names, listening_for
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
-from runtime.embedded_cloud import EmbeddedCloud, embedded_cloud
+from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
@@ -114,7 +116,8 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
     """
     settings, provisioned = provision(settings)
     cloud = embedded_cloud(settings, provisioned)
-    chosen = choose(settings, deployment_path, has_cloud=provisioned is not None or cloud is not None)
+    origin = Origin.CLOUD if cloud is None else Origin.LOCAL
+    chosen = choose(settings, deployment_path, provisioned is not None or cloud is not None, origin)
     deployment = chosen.deployment
     earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
     if earlier != message_db and earlier.exists():
@@ -138,7 +141,7 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
             stack.callback(cloud.close)
             cloud.prepare(run.path)
             settings = replace(settings, iothub_hostname=cloud.host_name)
-        edge = _Edge(settings, provisioned, cloud, chosen, run, containers, umask)
+        edge = _Edge(settings, provisioned, cloud, chosen, deployment_path, run, containers, umask)
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -191,6 +194,7 @@ class _Edge:
         provisioned: Provisioned | None,
         cloud: EmbeddedCloud | None,
         chosen: Chosen,
+        deployment_path: Path | None,
         run: RunDirectory,
         containers: DockerRuntime,
         umask: int,
@@ -198,6 +202,7 @@ class _Edge:
         self._settings = settings
         self._provisioned = provisioned
         self._chosen = chosen
+        self._deployment_path = deployment_path
         self._deployment = chosen.deployment
         self._environment = chosen.deployment.hub_environment.values
         self._keeper: DeploymentKeeper | None = None
@@ -250,7 +255,7 @@ class _Edge:
         if self._cloud is not None:
             self._start_cloud(self._cloud)
         remember_device(settings)
-        remember(home, self._provisioned)
+        remember(home, self._provisioned, same_hub=self._cloud is not None)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)
         self._security = EdgeSecurity(
@@ -270,7 +275,12 @@ class _Edge:
         last = LastDeployment(home.last_deployment, self._security.keys)
         self._keeper = DeploymentKeeper(
             self._deployment,
-            EdgeDeployments(self._put_in_place, last, settings.process_allow),
+            EdgeDeployments(
+                self._put_in_place,
+                last,
+                settings.process_allow,
+                Origin.CLOUD if self._cloud is None else Origin.LOCAL,
+            ),
             file_name=self._chosen.file_name,
             kept=self._chosen.kept,
         )
@@ -485,7 +495,20 @@ class _Edge:
         if not isinstance(found, ModuleRun) and record.by_hand is not DesiredStatus.STOPPED:
             self._modules.start(spec, ModuleAccess(), lambda end: ended.set())
             self._cloud_was_started = True
-        self._provisioned = cloud.identity(self._settings.device_id, self._provisioned, ended.is_set)
+        device_id = self._settings.device_id
+        self._provisioned = cloud.identity(device_id, self._provisioned, ended.is_set)
+        if self._deployment_path is not None:
+            threading.Thread(target=self._show_deployment, args=(cloud, self._deployment_path)).start()
+        elif cloud.device_is_new and SAMPLE.exists():
+            cloud.deploy(device_id, SAMPLE, ended.is_set)
+            log.info("the sample deployment %s was put into the IoT Hub of this edge", SAMPLE)
+
+    def _show_deployment(self, cloud: EmbeddedCloud, path: Path) -> None:
+        """In a thread, because nothing waits for it: have the twins in the stand-in say what a file says."""
+        try:
+            cloud.deploy(self._settings.device_id, path, self._cloud_ended.is_set)
+        except EdgeError as exc:
+            log.warning("the IoT Hub of this edge does not show the deployment that runs: %s", exc)
 
     def _put_in_place(self, deployment: Deployment) -> Deployment:
         """In the agent's thread: have ready what the hub of a new deployment starts from."""

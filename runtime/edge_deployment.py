@@ -36,13 +36,15 @@ class Chosen:
     kept: KeptDeployment | None = None  # what it was made from, when it came from the cloud
 
 
-def choose(settings: Settings, path: Path | None, has_cloud: bool) -> Chosen:
+def choose(settings: Settings, path: Path | None, has_cloud: bool, origin: Origin = Origin.CLOUD) -> Chosen:
     """Return what the edge starts with. Reads only.
 
     Args:
         settings: Of the edge.
         path: The manifest that the user named, if he did.
         has_cloud: Whether a deployment may come from the cloud.
+        origin: What the cloud's deployments count as: those of the stand-in that the edge runs for itself
+            are as good as files, because only its owner can put them there.
 
     Raises:
         DeploymentError: the manifest is wrong, or asks for what this device does not allow.
@@ -63,7 +65,7 @@ def choose(settings: Settings, path: Path | None, has_cloud: bool) -> Chosen:
             deployment = parse_agent(kept.agent_desired, kept.agent_version)
             if kept.hub_desired:
                 deployment = replace(deployment, hub=parse_hub_desired(kept.hub_desired, kept.hub_version))
-            process_permission.check(deployment, Origin.CLOUD, settings.process_allow)
+            process_permission.check(deployment, origin, settings.process_allow)
             log.info("starting with deployment %d, which the cloud sent last", kept.agent_version)
             return Chosen(deployment, settings.home, kept=kept)
         except ConfigError as exc:
@@ -96,15 +98,20 @@ class EdgeDeployments:
         put_in_place: Callable[[Deployment], Deployment],
         last: LastDeployment,
         allow: Sequence[Sequence[str]],
+        origin: Origin = Origin.CLOUD,
     ) -> None:
-        """Take who readies the hub, where the last good deployment is kept, and which commands may run."""
+        """Take who readies the hub, where the last good deployment is kept, and which commands may run.
+
+        `origin` as in `choose`.
+        """
         self._put_in_place = put_in_place
         self._last = last
         self._allow = allow
+        self._origin = origin
 
     def prepare(self, deployment: Deployment) -> Deployment:
         """Check what this device allows, and have ready what the hub starts from; see DeploymentPlace."""
-        process_permission.check(deployment, Origin.CLOUD, self._allow)
+        process_permission.check(deployment, self._origin, self._allow)
         return self._put_in_place(deployment)
 
     def keep(self, kept: KeptDeployment) -> None:

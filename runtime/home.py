@@ -72,10 +72,6 @@ class Home:
         return self.path / "provisioned.json"
 
     @property
-    def cloud_ca(self) -> Path:
-        return self.certificates / "cloud-ca.pem"
-
-    @property
     def scope(self) -> Path:
         return self.path / "scope.json"
 
@@ -86,6 +82,10 @@ class Home:
     @property
     def certificates(self) -> Path:
         return self.path / "certificates"
+
+    @property
+    def cloud_ca(self) -> Path:
+        return self.certificates / "cloud-ca.pem"
 
     @property
     def hub_config(self) -> Path:

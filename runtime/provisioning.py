@@ -141,10 +141,10 @@ def load(home: Home) -> Provisioned | None:
     return Provisioned(file.host_name, file.device_id, key, file.https_port, file.ca_pem, file.enrollment)
 
 
-def remember(home: Home, found: Provisioned | None) -> None:
+def remember(home: Home, found: Provisioned | None, same_hub: bool = False) -> None:
     """Keep it for the next start, and say what is different from the last one.
 
-    The home is there, and locked by the caller.
+    The home is there, and locked by the caller. `same_hub`: another name is only that of the same IoT Hub.
 
     Raises:
         EnvironmentFault: the home cannot be written.
@@ -157,7 +157,7 @@ def remember(home: Home, found: Provisioned | None) -> None:
         return
     if before is None:
         log.info("this edge is device '%s' of %s from now on", found.device_id, found.host_name)
-    elif before.host_name.lower() != found.host_name.lower():
+    elif before.host_name.lower() != found.host_name.lower() and not same_hub:
         log.warning(
             "this edge was a device of %s and is one of %s from now on; messages that still wait go there, "
             "and devices that the other one knew are known no more",
