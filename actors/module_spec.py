@@ -55,11 +55,13 @@ class ModuleStatus(StrEnum):
 class DockerSettings:
     """A module that is a container.
 
-    `create_options` is the JSON text of Docker's create request, chunks joined, without blanks.
+    `create_options` is the JSON text of Docker's create request, chunks joined, without blanks; `digest` pins
+    the image, "" when any of its name will do.
     """
 
     image: str
     create_options: str = field(default="{}", repr=False)  # its Env often holds passwords
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,11 @@ def applied_fields(module: ModuleSpec) -> dict[str, Any]:
         "env": dict(module.env),
     }
     match module.settings:
-        case DockerSettings(image=image, create_options=text):
+        case DockerSettings(image=image, create_options=text, digest=digest):
             fields["settings.image"] = image
             fields["settings.createOptions"] = json.loads(text)
+            if digest:  # absent where it was before there were digests: an update of us replaces nothing
+                fields["settings.digest"] = digest
         case ProcessSettings(command=command, working_directory=folder):
             fields["settings.command"] = list(command)
             fields["settings.workingDirectory"] = folder

@@ -44,6 +44,7 @@ from runtime import listening_sockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
 from runtime.config import Settings, remember_device, web_addresses
+from runtime.deployed_ports import as_deployed
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_modules import EdgeModules
@@ -109,6 +110,7 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         lock.acquire()
         stack.callback(lock.release)
         stack.callback(_remove_unless_modules_live, run)
+        settings = as_deployed(settings, deployment)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
         edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers, umask)
@@ -442,7 +444,7 @@ def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wante
         Wanted(
             use,
             listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port),
-            is_optional=use is Use.WEB and settings.web_listen is None,
+            is_optional=use is Use.WEB and "web_listen" not in settings.given,
         )
         for use, addresses in by_use
         for address in addresses
