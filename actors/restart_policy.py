@@ -56,6 +56,13 @@ class StartFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StartRefused:
+    """It must not be started: its image is not the one that is pinned. `reason` is fit to be shown."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartPostponed:
     """It cannot be started yet, by no fault of its own. `reason` is fit to be shown."""
 
@@ -74,6 +81,7 @@ class ModuleExited:
     at_s: float
     exit_code: int | None = None
     signal: int | None = None
+    out_of_memory: bool = False  # the engine killed it, or a process of its, for want of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,7 @@ Event = (
     | StartAsked
     | Started
     | StartFailed
+    | StartRefused
     | StartPostponed
     | StartPossible
     | ModuleExited
@@ -141,6 +150,7 @@ class RestartState:
     next_restart_at_s: float | None = None
     start_pending: bool = False  # a start was decided; still set if the agent died before doing it
     stopped_by_us: bool = False
+    last_exit_out_of_memory: bool = False
 
     @property
     def stable_at_s(self) -> float | None:
@@ -218,7 +228,7 @@ def decide(
         match event:
             case AgentStarted() | RestartDue():
                 return Decision(replace(state, next_restart_at_s=None, start_pending=False), LeaveAlone())
-            case StartFailed(reason=reason) | StartPostponed(reason=reason):
+            case StartFailed(reason) | StartPostponed(reason) | StartRefused(reason):
                 return _leave(state, ModuleStatus.FAILED, f"could not be started: {reason}")
         policy = RestartPolicy.NEVER
     match event:
@@ -232,6 +242,8 @@ def decide(
             # At once would only find the same. `never` is tried again too: it has not had its one run.
             wait_s = backoff_s(state.row + 1)
             return _wait(state, f"could not be started: {reason}", now_s, wait_s, now_s)
+        case StartRefused(reason=reason):
+            return _refused(state, reason, now_s)
         case StartPostponed(reason=reason):
             return _postponed(state, reason, now_s)
         case StartPossible():
@@ -272,6 +284,19 @@ def _postponed(state: RestartState, reason: str, now_s: float) -> Decision:
         state,
         status=ModuleStatus.BACKOFF,
         description=f"not started yet: {reason}",
+        next_restart_at_s=due_s,
+        start_pending=True,
+    )
+    return Decision(state, StartAt(due_s))
+
+
+def _refused(state: RestartState, reason: str, now_s: float) -> Decision:
+    """Stay down, and look again after a long while: somebody may have put right what was wrong."""
+    due_s = now_s + MAX_BACKOFF_S
+    state = replace(
+        state,
+        status=ModuleStatus.FAILED,
+        description=f"not started: {reason}; looked at again at {_utc(due_s)}",
         next_restart_at_s=due_s,
         start_pending=True,
     )
@@ -389,6 +414,7 @@ def _remember_exit(state: RestartState, event: ModuleExited) -> RestartState:
         last_exit_at_s=event.at_s,
         last_exit_code=event.exit_code,
         last_exit_signal=event.signal,
+        last_exit_out_of_memory=event.out_of_memory,
     )
 
 
@@ -400,6 +426,8 @@ def _forget_old_restarts(state: RestartState, at_s: float) -> RestartState:
 
 
 def _how_it_ended(state: RestartState) -> str:
+    if state.last_exit_out_of_memory:
+        return "killed for want of memory (HostConfig.Memory of its createOptions is its limit)"
     if state.last_exit_signal is not None:
         try:
             return f"killed by {signal.Signals(state.last_exit_signal).name}"

@@ -3,6 +3,7 @@
 EdgeError
 ├─ ConfigError                what the user wrote or set is wrong; the message names thing, value, way out
 │  ├─ DeploymentError         the manifest
+│  ├─ ImageRefused            the image on this device is not the one that the deployment pins
 │  └─ RouteError              one route of the manifest, with its position
 ├─ EnvironmentFault           the machine does not allow it: port in use, no space, not permitted
 │  └─ StartLater              a module cannot be started yet; the module runtime tells when
@@ -42,6 +43,10 @@ class DeploymentError(ConfigError):
     def __init__(self, message: str, code: int = 400) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ImageRefused(ConfigError):
+    """An image does not have the digest that the deployment asks for: its module must not run."""
 
 
 class RouteError(ConfigError):

@@ -239,6 +239,8 @@ class _Edge:
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
         write_private_file(home.hub_config, hub_config.encode(config))
+        credentials = self._deployment.runtime.registry_credentials.values()
+        self._modules.deployed(tuple(self._deployment.modules.values()), tuple(credentials))
 
     def run(self, for_s: float | None) -> int:
         """Start the actors and wait for the end."""

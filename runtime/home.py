@@ -14,6 +14,7 @@ identities.copy   the hub's copy of the identities
 upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off
 modules/          how each module fared, for the next start of the agent
 containers.json   there once the edge has made containers: their network
+images.json       which images were pulled for modules, and when each was last used
 module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
 logs/             a log for each module and each process of the edge
 cloud/            not of the edge, but of the IoT Hub stand-in: see iothub/cloud_home.py
@@ -45,6 +46,7 @@ _OWN = (
     "upstream.*",
     "modules",
     "containers.json",
+    "images.json",
     MODULE_DATA,
     "logs",
     ".*.new",  # being written when the power went

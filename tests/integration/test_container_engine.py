@@ -48,7 +48,7 @@ def test_modules_are_back_with_their_engine_and_the_others_never_notice(
     name = image()
     # Both exit cleanly when they are asked to end, which is no reason to leave them stopped.
     script = f"trap 'exit 0' TERM; echo up >{edge.pipe}; while :; do sleep 0.1; done"
-    mount = {"Binds": [f"{edge.folder}:{edge.folder}"]}
+    mount = {"Binds": [f"{edge.pipe}:{edge.pipe}"]}
     pump = container(name, "sh", "-c", script, host=mount, restartPolicy="on-failure")
     edge.deploy({"pump": pump, "sensor": shell("exec sleep 99")})
     edge.start()
@@ -83,7 +83,7 @@ open(os.environ["PIPE"], "w").write("reached\\n")
     name = image()
     engine.stop()
     environment = {"CA": {"value": str(edge.home / "certificates" / "edge-ca.pem")}}
-    mount = {"Binds": [f"{edge.folder}:{edge.folder}"]}
+    mount = {"Binds": [f"{edge.pipe}:{edge.pipe}"]}
     pump = container(name, "python3", "-c", probe, host=mount, restartPolicy="on-failure", env=environment)
     edge.deploy({"pump": pump, "sensor": shell("exec sleep 99")})
     edge.start()
