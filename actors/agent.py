@@ -344,7 +344,14 @@ class AgentActor(EdgeActor):
         """Log what this deployment changes; return the modules that are in it no more."""
         records = self._records.all()
         current = [
-            CurrentModule(name, record.restart.status, record.startup_order, record.spec_hash, record.desired)
+            CurrentModule(
+                name,
+                record.restart.status,
+                record.startup_order,
+                record.spec_hash,
+                record.desired,
+                record.parts,
+            )
             for name, record in records.items()
         ]
         current += [

@@ -140,6 +140,12 @@ def spec_hash(module: ModuleSpec) -> str:
     return _hash({"name": module.name} | applied_fields(module))
 
 
+def part_hashes(module: ModuleSpec) -> dict[str, str]:
+    """Return a hash of each of the applied fields: what changed can be said without keeping secrets."""
+    fields = applied_fields(module)
+    return {name: _hash({name: value})[:16] for name, value in fields.items() if value is not None}
+
+
 def twin_hash(desired: Mapping[str, Any]) -> str:
     """Return 64 hex digits that change exactly when desired properties do."""
     return _hash(desired)

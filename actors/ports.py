@@ -429,6 +429,7 @@ class ModuleRecord:
     desired: DesiredStatus
     restart: RestartState
     by_hand: DesiredStatus | None = None  # what a user asked for since the deployment
+    parts: Mapping[str, str] = field(default_factory=dict)  # `part_hashes` of what it was made from
 
 
 class ModuleRecords(Protocol):

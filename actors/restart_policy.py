@@ -306,7 +306,10 @@ def _refused(state: RestartState, reason: str, now_s: float) -> Decision:
 def _exited(state: RestartState, at_s: float, policy: RestartPolicy, now_s: float) -> Decision:
     how = f"{_how_it_ended(state)} at {_utc(at_s)}"
     if state.stopped_by_us:
-        return _leave(state, ModuleStatus.STOPPED, f"stopped by the edge at {_utc(at_s)}")
+        # It had its time: whoever stops a module asks with SIGTERM first.
+        forced = state.last_exit_signal == signal.SIGKILL and not state.last_exit_out_of_memory
+        by_force = "; it did not end when asked with SIGTERM, and was killed" if forced else ""
+        return _leave(state, ModuleStatus.STOPPED, f"stopped by the edge at {_utc(at_s)}{by_force}")
     if state.last_exit_code == 0 and policy is not RestartPolicy.ALWAYS:
         return _leave(state, ModuleStatus.STOPPED, f"{how}; a clean exit is left as it is")
     if policy is RestartPolicy.NEVER:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from actors import restart_policy
 from actors.base import EdgeActor
-from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, spec_hash
+from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, part_hashes, spec_hash
 from actors.ports import (
     ModuleAccess,
     ModuleEnd,
@@ -178,6 +178,7 @@ class SupervisorActor(EdgeActor):
         self._stop_grace_s = stop_grace_s
         self._process = process
         self._hash = spec_hash(spec)
+        self._parts = part_hashes(spec)
         self._state = RestartState()
         self._by_hand: DesiredStatus | None = None
         self._run: ModuleRun | None = None
@@ -503,7 +504,7 @@ class SupervisorActor(EdgeActor):
 
     def _record(self, durable: bool = True) -> None:
         record = ModuleRecord(
-            self._hash, self._spec.startup_order, self._spec.status, self._state, self._by_hand
+            self._hash, self._spec.startup_order, self._spec.status, self._state, self._by_hand, self._parts
         )
         if record == self._recorded or self._after_exit in (_AfterExit.BEGIN, _AfterExit.REMOVE):
             return  # while the old run is being replaced, its own record is the true one

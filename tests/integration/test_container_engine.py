@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 
@@ -82,12 +83,15 @@ open(os.environ["PIPE"], "w").write("reached\\n")
     engine.start()
     name = image()
     engine.stop()
-    environment = {"CA": {"value": str(edge.home / "certificates" / "edge-ca.pem")}}
-    mount = {"Binds": [f"{edge.pipe}:{edge.pipe}"]}
+    shared = edge.folder / "shared"
+    shared.mkdir()
+    environment = {"CA": {"value": str(shared / "edge-ca.pem")}}
+    mount = {"Binds": [f"{edge.pipe}:{edge.pipe}", f"{shared}:{shared}"]}
     pump = container(name, "python3", "-c", probe, host=mount, restartPolicy="on-failure", env=environment)
     edge.deploy({"pump": pump, "sensor": shell("exec sleep 99")})
     edge.start()
     away = edge.wait_for(pump="backoff", sensor="running", edgeHub="running")["pump"]
+    shutil.copy(edge.home / "certificates" / "edge-ca.pem", shared)
 
     engine.start()
 

@@ -185,7 +185,7 @@ class ContainerWorld:
     def next_agent(self) -> None:
         if self._made:
             self._made[-1].close()
-        names = ContainerNames(self._id, f"contract-{self._id}", "edgeHub", self._folder / "home")
+        names = ContainerNames(self._id, f"contract-{self._id}", "edgeHub", Path("/home-of-nobody"))
         self._containers = DockerRuntime(
             names, self._folder / "containers.json", environment=lambda module, access: {}
         )
