@@ -16,10 +16,10 @@ import pytest
 
 from actors.agent_root import AGENT
 from actors.supervisor import ModuleReported, StartModule, StopModule
-from runtime.docker_engine import HOME_LABEL, MODULE_LABEL
 from runtime.docker_leftovers import remove_containers
+from tests.integration.container_edge import ContainerEdge, health_check
 from tests.integration.containers import container
-from tests.integration.edge_process import EdgeProcess, shell
+from tests.integration.edge_process import shell
 from tests.integration.registry import Registry
 from tests.runtime.module_processes import lives
 
@@ -29,27 +29,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.docker
 
 SLEEP = ("sleep", "1000")
-
-
-class ContainerEdge(EdgeProcess):
-    """An edge whose containers the test looks at from outside, with an engine's client of its own."""
-
-    def __init__(self, client: APIClient) -> None:
-        super().__init__()
-        self.client = client
-
-    def containers(self) -> dict[str, dict[str, Any]]:
-        """Return the containers of this edge by module."""
-        found = self.client.containers(all=True, filters={"label": f"{HOME_LABEL}={self.run.path.name}"})
-        return {one["Labels"][MODULE_LABEL]: one for one in found}
-
-    def mount(self) -> dict[str, Any]:
-        """Return a HostConfig with which containers reach the named pipe of the test."""
-        return {"Binds": [f"{self.pipe}:{self.pipe}"]}
-
-    def close(self) -> None:
-        super().close()
-        remove_containers(self.run.path.name)
 
 
 @pytest.fixture
@@ -242,15 +221,6 @@ def wait_for_container(edge: ContainerEdge, name: str) -> dict[str, Any]:
         assert time.monotonic() < deadline_s
         time.sleep(0.05)  # between two looks at what the engine does
     return edge.containers()[name]
-
-
-def health_check(image: str, **others: Any) -> dict[str, Any]:
-    """Return a module that is healthy until it has a file /ill; a new run has none."""
-    module = container(image, "sh", "-c", "rm -f /ill; exec sleep 1000", **others)
-    check = {"Test": ["CMD", "sh", "-c", "! test -e /ill"], "Interval": 100_000_000, "Retries": 1}
-    options = json.loads(module["settings"]["createOptions"]) | {"Healthcheck": check}
-    module["settings"]["createOptions"] = json.dumps(options)
-    return module
 
 
 def make_ill(edge: ContainerEdge, name: str) -> None:
