@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from enum import Enum, auto
+from signal import SIGKILL
 from typing import Any, Final
 
 from actors import restart_policy
@@ -540,7 +541,9 @@ class SupervisorActor(EdgeActor):
 
     def _log_end(self, end: ModuleExited) -> None:
         name = self._spec.name
-        if self._state.stopped_by_us:
+        if self._state.stopped_by_us and end.signal == SIGKILL:
+            log.warning("module %s did not end when asked with SIGTERM, and was killed", name)
+        elif self._state.stopped_by_us:
             log.info("module %s stopped", name)
         elif end.out_of_memory:
             log.warning("module %s was killed for want of memory", name)

@@ -22,7 +22,6 @@ _ELEVATED: Final = (
     "Devices",
     "DeviceCgroupRules",
     "DeviceRequests",
-    "SecurityOpt",
     "MaskedPaths",
     "ReadonlyPaths",
     "CgroupParent",
@@ -49,6 +48,12 @@ def take_elevated(host: dict[str, Any], engine_socket: str) -> tuple[str, ...]:
             options.pop(host, kind)
             host[kind] = kept
             taken.append(f"{kind} of the engine's socket")
+    security = options.get(host, "SecurityOpt") or ()
+    stricter = [one for one in security if str(one).startswith("no-new-privileges")]
+    if len(stricter) < len(security):
+        options.pop(host, "SecurityOpt")
+        host["SecurityOpt"] = stricter
+        taken.append("SecurityOpt")
     dropped = {str(one).upper().removeprefix("CAP_") for one in options.get(host, "CapDrop") or ()}
     options.append(host, "CapDrop", [one for one in _DROPPED if one not in added | dropped])
     return tuple(taken)

@@ -63,9 +63,14 @@ class ContainerEdge(EdgeProcess):
 
 
 def health_check(image: str, **others: Any) -> dict[str, Any]:
-    """Return a module that is healthy until it has a file /ill; a new run has none."""
-    module = container(image, "sh", "-c", "rm -f /ill; exec sleep 1000", **others)
-    check = {"Test": ["CMD", "sh", "-c", "! test -e /ill"], "Interval": 100_000_000, "Retries": 1}
+    """Return a module that is healthy until something is in its file /ill; a new run empties it."""
+    module = container(image, "sh", "-c", ": >/ill; exec sleep 1000", **others)
+    check = {"Test": ["CMD", "sh", "-c", "! test -s /ill"], "Interval": 100_000_000, "Retries": 1}
     options = json.loads(module["settings"]["createOptions"]) | {"Healthcheck": check}
     module["settings"]["createOptions"] = json.dumps(options)
     return module
+
+
+def make_ill(edge: ContainerEdge, name: str) -> None:
+    executed = edge.client.exec_create(edge.containers()[name]["Id"], ["sh", "-c", "echo >/ill"])
+    edge.client.exec_start(executed["Id"])

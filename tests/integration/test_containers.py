@@ -17,7 +17,7 @@ import pytest
 from actors.agent_root import AGENT
 from actors.supervisor import ModuleReported, StartModule, StopModule
 from runtime.docker_leftovers import remove_containers
-from tests.integration.container_edge import ContainerEdge, health_check
+from tests.integration.container_edge import ContainerEdge, health_check, make_ill
 from tests.integration.containers import container
 from tests.integration.edge_process import shell
 from tests.integration.registry import Registry
@@ -221,11 +221,6 @@ def wait_for_container(edge: ContainerEdge, name: str) -> dict[str, Any]:
         assert time.monotonic() < deadline_s
         time.sleep(0.05)  # between two looks at what the engine does
     return edge.containers()[name]
-
-
-def make_ill(edge: ContainerEdge, name: str) -> None:
-    executed = edge.client.exec_create(edge.containers()[name]["Id"], ["sh", "-c", "echo >/ill"])
-    edge.client.exec_start(executed["Id"])
 
 
 def test_a_container_whose_healthcheck_fails_is_restarted_unless_its_policy_is_never(

@@ -183,6 +183,7 @@ ELEVATED = {
     "CapAdd": ["NET_ADMIN", "SETUID"],
     "NetworkMode": "host",
     "PidMode": "host",
+    "SecurityOpt": ["seccomp=unconfined", "no-new-privileges"],
     "Devices": [{"PathOnHost": "/dev/ttyS0", "PathInContainer": "/dev/ttyS0"}],
     "Binds": ["/var/run/docker.sock:/var/run/docker.sock", "/srv/data:/data"],
     "Memory": 1_000_000,
@@ -214,6 +215,7 @@ def test_rights_over_this_machine_are_left_out_and_told_where_the_device_does_no
     assert request.body["NetworkingConfig"]["EndpointsConfig"] == {AROUND.network: {"Aliases": ["pump"]}}
     assert host["CapDrop"] == ["CHOWN"]  # SETUID was named
     assert host["Memory"] == 1_000_000
+    assert host["SecurityOpt"] == ["no-new-privileges"]
     words = "\n".join(request.remarks)
     for name in (
         "Privileged",
