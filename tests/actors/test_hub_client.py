@@ -22,7 +22,7 @@ from actors.client_services import (
     Twin,
     TwinRefused,
 )
-from actors.hub_client import AGENT_LIMIT_S, TWIN_LIMIT_S, HubClientActor
+from actors.hub_client import AGENT_LIMIT_S, TWIN_LIMIT_S, Clients, HubClientActor, ListClients
 from actors.hub_report import MOST_CLIENTS_BYTES, MOST_GONE, ClientTimes, client_entries
 from actors.identities import SECURITY, GetIdentities, Identities
 from actors.router import Endpoints, ListEndpoints, ListRoutes, Routes
@@ -368,3 +368,12 @@ def test_a_method_of_the_hub_is_called_as_that_of_any_module() -> None:
     [answer] = take()
 
     assert message_in(answer) == MethodResult(200, b"null")
+
+
+def test_who_is_connected_is_told_to_who_asks(world: ReportWorld) -> None:
+    world.connects("edge1/sensor", "leaf", "edge1/pump")
+    world.leaves("leaf")
+
+    world.tell(US, ListClients(), METHODS)
+
+    assert [told.connected for told in world.told(METHODS, Clients)] == [("edge1/sensor", "edge1/pump")]
