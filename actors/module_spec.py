@@ -40,9 +40,13 @@ class DesiredStatus(StrEnum):
 
 
 class ModuleStatus(StrEnum):
-    """How a module is doing: the values of `runtimeStatus`. Source: spec sheet agent.md section 1.6."""
+    """How a module is doing: the values of `runtimeStatus`. Source: spec sheet agent.md section 1.6.
+
+    `downloading` is ours: the reference shows nothing while it pulls an image.
+    """
 
     UNKNOWN = "unknown"
+    DOWNLOADING = "downloading"
     BACKOFF = "backoff"
     RUNNING = "running"
     UNHEALTHY = "unhealthy"

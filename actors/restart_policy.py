@@ -67,6 +67,7 @@ class StartPostponed:
     """It cannot be started yet, by no fault of its own. `reason` is fit to be shown."""
 
     reason: str
+    downloading: bool = False  # its image is being fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +245,8 @@ def decide(
             return _wait(state, f"could not be started: {reason}", now_s, wait_s, now_s)
         case StartRefused(reason=reason):
             return _refused(state, reason, now_s)
-        case StartPostponed(reason=reason):
-            return _postponed(state, reason, now_s)
+        case StartPostponed():
+            return _postponed(state, event, now_s)
         case StartPossible():
             return _start(state) if state.start_pending else _as_before(state)
         case ModuleExited():
@@ -277,13 +278,13 @@ def _agent_started(state: RestartState, policy: RestartPolicy, now_s: float) -> 
     return _as_before(state)
 
 
-def _postponed(state: RestartState, reason: str, now_s: float) -> Decision:
+def _postponed(state: RestartState, event: StartPostponed, now_s: float) -> Decision:
     """Wait to be told, and look again after a while. The start is still to be done, so it counts once."""
     due_s = now_s + FIRST_BACKOFF_S
     state = replace(
         state,
-        status=ModuleStatus.BACKOFF,
-        description=f"not started yet: {reason}",
+        status=ModuleStatus.DOWNLOADING if event.downloading else ModuleStatus.BACKOFF,
+        description=f"not started yet: {event.reason}",
         next_restart_at_s=due_s,
         start_pending=True,
     )

@@ -27,7 +27,7 @@ from actors.ports import (
 )
 from actors.restart_policy import RestartState
 from messaging.envelope import Envelope
-from messaging.errors import EdgeError, ImageRefused, StartLater
+from messaging.errors import EdgeError, ImageComing, ImageRefused, StartLater
 from messaging.kinds import message
 
 log = logging.getLogger(__name__)
@@ -432,7 +432,7 @@ class SupervisorActor(EdgeActor):
                 self._apply(restart_policy.StartRefused(reason))
             elif isinstance(exc, StartLater):
                 log.warning("module %s cannot be started yet: %s", name, reason)
-                self._apply(restart_policy.StartPostponed(reason))
+                self._apply(restart_policy.StartPostponed(reason, isinstance(exc, ImageComing)))
                 self._runtime.when_possible(name, lambda: self.context.tell_self(StartPossible()))
             else:
                 log.error("module %s cannot be started: %s", name, reason)

@@ -27,7 +27,7 @@ from actors.ports import (
     OnPreparation,
 )
 from actors.registries import RegistryCredential
-from messaging.errors import EdgeError, EngineAway, EnvironmentFault, StartLater
+from messaging.errors import EdgeError, EngineAway, EnvironmentFault, ImageComing, StartLater
 from runtime.caller import ModuleContainer
 from runtime.container_images import ContainerImages
 from runtime.container_maker import ContainerGone, ContainerMaker, ContainerNames, why_not_started
@@ -136,7 +136,8 @@ class DockerRuntime:
             start = self._start_of(module, access)
             run = start.result(ANSWER_LIMIT_S)
         except TimeoutError as exc:
-            raise StartLater(f"module '{name}': {start.doing}") from exc
+            later = ImageComing if start.is_downloading else StartLater
+            raise later(f"module '{name}': {start.doing}") from exc
         except EdgeError as exc:
             with self._lock:
                 self._starts.pop(name, None)

@@ -251,7 +251,7 @@ def _in_daemon_words(status: str) -> str:
 
     Source: spec sheet security-daemon.md section 2.2
     """
-    return {"backoff": "failed", "unhealthy": "running"}.get(status, status)
+    return {"backoff": "failed", "downloading": "stopped", "unhealthy": "running"}.get(status, status)
 
 
 def _utc(at_s: float | None) -> str | None:

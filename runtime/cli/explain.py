@@ -76,7 +76,11 @@ def explained(module: Mapping[str, Any], lines: list[str], now_s: float) -> list
     rows.append(("last exit", last_exit(module)))
     rows.append(("restarts", f"{module['restarts']} since it last ran for 10 minutes"))
     if runs:
-        ready = "" if module["ready"] else "; not ready: its HEALTHCHECK does not succeed"
+        ready = (
+            ""
+            if module["ready"] or not module["has_check"]
+            else "; not ready: its HEALTHCHECK does not succeed"
+        )
         rows.append(("process", f"pid {module['pid']}{ready}"))
     if "image" in module:
         known = f" ({module['image_id']})" if module["image_id"] else ", none made from it yet"

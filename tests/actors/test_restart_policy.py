@@ -430,3 +430,11 @@ def test_an_end_for_want_of_memory_is_told_as_one() -> None:
     assert "killed for want of memory" in after.state.description
     assert after.state.last_exit_out_of_memory
     assert not told(CRASH, state=after.state, policy=NEVER).state.last_exit_out_of_memory
+
+
+def test_a_module_whose_image_is_being_fetched_is_downloading_and_starts_once_it_is_there() -> None:
+    coming = told(StartPostponed("1.0 of 4.0 MB", downloading=True))
+    started = told(StartPossible(), state=coming.state)
+
+    assert (coming.state.status, coming.action) == (ModuleStatus.DOWNLOADING, WAIT_10_S)
+    assert (started.action, started.state.restarts) == (StartNow(), 0)

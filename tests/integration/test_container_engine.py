@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -144,3 +145,27 @@ def test_an_edge_starts_beside_an_engine_that_hangs_and_adopts_when_it_answers(
     assert "did not answer; see why: `sudo systemctl status docker`" in hung["description"]
     assert after["sensor"]["pid"] == before["sensor"]["pid"]
     assert after["pump"]["pid"] == before["pump"]["pid"]
+
+
+def test_twenty_modules_are_back_with_their_engine_and_none_counts_it_as_a_crash(
+    engine: PrivateEngine, edge: EdgeProcess
+) -> None:
+    engine.start()
+    name = image()
+    names = [f"many{number}" for number in range(20)]
+    edge.deploy({module: container(name, *SLEEP) for module in names})
+    edge.start(grace_s="1")
+    before = edge.wait_for(**dict.fromkeys(names, "running"))
+
+    engine.stop()
+    edge.wait_for(**dict.fromkeys(names, "backoff"))
+    engine.start()
+
+    def all_are_back(now: dict[str, dict[str, Any]]) -> bool:
+        return all(
+            now[module]["status"] == "running" and now[module]["pid"] != before[module]["pid"]
+            for module in names
+        )
+
+    after = edge.wait_until(all_are_back)
+    assert {after[module]["restarts"] for module in names} == {0}

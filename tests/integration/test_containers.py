@@ -187,9 +187,7 @@ def test_an_image_that_is_missing_is_pulled_while_everybody_else_goes_on(
         edge.deploy({"pump": container(registry.image, *SLEEP), "valve": container(docker_image, *SLEEP)})
         edge.start()
         pulled = edge.wait_until(
-            lambda now: (
-                "is being pulled" in now["pump"]["description"] and now["valve"]["status"] == "running"
-            )
+            lambda now: now["pump"]["status"] == "downloading" and now["valve"]["status"] == "running"
         )["pump"]
         registry.go_on()
         after = edge.wait_for(pump="running")

@@ -26,6 +26,7 @@ def module(**others: Any) -> dict[str, Any]:
         "exit_signal": None,
         "out_of_memory": False,
         "ready": True,
+        "has_check": False,
         "remarks": (),
         "settings": (),
         "not_isolated": "",
@@ -111,6 +112,6 @@ def test_everything_that_is_known_is_told() -> None:
 
 
 def test_a_module_that_runs_and_is_not_ready_says_so() -> None:
-    rows = dict(explained(module(ready=False), [], NOW_S))
+    rows = dict(explained(module(ready=False, has_check=True), [], NOW_S))
 
     assert rows["process"] == "pid 7; not ready: its HEALTHCHECK does not succeed"
