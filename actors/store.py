@@ -47,6 +47,7 @@ from messaging.envelope import Envelope
 from messaging.errors import StoreDamaged, StoreError, StoreFull
 from messaging.kinds import message
 from messaging.lifecycle import RequestFailed
+from messaging.upstream_queues import endpoint_of
 
 log = logging.getLogger(__name__)
 
@@ -422,4 +423,5 @@ class StoreActor(EdgeActor):
         return more
 
     def describe(self) -> dict[str, Any]:
-        return {"consumers": self._attachments.endpoint_ids()}
+        consumers = map(endpoint_of, self._attachments.endpoint_ids())
+        return {"consumers": tuple(dict.fromkeys(consumers))}

@@ -55,6 +55,7 @@ from actors.rollout import start_groups
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
 from messaging.address import child_of
+from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
@@ -62,12 +63,13 @@ from runtime.agent_cloud import cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
 from runtime.config import Settings, remember_device, web_addresses
+from runtime.deployed_ports import as_deployed
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
-from runtime.embedded_cloud import EmbeddedCloud, embedded_cloud
+from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
@@ -79,7 +81,7 @@ from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
 from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
-from runtime.provisioning import Provisioned, provision, remember
+from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
@@ -88,6 +90,7 @@ from runtime.trust_bundle import trusted_pem
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
+MOVED: Final = -1  # to another IoT Hub; never an exit code
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 COPIED: Final = (
     "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
@@ -113,6 +116,14 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
+    ends_s = None if for_s is None else time.monotonic() + for_s
+    while (code := _run_as_provisioned(settings, deployment_path, ends_s)) == MOVED:
+        log.info("starting anew, as a device of another IoT Hub")
+    return code
+
+
+def _run_as_provisioned(settings: Settings, deployment_path: Path | None, ends_s: float | None) -> int:
+    """Run until the end, or until the edge belongs to another IoT Hub: MOVED."""
     settings, provisioned = provision(settings)
     cloud = embedded_cloud(settings, provisioned)
     origin = Origin.CLOUD if cloud is None else Origin.LOCAL
@@ -134,13 +145,14 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         lock.acquire()
         stack.callback(lock.release)
         stack.callback(_remove_unless_modules_live, run)
+        as_set, settings = settings, as_deployed(settings, deployment)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
         if cloud is not None:
             stack.callback(cloud.close)
             cloud.prepare(run.path)
             settings = replace(settings, iothub_hostname=cloud.host_name)
-        edge = _Edge(settings, provisioned, cloud, chosen, run, containers, umask)
+        edge = _Edge(settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask)
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -148,7 +160,7 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
             containers.take_back_gateway()
             edge.take_back_cloud()
             raise
-        return edge.run(for_s)
+        return edge.run(ends_s)
 
 
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
@@ -190,16 +202,20 @@ class _Edge:
     def __init__(
         self,
         settings: Settings,
+        as_set: Settings,
         provisioned: Provisioned | None,
         cloud: EmbeddedCloud | None,
         chosen: Chosen,
+        deployment_path: Path | None,
         run: RunDirectory,
         containers: DockerRuntime,
         umask: int,
     ) -> None:
         self._settings = settings
+        self._as_set = as_set  # before a deployment and containers changed where the hub listens
         self._provisioned = provisioned
         self._chosen = chosen
+        self._deployment_path = deployment_path
         self._deployment = chosen.deployment
         self._environment = chosen.deployment.hub_environment.values
         self._keeper: DeploymentKeeper | None = None
@@ -218,6 +234,7 @@ class _Edge:
         self._cloud_was_started = False
         self._failure = ""
         self._root_ended = False
+        self._is_moved = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
@@ -268,7 +285,7 @@ class _Edge:
             now_s=time.time,
         )
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
-        self._deployment = self._with_hub_version(self._deployment, config)
+        self._deployment = self._with_hub_version(settings, self._deployment, config)
         last = LastDeployment(home.last_deployment, self._security.keys)
         self._keeper = DeploymentKeeper(
             self._deployment,
@@ -285,6 +302,8 @@ class _Edge:
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
         write_private_file(home.hub_config, hub_config.encode(config))
+        credentials = self._deployment.runtime.registry_credentials.values()
+        self._modules.deployed(tuple(self._deployment.modules.values()), tuple(credentials))
 
     def take_back_cloud(self) -> None:
         """End the stand-in that was started, when nothing else will be."""
@@ -294,11 +313,10 @@ class _Edge:
             self._modules.remove(EDGE_CLOUD)
             self._cloud.remove_run_directory()
 
-    def run(self, for_s: float | None) -> int:
-        """Start the actors and wait for the end."""
+    def run(self, ends_s: float | None) -> int:
+        """Start the actors and wait for the end, at the latest until this monotonic time."""
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
-        ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
@@ -317,7 +335,7 @@ class _Edge:
         self._modules.kill_all()
         bus.close()
         log.info("stopped")
-        return DONE
+        return MOVED if self._is_moved else DONE
 
     def close(self) -> None:
         """Give everything back but modules that outlived a failure."""
@@ -348,7 +366,7 @@ class _Edge:
     def _root(self, began_s: float) -> AgentRootActor:
         security = self._security
         assert security is not None
-        registry = security.registry()
+        registry = security.registry(enrollment_of(self._settings, self._provisioned), self._on_moved)
         cloud = () if self._provisioned is None else cloud_actors(self._provisioned, self._home)
         return AgentRootActor(
             lambda: SecurityActor(security, REGISTRY if registry else ""),
@@ -373,6 +391,11 @@ class _Edge:
             platform=Platform(architecture=os.uname().machine),
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
         )
+
+    def _on_moved(self) -> None:
+        """In a worker thread: stop as if asked to; what comes next is another IoT Hub's."""
+        self._is_moved = True
+        os.write(self._wake_writer, bytes([signal.SIGTERM]))
 
     def _on_root_end(self, reason: str) -> None:
         """In the thread of the root actor."""
@@ -492,26 +515,56 @@ class _Edge:
         if not isinstance(found, ModuleRun) and record.by_hand is not DesiredStatus.STOPPED:
             self._modules.start(spec, ModuleAccess(), lambda end: ended.set())
             self._cloud_was_started = True
-        self._provisioned = cloud.identity(self._settings.device_id, self._provisioned, ended.is_set)
+        device_id = self._settings.device_id
+        self._provisioned = cloud.identity(device_id, self._provisioned, ended.is_set)
+        if self._deployment_path is not None:
+            threading.Thread(target=self._show_deployment, args=(cloud, self._deployment_path)).start()
+        elif cloud.device_is_new and SAMPLE.exists():
+            cloud.deploy(device_id, SAMPLE, ended.is_set)
+            log.info("the sample deployment %s was put into the IoT Hub of this edge", SAMPLE)
+
+    def _show_deployment(self, cloud: EmbeddedCloud, path: Path) -> None:
+        """In a thread, because nothing waits for it: have the twins in the stand-in say what a file says."""
+        try:
+            cloud.deploy(self._settings.device_id, path, self._cloud_ended.is_set)
+        except EdgeError as exc:
+            log.warning("the IoT Hub of this edge does not show the deployment that runs: %s", exc)
 
     def _put_in_place(self, deployment: Deployment) -> Deployment:
         """In the agent's thread: have ready what the hub of a new deployment starts from."""
         security = self._security
         assert security is not None
         environment = deployment.hub_environment.values
-        config = hub_settings(self._settings, deployment, security.certificate_file)
-        made = self._with_hub_version(deployment, config)
         with self._new_gateway:
-            wanted = hub_listeners(self._settings, environment)
+            settings = self._listening_for(deployment)
+            config = hub_settings(settings, deployment, security.certificate_file)
+            made = self._with_hub_version(settings, deployment, config)
+            wanted = hub_listeners(settings, environment)
             if _wants_hub(deployment):
                 self._hub_sockets.listen_on(wanted)
             else:
                 self._hub_sockets.want(wanted)
+            if settings.listen != self._settings.listen:
+                security.serve_under(_server_names(settings))
             write_private_file(self._home.hub_config, hub_config.encode(config))
-            self._deployment, self._environment = made, environment
+            self._settings, self._deployment, self._environment = settings, made, environment
+        credentials = deployment.runtime.registry_credentials.values()
+        self._modules.deployed(tuple(deployment.modules.values()), tuple(credentials))
         return made
 
-    def _with_hub_version(self, deployment: Deployment, config: HubConfig) -> Deployment:
+    def _listening_for(self, deployment: Deployment) -> Settings:
+        """Return the settings with the addresses of a new deployment, and those at which containers look.
+
+        Modules that run know the edge by its name, so that stays until the next start.
+        """
+        before = as_deployed(self._as_set, self._deployment)
+        settings = as_deployed(self._as_set, deployment)
+        for address in self._settings.listen:
+            if address not in before.listen:
+                settings = with_gateway(settings, address.host)
+        return replace(self._settings, listen=settings.listen, web_listen=settings.web_listen)
+
+    def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
 
         Not its routes and twins: a hub that lives is told of new ones.
@@ -520,7 +573,7 @@ class _Edge:
         if hub is None:
             return deployment
         fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
-        listeners = hub_listeners(self._settings, deployment.hub_environment.values)
+        listeners = hub_listeners(settings, deployment.hub_environment.values)
         digest = hashlib.sha256(f"{listeners} ".encode() + fixed).hexdigest()[:16]
         return replace(deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
@@ -554,7 +607,7 @@ def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wante
         Wanted(
             use,
             listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port),
-            is_optional=use is Use.WEB and settings.web_listen is None,
+            is_optional=use is Use.WEB and "web_listen" not in settings.given,
         )
         for use, addresses in by_use
         for address in addresses

@@ -19,6 +19,7 @@ from runtime.atomic_file import write_private_file
 from runtime.caller import ModuleContainer, ModuleProcess
 from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensure_server_certificate
 from runtime.cloud_registry import CloudRegistry
+from runtime.device_credentials import Enrollment
 from runtime.home import Home
 from runtime.hub_identities import own_identities, with_scope
 from runtime.key_content import Identity
@@ -96,6 +97,7 @@ class EdgeSecurity:
         if provisioned is not None:
             self._keys.link(provisioned.host_name)
             self._scope = ScopeFile(home.scope)
+        self._renewing = threading.Lock()
         self._ca: EdgeCa
         self._certificate: ServerCertificate
         self.renew_certificates(now_s())
@@ -113,11 +115,13 @@ class EdgeSecurity:
         """Key, leaf and edge CA of the hub, as `ssl` loads them."""
         return self._certificate.path
 
-    def registry(self) -> CloudRegistry | None:
-        """Return the registry of the IoT Hub, None without a cloud."""
+    def registry(self, enrollment: Enrollment | None, on_moved: Callable[[], None]) -> CloudRegistry | None:
+        """Return the registry of the IoT Hub, None without a cloud. Arguments as of Reprovisioning."""
         if self._provisioned is None or self._scope is None:
             return None
-        return CloudRegistry(self._provisioned, self._home, self._keys, self._scope, self._now_s)
+        return CloudRegistry(
+            self._provisioned, self._home, self._keys, self._scope, self._now_s, enrollment, on_moved
+        )
 
     def prepare_module(self, name: str, now_s: float) -> bool:
         """Make the identity of a module; see Security."""
@@ -192,11 +196,17 @@ class EdgeSecurity:
 
     def renew_certificates(self, now_s: float) -> bool:
         """Issue anew what is due; see Security."""
-        before = getattr(self, "_certificate", None)
-        folder = self._home.certificates
-        self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s)
-        self._certificate = ensure_server_certificate(folder, self._server_names, self._ca, now_s)
-        return before is not None and before != self._certificate
+        with self._renewing:
+            before = getattr(self, "_certificate", None)
+            folder = self._home.certificates
+            self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s)
+            self._certificate = ensure_server_certificate(folder, self._server_names, self._ca, now_s)
+            return before is not None and before != self._certificate
+
+    def serve_under(self, server_names: tuple[str, ...]) -> None:
+        """Have a certificate under other names for the next start of the hub. In the agent's thread."""
+        self._server_names = server_names
+        self.renew_certificates(self._now_s())
 
     def renew_at_s(self) -> float:
         """Return when the next certificate is due; see Security."""
@@ -270,7 +280,7 @@ def _in_daemon_words(status: str) -> str:
 
     Source: spec sheet security-daemon.md section 2.2
     """
-    return {"backoff": "failed", "unhealthy": "running"}.get(status, status)
+    return {"backoff": "failed", "downloading": "stopped", "unhealthy": "running"}.get(status, status)
 
 
 def _utc(at_s: float | None) -> str | None:

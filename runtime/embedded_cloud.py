@@ -9,6 +9,7 @@ keeps the address: it is the stand-in's host name.
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import socket
 import time
@@ -41,6 +42,7 @@ FIRST_ADDRESS: Final = ipaddress.IPv4Address("127.0.0.2")
 MOST_ADDRESSES: Final = 250
 TAKE_LIMIT_S: Final = 2.0
 START_LIMIT_S: Final = 20.0
+SAMPLE: Final = Path(__file__).resolve().parents[1] / "scripts" / "samples" / "deployment.json"
 LOOK_S: Final = 0.01
 
 
@@ -83,6 +85,7 @@ class EmbeddedCloud:
         self._sockets: list[tuple[Use, socket.socket]] = []
         self._kept = kept
         self._is_new = False
+        self.device_is_new = False  # it was made in this run
         self.beside: Callable[[], Sequence[socket.socket]] = lambda: ()  # the sockets of our hub
 
     @property
@@ -199,6 +202,7 @@ class EmbeddedCloud:
                 raise
             wanted = {"deviceId": device_id, "capabilities": {"iotEdge": True}}
             device = cloud.call("PUT", path, wanted)
+            self.device_is_new = True
             log.info("edge device %s was made in the IoT Hub of this edge", device_id)
         key = (device["authentication"]["symmetricKey"] or {}).get("primaryKey")
         if not key or not device["capabilities"].get("iotEdge"):
@@ -208,15 +212,18 @@ class EmbeddedCloud:
             )
         return ConnectionString(self.host_name, Identity(device_id), key)
 
-    def deploy(self, device_id: str, content: Mapping[str, Any]) -> None:
-        """Give the edge device a deployment, as `edge-actors cloud deploy` does.
+    def deploy(self, device_id: str, file: Path, has_ended: Callable[[], bool]) -> None:
+        """Give the edge device the deployment in a file, as `edge-actors cloud deploy` does. Waits.
 
         Raises:
             EdgeError: the stand-in does not answer, or refuses it.
         """
-        from runtime.iothub.owner import Cloud, device_path
+        from runtime.iothub.edge_manifest import content_of
+        from runtime.iothub.owner import device_path
 
-        Cloud(self._home.path).call("POST", f"{device_path(device_id)}/applyConfigurationContent", content)
+        content = content_of(json.loads(file.read_bytes().decode("utf-8-sig")), file)
+        path = f"{device_path(device_id)}/applyConfigurationContent"
+        self._wait(has_ended).call("POST", path, content)
 
     # helpers
 

@@ -130,7 +130,7 @@ class LivePicture:
             link = client.ask(UPSTREAM, GetLinkState(), LinkState, ANSWER_LIMIT_S)
         except BusError:
             return  # it restarts; the table of modules says so
-        self._known = replace(self._known, upstream_on=link.on)
+        self._known = replace(self._known, link=link)
 
     def _read_ledger(self) -> None:
         began_s = time.monotonic()

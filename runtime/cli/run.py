@@ -14,10 +14,9 @@ from runtime.cli.options import common_options
 @click.command()
 @click.option(
     "--deployment",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The deployment manifest to run.",
+    help="The deployment manifest to run, whatever the cloud has.  [default: what the cloud has]",
 )
 @click.option(
     "--listen",
@@ -40,7 +39,7 @@ from runtime.cli.options import common_options
 )
 @common_options
 def run(
-    deployment: Path,
+    deployment: Path | None,
     listen: tuple[str, ...],
     connection_string_file: str | None,
     for_s: float | None,
@@ -48,6 +47,9 @@ def run(
     as_json: bool,
 ) -> int:
     """Run an edge: its modules, and the hub they and other clients connect to.
+
+    Without a connection string it runs an IoT Hub for itself, too, with the sample deployment in it at first;
+    `edge-actors cloud --help` tells what to do with that.
 
     On a terminal a picture shows modules and messages, and the log goes to HOME/logs/edge-actors.log alone;
     otherwise its lines are printed as well, with --json as objects.

@@ -154,32 +154,55 @@ def test_a_wrong_key_harms_nobody_but_the_link(edge: EdgeProcess, cloud: CloudPr
     wait_until(is_linked(edge), "the right one is taken")
 
 
-@pytest.mark.parametrize("option", [[], ["--group"]], ids=["individual", "group, key derived"])
-def test_the_provisioning_service_says_which_device_an_edge_is(
-    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path, option: list[str]
-) -> None:
-    del edge.environment["EDGE_ACTORS_DEVICE_ID"]
-    name = "line" if option else "reg-7"
-    cloud.do("enrollment", "create", name, "--edge", *option)
-    if option:
-        key = cloud.do("enrollment", "key", name, "reg-7")
-    else:
-        shown = cloud.ask("enrollment", "show", name, "--show-secrets")
-        key = shown["attestation"]["symmetricKey"]["primaryKey"]
-    (tmp_path / "key").write_text(key)
+def enroll(edge: EdgeProcess, cloud: CloudProgram, folder: Path, key: str) -> None:
+    """Have an edge ask the provisioning service of a stand-in who it is."""
+    (folder / "key").write_text(key)
     serving = json.loads((cloud.home / "cloud" / "serving.json").read_text())
+    del edge.environment["EDGE_ACTORS_DEVICE_ID"]
     edge.environment |= {
         "EDGE_ACTORS_CLOUD_CA": str(cloud.ca_file),
         "EDGE_ACTORS_DPS_ENDPOINT": f"{cloud.address}:{serving['httpsPort']}",
         "EDGE_ACTORS_DPS_ID_SCOPE": serving["idScope"],
         "EDGE_ACTORS_DPS_REGISTRATION_ID": "reg-7",
-        "EDGE_ACTORS_DPS_KEY_FILE": str(tmp_path / "key"),
+        "EDGE_ACTORS_DPS_KEY_FILE": str(folder / "key"),
     }
+
+
+def test_the_provisioning_service_says_which_device_an_edge_is(
+    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+) -> None:
+    cloud.do("enrollment", "create", "reg-7", "--edge")
+    shown = cloud.ask("enrollment", "show", "reg-7", "--show-secrets")
+    enroll(edge, cloud, tmp_path, shown["attestation"]["symmetricKey"]["primaryKey"])
 
     edge.start()
 
     wait_until(is_linked(edge), "the edge is linked")
     assert upstream_device(edge)["deviceId"] == "reg-7"
+
+
+def test_a_device_that_belongs_to_another_hub_by_now_goes_there_by_itself(
+    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+) -> None:
+    cloud.do("enrollment", "create", "line", "--group", "--edge")
+    enroll(edge, cloud, tmp_path, cloud.do("enrollment", "key", "line", "reg-7"))
+    edge.start()
+    wait_until(is_linked(edge), "the edge is linked")
+    edge.run("down")
+    edge.wait()
+    with CloudProgram() as former:
+        both = tmp_path / "both.pem"
+        both.write_text(cloud.ca_pem + former.ca_pem)
+        edge.environment["EDGE_ACTORS_CLOUD_CA"] = str(both)
+        kept = edge.home / "provisioned.json"
+        kept.write_text(kept.read_text().replace(cloud.address, former.address))
+
+        edge.start()
+
+        wait_until(lambda: "starting anew" in edge.output.read_text(), "it was moved")
+        edge.wait_for_modules("running", {"edgeHub", "filter", "sensor"})
+        wait_until(is_linked(edge), "the edge is linked again")
+        assert upstream_device(edge)["hostName"] == cloud.address
 
 
 def _ca_pem(edge: EdgeProcess) -> str:
