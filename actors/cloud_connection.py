@@ -51,6 +51,7 @@ class CloudAccess:
     key: Secret  # of the identity itself, base64
     ca_pem: str = ""  # what to trust besides the system's own authorities
     model_id: str = ""  # plug and play
+    https_port: int = 443  # where its clock is looked at when it refuses a token
 
 
 class CloudObserver(Protocol):
@@ -106,7 +107,11 @@ class CloudConnection(Protocol):
         ...
 
     def send(self, number: int, message: Message) -> None:
-        """Send telemetry; done when the cloud has acknowledged it."""
+        """Send telemetry; done when the cloud has acknowledged it.
+
+        One that failed for a reason that may pass is the last: those sent behind it on this connection fail
+        as well, so that none of them can arrive before it is sent again.
+        """
         ...
 
     def get_twin(self, number: int) -> None:

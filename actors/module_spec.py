@@ -14,6 +14,7 @@ from typing import Any
 
 EDGE_AGENT = "edgeAgent"
 EDGE_HUB = "edgeHub"
+EDGE_CLOUD = "edgeCloud"  # the IoT Hub stand-in that the edge runs for itself; in no deployment
 
 # "No order given": such a module starts after all that have one. Source: spec sheet agent.md section 1.2.
 LAST_STARTUP_ORDER = 4_294_967_295
@@ -87,7 +88,14 @@ class BuiltInSettings:
     create_options: str = field(default="{}", repr=False)
 
 
-ModuleSettings = DockerSettings | ProcessSettings | BuiltInSettings
+@dataclass(frozen=True, slots=True)
+class StandInSettings:
+    """The IoT Hub stand-in that the edge runs for itself."""
+
+    address: str
+
+
+ModuleSettings = DockerSettings | ProcessSettings | BuiltInSettings | StandInSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,8 @@ def applied_fields(module: ModuleSpec) -> dict[str, Any]:
         case ProcessSettings(command=command, working_directory=folder):
             fields["settings.command"] = list(command)
             fields["settings.workingDirectory"] = folder
+        case StandInSettings(address=address):
+            fields["settings.address"] = address
     return fields
 
 

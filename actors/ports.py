@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from actors.cloud_connection import CloudFault
 from actors.hub_identity import AuthType, KnownIdentities
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.registries import RegistryCredential
@@ -14,7 +15,6 @@ from actors.restart_policy import RestartState
 from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
 from messaging.identity import Identity
-from messaging.message import Message
 
 
 class MessageStore(Protocol):
@@ -40,8 +40,8 @@ class MessageStore(Protocol):
         """
         ...
 
-    def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
-        """Forget messages that the endpoint took; return how many of them were still waiting.
+    def delivered(self, ranges: Mapping[str, Sequence[tuple[int, int]]]) -> int:
+        """Forget messages that endpoints took, all at once; return how many of them were still waiting.
 
         A range is first and last position, both included; ranges may overlap. Positions where nothing
         waits (any longer: said twice, expired meanwhile) are not counted.
@@ -96,8 +96,12 @@ class MessageStore(Protocol):
         """Return how many messages wait for the endpoint."""
         ...
 
+    def waiting(self, endpoint_ids: Sequence[str], now_s: float) -> list[str]:
+        """Return those of these queues in which a message waits that has not expired, in the same order."""
+        ...
+
     def endpoint_ids(self) -> tuple[str, ...]:
-        """Return the endpoints that messages were ever stored for, whether some wait or not."""
+        """Return the queues that messages were stored for, those in which some wait among them."""
         ...
 
     def ledger(self) -> Ledger:
@@ -244,28 +248,19 @@ class CheckCertificate(Protocol):
         ...
 
 
-class CloudLink(Protocol):
-    """The way to the cloud for messages."""
-
-    def send(self, messages: Sequence[Message]) -> None:
-        """Send messages in order; when this returns, the cloud has them.
-
-        Raises:
-            EnvironmentFault: the way is blocked: not all of them have arrived, they will be sent again.
-            Exception: any other is taken for a fault of one of these messages.
-        """
-        ...
+class LinkSwitch(Protocol):
+    """Whether the link to the cloud is wanted, kept over restarts."""
 
     def is_on(self) -> bool:
-        """Return whether the link is switched on."""
+        """Return whether it is switched on; it is until somebody switches it off."""
         ...
 
     def switch(self, on: bool) -> None:
-        """Switch the link on or off, also for the next start."""
-        ...
+        """Switch it on or off, for good.
 
-    def close(self) -> None:
-        """Let go of files and connections; `send` opens them again."""
+        Raises:
+            EnvironmentFault: that cannot be kept.
+        """
         ...
 
 
@@ -429,6 +424,7 @@ class ModuleRecord:
     desired: DesiredStatus
     restart: RestartState
     by_hand: DesiredStatus | None = None  # what a user asked for since the deployment
+    started_at_s: float | None = None  # the last run; seconds since 1970-01-01 UTC
     parts: Mapping[str, str] = field(default_factory=dict)  # `part_hashes` of what it was made from
 
 
@@ -483,6 +479,14 @@ class Security(Protocol):
 
         Raises:
             EdgeError: the name does not suit, or nothing can be written.
+        """
+        ...
+
+    def prepare_module(self, name: str, now_s: float) -> bool:
+        """Make the identity of a module unless it has one; return whether it waits for one in the cloud.
+
+        Raises:
+            EdgeError: as `ensure_module`.
         """
         ...
 
@@ -557,4 +561,24 @@ class Security(Protocol):
 
     def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
         """Take note of how a module is doing, for whoever asks the workload API for a list."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOutcome:
+    """How far registry and scope of the cloud and what is known here are the same now."""
+
+    fault: CloudFault | None = None  # it did not come to its end; what was known stays
+    problems: tuple[tuple[str, str], ...] = ()  # modules that the cloud does not take, and why
+    identities: int = 0  # in the scope
+
+
+class Registry(Protocol):
+    """The registry of the IoT Hub, and the scope of this edge in it."""
+
+    host_name: str  # of the IoT Hub
+    device_id: str
+
+    def start_sync(self, done: Callable[[SyncOutcome], None]) -> None:
+        """Make modules known there and the scope known here. `done` is called once, in a foreign thread."""
         ...

@@ -1,7 +1,7 @@
 """Keeps one module at the status its deployment asks for.
 
 Understands: ModuleExited, HealthChanged, StartPossible, RestartDue, StableDue, StartModule, StopModule,
-             RestartModule, KillModule, RemoveModule, GetModule
+             RestartModule, KillModule, RemoveModule, HandOver, GetModule
 Tells:       AgentActor (ModuleReported at each change, ModuleRemoved)
 Started by:  AgentActor, one per module; after a restart of its own it takes over the module as it runs
 """
@@ -26,6 +26,7 @@ from actors.ports import (
     ModuleRuntime,
 )
 from actors.restart_policy import RestartState
+from actors.rollout import order_of
 from messaging.envelope import Envelope
 from messaging.errors import EdgeError, ImageComing, ImageRefused, StartLater
 from messaging.kinds import message
@@ -109,6 +110,11 @@ class ModuleRemoved:
 
 
 @message
+class HandOver:
+    """Leave the module as it is: once you have stopped, another supervisor takes it over. From the agent."""
+
+
+@message
 class GetModule:
     """Tell how it is doing. Answered with ModuleReported."""
 
@@ -127,6 +133,10 @@ class ModuleReported:
     exit_signal: int | None
     description: str
     not_isolated: str = ""  # why it runs with the rights of the edge itself; "" when it does not
+    order: str = ""  # on whose behalf: see `rollout.order_of`
+    started_s: float | None = None  # the last start, exit and restart; seconds since 1970-01-01 UTC
+    exited_s: float | None = None
+    restarted_s: float | None = None
     ready: bool = False  # it runs, and is healthy by its own check if it has one
     has_check: bool = False  # whether it has one
     next_start_s: float | None = None  # when it is tried again; seconds since 1970-01-01 UTC
@@ -179,8 +189,10 @@ class SupervisorActor(EdgeActor):
         self._stop_grace_s = stop_grace_s
         self._process = process
         self._hash = spec_hash(spec)
+        self._order = order_of(spec, access, problem)
         self._parts = part_hashes(spec)
         self._state = RestartState()
+        self._started_s: float | None = None  # the last run
         self._by_hand: DesiredStatus | None = None
         self._run: ModuleRun | None = None
         self._healthy = True  # by its own check
@@ -188,6 +200,7 @@ class SupervisorActor(EdgeActor):
         self._ending = False  # the run was asked to end
         self._after_exit: _AfterExit | None = None
         self._stopping = False
+        self._handed_over = False
         self._asked: list[Envelope] = []  # commands by hand, answered when all is at rest
         self._restart_timer = 0
         self._stable_timer = 0
@@ -203,6 +216,7 @@ class SupervisorActor(EdgeActor):
         same = record is not None and record.spec_hash == self._hash
         if record is not None and same:
             self._state = record.restart
+            self._started_s = record.started_at_s
             if record.desired is self._spec.status:
                 self._by_hand = record.by_hand
         self._runtime.watch_health(self._spec.name, self._on_health)
@@ -220,6 +234,9 @@ class SupervisorActor(EdgeActor):
         self._stopping = True
         if self._run is None:
             self._runtime.stop(self._spec.name, self._stop_grace_s)  # a start that was postponed
+            self.context.ready_to_stop()
+            return
+        if self._handed_over:
             self.context.ready_to_stop()
             return
         self._apply(restart_policy.StoppedByUs())
@@ -343,6 +360,12 @@ class SupervisorActor(EdgeActor):
         self._after_exit = _AfterExit.REMOVE
         self._end_run()
 
+    def on_hand_over(self, message: HandOver) -> None:
+        self._handed_over = True
+        asked, self._asked = self._asked, []
+        for envelope in asked:
+            self.reply(self._report(), envelope)
+
     def on_get_module(self, message: GetModule) -> None:
         self.reply(self._report())
 
@@ -356,6 +379,7 @@ class SupervisorActor(EdgeActor):
         """Go on with a module that runs, or replace it when it was made from something else."""
         self._run = self._last_run = run
         self._healthy = run.is_healthy
+        self._started_s = run.started_at_s
         self._apply(restart_policy.Started(run.started_at_s))
         if not same or self._problem:
             log.info("module %s runs, but not as the deployment says; it is ended", self._spec.name)
@@ -438,6 +462,7 @@ class SupervisorActor(EdgeActor):
                 log.error("module %s cannot be started: %s", name, reason)
                 self._apply(restart_policy.StartFailed(reason))
             return
+        self._started_s = self._run.started_at_s
         self._last_run, self._healthy = self._run, self._run.is_healthy
         log.info("module %s started, pid %d", name, self._run.pid)
         self._apply(restart_policy.Started(self._run.started_at_s))
@@ -505,7 +530,13 @@ class SupervisorActor(EdgeActor):
 
     def _record(self, durable: bool = True) -> None:
         record = ModuleRecord(
-            self._hash, self._spec.startup_order, self._spec.status, self._state, self._by_hand, self._parts
+            self._hash,
+            self._spec.startup_order,
+            self._spec.status,
+            self._state,
+            self._by_hand,
+            self._started_s,
+            self._parts,
         )
         if record == self._recorded or self._after_exit in (_AfterExit.BEGIN, _AfterExit.REMOVE):
             return  # while the old run is being replaced, its own record is the true one
@@ -531,6 +562,10 @@ class SupervisorActor(EdgeActor):
             exit_signal=state.last_exit_signal,
             description=_STOPPED_BY_HAND.format(name=name) if by_hand else state.description,
             not_isolated=self._run.not_isolated if self._run else "",
+            order=self._order,
+            started_s=self._started_s,
+            exited_s=state.last_exit_at_s,
+            restarted_s=state.last_restart_at_s,
             ready=self._run is not None and self._healthy and state.status is ModuleStatus.RUNNING,
             has_check=self._last_run is not None and self._last_run.has_check,
             next_start_s=state.next_restart_at_s,

@@ -20,8 +20,12 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
+from messaging.connection_string import ConnectionString
 from messaging.errors import ConfigError, EnvironmentFault
 from messaging.nearest import did_you_mean
+from runtime import link_settings
+from runtime.device_credentials import HOST_NAME
+from runtime.link_settings import DPS_HOST, HTTPS_PORT, Given
 
 PREFIX = "EDGE_ACTORS_"
 # What the runtime hands to its own processes, and the command line's switch for tracebacks: no settings.
@@ -43,7 +47,6 @@ MODULE_UIDS = range(60_600, 61_184)
 # IoT Hub also takes + and #, which cannot stand in the topics that a device publishes to.
 # Source: learn.microsoft.com: azure/iot-hub/iot-hub-devguide-identity-registry, device identity properties.
 _DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
-_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def _device_id(text: str) -> str:
 
 
 def _host_name(text: str) -> str:
-    if not _HOST_NAME.fullmatch(text):
+    if not HOST_NAME.fullmatch(text):
         raise ValueError("a host name of letters, digits, '-' and '.', or an IPv4 address")
     return text
 
@@ -368,6 +371,78 @@ class Settings:
             help="where messages are kept, in edgeHub/hub.db below it; it has to be there",
         )
     )
+    connection_string: ConnectionString | None = field(
+        default=None,
+        metadata=_about(
+            link_settings.connection_string,
+            default="none: as in the last run",
+            unit="connection string of the edge device",
+            help="as which device this edge is known at which IoT Hub; better in a file",
+        ),
+    )
+    connection_string_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            link_settings.file_or_input,
+            default="none",
+            unit="file, or - for standard input",
+            help="the file that holds the connection string; what it says is kept in the home from then on",
+        ),
+    )
+    dps_endpoint: tuple[str, int] = field(
+        default=(DPS_HOST, HTTPS_PORT),
+        metadata=_about(
+            link_settings.dps_endpoint,
+            default=DPS_HOST,
+            unit="HOST[:PORT]",
+            help="the Device Provisioning Service that assigns this device to an IoT Hub",
+        ),
+    )
+    dps_id_scope: str = field(
+        default="",
+        metadata=_about(
+            link_settings.id_scope,
+            default="none",
+            unit="text",
+            help="the id scope of the provisioning service",
+        ),
+    )
+    dps_registration_id: str = field(
+        default="",
+        metadata=_about(
+            link_settings.registration_id,
+            default="none",
+            unit="text",
+            help="as what this device registers there; in small letters",
+        ),
+    )
+    dps_key_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            link_settings.file_or_input,
+            default="none",
+            unit="file, or - for standard input",
+            help="the file that holds the symmetric key of this device for the provisioning service",
+        ),
+    )
+    cloud_ca: Path | None = field(
+        default=None,
+        metadata=_about(
+            _certificate_file,
+            default="none: the authorities of the system",
+            unit="PEM file, or its file:/// URI",
+            help="CA certificates that the cloud is trusted by besides those of the system",
+        ),
+    )
+    cloud_https_port: int = field(
+        default=HTTPS_PORT,
+        metadata=_about(
+            link_settings.port,
+            default=str(HTTPS_PORT),
+            unit="number from 1 to 65535",
+            help="where the IoT Hub answers HTTPS; Azure's is 443",
+        ),
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -413,6 +488,7 @@ def read_settings(
     _refuse_unknown(environment)
     host_name = socket.gethostname() if host_name is None else host_name
     given = {name: _given(name, options, environment) for name in _NAMES}
+    link = link_settings.chosen(given)
 
     def pick(name: str, default: Any) -> Any:
         found = given[name]
@@ -422,8 +498,8 @@ def read_settings(
     listen = pick("listen", _listen("127.0.0.1"))
     return Settings(
         home=home,
-        device_id=_device_id_of(home, given["device_id"], host_name),
-        iothub_hostname=pick("iothub_hostname", about("iothub_hostname").default),
+        device_id=_device_id_of(home, link_settings.wanted_device_id(given, link), host_name),
+        iothub_hostname=link_settings.iothub_hostname(given, link) or about("iothub_hostname").default,
         hostname=pick("hostname", default_hostname(listen, host_name)),
         listen=listen,
         web_listen=pick("web_listen", None),
@@ -439,6 +515,14 @@ def read_settings(
         trust_bundle_cert=pick("trust_bundle_cert", None),
         storage_folder=pick("storage_folder", None),
         log_level=pick("log_level", about("log_level").default),
+        connection_string=None if link is None else link.value,
+        connection_string_file=pick("connection_string_file", None),
+        dps_endpoint=pick("dps_endpoint", (DPS_HOST, HTTPS_PORT)),
+        dps_id_scope=pick("dps_id_scope", ""),
+        dps_registration_id=pick("dps_registration_id", ""),
+        dps_key_file=pick("dps_key_file", None),
+        cloud_ca=pick("cloud_ca", None),
+        cloud_https_port=pick("cloud_https_port", HTTPS_PORT),
         given=frozenset(name for name, found in given.items() if found is not None),
     )
 
@@ -485,17 +569,9 @@ def remember_device(settings: Settings) -> None:
     fresh.replace(path)
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """A value that somebody set, and where."""
-
-    value: Any
-    origin: str
-
-
 def _given(
     name: str, options: Mapping[str, str | Sequence[str] | None], environment: Mapping[str, str]
-) -> _Given | None:
+) -> Given | None:
     option = options.get(name)
     origin = f"--{name.replace('_', '-')}"
     text = option if isinstance(option, str) else ",".join(option) if option else None
@@ -504,7 +580,7 @@ def _given(
     if text is None:
         return None
     try:
-        return _Given(about(name).read(text), origin)
+        return Given(about(name).read(text), origin)
     except ValueError as exc:
         raise ConfigError(f"{origin}: {text!r} is not allowed; allowed: {exc}") from exc
 
@@ -517,8 +593,8 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
             raise ConfigError(f"{name}: no such setting{hint}")
 
 
-def _device_id_of(home: Path, wanted: _Given | None, host_name: str) -> str:
-    kept = _kept_device_id(home / DEVICE_FILE)
+def _device_id_of(home: Path, wanted: Given | None, host_name: str) -> str:
+    kept = kept_device_id(home)
     if wanted is None:
         return kept or re.sub(r"[^A-Za-z0-9.-]", "-", host_name)[:128] or "edge-device"
     if kept is not None and kept != wanted.value:
@@ -529,7 +605,14 @@ def _device_id_of(home: Path, wanted: _Given | None, host_name: str) -> str:
     return cast(str, wanted.value)
 
 
-def _kept_device_id(path: Path) -> str | None:
+def kept_device_id(home: Path) -> str | None:
+    """Return the id of the device that a home belongs to, None for a new one.
+
+    Raises:
+        ConfigError: what is kept makes no sense.
+        EnvironmentFault: it cannot be read.
+    """
+    path = home / DEVICE_FILE
     try:
         return _device_id(json.loads(path.read_text(encoding="utf-8"))["deviceId"])
     except (FileNotFoundError, NotADirectoryError):

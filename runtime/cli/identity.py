@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from actors.hub_config import HubConfig
     from actors.hub_identity import AuthType
     from runtime.home import Home
-    from runtime.key_store import Identity
+    from runtime.key_content import Identity
 
 CONNECTION_STRING_FILE = "connection-string.txt"
 CA_FILE = "ca.pem"

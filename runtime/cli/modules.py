@@ -20,8 +20,8 @@ REST_LIMIT_S: Final = 60.0  # a module may take its stop grace to end, 10 s unle
 @common_options
 def list_modules(home: Path, as_json: bool) -> None:
     """List the modules of the deployment and how they are, edgeAgent and edgeHub included."""
-    from actors.agent import ListModules, ModuleList
     from actors.agent_root import AGENT
+    from actors.module_list import ListModules, ModuleList
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
@@ -97,6 +97,8 @@ def wrong_settings(modules: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def config(module: Mapping[str, Any]) -> str:
     """Return what a module was made from: an image, or a command."""
+    if "address" in module:
+        return f"IoT Hub stand-in at {module['address']}"
     if "command" in module:
         return " ".join(module["command"])
     image: str = module.get("image", module["type"])
@@ -106,8 +108,8 @@ def config(module: Mapping[str, Any]) -> str:
 def _command(name: str, command: Callable[[str], object], home: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from actors.agent import ListModules, ModuleList
     from actors.agent_root import AGENT
+    from actors.module_list import ListModules, ModuleList
     from actors.supervisor import ModuleReported
     from runtime.cli.running import running_edge
 

@@ -45,7 +45,7 @@ def plan(file: Path, home: Path, as_json: bool) -> int:
     change, 3 when something would, 2 when the manifest is wrong. A new image behind the same name is only
     known once it is pulled.
     """
-    from runtime.edge import read_deployment
+    from runtime.edge_deployment import read_deployment
     from runtime.home import Home
 
     found = planned(read_deployment(file), Home(home))

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
+from actors.module_list import ListModules, ModuleList
 from actors.stored import DEFAULT_PRIORITY
 from actors.supervisor import ModuleReported, StartModule
 from messaging.client import Client, RequestRefused

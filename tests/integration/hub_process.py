@@ -48,7 +48,7 @@ class HubProcess:
         address: str = "127.0.0.1",
         port: int = 0,
         web_port: int = 0,
-        program: str = "runtime.hub",
+        program: str = "tests.integration.file_hub",
         with_certificates: Sequence[tuple[HubIdentity, ClientCertificate]] = (),
         authorities: tuple[bytes, ...] = (),
         **settings: Any,

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
 from actors.hub_config import CertificateChanged
 from actors.hub_root import HUB
+from actors.module_list import ListModules, ModuleList
 from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
 from actors.supervisor import ModuleReported, StopModule

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT, SECURITY
 from actors.hub_root import HUB
+from actors.module_list import ListModules, ModuleList
 from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
 from actors.supervisor import ModuleReported, StartModule, StopModule

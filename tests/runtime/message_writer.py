@@ -18,10 +18,11 @@ from pathlib import Path
 
 from actors.stored import DEFAULT_PRIORITY, Match, Segment
 from messaging.errors import StoreError
+from messaging.upstream_queues import upstream_queue
 from runtime.message_db import MessageDb
 from tests.runtime.message_stores import one_by_one, ranges
 
-ENDPOINTS = ("iothub", "edge/filter/in")
+ENDPOINTS = (upstream_queue("edge/sensor"), "edge/filter/in")
 
 
 def say(*words: object) -> None:
@@ -46,7 +47,7 @@ def main(path: str, seed: int, commits: int) -> None:
         try:
             with db.transaction():
                 first = db.append(batch, now_s=0)
-                db.delivered(endpoint_id, ranges(taken))
+                db.delivered({endpoint_id: ranges(taken)})
         except StoreError as error:
             say("E", error)
         else:

@@ -71,7 +71,6 @@ def test_every_command_has_the_help_that_is_listed_for_it(name: str) -> None:
             "see `edge-actors --help`",
         ),
         (["--quiet"], "no such option '--quiet'; see `edge-actors --help`"),
-        (["run"], "missing option '--deployment'; see `edge-actors run --help`"),
         (
             ["run", "--deployment", "d.json", "--for", "soon"],
             "invalid value for '--for': 'soon' is not a valid float range; see `edge-actors run --help`",
