@@ -41,7 +41,7 @@ from actors.module_spec import (
     twin_hash,
 )
 from actors.planner import CommandKind, CurrentModule, plan
-from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime
+from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime, Preparation
 from actors.reported import UNKNOWN_PLATFORM, Platform, agent_state, stopped_state
 from actors.rollout import order_of, start_groups
 from actors.router import Routes, set_routes
@@ -117,6 +117,19 @@ class EnsureAgain:
 
 
 @message
+class Prepared:
+    """From the module runtime: what a deployment needs is here, or is not to be had.
+
+    `number` says for which deployment; `problems` are (module, reason), and while it goes on `doing` is what.
+    """
+
+    number: int
+    is_done: bool
+    doing: str
+    problems: tuple[tuple[str, str], ...]
+
+
+@message
 class StateDue:
     """Timer: tell the link what is to be reported."""
 
@@ -157,6 +170,7 @@ class AgentActor(EdgeActor):
             cloud: The stand-in that is supervised whatever the deployment says; None: there is none.
         """
         self._keeper = keeper
+        self._deployment = keeper.deployment  # the one in force, or the one before while that is prepared
         self._security = security
         self._runtime = runtime
         self._records = records
@@ -178,6 +192,7 @@ class AgentActor(EdgeActor):
         self._reports: dict[str, ModuleReported] = {}
         self._routes: tuple[tuple[str, str, str], ...] = ()
         self._state_timer = 0
+        self._deployments = 0  # that came while this behaviour lives
         self._hub_is_there = False
         self._stop_asked: Envelope | None = None
         self._stopping = False
@@ -205,15 +220,38 @@ class AgentActor(EdgeActor):
         if taken is Taken.ASK_FOR_HUB:
             self.request(self._link, FetchHubDesired(), HUB_DESIRED_LIMIT_S)
         elif taken is Taken.ROLL_OUT and not self._stopping:
-            self._roll_out()
-            if self._hub_is_there:
-                self._tell_routes()
-                self._tell_twins()
+            self._prepare()
         self._report_soon()
+
+    def _prepare(self) -> None:
+        """Fetch what the modules need; until all of it is here those of the deployment before go on."""
+        self._deployments += 1
+        number, tell_self = self._deployments, self.context.tell_self
+        deployment = self._keeper.deployment
+
+        def on_progress(found: Preparation) -> None:
+            """In a foreign thread."""
+            tell_self(Prepared(number, found.is_done, found.doing, tuple(found.problems.items())))
+
+        credentials = tuple(deployment.runtime.registry_credentials.values())
+        self._runtime.prepare(tuple(deployment.modules.values()), credentials, on_progress)
+
+    def on_prepared(self, message: Prepared) -> None:
+        if message.number != self._deployments or self._stopping:
+            return
+        if not message.is_done:
+            log.info("before the deployment: %s", message.doing)
+            return
+        for name, problem in message.problems:
+            log.warning("module %s: %s", name, problem)
+        self._roll_out()
+        if self._hub_is_there:
+            self._tell_routes()
+            self._tell_twins()
 
     def _roll_out(self) -> None:
         """Begin to make true what the deployment in force says; goes on as modules and identities answer."""
-        deployment = self._keeper.deployment
+        deployment = self._deployment = self._keeper.deployment
         for warning in deployment.warnings:
             log.warning("%s", warning)
         for name, problem in deployment.hub_environment.problems:
@@ -231,7 +269,7 @@ class AgentActor(EdgeActor):
         self._start_next_group()
 
     def on_modules_ensured(self, message: ModulesEnsured) -> None:
-        if not {name for name, _, _, _ in message.entries} >= self._keeper.deployment.modules.keys():
+        if not {name for name, _, _, _ in message.entries} >= self._deployment.modules.keys():
             return  # asked for a deployment that is in force no more
         self._access = {}
         self._problems = {}
@@ -286,7 +324,7 @@ class AgentActor(EdgeActor):
 
     def on_module_removed(self, message: ModuleRemoved) -> None:
         name = message.name
-        if name not in self._keeper.deployment.modules:  # else a newer deployment has it again
+        if name not in self._deployment.modules:  # else a newer deployment has it again
             self.tell(self._security, ForgetModule(name))
         if name in self._children:
             self.context.stop_child(name)
@@ -350,7 +388,7 @@ class AgentActor(EdgeActor):
     def _state(self) -> Json:
         keeper = self._keeper
         return agent_state(
-            keeper.deployment,
+            self._deployment,
             keeper.version,
             self._status(),
             {**self._reports, EDGE_AGENT: self._agent_report},
@@ -379,7 +417,7 @@ class AgentActor(EdgeActor):
     # questions and commands
 
     def on_list_modules(self, message: ListModules) -> None:
-        deployment = self._keeper.deployment
+        deployment = self._deployment
         problems = deployment.hub_environment.problems
         agent = deployment.edge_agent or ModuleSpec(EDGE_AGENT, BuiltInSettings())
         entries = [entry(agent, self._agent_report, ())]
@@ -451,14 +489,21 @@ class AgentActor(EdgeActor):
     @property
     def _supervised(self) -> dict[str, ModuleSpec]:
         cloud = {EDGE_CLOUD: self._cloud} if self._cloud else {}
-        return {**cloud, **self._keeper.deployment.supervised}
+        return {**cloud, **self._deployment.supervised}
 
     def _plan(self) -> list[str]:
         """Log what this deployment changes; return the modules that are in it no more."""
-        deployment = self._keeper.deployment
+        deployment = self._deployment
         records = {name: record for name, record in self._records.all().items() if name != EDGE_CLOUD}
         current = [
-            CurrentModule(name, record.restart.status, record.startup_order, record.spec_hash, record.desired)
+            CurrentModule(
+                name,
+                record.restart.status,
+                record.startup_order,
+                record.spec_hash,
+                record.desired,
+                record.parts,
+            )
             for name, record in records.items()
         ]
         current += [
@@ -475,7 +520,7 @@ class AgentActor(EdgeActor):
         return [command.module for command in commands if command.kind is CommandKind.REMOVE]
 
     def _ask_for_identities(self) -> None:
-        names = tuple(name for name in self._keeper.deployment.modules)
+        names = tuple(self._deployment.modules)
         self.request(self._security, EnsureModules(names), ENSURE_LIMIT_S)
 
     def _start_next_group(self) -> None:

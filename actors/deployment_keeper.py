@@ -147,7 +147,9 @@ class DeploymentKeeper:
             return self._apply(*self._waiting)
         if self._kept is None:
             return Taken.NOTHING
-        return self._put_in_force(replace(self.deployment, hub=self._hub), self._kept)
+        # Not the one in force: what that hub was made from is part of it.
+        deployment = parse_agent(self._kept.agent_desired, self._kept.agent_version)
+        return self._put_in_force(replace(deployment, hub=self._hub), self._kept)
 
     def go_on_without_hub(self) -> Taken:
         """What `$edgeHub` desires is not to be had: without routes is better than not at all."""

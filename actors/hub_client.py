@@ -2,7 +2,7 @@
 
 Understands: HeadStarted, ClientChanged, ClientGone of heads; Twin, TwinRefused, ReportedPatched,
              DesiredPatch, CallMethod, as heads do; Endpoints, Routes; Identities; ActorRestarted, ReportDue,
-             DeadlinePassed, RequestFailed
+             DeadlinePassed, RequestFailed; ListClients of the agent
 Tells:       hub/twins, hub/methods, hub/upstream (as heads do), hub/router (ListEndpoints, ListRoutes),
              agent/security (GetIdentities), hub/identities (Identities), agent/agent (HubDesiredArrived)
 Started by:  HubRootActor; a restart wipes the map of clients, as a start of the hub does
@@ -65,6 +65,18 @@ _WANTS: Final = (Feature.DESIRED_PROPERTIES.name, Feature.METHODS.name)
 @message
 class ReportDue:
     """Timer: report what has changed."""
+
+
+@message
+class ListClients:
+    """Tell who is connected. Answered with Clients."""
+
+
+@message
+class Clients:
+    """Who is connected to any head, `device` or `device/module`, in the order in which they came."""
+
+    connected: tuple[str, ...]
 
 
 class _Scope(msgspec.Struct):
@@ -166,6 +178,9 @@ class HubClientActor(EdgeActor):
         known = self._clients.get(message.identity)
         if known is not None and known.head == self.envelope.sender:
             self._gone(message.identity)
+
+    def on_list_clients(self, message: ListClients) -> None:
+        self.reply(Clients(tuple(identity for identity, times in self._clients.items() if times.head)))
 
     def _gone(self, identity: str) -> None:
         times = self._clients.pop(identity)

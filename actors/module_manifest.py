@@ -183,12 +183,13 @@ def _env_text(node: Node) -> str:
 
 
 def _docker(node: Node) -> DockerSettings:
-    written = _image_fields(node).need("image", '"image": "registry/name:tag"')
+    fields = _image_fields(node)
+    written = fields.need("image", '"image": "registry/name:tag"')
     try:
         image = normalize_image(written.text())
     except ValueError as exc:
         raise written.error(f"{shown(written.value)}: {exc}") from exc
-    return DockerSettings(image, parse_create_options(node))
+    return DockerSettings(image, parse_create_options(node), fields.text("digest").strip())
 
 
 def _built_in_settings(fields: Properties) -> BuiltInSettings:

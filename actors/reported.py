@@ -129,7 +129,7 @@ def _entry(spec: ModuleSpec, report: ModuleReported) -> Json:
     }
     if spec.startup_order != LAST_STARTUP_ORDER:
         entry["startupOrder"] = spec.startup_order
-    return entry | _run(report) | _specification(spec)
+    return entry | _run(report) | _specification(spec, report.image_id)
 
 
 def _run(report: ModuleReported) -> Json:
@@ -142,11 +142,12 @@ def _run(report: ModuleReported) -> Json:
     }
 
 
-def _specification(spec: ModuleSpec) -> Json:
+def _specification(spec: ModuleSpec, image_id: str = "") -> Json:
     env = {name: {"value": _cut(value)} for name, value in spec.env.items()}
     match spec.settings:
         case DockerSettings(image=image, create_options=options) | BuiltInSettings(image, options):
-            settings: Json = {"image": image} | dict(_chunks(options))
+            image_hash = {"imageHash": image_id} if image_id else {}
+            settings: Json = {"image": image} | image_hash | dict(_chunks(options))
         case ProcessSettings(command=command, working_directory=folder):
             settings = {"command": json.dumps(command)}
             if folder is not None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 from enum import Enum, auto
+from signal import SIGKILL
 from typing import Any, Final
 
 from actors import restart_policy
 from actors.base import EdgeActor
-from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, spec_hash
+from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, part_hashes, spec_hash
 from actors.ports import (
     ModuleAccess,
     ModuleEnd,
@@ -27,7 +28,7 @@ from actors.ports import (
 from actors.restart_policy import RestartState
 from actors.rollout import order_of
 from messaging.envelope import Envelope
-from messaging.errors import EdgeError, StartLater
+from messaging.errors import EdgeError, ImageComing, ImageRefused, StartLater
 from messaging.kinds import message
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class ModuleExited:
     exit_code: int | None
     signal: int | None
     engine_away: bool = False  # see ModuleEnd
+    out_of_memory: bool = False
 
 
 @message
@@ -135,6 +137,12 @@ class ModuleReported:
     started_s: float | None = None  # the last start, exit and restart; seconds since 1970-01-01 UTC
     exited_s: float | None = None
     restarted_s: float | None = None
+    ready: bool = False  # it runs, and is healthy by its own check if it has one
+    has_check: bool = False  # whether it has one
+    next_start_s: float | None = None  # when it is tried again; seconds since 1970-01-01 UTC
+    out_of_memory: bool = False  # how it ended last
+    image_id: str = ""  # the engine's id of what runs, or ran last; "" for a process
+    remarks: tuple[str, ...] = ()  # what of its settings has no effect
 
 
 class _AfterExit(Enum):
@@ -182,10 +190,13 @@ class SupervisorActor(EdgeActor):
         self._process = process
         self._hash = spec_hash(spec)
         self._order = order_of(spec, access, problem)
+        self._parts = part_hashes(spec)
         self._state = RestartState()
         self._started_s: float | None = None  # the last run
         self._by_hand: DesiredStatus | None = None
         self._run: ModuleRun | None = None
+        self._healthy = True  # by its own check
+        self._last_run: ModuleRun | None = None  # the run, or what is still known of the one before
         self._ending = False  # the run was asked to end
         self._after_exit: _AfterExit | None = None
         self._stopping = False
@@ -260,7 +271,7 @@ class SupervisorActor(EdgeActor):
                 self._apply(restart_policy.AgentStarted())
         elif self._stopping or after is None:
             self._log_end(message)
-            self._apply(restart_policy.ModuleExited(message.ended_at_s, message.exit_code, message.signal))
+            self._apply(_exit_of(message))
         elif after is _AfterExit.START and self._state.start_pending:  # decided, as for an unhealthy one
             self._apply(restart_policy.StartPossible())
         elif after is _AfterExit.START:
@@ -278,9 +289,12 @@ class SupervisorActor(EdgeActor):
         if self._run is None or message.started_at_s != self._run.started_at_s or self._ending:
             return
         name = self._spec.name
+        was_healthy, self._healthy = self._healthy, message.healthy
         if message.healthy:
             if self._state.status is ModuleStatus.RUNNING:
-                return  # no news
+                if not was_healthy:  # its first check succeeded
+                    self._settle()
+                return
             log.info("module %s is healthy", name)
             self._apply(restart_policy.BecameHealthy())
         else:
@@ -363,7 +377,8 @@ class SupervisorActor(EdgeActor):
 
     def _take_over(self, run: ModuleRun, same: bool) -> None:
         """Go on with a module that runs, or replace it when it was made from something else."""
-        self._run = run
+        self._run = self._last_run = run
+        self._healthy = run.is_healthy
         self._started_s = run.started_at_s
         self._apply(restart_policy.Started(run.started_at_s))
         if not same or self._problem:
@@ -388,7 +403,9 @@ class SupervisorActor(EdgeActor):
             self._apply(restart_policy.StoppedByUs())
             self._apply(restart_policy.ModuleExited(self.clock.now_s()))
         else:
-            self._apply(restart_policy.ModuleExited(end.ended_at_s, end.exit_code, end.signal))
+            self._apply(
+                restart_policy.ModuleExited(end.ended_at_s, end.exit_code, end.signal, end.out_of_memory)
+            )
 
     def _begin(self, now_wanted: bool = False) -> None:
         """Take on a module that does not run. `now_wanted`: the deployment has just begun to ask for it."""
@@ -434,15 +451,19 @@ class SupervisorActor(EdgeActor):
             self._run = self._runtime.start(self._spec, self._access, self._on_exit)
         except EdgeError as exc:
             reason = str(exc).removeprefix(f"module {name!r}: ")
-            if isinstance(exc, StartLater):
+            if isinstance(exc, ImageRefused):
+                log.error("module %s is not started: %s", name, reason)
+                self._apply(restart_policy.StartRefused(reason))
+            elif isinstance(exc, StartLater):
                 log.warning("module %s cannot be started yet: %s", name, reason)
-                self._apply(restart_policy.StartPostponed(reason))
+                self._apply(restart_policy.StartPostponed(reason, isinstance(exc, ImageComing)))
                 self._runtime.when_possible(name, lambda: self.context.tell_self(StartPossible()))
             else:
                 log.error("module %s cannot be started: %s", name, reason)
                 self._apply(restart_policy.StartFailed(reason))
             return
         self._started_s = self._run.started_at_s
+        self._last_run, self._healthy = self._run, self._run.is_healthy
         log.info("module %s started, pid %d", name, self._run.pid)
         self._apply(restart_policy.Started(self._run.started_at_s))
 
@@ -464,7 +485,14 @@ class SupervisorActor(EdgeActor):
     def _on_exit(self, end: ModuleEnd) -> None:
         """In the module runtime's thread."""
         self.context.tell_self(
-            ModuleExited(end.started_at_s, end.ended_at_s, end.exit_code, end.signal, end.engine_away)
+            ModuleExited(
+                end.started_at_s,
+                end.ended_at_s,
+                end.exit_code,
+                end.signal,
+                end.engine_away,
+                end.out_of_memory,
+            )
         )
 
     def _on_health(self, health: ModuleHealth) -> None:
@@ -508,6 +536,7 @@ class SupervisorActor(EdgeActor):
             self._state,
             self._by_hand,
             self._started_s,
+            self._parts,
         )
         if record == self._recorded or self._after_exit in (_AfterExit.BEGIN, _AfterExit.REMOVE):
             return  # while the old run is being replaced, its own record is the true one
@@ -537,15 +566,29 @@ class SupervisorActor(EdgeActor):
             started_s=self._started_s,
             exited_s=state.last_exit_at_s,
             restarted_s=state.last_restart_at_s,
+            ready=self._run is not None and self._healthy and state.status is ModuleStatus.RUNNING,
+            has_check=self._last_run is not None and self._last_run.has_check,
+            next_start_s=state.next_restart_at_s,
+            out_of_memory=state.last_exit_out_of_memory,
+            image_id=self._last_run.image_id if self._last_run else "",
+            remarks=self._last_run.remarks if self._last_run else (),
         )
 
     def _log_end(self, end: ModuleExited) -> None:
         name = self._spec.name
-        if self._state.stopped_by_us:
+        if self._state.stopped_by_us and end.signal == SIGKILL:
+            log.warning("module %s did not end when asked with SIGTERM, and was killed", name)
+        elif self._state.stopped_by_us:
             log.info("module %s stopped", name)
+        elif end.out_of_memory:
+            log.warning("module %s was killed for want of memory", name)
         elif end.signal is not None:
             log.warning("module %s was killed by signal %d", name, end.signal)
         elif end.exit_code is None:
             log.warning("module %s ended, nobody saw how", name)
         else:
             log.warning("module %s exited with code %d", name, end.exit_code)
+
+
+def _exit_of(end: ModuleExited) -> restart_policy.ModuleExited:
+    return restart_policy.ModuleExited(end.ended_at_s, end.exit_code, end.signal, end.out_of_memory)

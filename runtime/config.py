@@ -176,6 +176,19 @@ def _log_level(text: str) -> str:
     return text.lower()
 
 
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("true or false")
+    return text.lower() == "true"
+
+
+def _span_s(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text.strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError("a whole number with a unit: s, m, h or d, such as 12h or 7d")
+    return float(int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]])
+
+
 def _process_allow(text: str) -> tuple[tuple[str, ...], ...]:
     allowed = "command lines separated by ';', each with the absolute path of its program"
     try:
@@ -310,6 +323,38 @@ class Settings:
             help="from which user ids process modules get theirs; those with an account are left out",
         )
     )
+    allow_elevated_docker_permissions: bool = field(
+        metadata=_about(
+            _switch,
+            default="true",
+            unit="true or false",
+            help="whether containers get rights over this machine that their createOptions ask for",
+        )
+    )
+    image_gc_enabled: bool = field(
+        metadata=_about(
+            _switch,
+            default="true",
+            unit="true or false",
+            help="whether images that were pulled for modules and are used no more are removed",
+        )
+    )
+    image_gc_interval: float = field(
+        metadata=_about(
+            _span_s,
+            default="1d",
+            unit="seconds with s, or m, h, d",
+            help="how often is looked for images to remove",
+        )
+    )
+    image_gc_threshold: float = field(
+        metadata=_about(
+            _span_s,
+            default="7d",
+            unit="seconds with s, or m, h, d",
+            help="for how long an image has to be unused before it is removed",
+        )
+    )
     trust_bundle_cert: Path | None = field(
         metadata=_about(
             _certificate_file,
@@ -406,9 +451,11 @@ class Settings:
             help="how much the edge logs",
         )
     )
+    # Which settings somebody set; the others have their defaults.
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
 
-_NAMES = tuple(item.name for item in fields(Settings))
+_NAMES = tuple(item.name for item in fields(Settings) if item.metadata)
 
 
 def about(name: str) -> About:
@@ -449,13 +496,11 @@ def read_settings(
 
     home = pick("home", None) or default_home()
     listen = pick("listen", _listen("127.0.0.1"))
-    # Debian gives the host's name the address 127.0.1.1, where nobody listens by default.
-    only_loopback = all(address.is_loopback for address in listen)
     return Settings(
         home=home,
         device_id=_device_id_of(home, link_settings.wanted_device_id(given, link), host_name),
         iothub_hostname=link_settings.iothub_hostname(given, link) or about("iothub_hostname").default,
-        hostname=pick("hostname", local_name(listen) if only_loopback else _as_host_name(host_name)),
+        hostname=pick("hostname", default_hostname(listen, host_name)),
         listen=listen,
         web_listen=pick("web_listen", None),
         plain_listen=pick("plain_listen", None),
@@ -463,6 +508,10 @@ def read_settings(
         process_allow=pick("process_allow", ()),
         process_isolation=pick("process_isolation", about("process_isolation").default),
         process_uids=pick("process_uids", MODULE_UIDS),
+        allow_elevated_docker_permissions=pick("allow_elevated_docker_permissions", True),
+        image_gc_enabled=pick("image_gc_enabled", True),
+        image_gc_interval=pick("image_gc_interval", _span_s(about("image_gc_interval").default)),
+        image_gc_threshold=pick("image_gc_threshold", _span_s(about("image_gc_threshold").default)),
         trust_bundle_cert=pick("trust_bundle_cert", None),
         storage_folder=pick("storage_folder", None),
         log_level=pick("log_level", about("log_level").default),
@@ -474,6 +523,7 @@ def read_settings(
         dps_key_file=pick("dps_key_file", None),
         cloud_ca=pick("cloud_ca", None),
         cloud_https_port=pick("cloud_https_port", HTTPS_PORT),
+        given=frozenset(name for name, found in given.items() if found is not None),
     )
 
 
@@ -485,6 +535,13 @@ def web_addresses(settings: Settings, port: int | None = None) -> tuple[ListenAd
     return tuple(
         address for host in hosts if (address := ListenAddress(host, port or WEB_PORT)) not in settings.listen
     )
+
+
+def default_hostname(listen: Sequence[ListenAddress], host_name: str) -> str:
+    """Return under which name clients reach this edge unless it is set."""
+    # Debian gives the host's name the address 127.0.1.1, where nobody listens by default.
+    only_loopback = all(address.is_loopback for address in listen)
+    return local_name(listen) if only_loopback else _as_host_name(host_name)
 
 
 def local_name(listen: Sequence[ListenAddress]) -> str:

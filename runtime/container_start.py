@@ -18,6 +18,7 @@ class ContainerStart:
         self.module = module
         self.access = access
         self.doing = "its container is being made"  # fit to be shown
+        self.is_downloading = False
         self._withdrawn_grace_s: float | None = None
         self._lock = threading.Lock()
         self._tell: Callable[[], None] | None = None
@@ -31,8 +32,8 @@ class ContainerStart:
         self._future.add_done_callback(self._done)
 
     def tell(self, doing: str) -> None:
-        """Say what takes its time."""
-        self.doing = doing
+        """Say how far its image is fetched."""
+        self.doing, self.is_downloading = doing, True
 
     @property
     def withdrawn_grace_s(self) -> float | None:

@@ -63,6 +63,7 @@ from runtime.agent_cloud import cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
 from runtime.config import Settings, remember_device, web_addresses
+from runtime.deployed_ports import as_deployed
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
@@ -144,13 +145,14 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, ends_s
         lock.acquire()
         stack.callback(lock.release)
         stack.callback(_remove_unless_modules_live, run)
+        as_set, settings = settings, as_deployed(settings, deployment)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
         if cloud is not None:
             stack.callback(cloud.close)
             cloud.prepare(run.path)
             settings = replace(settings, iothub_hostname=cloud.host_name)
-        edge = _Edge(settings, provisioned, cloud, chosen, deployment_path, run, containers, umask)
+        edge = _Edge(settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask)
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -200,6 +202,7 @@ class _Edge:
     def __init__(
         self,
         settings: Settings,
+        as_set: Settings,
         provisioned: Provisioned | None,
         cloud: EmbeddedCloud | None,
         chosen: Chosen,
@@ -209,6 +212,7 @@ class _Edge:
         umask: int,
     ) -> None:
         self._settings = settings
+        self._as_set = as_set  # before a deployment and containers changed where the hub listens
         self._provisioned = provisioned
         self._chosen = chosen
         self._deployment_path = deployment_path
@@ -281,7 +285,7 @@ class _Edge:
             now_s=time.time,
         )
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
-        self._deployment = self._with_hub_version(self._deployment, config)
+        self._deployment = self._with_hub_version(settings, self._deployment, config)
         last = LastDeployment(home.last_deployment, self._security.keys)
         self._keeper = DeploymentKeeper(
             self._deployment,
@@ -298,6 +302,8 @@ class _Edge:
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
         write_private_file(home.hub_config, hub_config.encode(config))
+        credentials = self._deployment.runtime.registry_credentials.values()
+        self._modules.deployed(tuple(self._deployment.modules.values()), tuple(credentials))
 
     def take_back_cloud(self) -> None:
         """End the stand-in that was started, when nothing else will be."""
@@ -529,19 +535,36 @@ class _Edge:
         security = self._security
         assert security is not None
         environment = deployment.hub_environment.values
-        config = hub_settings(self._settings, deployment, security.certificate_file)
-        made = self._with_hub_version(deployment, config)
         with self._new_gateway:
-            wanted = hub_listeners(self._settings, environment)
+            settings = self._listening_for(deployment)
+            config = hub_settings(settings, deployment, security.certificate_file)
+            made = self._with_hub_version(settings, deployment, config)
+            wanted = hub_listeners(settings, environment)
             if _wants_hub(deployment):
                 self._hub_sockets.listen_on(wanted)
             else:
                 self._hub_sockets.want(wanted)
+            if settings.listen != self._settings.listen:
+                security.serve_under(_server_names(settings))
             write_private_file(self._home.hub_config, hub_config.encode(config))
-            self._deployment, self._environment = made, environment
+            self._settings, self._deployment, self._environment = settings, made, environment
+        credentials = deployment.runtime.registry_credentials.values()
+        self._modules.deployed(tuple(deployment.modules.values()), tuple(credentials))
         return made
 
-    def _with_hub_version(self, deployment: Deployment, config: HubConfig) -> Deployment:
+    def _listening_for(self, deployment: Deployment) -> Settings:
+        """Return the settings with the addresses of a new deployment, and those at which containers look.
+
+        Modules that run know the edge by its name, so that stays until the next start.
+        """
+        before = as_deployed(self._as_set, self._deployment)
+        settings = as_deployed(self._as_set, deployment)
+        for address in self._settings.listen:
+            if address not in before.listen:
+                settings = with_gateway(settings, address.host)
+        return replace(self._settings, listen=settings.listen, web_listen=settings.web_listen)
+
+    def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
 
         Not its routes and twins: a hub that lives is told of new ones.
@@ -550,7 +573,7 @@ class _Edge:
         if hub is None:
             return deployment
         fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
-        listeners = hub_listeners(self._settings, deployment.hub_environment.values)
+        listeners = hub_listeners(settings, deployment.hub_environment.values)
         digest = hashlib.sha256(f"{listeners} ".encode() + fixed).hexdigest()[:16]
         return replace(deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
@@ -584,7 +607,7 @@ def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wante
         Wanted(
             use,
             listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port),
-            is_optional=use is Use.WEB and settings.web_listen is None,
+            is_optional=use is Use.WEB and "web_listen" not in settings.given,
         )
         for use, addresses in by_use
         for address in addresses

@@ -9,12 +9,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from actors.module_spec import EDGE_AGENT, EDGE_CLOUD, EDGE_HUB, ModuleSpec, ProcessSettings
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit, OnHealth
+from actors.ports import (
+    ModuleAccess,
+    ModuleEnd,
+    ModuleRun,
+    OnExit,
+    OnHealth,
+    OnPreparation,
+    Preparation,
+)
+from actors.registries import RegistryCredential
 from messaging.errors import ConfigError
 from runtime.caller import ModuleProcess
 from runtime.home import Home
@@ -102,6 +111,18 @@ class EdgeModules:
 
     def watch_health(self, name: str, on_health: OnHealth) -> None:
         """Processes have no check of their health; see ModuleRuntime."""
+
+    def prepare(
+        self,
+        modules: Sequence[ModuleSpec],
+        credentials: Sequence[RegistryCredential],
+        on_progress: OnPreparation,
+    ) -> None:
+        """Nothing has to be fetched for a process; see ModuleRuntime."""
+        on_progress(Preparation(is_done=True))
+
+    def deployed(self, modules: Sequence[ModuleSpec], credentials: Sequence[RegistryCredential]) -> None:
+        """Nothing is kept for processes; see ModuleRuntime."""
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime."""

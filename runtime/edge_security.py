@@ -97,6 +97,7 @@ class EdgeSecurity:
         if provisioned is not None:
             self._keys.link(provisioned.host_name)
             self._scope = ScopeFile(home.scope)
+        self._renewing = threading.Lock()
         self._ca: EdgeCa
         self._certificate: ServerCertificate
         self.renew_certificates(now_s())
@@ -195,11 +196,17 @@ class EdgeSecurity:
 
     def renew_certificates(self, now_s: float) -> bool:
         """Issue anew what is due; see Security."""
-        before = getattr(self, "_certificate", None)
-        folder = self._home.certificates
-        self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s)
-        self._certificate = ensure_server_certificate(folder, self._server_names, self._ca, now_s)
-        return before is not None and before != self._certificate
+        with self._renewing:
+            before = getattr(self, "_certificate", None)
+            folder = self._home.certificates
+            self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s)
+            self._certificate = ensure_server_certificate(folder, self._server_names, self._ca, now_s)
+            return before is not None and before != self._certificate
+
+    def serve_under(self, server_names: tuple[str, ...]) -> None:
+        """Have a certificate under other names for the next start of the hub. In the agent's thread."""
+        self._server_names = server_names
+        self.renew_certificates(self._now_s())
 
     def renew_at_s(self) -> float:
         """Return when the next certificate is due; see Security."""
@@ -273,7 +280,7 @@ def _in_daemon_words(status: str) -> str:
 
     Source: spec sheet security-daemon.md section 2.2
     """
-    return {"backoff": "failed", "unhealthy": "running"}.get(status, status)
+    return {"backoff": "failed", "downloading": "stopped", "unhealthy": "running"}.get(status, status)
 
 
 def _utc(at_s: float | None) -> str | None:

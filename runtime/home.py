@@ -17,6 +17,7 @@ cloud.json        the address of the IoT Hub stand-in that the edge runs for its
 upstream.jsonl    the telemetry that this stand-in took; upstream.off switches the link to the cloud off
 modules/          how each module fared, for the next start of the agent
 containers.json   there once the edge has made containers: their network
+images.json       which images were pulled for modules, and when each was last used
 module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
 logs/             a log for each module and each process of the edge
 cloud/            of the IoT Hub stand-in: see iothub/cloud_home.py
@@ -53,6 +54,7 @@ _OWN = (
     "upstream.*",
     "modules",
     "containers.json",
+    "images.json",
     MODULE_DATA,
     "logs",
     ".*.new",  # being written when the power went

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STYLES: Final[Mapping[str, str]] = {
     "running": "green",
     "backoff": "yellow",
+    "downloading": "yellow",
     "unhealthy": "yellow",
     "failed": "red",
     "dead": "red",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from actors.agent import AgentActor
@@ -57,7 +58,10 @@ class FakePlace:
             fault, self.fault = self.fault, None
             raise fault
         self.prepared.append(deployment)
-        return deployment
+        hub = deployment.edge_hub
+        # As the real one does, for what the hub is made from.
+        made = None if hub is None else replace(hub, version=f"{hub.version}+{len(hub.env)}")
+        return replace(deployment, edge_hub=made)
 
     def keep(self, kept: KeptDeployment) -> None:
         if self.full is not None:

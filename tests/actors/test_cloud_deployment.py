@@ -151,6 +151,54 @@ def test_changed_modules_start_in_their_order() -> None:
     assert starts == ["start first", "start second"]
 
 
+def test_modules_go_on_as_they_are_until_all_is_here_that_the_new_deployment_needs() -> None:
+    edge = running(old=process(), sensor=process())
+    story = list(edge.runtime.story)
+    edge.runtime.slow_to_prepare = True
+
+    edge.deploy({"sensor": process(version="2"), "new": process()})
+    assert edge.runtime.prepared[-1] == ("new", "sensor")
+    assert edge.runtime.story == story
+    edge.runtime.end("old", 1)
+    edge.runtime.end("sensor", 1)
+    edge.system.run()
+    assert sorted(edge.runtime.story[len(story) :]) == ["start old", "start sensor"]
+
+    edge.runtime.finish_preparing()
+    edge.system.run()
+    assert edge.statuses() == dict.fromkeys(("edgeAgent", "edgeHub", "new", "sensor"), "running")
+    assert edge.runtime.pid("old") == 0
+
+
+def test_a_deployment_that_comes_while_another_is_prepared_takes_its_place() -> None:
+    edge = running(sensor=process())
+    edge.runtime.slow_to_prepare = True
+    edge.deploy({"sensor": process(), "first": process()})
+    overtaken = edge.runtime.finish_preparing
+    edge.deploy({"sensor": process(), "second": process()})
+
+    overtaken()
+    edge.system.run()
+    assert [*edge.modules()] == ["edgeAgent", "edgeHub", "sensor"]
+
+    edge.runtime.finish_preparing()
+    edge.system.run()
+    assert [*edge.modules()] == ["edgeAgent", "edgeHub", "second", "sensor"]
+
+
+def test_what_is_not_to_be_had_keeps_only_its_own_module_down() -> None:
+    edge = running(sensor=process())
+    edge.runtime.missing["new"] = "image 'new:1' not found at its registry"
+    edge.runtime.broken["new"] = "image 'new:1' not found at its registry"
+
+    edge.deploy({"sensor": process(version="2"), "new": process()})
+    edge.system.advance(5.0)
+
+    assert edge.statuses()["sensor"] == "running"
+    assert edge.reported["lastDesiredStatus"]["code"] == 500
+    assert "image 'new:1' not found" in edge.reported["lastDesiredStatus"]["description"]
+
+
 def test_changed_routes_are_told_to_a_hub_that_lives_and_restart_nobody() -> None:
     edge = running(sensor=process())
     story = list(edge.runtime.story)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.deployment import Deployment, RegistryCredential, parse_deployment
+from actors.deployment import Deployment, parse_deployment
 from actors.hub_manifest import LOWEST_PRIORITY, RouteSpec, StoreFullPolicy
 from actors.module_spec import (
     LAST_STARTUP_ORDER,
@@ -19,6 +19,7 @@ from actors.module_spec import (
     ProcessSettings,
     RestartPolicy,
 )
+from actors.registries import RegistryCredential
 from tests.actors.manifests import (
     AGENT,
     AT_AGENT,
@@ -242,7 +243,7 @@ def test_a_command_is_a_list_or_a_string_split_as_a_shell_would(
         ("ea:t1", "ea:t1"),
         ("localhost:9000/ea", "localhost:9000/ea:latest"),
         ("reg.io/x/ea:t1", "reg.io/x/ea:t1"),
-        ("img@sha256:0f", "img@sha256:0f"),
+        ("img@sha256:0f", "img@sha256:0f"),  # compared by image_digest.py before it is started
     ],
 )
 def test_images_are_brought_into_one_form(written: str, normalized: str) -> None:

@@ -23,7 +23,14 @@ from actors.client_services import (
     Twin,
     TwinRefused,
 )
-from actors.hub_client import AGENT, AGENT_LIMIT_S, TWIN_LIMIT_S, HubClientActor
+from actors.hub_client import (
+    AGENT,
+    AGENT_LIMIT_S,
+    TWIN_LIMIT_S,
+    Clients,
+    HubClientActor,
+    ListClients,
+)
 from actors.hub_report import MOST_CLIENTS_BYTES, MOST_GONE, ClientTimes, client_entries
 from actors.identities import SECURITY, GetIdentities, Identities
 from actors.router import Endpoints, ListEndpoints, ListRoutes, Routes
@@ -421,3 +428,12 @@ def test_a_hub_of_which_nothing_is_known_yet_takes_no_routes_away() -> None:
     world.tell(US, PeerUp("agent", 9), "test")
 
     assert world.told(AGENT, HubDesiredArrived) == []
+
+
+def test_who_is_connected_is_told_to_who_asks(world: ReportWorld) -> None:
+    world.connects("edge1/sensor", "leaf", "edge1/pump")
+    world.leaves("leaf")
+
+    world.tell(US, ListClients(), METHODS)
+
+    assert [told.connected for told in world.told(METHODS, Clients)] == [("edge1/sensor", "edge1/pump")]

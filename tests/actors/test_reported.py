@@ -107,6 +107,14 @@ def test_create_options_come_in_pieces() -> None:
     assert max(map(len, settings.values())) == 512
 
 
+def test_the_image_that_runs_is_told_by_its_id() -> None:
+    made = deployment({"sensor": docker()})
+
+    settings = state(made, replace(SENSOR, image_id="sha256:abc"))["modules"]["sensor"]["settings"]
+
+    assert settings["imageHash"] == "sha256:abc"
+
+
 def test_a_module_without_a_report_is_left_out_until_there_is_one() -> None:
     assert state(deployment({"sensor": docker()}))["modules"] == {}
 
