@@ -294,7 +294,9 @@ class AgentLinkActor(EdgeActor):
         self._twin_asked = self._twin_failures = 0
         was_up, self._is_up = self._is_up, False
         self._failures += 1
-        if was_up or self._fault is None or self._fault.kind is not fault.kind:
+        # Of a refusal the second one tells: at the first start the registry is just being told the keys.
+        is_news = self._fault is None or self._fault.kind is not fault.kind
+        if self._failures == 2 if fault.kind is Fault.UNAUTHORIZED and not was_up else was_up or is_news:
             log.warning("the agent's link to %s is down: %s", self._host_name, fault.reason)
         self._fault = fault
         self._stop_when_told()
