@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 AGENT_PROCESS: Final = "agent"
 SECURITY: Final = "agent/security"
-REGISTRY: Final = "agent/registry"
 AGENT: Final = "agent/agent"
 
 

@@ -207,7 +207,7 @@ class IdentityActor(EdgeActor):
 
     def on_get_access(self, message: GetAccess) -> None:
         access, stands = self._answer(message)
-        if stands or not self._may_have_changed(message.identity):
+        if stands or (self._known is not None and not self._may_have_changed(message.identity)):
             self.reply(access)
         else:
             self._wait(message)

@@ -31,6 +31,7 @@ from actors.cloud_connection import CloudAccess, CloudConnections, CloudFault, F
 from actors.identities import Access, AccessChanged, GetAccess
 from actors.link_state import GetLinkState, LinkState, SwitchLink
 from actors.ports import LinkSwitch
+from actors.registry import REGISTRY, RefreshScope
 from actors.store_messages import QueuesWaiting, Ready, Stored, WatchQueues
 from actors.upstream_c2d import C2dIntake
 from actors.upstream_events import (
@@ -590,6 +591,8 @@ class UpstreamActor(EdgeActor):
         log.info("upstream: the link is %s", "up" if is_up else f"down: {self._reason()}")
         for watcher in self._watchers:
             self.tell(watcher, LinkChanged(is_up))
+        if is_up:
+            self.tell(REGISTRY, RefreshScope())  # devices may have been made or disabled while it was away
 
     def _own_refused(self) -> bool:
         """Say whether the cloud is there but does not let this hub in; that is no trouble of others."""

@@ -30,7 +30,8 @@ def of_connecting(error: BaseException, host_name: str) -> CloudFault:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _of_certificate(error, host_name)
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        reason = f"{place} does not speak TLS as expected ({error.reason}); is it an IoT Hub?"
+        detail = getattr(error, "reason", None) or error  # only those of OpenSSL itself have one
+        reason = f"{place} does not speak TLS as expected ({detail}); is it an IoT Hub?"
         return CloudFault(Fault.UNTRUSTED, reason)
     if isinstance(error, socket.gaierror):
         reason = (

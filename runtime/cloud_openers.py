@@ -6,17 +6,20 @@ would all run out of time.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+log = logging.getLogger(__name__)
+
 MOST: Final = 8
 
 
 class Openers:
-    """Runs jobs, at most `MOST` at a time, in the order of `run`. A job must not raise."""
+    """Runs jobs, at most `MOST` at a time, in the order of `run`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,4 +51,7 @@ class Openers:
                     self._threads.discard(threading.current_thread())
                     return
                 job = self._jobs.popleft()
-            job()
+            try:
+                job()
+            except Exception:
+                log.exception("the link to the cloud: a connection could not be tried")

@@ -36,7 +36,7 @@ class Probes:
         self._closed = threading.Event()
 
     def probe(self, host_name: str, reached: Callable[[], None]) -> None:
-        """See `CloudConnections.probe`. At most two hosts-reached in a second, however often it is asked."""
+        """See `CloudConnections.probe`. However often it is asked, a host is reached twice a second at most."""
         with self._lock:
             if self._closed.is_set():
                 return

@@ -61,6 +61,7 @@ class CloudTransport(MQTTTransport):
         self._socket: ssl.SSLSocket | None = None
         self._handshaking: socket.socket | None = None
         self._holding: HeldMessage | None = None
+        self._is_ended = False
         self._client = _paho(self)
         self._client.max_inflight_messages_set(0)  # how many are under way is the caller's decision
         self._client.loop_start = self._begin
@@ -81,6 +82,9 @@ class CloudTransport(MQTTTransport):
 
     def _create_socket(self) -> socket.socket:
         created: socket.socket = self._connect_socket()
+        if self._is_ended:
+            created.close()
+            raise ConnectionAbortedError
         created.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         created.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self._handshaking = created.dup()  # TLS takes the socket over; to break off needs one of our own
@@ -96,6 +100,10 @@ class CloudTransport(MQTTTransport):
         """Do not acknowledge the message that is being told, but when it is handed to `acknowledge`."""
         self._holding = HeldMessage()
         return self._holding
+
+    def hold_nothing(self) -> None:
+        """Acknowledge the message that is being told, as usual."""
+        self._holding = None
 
     def acknowledge(self, held: HeldMessage) -> None:
         """Tell the cloud that a held message has been taken."""
@@ -113,6 +121,7 @@ class CloudTransport(MQTTTransport):
 
     def end(self) -> None:
         """Say goodbye and close, now or within a second; tell nothing any more."""
+        self._is_ended = True
         self.refill, self.heard = lambda: False, _nothing
         self.on_mqtt_connected_handler = self.on_mqtt_connection_failure_handler = _nothing
         self.on_mqtt_disconnected_handler = self.on_mqtt_message_received_handler = _nothing
@@ -135,7 +144,9 @@ class CloudTransport(MQTTTransport):
 
     def _serve(self) -> None:
         self._socket = self._client.socket()
-        if self._socket is not None:
+        if self._is_ended:
+            self._close_socket()  # while it was made; nothing has been said on it
+        elif self._socket is not None:
             self._loop.watch(self._socket, self._ready)
             self.break_off()
             self._write()

@@ -27,7 +27,7 @@ import msgspec
 from actors import hub_config
 from actors.agent import AgentActor
 from actors.agent_link import LINK
-from actors.agent_root import AGENT, AGENT_PROCESS, REGISTRY, SECURITY, AgentRootActor, StopEdge
+from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper
@@ -49,7 +49,7 @@ from actors.module_spec import (
 from actors.module_tree import KillModules
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun
 from actors.process_permission import Origin
-from actors.registry import RegistryActor
+from actors.registry import REGISTRY, RegistryActor
 from actors.reported import Platform
 from actors.restart_policy import RestartState
 from actors.rollout import start_groups
@@ -82,7 +82,7 @@ from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
 from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
-from runtime.provisioning import Provisioned, provision, remember
+from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
@@ -91,6 +91,7 @@ from runtime.trust_bundle import trusted_pem
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
+MOVED: Final = -1  # to another IoT Hub; never an exit code
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 COPIED: Final = (
     "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
@@ -116,6 +117,14 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
+    ends_s = None if for_s is None else time.monotonic() + for_s
+    while (code := _run_as_provisioned(settings, deployment_path, ends_s)) == MOVED:
+        log.info("starting anew, as a device of another IoT Hub")
+    return code
+
+
+def _run_as_provisioned(settings: Settings, deployment_path: Path | None, ends_s: float | None) -> int:
+    """Run until the end, or until the edge belongs to another IoT Hub: MOVED."""
     settings, provisioned = provision(settings)
     cloud = embedded_cloud(settings, provisioned)
     origin = Origin.CLOUD if cloud is None else Origin.LOCAL
@@ -152,7 +161,7 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
             containers.take_back_gateway()
             edge.take_back_cloud()
             raise
-        return edge.run(for_s)
+        return edge.run(ends_s)
 
 
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
@@ -226,6 +235,7 @@ class _Edge:
         self._cloud_was_started = False
         self._failure = ""
         self._root_ended = False
+        self._is_moved = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
@@ -304,11 +314,10 @@ class _Edge:
             self._modules.remove(EDGE_CLOUD)
             self._cloud.remove_run_directory()
 
-    def run(self, for_s: float | None) -> int:
-        """Start the actors and wait for the end."""
+    def run(self, ends_s: float | None) -> int:
+        """Start the actors and wait for the end, at the latest until this monotonic time."""
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
-        ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
@@ -327,7 +336,7 @@ class _Edge:
         self._modules.kill_all()
         bus.close()
         log.info("stopped")
-        return DONE
+        return MOVED if self._is_moved else DONE
 
     def close(self) -> None:
         """Give everything back but modules that outlived a failure."""
@@ -358,7 +367,7 @@ class _Edge:
     def _root(self, began_s: float) -> AgentRootActor:
         security = self._security
         assert security is not None
-        registry = security.registry()
+        registry = security.registry(enrollment_of(self._settings, self._provisioned), self._on_moved)
         cloud = () if self._provisioned is None else cloud_actors(self._provisioned, self._home)
         return AgentRootActor(
             lambda: SecurityActor(security, REGISTRY if registry else ""),
@@ -383,6 +392,11 @@ class _Edge:
             platform=Platform(architecture=os.uname().machine),
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
         )
+
+    def _on_moved(self) -> None:
+        """In a worker thread: stop as if asked to; what comes next is another IoT Hub's."""
+        self._is_moved = True
+        os.write(self._wake_writer, bytes([signal.SIGTERM]))
 
     def _on_root_end(self, reason: str) -> None:
         """In the thread of the root actor."""

@@ -19,6 +19,7 @@ from runtime.atomic_file import write_private_file
 from runtime.caller import ModuleContainer, ModuleProcess
 from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensure_server_certificate
 from runtime.cloud_registry import CloudRegistry
+from runtime.device_credentials import Enrollment
 from runtime.home import Home
 from runtime.hub_identities import own_identities, with_scope
 from runtime.key_content import Identity
@@ -114,11 +115,13 @@ class EdgeSecurity:
         """Key, leaf and edge CA of the hub, as `ssl` loads them."""
         return self._certificate.path
 
-    def registry(self) -> CloudRegistry | None:
-        """Return the registry of the IoT Hub, None without a cloud."""
+    def registry(self, enrollment: Enrollment | None, on_moved: Callable[[], None]) -> CloudRegistry | None:
+        """Return the registry of the IoT Hub, None without a cloud. Arguments as of Reprovisioning."""
         if self._provisioned is None or self._scope is None:
             return None
-        return CloudRegistry(self._provisioned, self._home, self._keys, self._scope, self._now_s)
+        return CloudRegistry(
+            self._provisioned, self._home, self._keys, self._scope, self._now_s, enrollment, on_moved
+        )
 
     def prepare_module(self, name: str, now_s: float) -> bool:
         """Make the identity of a module; see Security."""

@@ -9,12 +9,15 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
 
 from actors.cloud_connection import CloudFault, Fault
+from messaging import sas
 from messaging.errors import EdgeError
 from messaging.text import quoted
 from messaging.version import VERSION
@@ -25,7 +28,7 @@ MOST_BYTES: Final = 16 * 1024 * 1024  # of an answer: a page of a scope has 100 
 
 # OpenSSL's: certificate is not yet valid, has expired. Source: openssl/x509_vfy.h
 _NOT_NOW: Final = (9, 10)
-_HOST_MISMATCH: Final = 62
+_OTHER_NAME: Final = (62, 64)  # host name, IP address
 _BY_STATUS: Final = {401: Fault.UNAUTHORIZED, 403: Fault.UNAUTHORIZED, 429: Fault.THROTTLED}
 
 
@@ -90,7 +93,7 @@ class HttpsClient:
         data = None if body is None else json.dumps(body).encode()
         if data is not None:
             sent["Content-Type"] = "application/json; charset=utf-8"
-        reused = self._connection is not None
+        reused = self._connection is not None and self._connection.sock is not None
         try:
             return self._exchange(method, target, data, sent)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as exc:
@@ -105,8 +108,9 @@ class HttpsClient:
             raise self._away(f"it ended the connection ({exc})") from exc
 
     def _exchange(self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]) -> Answer:
-        connection = self._connection or self._connect()
-        self._connection = connection
+        connection = self._connection
+        if connection is None or connection.sock is None:  # the last answer was the last on that one
+            connection = self._connection = self._connect()
         try:
             connection.request(method, target, data, dict(headers))
             response = connection.getresponse()
@@ -125,7 +129,7 @@ class HttpsClient:
             self.close()
             raise self._no_hub(response.status)
         if response.status >= 300:
-            raise self._refused(response.status, content)
+            raise self._refused(response.status, content, response.headers.get("Date"))
         try:
             answer = json.loads(content) if content else None
         except (ValueError, RecursionError) as exc:
@@ -149,6 +153,7 @@ class HttpsClient:
         sock.settimeout(ANSWER_LIMIT_S)
         connection = http.client.HTTPConnection(service.host, service.port, timeout=ANSWER_LIMIT_S)
         connection.sock = sock
+        connection.auto_open = 0  # it would do so without TLS
         return connection
 
     def _open_socket(self) -> socket.socket:
@@ -175,7 +180,8 @@ class HttpsClient:
     # what went wrong
 
     def _away(self, why: str) -> CloudError:
-        return CloudError(CloudFault(Fault.UNREACHABLE, f"{self._service} cannot be reached: {why}"))
+        reason = f"{self._service} cannot be reached: {quoted(why)[1:-1]}"
+        return CloudError(CloudFault(Fault.UNREACHABLE, reason))
 
     def _no_hub(self, status: int) -> CloudError:
         text = f"{self._service} answers ({status}), but not as an IoT Hub does; is the host name right?"
@@ -188,7 +194,7 @@ class HttpsClient:
                 f"({exc.verify_message}); set the clock of this device, or renew that certificate"
             )
             return CloudFault(Fault.CLOCK, text)
-        if exc.verify_code == _HOST_MISMATCH:
+        if exc.verify_code in _OTHER_NAME:
             text = f"the certificate of {self._service} is for another name; check the host name"
         else:
             text = (
@@ -197,18 +203,26 @@ class HttpsClient:
             )
         return CloudFault(Fault.UNTRUSTED, text)
 
-    def _refused(self, status: int, content: bytes) -> CloudError:
+    def _refused(self, status: int, content: bytes, date: str | None) -> CloudError:
         name, text = _read_error(content)
         kind = _BY_STATUS.get(status, Fault.UNREACHABLE if status >= 500 else Fault.REFUSED)
         if kind is Fault.UNAUTHORIZED:
             if "Quota" in name:
                 kind = Fault.QUOTA
-            elif "expired" in text:
+            elif "expired" in text or abs(_ahead_s(date, time.time())) > sas.CLOCK_SKEW_S:
                 kind = Fault.CLOCK
         said = f": {text}" if text else ""
         return CloudError(
             CloudFault(kind, f"{self._service} answers {status} {name}".rstrip() + said, status)
         )
+
+
+def _ahead_s(date: str | None, now_s: float) -> float:
+    """Return how far the clock of the other side is ahead of ours; 0 when it does not say."""
+    try:
+        return 0.0 if date is None else parsedate_to_datetime(date).timestamp() - now_s
+    except ValueError:
+        return 0.0
 
 
 def _read_error(content: bytes) -> tuple[str, str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from actors.hub_identity import HubIdentity
 from messaging.errors import ConfigError, EdgeError
+from messaging.identity import Identity as Name
 from runtime.home import Home
+from runtime.hub_identities import own_identities, with_scope
 from runtime.iothub.cloud_home import CloudHome
+from runtime.key_content import Identity
 from runtime.key_store import KeyStore
 from runtime.provisioning import Provisioned, load
 from runtime.scope_file import ScopeFile
@@ -75,6 +79,36 @@ def create_line(found: Provisioned, device_id: str) -> str:
     return (
         f"az iot hub device-identity create -n {hub} -d {device_id}` and "
         f"`az iot hub device-identity parent set -n {hub} -d {device_id} --pd {found.device_id}"
+    )
+
+
+def known_identities(home: Home) -> tuple[Identity, ...]:
+    """Return who may connect, the edge device first: those of the key store, and what the cloud said besides.
+
+    Raises:
+        ConfigError: the home has not been run yet, or cannot be read.
+    """
+    keys = KeyStore.open(home.keys)
+    kept = keys.identities()
+    found = load(home)
+    if found is None:
+        return kept
+    known = with_scope(own_identities(kept), ScopeFile(home.scope).identities, found, keys.pending())
+    return tuple(map(_shown, known))
+
+
+def _shown(identity: HubIdentity) -> Identity:
+    name = Name.parse(identity.id)
+    primary, secondary = (*(key.reveal() for key in identity.keys), b"", b"")[:2]
+    return Identity(
+        name.device_id,
+        name.module_id,
+        "",
+        "enabled" if identity.enabled else "disabled",
+        primary,
+        secondary,
+        identity.auth_type,
+        identity.thumbprints,
     )
 
 

@@ -179,24 +179,29 @@ def _keep_ca(home: Home, ca_pem: str) -> None:
         write_private_file(home.cloud_ca, ca_pem.encode())
 
 
-def enrollment_of(settings: Settings) -> Enrollment:
-    """Return as whom the provisioning service is asked.
+def enrollment_of(settings: Settings, found: Provisioned | None) -> Enrollment | None:
+    """Return as whom to ask the provisioning service again, None for an edge that it does not know."""
+    if found is None or not found.enrollment or not settings.dps_id_scope:
+        return None
+    return _enrollment(settings, found.device_key.reveal().decode())
 
-    Raises:
-        ConfigError: the file of the key cannot be read, or holds none.
-    """
+
+def _enrollment(settings: Settings, key: str) -> Enrollment:
+    host, port = settings.dps_endpoint
+    return Enrollment(host, port, settings.dps_id_scope, settings.dps_registration_id, key)
+
+
+def _given_enrollment(settings: Settings) -> Enrollment:
     path = settings.dps_key_file
     assert path is not None  # read_settings has seen to it
     origin = variable("dps_key_file")
-    key = enrollment_key(read_secret_file(path, origin), origin)
-    host, port = settings.dps_endpoint
-    return Enrollment(host, port, settings.dps_id_scope, settings.dps_registration_id, key)
+    return _enrollment(settings, enrollment_key(read_secret_file(path, origin), origin))
 
 
 def _assigned(
     settings: Settings, trusted: str, kept: Provisioned | None, register: Register | None
 ) -> Provisioned:
-    enrollment = enrollment_of(settings)
+    enrollment = _given_enrollment(settings)
     mark = _mark(enrollment)
     if kept is not None and hmac.compare_digest(kept.enrollment, mark):
         return replace(kept, https_port=settings.cloud_https_port, ca_pem=trusted)

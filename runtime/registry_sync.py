@@ -24,6 +24,7 @@ from runtime.key_content import Identity
 from runtime.key_store import KeyStore
 from runtime.provisioning import Provisioned
 from runtime.registry_client import RegistryClient
+from runtime.reprovisioning import Reprovisioning
 from runtime.scope_file import ScopeFile
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class RegistrySync:
         keys: KeyStore,
         scope: ScopeFile,
         now_s: Callable[[], float],
+        reprovisioning: Reprovisioning | None = None,
     ) -> None:
         """Keep what is needed."""
         self._provisioned = provisioned
@@ -49,6 +51,7 @@ class RegistrySync:
         self._keys = keys
         self._scope = scope
         self._now_s = now_s
+        self._reprovisioning = reprovisioning
 
     def run(self) -> SyncOutcome:
         """Do it, and return how it went."""
@@ -70,7 +73,8 @@ class RegistrySync:
                 self._keys.follow_cloud({identity.id: identity for identity in identities})
             return SyncOutcome(None, problems, len(identities))
         except CloudError as exc:
-            return SyncOutcome(exc.fault)
+            fault = exc.fault
+            return SyncOutcome(fault if self._reprovisioning is None else self._reprovisioning.after(fault))
         except EdgeError as exc:  # of our own disk, for example
             return SyncOutcome(CloudFault(Fault.REFUSED, str(exc)))
         except Exception as exc:  # the next sync must be told of the end of this one

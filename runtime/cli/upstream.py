@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from runtime.cli.words import duration, local_time
 
 if TYPE_CHECKING:
     from actors.link_state import LinkState, Source
+    from actors.registry import ProvisioningState
 
 
 @click.group()
@@ -59,6 +60,7 @@ def off(home: Path, as_json: bool) -> None:
 def _ask(question: object, home: Path, as_json: bool) -> None:
     from actors.hub_root import STORE, UPSTREAM
     from actors.link_state import LinkState
+    from actors.registry import REGISTRY, GetProvisioning, ProvisioningState
     from actors.store_messages import CountQueues, QueueCounts
     from messaging.upstream_queues import UPSTREAM_QUEUES, source_of
     from runtime.cli.running import running_edge
@@ -66,11 +68,14 @@ def _ask(question: object, home: Path, as_json: bool) -> None:
     with running_edge(home) as edge:
         state = edge.ask(UPSTREAM, question, LinkState)
         counted = edge.ask(STORE, CountQueues(UPSTREAM_QUEUES), QueueCounts)
+        device = edge.ask(REGISTRY, GetProvisioning(), ProvisioningState)
     waiting = {source_of(queue): count for queue, count in counted.counts}
     if as_json:
-        print_json(_as_values(state, waiting))
+        print_json(_as_values(state, waiting) | {"device": _device_values(device)})
         return
     click.echo(_summary(state, time.time()))
+    for line in _device_lines(device, time.time()):
+        click.echo(line)
     if state.sources:
         click.echo()
         columns = ("IDENTITY", "STATE", "FOR", "SENT", "WAITING", "")
@@ -86,6 +91,32 @@ def _summary(state: LinkState, now_s: float) -> str:
     else:
         how = f"on, not connected to {state.host_name} {since}: {state.reason}"
     return f"upstream is {how}; {state.sent} messages sent since the hub started"
+
+
+def _device_lines(device: ProvisioningState, now_s: float) -> Iterator[str]:
+    """Say which device this edge is, what the cloud knows of it, and what is wrong with that."""
+    if not device.host_name:
+        yield "this edge belongs to no IoT Hub; give it a device there with --connection-string-file"
+        return
+    said = f", {device.identities} identities in its scope" if device.synced_s else ""
+    when = f" (as of {local_time(device.synced_s, now_s)})" if device.synced_s else ""
+    yield f"device {device.device_id} of {device.host_name}: {device.state}{said}{when}"
+    if device.reason:
+        yield f"  {device.reason}"
+    for name, reason in device.problems:
+        yield f"  {name}: {reason}"
+
+
+def _device_values(device: ProvisioningState) -> dict[str, Any]:
+    return {
+        "hostName": device.host_name,
+        "deviceId": device.device_id,
+        "state": device.state,
+        "reason": device.reason,
+        "syncedAt": iso_utc(device.synced_s) if device.synced_s else None,
+        "identities": device.identities,
+        "problems": [{"id": name, "reason": reason} for name, reason in device.problems],
+    }
 
 
 def _row(source: Source, waiting: Mapping[str, int], now_s: float) -> tuple[object, ...]:

@@ -217,3 +217,10 @@ def test_a_database_that_cannot_be_read_answers_later(world: StoreWorld) -> None
 
     assert meanwhile == []
     assert waiting(world) == [(A,)]
+
+
+def test_the_store_describes_the_consumers_of_the_cloud_as_one(world: StoreWorld) -> None:
+    for queue in (A, IN, B):
+        attach(world, queue)
+
+    assert world.described(STORE) == {"consumers": (UPSTREAM, IN)}

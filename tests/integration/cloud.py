@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -130,6 +130,10 @@ class Cloud:
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something of the hub in its loop."""
         return self.start_call(work).result(LIMIT_S)
+
+    def soon(self, work: Callable[[], object]) -> None:
+        """Do something in its loop that is no coroutine."""
+        self._loop.call_soon_threadsafe(work)
 
     def start_call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Begin something of the hub in its loop."""

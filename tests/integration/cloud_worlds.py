@@ -12,7 +12,8 @@ from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnectio
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
-from runtime.upstream import CloudTimes, SdkConnections
+from runtime.upstream import SdkConnections
+from runtime.upstream_connection import CloudTimes
 from tests.fakes.cloud_connections import MemoryCloud
 from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud import LIMIT_S, MQTT_PORT, Cloud

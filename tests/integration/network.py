@@ -59,6 +59,7 @@ class Line:
         self._server: asyncio.Server | None = None
         self._passages: set[_Passage] = set()
         self._swallows = False
+        self._resets_each_after: int | None = None
 
     def __enter__(self) -> Line:
         self._thread.start()
@@ -85,9 +86,13 @@ class Line:
         """Reset all connections; new ones are let through."""
         self._do(self._reset_all())
 
-    def reset_after(self, count_bytes: int) -> None:
-        """Reset each connection after so many more bytes of the client: inside a packet."""
-        self._do(self._arm(count_bytes))
+    def reset_after(self, count_bytes: int, *, again: bool = False) -> None:
+        """Reset each connection after so many more bytes of the client: inside a packet.
+
+        Args:
+            again: New connections, too, each after so many bytes of its own.
+        """
+        self._do(self._arm(count_bytes, again))
 
     def swallow(self) -> None:
         """Be half open: connections stand, and new ones are accepted, but nothing gets through."""
@@ -123,7 +128,8 @@ class Line:
             passage.reset()
             await passage.closed.wait()
 
-    async def _arm(self, count_bytes: int) -> None:
+    async def _arm(self, count_bytes: int, again: bool) -> None:
+        self._resets_each_after = count_bytes if again else None
         for passage in self._passages:
             passage.bytes_until_reset = count_bytes
 
@@ -141,6 +147,7 @@ class Line:
             _reset(writer)
             return
         passage = _Passage(self, reader, writer, random.Random(self._random.random()), self._swallows)
+        passage.bytes_until_reset = self._resets_each_after
         self._passages.add(passage)
         try:
             await passage.run(self._target)

@@ -200,6 +200,29 @@ def test_a_message_that_is_not_taken_comes_again_with_the_next_connection(world:
     _until_forgotten(world, connection, observer)
 
 
+def test_messages_that_are_not_wanted_any_more_wait_in_the_cloud(world: CloudWorld) -> None:
+    connection, observer = connect(world, want=EVERYTHING)
+    _wait_for_subscriptions(connection, observer)
+    world.cut()
+    observer.until("lost")
+    connection.want(frozenset())
+    world.restore()
+    world.send_c2d("d1", Message("", {}, {}, b"later"))
+
+    connection.open()
+    observer.next("connected")
+    _wait_for_subscriptions(connection, observer)
+    assert world.waiting_c2d("d1") == 1
+    assert observer.is_quiet()
+    connection.close()
+    again, again_observer = connect(world, want=EVERYTHING)
+
+    came, taken = again_observer.next("message_received")
+    assert came.body == b"later"
+    taken(True)
+    _until_forgotten(world, again, again_observer)
+
+
 def test_what_was_not_answered_when_the_connection_broke_has_failed_exactly_once(world: CloudWorld) -> None:
     connection, observer = connect(world)
     connection.send(0, message())

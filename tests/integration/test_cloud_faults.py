@@ -20,7 +20,8 @@ from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
 from runtime.certificates import ensure_named_ca, ensure_server_certificate
-from runtime.upstream import CloudTimes, SdkConnections
+from runtime.upstream import SdkConnections
+from runtime.upstream_connection import CloudTimes
 from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud import MQTT_PORT
 from tests.integration.cloud_worlds import StandInWorld, connect
