@@ -67,12 +67,14 @@ class Prepared:
     """From the module runtime: what a deployment needs is here, or is not to be had.
 
     `number` says for which deployment; `problems` are (module, reason), and while it goes on `doing` is what.
+    `outdated` are modules that run with another image than the one its name means by now.
     """
 
     number: int
     is_done: bool
     doing: str
     problems: tuple[tuple[str, str], ...]
+    outdated: tuple[str, ...]
 
 
 @message
@@ -165,7 +167,8 @@ class AgentActor(ModuleTree):
 
         def on_progress(found: Preparation) -> None:
             """In a foreign thread."""
-            tell_self(Prepared(number, found.is_done, found.doing, tuple(found.problems.items())))
+            problems, outdated = tuple(found.problems.items()), tuple(sorted(found.outdated))
+            tell_self(Prepared(number, found.is_done, found.doing, problems, outdated))
 
         credentials = tuple(deployment.runtime.registry_credentials.values())
         self._runtime.prepare(tuple(deployment.modules.values()), credentials, on_progress)
@@ -178,7 +181,7 @@ class AgentActor(ModuleTree):
             return
         for name, problem in message.problems:
             log.warning("module %s: %s", name, problem)
-        self.roll_out(self._keeper.deployment)
+        self.roll_out(self._keeper.deployment, message.outdated)
         if self._hub_is_there:
             self._tell_routes()
             self._tell_twins()

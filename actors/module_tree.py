@@ -12,6 +12,7 @@ and its successor takes it on as after a restart of the agent. Modules that it d
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import ClassVar, Final
 
 from actors.base import ChildSpec, EdgeActor
@@ -106,6 +107,7 @@ class ModuleTree(EdgeActor):
         self._cloud = cloud
         self._groups: list[tuple[str, ...]] = []
         self._to_start: list[tuple[str, ...]] = []
+        self._outdated: frozenset[str] = frozenset()
         self._due: set[str] = set()  # modules whose group has been reached
         self._access: dict[str, ModuleAccess] | None = None  # None: not told yet
         self._problems: dict[str, str] = {}
@@ -127,9 +129,15 @@ class ModuleTree(EdgeActor):
 
     # starting
 
-    def roll_out(self, deployment: Deployment) -> None:
-        """Begin to make true what a deployment says; goes on as modules and identities answer."""
+    def roll_out(self, deployment: Deployment, outdated: Iterable[str] = ()) -> None:
+        """Begin to make true what a deployment says; goes on as modules and identities answer.
+
+        Args:
+            deployment: What shall run.
+            outdated: Modules that run with another image than the one its name means by now.
+        """
         self._deployment = deployment
+        self._outdated = frozenset(outdated)
         for warning in deployment.warnings:
             log.warning("%s", warning)
         for name, problem in deployment.hub_environment.problems:
@@ -314,7 +322,10 @@ class ModuleTree(EdgeActor):
             self._start_child(self._supervised[name])
         elif name not in self._leaving:
             if report is not None and report.order == self._order(name):
-                return  # not concerned
+                if name in self._outdated and report.status == ModuleStatus.RUNNING:
+                    log.info("module %s: its image is another one by now; it is restarted with that", name)
+                    self.tell(child_of(self.address, name), RestartModule(name))
+                return  # else not concerned
             self._hand_over(name)
         self._awaited.add(name)
 
