@@ -170,6 +170,7 @@ class AgentLinkActor(EdgeActor):
         self._probing = False
         self._failures = 0
         self._fault: CloudFault | None = None
+        self._told: Fault | None = None  # of which the log has a warning
         self._watcher = ""
         self._desired: Json | None = None  # None: not known on this connection
         self._version = 0
@@ -294,7 +295,10 @@ class AgentLinkActor(EdgeActor):
         self._twin_asked = self._twin_failures = 0
         was_up, self._is_up = self._is_up, False
         self._failures += 1
-        if was_up or self._fault is None or self._fault.kind is not fault.kind:
+        # One refusal is none yet: at the first start the registry is just being told the keys.
+        may_pass = fault.kind is Fault.UNAUTHORIZED and self._failures == 1 and not was_up
+        if fault.kind is not self._told and not may_pass:
+            self._told = fault.kind
             log.warning("the agent's link to %s is down: %s", self._host_name, fault.reason)
         self._fault = fault
         self._stop_when_told()
@@ -331,11 +335,11 @@ class AgentLinkActor(EdgeActor):
         self._connection.get_twin(self._twin_asked)
 
     def _take_twin(self, twin: Json) -> None:
-        if self._fault is not None:
+        if self._told is not None:
             log.info("the agent's link to %s is up again", self._host_name)
         elif self._desired is None:
             log.info("the agent's link to %s is up", self._host_name)
-        self._fault = None
+        self._fault = self._told = None
         self._failures = self._twin_asked = self._twin_failures = 0
         self._reported = _values(twin["reported"])
         self._desired, self._version = _values(twin["desired"]), twin["desired"]["$version"]

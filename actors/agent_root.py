@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from actors.agent import AgentActor, ModulesStopped, StopModules
+from actors.agent import AgentActor
 from actors.base import ChildSpec
 from actors.module_spec import EDGE_HUB
+from actors.module_tree import ModulesStopped, StopModules
 from actors.registry import RegistryActor
 from actors.root import RootActor
 from actors.security import SecurityActor

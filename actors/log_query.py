@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-import regex
 
 from messaging.text import quoted
 from messaging.time_text import from_iso
+
+if TYPE_CHECKING:  # loaded with the first expression: 30 ms that no start of an edge shall pay
+    import regex
 
 ALL: Final = "all"
 DEFAULT_LEVEL: Final = 6  # info
@@ -197,7 +199,7 @@ def chosen(request: LogRequest, modules: Iterable[str], stopwatch: Stopwatch) ->
         if expression.lower() == ALL:
             names = left
         else:
-            pattern = _pattern(expression, "id", regex.IGNORECASE)
+            pattern = _pattern(expression, "id", ignore_case=True)
             names = [name for name in left if stopwatch.finds(pattern, name)]
         found += [(name, wanted) for name in names]
         left = [name for name in left if name not in names]
@@ -235,7 +237,7 @@ def _item(item: Mapping[str, Any], now_s: float) -> tuple[str, LogFilter]:
     members = {str(name).lower(): member for name, member in item.items()}
     expression = text_of(members, "id")
     if expression.lower() != ALL:
-        _pattern(expression, "id", regex.IGNORECASE)
+        _pattern(expression, "id", ignore_case=True)
     wanted = members.get("filter")
     if wanted is None:
         return expression, LogFilter()
@@ -254,9 +256,11 @@ def _item(item: Mapping[str, Any], now_s: float) -> tuple[str, LogFilter]:
     )
 
 
-def _pattern(text: str, name: str, flags: int = 0) -> regex.Pattern[str]:
+def _pattern(text: str, name: str, ignore_case: bool = False) -> regex.Pattern[str]:
+    import regex
+
     try:
-        return regex.compile(text, flags)
+        return regex.compile(text, regex.IGNORECASE if ignore_case else 0)
     except (regex.error, OverflowError, RecursionError) as exc:
         raise MethodRefused(400, f"{name} {quoted(text)} is no regular expression: {exc}") from exc
 

@@ -154,10 +154,10 @@ def _join_network(body: dict[str, Any], host: dict[str, Any], module: str, netwo
     networking["EndpointsConfig"] = {network: {"Aliases": [module]}}
 
 
-def _merged_env(ours: Mapping[str, str], given: Iterable[str]) -> list[str]:
+def _merged_env(ours: Mapping[str, str], given: Iterable[object]) -> list[str]:
     merged = dict(ours)
     for entry in given:
-        name, _, value = entry.partition("=")
+        name, _, value = str(entry).partition("=")
         merged[name] = value
     return [f"{name}={value}" for name, value in sorted(merged.items())]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from actors.module_spec import ModuleSpec
 from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
@@ -48,6 +48,10 @@ class ContainerStart:
     def fits(self, module: ModuleSpec, access: ModuleAccess) -> bool:
         """Return whether it is a start of the same."""
         return self._withdrawn_grace_s is None and (self.module, self.access) == (module, access)
+
+    def wait(self, limit_s: float) -> bool:
+        """Wait for the result; return whether there is one."""
+        return bool(wait([self._future], limit_s).done)
 
     def result(self, limit_s: float) -> ModuleRun:
         """Return the run.

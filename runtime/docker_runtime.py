@@ -134,15 +134,8 @@ class DockerRuntime:
         name = module.name
         try:
             start = self._start_of(module, access)
-            run = start.result(ANSWER_LIMIT_S)
-        except TimeoutError as exc:
-            later = ImageComing if start.is_downloading else StartLater
-            raise later(f"module '{name}': {start.doing}") from exc
+            run = self._result(start)
         except EdgeError as exc:
-            with self._lock:
-                self._starts.pop(name, None)
-                if isinstance(exc, EngineAway):
-                    self._failed_away.add(name)
             if isinstance(exc, EnvironmentFault):
                 raise type(exc)(f"module '{name}': {exc}") from exc
             raise
@@ -306,6 +299,29 @@ class DockerRuntime:
             start = self._starts[name] = ContainerStart(module, access)
         start.begin(self._make_and_start)
         return start
+
+    def _result(self, start: ContainerStart) -> ModuleRun:
+        """Return the run; a start that failed is over, one that takes longer goes on.
+
+        Raises:
+            StartLater: it takes longer.
+            EdgeError: it failed.
+        """
+        name = start.module.name
+        if not start.wait(ANSWER_LIMIT_S):
+            raise (ImageComing if start.is_downloading else StartLater)(start.doing)
+        try:
+            return start.result(0.0)
+        except Exception as exc:
+            with self._lock:
+                self._starts.pop(name, None)
+                if isinstance(exc, EngineAway):
+                    self._failed_away.add(name)
+            if isinstance(exc, EdgeError):
+                raise
+            # A fault of ours: told as one, and no reason to take the other modules' agent down.
+            log.exception("module %s: its start failed", name)
+            raise EnvironmentFault(f"its start failed: {type(exc).__name__}: {exc}") from exc
 
     def _make_and_start(self, start: ContainerStart) -> ModuleRun:
         """In the thread of the start."""

@@ -25,7 +25,7 @@ from typing import Final
 import msgspec
 
 from actors import hub_config
-from actors.agent import AgentActor, KillModules
+from actors.agent import AgentActor
 from actors.agent_link import LINK
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
@@ -46,6 +46,7 @@ from actors.module_spec import (
     StandInSettings,
     spec_hash,
 )
+from actors.module_tree import KillModules
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun
 from actors.process_permission import Origin
 from actors.registry import REGISTRY, RegistryActor

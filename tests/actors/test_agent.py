@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.agent import ROUTES_LIMIT_S, AgentActor, KillModules
+from actors.agent import ROUTES_LIMIT_S, AgentActor
 from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import parse_deployment
@@ -20,6 +20,7 @@ from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
 from actors.module_list import ListModules, ModuleList
 from actors.module_spec import DesiredStatus, ModuleSpec
+from actors.module_tree import KillModules
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
 from actors.registry import RegistryActor
 from actors.restart_policy import RestartState
@@ -576,7 +577,7 @@ def test_settings_of_the_hub_that_are_not_to_be_had_are_listed_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     env = {"MaxConnectedClients": {"value": "many"}, "OptimizeForPerformance": {"value": False}}
-    caplog.set_level("INFO", "actors.agent")
+    caplog.set_level("INFO", "actors.module_tree")
     edge = Edge({}, ((*AGENT_PATH, "systemModules", "edgeHub", "env"), env)).start()
 
     [(name, problem)] = edge.modules()["edgeHub"]["settings"]

@@ -199,6 +199,18 @@ def test_what_is_not_to_be_had_keeps_only_its_own_module_down() -> None:
     assert "image 'new:1' not found" in edge.reported["lastDesiredStatus"]["description"]
 
 
+def test_a_module_whose_image_is_another_one_by_now_is_restarted_with_it() -> None:
+    edge = running(same=process(), other=process())
+    pids = {name: edge.runtime.pid(name) for name in ("same", "other")}
+    edge.runtime.outdated = frozenset({"same", "gone"})
+
+    edge.deploy({"same": process(), "other": process(), "new": process()})
+
+    assert edge.runtime.pid("same") not in (0, pids["same"])
+    assert edge.runtime.pid("other") == pids["other"]
+    assert edge.modules()["same"]["restarts"] == 0
+
+
 def test_changed_routes_are_told_to_a_hub_that_lives_and_restart_nobody() -> None:
     edge = running(sensor=process())
     story = list(edge.runtime.story)

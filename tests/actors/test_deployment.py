@@ -447,3 +447,17 @@ def test_secrets_do_not_show_when_a_deployment_is_printed() -> None:
     )
 
     assert "hush" not in repr(deployment)
+
+
+@pytest.mark.parametrize(
+    ("written", "digest"),
+    [(REMOVED, ""), (None, ""), (" sha256:0f ", "sha256:0f")],
+    ids=["absent", "null", "with blanks"],
+)
+def test_a_digest_pins_an_image_when_there_is_one(written: Any, digest: str) -> None:
+    changes = [] if written is REMOVED else [((*PUMP, "settings", "digest"), written)]
+
+    settings = parsed(*changes).modules["pump"].settings
+
+    assert isinstance(settings, DockerSettings)
+    assert settings.digest == digest

@@ -22,9 +22,10 @@ from messaging.topics import Feature
 from runtime.upstream_connection import CloudTimes
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
-from tests.integration.network import MOBILE, NARROW, SATELLITE, Profile
+from tests.integration.network import MOBILE, NARROW, SATELLITE, Profile, alternating
 
 EVERYTHING = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
+MINUTES_A_SECOND = 5.0  # how much shorter the outages are
 HASTY = CloudTimes(keep_alive_s=1, silence_s=1.0, open_s=2.0, twin_s=2.0)
 
 
@@ -117,6 +118,24 @@ def test_resets_again_and_again_lose_nothing(world: StandInWorld) -> None:
 
     assert len(courier.lost) >= 3
     assert in_order_and_complete([each.body for each in world.taken("d1")], 600)
+
+
+@pytest.mark.parametrize(
+    ("off_minutes", "on_minutes"), [pytest.param(5, 5, id="5/5"), pytest.param(5, 20, id="5/20")]
+)
+def test_a_line_that_is_off_and_on_in_turn_loses_nothing(
+    world: StandInWorld, off_minutes: float, on_minutes: float
+) -> None:
+    courier = Courier(world)
+    courier.deliver(range(1))
+
+    with alternating(world.line, off_minutes / MINUTES_A_SECOND, on_minutes / MINUTES_A_SECOND):
+        sent = 1
+        while len(courier.lost) < 3:
+            courier.deliver(range(sent, sent + 50), size_bytes=300)
+            sent += 50
+
+    assert in_order_and_complete([each.body for each in world.taken("d1")], sent)
 
 
 def test_a_line_that_swallows_is_noticed_by_what_is_not_acknowledged(world: StandInWorld) -> None:

@@ -196,17 +196,15 @@ def test_rights_over_the_machine_are_left_out_where_the_device_says_so(
     wanted = {"PidMode": "host", "IpcMode": "host", "Memory": 64 << 20}
     edge.deploy({"pump": container(docker_image, *SLEEP, host=wanted)})
     edge.start()
-    edge.wait_for(pump="running")
+    before = edge.wait_for(pump="running")["pump"]["pid"]
     given = edge.inspect("pump")["HostConfig"]
     assert (given["PidMode"], given["IpcMode"]) == ("host", "host")
 
     wanted |= {"Privileged": True, "CapAdd": ["NET_ADMIN"]}
     edge.deploy({"pump": container(docker_image, *SLEEP, host=wanted)})
     monkeypatch.setenv("EDGE_ACTORS_ALLOW_ELEVATED_DOCKER_PERMISSIONS", "false")
-    before = edge.containers()["pump"]["Id"]
     edge.started_again()
-    edge.wait_for_containers(lambda now: now.get("pump", {}).get("Id") not in (None, before))
-    edge.wait_for(pump="running")
+    edge.wait_until(lambda now: now["pump"]["pid"] not in (0, before))
 
     given = edge.inspect("pump")["HostConfig"]
     assert (given["Privileged"], given["CapAdd"], given["PidMode"]) == (False, None, "")

@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from actors.create_options import parse_create_options
+from actors.manifest_json import Node, Source
 from actors.module_spec import DockerSettings, ModuleSpec, spec_hash
+from messaging.errors import DeploymentError
 from runtime.container_request import (
     LOG_OPTIONS,
     REQUEST_LABEL,
@@ -246,3 +251,45 @@ def test_a_log_is_rotated_unless_the_options_say_how_it_is_kept(given: Any, log_
     host = create_request(module, OURS, "", around).body["HostConfig"]
 
     assert next(value for name, value in host.items() if name.casefold() == "logconfig") == log_config
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
+)
+_NAMES = (
+    "Binds",
+    "Mounts",
+    "ExtraHosts",
+    "CapAdd",
+    "CapDrop",
+    "SecurityOpt",
+    "LogConfig",
+    "NetworkMode",
+    "Devices",
+)
+
+
+@given(
+    host=st.dictionaries(st.sampled_from(_NAMES), _JSON, max_size=4),
+    top=st.dictionaries(st.sampled_from(("Env", "Labels", "NetworkingConfig", "Image")), _JSON, max_size=3),
+)
+def test_whatever_createoptions_hold_is_refused_with_its_place_or_becomes_a_request(
+    host: dict[str, Any], top: dict[str, Any]
+) -> None:
+    text = json.dumps(top | {"HostConfig": host})
+    source = Node({"createOptions": text}, (), Source("d.json"))
+    try:
+        options = parse_create_options(source)
+    except DeploymentError:
+        return
+
+    made = create_request(
+        ModuleSpec("pump", DockerSettings("pump:1", options)),
+        OURS,
+        "/run/w/pump",
+        replace(AROUND, allow_elevated=False),
+    )
+
+    assert json.loads(json.dumps(made.body)) == made.body
