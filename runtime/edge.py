@@ -407,6 +407,7 @@ class _Edge:
             link=LINK if self._provisioned else "",
             platform=Platform(architecture=os.uname().machine),
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
+            until_ready=self._settings.start_when_ready,
         )
 
     def _on_moved(self) -> None:
