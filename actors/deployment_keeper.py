@@ -194,7 +194,10 @@ class DeploymentKeeper:
             self.status = DeploymentStatus(FAILED, shortened(f"in force, but not kept: {exc}"))
 
     def _refuse(self, code: int, error: EdgeError) -> Taken:
-        log.error("%s; the deployment before it stays in force", error)
+        if self._kept is None:
+            log.warning("%s; the edge waits for another deployment", error)
+        else:
+            log.error("%s; the deployment before it stays in force", error)
         self.status = DeploymentStatus(code, shortened(str(error)))
         return Taken.NOTHING
 

@@ -26,7 +26,8 @@ from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
 from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
-from actors.upstream import LinkLimits, UpstreamActor
+from actors.upstream import UpstreamActor
+from actors.upstream_switchboard import LinkLimits, Where
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
 from messaging.version import VERSION
@@ -108,14 +109,11 @@ class HubRootActor(RootActor):
             return UpstreamActor(
                 make_connections,
                 link_switch,
-                device_id=config.device_id,
-                host_name=config.iothub_hostname,
-                ca_pem=cloud_ca_pem,
+                Where(config.iothub_hostname, config.device_id, cloud_ca_pem, IDENTITIES),
                 store=STORE,
                 router=ROUTER,
                 twins=TWINS,
                 methods=METHODS,
-                identities=IDENTITIES,
                 limits=limits,
             )
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 REGISTRY: Final = "agent/registry"
 FIRST_S: Final = 0.2  # until the first sync, unless modules are to be made: then it is for them, too
-SPACING_S: Final = 2.0  # between two, whoever asks how often
+SPACING_S: Final = 1.0  # between two, whoever asks how often
 NO_CLOUD: Final = "no cloud"
 CONNECTING: Final = "connecting"
 

@@ -307,10 +307,11 @@ class SecurityActor(EdgeActor):
     def _tell_hub(self) -> None:
         """Send all there is; a hub that is not up gets them when it is."""
         if self._hub_is_up:
+            self._told = self._security.identities()
             self.tell(HUB_IDENTITIES, self._identities())
 
     def _identities(self) -> Identities:
-        known = self._told = self._security.identities()
+        known = self._security.identities()
         return Identities(tuple(identity.entry() for identity in known.identities), known.authorities)
 
     def _change_device(self, device_id: str, change: Callable[[], None], outcome: str) -> None:

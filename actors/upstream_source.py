@@ -80,7 +80,8 @@ class Source:
         self.fault: CloudFault | None = None
         self.connection: CloudConnection | None = None
         self.observer: Observer | None = None
-        self.features: frozenset[Feature] = frozenset()
+        self.has_client = False  # it is connected to this hub
+        self.features: frozenset[Feature] = frozenset()  # that its client wants
         self.twins: deque[TwinRequest] = deque()  # in order; those the connection has come first
         self.sent = 0
         # the store's side

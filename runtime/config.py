@@ -37,6 +37,7 @@ DEVICE_FILE = "device.json"
 MQTT_TLS_PORT = 8883
 MQTT_PLAIN_PORT = 1883
 WEB_PORT = 443
+MOST_CLOUD_CONNECTIONS = 100
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_STOP_GRACE_S = 3600.0
 ISOLATION = ("auto", "require", "off")
@@ -160,6 +161,24 @@ def _stop_grace_s(text: str) -> float:
     if not math.isfinite(seconds) or not 0 <= seconds <= MAX_STOP_GRACE_S:
         raise ValueError(allowed)
     return seconds
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) or not 1 <= int(text) <= 100_000:
+        raise ValueError("a whole number from 1 to 100000")
+    return int(text)
+
+
+def _messages_per_s(text: str) -> float | None:
+    if text == "off":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.1 <= number <= 1e6:  # not a number is neither
+        raise ValueError("a number from 0.1 to 1000000, or off")
+    return number
 
 
 def _certificate_file(text: str) -> Path:
@@ -323,6 +342,14 @@ class Settings:
             help="from which user ids process modules get theirs; those with an account are left out",
         )
     )
+    start_when_ready: bool = field(
+        metadata=_about(
+            _switch,
+            default="false",
+            unit="true or false",
+            help="whether modules start when those of a lower startupOrder are healthy, or connected",
+        )
+    )
     allow_elevated_docker_permissions: bool = field(
         metadata=_about(
             _switch,
@@ -443,6 +470,24 @@ class Settings:
             help="where the IoT Hub answers HTTPS; Azure's is 443",
         ),
     )
+    cloud_connections: int = field(
+        default=MOST_CLOUD_CONNECTIONS,
+        metadata=_about(
+            _count,
+            default=str(MOST_CLOUD_CONNECTIONS),
+            unit="number from 1 to 100000",
+            help="how many devices and modules are connected to the cloud at a time; others take turns",
+        ),
+    )
+    cloud_messages_per_s: float | None = field(
+        default=None,
+        metadata=_about(
+            _messages_per_s,
+            default="as fast as they go",
+            unit="messages a second, or off",
+            help="how fast messages go to the cloud at most, all senders together",
+        ),
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -509,6 +554,7 @@ def read_settings(
         process_isolation=pick("process_isolation", about("process_isolation").default),
         process_uids=pick("process_uids", MODULE_UIDS),
         allow_elevated_docker_permissions=pick("allow_elevated_docker_permissions", True),
+        start_when_ready=pick("start_when_ready", False),
         image_gc_enabled=pick("image_gc_enabled", True),
         image_gc_interval=pick("image_gc_interval", _span_s(about("image_gc_interval").default)),
         image_gc_threshold=pick("image_gc_threshold", _span_s(about("image_gc_threshold").default)),
@@ -523,6 +569,8 @@ def read_settings(
         dps_key_file=pick("dps_key_file", None),
         cloud_ca=pick("cloud_ca", None),
         cloud_https_port=pick("cloud_https_port", HTTPS_PORT),
+        cloud_connections=pick("cloud_connections", MOST_CLOUD_CONNECTIONS),
+        cloud_messages_per_s=pick("cloud_messages_per_s", None),
         given=frozenset(name for name, found in given.items() if found is not None),
     )
 

@@ -171,6 +171,8 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         device_id=settings.device_id,
         iothub_hostname=settings.iothub_hostname,
         cloud_ca_file=_cloud_ca_file(settings),
+        cloud_connections=settings.cloud_connections,
+        cloud_messages_per_s=settings.cloud_messages_per_s,
         host_names=_server_names(settings),
         certificate_file=str(certificate),
         key_file=str(certificate),
@@ -391,6 +393,7 @@ class _Edge:
             link=LINK if self._provisioned else "",
             platform=Platform(architecture=os.uname().machine),
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
+            until_ready=self._settings.start_when_ready,
         )
 
     def _on_moved(self) -> None:

@@ -210,7 +210,7 @@ def _assigned(
 
         register = dps_client.register
     host_name, device_id = register(enrollment, trusted)
-    log.info(
+    log.debug(
         "the provisioning service %s assigned registration %s to %s as device %s",
         enrollment.host,
         quoted(enrollment.registration_id),

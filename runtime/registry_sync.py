@@ -15,7 +15,7 @@ from actors.cloud_connection import CloudFault, Fault
 from actors.hub_identity import HubIdentity
 from actors.ports import SyncOutcome
 from actors.registry_plan import LocalModule, plan
-from messaging.errors import EdgeError
+from messaging.errors import EdgeError, EnvironmentFault
 from messaging.identity import EDGE_HUB
 from runtime import own_cloud
 from runtime.home import Home
@@ -75,8 +75,9 @@ class RegistrySync:
         except CloudError as exc:
             fault = exc.fault
             return SyncOutcome(fault if self._reprovisioning is None else self._reprovisioning.after(fault))
-        except EdgeError as exc:  # of our own disk, for example
-            return SyncOutcome(CloudFault(Fault.REFUSED, str(exc)))
+        except EdgeError as exc:  # our own disk is full, for example
+            away = isinstance(exc, EnvironmentFault)
+            return SyncOutcome(CloudFault(Fault.UNREACHABLE if away else Fault.REFUSED, str(exc)))
         except Exception as exc:  # the next sync must be told of the end of this one
             log.exception("registry and scope could not be made the same")
             return SyncOutcome(

@@ -25,7 +25,8 @@ def list_modules(home: Path, as_json: bool) -> None:
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
-        found = edge.ask(AGENT, ListModules(), ModuleList).modules
+        answer = edge.ask(AGENT, ListModules(), ModuleList)
+    found = answer.modules
     if as_json:
         print_json(found)
         return
@@ -34,7 +35,7 @@ def list_modules(home: Path, as_json: bool) -> None:
         ("NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"),
         ((m["name"], m["status"], m["pid"] or "", told(m, now_s), config(m)) for m in found),
     )
-    for line in (*not_isolated(found), *wrong_settings(found)):
+    for line in (*not_isolated(found), *wrong_settings(found), *deployed(answer.deployment)):
         click.echo(line)
 
 
@@ -66,6 +67,21 @@ def restart(name: str, home: Path, as_json: bool) -> None:
     from actors.supervisor import RestartModule
 
     _command(name, RestartModule, home, as_json)
+
+
+def deployed(about: Mapping[str, Any]) -> list[str]:
+    """Return what a user should know of where the deployment comes from; of a file of his own nothing."""
+    version, description = about["version"], about["description"]
+    if about["code"] != 200:
+        in_force = "" if version is None else f" In force is version {version}."
+        return [f"deployment: {about['code']}: {description}.{in_force}"]
+    if description:
+        return [f"deployment: {description}"]
+    if about["local"]:
+        return []
+    return [
+        "deployment: none has come yet" if version is None else f"deployment: version {version} of the cloud"
+    ]
 
 
 def told(module: Mapping[str, Any], now_s: float) -> str:

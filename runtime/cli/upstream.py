@@ -62,13 +62,20 @@ def _ask(question: object, home: Path, as_json: bool) -> None:
     from actors.link_state import LinkState
     from actors.registry import REGISTRY, GetProvisioning, ProvisioningState
     from actors.store_messages import CountQueues, QueueCounts
+    from messaging.errors import EdgeError
     from messaging.upstream_queues import UPSTREAM_QUEUES, source_of
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
-        state = edge.ask(UPSTREAM, question, LinkState)
-        counted = edge.ask(STORE, CountQueues(UPSTREAM_QUEUES), QueueCounts)
         device = edge.ask(REGISTRY, GetProvisioning(), ProvisioningState)
+        try:
+            state = edge.ask(UPSTREAM, question, LinkState)
+            counted = edge.ask(STORE, CountQueues(UPSTREAM_QUEUES), QueueCounts)
+        except EdgeError:
+            if not as_json:  # a hub that does not run is no reason to be silent about the rest
+                for line in _device_lines(device, time.time()):
+                    click.echo(line)
+            raise
     waiting = {source_of(queue): count for queue, count in counted.counts}
     if as_json:
         print_json(_as_values(state, waiting) | {"device": _device_values(device)})

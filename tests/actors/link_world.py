@@ -11,7 +11,8 @@ from actors.store import StoreActor
 from actors.store_messages import Append
 from actors.stored import EndpointLedger
 from actors.trail import StorageTrail
-from actors.upstream import LinkLimits, UpstreamActor
+from actors.upstream import UpstreamActor
+from actors.upstream_switchboard import LinkLimits, Where
 from messaging.envelope import Secret
 from messaging.lifecycle import RequestFailed
 from messaging.message import encode_header
@@ -84,14 +85,11 @@ class LinkWorld(World):
         return UpstreamActor(
             lambda: self.cloud,
             self.switch,
-            device_id=DEVICE,
-            host_name=HOST,
-            ca_pem=lambda: "",
+            Where(HOST, DEVICE, lambda: "", IDENTITIES),
             store=STORE,
             router=ROUTER,
             twins=TWINS,
             methods=METHODS,
-            identities=IDENTITIES,
             limits=self._limits,
             draw=lambda: 1.0,
         )

@@ -14,7 +14,7 @@ from actors.client_services import ClientChanged
 from actors.cloud_connection import CloudFault, Fault
 from actors.link_state import SwitchLink
 from actors.store_messages import Append
-from actors.upstream import LinkLimits
+from actors.upstream_switchboard import LinkLimits
 from tests.actors.link_world import HEAD, STORE, UP, LinkWorld
 
 SOURCES = ["edge1/a", "edge1/b", "leaf1", "leaf2", "edge1/$edgeHub"]

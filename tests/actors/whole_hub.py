@@ -20,7 +20,8 @@ from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
 from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
-from actors.upstream import LinkLimits, UpstreamActor
+from actors.upstream import UpstreamActor
+from actors.upstream_switchboard import LinkLimits, Where
 from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity
@@ -164,14 +165,11 @@ class HubWorld:
             lambda: UpstreamActor(
                 lambda: self.cloud,
                 MemorySwitch(False),
-                device_id=DEVICE,
-                host_name=IOTHUB,
-                ca_pem=lambda: "",
+                Where(IOTHUB, DEVICE, lambda: "", IDENTITIES),
                 store=STORE,
                 router=ROUTER,
                 twins=TWINS,
                 methods=METHODS,
-                identities=IDENTITIES,
                 limits=LinkLimits(),
             ),
         )

@@ -92,6 +92,48 @@ def test_what_changed_while_the_edge_was_down_is_in_the_stand_in_after_the_start
     assert {"leaf2", "leaf3"} < set(identities(edge))
 
 
+def test_a_device_that_is_deleted_in_the_cloud_is_cut_off_here(edge: EdgeProcess, tmp_path: Path) -> None:
+    edge.start()
+    wait_until(is_linked(edge), "the edge is linked")
+    made = edge.json("cloud", "device", "create", "leaf2", "--parent", EDGE)
+    client = connect(f"{made['connectionString']};GatewayHostName={edge.address}", _ca_pem(edge))
+
+    edge.json("cloud", "device", "delete", "leaf2")
+    payload = '{"deviceIds": ["leaf2"]}'
+    refresh = ("RefreshDeviceScopeIdentityCache", "--module", "$edgeHub", "--payload", payload)
+    assert edge.json("cloud", "method", EDGE, *refresh)["status"] == 200
+
+    wait_until(lambda: not client.connected, "its connection has ended")
+    wait_until(lambda: "leaf2" not in identities(edge), "it is known no more")
+    client.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"EDGE_ACTORS_CONNECTION_STRING": "HostName=h;DeviceId=d;SharedAccessKey=geheim!"}, "is not base64"),
+        ({"EDGE_ACTORS_CLOUD_CA": "/no/such.pem", "EDGE_ACTORS_CONNECTION_STRING": "GOOD"}, "cannot be read"),
+        (
+            {"EDGE_ACTORS_CONNECTION_STRING": "GOOD", "EDGE_ACTORS_DEVICE_ID": "other"},
+            "leave out one of them",
+        ),
+    ],
+    ids=["key", "certificate", "another device"],
+)
+def test_what_cannot_be_used_ends_with_2_and_leaves_no_trace(
+    edge: EdgeProcess, changes: dict[str, str], said: str
+) -> None:
+    good = f"HostName=h;DeviceId={EDGE};SharedAccessKey=a2V5IG9mIHRoZSBlZGdlIGRldmljZQ=="
+    edge.environment |= {name: value.replace("GOOD", good) for name, value in changes.items()}
+
+    refused = edge.run("run")
+
+    assert refused.returncode == 2, refused.stderr
+    assert said in refused.stderr
+    assert "geheim" not in refused.stderr
+    assert not edge.home.exists()
+
+
 @pytest.fixture
 def cloud() -> Iterator[CloudProgram]:
     with CloudProgram() as running:
