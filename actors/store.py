@@ -25,12 +25,14 @@ from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_S, Cleanup, drop_oldest
 from actors.store_messages import (
     Append,
     Attach,
+    CountQueues,
     DeleteSession,
     Delivered,
     Detach,
     Expired,
     KeepQueues,
     LoadSessions,
+    QueueCounts,
     SaveSession,
     Sessions,
     SessionSaved,
@@ -330,6 +332,12 @@ class StoreActor(EdgeActor):
     def on_watch_queues(self, message: WatchQueues) -> None:
         self._attachments.watch(message, self.envelope.sender)
         self._forget_now()
+
+    def on_count_queues(self, message: CountQueues) -> None:
+        assert self._store is not None
+        names = [name for name in self._store.endpoint_ids() if name.startswith(message.prefix)]
+        counts = ((name, self._store.pending(name)) for name in names)
+        self.reply(QueueCounts(tuple((name, count) for name, count in counts if count)))
 
     def _forget_now(self) -> None:
         """Forget what has arrived at the end of this turn, or it is still there when the queue is read."""

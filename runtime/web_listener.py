@@ -10,7 +10,8 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import formatdate
 from typing import Final, cast
 from urllib.parse import unquote
 
@@ -206,7 +207,8 @@ class WebConnection(asyncio.Protocol):
 
     def _reply(self, response: Response) -> None:
         unread = self._http.has_unread
-        self._transport.write(self._http.answer(response))
+        date = ("Date", formatdate(usegmt=True))  # clients whose token is refused compare their clock
+        self._transport.write(self._http.answer(replace(response, headers=(*response.headers, date))))
         if unread:  # a peer that is still sending is let finish, or it sees a broken connection and no reply
             self._is_ending = True
             self._set_timer(self._limits.discard_s, self.close)
