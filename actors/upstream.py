@@ -242,6 +242,7 @@ class UpstreamActor(EdgeActor):
         source.moved_s = now_s = self.clock.monotonic_s()
         if isinstance(event, Done):
             source.used_s = now_s
+            source.failures = 0
             if event.number > 0:
                 self._sender.arrived(source, event.number, now_s)
             else:

@@ -202,6 +202,33 @@ def test_a_line_that_breaks_again_and_again_costs_no_message(world: LinkWorld) -
     assert world.ledger() == EndpointLedger(accepted=1, delivered=1)
 
 
+def test_a_line_that_comes_and_goes_is_used_each_time_it_is_there(world: LinkWorld) -> None:
+    world.tell(UP, ClientChanged(B, ("METHODS",)), HEAD)
+    for number in range(20):
+        world.cloud.go_away()
+        world.system.advance(5.0)
+        world.publish(A, b"%d" % number)
+        world.cloud.come_back()
+        world.system.advance(SOON_S)
+
+        assert world.state().is_up
+        assert len(world.cloud.bodies(A)) == number + 1
+        assert B in world.cloud.connections
+        world.system.advance(4.0)
+
+
+def test_an_identity_that_is_thrown_out_at_once_each_time_is_tried_less_and_less_often(
+    world: LinkWorld,
+) -> None:
+    world.tell(UP, ClientChanged(A, ("METHODS",)), HEAD)
+    for _ in range(3600):
+        if A in world.cloud.connections:
+            world.cloud.cut(A)
+        world.system.advance(0.1)
+
+    assert 5 < world.cloud.opened.count(A) < 20
+
+
 def test_a_higher_priority_goes_first_and_each_keeps_its_order(world: LinkWorld) -> None:
     world.tell(UP, SwitchLink(False), "service")
     world.publish(A, b"low1", priority=9)
