@@ -10,6 +10,7 @@ Started by:  AgentRootActor, after SecurityActor; a restart leaves the superviso
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
@@ -22,11 +23,13 @@ from actors.agent_link import (
     WatchDesired,
 )
 from actors.deployment_keeper import APPLIED, FAILED, DeploymentKeeper, DeploymentStatus, Taken, shortened
+from actors.hub_client import Clients, ListClients
 from actors.hub_config import route_texts
 from actors.module_list import ListModules, ModuleList, agent_report, entry, waiting
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_CLOUD,
+    EDGE_HUB,
     BuiltInSettings,
     DesiredStatus,
     ModuleSpec,
@@ -52,6 +55,8 @@ log = logging.getLogger(__name__)
 
 HUB_ROUTER: Final = "hub/router"
 HUB_TWINS: Final = "hub/twins"
+HUB_CLIENT: Final = "hub/client"
+LOOK_S: Final = 0.5  # between two questions who is connected
 ROUTES_LIMIT_S: Final = 5.0
 HUB_DESIRED_LIMIT_S: Final = 30.0  # how long the first deployment waits for the routes
 REPORT_S: Final = 0.2  # what changes together is reported together
@@ -60,6 +65,11 @@ REPORT_S: Final = 0.2  # what changes together is reported together
 @message
 class TellRoutesAgain:
     """Timer: tell the hub its routes once more."""
+
+
+@message
+class ClientsDue:
+    """Timer: ask the hub who is connected."""
 
 
 @message
@@ -99,6 +109,7 @@ class AgentActor(ModuleTree):
         link: str = "",
         platform: Platform = UNKNOWN_PLATFORM,
         cloud: ModuleSpec | None = None,
+        until_ready: bool = False,
     ) -> None:
         """Keep what is needed.
 
@@ -114,6 +125,7 @@ class AgentActor(ModuleTree):
             link: Address of the AgentLinkActor; "" when there is no cloud.
             platform: On what this edge runs, for what is reported.
             cloud: The stand-in that is supervised whatever the deployment says; None: there is none.
+            until_ready: Whether modules of one start order have to be ready before the next ones start.
         """
         super().__init__(
             keeper.deployment,
@@ -123,6 +135,7 @@ class AgentActor(ModuleTree):
             stop_grace_s=stop_grace_s,
             hub_grace_s=hub_grace_s,
             cloud=cloud,
+            until_ready=until_ready,
         )
         self._keeper = keeper
         self._agent_report = agent_report(agent_pid, started_at_s)
@@ -132,6 +145,8 @@ class AgentActor(ModuleTree):
         self._state_timer = 0
         self._deployments = 0  # that came while this behaviour lives
         self._hub_is_there = False
+        self._connected: tuple[str, ...] = ()  # modules, while somebody waits for them
+        self._clients_timer = 0
 
     # starting
 
@@ -207,8 +222,32 @@ class AgentActor(ModuleTree):
         self._tell_routes()
         self._tell_twins()
 
+        self.go_on_if_ready()
+
     def on_peer_down(self, message: PeerDown) -> None:
         self._hub_is_there = False
+
+    # who is connected, while a group waits for that
+
+    def group_waits(self) -> None:
+        """See ModuleTree."""
+        if not self._clients_timer:
+            self._clients_timer = self.set_timer(LOOK_S, ClientsDue())
+
+    def connected_modules(self) -> Collection[str]:
+        """See ModuleTree."""
+        return (EDGE_HUB, *self._connected) if self._hub_is_there else ()
+
+    def on_clients_due(self, message: ClientsDue) -> None:
+        self._clients_timer = 0
+        if self._awaited:
+            if self._hub_is_there:
+                self.tell(HUB_CLIENT, ListClients())
+            self.group_waits()
+
+    def on_clients(self, message: Clients) -> None:
+        self._connected = tuple(who.partition("/")[2] for who in message.connected if "/" in who)
+        self.go_on_if_ready()
 
     def on_tell_routes_again(self, message: TellRoutesAgain) -> None:
         if self._hub_is_there:  # else they are told when it is back

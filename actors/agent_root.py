@@ -79,6 +79,7 @@ class AgentRootActor(RootActor):
         if self.has_started("agent"):
             self.tell(AGENT, StopModules())
         else:
+            self.start_no_more()
             self.tell(self.address, Stop())  # no module was started yet
 
     def on_modules_stopped(self, message: ModulesStopped) -> None:

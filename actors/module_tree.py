@@ -12,7 +12,7 @@ and its successor takes it on as after a restart of the agent. Modules that it d
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import ClassVar, Final
 
 from actors.base import ChildSpec, EdgeActor
@@ -29,6 +29,7 @@ from actors.module_spec import (
 )
 from actors.planner import CommandKind, CurrentModule, plan
 from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime
+from actors.readiness import waited_for
 from actors.rollout import order_of, start_groups
 from actors.security import EnsureModules, ForgetModule, ModulesEnsured
 from actors.supervisor import (
@@ -85,6 +86,7 @@ class ModuleTree(EdgeActor):
     """The supervisors of one deployment at a time. They do the work."""
 
     group_limit_s: ClassVar[float] = 5.0  # for how long a group that does not answer holds up the next
+    ready_limit_s: ClassVar[float] = 60.0  # the same for one whose modules have to be ready
 
     def __init__(
         self,
@@ -96,8 +98,10 @@ class ModuleTree(EdgeActor):
         stop_grace_s: float,
         hub_grace_s: float | None,
         cloud: ModuleSpec | None,
+        until_ready: bool,
     ) -> None:
         """Keep what is needed; see AgentActor."""
+        self._until_ready = until_ready
         self._deployment = deployment  # the one in force, or the one before while that is prepared
         self._security = security
         self._runtime = runtime
@@ -123,6 +127,13 @@ class ModuleTree(EdgeActor):
 
     def modules_changed(self) -> None:
         """Take note that a module is doing otherwise, or is gone."""
+
+    def connected_modules(self) -> Collection[str]:
+        """Return the modules that are connected to the hub, and edgeHub while it is there."""
+        return ()
+
+    def group_waits(self) -> None:
+        """Take note that the modules of a group have to be ready before the next one starts."""
 
     def modules_stop(self) -> None:
         """Take note that all modules are about to be stopped, for the end of the edge."""
@@ -188,9 +199,7 @@ class ModuleTree(EdgeActor):
         if message.order != self._order(name):
             self._hand_over(name)
         elif name in self._awaited:
-            self._awaited.discard(name)
-            if not self._awaited:
-                self._start_next_group()
+            self.go_on_if_ready()
 
     def on_module_removed(self, message: ModuleRemoved) -> None:
         name = message.name
@@ -313,7 +322,25 @@ class ModuleTree(EdgeActor):
             for name in names:
                 self._want(name)
             self.context.cancel_timer(self._group_timer)
-            self._group_timer = self.set_timer(self.group_limit_s, GroupLimit())
+            limit_s = self.ready_limit_s if self._until_ready else self.group_limit_s
+            self._group_timer = self.set_timer(limit_s, GroupLimit())
+        if self._awaited and self._until_ready:
+            self.group_waits()
+
+    def go_on_if_ready(self) -> None:
+        """Start the next group once nobody of this one is waited for any more."""
+        if not self._awaited or self._stopping:
+            return
+        known = {
+            name: report
+            for name in self._awaited - self._leaving
+            if (report := self._reports.get(name)) is not None and report.order == self._order(name)
+        }
+        connected = self.connected_modules()
+        waiting = waited_for(self._awaited, known, until_ready=self._until_ready, connected=connected)
+        self._awaited = set(waiting)
+        if not self._awaited:
+            self._start_next_group()
 
     def _want(self, name: str) -> None:
         """Have a supervisor at work for the module as the deployment says."""

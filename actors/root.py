@@ -41,6 +41,7 @@ class RootActor(EdgeActor):
         self._started = 0
         self._hellos: dict[str, tuple[Hello, Envelope]] = {}  # by process, until all children run
         self._limit_timer = 0
+        self._starts_no_more = False
 
     def on_start(self) -> None:
         self._start_next()
@@ -79,6 +80,11 @@ class RootActor(EdgeActor):
     def all_started(self) -> None:
         """Go on after the last child has started. For subclasses."""
 
+    def start_no_more(self) -> None:
+        """Leave it at the children that were started: the end of the process comes first. For subclasses."""
+        self._starts_no_more = True
+        self.context.cancel_timer(self._limit_timer)
+
     def has_started(self, name: str) -> bool:
         """Tell whether the child `name` has told that it runs."""
         return any(child.name == name for child in self._children[: self._started])
@@ -91,6 +97,8 @@ class RootActor(EdgeActor):
         return child_of(self.address, self._children[self._started].name)
 
     def _start_next(self) -> None:
+        if self._starts_no_more:
+            return
         if self._started == len(self._children):
             self.all_started()
             waiting, self._hellos = self._hellos, {}

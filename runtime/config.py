@@ -342,6 +342,14 @@ class Settings:
             help="from which user ids process modules get theirs; those with an account are left out",
         )
     )
+    start_when_ready: bool = field(
+        metadata=_about(
+            _switch,
+            default="false",
+            unit="true or false",
+            help="whether modules start when those of a lower startupOrder are healthy, or connected",
+        )
+    )
     allow_elevated_docker_permissions: bool = field(
         metadata=_about(
             _switch,
@@ -546,6 +554,7 @@ def read_settings(
         process_isolation=pick("process_isolation", about("process_isolation").default),
         process_uids=pick("process_uids", MODULE_UIDS),
         allow_elevated_docker_permissions=pick("allow_elevated_docker_permissions", True),
+        start_when_ready=pick("start_when_ready", False),
         image_gc_enabled=pick("image_gc_enabled", True),
         image_gc_interval=pick("image_gc_interval", _span_s(about("image_gc_interval").default)),
         image_gc_threshold=pick("image_gc_threshold", _span_s(about("image_gc_threshold").default)),

@@ -72,7 +72,12 @@ class FakePlace:
 class CloudEdge:
     """One edge with a link to a cloud in memory; `desired` of the two twins can be set before `start`."""
 
-    def __init__(self, keeper: Callable[[FakePlace], DeploymentKeeper] = keeper_without_deployment) -> None:
+    def __init__(
+        self,
+        keeper: Callable[[FakePlace], DeploymentKeeper] = keeper_without_deployment,
+        until_ready: bool = False,
+    ) -> None:
+        self._until_ready = until_ready
         self.system = MemorySystem(seed=7, process="agent")
         self.cloud = MemoryCloud()
         self.runtime = FakeModuleRuntime(self.system.clock)
@@ -84,6 +89,7 @@ class CloudEdge:
         self.keeper = keeper(self.place)
         self._take = self.system.mailbox("cli/ask")
         self.router = self.system.mailbox("hub/router")
+        self.hub_client = self.system.mailbox("hub/client")
         self.twins = self.system.mailbox("hub/twins")
         self.methods = self.system.mailbox("agent/methods")
 
@@ -110,6 +116,7 @@ class CloudEdge:
             agent_pid=77,
             started_at_s=5.0,
             link=LINK,
+            until_ready=self._until_ready,
         )
 
     def deploy(self, modules: dict[str, Any], *changes: tuple[tuple[str, ...], Any], **hub: Any) -> None:

@@ -306,6 +306,17 @@ def test_modules_stop_in_reverse_order_and_the_hub_last() -> None:
     assert edge.system.cells == {}
 
 
+def test_an_edge_that_is_ended_while_it_starts_starts_nobody_any_more() -> None:
+    edge = Edge({"sensor": process()})
+    edge.system.start("agent", lambda: AgentRootActor(edge._security_actor, no_registry, edge._agent))
+
+    edge.tell("agent", StopEdge())
+
+    assert edge.system.cells == {}
+    assert edge.runtime.story == []
+    assert edge.system.bus.dead_letters.count == 0
+
+
 def test_a_stubborn_module_holds_up_the_stop_until_it_is_killed() -> None:
     edge = Edge({"first": process(1), "second": process(2)}).start()
     edge.runtime.stubborn |= {"first", "second"}

@@ -14,7 +14,9 @@ from actors.cloud_connection import CloudFault, Fault
 from actors.cloud_deployment import parse_agent
 from actors.deployment import parse_deployment
 from actors.deployment_keeper import DeploymentKeeper, KeptDeployment
+from actors.hub_client import Clients
 from actors.hub_manifest import parse_hub_desired
+from actors.module_tree import ModuleTree
 from actors.supervisor import StopModule
 from messaging.envelope import Secret
 from messaging.errors import DeploymentError, EnvironmentFault
@@ -269,6 +271,47 @@ def test_a_hub_that_is_taken_out_of_the_deployment_is_removed() -> None:
     edge.deploy({"sensor": process()}, ((*AGENT_PATH, "systemModules", "edgeHub"), REMOVED))
 
     assert edge.runtime.story[-2:] == ["stop edgeHub", "remove edgeHub"]
+
+
+# modules that have to be ready before the next ones start
+
+
+def test_modules_wait_until_those_before_them_are_connected_to_the_hub() -> None:
+    edge = CloudEdge(until_ready=True)
+    edge.deploy({"first": process(1), "second": process(2)})
+    edge.start()
+    edge.system.advance(3.0)
+    assert edge.runtime.story == ["start edgeHub"]
+
+    edge.hub_is_there()
+    edge.system.advance(3.0)
+    assert edge.runtime.story == ["start edgeHub", "start first"]
+    assert {letter.kind for letter in edge.hub_client()} == {"ListClients"}
+
+    edge.tell(AGENT, Clients(("edge1/other", "leaf", "edge1/first")), sender="hub/client")
+    assert edge.runtime.story == ["start edgeHub", "start first", "start second"]
+
+
+def test_a_module_that_is_never_ready_holds_up_the_others_for_a_while_only() -> None:
+    edge = CloudEdge(until_ready=True)
+    edge.deploy({"first": process(1), "second": process(2)})
+    edge.start()
+    edge.hub_is_there()
+
+    edge.system.advance(ModuleTree.ready_limit_s - 1.0)
+    assert "start second" not in edge.runtime.story
+    edge.system.advance(2.0)
+    assert "start second" in edge.runtime.story
+
+
+def test_a_module_that_is_to_be_stopped_is_not_waited_for() -> None:
+    edge = CloudEdge(until_ready=True)
+    edge.deploy({"first": process(1, status="stopped"), "second": process(2)})
+    edge.start()
+
+    edge.hub_is_there()
+
+    assert edge.runtime.story == ["start edgeHub", "start second"]
 
 
 # deployments that cannot be used
