@@ -173,7 +173,11 @@ class UpstreamActor(EdgeActor):
 
     def on_client_changed(self, message: ClientChanged) -> None:
         self._heads[message.identity] = self.envelope.sender
-        self._board.source(message.identity).has_client = True
+        source = self._board.source(message.identity)
+        source.has_client = True
+        if message.model_id not in ("", source.model_id):
+            source.model_id = message.model_id
+            self._board.access_changed(message.identity)  # the cloud is told when it connects
         self._want(message.identity, frozenset(Feature[name] for name in message.features) & WANTED)
 
     def on_client_gone(self, message: ClientGone) -> None:

@@ -81,6 +81,7 @@ class Source:
         self.connection: CloudConnection | None = None
         self.observer: Observer | None = None
         self.has_client = False  # it is connected to this hub
+        self.model_id = ""  # that its client has announced last
         self.features: frozenset[Feature] = frozenset()  # that its client wants
         self.twins: deque[TwinRequest] = deque()  # in order; those the connection has come first
         self.sent = 0

@@ -193,7 +193,7 @@ class Switchboard:
         observer = source.observer = Observer(source.identity, self._events)
         where = self._where
         identity = Identity.parse(source.identity)
-        access = CloudAccess(identity, where.host_name, message.key, where.ca_pem())
+        access = CloudAccess(identity, where.host_name, message.key, where.ca_pem(), source.model_id)
         connection = source.connection = self._connections.make(access, observer)
         self._enter(source, Phase.OPENING)
         source.opened_s = source.moved_s = self._now_s()

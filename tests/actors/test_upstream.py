@@ -549,6 +549,16 @@ def test_a_method_of_the_cloud_is_answered_with_what_the_client_said(
     assert world.cloud.answers[request_id] == (status, payload)
 
 
+def test_the_model_of_a_client_is_announced_to_the_cloud(world: LinkWorld) -> None:
+    world.tell(UP, ClientChanged(A, ("METHODS",)), HEAD)
+    world.tell(UP, ClientChanged(A, ("METHODS",), "dtmi:example:pump;1"), HEAD)
+    world.system.advance(SOON_S)
+    world.tell(UP, ClientChanged(A, ("METHODS", "DESIRED_PROPERTIES"), "dtmi:example:pump;1"), HEAD)
+
+    assert world.cloud.access[A].model_id == "dtmi:example:pump;1"
+    assert world.cloud.opened.count(A) == 2
+
+
 def test_a_client_that_has_gone_is_not_listened_for_any_more(world: LinkWorld) -> None:
     world.tell(UP, ClientChanged(A, ("METHODS", "DESIRED_PROPERTIES")), HEAD)
     connected = list(world.cloud.connections)
