@@ -18,10 +18,11 @@ from actors.cloud import (
 from actors.cloud_connection import CloudFault, Fault
 from actors.identities import AccessChanged
 from actors.link_state import SwitchLink
+from actors.registry import REGISTRY, RefreshScope
 from actors.store_messages import Append, Ready
 from actors.stored import EndpointLedger
 from actors.upstream_switchboard import LINGER_S, LinkLimits
-from messaging.lifecycle import ActorRestarted
+from messaging.lifecycle import ActorRestarted, PeerDown, PeerUp
 from messaging.message import encode_header
 from messaging.upstream_queues import upstream_queue
 from tests.actors.hub_world import message_in
@@ -410,6 +411,22 @@ def test_watchers_hear_whether_the_cloud_can_be_asked(world: LinkWorld) -> None:
 
     told = [message_in(letter) for letter in world.letters(TWINS) if letter.kind == LinkChanged.__name__]
     assert told == [LinkChanged(True), LinkChanged(False), LinkChanged(True)]
+
+
+def test_an_agent_that_is_there_hears_to_look_for_new_devices_when_the_link_is_back(world: LinkWorld) -> None:
+    def back() -> list[RefreshScope]:
+        world.cloud.go_away()
+        world.system.run()
+        world.cloud.come_back()
+        world.system.advance(SOON_S)
+        return world.told(REGISTRY, RefreshScope)
+
+    without = back()
+    world.tell(UP, PeerUp("agent", 1), "agent")
+    with_agent = back()
+    world.tell(UP, PeerDown("agent"), "agent")
+
+    assert (without, with_agent, back()) == ([], [RefreshScope()], [])
 
 
 def test_that_the_line_is_down_is_one_line_of_the_log(
