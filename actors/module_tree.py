@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 
 from actors.base import ChildSpec, EdgeActor
 from actors.deployment import Deployment
+from actors.module_report import ModuleReported
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_CLOUD,
@@ -37,7 +38,6 @@ from actors.supervisor import (
     HandOver,
     KillModule,
     ModuleRemoved,
-    ModuleReported,
     RemoveModule,
     RestartModule,
     StartModule,

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, StopModule
+from actors.module_report import ModuleReported
+from actors.supervisor import StopModule
 from runtime.cli.main import invoke
 from tests.docker_image import why_no_private_engine
 from tests.integration.container_edge import ContainerEdge, health_check, make_ill
