@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 
 from runtime.embedded_cloud import FIRST_ADDRESS, MQTT_PORT
 from runtime.iothub.cloud_home import CloudHome
+from runtime.iothub.telemetry import events_after
 from runtime.listening_sockets import bind, parse_listen_address
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import PROGRAM, EdgeProcess, wait_until
+from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProcess, wait_until
 
 ALL = {"edgeAgent", "edgeCloud", "edgeHub", "filter", "sensor"}
 
@@ -63,6 +65,26 @@ def test_a_killed_stand_in_is_back_and_so_are_its_devices(edge: EdgeProcess) -> 
     assert cloud_pid(edge) not in (0, before)
     assert edge.modules()["edgeCloud"]["restarts"] == 1
     assert "module edgeCloud was killed by signal 9" in edge.run("logs", "edgeAgent").stdout
+
+
+def test_the_file_of_its_telemetry_is_exact_after_kills_under_load(edge: EdgeProcess) -> None:
+    edge.start(deployment=SAMPLE.with_name("faster.json"))
+    file = edge.home / "upstream.jsonl"
+    for _ in range(3):
+        count = file.read_bytes().count(b"\n") if file.exists() else 0
+        wait_until(lambda: file.exists() and file.read_bytes().count(b"\n") > count + 10, "more messages")  # noqa: B023
+        os.kill(cloud_pid(edge), signal.SIGKILL)
+        wait_until(lambda: edge.run("cloud", "device", "list").returncode == 0, "it is back")
+    assert edge.process is not None
+    edge.process.send_signal(signal.SIGTERM)
+    assert edge.wait() == 0
+
+    with sqlite3.connect(edge.home / "cloud" / "cloud.db") as connection:
+        taken = [json.loads(event.telemetry.body) for event in events_after(connection, 0, 100_000)]
+    written = [json.loads(line)["Body"] for line in file.read_text().splitlines()]
+    assert written == taken
+    numbers = [body["filterSequence"] for body in written]
+    assert sorted(set(numbers)) == list(range(1, max(numbers) + 1))
 
 
 def test_it_is_stopped_and_started_like_a_module(edge: EdgeProcess) -> None:
