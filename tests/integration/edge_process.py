@@ -114,6 +114,11 @@ class EdgeProcess:
                 stderr=log,
             )
 
+    @property
+    def iothub(self) -> str:
+        """The name of the IoT Hub that the edge runs for itself."""
+        return str(json.loads((self.home / "provisioned.json").read_text())["hostName"])
+
     def kill_agent(self) -> None:
         """kill -9; modules and hub live on."""
         self.signal(signal.SIGKILL)

@@ -95,6 +95,11 @@ class EdgeProcess:
         done = self.run("list", "--json")
         return {module["name"]: module for module in json.loads(done.stdout)} if done.stdout else {}
 
+    @property
+    def iothub(self) -> str:
+        """The name of the IoT Hub that the edge runs for itself."""
+        return str(json.loads((self.home / "provisioned.json").read_text())["hostName"])
+
     def wait(self) -> int:
         """Wait for the end of the edge; returns its exit code."""
         assert self.process is not None

@@ -43,7 +43,7 @@ def client_of(edge: EdgeProcess, device: str, shown: ClientCertificate, ca: str,
 
     client = IoTHubDeviceClient.create_from_x509_certificate(
         X509(str(shown.certificate_file), str(shown.key_file)),
-        "iothub.edge-actors.internal",
+        edge.iothub,
         device,
         gateway_hostname=edge.address,
         server_verification_cert=ca,

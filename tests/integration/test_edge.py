@@ -105,7 +105,7 @@ def test_a_module_can_use_the_workload_api_as_soon_as_it_runs(edge: EdgeProcess)
     status, device, iothub, gateway, scheme = edge.line().split()
     assert (status, gateway, scheme) == ("200", "localhost", "sasToken")
     assert device
-    assert iothub == "iothub.edge-actors.internal"
+    assert iothub == edge.iothub
 
 
 def test_a_killed_module_is_back_at_once(edge: EdgeProcess) -> None:

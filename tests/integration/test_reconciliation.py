@@ -66,9 +66,9 @@ def module_identity(edge: EdgeProcess, name: str) -> Identity:
     return Identity.from_connection_string(json.loads(done.stdout)["connectionString"])
 
 
-def device_identity(made: DeviceIdentity) -> Identity:
+def device_identity(edge: EdgeProcess, made: DeviceIdentity) -> Identity:
     key = base64.b64encode(made.primary_key.reveal()).decode()
-    return Identity("iothub.edge-actors.internal", made.device_id, None, key)
+    return Identity(edge.iothub, made.device_id, None, key)
 
 
 class Refused(Exception):
@@ -129,7 +129,7 @@ def test_a_device_made_while_the_hub_is_away_is_welcome_when_it_is_back(edge: Ed
 
     edge.ask(AGENT, StartModule("edgeHub"), ModuleReported)
 
-    assert is_welcome(edge, device_identity(made))
+    assert is_welcome(edge, device_identity(edge, made))
 
 
 def test_a_device_made_right_after_the_hub_was_killed_is_welcome_at_its_first_connect(
@@ -139,7 +139,7 @@ def test_a_device_made_right_after_the_hub_was_killed_is_welcome_at_its_first_co
     kill(hub)
     made = edge.ask(SECURITY, CreateDevice("leaf1"), DeviceIdentity)
 
-    assert is_welcome(edge, device_identity(made))
+    assert is_welcome(edge, device_identity(edge, made))
 
 
 def test_a_device_is_welcome_after_both_were_killed_right_after_it_was_made(edge: EdgeProcess) -> None:
@@ -152,17 +152,17 @@ def test_a_device_is_welcome_after_both_were_killed_right_after_it_was_made(edge
     edge.start()
     hub_that_runs(edge)
 
-    assert is_welcome(edge, device_identity(made))
+    assert is_welcome(edge, device_identity(edge, made))
 
 
 def test_a_known_device_is_served_by_a_hub_without_an_agent(edge: EdgeProcess) -> None:
     started(edge, {})
     made = edge.ask(SECURITY, CreateDevice("leaf1"), DeviceIdentity)
-    assert is_welcome(edge, device_identity(made))
+    assert is_welcome(edge, device_identity(edge, made))
 
     edge.kill_agent()
 
-    assert is_welcome(edge, device_identity(made))
+    assert is_welcome(edge, device_identity(edge, made))
 
 
 def test_a_module_removed_while_the_agent_is_away_is_cut_off_by_the_adopted_hub(edge: EdgeProcess) -> None:

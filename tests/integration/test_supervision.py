@@ -24,7 +24,6 @@ from tests.runtime.module_processes import lives
 
 SLEEP = 'echo $$ >"$PIPE"; exec sleep 1000'
 TROUBLED = "tests.integration.troubled_edge"
-IOTHUB = "iothub.edge-actors.internal"
 FAILED = 70
 HUNG_LIMIT_S = 30.0  # ten seconds, and what a busy machine adds
 
@@ -41,10 +40,10 @@ def hub_log(edge: EdgeProcess) -> str:
 
 
 def connect(edge: EdgeProcess, leaf: DeviceIdentity) -> MqttClient:
-    audience = sas.audience_of(IOTHUB, Identity(leaf.device_id))
+    audience = sas.audience_of(edge.iothub, Identity(leaf.device_id))
     token = sas.make_token(audience, leaf.primary_key.reveal(), int(time.time()) + 3600)
     ca_file = edge.home / "certificates" / "edge-ca.pem"
-    return MqttClient.connect(edge.port, leaf.device_id, token, IOTHUB, ca_file)
+    return MqttClient.connect(edge.port, leaf.device_id, token, edge.iothub, ca_file)
 
 
 def test_a_hub_with_an_actor_that_cannot_start_ends_and_is_started_again_with_back_off_until_it_can(
