@@ -48,9 +48,10 @@ class CloudAccess:
 
     identity: Identity
     host_name: str  # of the IoT Hub
-    key: Secret  # of the identity itself, base64
+    key: Secret  # of the identity itself, or of `signer`; base64
     ca_pem: str = ""  # what to trust besides the system's own authorities
     model_id: str = ""  # plug and play
+    signer: Identity | None = None  # the edge's `$edgeHub`, which may speak for those of its scope
     https_port: int = 443  # where its clock is looked at when it refuses a token
 
 

@@ -460,7 +460,9 @@ class Switchboard:
     def state(self) -> LinkState:
         """Return how the link is."""
         shown = [
-            source for source in self.sources.values() if source.phase is not Phase.CLOSED or source.sent
+            source
+            for source in self.sources.values()
+            if source.phase is not Phase.CLOSED or source.sent or source.waits
         ]
         return LinkState(
             self.is_on,

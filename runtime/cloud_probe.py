@@ -36,7 +36,7 @@ class Probes:
         self._closed = threading.Event()
 
     def probe(self, host_name: str, reached: Callable[[], None]) -> None:
-        """See `CloudConnections.probe`. However often it is asked, a host is reached twice a second at most."""
+        """See `CloudConnections.probe`. A host is reached twice a second at most, however often asked for."""
         with self._lock:
             if self._closed.is_set():
                 return

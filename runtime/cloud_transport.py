@@ -192,13 +192,15 @@ class CloudTransport(MQTTTransport):
 
 
 def user_name(access: CloudAccess) -> str:
-    """Return the MQTT user name of an identity: as the SDK's clients have it."""
+    """Return the MQTT user name of an identity: as the SDK's clients have it, or as an edge's hub has it."""
     agent: str = user_agent.get_iothub_user_agent()  # type: ignore[no-untyped-call]
     product = ("DeviceClientType", agent)
     properties = [("api-version", constant.IOTHUB_API_VERSION), product]
     if access.model_id:
         model = (constant.DIGITAL_TWIN_QUERY_HEADER, access.model_id)
         properties = [("api-version", constant.DIGITAL_TWIN_API_VERSION), product, model]
+    if access.signer is not None:
+        properties.append(("auth-chain", f"{access.identity.device_id};{access.signer.device_id}"))
     return f"{access.host_name}/{access.identity}/?{urlencode(properties, quote_via=quote)}"
 
 

@@ -117,13 +117,27 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
-    ends_s = None if for_s is None else time.monotonic() + for_s
-    while (code := _run_as_provisioned(settings, deployment_path, ends_s)) == MOVED:
+    limit = _TimeLimit(for_s)
+    while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
         log.info("starting anew, as a device of another IoT Hub")
     return code
 
 
-def _run_as_provisioned(settings: Settings, deployment_path: Path | None, ends_s: float | None) -> int:
+class _TimeLimit:
+    """For how long an edge runs, counted from when it first does."""
+
+    def __init__(self, for_s: float | None) -> None:
+        self._for_s = for_s
+        self._ends_s: float | None = None
+
+    def begin(self) -> float | None:
+        """Return the monotonic time when it is over, None when never."""
+        if self._ends_s is None and self._for_s is not None:
+            self._ends_s = time.monotonic() + self._for_s
+        return self._ends_s
+
+
+def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit: _TimeLimit) -> int:
     """Run until the end, or until the edge belongs to another IoT Hub: MOVED."""
     settings, provisioned = provision(settings)
     cloud = embedded_cloud(settings, provisioned)
@@ -161,7 +175,7 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, ends_s
             containers.take_back_gateway()
             edge.take_back_cloud()
             raise
-        return edge.run(ends_s)
+        return edge.run(limit.begin())
 
 
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
@@ -394,6 +408,7 @@ class _Edge:
             platform=Platform(architecture=os.uname().machine),
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
             until_ready=self._settings.start_when_ready,
+            trial_s=self._settings.deployment_trial,
         )
 
     def _on_moved(self) -> None:

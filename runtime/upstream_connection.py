@@ -28,7 +28,7 @@ from messaging.cloud_topics import (
     method_response_topic,
     parse_cloud_topic,
 )
-from messaging.errors import EdgeError, RemoteProtocolError
+from messaging.errors import AuthError, EdgeError, RemoteProtocolError
 from messaging.message import LARGEST_MESSAGE_BYTES, Message
 from messaging.property_bag import decode_bag, encode_upstream_bag
 from messaging.topics import Feature, events_topic
@@ -175,10 +175,8 @@ class SdkConnection:
         try:
             from runtime.cloud_transport import CloudTransport
 
-            key = sas.decode_key(self._access.key.reveal().decode("ascii", "replace"))
             expires_s = int(self._clock.now_s() + self._times.token_life_s)
-            audience = sas.audience_of(self._access.host_name, self._access.identity)
-            token = sas.make_token(audience, key, expires_s)
+            token = _token(self._access, expires_s)
             trust = self._trusted(self._access.ca_pem)
             transport = CloudTransport(self._access, trust, self._loop, self._times.keep_alive_s)
             # Paho holds a lock while it calls: what may close the connection has to wait for its return.
@@ -532,6 +530,20 @@ class SdkConnection:
             self._held -= 1
             if is_taken:
                 transport.acknowledge(held)
+
+
+def _token(access: CloudAccess, expires_s: int) -> str:
+    """Return the password for an identity.
+
+    Raises:
+        AuthError: its key is no key.
+    """
+    signer = access.signer or access.identity
+    try:
+        key = sas.decode_key(access.key.reveal().decode("ascii", "replace"))
+    except AuthError as exc:
+        raise AuthError(f"the key of '{signer}' cannot be used: {exc}; see the IoT Hub for it") from exc
+    return sas.make_token(sas.audience_of(access.host_name, signer), key, expires_s)
 
 
 def _root(error: Exception) -> BaseException:

@@ -234,7 +234,7 @@ def last_hub_config(place: Home) -> HubConfig:
     except FileNotFoundError as exc:
         raise ConfigError(
             f"home {place.path} has not been run yet; start an edge with it once: "
-            f"`edge-actors run --home {place.path} --deployment FILE`"
+            f"`edge-actors run --home {place.path}`"
         ) from exc
     return hub_config.decode(content, str(place.hub_config))
 

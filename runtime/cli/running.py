@@ -70,9 +70,7 @@ def running_edge(home: Path) -> Iterator[RunningEdge]:
     run = RunDirectory.of(home)
     run.check()
     if Lock(run, AGENT).holder() is None:
-        raise EnvironmentFault(
-            f"no edge runs on home {home}; start one with `edge-actors run --home {home} --deployment FILE`"
-        )
+        raise EnvironmentFault(f"no edge runs on home {home}; start one with `edge-actors run --home {home}`")
     with Client.outside(run.path) as client:
         yield RunningEdge(home, client)
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 RUN_MARKER = "EDGE_ACTORS_RUN"
+MODULE_MARKER = "EDGE_ACTORS_MODULE"
+STAND_IN = "edgeCloud"
 SHELLS = ("sh", "dash", "bash", "busybox")
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeProcess:
     pid: int
-    role: str  # agent, hub, shim, module; broker for another product's
+    role: str  # agent, hub, shim, module, cloud for the stand-in; broker for another product's
     name: str  # of the module that it runs or watches, else its command line
 
     @property
@@ -89,7 +91,10 @@ def of_edge(run_pid: int) -> list[EdgeProcess]:
 
 
 def _describe(pid: int, leads_session: bool) -> EdgeProcess:
-    module = environment(pid).get("IOTEDGE_MODULEID", "")
+    marks = environment(pid)
+    if marks.get(MODULE_MARKER) == STAND_IN:
+        return EdgeProcess(pid, "cloud", STAND_IN)  # its shim with it: it counts apart
+    module = marks.get("IOTEDGE_MODULEID", "")
     command = command_line(pid)
     if leads_session and Path(command.split(" ")[0]).name in SHELLS:
         return EdgeProcess(pid, "shim", module or "edgeHub")

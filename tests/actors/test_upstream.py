@@ -18,13 +18,28 @@ from actors.cloud import (
 from actors.cloud_connection import CloudFault, Fault
 from actors.identities import AccessChanged
 from actors.link_state import SwitchLink
-from actors.store_messages import Append
+from actors.store_messages import Append, Ready
 from actors.stored import EndpointLedger
 from actors.upstream_switchboard import LINGER_S, LinkLimits
 from messaging.lifecycle import ActorRestarted
 from messaging.message import encode_header
+from messaging.upstream_queues import upstream_queue
 from tests.actors.hub_world import message_in
-from tests.actors.link_world import DEVICE, HEAD, METHODS, OWN, SOON_S, STORE, TWINS, UP, A, B, C, LinkWorld
+from tests.actors.link_world import (
+    DEVICE,
+    HEAD,
+    HEADER,
+    METHODS,
+    OWN,
+    SOON_S,
+    STORE,
+    TWINS,
+    UP,
+    A,
+    B,
+    C,
+    LinkWorld,
+)
 from tests.fakes.cloud import MemorySwitch
 
 UNAUTHORIZED = CloudFault(Fault.UNAUTHORIZED, "the cloud does not know this key", 401)
@@ -559,6 +574,16 @@ def test_its_own_restart_loses_and_reorders_nothing(world: LinkWorld) -> None:
 
     assert world.cloud.bodies(A) == [b"1", b"2", b"3"]
     assert len(world.told("test", ActorRestarted)) == 1
+
+
+def test_what_the_store_sent_for_an_attachment_before_is_not_taken_for_this_one(world: LinkWorld) -> None:
+    world.publish(A, b"1")
+    world.system.advance(SOON_S)
+    stale = (1, (HEADER,), ((0, b"stale"),))
+    world.tell(UP, Ready(upstream_queue(A), 1, (stale,)), STORE)
+    world.system.advance(SOON_S)
+
+    assert world.cloud.bodies(A) == [b"1"]
 
 
 def test_properties_go_along(world: LinkWorld) -> None:

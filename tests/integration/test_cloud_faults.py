@@ -69,7 +69,8 @@ def test_who_is_not_let_in_is_told_what_to_look_at(world: StandInWorld, client_i
 def test_a_key_that_is_not_base64_is_no_key(world: StandInWorld) -> None:
     fault = fault_of(world.connections, replace(world.access("d1"), key=Secret(b"no key\xff")))
 
-    assert fault == CloudFault(Fault.UNAUTHORIZED, "a shared access key is not base64")
+    reason = "the key of 'd1' cannot be used: a shared access key is not base64; see the IoT Hub for it"
+    assert fault == CloudFault(Fault.UNAUTHORIZED, reason)
 
 
 def test_a_device_that_is_deleted_while_connected_hears_of_it_when_it_comes_back(world: StandInWorld) -> None:

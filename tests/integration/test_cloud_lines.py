@@ -22,14 +22,21 @@ from messaging.topics import Feature
 from runtime.upstream_connection import CloudTimes
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
-from tests.integration.network import MOBILE, NARROW, SATELLITE, Profile
+from tests.integration.network import MOBILE, NARROW, SATELLITE, Profile, alternating
 
 EVERYTHING = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
+MINUTES_A_SECOND = 5.0  # how much shorter the outages are
 HASTY = CloudTimes(keep_alive_s=1, silence_s=1.0, open_s=2.0, twin_s=2.0)
 
 
 @pytest.fixture
 def world() -> Iterator[StandInWorld]:
+    with StandInWorld() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def hasty() -> Iterator[StandInWorld]:
     with StandInWorld(times=HASTY) as stand_in:
         yield stand_in
 
@@ -119,9 +126,27 @@ def test_resets_again_and_again_lose_nothing(world: StandInWorld) -> None:
     assert in_order_and_complete([each.body for each in world.taken("d1")], 600)
 
 
-def test_a_line_that_swallows_is_noticed_by_what_is_not_acknowledged(world: StandInWorld) -> None:
-    connection, observer = connect(world)
-    world.line.swallow()
+@pytest.mark.parametrize(
+    ("off_minutes", "on_minutes"), [pytest.param(5, 5, id="5/5"), pytest.param(5, 20, id="5/20")]
+)
+def test_a_line_that_is_off_and_on_in_turn_loses_nothing(
+    world: StandInWorld, off_minutes: float, on_minutes: float
+) -> None:
+    courier = Courier(world)
+    courier.deliver(range(1))
+
+    with alternating(world.line, off_minutes / MINUTES_A_SECOND, on_minutes / MINUTES_A_SECOND):
+        sent = 1
+        while len(courier.lost) < 3:
+            courier.deliver(range(sent, sent + 50), size_bytes=300)
+            sent += 50
+
+    assert in_order_and_complete([each.body for each in world.taken("d1")], sent)
+
+
+def test_a_line_that_swallows_is_noticed_by_what_is_not_acknowledged(hasty: StandInWorld) -> None:
+    connection, observer = connect(hasty)
+    hasty.line.swallow()
     began_s = time.monotonic()
 
     connection.send(1, message(1))
@@ -133,20 +158,20 @@ def test_a_line_that_swallows_is_noticed_by_what_is_not_acknowledged(world: Stan
     assert time.monotonic() - began_s < 3 * HASTY.silence_s + 1.0
 
 
-def test_a_line_that_swallows_is_noticed_by_the_keep_alive_when_nothing_is_sent(world: StandInWorld) -> None:
-    connection, observer = connect(world)
+def test_a_line_that_swallows_is_noticed_by_the_keep_alive_when_nothing_is_sent(hasty: StandInWorld) -> None:
+    connection, observer = connect(hasty)
     _wait_until_subscribed(connection, observer)
 
-    world.line.swallow()
+    hasty.line.swallow()
 
     (fault,) = observer.next("lost")
     assert fault.kind is Fault.UNREACHABLE
 
 
-def test_a_connection_that_opens_into_a_hole_is_given_up(world: StandInWorld) -> None:
-    world.line.swallow()
+def test_a_connection_that_opens_into_a_hole_is_given_up(hasty: StandInWorld) -> None:
+    hasty.line.swallow()
     observer = ObservedConnection()
-    world.connections.make(world.access("d1"), observer).open()
+    hasty.connections.make(hasty.access("d1"), observer).open()
 
     (fault,) = observer.next("lost")
 
@@ -220,7 +245,7 @@ def test_a_new_token_neither_loses_nor_doubles_anything() -> None:
         opened = world.line.accepted
         done: list[int] = []
         sent = 0
-        while world.line.accepted < opened + 3:
+        while world.line.accepted < opened + 2:
             for _ in range(10):
                 connection.send(sent, message(sent))
                 sent += 1

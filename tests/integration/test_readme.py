@@ -134,20 +134,26 @@ def test_the_tour_can_be_walked(walker: Walker) -> None:
     told = walker.type(away)
     assert "upstream is off" in told
     assert "upstream is on" in told
+    unrouted = walker.ledger()["total"]["unrouted"]  # changes of reported properties
     assert "thermostat" in walker.type(device)
     assert walker.run_python(blocks("tour: Python")[0]) == "wake up\n"
-    wait_until(lambda: walker.ledger()["total"]["unrouted"] == 1, "the message of the thermostat is counted")
+    wait_until(
+        lambda: walker.ledger()["total"]["unrouted"] > unrouted, "the message of the thermostat is counted"
+    )
     walker.edge.run("stop", "sensor")
     passed = walker.passed()
     wait_until(lambda: walker.arrived()[-1]["filterSequence"] == passed, "all that was passed on arrives")
-    numbers = [body["filterSequence"] for body in walker.arrived()]
-    assert numbers == list(range(1, passed + 1))
+    runs: dict[str, list[int]] = {}
+    for body in walker.arrived():
+        runs.setdefault(body["filterRun"], []).append(body["filterSequence"])
+    for numbers in runs.values():  # the deployment from another folder has started `filter` again
+        assert numbers == list(range(1, numbers[-1] + 1))
     assert passed > 60  # so many come while the link is away
     ledger = walker.ledger()
     assert ledger["total"]["received"] == ledger["total"]["unrouted"] + ledger["total"]["routed"]
     for row in ledger["endpoints"].values():
         assert row["accepted"] == row["delivered"] + row["expired"] + row["dropped"] + row["pending"]
-    assert ledger["endpoints"]["iothub"]["delivered"] == passed
+    assert ledger["endpoints"]["iothub"]["delivered"] == sum(map(len, runs.values()))
     ended = walker.type(end)
 
     assert f"removed {walker.home}" in ended
@@ -175,13 +181,13 @@ def test_every_command_and_every_setting_is_told() -> None:
         re.findall(r"`([a-z-]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
     )
     assert set(COMMANDS) <= told
-    assert set(re.findall(r"EDGE_ACTORS_\w+", table)) == {
+    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) == {
         variable(field.name) for field in fields(Settings) if field.metadata
     }
 
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:
-    named = re.findall(r"`?((?:scripts|messaging|actors|runtime|tests)/[\w/.]*)", README)
+    named = re.findall(r"`?((?:scripts|messaging|actors|runtime|tests)/(?:[\w/.-]*[\w/])?)", README)
 
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []

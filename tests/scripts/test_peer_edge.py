@@ -48,7 +48,10 @@ module = subprocess.Popen(
     ["sh", "-c", 'exec 3<&0; cat <&3 & echo "$!"; wait'], start_new_session=True,
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=marked | {"IOTEDGE_MODULEID": "sensor"},
 )
-print(hub.pid, module.pid, module.stdout.readline().strip(), flush=True)
+cloud = subprocess.Popen(
+    [sys.executable, "-c", wait], stdin=subprocess.PIPE, env=marked | {"EDGE_ACTORS_MODULE": "edgeCloud"}
+)
+print(cloud.pid, hub.pid, module.pid, module.stdout.readline().strip(), flush=True)
 sys.stdin.read()
 """
 
@@ -67,12 +70,13 @@ def agent() -> Iterator[subprocess.Popen[str]]:
 
 def test_processes_of_an_edge_are_told_apart(agent: subprocess.Popen[str]) -> None:
     assert agent.stdout
-    hub, shim, module = (int(pid) for pid in agent.stdout.readline().split())
+    cloud, hub, shim, module = (int(pid) for pid in agent.stdout.readline().split())
 
     found = of_edge(agent.pid)
 
     assert found[0] == EdgeProcess(agent.pid, "agent", "agent")
     assert {(process.pid, process.role) for process in found[1:]} == {
+        (cloud, "cloud"),
         (hub, "hub"),
         (shim, "shim"),
         (module, "module"),
