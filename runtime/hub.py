@@ -88,7 +88,7 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
             make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
             make_mqtt_listener=lambda: hub_listener(
                 by_use,
-                certificate.context,
+                certificate,
                 Admission(most_open),
                 gate.answer,
                 web_socket=environment.mqtt_enabled,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
@@ -19,7 +18,7 @@ from actors.ports import ConnectionHandler
 from runtime.http_exchange import HttpExchange, HttpRequest, Refusal, Response, error_response
 from runtime.mqtt_listener import CLOSE_LIMIT_S
 from runtime.tcp_listener import TcpListener, Visit
-from runtime.tls_server import peer_certificates
+from runtime.tls_server import ServerCertificate, peer_certificates
 from runtime.web_socket import WebSocket, accept, is_upgrade
 
 log = logging.getLogger(__name__)
@@ -59,14 +58,14 @@ class WebListener:
     def __init__(
         self,
         tls: Sequence[socket.socket],
-        context: ssl.SSLContext,
+        certificate: ServerCertificate,
         handle: HandleRequest,
         admission: Admission | None = None,
         limits: WebLimits | None = None,
         *,
         web_socket: bool = True,
     ) -> None:
-        self._listener = TcpListener("HTTP and WebSocket", tls, (), context, admission or Admission())
+        self._listener = TcpListener("HTTP and WebSocket", tls, (), certificate, admission or Admission())
         self._handle = handle
         self._limits = limits or WebLimits()
         self._takes_web_socket = web_socket
