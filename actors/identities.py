@@ -1,18 +1,20 @@
 """Decides who may connect to the hub, with a copy of the identities on the hub's own disk.
 
-Understands: Identities, Authenticate, PeerUp, PeerDown
-Tells:       whoever asked (Verdict), agent/security (GetIdentities), heads (IdentityRevoked)
+Understands: Identities, Authenticate, IdentityForgotten, PeerUp, PeerDown
+Tells:       whoever asked (Verdict), agent/security (GetIdentities), heads (IdentityRevoked, ForgetIdentity)
 Started by:  HubRootActor; after a restart it reads its copy again
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from actors import verdicts
 from actors.base import EdgeActor
+from actors.client_services import ForgetIdentity, IdentityForgotten
 from actors.hub_identity import Entry, HubIdentity, KnownIdentities
 from actors.ports import CheckCertificate
 from messaging.envelope import Envelope, Secret
@@ -29,6 +31,7 @@ REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hu
 MOST_ASKED_FOR: Final = (
     4096  # identities, most of them made up by somebody, whose last question is remembered
 )
+FORGET_AGAIN_S: Final = 30.0  # after a head did not say that it has forgotten who is gone
 ACCEPTED: Final = 0
 TRY_AGAIN: Final = 3  # CONNACK: the client retries
 NOT_AUTHORIZED: Final = 5  # CONNACK: SDK clients stop for good, so only for what is final
@@ -64,6 +67,7 @@ class Authenticate:
     identity: str
     token: Secret = NO_TOKEN
     certificates: tuple[bytes, ...] = ()  # `Transport.certificates`
+    auth_chain: tuple[str, ...] = ()  # as in `verdicts.check`
 
 
 @message
@@ -81,6 +85,11 @@ class IdentityRevoked:
     """This identity is gone, disabled or has other keys: end its connections."""
 
     identity: str
+
+
+@message
+class ForgetAgain:
+    """Timer: somebody who is gone may not be forgotten yet."""
 
 
 class IdentityCopy(Protocol):
@@ -118,11 +127,16 @@ class IdentityActor(EdgeActor):
         self._waiting: list[tuple[Envelope, Authenticate]] = []
         self._asked: int = 0
         self._asked_for: dict[str, float] = {}  # identity → monotonic time; oldest first
+        self._forgetting: dict[str, set[str]] = {}  # who is gone → heads that have not forgotten it yet
+        self._forget_timer = False
 
     def on_start(self) -> None:
         stored = self._copy.load()
         if stored is not None:
             self._hold(stored)
+            if stored.left:
+                self.set_timer(FORGET_AGAIN_S, ForgetAgain())  # until then the heads are there
+                self._forget_timer = True
         self.context.watch_peer(AGENT)
 
     def on_peer_up(self, message: PeerUp) -> None:
@@ -136,15 +150,17 @@ class IdentityActor(EdgeActor):
 
     def on_identities(self, message: Identities) -> None:
         before, by_id = self._known, self._by_id
-        now = KnownIdentities(
-            tuple(HubIdentity(*entry) for entry in message.entries), tuple(message.authorities)
-        )
+        identities = tuple(HubIdentity(*entry) for entry in message.entries)
+        gone = _gone(by_id, identities)
+        left = tuple(dict.fromkeys((*(before.left if before else ()), *gone)))
+        now = KnownIdentities(identities, tuple(message.authorities), left)
         self._hold(now)
         self._asked = 0
         same_authorities = before is None or before.authorities == now.authorities
         for identity in _cut_off(by_id, self._by_id, same_authorities):
             for head in self._heads:
                 self.tell(head, IdentityRevoked(identity))
+        self._forget(gone)  # before anybody of the same name is let in
         waiting, self._waiting = self._waiting, []
         for envelope, asked in waiting:
             self.reply(self._judge(asked), envelope)
@@ -162,6 +178,22 @@ class IdentityActor(EdgeActor):
         self._waiting.append((self.envelope, message))
         self._ask_agent()
 
+    def on_identity_forgotten(self, message: IdentityForgotten) -> None:
+        heads = self._forgetting.get(message.identity, set())
+        heads.discard(self.envelope.sender)
+        if heads or self._known is None or message.identity not in self._known.left:
+            return
+        self._forgetting.pop(message.identity, None)
+        left = tuple(identity for identity in self._known.left if identity != message.identity)
+        self._known = replace(self._known, left=left)
+        self._save(self._known)
+        log.info("%s is gone, and all that was kept for it", message.identity)
+
+    def on_forget_again(self, message: ForgetAgain) -> None:
+        self._forget_timer = False
+        if self._known is not None:
+            self._forget(self._known.left)
+
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
         self._agent_is_away(message.correlation_id)
 
@@ -177,6 +209,16 @@ class IdentityActor(EdgeActor):
     def _hold(self, known: KnownIdentities) -> None:
         self._known = known
         self._by_id = {identity.id: identity for identity in known.identities}
+
+    def _forget(self, identities: Iterable[str]) -> None:
+        """Have forgotten what is kept for those who are gone, so that nobody who gets their name has it."""
+        for identity in identities:
+            self._forgetting[identity] = set(self._heads)
+            for head in self._heads:
+                self.tell(head, ForgetIdentity(identity))
+        if self._forgetting and not self._forget_timer:
+            self._forget_timer = True
+            self.set_timer(FORGET_AGAIN_S, ForgetAgain())
 
     def _save(self, known: KnownIdentities) -> None:
         try:
@@ -223,11 +265,18 @@ class IdentityActor(EdgeActor):
                 hosts=self._hosts,
                 authorities=self._known.authorities,
                 check_certificate=self._check_certificate,
+                auth_chain=asked.auth_chain,
                 now_s=self.clock.now_s(),
             )
         except AuthError as exc:
             return Verdict(asked.identity, NOT_AUTHORIZED, str(exc))
         return Verdict(asked.identity, ACCEPTED, "", ends_s)
+
+
+def _gone(before: Mapping[str, HubIdentity], now: Iterable[HubIdentity]) -> list[str]:
+    """Return who is not there any more, those included whose name somebody else has now."""
+    after = {identity.id: identity for identity in now}
+    return [name for name, known in before.items() if name not in after or not after[name].is_same(known)]
 
 
 def _cut_off(

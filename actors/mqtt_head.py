@@ -1,8 +1,9 @@
 """The MQTT protocol head: clients connect, publish, subscribe, and get what waits for them.
 
 Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, Sessions, SessionSaved,
-             IdentityRevoked, ActorRestarted, Tick; CallMethod, DesiredPatch, Twin, ReportedPatched,
-             TwinRefused; and, from its listener on the same thread, connections
+             IdentityRevoked, ForgetIdentity, ActorRestarted, Tick; CallMethod, DesiredPatch, Twin,
+             ReportedPatched, TwinRefused, TwinForgotten; and, from its listener on the same thread,
+             connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
              hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client
              (see client_services.py)
@@ -24,23 +25,25 @@ from actors.base import EdgeActor
 from actors.client_services import (
     CallMethod,
     DesiredPatch,
+    ForgetIdentity,
+    IdentityForgotten,
     ReportedPatched,
     Twin,
+    TwinForgotten,
     TwinRefused,
 )
-from actors.hub_environment import CLIENT_CERT_AUTH_ENABLED, MAX_CONNECTED_CLIENTS, HubEnvironment
+from actors.hub_environment import MAX_CONNECTED_CLIENTS, HubEnvironment
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
-    NOT_AUTHORIZED,
     TRY_AGAIN,
-    Authenticate,
     IdentityRevoked,
     Verdict,
 )
 from actors.mqtt_client import UNREAD, Batch, MqttClient, Published, add_position
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
+from actors.mqtt_login import Refusal, read_login
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
@@ -53,7 +56,6 @@ from actors.store import (
     SessionSaved,
     Stored,
 )
-from messaging.envelope import Secret
 from messaging.errors import RemoteProtocolError
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
@@ -73,7 +75,7 @@ from messaging.mqtt.packets import (
 )
 from messaging.mqtt.packets import Publish as PublishPacket
 from messaging.text import quoted
-from messaging.username import UserName, parse_user_name
+from messaging.username import UserName
 
 log = logging.getLogger(__name__)
 
@@ -354,29 +356,12 @@ class MqttHead(EdgeActor):
 
     def _connect(self, client: MqttClient, packet: Connect) -> None:
         client.client_id = packet.client_id
-        try:
-            user = parse_user_name(packet.user_name or "")
-        except RemoteProtocolError as exc:
-            code = TRY_AGAIN if packet.user_name else NOT_AUTHORIZED
-            self._refuse(client, code, str(exc))
+        certificates = () if packet.password else client.transport.certificates  # reading them costs
+        login = read_login(packet, certificates, self._environment)
+        if isinstance(login, Refusal):
+            self._refuse(client, login.code, login.reason)
             return
-        if packet.client_id != user.identity.id:
-            self._refuse(
-                client,
-                NOT_AUTHORIZED,
-                f"the client id is not the identity of the user name, '{user.identity}'",
-            )
-            return
-        # A password wins over a certificate. Source: hub-protocols.md section 5.5
-        certificates = () if packet.password else client.transport.certificates
-        if not packet.password and not certificates:
-            reason = "neither a password, which is a shared access signature, nor a client certificate"
-            self._refuse(client, NOT_AUTHORIZED, reason)
-            return
-        if certificates and not self._environment.client_cert_auth_enabled:
-            reason = f"a client certificate, and {CLIENT_CERT_AUTH_ENABLED} of edgeHub is false"
-            self._refuse(client, NOT_AUTHORIZED, reason)
-            return
+        user = login.user
         client.identity = user.identity
         client.clean_session = packet.clean_session
         client.will = packet.will
@@ -390,8 +375,7 @@ class MqttHead(EdgeActor):
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
-        asked = Authenticate(user.identity.id, Secret(packet.password or b""), certificates)
-        self._ask(self._identities, asked, AGENT_LIMIT_S + 2, answered)
+        self._ask(self._identities, login.question, AGENT_LIMIT_S + 2, answered)
 
     def _judged(self, client: MqttClient, user: UserName, verdict: Verdict) -> None:
         if client.closed:
@@ -438,6 +422,23 @@ class MqttHead(EdgeActor):
             self._close(client, "its identity was removed, disabled or has to prove itself anew")
         self._published.pop(message.identity, None)
 
+    def on_forget_identity(self, message: ForgetIdentity) -> None:
+        """Have store and twins forget it at once: what a client of the same name says comes behind."""
+        identity, asked = message.identity, self.envelope
+        self.on_identity_revoked(IdentityRevoked(identity))
+        kept = {SessionSaved, TwinForgotten}  # what says that a part of it is gone
+
+        def forgotten(answer: object) -> None:
+            if type(answer) not in kept:
+                log.error("what was kept for %s, which is gone, is still there: %s", identity, answer)
+                return
+            kept.discard(type(answer))
+            if not kept:
+                self.reply(IdentityForgotten(identity), asked)
+
+        self._subscriptions.forget(identity, forgotten)
+        self._services.forget_twin(identity, forgotten)
+
     def _update(self, client: MqttClient) -> None:
         """A client has connected or subscribed anew."""
         self._deliveries.update(client)
@@ -475,6 +476,9 @@ class MqttHead(EdgeActor):
         self._answered(message)
 
     def on_twin_refused(self, message: TwinRefused) -> None:
+        self._answered(message)
+
+    def on_twin_forgotten(self, message: TwinForgotten) -> None:
         self._answered(message)
 
     # answers to requests

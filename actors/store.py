@@ -1,6 +1,7 @@
 """Owns the message database: takes messages in, hands them to consumers, forgets what was delivered.
 
-Understands: Append, Attach, Detach, Delivered, Expired, KeepQueues, SaveSession, LoadSessions, …
+Understands: Append, Attach, Detach, Delivered, Expired, KeepQueues, SaveSession, LoadSessions,
+             ForgetClient, …
 Tells:       whoever published (Stored), consumers (Ready), heads (SessionSaved, Sessions)
 Started by:  HubRootActor; after a restart consumers attach again, queues are read from the database
 
@@ -19,7 +20,7 @@ import msgpack
 
 from actors.append_guard import AppendGuard
 from actors.base import EdgeActor
-from actors.c2d_queues import is_c2d_queue
+from actors.c2d_queues import is_c2d_queue, queue_of
 from actors.consumer import Consumer
 from actors.own_expiry import with_own_expiry
 from actors.ports import MessageStore
@@ -140,6 +141,16 @@ class DeleteSession:
 
 
 @message
+class ForgetClient:
+    """This identity is gone: forget its session and the messages from the cloud that wait for it.
+
+    Answered with SessionSaved.
+    """
+
+    identity: str
+
+
+@message
 class SessionSaved:
     """The session is on disk."""
 
@@ -190,7 +201,7 @@ class _Turn:
     appends: list[tuple[Envelope, Append]]
     delivered: dict[str, list[tuple[int, int]]]
     poison: list[Undeliverable]
-    sessions: list[tuple[Envelope, SaveSession | DeleteSession]]
+    sessions: list[tuple[Envelope, SaveSession | DeleteSession | ForgetClient]]
 
     def __bool__(self) -> bool:
         return bool(self.appends or self.delivered or self.poison or self.sessions)
@@ -340,8 +351,11 @@ class StoreActor(EdgeActor):
             for _, request in turn.sessions:
                 if isinstance(request, SaveSession):
                     store.save_session(request.identity, msgpack.packb(request.subscriptions))
-                else:
-                    store.delete_session(request.identity)
+                    continue
+                store.delete_session(request.identity)
+                if isinstance(request, ForgetClient):
+                    while store.drop_queue(queue_of(request.identity), "removed", SWEEP_ROWS) == SWEEP_ROWS:
+                        pass  # in slices; the cloud lets 50 wait
         self._trail.stored(now_s, first, segments)
         fresh: dict[str, list[Run]] = {}
         for endpoint_id, run in runs_of(segments, first):
@@ -363,6 +377,7 @@ class StoreActor(EdgeActor):
             for run in runs:
                 consumer.offer(run, now_s)
             self._to_serve[endpoint_id] = consumer
+        self._read_anew(queue_of(who.identity) for _, who in turn.sessions if isinstance(who, ForgetClient))
 
     def _finish_without_space(self, turn: _Turn, error: StoreFull) -> None:
         """Forget what was delivered, which makes space; store what fits, or what older ones make way for.
@@ -630,6 +645,9 @@ class StoreActor(EdgeActor):
         self._turn.sessions.append((self.envelope, message))
 
     def on_delete_session(self, message: DeleteSession) -> None:
+        self._turn.sessions.append((self.envelope, message))
+
+    def on_forget_client(self, message: ForgetClient) -> None:
         self._turn.sessions.append((self.envelope, message))
 
     def on_load_sessions(self, message: LoadSessions) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
 from actors.module_spec import EDGE_AGENT, EDGE_HUB
 from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
+from actors.scope import SCOPE
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
 from messaging.identity import Identity as Name
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub 
 
 DEBUG_FOLDER: Final = "d"  # as the next
 CA_FILE: Final = "ca.pem"
-SCOPE: Final = "ms-azure-iot-edge://"  # before the id of an edge and its generation
 SOCKETS_FOLDER: Final = "w"  # in the run directory; short, because a socket's path may have 107 bytes
 
 
@@ -243,6 +243,7 @@ def _hub_identity(identity: Identity, edge: Identity, scope: str) -> HubIdentity
         identity.status == "enabled",
         scope if identity.module_id is None else "",
         (scope,) if is_leaf else (),
+        identity.generation_id,
     )
 
 

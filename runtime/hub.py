@@ -91,6 +91,7 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
                 certificate,
                 Admission(most_open),
                 gate.answer,
+                gate.passed_on,
                 web_socket=environment.mqtt_enabled,
             ),
             http_gate=gate,

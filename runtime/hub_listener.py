@@ -10,7 +10,7 @@ from actors.ports import ConnectionHandler, Listener
 from runtime.listening_sockets import Use
 from runtime.mqtt_listener import MqttListener
 from runtime.tls_server import ServerCertificate
-from runtime.web_listener import HandleRequest, WebListener
+from runtime.web_listener import HandleRequest, TakePassedOn, WebListener
 
 
 class Listeners:
@@ -35,14 +35,18 @@ def hub_listener(
     certificate: ServerCertificate,
     admission: Admission,
     answer: HandleRequest,
+    passed_on: TakePassedOn,
     *,
     web_socket: bool = True,
 ) -> Listeners:
-    """Return what serves these sockets; their connections are admitted together, requests go to `answer`.
+    """Return what serves these sockets; their connections are admitted together, requests go to `answer`,
+    certificates that a proxy passes on to `passed_on`.
 
     Without `web_socket` there is no MQTT on the web port.
     """
     return Listeners(
         MqttListener(sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], certificate, admission),
-        WebListener(sockets[Use.WEB], certificate, answer, admission, web_socket=web_socket),
+        WebListener(
+            sockets[Use.WEB], certificate, answer, admission, web_socket=web_socket, passed_on=passed_on
+        ),
     )

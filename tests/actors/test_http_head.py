@@ -33,7 +33,7 @@ class HttpWorld(World):
     def __init__(self) -> None:
         super().__init__(IDENTITIES, METHODS, "test")
         self.gate = Gate()
-        self.start(HTTP, lambda: HttpHead(self.gate, "edge1", IDENTITIES, METHODS))
+        self.start(HTTP, lambda: HttpHead(self.gate, "edge1", IDENTITIES, METHODS, "proxy"))
 
     def ask(
         self,
