@@ -17,8 +17,10 @@ from actors.base import EdgeActor
 from actors.client_services import ForgetIdentity, IdentityForgotten
 from actors.hub_identity import Entry, HubIdentity, KnownIdentities
 from actors.ports import CheckCertificate
+from actors.scope import edges_above
 from messaging.envelope import Envelope, Secret
 from messaging.errors import AuthError, EdgeError
+from messaging.identity import EDGE_HUB
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, PeerDown, PeerUp, RequestFailed
 
@@ -282,11 +284,25 @@ def _gone(before: Mapping[str, HubIdentity], now: Iterable[HubIdentity]) -> list
 def _cut_off(
     before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity], same_authorities: bool
 ) -> list[str]:
-    """Return who may be connected and would have to prove itself anew, the modules of a device with it."""
+    """Return who may be connected and would have to prove itself anew.
+
+    The modules of a device with it, and those for whom the hub of an edge may connect no longer.
+    """
     changed = set()
     for identity, known in before.items():
         after = now.get(identity)
         by_authority = known.auth_type == "certificateAuthority"
         if after is None or not after.proves_as(known) or (by_authority and not same_authorities):
             changed.add(identity)
-    return [identity for identity in before if identity in changed or identity.partition("/")[0] in changed]
+    changed |= {identity for identity in before if identity.partition("/")[0] in changed}
+    return [
+        identity
+        for identity in before
+        if identity in changed or not _actors(identity, before) <= _actors(identity, now) - changed
+    ]
+
+
+def _actors(identity: str, known: Mapping[str, HubIdentity]) -> set[str]:
+    """Return the hubs of edges that may connect for an identity."""
+    hubs = (f"{edge}/{EDGE_HUB}" for edge in edges_above(identity, known))
+    return {hub for hub in hubs if hub in known}
