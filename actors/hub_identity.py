@@ -51,9 +51,13 @@ class HubIdentity:
         return self.entry()[:5] == other.entry()[:5]
 
     def is_same(self, other: HubIdentity) -> bool:
-        """Return whether the two are one identity, and not one made anew under the name of the other."""
-        unknown = not (self.generation_id and other.generation_id)
-        return self.id == other.id and (unknown or self.generation_id == other.generation_id)
+        """Return whether the two are one identity, and not one made anew under the name of the other.
+
+        Who proves itself in the same way goes on to be itself: a generation may also become known, or be
+        that of the cloud from now on.
+        """
+        generations = {self.generation_id, other.generation_id} - {""}
+        return self.id == other.id and (len(generations) < 2 or self.proves_as(other))
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,15 +93,22 @@ def test_the_connection_of_one_that_is_gone_ends_and_what_was_on_its_way_to_it_i
     peer.send(world.connect_packet(LEAF, clean=False))
     assert b"for the old one" in peer.transport.written
 
-    world.told(leaf("2"))  # with the same keys, as with the same certificate
+    world.told(leaf("2", NEW_KEY))
 
     assert peer.transport.closed
     assert world.ledger().dropped_by_reason == {"removed": 1}
 
 
-@pytest.mark.parametrize("generation", ["1", ""], ids=["the same", "not known"])
-def test_who_is_told_again_keeps_everything(world: World, generation: str) -> None:
-    world.told(leaf(generation, NEW_KEY))
+@pytest.mark.parametrize(
+    ("generation", "key"),
+    [
+        pytest.param("1", NEW_KEY, id="other keys"),
+        pytest.param("", NEW_KEY, id="a generation that is not known"),
+        pytest.param("2", KEY, id="the generation of the cloud"),
+    ],
+)
+def test_who_is_told_again_keeps_everything(world: World, generation: str, key: bytes) -> None:
+    world.told(leaf(generation, key))
 
     assert LEAF in world.twins.kept
     assert list(world.disk.contents.sessions) == [LEAF]
