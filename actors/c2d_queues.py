@@ -22,6 +22,7 @@ from messaging.topics import Feature, c2d_topic, classify_filter
 LONGEST_WAIT_S: Final = 2 * 24 * 3600.0  # IoT Hub's longest time to live; the device may be gone for good
 _ACK: Final = "iothub-ack"  # IoT Hub's name for it, which its SDKs read; the reference hub writes `ack`
 _NAME: Final = "/$c2d"
+FORMER_DEVICES: Final = _NAME  # where the ledger sums up devices for which nothing waits; no id is empty
 
 Run = tuple[int, tuple[bytes, ...], tuple[tuple[int, bytes], ...]]
 """First position, headers, entries (index of header, body): what a `Ready` has."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors.ports import Transport
-from actors.store import Delivered
+from actors.store_messages import Delivered
 from messaging.identity import Identity
 from messaging.message import LARGEST_MESSAGE_BYTES, Message, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection

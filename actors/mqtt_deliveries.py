@@ -13,7 +13,7 @@ from actors import c2d_queues
 from actors.base import EdgeActor
 from actors.module_inputs import ModuleInputs
 from actors.mqtt_client import UNREAD, MqttClient
-from actors.store import Attach, Delivered, Detach, Expired, Ready, Undeliverable
+from actors.store_messages import Attach, Delivered, Detach, Expired, Ready, Undeliverable
 from messaging.mqtt.packets import encode_publish
 
 log = logging.getLogger(__name__)

@@ -49,13 +49,7 @@ from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
 from actors.redelivery import wait_s
 from actors.router import Endpoints, ListEndpoints, Publish
-from actors.store import (
-    LoadSessions,
-    Ready,
-    Sessions,
-    SessionSaved,
-    Stored,
-)
+from actors.store_messages import LoadSessions, Ready, Sessions, SessionSaved, Stored
 from messaging.errors import RemoteProtocolError
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch

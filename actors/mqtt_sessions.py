@@ -11,7 +11,7 @@ from typing import Final
 
 from actors.base import EdgeActor
 from actors.mqtt_client import SESSION, MqttClient
-from actors.store import DeleteSession, ForgetClient, SaveSession, SessionSaved
+from actors.store_messages import DeleteSession, ForgetClient, SaveSession, SessionSaved
 from messaging.mqtt.packets import SubAck, Subscribe, UnsubAck, Unsubscribe
 
 MOST_FILTERS: Final = 100  # per client; IoT Hub's own clients use six at most

@@ -95,8 +95,12 @@ class MessageStore(Protocol):
         """Return how many messages wait for the endpoint."""
         ...
 
+    def waiting(self, endpoint_ids: Sequence[str], now_s: float) -> list[str]:
+        """Return those of these queues in which a message waits that has not expired, in the same order."""
+        ...
+
     def endpoint_ids(self) -> tuple[str, ...]:
-        """Return the endpoints that messages were ever stored for, whether some wait or not."""
+        """Return the queues that messages were stored for, those in which some wait among them."""
         ...
 
     def ledger(self) -> Ledger:

@@ -17,13 +17,15 @@ from actors.base import EdgeActor
 from actors.c2d_queues import queue_of, time_to_live_s
 from actors.cloud import C2dReceived
 from actors.hub_config import RouteText
-from actors.store import Append, KeepQueues
+from actors.store_messages import Append, KeepQueues
 from actors.trail import RoutingTrail, TraceRouting, Way, has_message_id
 from messaging.errors import RouteError
+from messaging.identity import Identity
 from messaging.kinds import data_message, message
 from messaging.lifecycle import ActorRestarted, Watch
-from messaging.message import Message, decode_header
+from messaging.message import Message, decode_header, sender_of
 from messaging.routing.route import DEFAULT_PRIORITY, CompiledRoute, CompiledRoutes, compile_route
+from messaging.upstream_queues import UPSTREAM, upstream_queue
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ class RouterActor(EdgeActor):
 
     def __init__(self, device_id: str, store: str, kept: KeptRoutes, trail: RoutingTrail) -> None:
         self._device_id = device_id
+        self._hub = str(Identity.edge_hub(device_id))
         self._store = store
         self._kept = kept
         self._compiled = CompiledRoutes(())
@@ -247,10 +250,20 @@ class RouterActor(EdgeActor):
     def _way(self, header: bytes, message: Message) -> Way:
         found = self._compiled.endpoints_of(message)
         matches = tuple(
-            (match.endpoint.id, match.priority, float(match.ttl_s) if match.ttl_s else self._ttl_s)
+            (
+                self._queue(match.endpoint.id, message),
+                match.priority,
+                float(match.ttl_s) if match.ttl_s else self._ttl_s,
+            )
             for match in found
         )
         return Way(matches, tuple([match.route_name for match in found]), has_message_id(header))
+
+    def _queue(self, endpoint_id: str, message: Message) -> str:
+        """Return the queue of an endpoint for a message; one that names no sender is the hub's own."""
+        if endpoint_id != UPSTREAM:
+            return endpoint_id
+        return upstream_queue(sender_of(message.system_properties) or self._hub)
 
     def _remember(self, header: bytes, way: Way) -> Way:
         if len(header) <= LONGEST_REMEMBERED_BYTES:

@@ -6,10 +6,13 @@ messages without knowing how they are kept.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import Literal, NamedTuple
+
+from messaging.upstream_queues import endpoint_of
 
 DEFAULT_PRIORITY = 2_000_000_000
 """Priority of a route that states none: behind 0 to 9. Source: spec sheet routing.md section 5.2."""
@@ -208,6 +211,17 @@ class EndpointLedger:
     dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
     pending: int = 0
 
+    def plus(self, other: EndpointLedger) -> EndpointLedger:
+        """Return the sum of the two, term by term."""
+        return EndpointLedger(
+            self.accepted + other.accepted,
+            self.delivered + other.delivered,
+            self.expired + other.expired,
+            self.dropped + other.dropped,
+            dict(Counter(self.dropped_by_reason) + Counter(other.dropped_by_reason)),
+            self.pending + other.pending,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -229,8 +243,18 @@ class Ledger:
     """Every message accounted for, at one moment."""
 
     total: Totals
-    endpoints: Mapping[str, EndpointLedger]
+    queues: Mapping[str, EndpointLedger]
     epoch: Epoch = Epoch()
+
+    @property
+    def endpoints(self) -> dict[str, EndpointLedger]:
+        """The same by endpoint: mostly it has one queue, `iothub` has one for each sender."""
+        found: dict[str, EndpointLedger] = {}
+        for queue_id, row in self.queues.items():
+            endpoint_id = endpoint_of(queue_id)
+            known = found.get(endpoint_id)
+            found[endpoint_id] = row if known is None else known.plus(row)
+        return found
 
     def imbalances(self) -> list[str]:
         """Return each equation that does not hold, in words; an empty list when nothing is missing."""
@@ -240,7 +264,7 @@ class Ledger:
             found.append(
                 f"received {total.received} is not unrouted {total.unrouted} + routed {total.routed}"
             )
-        for endpoint_id, row in self.endpoints.items():
+        for endpoint_id, row in self.queues.items():
             if row.accepted != row.delivered + row.expired + row.dropped + row.pending:
                 found.append(
                     f"{endpoint_id}: accepted {row.accepted} is not delivered {row.delivered} + "

@@ -17,6 +17,7 @@ from messaging import system_properties as names
 from messaging.errors import EnvelopeError
 from messaging.kinds import message
 from messaging.message import decode_header
+from messaging.upstream_queues import endpoint_of
 
 KEPT_BYTES: Final = 8 * 1024 * 1024  # by each part
 _HEADER_OVERHEAD_BYTES: Final = 200  # what a kept header weighs besides its bytes, roughly
@@ -164,7 +165,7 @@ class RoutingTrail:
                         "at_s": at_s,
                         "hop": "routed",
                         "route": route,
-                        "endpoint": endpoint_id,
+                        "endpoint": endpoint_of(endpoint_id),
                         "priority": priority,
                     }
 
@@ -194,14 +195,14 @@ class StorageTrail:
                 self._ring.add(
                     now_s, headers, _Stored(seq, matches, headers, [index for index, _ in entries])
                 )
-                for endpoint_id, _, _ in matches:
+                for endpoint_id in [endpoint_of(queue_id) for queue_id, _, _ in matches]:
                     if endpoint_id not in self._events:
                         self._events[endpoint_id] = deque(maxlen=_KEPT_EVENTS)
             seq += len(entries)
 
     def follows(self, endpoint_id: str) -> bool:
         """Say whether what happens at this endpoint is worth telling."""
-        return endpoint_id in self._events
+        return endpoint_of(endpoint_id) in self._events
 
     def sent(self, now_s: float, endpoint_id: str, runs: Iterable[Run]) -> None:
         """Runs went to the consumer."""
@@ -210,12 +211,12 @@ class StorageTrail:
 
     def happened(self, now_s: float, hop: str, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> None:
         """The consumer took these positions (hop `delivered`) or cannot take them (`poison`)."""
-        events = self._events.get(endpoint_id)
+        events = self._events.get(endpoint_of(endpoint_id))
         if events is not None:
             events.append((now_s, hop, ranges))
 
     def find(self, message_id: str) -> tuple[Hops, list[tuple[str, int]]]:
-        """Return the hops of messages with this id, and endpoint and position of those nobody has taken."""
+        """Return the hops of messages with this id, and queue and position of those nobody has taken."""
         found: list[dict[str, Any]] = []
         left: list[tuple[str, int]] = []
         encoded = message_id.encode(errors="replace")
@@ -231,15 +232,15 @@ class StorageTrail:
                 for endpoint_id, priority, _ in batch.matches:
                     position = position_of(priority, batch.first_seq + offset)
                     events = self._of(endpoint_id, position)
-                    found.append(
-                        {"at_s": at_s, "hop": "stored", "endpoint": endpoint_id, "priority": priority}
-                    )
+                    endpoint = endpoint_of(endpoint_id)
+                    found.append({"at_s": at_s, "hop": "stored", "endpoint": endpoint, "priority": priority})
                     found += events
                     if not any(event["hop"] in ("delivered", "poison") for event in events):
                         left.append((endpoint_id, position))
         return self._ring.hops(found), left
 
     def _of(self, endpoint_id: str, position: int) -> list[dict[str, Any]]:
+        endpoint_id = endpoint_of(endpoint_id)  # no two of its queues have messages at the same position
         return [
             {"at_s": at_s, "hop": hop, "endpoint": endpoint_id}
             for at_s, hop, ranges in self._events.get(endpoint_id, ())

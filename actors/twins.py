@@ -50,7 +50,7 @@ from actors.cloud import (
 )
 from actors.ports import TwinStore
 from actors.router import Publish
-from actors.store import Stored
+from actors.store_messages import Stored
 from actors.twin_record import TwinRecord
 from messaging import system_properties as names
 from messaging.envelope import Envelope

@@ -1,8 +1,8 @@
 """The hub's link to the cloud: takes what routes send to `$upstream` and hands it to the link.
 
-Understands: Ready, SwitchLink, ActorRestarted, LinkDue, WatchLink, FetchTwin, SendReported,
+Understands: QueuesWaiting, Ready, SwitchLink, ActorRestarted, LinkDue, WatchLink, FetchTwin, SendReported,
              HeadStarted, ClientChanged, ClientGone
-Tells:       hub/store (Attach, Detach, Delivered); whoever watches the link (LinkChanged)
+Tells:       hub/store (WatchQueues, Attach, Detach, Delivered); whoever watches the link (LinkChanged)
 Started by:  HubRootActor
 """
 
@@ -17,12 +17,12 @@ from actors.client_services import ClientChanged, ClientGone, HeadStarted
 from actors.cloud import CloudRefused, FetchTwin, LinkChanged, SendReported, WatchLink
 from actors.ports import CloudLink
 from actors.redelivery import wait_s
-from actors.store import Attach, Delivered, Detach, Ready, Undeliverable
+from actors.store_messages import Attach, Delivered, Detach, QueuesWaiting, Ready, Undeliverable, WatchQueues
 from messaging.errors import EnvironmentFault
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, Watch
 from messaging.message import decode_header
-from messaging.routing.route import UPSTREAM
+from messaging.upstream_queues import UPSTREAM_QUEUES
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class UpstreamActor(EdgeActor):
         self._sent = 0
         self._attachment = 0
         self._attached = False
+        self._queues: set[str] = set()  # attached to
         self._down_because = ""
         self._failures = 0  # in a row, with the link up
         self._clients: dict[str, tuple[str, ...]] = {}  # who is connected, and what it wants
@@ -99,7 +100,7 @@ class UpstreamActor(EdgeActor):
             self._failures = 0
             self._sent += len(messages)
             ranges = tuple((first, first + len(entries) - 1) for first, _, entries in message.runs)
-            self.tell(self._store, Delivered(UPSTREAM, self._attachment, ranges))
+            self.tell(self._store, Delivered(message.endpoint_id, self._attachment, ranges))
 
     def _send_one_by_one(self, message: Ready, error: Exception) -> None:
         """Find the message that spoils a batch, and drop it.
@@ -123,10 +124,10 @@ class UpstreamActor(EdgeActor):
                 sent.append((position, position))
         if sent:
             self._sent += len(sent)
-            self.tell(self._store, Delivered(UPSTREAM, self._attachment, tuple(sent)))
+            self.tell(self._store, Delivered(message.endpoint_id, self._attachment, tuple(sent)))
             if poison:
                 log.error("upstream: %d messages cannot be sent and are dropped", len(poison), exc_info=error)
-                self.tell(self._store, Undeliverable(UPSTREAM, self._attachment, tuple(poison)))
+                self.tell(self._store, Undeliverable(message.endpoint_id, self._attachment, tuple(poison)))
         if sent:
             self._failures = 0
         if down_because:
@@ -149,6 +150,7 @@ class UpstreamActor(EdgeActor):
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
         self._attached = False
+        self._queues.clear()
         self._attach_when_on()
 
     def on_switch_link(self, message: SwitchLink) -> None:
@@ -195,12 +197,19 @@ class UpstreamActor(EdgeActor):
         if self._link.is_on() and not self._attached:
             self._attached = True
             self._attachment += 1
-            self.tell(self._store, Attach(UPSTREAM, self._attachment, WINDOW_MESSAGES, WINDOW_BYTES))
+            self.tell(self._store, WatchQueues(UPSTREAM_QUEUES))
+
+    def on_queues_waiting(self, message: QueuesWaiting) -> None:
+        if self._attached:
+            self._queues.update(message.endpoint_ids)
+            for queue_id in message.endpoint_ids:
+                self.tell(self._store, Attach(queue_id, self._attachment, WINDOW_MESSAGES, WINDOW_BYTES))
 
     def _detach(self) -> None:
-        if self._attached:
-            self._attached = False
-            self.tell(self._store, Detach(UPSTREAM))
+        self._attached = False
+        for queue_id in self._queues:
+            self.tell(self._store, Detach(queue_id))
+        self._queues.clear()
 
 
 def _singles(message: Ready) -> Iterator[tuple[int, bytes, bytes]]:

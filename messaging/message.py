@@ -75,6 +75,13 @@ def stamp_sender(
     return stamped
 
 
+def sender_of(system_properties: Properties) -> str:
+    """Return who sent a message, as `D` or `D/M`: whom `stamp_sender` named; "" when it names nobody."""
+    device_id = system_properties.get(names.CONNECTION_DEVICE_ID) or ""
+    module_id = system_properties.get(names.CONNECTION_MODULE_ID)
+    return f"{device_id}/{module_id}" if module_id else device_id
+
+
 def encode_header(source: str, properties: Properties, system_properties: Properties) -> bytes:
     """Return a message without its body as bytes; equal headers in equal order give equal bytes."""
     header: bytes = msgpack.packb((source, dict(properties), dict(system_properties)))

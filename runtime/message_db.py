@@ -45,6 +45,7 @@ from runtime import message_schema, store_space
 from runtime.message_bodies import BodyReader, rows_of
 from runtime.message_ledger import POSITION_BITS, Accounts
 from runtime.message_queues import QueueRow, Queues
+from runtime.message_split import split_upstream
 from runtime.sqlite_tables import SharedTable
 from runtime.store_space import StoreSpace
 
@@ -129,6 +130,9 @@ class MessageDb:
         message_schema.prepare(self._connection, self.path)
         self._accounts = Accounts(self._connection, self.path)
         self._sessions = SharedTable(self._connection, self.path, "sessions")
+        self._accounts.load()
+        if split_upstream(self._connection, self._accounts, self._queues, self._bodies):
+            self._accounts.save()
         self._connection.execute("COMMIT")
         self._load()
         self._space = StoreSpace(self._connection, self.path, max_bytes)
@@ -272,9 +276,7 @@ class MessageDb:
 
     def _count_dropped(self, endpoint_id: str, reason: DropReason, count: int) -> None:
         if count:
-            account = self._accounts.change(endpoint_id)
-            account.dropped += count
-            account.dropped_by_reason[reason] = account.dropped_by_reason.get(reason, 0) + count
+            self._accounts.change(endpoint_id).drop(reason, count)
 
     @_guarded("delete expired messages", in_transaction=True)
     def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
@@ -334,6 +336,16 @@ class MessageDb:
         """Return how many messages wait for the endpoint."""
         account = self._accounts.find(endpoint_id)
         return 0 if account is None else account.pending(self._connection)
+
+    @_guarded("look for messages")
+    def waiting(self, endpoint_ids: Sequence[str], now_s: float) -> list[str]:
+        """Return those of these queues in which a message waits that has not expired, in the same order."""
+        found = []
+        for endpoint_id in endpoint_ids:
+            account = self._accounts.find(endpoint_id)
+            if account is not None and self._queues.has_live(account.first_key, account.last_key, now_s):
+                found.append(endpoint_id)
+        return found
 
     @_guarded("list endpoints")
     def endpoint_ids(self) -> tuple[str, ...]:

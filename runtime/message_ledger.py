@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.c2d_queues import FORMER_DEVICES, is_c2d_queue
 from actors.stored import MAX_POSITION, EndpointLedger, Epoch, Ledger, Totals
 from messaging.errors import StoreError
+from messaging.upstream_queues import UPSTREAM, UPSTREAM_QUEUES
 from runtime import message_schema
 from runtime.sqlite_tables import SharedTable
 
 POSITION_BITS = MAX_POSITION.bit_length()  # of a key of the queue; the number of the endpoint is above them
 EPOCH = "epoch"  # the row of the ledger that tells when it began anew, there after a salvage
 MAX_ENDPOINT_NUMBER = (1 << 63 - POSITION_BITS) - 1
+FOLD_AT = 1000  # queues, from which on the empty ones of senders and devices are closed
 
 
 @dataclass(slots=True)
@@ -42,6 +45,24 @@ class Account:
         """The highest one."""
         return (self.number + 1 << POSITION_BITS) - 1
 
+    @property
+    def is_settled(self) -> bool:
+        """By its counts nothing waits."""
+        return self.accepted == self.delivered + self.expired + self.dropped
+
+    def drop(self, reason: str, count: int) -> None:
+        """Count messages that were given up."""
+        self.dropped += count
+        self.dropped_by_reason[reason] = self.dropped_by_reason.get(reason, 0) + count
+
+    def add(self, other: Account) -> None:
+        """Take over the counts of another."""
+        self.accepted += other.accepted
+        self.delivered += other.delivered
+        self.expired += other.expired
+        for reason, count in other.dropped_by_reason.items():
+            self.drop(reason, count)
+
     def row(self) -> dict[str, Any]:
         """Return the arguments that make an equal account."""
         return {
@@ -64,7 +85,11 @@ class Account:
 
 
 class Accounts:
-    """All running counts: one Account per endpoint ever seen, the totals, the next sequence number."""
+    """All running counts: one Account for each queue, the totals, the next sequence number.
+
+    Senders and devices come and go, each with a queue of its own. When there are many, the counts of those
+    that are empty are added to an account that they have in common, and their numbers are given again.
+    """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
@@ -75,6 +100,8 @@ class Accounts:
         self._accounts: dict[str, Account] = {}
         self._saved: dict[str, int] = {}
         self._epoch = Epoch()
+        self._free: list[int] = []  # numbers below the highest that no queue has
+        self._fold_at = FOLD_AT  # so many queues
         self.next_seq = 1
         self.received = 0
         self.unrouted = 0
@@ -92,6 +119,9 @@ class Accounts:
             endpoint_id: Account(**rows.get(str(number), {"number": number}))
             for endpoint_id, number in self._numbers.items()
         }
+        taken = {account.number for account in self._accounts.values()}
+        self._free = [number for number in range(max(taken, default=0), 0, -1) if number not in taken]
+        self._fold_at = FOLD_AT
         self._epoch = Epoch(**rows.get(EPOCH, {}))
         self._touched.clear()
 
@@ -120,16 +150,46 @@ class Accounts:
         """Return the account of an endpoint, opened if there is none, for counts that `save` will write."""
         account = self._accounts.get(endpoint_id)
         if account is None:
-            number = len(self._accounts) + 1
-            if number > MAX_ENDPOINT_NUMBER:
-                raise StoreError(
-                    f"message database {self._path}: endpoint {endpoint_id!r} is one too many, "
-                    f"there were {MAX_ENDPOINT_NUMBER} already; move the file away to start empty"
-                )
-            account = self._accounts[endpoint_id] = Account(number)
-            self._numbers[endpoint_id] = number
+            if len(self._accounts) >= self._fold_at:
+                self._fold()
+            account = self._open(endpoint_id)
         self._touched.add(endpoint_id)
         return account
+
+    def _open(self, endpoint_id: str) -> Account:
+        number = self._free.pop() if self._free else len(self._accounts) + 1
+        if number > MAX_ENDPOINT_NUMBER:
+            raise StoreError(
+                f"message database {self._path}: endpoint {endpoint_id!r} is one too many, messages wait for "
+                f"{MAX_ENDPOINT_NUMBER} already; let some be delivered, or move the file away to start empty"
+            )
+        account = self._accounts[endpoint_id] = Account(number)
+        self._numbers[endpoint_id] = number
+        return account
+
+    def _fold(self) -> None:
+        """Close the accounts of empty queues, as a part of the open transaction."""
+        closed: list[tuple[str, str, Account]] = []
+        for queue_id, account in self._accounts.items():
+            common_id = common_account(queue_id)
+            # What this transaction has changed may not be in the queue yet.
+            if common_id is None or queue_id in self._touched or not account.is_settled:
+                continue
+            if account.pending(self._connection) == 0:
+                closed.append((queue_id, common_id, account))
+        for queue_id, common_id, account in closed:
+            common = self._accounts.get(common_id)
+            if common is None:
+                common = self._open(common_id)
+            common.add(account)
+            self._touched.add(common_id)
+            del self._accounts[queue_id]
+            self._free.append(account.number)
+        run = self._connection.executemany
+        run("DELETE FROM endpoints WHERE key = ?", [(queue_id,) for queue_id, _, _ in closed])
+        run("DELETE FROM ledger WHERE key = ?", [(str(account.number),) for _, _, account in closed])
+        # Those that are not empty are looked at again when there are twice as many.
+        self._fold_at = max(FOLD_AT, 2 * len(self._accounts))
 
     def all(self) -> list[tuple[str, Account]]:
         """Return all endpoints with their accounts."""
@@ -141,6 +201,9 @@ class Accounts:
 
     def snapshot(self) -> Ledger:
         """Return the counts together with what waits at this moment."""
+        waiting: dict[int, int] = dict(
+            self._connection.execute(f"SELECT key >> {POSITION_BITS}, sum(count) FROM queue GROUP BY 1")
+        )
         return Ledger(
             self._totals(),
             {
@@ -150,7 +213,7 @@ class Accounts:
                     expired=account.expired,
                     dropped=account.dropped,
                     dropped_by_reason=dict(account.dropped_by_reason),
-                    pending=account.pending(self._connection),
+                    pending=waiting.get(account.number, 0),
                 )
                 for endpoint_id, account in self._accounts.items()
             },
@@ -159,6 +222,13 @@ class Accounts:
 
     def _totals(self) -> Totals:
         return Totals(self.received, self.unrouted, self.routed)
+
+
+def common_account(queue_id: str) -> str | None:
+    """Return the account that takes over the counts of a queue when it is closed; None: it never is."""
+    if queue_id.startswith(UPSTREAM_QUEUES):
+        return UPSTREAM
+    return FORMER_DEVICES if is_c2d_queue(queue_id) and queue_id != FORMER_DEVICES else None
 
 
 def read_ledger(path: Path) -> Ledger:

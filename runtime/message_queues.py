@@ -55,7 +55,7 @@ class Queues:
         for first, last in apart(ranges):
             rows = self._reaching(first, last)
             if touched and rows and rows[0] == touched[-1]:  # the range before ended in the same row
-                released += self._replace(touched, parts)
+                released += self.replace(touched, parts)
                 touched, parts = [], []
                 rows = self._reaching(first, last)
             for row in rows:
@@ -63,12 +63,12 @@ class Queues:
                 if kept is not None:
                     touched.append(row)
                     parts += kept
-        return released + self._replace(touched, parts)
+        return released + self.replace(touched, parts)
 
     def _reaching(self, first_key: int, last_key: int) -> list[QueueRow]:
         return self._connection.execute(f"{_REACHING} ORDER BY key", (first_key, last_key)).fetchall()
 
-    def _replace(self, rows: Sequence[QueueRow], parts: Sequence[QueueRow]) -> int:
+    def replace(self, rows: Sequence[QueueRow], parts: Sequence[QueueRow]) -> int:
         """Put the parts in the place of the rows; return how many keys are fewer."""
         fewer = _by_body(rows)
         for _, count, first_seq, _ in parts:
@@ -93,6 +93,15 @@ class Queues:
             if len(rows) < LIVE_ROWS:
                 return
             first_key = rows[-1][0] + rows[-1][1]
+
+    def has_live(self, first_key: int, last_key: int, now_s: float) -> bool:
+        """Say whether some row that begins in a range has not expired."""
+        (found,) = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM queue WHERE key BETWEEN ? AND ?"
+            " AND (expires_at IS NULL OR expires_at > ?))",
+            (first_key, last_key, now_s),
+        ).fetchone()
+        return bool(found)
 
     def next(self, first_key: int, last_key: int, limit: int) -> list[tuple[int, int]]:
         """Return the first `limit` keys in a range that rows begin in, as ranges."""

@@ -16,8 +16,8 @@ from messaging.message import Message
 from messaging.routing.compile import Condition, View, compile_condition
 from messaging.routing.grammar import Sink, parse_route
 from messaging.text import quoted
+from messaging.upstream_queues import UPSTREAM
 
-UPSTREAM = "iothub"
 DEFAULT_PRIORITY = 2_000_000_000  # of a route that names none: behind 0 to 9
 
 # Output names come from clients, so the sources remembered have to be bounded.
@@ -28,7 +28,8 @@ _MOST_SOURCES_REMEMBERED = 1024
 class Endpoint:
     """Where messages go: the cloud, or one input of a module of this edge device.
 
-    `id` names the queue: `iothub`, or `{edge device}/{module}/{input}`, case-sensitive.
+    `id` is `iothub`, which has a queue for each sender (messaging/upstream_queues.py), or
+    `{edge device}/{module}/{input}`, case-sensitive, which names its queue.
     """
 
     id: str

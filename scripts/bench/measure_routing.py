@@ -21,7 +21,7 @@ from typing import Any
 
 from actors.hub_config import RouteText
 from actors.router import KeptRoutes, Publish, RouterActor
-from actors.store import Append
+from actors.store_messages import Append
 from actors.trail import RoutingTrail
 from messaging.bus import make_envelope
 from messaging.clock import SystemClock

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from actors.stored import EndpointLedger, Ledger
+from runtime.cli.ledger import as_values
 from scripts.campaign.clients import Consumer, Key, Publisher, output_of
 from scripts.campaign.edge import INPUT
 from scripts.campaign.scenario import Scenario
@@ -196,7 +197,7 @@ def compare(
     """Compare everybody's books at the end of a run."""
     copies = {name: consumer.received + consumer.duplicates for name, consumer in consumers.items()}
     check_ledger(findings, scenario, ledger, copies, "at the end")
-    findings.ledger = asdict(ledger)
+    findings.ledger = as_values(ledger)
     findings.expired = sum(row.expired for row in ledger.endpoints.values())
     acknowledged = {publisher.number: publisher.acknowledged for publisher in publishers}
     for name, consumer in consumers.items():

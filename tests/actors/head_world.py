@@ -9,7 +9,7 @@ from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.identities import ACCEPTED, Authenticate, Verdict
 from actors.mqtt_head import MqttHead
 from actors.router import Endpoints, ListEndpoints, Publish
-from actors.store import Attach, LoadSessions, Ready, SaveSession, Sessions, SessionSaved, Stored
+from actors.store_messages import Attach, LoadSessions, Ready, SaveSession, Sessions, SessionSaved, Stored
 from messaging.envelope import Envelope
 from messaging.message import Message, decode_header, encode_header
 from messaging.mqtt.packets import Connect, Packet, SubAck, Subscribe, Will

@@ -13,7 +13,8 @@ from actors.cloud import C2dReceived
 from actors.hub_environment import DEFAULTS
 from actors.hub_root import ROUTER, STORE
 from actors.router import SetRoutes
-from actors.store import SWEEP_S, Stored
+from actors.store_cleanup import SWEEP_S
+from actors.store_messages import Stored
 from actors.stored import EndpointLedger
 from messaging.clock import ManualClock
 from messaging.lifecycle import ActorRestarted, RequestFailed

@@ -9,7 +9,7 @@ import pytest
 
 from actors.client_services import ClientChanged, ClientGone, HeadStarted
 from actors.cloud import C2dReceived
-from actors.store import Stored
+from actors.store_messages import Stored
 from messaging.envelope import Envelope
 from messaging.lifecycle import RequestFailed
 from messaging.message import encode_header

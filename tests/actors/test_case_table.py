@@ -12,7 +12,7 @@ import pytest
 
 from actors.client_services import InvokeMethod, MethodFailed, Twin
 from actors.hub_root import METHODS as METHOD_ACTOR
-from actors.store import Delivered
+from actors.store_messages import Delivered
 from messaging.identity import Identity
 from messaging.mqtt.packets import PubAck, Publish, Subscribe
 from messaging.topics import Telemetry, parse_topic

@@ -14,7 +14,7 @@ from actors.client_services import (
 from actors.hub_identity import HubIdentity, KnownIdentities
 from actors.hub_root import IDENTITIES, TWINS
 from actors.identities import FORGET_AGAIN_S, Identities
-from actors.store import ForgetClient, SaveSession, SessionSaved
+from actors.store_messages import ForgetClient, SaveSession, SessionSaved
 from actors.twins import SetDesired
 from messaging.envelope import Secret
 from messaging.lifecycle import PeerUp

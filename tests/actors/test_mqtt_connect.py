@@ -9,7 +9,7 @@ import pytest
 from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.identities import AGENT_LIMIT_S, Authenticate, IdentityRevoked
 from actors.mqtt_sessions import MOST_FILTERS
-from actors.store import DeleteSession, SaveSession
+from actors.store_messages import DeleteSession, SaveSession
 from messaging.envelope import Secret
 from messaging.lifecycle import RequestFailed
 from messaging.mqtt.packets import (

@@ -15,7 +15,7 @@ from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.module_inputs import ModuleInputs
 from actors.mqtt_intake import STORE_LIMIT_S
 from actors.router import Endpoints
-from actors.store import Attach, Delivered, Detach, Ready, Stored, Undeliverable
+from actors.store_messages import Attach, Delivered, Detach, Ready, Stored, Undeliverable
 from messaging.lifecycle import ActorRestarted, RequestFailed
 from messaging.message import encode_header
 from messaging.mqtt.packets import Disconnect, PingReq, PingResp, PubAck, SubAck, Subscribe, Unsubscribe

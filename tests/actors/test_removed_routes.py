@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.store import BUSY_SWEEP_S, SWEEP_ROWS, Delivered, KeepQueues
+from actors.orphan_queues import SLICE_MESSAGES
+from actors.store_cleanup import BUSY_SWEEP_S
+from actors.store_messages import Delivered, KeepQueues
 from actors.stored import EndpointLedger
 from tests.actors.hub_world import to
 from tests.actors.test_store import HEAD, IN, STORE, UP, StoreWorld
@@ -43,21 +45,21 @@ def test_what_waits_without_a_route_is_dropped_as_removed_and_the_rest_stays(
 
 def test_a_long_queue_is_given_up_in_slices() -> None:
     world = StoreWorld()
-    world.append(world.batch(*[b"x"] * (2 * SWEEP_ROWS + 1)))
+    world.append(world.batch(*[b"x"] * (2 * SLICE_MESSAGES + 1)))
 
     keep(world)
     world.system.advance(0.0)
     after_one = world.waiting()
     world.system.advance(3 * BUSY_SWEEP_S)
 
-    assert len(after_one) == SWEEP_ROWS + 1
-    assert ledger_of(world, IN) == removed(2 * SWEEP_ROWS + 1)
+    assert len(after_one) == SLICE_MESSAGES + 1
+    assert ledger_of(world, IN) == removed(2 * SLICE_MESSAGES + 1)
 
 
 def test_a_route_that_comes_back_in_time_saves_what_is_left() -> None:
     world = StoreWorld()
     world.attach(window=1)
-    world.append(world.batch(*[b"%d" % n for n in range(SWEEP_ROWS + 5)]))
+    world.append(world.batch(*[b"%d" % n for n in range(SLICE_MESSAGES + 5)]))
     keep(world)
     world.system.advance(0.0)
     left = world.waiting()
@@ -65,13 +67,13 @@ def test_a_route_that_comes_back_in_time_saves_what_is_left() -> None:
     keep(world, IN)
     world.system.advance(1.0)
     [(first, _)] = world.ready()
-    for position in range(first, first + SWEEP_ROWS + 5):
+    for position in range(first, first + SLICE_MESSAGES + 5):
         world.deliver((position, position))
 
     assert len(left) == 5
     assert world.bodies() == left
     world.system.advance(1.0)
-    assert ledger_of(world, IN) == removed(SWEEP_ROWS, delivered=5)
+    assert ledger_of(world, IN) == removed(SLICE_MESSAGES, delivered=5)
 
 
 def test_what_arrived_before_the_change_counts_as_delivered() -> None:

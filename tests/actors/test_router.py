@@ -18,9 +18,10 @@ from actors.router import (
     Routes,
     SetRoutes,
 )
-from actors.store import Append, KeepQueues
+from actors.store_messages import Append, KeepQueues
 from actors.stored import DEFAULT_PRIORITY
 from actors.trail import RoutingTrail
+from messaging import system_properties as names
 from messaging.envelope import Envelope
 from messaging.lifecycle import ActorRestarted
 from messaging.message import encode_header
@@ -30,7 +31,9 @@ ROUTER, STORE, HEAD = "hub/router", "hub/store", "hub/mqtt"
 TO_FILTER = 'FROM /messages/modules/sensor/* INTO BrokeredEndpoint("/modules/filter/inputs/in")'
 TO_CLOUD = "FROM /messages/modules/filter/* INTO $upstream"
 SENSOR = encode_header("/messages/modules/sensor/outputs/o/", {}, {})
-FILTER = encode_header("/messages/modules/filter/", {}, {})
+FROM_FILTER = {names.CONNECTION_DEVICE_ID: "edge1", names.CONNECTION_MODULE_ID: "filter"}
+FILTER = encode_header("/messages/modules/filter/", {}, FROM_FILTER)
+FILTER_TO_CLOUD = "iothub//edge1/filter"
 LEAF = encode_header("/messages/", {}, {})
 
 
@@ -67,7 +70,7 @@ def test_a_batch_goes_to_the_store_in_the_name_of_the_head() -> None:
         0,
         (
             (SENSOR, (("edge1/filter/in", DEFAULT_PRIORITY, 7200),)),
-            (FILTER, (("iothub", DEFAULT_PRIORITY, 7200),)),
+            (FILTER, ((FILTER_TO_CLOUD, DEFAULT_PRIORITY, 7200),)),
             (LEAF, ()),
         ),
         ((0, b"0"), (1, b"1"), (2, b"2")),
@@ -86,7 +89,7 @@ def test_a_route_without_a_time_to_live_has_that_of_the_hub(
     world.turn(ROUTER, publish(FILTER), sender=HEAD)
 
     [append] = world.told(STORE, Append)
-    assert append.headers[0][1] == (("iothub", 3, expected),)
+    assert append.headers[0][1] == ((FILTER_TO_CLOUD, 3, expected),)
 
 
 def test_a_route_that_does_not_parse_is_left_out_with_its_position_and_the_others_work(
@@ -102,7 +105,7 @@ def test_a_route_that_does_not_parse_is_left_out_with_its_position_and_the_other
     assert (name, text) == ("bad", "FROM /messages/* INTOO $upstream")
     assert problem.startswith("line 1, column 18")
     assert (line, column) == (1, 18)
-    assert [append.headers[0][1][0][0] for append in world.told(STORE, Append)] == ["iothub"]
+    assert [append.headers[0][1][0][0] for append in world.told(STORE, Append)] == [FILTER_TO_CLOUD]
     assert [r.getMessage() for r in caplog.records if "'bad' is left out: line 1" in r.getMessage()]
 
 
@@ -250,3 +253,23 @@ def test_a_message_that_cannot_be_routed_is_a_dead_letter_and_its_batch_goes_on(
     [letter] = world.dead_letters.recent()
     assert letter.envelope is not None
     assert (letter.envelope.kind, "EnvelopeError" in letter.traceback) == ("Publish", True)
+
+
+@pytest.mark.parametrize(
+    ("sender", "queue"),
+    [
+        pytest.param({names.CONNECTION_DEVICE_ID: "leaf"}, "iothub//leaf", id="device"),
+        pytest.param(FROM_FILTER, "iothub//edge1/filter", id="module"),
+        pytest.param(
+            {names.CONNECTION_DEVICE_ID: "iothub"}, "iothub//iothub", id="device called like the cloud"
+        ),
+        pytest.param({}, "iothub//edge1/$edgeHub", id="nobody: the hub itself"),
+    ],
+)
+def test_each_sender_has_a_queue_to_the_cloud_of_its_own(sender: dict[str, str], queue: str) -> None:
+    world = world_of(route("up", "FROM /* INTO $upstream"), route("twice", "FROM /messages/* INTO $upstream"))
+
+    world.turn(ROUTER, publish(encode_header("/messages/", {}, sender)), sender=HEAD)
+
+    [append] = world.told(STORE, Append)
+    assert append.headers[0][1] == ((queue, DEFAULT_PRIORITY, 7200),)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from actors.append_guard import AppendGuard
-from actors.store import (
-    BUSY_SWEEP_S,
-    FORGET_MESSAGES,
-    FORGET_S,
-    SWEEP_S,
+from actors.store import FORGET_MESSAGES, FORGET_S, StoreActor
+from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_S
+from actors.store_messages import (
     Append,
     Attach,
     DeleteSession,
@@ -20,7 +18,6 @@ from actors.store import (
     SaveSession,
     Sessions,
     SessionSaved,
-    StoreActor,
     Stored,
     Undeliverable,
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.store import BUSY_SWEEP_S, FORGET_S, SWEEP_ROWS, SWEEP_S, Attach, Ready, SaveSession, SessionSaved
+from actors.store import FORGET_S
+from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_ROWS, SWEEP_S
+from actors.store_messages import Attach, Ready, SaveSession, SessionSaved
 from actors.stored import EndpointLedger
 from messaging.lifecycle import ActorStopped, RequestFailed
 from tests.actors.hub_world import to

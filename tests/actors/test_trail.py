@@ -8,7 +8,8 @@ import pytest
 
 from actors.hub_root import ROUTER, STORE
 from actors.router import RouterActor, SetRoutes
-from actors.store import DeleteSession, StoreActor
+from actors.store import StoreActor
+from actors.store_messages import DeleteSession
 from actors.stored import Match, Run, Segment, position_of
 from actors.trail import Hops, RoutingTrail, StorageTrail, TraceRouting, TraceStorage, Way
 from messaging.kinds import kind_named

@@ -31,7 +31,7 @@ from actors.cloud import (
     SendReported,
 )
 from actors.router import Publish
-from actors.store import Stored
+from actors.store_messages import Stored
 from actors.twin_record import TwinRecord
 from actors.twins import CLOUD_LIMIT_S, RETRY_S, SetDesired, TwinActor
 from messaging.lifecycle import ActorRestarted, RequestFailed

@@ -5,18 +5,30 @@ from __future__ import annotations
 import pytest
 
 from actors.append_guard import AppendGuard
-from actors.store import Append, Attach, Delivered, Detach, Ready, StoreActor, Undeliverable
+from actors.store import StoreActor
+from actors.store_messages import (
+    Append,
+    Attach,
+    Delivered,
+    Detach,
+    QueuesWaiting,
+    Ready,
+    Undeliverable,
+    WatchQueues,
+)
 from actors.stored import EndpointLedger
 from actors.trail import StorageTrail
 from actors.upstream import LONGEST_RETRY_S, RETRY_S, GetLinkState, LinkState, SwitchLink, UpstreamActor
 from messaging.lifecycle import ActorRestarted
 from messaging.message import encode_header
-from messaging.routing.route import UPSTREAM
+from messaging.upstream_queues import UPSTREAM, UPSTREAM_QUEUES, upstream_queue
 from tests.actors.hub_world import World, to
 from tests.fakes.cloud import MemoryLink
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
 
 UP, STORE = "hub/upstream", "hub/store"
+SOURCE = "edge1/m"
+QUEUE = upstream_queue(SOURCE)
 HEADER = encode_header("/messages/", {}, {})
 
 
@@ -29,13 +41,15 @@ class UpstreamWorld(World):
         self.start(UP, lambda: UpstreamActor(self.link, STORE))
 
     def attachment(self) -> int:
+        assert self.told(STORE, WatchQueues) == [WatchQueues(UPSTREAM_QUEUES)]
+        self.tell(UP, QueuesWaiting((QUEUE,)), STORE)
         [attach] = self.told(STORE, Attach)
-        assert attach.endpoint_id == UPSTREAM
+        assert attach.endpoint_id == QUEUE
         return attach.attachment
 
     def ready(self, attachment: int, first: int, *bodies: bytes, header: bytes = HEADER) -> None:
         run = (first, (header,), tuple((0, body) for body in bodies))
-        self.tell(UP, Ready(UPSTREAM, attachment, (run,)), STORE)
+        self.tell(UP, Ready(QUEUE, attachment, (run,)), STORE)
 
 
 class WholeWorld(World):
@@ -45,14 +59,14 @@ class WholeWorld(World):
         super().__init__("test", "hub/mqtt")
         self.link = MemoryLink()
         self.disk = MemoryDisk()
-        self.index = 0
+        self.index = 1
         guard = AppendGuard()
         self.start(STORE, lambda: StoreActor(lambda: MemoryMessageDb(self.disk), guard, StorageTrail()))
         self.start(UP, lambda: UpstreamActor(self.link, STORE))
 
-    def publish(self, *bodies: bytes) -> None:
+    def publish(self, *bodies: bytes, source: str = SOURCE) -> None:
         entries = tuple((0, body) for body in bodies)
-        append = Append("edge1/m", 1, self.index, ((HEADER, to(UPSTREAM)),), entries)
+        append = Append(source, self.index, 0, ((HEADER, to(upstream_queue(source))),), entries)
         self.index += 1
         self.turn(STORE, append, sender="hub/mqtt")
 
@@ -68,7 +82,7 @@ def test_what_the_link_took_is_delivered() -> None:
     world.ready(attachment, 5, b"a", b"b")
 
     assert world.link.bodies == [b"a", b"b"]
-    assert world.told(STORE, Delivered) == [Delivered(UPSTREAM, attachment, ((5, 6),))]
+    assert world.told(STORE, Delivered) == [Delivered(QUEUE, attachment, ((5, 6),))]
     assert world.described(UP)["sent"] == 2
 
 
@@ -89,13 +103,28 @@ def test_messages_wait_while_the_link_is_off_and_flow_when_it_is_on_again() -> N
     assert world.ledger() == EndpointLedger(accepted=4, delivered=4)
 
 
+def test_every_sender_is_served_before_and_after_an_outage() -> None:
+    world = WholeWorld()
+    world.publish(b"a1", source="edge1/a")
+    world.publish(b"b1", source="leaf")
+    world.tell(UP, SwitchLink(False), "test")
+    world.publish(b"a2", b"a3", source="edge1/a")
+    world.publish(b"c1", source="another")
+
+    world.tell(UP, SwitchLink(True), "test")
+    world.publish(b"b2", source="leaf")
+
+    assert world.link.bodies == [b"a1", b"b1", b"a2", b"a3", b"c1", b"b2"]
+    assert world.ledger() == EndpointLedger(accepted=6, delivered=6)
+
+
 def test_a_link_that_was_switched_off_stays_off_over_a_restart() -> None:
     link = MemoryLink()
     link.switch(False)
 
     world = UpstreamWorld(link)
 
-    assert world.told(STORE, Attach) == []
+    assert world.told(STORE, WatchQueues) == []
 
 
 def test_while_the_link_is_down_nothing_is_lost_and_the_log_hears_it_once(
@@ -169,10 +198,10 @@ def test_a_damaged_header_does_not_hold_up_the_queue() -> None:
     attachment = world.attachment()
     run = (1, (HEADER, b"\xc1 damaged"), ((0, b"1"), (1, b"?"), (0, b"2")))
 
-    world.tell(UP, Ready(UPSTREAM, attachment, (run,)), STORE)
+    world.tell(UP, Ready(QUEUE, attachment, (run,)), STORE)
 
     assert world.link.bodies == [b"1", b"2"]
-    assert world.told(STORE, Undeliverable) == [Undeliverable(UPSTREAM, attachment, ((2, 2),))]
+    assert world.told(STORE, Undeliverable) == [Undeliverable(QUEUE, attachment, ((2, 2),))]
 
 
 def test_after_a_restart_of_the_store_it_attaches_anew_and_takes_nothing_for_before() -> None:
@@ -192,7 +221,7 @@ def test_after_its_own_restart_it_takes_nothing_for_the_attachment_before() -> N
     old = world.attachment()
     world.clock.advance(0.001)
 
-    world.tell(UP, Ready(UPSTREAM, old, (1,)), STORE)  # type: ignore[arg-type]
+    world.tell(UP, Ready(QUEUE, old, (1,)), STORE)  # type: ignore[arg-type]
     new = world.attachment()
     world.ready(old, 500, b"from the middle")
 

@@ -9,7 +9,7 @@ from typing import Final
 from actors.base import EdgeActor
 from actors.client_services import ClientChanged, ClientGone, HeadStarted
 from actors.cloud import C2dReceived
-from actors.store import Stored
+from actors.store_messages import Stored
 from messaging.kinds import message
 from messaging.lifecycle import RequestFailed
 from messaging.topics import Feature

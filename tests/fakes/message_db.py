@@ -51,12 +51,13 @@ class MemoryDisk:
     """What survives when a MemoryMessageDb is closed and another one opened on the same disk.
 
     `full` makes appends fail for want of space, `most_messages` does when so many wait, `failing` makes every
-    commit fail, `damaged` every change and read.
+    commit fail, `unreadable` every read, `damaged` every change and read.
     """
 
     contents: _Contents = field(default_factory=_Contents)
     full: bool = False
     failing: bool = False
+    unreadable: bool = False
     damaged: bool = False
     most_messages: int | None = None
 
@@ -170,6 +171,8 @@ class MemoryMessageDb:
     ) -> list[Run]:
         if self._disk.damaged:
             raise StoreDamaged("memory store: damaged", "told so")
+        if self._disk.unreadable:
+            raise StoreError("memory store: cannot read messages: disk I/O error")
         contents = self._now()
         queue = contents.queues.get(endpoint_id, _Queue())
         found: list[Run] = []
@@ -193,6 +196,9 @@ class MemoryMessageDb:
 
     def pending(self, endpoint_id: str) -> int:
         return len(self._now().queues.get(endpoint_id, _Queue()).expires_at)
+
+    def waiting(self, endpoint_ids: Sequence[str], now_s: float) -> list[str]:
+        return [name for name in endpoint_ids if self.read(name, -1, 1, 1, now_s)]
 
     def endpoint_ids(self) -> tuple[str, ...]:
         return tuple(self._now().queues)

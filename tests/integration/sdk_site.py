@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from actors.cloud import C2dReceived, DesiredChanged
 from actors.hub_root import ROUTER, TWINS
-from actors.store import Stored
+from actors.store_messages import Stored
 from messaging.client import Client
 from messaging.errors import AskTimeout
 from messaging.message import encode_header

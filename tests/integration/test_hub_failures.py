@@ -9,7 +9,7 @@ import pytest
 
 from actors.hub_root import HUB, IDENTITIES, MQTT, ROUTER, STORE, UPSTREAM
 from actors.router import Publish as PublishBatch
-from actors.store import Append, Stored
+from actors.store_messages import Append, Stored
 from messaging.client import Client
 from messaging.lifecycle import DeadLetterList, Describe, Described, ListDeadLetters
 from messaging.mqtt.packets import ConnAck, PubAck, Publish, ReturnCode

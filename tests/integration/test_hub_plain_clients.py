@@ -16,7 +16,7 @@ from paho.mqtt import client as paho
 
 from actors.cloud import C2dReceived
 from actors.hub_root import ROUTER
-from actors.store import Stored
+from actors.store_messages import Stored
 from messaging.client import Client
 from messaging.message import encode_header
 from tests.integration.hub_process import HubProcess

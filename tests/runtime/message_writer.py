@@ -18,10 +18,11 @@ from pathlib import Path
 
 from actors.stored import DEFAULT_PRIORITY, Match, Segment
 from messaging.errors import StoreError
+from messaging.upstream_queues import upstream_queue
 from runtime.message_db import MessageDb
 from tests.runtime.message_stores import one_by_one, ranges
 
-ENDPOINTS = ("iothub", "edge/filter/in")
+ENDPOINTS = (upstream_queue("edge/sensor"), "edge/filter/in")
 
 
 def say(*words: object) -> None:

@@ -7,14 +7,17 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import msgpack
 import pytest
 
+from actors.c2d_queues import is_c2d_queue
 from actors.stored import MAX_SEQ, EndpointLedger, Ledger, Totals, position_of
 from messaging.errors import StoreError, StoreFull
+from messaging.upstream_queues import upstream_queue
 from runtime import message_ledger, message_schema, sqlite_file
 from runtime.message_db import MessageDb
 from runtime.message_ledger import read_ledger
@@ -131,7 +134,7 @@ def test_a_file_of_an_older_release_is_migrated_and_keeps_its_messages(
     for _ in range(2):
         db = MessageDb.open(path)
         assert bodies(waiting(db, "a")) == ["old"]
-        assert db._connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db._connection.execute("PRAGMA user_version").fetchone() == (len(newer),)
         assert db._connection.execute("SELECT tries FROM queue").fetchall() == [(None,)]
         db.close()
 
@@ -194,7 +197,7 @@ def a_file_cut_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        pytest.param(a_newer_file, "schema version 7 is newer than 1", id="newer release"),
+        pytest.param(a_newer_file, "schema version 7 is newer than 2", id="newer release"),
         pytest.param(another_database, "some other SQLite database; move it away", id="some other database"),
         pytest.param(no_database, "damaged (file is not a database); what can be read", id="not a database"),
         pytest.param(a_damaged_page, "damaged (", id="damaged page"),
@@ -272,6 +275,76 @@ def test_one_endpoint_too_many_is_refused_by_name(db: MessageDb, monkeypatch: py
         append(db, message("x", to("a", "c")))
 
     assert db.ledger().endpoints == {name: EndpointLedger(accepted=1, pending=1) for name in ("a", "b")}
+
+
+def come_and_go(db: MessageDb, *queues: str) -> None:
+    """Have a message stored for each of these queues, and delivered."""
+    for name in queues:
+        append(db, message("x", to(name)))
+        with db.transaction():
+            db.delivered(name, ranges(positions(waiting(db, name))))
+
+
+def test_nothing_is_left_of_senders_and_devices_that_came_and_went_but_their_counts(
+    db: MessageDb, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_ledger, "FOLD_AT", 10)
+    db.close()
+    db = MessageDb.open(path)
+    append(db, message("stays", to(upstream_queue("busy"), "slow/$c2d", "edge/filter/in")))
+
+    for number in range(100):
+        come_and_go(db, upstream_queue(f"leaf{number}"), f"leaf{number}/$c2d")
+
+    for _ in range(2):
+        assert len(db.endpoint_ids()) < 15
+        assert max(account.number for _, account in db._accounts.all()) < 15
+        ledger = db.ledger()
+        assert ledger.imbalances() == []
+        assert ledger.endpoints["iothub"] == EndpointLedger(accepted=101, delivered=100, pending=1)
+        devices = [row for name, row in ledger.endpoints.items() if is_c2d_queue(name)]
+        assert sum(row.delivered for row in devices) == 100
+        for name in (upstream_queue("busy"), "slow/$c2d", "edge/filter/in"):
+            assert bodies(waiting(db, name)) == ["stays"]
+        assert read_ledger(path).endpoints == ledger.endpoints
+        db.close()
+        db = MessageDb.open(path)
+    db.close()
+
+
+def test_a_sender_that_comes_back_after_its_queue_was_closed_gets_the_order_it_had(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_ledger, "FOLD_AT", 2)
+    db = MessageDb.open(path)
+    come_and_go(db, *(upstream_queue(name) for name in ("a", "b", "c", "d")))
+    assert upstream_queue("a") not in db.endpoint_ids()
+
+    append(db, message("1", to(upstream_queue("a"))), message("2", to(upstream_queue("a"))))
+
+    assert bodies(waiting(db, upstream_queue("a"))) == ["1", "2"]
+    assert waiting(db, upstream_queue("b")) == []
+    assert db.ledger().endpoints == {"iothub": EndpointLedger(accepted=6, delivered=4, pending=2)}
+    db.close()
+
+
+def test_queues_closed_in_a_transaction_that_is_undone_are_there_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_ledger, "FOLD_AT", 3)
+    db = MessageDb.open(path)
+    come_and_go(db, *(upstream_queue(name) for name in "abc"))
+    before = db.ledger()
+
+    with suppress(ZeroDivisionError), db.transaction():
+        db.append([message("x", to(upstream_queue("d")))], NOW_S)
+        closed = db.endpoint_ids()
+        raise ZeroDivisionError
+
+    assert closed == ("iothub", upstream_queue("d"))
+    assert set(db.endpoint_ids()) == {upstream_queue(name) for name in "abc"}
+    assert db.ledger() == before
+    db.close()
 
 
 def test_appending_is_refused_when_the_sequence_numbers_are_used_up(db: MessageDb) -> None:
@@ -503,7 +576,7 @@ def test_the_ledger_of_a_file_that_is_only_being_made_is_empty(path: Path) -> No
     ("make", "said"),
     [
         pytest.param(lambda path: None, "there is none; the first run", id="missing"),
-        pytest.param(a_newer_file, "newer than 1", id="newer release"),
+        pytest.param(a_newer_file, "newer than 2", id="newer release"),
         pytest.param(another_database, "some other SQLite database", id="some other database"),
         pytest.param(no_database, "file is not a database", id="not a database"),
         pytest.param(Path.mkdir, "cannot read the ledger: unable to open", id="a folder"),

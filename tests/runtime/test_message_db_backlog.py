@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from actors.stored import Segment
+from messaging.upstream_queues import upstream_queue
 from runtime.message_db import MessageDb
 from tests.runtime.message_stores import NOW_S, message, one_by_one, to
 
+QUEUE = upstream_queue("leaf")
 WINDOW = 1000
 BODY_BYTES = 1000
 
@@ -32,7 +34,7 @@ def of_four_publishers(start: int) -> list[Segment]:
     """100 messages of each, as they come in one turn."""
     return [
         Segment(
-            tuple(to("iothub", ttl_s=7200)),
+            tuple(to(QUEUE, ttl_s=7200)),
             (b"publisher %d" % publisher,),
             tuple((0, body(start + 100 * publisher + number).encode()) for number in range(100)),
         )
@@ -42,7 +44,7 @@ def of_four_publishers(start: int) -> list[Segment]:
 
 def one_by_one_of_four_publishers(start: int) -> list[Segment]:
     return [
-        message(body(start + number), to("iothub", ttl_s=7200), header=b"publisher %d" % (number % 4))
+        message(body(start + number), to(QUEUE, ttl_s=7200), header=b"publisher %d" % (number % 4))
         for number in range(400)
     ]
 
@@ -64,18 +66,18 @@ def test_a_backlog_costs_disk_but_neither_memory_nor_time_to_open_and_its_space_
     started = time.perf_counter()
     db = MessageDb.open(path)
     opened = time.perf_counter()
-    assert db.pending("iothub") == total
+    assert db.pending(QUEUE) == total
     position, numbers, most_bytes = -1, count(), 0
-    while runs := db.read("iothub", position, WINDOW, 1 << 21, NOW_S):
+    while runs := db.read(QUEUE, position, WINDOW, 1 << 21, NOW_S):
         for one in one_by_one(runs):
             assert int(one.body) == next(numbers)
             position = one.position
         most_bytes = max(most_bytes, resident_bytes())
     assert next(numbers) == total
     read = time.perf_counter()
-    while runs := db.read("iothub", -1, WINDOW, 1 << 21, NOW_S):
+    while runs := db.read(QUEUE, -1, WINDOW, 1 << 21, NOW_S):
         with db.transaction():
-            db.delivered("iothub", [(run.first_position, run.last_position) for run in runs])
+            db.delivered(QUEUE, [(run.first_position, run.last_position) for run in runs])
     delivered = time.perf_counter()
     while db.tidy():
         pass

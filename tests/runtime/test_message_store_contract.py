@@ -492,6 +492,19 @@ def test_the_time_to_live_counts_from_the_append_and_per_endpoint(store: Message
     assert readable(NOW_S + 1e9) == [0, 0, 1]
 
 
+def test_queues_are_told_apart_by_whether_something_waits_that_has_not_expired(store: MessageStore) -> None:
+    for name, ttl_s in (("ever", None), ("short", 10.0), ("long", 20.0), ("taken", None)):
+        append(store, message("x", to(name, ttl_s=ttl_s)))
+    append(store, message("y", to("short", ttl_s=20.0, priority=3)))
+    with store.transaction():
+        store.delivered("taken", ranges(positions(waiting(store, "taken"))))
+    names = ["taken", "unknown", "short", "ever", "long"]
+
+    assert store.waiting(names, NOW_S + 10) == ["short", "ever", "long"]
+    assert store.waiting(names, NOW_S + 20) == ["ever"]
+    assert store.waiting([], NOW_S) == []
+
+
 def test_a_time_to_live_of_zero_is_over_at_once(store: MessageStore) -> None:
     append(store, message("x", to("a", ttl_s=0)))
 

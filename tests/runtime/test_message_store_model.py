@@ -6,10 +6,11 @@ import copy
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,6 +23,7 @@ from actors.stored import (
     MAX_POSITION,
     MESSAGE_OVERHEAD_BYTES,
     DropReason,
+    EndpointLedger,
     Match,
     Segment,
     Totals,
@@ -29,11 +31,13 @@ from actors.stored import (
     rank_of,
     seq_of,
 )
-from runtime import message_bodies
+from messaging.upstream_queues import upstream_queue
+from runtime import message_bodies, message_ledger
 from runtime.message_db import MessageDb
+from runtime.message_ledger import common_account
 from tests.runtime.message_stores import InMemory, OnSqlite, StoreKind, one_by_one, ranges, waiting
 
-ENDPOINTS = ("iothub", "edge/filter/in", "edge/log/in")
+ENDPOINTS = (upstream_queue("edge/filter"), upstream_queue("leaf"), "edge/filter/in", "leaf/$c2d")
 
 matches = st.lists(
     st.builds(
@@ -112,6 +116,19 @@ class Model:
 
     def positions(self, endpoint_id: str) -> list[int]:
         return sorted(self.queues.get(endpoint_id, {}))
+
+
+def by_account(names: Iterable[str], value: Callable[[str], Any], zero: Any) -> dict[str, Any]:
+    """Sum up what belongs to queues by the account that they have in common once they are closed."""
+    found: dict[str, Any] = {}
+    for name in names:
+        account_id = common_account(name) or name
+        found[account_id] = plus(found.get(account_id, zero), value(name))
+    return found
+
+
+def plus(one: Any, other: Any) -> Any:
+    return one.plus(other) if isinstance(one, EndpointLedger) else one + other
 
 
 class Machine(RuleBasedStateMachine):
@@ -275,14 +292,18 @@ class Machine(RuleBasedStateMachine):
         model, ledger = self.model, self.store.ledger()
         assert ledger.imbalances() == []
         assert ledger.total == Totals(model.received, model.unrouted, model.routed)
-        assert set(ledger.endpoints) == set(model.counts)
-        for endpoint_id, row in ledger.endpoints.items():
-            queue, counts = model.queues[endpoint_id], model.counts[endpoint_id]
-            assert row.pending == self.store.pending(endpoint_id) == len(queue)
+        counted = by_account(model.counts, lambda queue_id: model.counts[queue_id], Counter())
+        rows = by_account(ledger.queues, lambda queue_id: ledger.queues[queue_id], EndpointLedger())
+        assert set(rows) == set(counted)
+        for account_id, row in rows.items():
+            counts = counted[account_id]
             assert (row.accepted, row.delivered) == (counts["accepted"], counts["delivered"])
             assert row.expired == counts["expired"]
             reasons_counted = {name: counts[name] for name in ("limit", "poison", "removed") if counts[name]}
             assert row.dropped_by_reason == reasons_counted
+        for endpoint_id, queue in model.queues.items():
+            pending = ledger.queues[endpoint_id].pending if endpoint_id in ledger.queues else 0
+            assert pending == self.store.pending(endpoint_id) == len(queue)
             live = [
                 (place, row.header, row.body)
                 for place, row in sorted(queue.items())
@@ -299,11 +320,13 @@ class Machine(RuleBasedStateMachine):
 
 class OnSqliteMachine(Machine):
     row_messages = message_bodies.ROW_MESSAGES
+    fold_at = message_ledger.FOLD_AT
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(message_bodies, "ROW_MESSAGES", self.row_messages)
+        self.patch.setattr(message_ledger, "FOLD_AT", self.fold_at)
         super().__init__(OnSqlite(self.folder))
 
     @invariant()
@@ -328,6 +351,7 @@ class OnSqliteMachine(Machine):
 
 class WithSmallRowsMachine(OnSqliteMachine):
     row_messages = 4
+    fold_at = 2
 
 
 class InMemoryMachine(Machine):

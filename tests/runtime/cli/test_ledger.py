@@ -5,6 +5,7 @@ import pytest
 from actors import hub_config
 from actors.hub_config import HubConfig
 from actors.stored import DEFAULT_PRIORITY, Match, Segment
+from messaging.upstream_queues import upstream_queue
 from runtime.cli.ledger import TERMS
 from runtime.message_db import MessageDb
 from runtime.message_salvage import make_sound
@@ -63,6 +64,30 @@ def test_the_table_shows_the_equations(database: MessageDb, edge_actors: EdgeAct
     assert lines[0] == "received 5 = unrouted 1 + routed 4"
     assert lines[2].split() == ["ENDPOINT", *(term.upper() for term in TERMS)]
     assert lines[3].split() == [SINK, "4", "2", "0", "1", "1", "1", "dropped:", "limit"]
+
+
+def test_the_queues_of_the_senders_to_the_cloud_are_one_endpoint(home: Path, edge_actors: EdgeActors) -> None:
+    home.mkdir()
+    database = MessageDb.open(home / "hub.db")
+    with database.transaction():
+        for source in ("edge/a", "leaf"):
+            match = Match(upstream_queue(source), DEFAULT_PRIORITY, None)
+            database.append([Segment((match,), [b"h"], [(0, b"body")] * 3)], NOW_S)
+            database.drop_queue(match.endpoint_id, "removed", 1)
+    with database.transaction():
+        database.drop_queue(upstream_queue("leaf"), "limit", 1)
+    database.close()
+
+    assert edge_actors("ledger", "--json").json["endpoints"] == {
+        "iothub": {
+            "accepted": 6,
+            "delivered": 0,
+            "expired": 0,
+            "dropped": 3,
+            "dropped_by_reason": {"removed": 2, "limit": 1},
+            "pending": 3,
+        }
+    }
 
 
 def test_a_ledger_that_does_not_balance_fails_the_command(

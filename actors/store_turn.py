@@ -1,0 +1,93 @@
+"""What one turn of the store writes, in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgpack
+
+from actors.c2d_queues import queue_of
+from actors.own_expiry import with_own_expiry
+from actors.ports import MessageStore
+from actors.store_messages import Append, DeleteSession, ForgetClient, SaveSession, Undeliverable
+from actors.stored import Match, Segment, gathered, position_of, segments_of
+from messaging.envelope import Envelope
+from messaging.kinds import kind_of
+
+SLICE_MESSAGES: Final = 1000
+
+
+@dataclass(slots=True)
+class Turn:
+    """What waits for the commit at the end of the turn."""
+
+    appends: list[tuple[Envelope, Append]] = field(default_factory=list)
+    delivered: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    poison: list[Undeliverable] = field(default_factory=list)
+    sessions: list[tuple[Envelope, SaveSession | DeleteSession | ForgetClient]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.appends or self.delivered or self.poison or self.sessions)
+
+    def has_only_one_append(self) -> bool:
+        """Say whether it is a single batch and nothing else."""
+        return len(self.appends) == 1 and not (self.delivered or self.poison or self.sessions)
+
+    def one_by_one(self) -> list[Turn]:
+        """Return each batch as a turn of its own, and then all the rest."""
+        rest = Turn(delivered=self.delivered, poison=self.poison, sessions=self.sessions)
+        return [*(Turn([append]) for append in self.appends), rest]
+
+
+def write(store: MessageStore, turn: Turn, now_s: float) -> tuple[int, list[Segment]]:
+    """Write one transaction; return the sequence number of the first new message, and all new messages.
+
+    Raises:
+        StoreError: Nothing of it was written.
+    """
+    segments = gathered(
+        [
+            segment
+            for _, append in turn.appends
+            for segment in segments_of(with_own_expiry(append.headers, now_s), append.entries)  # type: ignore[arg-type]
+        ]
+    )
+    with store.transaction():
+        first = store.append(segments, now_s) if segments else 0
+        for endpoint_id, ranges in turn.delivered.items():
+            store.delivered(endpoint_id, ranges)
+        for given_up in turn.poison:
+            store.dropped(given_up.endpoint_id, given_up.ranges, "poison")
+        for _, request in turn.sessions:
+            if isinstance(request, SaveSession):
+                store.save_session(request.identity, msgpack.packb(request.subscriptions))
+                continue
+            store.delete_session(request.identity)
+            if isinstance(request, ForgetClient):
+                queue = queue_of(request.identity)
+                while store.drop_queue(queue, "removed", SLICE_MESSAGES) == SLICE_MESSAGES:
+                    pass  # the cloud lets 50 wait
+    return first, segments
+
+
+def write_in_its_place(store: MessageStore, message: Append, entry: tuple[int, bytes], now_s: float) -> None:
+    """Count a message that cannot be stored: accepted by each of its endpoints, and dropped as poison."""
+    matches = tuple(Match(*match) for match in message.headers[entry[0]][1])
+    with store.transaction():
+        seq = store.append([Segment(matches, (b"",), ((0, b""),))], now_s)
+        for endpoint_id, priority, _ in matches:
+            position = position_of(priority, seq)
+            store.dropped(endpoint_id, [(position, position)], "poison")
+
+
+def single(message: Append, at: int) -> Append:
+    """Return one message of a batch as a batch of its own."""
+    index, body = message.entries[at]
+    header = message.headers[index]
+    return Append(message.identity, message.epoch, message.index, (header,), ((0, body),))
+
+
+def values_of(message: Append) -> tuple[Any, ...]:
+    """Return the body of an envelope with this message."""
+    return kind_of(Append).values(message)
