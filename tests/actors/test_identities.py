@@ -222,6 +222,7 @@ THUMBPRINT, OTHER_THUMBPRINT, ROOT = "A" * 40, "B" * 40, b"root"
 def test_a_device_that_has_to_prove_itself_anew_is_cut_off_with_its_modules(
     world: IdentityWorld, before: HubIdentity, after: HubIdentity
 ) -> None:
+    """Source: hub-protocols.md section 8.4, row 55."""
     module, another = known("d/m"), known("dd/m")
     world.tell(IDENTITIES, told(before, module, another), SECURITY)
     world.letters(HEAD)
@@ -258,6 +259,7 @@ def test_other_trusted_authorities_cut_off_whom_they_vouched_for(world: Identity
 def test_row_51_a_device_that_is_enabled_or_re_keyed_meanwhile_is_found_so_by_asking(
     world: IdentityWorld,
 ) -> None:
+    """Source: hub-protocols.md section 8.4, row 51."""
     world.tell(IDENTITIES, PeerUp("agent", 7), "")
     world.agent_answers(known("d"), known("off", enabled=False))
 

@@ -146,6 +146,7 @@ def test_a_token_that_ends_closes_the_connection_and_a_certificate_stays(hub: Hu
 
 
 def test_row_54_known_clients_are_let_in_after_a_restart_with_no_agent(cast: Cast) -> None:
+    """Source: hub-protocols.md section 8.4, row 54."""
     with cast.hub() as hub:
         assert answer(hub, "leaf", None, None).return_code == 0
         hub.kill()
