@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 AGENT: Final = "agent"
 SECURITY: Final = "agent/security"
 AGENT_LIMIT_S: Final = 20.0  # how long a CONNECT waits for identities before it is told to try again
+# The copy is of before this start, and keys may have changed meanwhile: nobody is refused by it alone while
+# an agent that lives may not have been heard of yet, which takes a second.
+AGENT_START_S: Final = 5.0
 REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hub-protocols.md section 5.3
 MOST_ASKED_FOR: Final = (
     4096  # identities, most of them made up by somebody, whose last question is remembered
@@ -90,6 +93,11 @@ class IdentityRevoked:
 
 
 @message
+class StartIsOver:
+    """Timer: an agent would have been heard of by now."""
+
+
+@message
 class ForgetAgain:
     """Timer: somebody who is gone may not be forgotten yet."""
 
@@ -109,7 +117,8 @@ class IdentityActor(EdgeActor):
 
     While the agent is up it has the last word: before somebody is refused it is asked whether things have
     changed, though not for each attempt of somebody who tries again and again. While it is away, the copy
-    decides about whom it knows, and the others are told to try again.
+    decides about whom it knows, and the others are told to try again; right after a start nobody knows yet
+    whether it is away.
     """
 
     def __init__(
@@ -126,6 +135,7 @@ class IdentityActor(EdgeActor):
         self._known: KnownIdentities | None = None  # None: never loaded
         self._by_id: dict[str, HubIdentity] = {}
         self._agent_is_up = False
+        self._is_starting = True  # the agent may be there, and was not heard of yet
         self._waiting: list[tuple[Envelope, Authenticate]] = []
         self._asked: int = 0
         self._asked_for: dict[str, float] = {}  # identity → monotonic time; oldest first
@@ -140,9 +150,21 @@ class IdentityActor(EdgeActor):
                 self.set_timer(FORGET_AGAIN_S, ForgetAgain())  # until then the heads are there
                 self._forget_timer = True
         self.context.watch_peer(AGENT)
+        self.set_timer(AGENT_START_S, StartIsOver())
+
+    def on_start_is_over(self, message: StartIsOver) -> None:
+        self._is_starting = False
+        if not self._agent_is_up:
+            waiting, self._waiting = self._waiting, []
+            for envelope, asked in waiting:
+                if asked.identity in self._by_id:
+                    self.reply(self._judge(asked), envelope)
+                else:
+                    self._waiting.append((envelope, asked))
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._agent_is_up = True
+        self._is_starting = False
         self._asked = 0  # whatever was asked before went to nobody, or to an agent that is gone
         self._asked_for.clear()
         self._ask_agent()
@@ -172,7 +194,8 @@ class IdentityActor(EdgeActor):
     def on_authenticate(self, message: Authenticate) -> None:
         if self._known is not None:
             verdict = self._judge(message)
-            final = self._agent_is_up or message.identity in self._by_id
+            by_copy = message.identity in self._by_id and not self._is_starting
+            final = self._agent_is_up or by_copy
             if verdict.return_code == ACCEPTED or (final and not self._may_have_changed(message.identity)):
                 self.reply(verdict)
                 return

@@ -11,6 +11,7 @@ from actors.hub_identity import HubIdentity, KnownIdentities
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
+    AGENT_START_S,
     MOST_ASKED_FOR,
     NOT_AUTHORIZED,
     REFRESH_SPACING_S,
@@ -45,11 +46,13 @@ def told(*identities: HubIdentity, authorities: tuple[bytes, ...] = ()) -> Ident
 
 
 class IdentityWorld(World):
-    def __init__(self, copy: MemoryCopy | None = None) -> None:
+    def __init__(self, copy: MemoryCopy | None = None, *, just_started: bool = False) -> None:
         super().__init__(SECURITY, HEAD, "test")
         self.copy = copy or MemoryCopy()
         self.check_certificate: Callable[..., float] = check_certificate
         self.start(IDENTITIES, self.build)
+        if not just_started:
+            self.system.advance(AGENT_START_S)
 
     def build(self) -> IdentityActor:
         hosts = (HUB_HOST, "edge.local")
@@ -315,6 +318,41 @@ def test_while_the_agent_is_away_the_copy_refuses_whom_it_knows_at_once(world: I
     world.asks(key=NEW_KEY)
 
     assert [verdict.return_code for verdict in world.verdicts()] == [NOT_AUTHORIZED]
+
+
+def test_right_after_a_start_nobody_is_refused_by_a_copy_that_may_be_old() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+    world.asks("leaf", NEW_KEY)
+    before = world.verdicts()
+
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("leaf", NEW_KEY))
+
+    assert before == []
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
+
+
+def test_an_agent_that_is_not_heard_of_after_a_start_is_away() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+    world.asks("leaf", NEW_KEY)
+    world.asks("nobody")
+
+    world.system.advance(AGENT_START_S)
+    at_first = world.verdicts()
+    world.system.advance(AGENT_LIMIT_S)
+
+    assert [(verdict.identity, verdict.return_code) for verdict in at_first] == [("leaf", NOT_AUTHORIZED)]
+    assert [(verdict.identity, verdict.return_code) for verdict in world.verdicts()] == [
+        ("nobody", TRY_AGAIN)
+    ]
+
+
+def test_right_after_a_start_whom_the_copy_lets_in_does_not_wait() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+
+    world.asks("leaf")
+
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
 
 
 def test_made_up_names_are_not_remembered_for_ever(world: IdentityWorld) -> None:
