@@ -44,10 +44,10 @@ from actors.mqtt_client import UNREAD, Batch, MqttClient, Published, add_positio
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
 from actors.mqtt_login import Refusal, read_login
+from actors.mqtt_patience import keep_alive_s, wants_repetition, why_to_end
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
-from actors.redelivery import wait_s
 from actors.router import Endpoints, ListEndpoints, Publish
 from actors.store_messages import LoadSessions, Ready, Sessions, SessionSaved, Stored
 from messaging.errors import RemoteProtocolError
@@ -74,8 +74,6 @@ from messaging.username import UserName
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
-KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
-LONGEST_REDELIVER_S: Final = 300.0  # between two repetitions of what a client does not acknowledge
 
 
 @message
@@ -159,40 +157,13 @@ class MqttHead(EdgeActor):
         self.set_timer(TICK_S, Tick())
         now_s, wall_s = self.clock.monotonic_s(), self.clock.now_s()
         for client in list(self._clients.values()):
-            reason = self._overdue(client, now_s)
-            if client.ends_s is not None and wall_s >= client.ends_s:
-                self._close(client, "what it proved itself with has expired: its token, or its certificate")
-            elif reason:
+            reason = why_to_end(client, now_s, wall_s, self._environment)
+            if reason:
                 self._close(client, reason)
-            elif client.in_flight:
-                oldest = next(iter(client.in_flight.values()))
-                idle_s = now_s - max(oldest[3], client.acknowledged_at_s)
-                first_s = self._environment.message_ack_timeout_s
-                limit_s = wait_s(client.redeliveries, first_s, max(first_s, LONGEST_REDELIVER_S))
-                if idle_s > limit_s and not client.transport.unsent_bytes:
-                    self._send_again(client, now_s)
-
-    def _send_again(self, client: MqttClient, now_s: float) -> None:
-        most = self._environment.max_outbound_retransmissions
-        if most is not None and client.redeliveries >= most:
-            self._close(client, f"acknowledges nothing, though it was sent {most} times again")
-            return
-        log.warning("%s acknowledges nothing: sending again", client.client_id)
-        client.redeliveries += 1
-        client.transport.write(b"".join(client.frames_again(now_s)))
-
-    def _overdue(self, client: MqttClient, now_s: float) -> str:
-        if not client.client_id:
-            limit_s = self._environment.connect_arrival_timeout_s
-            late = now_s - client.opened_at_s > limit_s
-            return f"no CONNECT within {limit_s:.0f} s" if late else ""
-        if client.unanswered and now_s - client.unanswered[0].sent_at_s > STORE_LIMIT_S:
-            return f"a publish was not stored within {STORE_LIMIT_S:.0f} s"
-        if UNREAD in client.holds and now_s - client.write_paused_at_s > client.keep_alive_s:
-            return f"reads too slowly: {client.transport.unsent_bytes} bytes wait for it"
-        if client.is_connected and not client.holds and now_s - client.seen_at_s > client.keep_alive_s:
-            return f"silent for {now_s - client.seen_at_s:.0f} s"
-        return ""
+            elif wants_repetition(client, now_s, self._environment):
+                log.warning("%s acknowledges nothing: sending again", client.client_id)
+                client.redeliveries += 1
+                client.transport.write(b"".join(client.frames_again(now_s)))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -359,9 +330,7 @@ class MqttHead(EdgeActor):
         client.identity = user.identity
         client.clean_session = packet.clean_session
         client.will = packet.will
-        # Also for clients without keep-alive; hub-protocols.md section 1.4
-        longest_s = self._environment.max_keep_alive_timeout_s
-        client.keep_alive_s = min(packet.keep_alive_s * KEEP_ALIVE_FACTOR or longest_s, longest_s)
+        client.keep_alive_s = keep_alive_s(packet.keep_alive_s, self._environment)
 
         def answered(answer: object) -> None:
             if isinstance(answer, Verdict):
