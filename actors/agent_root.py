@@ -1,4 +1,4 @@
-"""The root of the agent process: security first, then the agent with its modules.
+"""The root of the agent process: security first, the registry, the link, then the agent with its modules.
 
 Understands: StopEdge, and what RootActor does
 Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
@@ -8,12 +8,14 @@ Started by:  the main program of the agent process
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from actors.agent import AgentActor, ModulesStopped, StopModules
+from actors.agent import AgentActor
 from actors.base import ChildSpec
 from actors.module_spec import EDGE_HUB
+from actors.module_tree import ModulesStopped, StopModules
+from actors.registry import RegistryActor
 from actors.root import RootActor
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
@@ -34,12 +36,20 @@ class StopEdge:
 
 
 class AgentRootActor(RootActor):
-    """Two children; the end of the edge goes through here."""
+    """Security, registry, the link to the cloud when there is one, agent; the edge ends through here."""
 
-    def __init__(self, security: Callable[[], SecurityActor], agent: Callable[[], AgentActor]) -> None:
+    def __init__(
+        self,
+        security: Callable[[], SecurityActor],
+        registry: Callable[[], RegistryActor],
+        agent: Callable[[], AgentActor],
+        cloud: Sequence[ChildSpec] = (),
+    ) -> None:
         super().__init__(
             (
                 ChildSpec("security", security, exported=True),
+                ChildSpec("registry", registry, exported=True),
+                *cloud,
                 ChildSpec("agent", agent, exported=True),
             )
         )

@@ -48,9 +48,11 @@ class CloudAccess:
 
     identity: Identity
     host_name: str  # of the IoT Hub
-    key: Secret  # of the identity itself, base64
+    key: Secret  # of the identity itself, or of `signer`; base64
     ca_pem: str = ""  # what to trust besides the system's own authorities
     model_id: str = ""  # plug and play
+    signer: Identity | None = None  # the edge's `$edgeHub`, which may speak for those of its scope
+    https_port: int = 443  # where its clock is looked at when it refuses a token
 
 
 class CloudObserver(Protocol):
@@ -106,7 +108,11 @@ class CloudConnection(Protocol):
         ...
 
     def send(self, number: int, message: Message) -> None:
-        """Send telemetry; done when the cloud has acknowledged it."""
+        """Send telemetry; done when the cloud has acknowledged it.
+
+        One that failed for a reason that may pass is the last: those sent behind it on this connection fail
+        as well, so that none of them can arrive before it is sent again.
+        """
         ...
 
     def get_twin(self, number: int) -> None:

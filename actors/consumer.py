@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from actors.stored import RANKS, Run, positions_of_rank, rank_of
@@ -30,8 +30,11 @@ class _Lane:
     cursor: int  # every message of this priority up to here was sent or is in `ready`
     last: int  # the highest position there can be
     behind: bool = True  # there may be messages behind the cursor that are not in memory
+    unread: bool = True  # never read, so that its cursor is where it began
     waits_since_s: float = 0.0  # for its next share, monotonic
-    ready: deque[tuple[Run, int]] = field(default_factory=deque)  # with what each weighs, counted once
+    # With what each weighs, counted once. None as long as there was nothing: an empty deque takes 600 bytes,
+    # and most lanes of most consumers are never used.
+    ready: deque[tuple[Run, int]] | None = None
 
 
 class Wanted(NamedTuple):
@@ -94,7 +97,12 @@ class Consumer:
         lane = self._next_lane(now_s)
         if room <= 0 or lane is None or lane.ready:
             return None
-        return Wanted(lane.cursor, lane.last, room)
+        last = lane.last
+        for lower in self._lanes[rank_of(last) + 1 :]:  # mostly they are empty, which one read tells
+            if not lower.unread:
+                break
+            last = lower.last
+        return Wanted(lane.cursor, last, room)
 
     def offer(self, run: Run, now_s: float) -> None:
         """Take note of messages that were just stored."""
@@ -109,14 +117,19 @@ class Consumer:
             self._keep(lane, run)
 
     def read(self, wanted: Wanted, runs: Iterable[Run]) -> None:
-        """Take what was read; nothing at all means that the end of that priority is reached."""
-        lane = self._lanes[rank_of(wanted.last_position)]
-        lane.behind = False
+        """Take what was read; a priority behind which others begin, or nothing, is at its end."""
+        lanes = self._lanes[rank_of(wanted.after_position + 1) : rank_of(wanted.last_position) + 1]
+        reached = lanes[-1]
         for run in runs:
-            lane.behind = True
-            self._keep(lane, run)
-        if not lane.behind:
-            self._waiting.remove(lane)
+            reached = self._lanes[rank_of(run.first_position)]
+            self._keep(reached, run)
+        for lane in lanes:
+            lane.unread = False
+            if lane is reached and lane.ready:
+                break  # there may be more of it, and of those below
+            lane.behind = False
+            if not lane.ready:
+                self._waiting.remove(lane)
 
     def forget_ready(self) -> None:
         """Have everything that was not sent read again: it may not be there any more."""
@@ -183,12 +196,15 @@ class Consumer:
 
     def _keep(self, lane: _Lane, run: Run) -> None:
         size_bytes = run.size_bytes
+        if lane.ready is None:
+            lane.ready = deque()
         lane.ready.append((run, size_bytes))
         lane.cursor = run.last_position
         self._ready_bytes += size_bytes
 
     def _next_run(self, lane: _Lane, most: int) -> Run:
         """Take at most so many messages out of a lane, and count them as sent."""
+        assert lane.ready is not None
         run, size_bytes = lane.ready.popleft()
         self._ready_bytes -= size_bytes
         if len(run.entries) > most:

@@ -14,13 +14,35 @@ from actors.manifest_json import Node, load_text, plain
 MAX_CHUNKS = 100
 
 _CHUNK_NAME = re.compile(r"createoptions([0-9]*)", re.IGNORECASE)
+_ARRAY, _OBJECT, _STRING = (list, "an array"), (dict, "an object"), (str, "a string")
 _SHAPES: dict[str, tuple[type, str]] = {
-    "env": (list, "an array"),
-    "exposedports": (dict, "an object"),
-    "hostconfig": (dict, "an object"),
-    "image": (str, "a string"),
-    "labels": (dict, "an object"),
-    "networkingconfig": (dict, "an object"),
+    "env": _ARRAY,
+    "exposedports": _OBJECT,
+    "hostconfig": _OBJECT,
+    "image": _STRING,
+    "labels": _OBJECT,
+    "networkingconfig": _OBJECT,
+}
+# Of what stands inside these: what is read or changed here before Docker gets to see it.
+_INNER_SHAPES: dict[str, dict[str, tuple[type, str]]] = {
+    "hostconfig": {
+        "binds": _ARRAY,
+        "capadd": _ARRAY,
+        "capdrop": _ARRAY,
+        "cgroupnsmode": _STRING,
+        "devices": _ARRAY,
+        "extrahosts": _ARRAY,
+        "ipcmode": _STRING,
+        "logconfig": _OBJECT,
+        "mounts": _ARRAY,
+        "networkmode": _STRING,
+        "pidmode": _STRING,
+        "portbindings": _OBJECT,
+        "securityopt": _ARRAY,
+        "usernsmode": _STRING,
+        "utsmode": _STRING,
+    },
+    "networkingconfig": {"endpointsconfig": _OBJECT},
 }
 
 
@@ -42,11 +64,18 @@ def parse_create_options(settings: Node) -> str:
         return "{}"
     if not isinstance(options, dict):
         raise Node(options, base.path, base.source).expected("the JSON text of an object")
+    _check_shapes(Node(options, base.path, base.source), _SHAPES)
     for name, value in options.items():
-        shape, what = _SHAPES.get(name.casefold(), (object, ""))
-        if value is not None and not isinstance(value, shape):
-            raise base.child(name, value).expected(what)
+        if value is not None and name.casefold() in _INNER_SHAPES:
+            _check_shapes(base.child(name, value), _INNER_SHAPES[name.casefold()])
     return json.dumps(plain(options), separators=(",", ":"), ensure_ascii=False)
+
+
+def _check_shapes(options: Node, shapes: dict[str, tuple[type, str]]) -> None:
+    for name, node in options.entries():
+        shape, what = shapes.get(name.casefold(), (object, ""))
+        if node.value is not None and not isinstance(node.value, shape):
+            raise node.expected(what)
 
 
 def _joined(settings: Node) -> tuple[Node, Any]:

@@ -18,18 +18,12 @@ from actors.hub_manifest import HubSettings, parse_hub
 from actors.manifest_json import JsonObject, Node, Path, Source, load, plain, quoted
 from actors.module_manifest import MODULE_NAME, parse_edge_agent, parse_edge_hub, parse_module
 from actors.module_spec import EDGE_AGENT, EDGE_HUB, ModuleSpec
+from actors.registries import RegistryCredential
 from actors.schema_version import agent_schema_version
 from messaging.nearest import did_you_mean
 
 _IDENTITIES = ("$edgeAgent", "$edgeHub")
 _DESIRED = "properties.desired"
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryCredential:
-    address: str
-    username: str
-    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,13 @@
 
 Understands: HeadStarted, ClientChanged, ClientGone of heads; Twin, TwinRefused, ReportedPatched,
              DesiredPatch, CallMethod, as heads do; Endpoints, Routes; Identities; ActorRestarted, ReportDue,
-             DeadlinePassed, RequestFailed
+             DeadlinePassed, RequestFailed; ListClients of the agent
 Tells:       hub/twins, hub/methods, hub/upstream (as heads do), hub/router (ListEndpoints, ListRoutes),
-             agent/security (GetIdentities), hub/identities (Identities)
+             agent/security (GetIdentities), hub/identities (Identities), agent/agent (HubDesiredArrived)
 Started by:  HubRootActor; a restart wipes the map of clients, as a start of the hub does
+
+What `$edgeHub` desires, the routes above all, goes to the agent, which puts it in force: it also has to know
+that for a hub that does not run, and without the cloud.
 
 However many clients come at once, the twin gets one patch in a while: each costs a sync to disk and, with a
 link, a message to the cloud.
@@ -20,6 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.agent_link import HubDesiredArrived
 from actors.base import EdgeActor
 from actors.client_services import (
     CallMethod,
@@ -35,17 +39,22 @@ from actors.client_services import (
     Twin,
     TwinRefused,
 )
+from actors.hub_manifest import parse_hub_desired
 from actors.hub_report import MOST_GONE, ClientTimes, client_entries, hub_report
 from actors.identities import SECURITY, GetIdentities, Identities
 from actors.router import Endpoints, ListEndpoints, ListRoutes, Routes
+from messaging.envelope import Secret
+from messaging.errors import DeploymentError
 from messaging.identity import Identity
 from messaging.kinds import message
-from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
+from messaging.lifecycle import ActorRestarted, DeadlinePassed, PeerDown, PeerUp, RequestFailed, Watch
 from messaging.topics import Feature
-from messaging.twin import Json, difference
+from messaging.twin import Json, difference, merge
 
 log = logging.getLogger(__name__)
 
+AGENT_PROCESS: Final = "agent"
+AGENT: Final = "agent/agent"
 TWIN_LIMIT_S: Final = 20.0
 AGENT_LIMIT_S: Final = 10.0
 REFRESH: Final = "refreshdevicescopeidentitycache"
@@ -56,6 +65,18 @@ _WANTS: Final = (Feature.DESIRED_PROPERTIES.name, Feature.METHODS.name)
 @message
 class ReportDue:
     """Timer: report what has changed."""
+
+
+@message
+class ListClients:
+    """Tell who is connected. Answered with Clients."""
+
+
+@message
+class Clients:
+    """Who is connected to any head, `device` or `device/module`, in the order in which they came."""
+
+    connected: tuple[str, ...]
 
 
 class _Scope(msgspec.Struct):
@@ -91,6 +112,9 @@ class HubClientActor(EdgeActor):
         self._clients: dict[str, ClientTimes] = {}
         self._left_out = 0
         self._version: int | None = None  # of the desired properties
+        self._desired: Json = {}
+        self._problem = ""  # with them
+        self._agent_is_up = False
         self._bad_routes: list[tuple[str, str]] | None = None
         self._reported: Json | None = None  # None: nothing yet, and what the twin has is of an earlier hub
         self._under_way: tuple[int, Json] | None = None  # the request, and what is reported with it
@@ -106,7 +130,15 @@ class HubClientActor(EdgeActor):
             self._introduce(service)
         self.tell(self._router, Watch())
         self.tell(self._router, ListEndpoints())
+        self.context.watch_peer(AGENT_PROCESS)
         self._ask_twin()
+
+    def on_peer_up(self, message: PeerUp) -> None:
+        self._agent_is_up = True
+        self._tell_agent()
+
+    def on_peer_down(self, message: PeerDown) -> None:
+        self._agent_is_up = False
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
         if message.address == self._router:
@@ -147,6 +179,9 @@ class HubClientActor(EdgeActor):
         if known is not None and known.head == self.envelope.sender:
             self._gone(message.identity)
 
+    def on_list_clients(self, message: ListClients) -> None:
+        self.reply(Clients(tuple(identity for identity, times in self._clients.items() if times.head)))
+
     def _gone(self, identity: str) -> None:
         times = self._clients.pop(identity)
         if "/" in identity:  # a module stays in the map, now as its last entry; a device does not
@@ -168,13 +203,32 @@ class HubClientActor(EdgeActor):
         self._report_soon()
 
     def on_twin(self, message: Twin) -> None:
-        self._version = msgspec.json.decode(message.document)["desired"]["$version"]
-        self._report_soon()
+        desired = msgspec.json.decode(message.document)["desired"]
+        self._take_desired({}, desired, desired["$version"])
 
     def on_desired_patch(self, message: DesiredPatch) -> None:
-        self._version = message.version
         self.reply(DesiredTold(message.identity, message.version))
+        if self._version is None:
+            self._report_soon()  # the whole twin comes first
+        else:
+            self._take_desired(self._desired, msgspec.json.decode(message.patch), message.version)
+
+    def _take_desired(self, before: Json, patch: Json, version: int) -> None:
+        patch.pop("$version", None)
+        self._desired, self._version = merge(before, patch), version
+        self._problem = ""
+        if self._desired:
+            try:
+                parse_hub_desired(msgspec.json.encode(self._desired), self._version)
+            except DeploymentError as exc:
+                self._problem = str(exc)
+        self._tell_agent()
         self._report_soon()
+
+    def _tell_agent(self) -> None:
+        if self._agent_is_up and self._version is not None and self._desired and not self._problem:
+            encoded = Secret(msgspec.json.encode(self._desired, order="sorted"))
+            self.tell(AGENT, HubDesiredArrived(encoded, self._version))
 
     def on_reported_patched(self, message: ReportedPatched) -> None:
         if self._under_way is not None and self._under_way[0] == self.envelope.correlation_id:
@@ -188,7 +242,7 @@ class HubClientActor(EdgeActor):
             if not self._twin_asked:
                 self._ask_twin()
         elif self._bad_routes is not None and self._under_way is None:
-            self._report(hub_report(self._version, self._bad_routes))
+            self._report(hub_report(self._version, self._bad_routes, self._problem))
 
     def _report(self, report: Json) -> None:
         if self._reported is None:
@@ -251,7 +305,7 @@ class HubClientActor(EdgeActor):
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 self._answer(message.request_id, 400, 'the payload has to be {"deviceIds": ["…"]}')
                 return
-            asked = self.request(SECURITY, GetIdentities(), AGENT_LIMIT_S)
+            asked = self.request(SECURITY, GetIdentities(refresh=True), AGENT_LIMIT_S)
             self._refreshing[asked] = message.request_id
 
     def on_identities(self, message: Identities) -> None:

@@ -53,6 +53,9 @@ class HubConfig(msgspec.Struct, frozen=True):
     drops_oldest: bool = False  # without space, the oldest messages of the lowest priority go for new ones
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
     environment: HubEnvironment = DEFAULTS  # of edgeHub, as far as it is obeyed
+    cloud_ca_file: str = ""  # PEM, what to trust at the IoT Hub besides the system's authorities
+    cloud_connections: int = 100  # at the same time, besides the hub's own
+    cloud_messages_per_s: float | None = None  # of all senders together; None: as fast as they go
 
 
 def encode(config: HubConfig) -> bytes:

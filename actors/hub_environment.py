@@ -49,6 +49,10 @@ class HubEnvironment:
     max_outbound_retransmissions: int | None = None  # None: a client is never given up for that
     nested_edge_enabled: bool = True  # hubs of edges below this one may connect for their clients
     api_proxy_module_id: str = "IoTEdgeAPIProxy"
+    cloud_idle_timeout_s: float = 3600.0
+    closes_idle_cloud_connections: bool = True
+    closes_cloud_connection_with_client: bool = True
+    cloud_operation_timeout_s: float = 20.0
 
 
 DEFAULTS: Final = HubEnvironment()
@@ -191,7 +195,7 @@ def _none(name: str, default: str, here: str) -> Variable:
 
 _DAY_S: Final = 24 * 3600
 _NO_AMQP: Final = "this hub does not speak AMQP"
-_NO_LINK: Final = "there is no link to Azure IoT Hub yet"
+_AMQP_LINK: Final = "is about AMQP; the link to the cloud is MQTT"
 _NO_ROCKSDB: Final = "messages are in SQLite, not in RocksDB"
 _NO_METRICS: Final = "there is no metrics end point yet"
 _AT_ONCE: Final = "changes are told as they happen, so nothing is asked for at intervals"
@@ -340,6 +344,35 @@ VARIABLES: Final = (
         _MODULE,
         "of the one module that may pass on the certificate of a client of its own, for MQTT over WebSocket",
     ),
+    _obeyed(
+        "CloudConnectionIdleTimeoutSecs",
+        "3600",
+        "cloud_idle_timeout_s",
+        _whole(1, 30 * _DAY_S),
+        "seconds after which the connection to the cloud of a client is closed that has no use for it",
+    ),
+    _obeyed(
+        "CloseCloudConnectionOnIdleTimeout",
+        "true",
+        "closes_idle_cloud_connections",
+        _SWITCH,
+        "false: it stays open, until the place is wanted for another",
+    ),
+    _obeyed(
+        "CloseCloudConnectionOnDeviceDisconnect",
+        "true",
+        "closes_cloud_connection_with_client",
+        _SWITCH,
+        "false: it stays open until it is idle for so long. What waits for the cloud opens it in any case",
+    ),
+    _obeyed(
+        "CloudOperationTimeoutSecs",
+        "20",
+        "cloud_operation_timeout_s",
+        _whole(5, 3600),
+        "a connection to the cloud on which nothing moves for so many seconds, though an answer is due, is "
+        "built anew; large messages on a slow line get more",
+    ),
     _refused(
         "AuthenticationMode", "Scope", "identities are judged by what this edge knows, as Scope", "scope"
     ),
@@ -359,8 +392,8 @@ VARIABLES: Final = (
         "storeAndForwardConfiguration.timeToLiveSecs of '$edgeHub' says how long messages are kept",
     ),
     _refused("ConfigSource", "twin", "routes are those of the deployment", "twin"),
-    _refused("Https_Proxy", "none", _NO_LINK),
-    _refused("UpstreamProtocol", "Amqp, else AmqpWs", _NO_LINK),
+    _refused("UpstreamProtocol", "Amqp, else AmqpWs", "the link to the cloud is MQTT on port 8883", "mqtt"),
+    _refused("Https_Proxy", "none", "the link to the cloud takes no proxy"),
     _refused("HttpSettings__metrics_port", "9600", _NO_METRICS),
     _refused("Metrics__Listener__MetricsEnabled", "true", _NO_METRICS, "false"),
     _none("Metrics__Listener__MetricsHistogramMaxAge", "01:00:00", _NO_METRICS),
@@ -381,16 +414,12 @@ VARIABLES: Final = (
     _none("MqttSettings__UsePooledBuffers", "false", _NO_POOL),
     _none("CacheTokens", "false", "identities are on disk, so clients connect offline with any valid token"),
     _none("CheckEntireQueueOnCleanup", "false", "expired messages are found wherever they are"),
-    _none("MaxUpstreamBatchSize", "10", "the link takes as many as it has room for"),
-    _none("UpstreamFanOutFactor", "10", "order is kept per sender, without lanes"),
-    _none("IotHubConnectionPoolSize", "1", _NO_LINK),
-    _none("UseServerHeartbeat", "true", _NO_LINK),
-    _none("CloudConnectionIdleTimeoutSecs", "3600", _NO_LINK),
-    _none("CloseCloudConnectionOnIdleTimeout", "true", _NO_LINK),
-    _none("CloseCloudConnectionOnDeviceDisconnect", "true", _NO_LINK),
-    _none("CloudOperationTimeoutSecs", "20", _NO_LINK),
-    _none("CloudConnectionHangingTimeoutSecs", "50", _NO_LINK),
-    _none("ConnectivityCheckFrequencySecs", "300", _NO_LINK),
+    _none("MaxUpstreamBatchSize", "10", "MQTT has no batches; as many go at once as arrive in good time"),
+    _none("UpstreamFanOutFactor", "10", "all senders are served in turns, each over its own connection"),
+    _none("IotHubConnectionPoolSize", "1", _AMQP_LINK),
+    _none("UseServerHeartbeat", "true", _AMQP_LINK),
+    _none("CloudConnectionHangingTimeoutSecs", "50", "CloudOperationTimeoutSecs says when one hangs"),
+    _none("ConnectivityCheckFrequencySecs", "300", "the connections themselves tell that"),
     _none("ConfigRefreshFrequencySecs", "3600", _AT_ONCE),
     _none("DeviceScopeCacheRefreshRateSecs", "3600", _AT_ONCE),
     _none("DeviceScopeCacheRefreshDelaySecs", "120", _AT_ONCE),

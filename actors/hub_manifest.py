@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from actors.manifest_json import Node
+from actors.manifest_json import Node, Source, load
 from actors.schema_version import hub_schema_version
 
 LOWEST_PRIORITY = 2_000_000_000
@@ -80,6 +80,18 @@ def parse_hub(node: Node) -> HubSettings:
         max_size_bytes=None if size is None else size.integer(1, 2**63 - 1),
         when_full=StoreFullPolicy.REJECT if when_full is None else when_full.choice(StoreFullPolicy),
     )
+
+
+def parse_hub_desired(desired: bytes, version: int) -> HubSettings:
+    """Read the desired properties of `$edgeHub` as they come from its twin, JSON.
+
+    Raises:
+        DeploymentError: they are wrong or empty; the text names the version.
+    """
+    root = load(desired, Source(f"$edgeHub, version {version}"))
+    if not root.value:
+        raise root.error("the desired properties are empty; there are no routes", code=417)
+    return parse_hub(root)
 
 
 def _routes(node: Node) -> dict[str, RouteSpec]:

@@ -70,10 +70,18 @@ def client_entries(clients: Iterable[tuple[str, ClientTimes]]) -> tuple[Json, in
     return entries, 0
 
 
-def hub_report(desired_version: int, bad_routes: Sequence[tuple[str, str]]) -> Json:
-    """Return what is reported besides clients; `bad_routes` are (name, problem) of those left out."""
+def hub_report(desired_version: int, bad_routes: Sequence[tuple[str, str]], problem: str = "") -> Json:
+    """Return what is reported besides clients.
+
+    Args:
+        desired_version: Of the desired properties that came last.
+        bad_routes: (name, problem) of those left out.
+        problem: Why these desired properties are not in force at all; "" when they are.
+    """
     status: Json = {"code": 200, "description": ""}
-    if bad_routes:
+    if problem:
+        status = {"code": 400, "description": problem[:LONGEST_DESCRIPTION]}
+    elif bad_routes:
         causes = "; ".join(f"Error parsing route {name} - {problem}" for name, problem in bad_routes)
         names = ", ".join(name for name, _ in bad_routes)
         text = f"Error while parsing desired properties - left out: {names}. {causes}"

@@ -13,19 +13,21 @@ from typing import Final
 
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec
+from actors.cloud_connection import CloudConnections
 from actors.http_head import HttpGate, HttpHead
 from actors.hub_client import HubClientActor
 from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
-from actors.ports import CheckCertificate, CloudLink, Listener, MessageStore, TwinStore
+from actors.ports import CheckCertificate, LinkSwitch, Listener, MessageStore, TwinStore
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
 from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
+from actors.upstream_switchboard import LinkLimits, Where
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
 from messaging.version import VERSION
@@ -64,7 +66,9 @@ class HubRootActor(RootActor):
         open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
         check_certificate: CheckCertificate,
-        make_link: Callable[[], CloudLink],
+        make_connections: Callable[[], CloudConnections],
+        link_switch: LinkSwitch,
+        cloud_ca_pem: Callable[[], str],
         make_mqtt_listener: Callable[[], Listener],
         http_gate: HttpGate,
         load_certificate: Callable[[], bool],
@@ -87,10 +91,31 @@ class HubRootActor(RootActor):
             )
 
         def identities() -> IdentityActor:
-            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate)
+            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate, UPSTREAM)
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
+
+        environment = config.environment
+        limits = LinkLimits(
+            config.cloud_connections,
+            config.cloud_messages_per_s,
+            environment.cloud_idle_timeout_s if environment.closes_idle_cloud_connections else None,
+            environment.closes_cloud_connection_with_client,
+            environment.cloud_operation_timeout_s,
+        )
+
+        def upstream() -> UpstreamActor:
+            return UpstreamActor(
+                make_connections,
+                link_switch,
+                Where(config.iothub_hostname, config.device_id, cloud_ca_pem, IDENTITIES),
+                store=STORE,
+                router=ROUTER,
+                twins=TWINS,
+                methods=METHODS,
+                limits=limits,
+            )
 
         def mqtt() -> MqttHead:
             return MqttHead(
@@ -103,7 +128,7 @@ class HubRootActor(RootActor):
                 methods=METHODS,
                 cloud=UPSTREAM,
                 hub_client=HUB_CLIENT,
-                environment=config.environment,
+                environment=environment,
             )
 
         def http() -> HttpHead:
@@ -121,7 +146,7 @@ class HubRootActor(RootActor):
                 cloud=UPSTREAM,
                 router=ROUTER,
                 identities=IDENTITIES,
-                report_s=config.environment.reported_properties_sync_s,
+                report_s=environment.reported_properties_sync_s,
             )
 
         super().__init__(
@@ -129,7 +154,7 @@ class HubRootActor(RootActor):
                 ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
-                ChildSpec("upstream", lambda: UpstreamActor(make_link(), STORE), exported=True),
+                ChildSpec("upstream", upstream, exported=True),
                 ChildSpec("twins", twins, exported=True),
                 ChildSpec("methods", MethodActor, FRONT, exported=True),
                 ChildSpec("client", hub_client, exported=True),

@@ -1,15 +1,17 @@
 """Decides who may connect to the hub, with a copy of the identities on the hub's own disk.
 
-Understands: Identities, Authenticate, IdentityForgotten, PeerUp, PeerDown
-Tells:       whoever asked (Verdict), agent/security (GetIdentities), heads (IdentityRevoked, ForgetIdentity)
+Understands: Identities, Authenticate, GetAccess, IdentityForgotten, PeerUp, PeerDown
+Tells:       whoever asked (Verdict, Access), agent/security (GetIdentities), heads (IdentityRevoked,
+             ForgetIdentity), the cloud's actor (AccessChanged)
 Started by:  HubRootActor; after a restart it reads its copy again
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from actors import verdicts
@@ -47,7 +49,12 @@ NO_TOKEN: Final = Secret(b"")
 
 @message
 class GetIdentities:
-    """Tell all identities of this edge. Answered by the agent with Identities."""
+    """Tell all identities of this edge. Answered by the agent with Identities.
+
+    With `refresh` the cloud is asked first, where there is one: it may know somebody new.
+    """
+
+    refresh: bool = False
 
 
 @message
@@ -102,6 +109,41 @@ class ForgetAgain:
     """Timer: somebody who is gone may not be forgotten yet."""
 
 
+@message
+class GetAccess:
+    """With what does this identity prove itself to the cloud? Answered with Access, or RequestFailed.
+
+    `was_refused`: the cloud did not take what was answered before, so it may have changed.
+    """
+
+    identity: str
+    was_refused: bool = False
+
+
+@message
+class Access:
+    """The key of an identity, base64."""
+
+    identity: str
+    key: Secret
+
+
+@message
+class AccessChanged:
+    """To the cloud's actor: this identity is new or gone, was disabled or enabled, or has other keys."""
+
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Somebody whose answer waits for the agent."""
+
+    envelope: Envelope
+    asked: Authenticate | GetAccess
+    is_late: bool  # came after the question was put that is open: it may not be answered for him
+
+
 class IdentityCopy(Protocol):
     """Where the copy lives. `runtime/` keeps it in a private file."""
 
@@ -127,7 +169,9 @@ class IdentityActor(EdgeActor):
         hosts: Collection[str],
         heads: Collection[str],
         check_certificate: CheckCertificate,
+        cloud: str,
     ) -> None:
+        self._cloud = cloud
         self._copy = copy
         self._hosts = frozenset(hosts)
         self._heads = tuple(heads)
@@ -136,7 +180,7 @@ class IdentityActor(EdgeActor):
         self._by_id: dict[str, HubIdentity] = {}
         self._agent_is_up = False
         self._is_starting = True  # the agent may be there, and was not heard of yet
-        self._waiting: list[tuple[Envelope, Authenticate]] = []
+        self._waiting: list[_Waiting] = []
         self._asked: int = 0
         self._asked_for: dict[str, float] = {}  # identity → monotonic time; oldest first
         self._forgetting: dict[str, set[str]] = {}  # who is gone → heads that have not forgotten it yet
@@ -156,11 +200,11 @@ class IdentityActor(EdgeActor):
         self._is_starting = False
         if not self._agent_is_up:
             waiting, self._waiting = self._waiting, []
-            for envelope, asked in waiting:
-                if asked.identity in self._by_id:
-                    self.reply(self._judge(asked), envelope)
+            for one in waiting:
+                if isinstance(one.asked, Authenticate) and one.asked.identity in self._by_id:
+                    self.reply(self._judge(one.asked), one.envelope)
                 else:
-                    self._waiting.append((envelope, asked))
+                    self._waiting.append(one)
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._agent_is_up = True
@@ -179,15 +223,14 @@ class IdentityActor(EdgeActor):
         left = tuple(dict.fromkeys((*(before.left if before else ()), *gone)))
         now = KnownIdentities(identities, tuple(message.authorities), left)
         self._hold(now)
-        self._asked = 0
         same_authorities = before is None or before.authorities == now.authorities
         for identity in _cut_off(by_id, self._by_id, same_authorities):
             for head in self._heads:
                 self.tell(head, IdentityRevoked(identity))
         self._forget(gone)  # before anybody of the same name is let in
-        waiting, self._waiting = self._waiting, []
-        for envelope, asked in waiting:
-            self.reply(self._judge(asked), envelope)
+        for identity in _changed(by_id, self._by_id):
+            self.tell(self._cloud, AccessChanged(identity))
+        self._answer_waiting(answered=self.envelope.correlation_id == self._asked)
         if before != now:
             self._save(now)
 
@@ -200,8 +243,14 @@ class IdentityActor(EdgeActor):
                 self.reply(verdict)
                 return
         # It may have been made or changed a moment ago, or nothing is loaded yet.
-        self._waiting.append((self.envelope, message))
-        self._ask_agent()
+        self._wait(message)
+
+    def on_get_access(self, message: GetAccess) -> None:
+        access, stands = self._answer(message)
+        if stands or (self._known is not None and not self._may_have_changed(message.identity)):
+            self.reply(access)
+        else:
+            self._wait(message)
 
     def on_identity_forgotten(self, message: IdentityForgotten) -> None:
         heads = self._forgetting.get(message.identity, set())
@@ -265,19 +314,66 @@ class IdentityActor(EdgeActor):
             del self._asked_for[next(iter(self._asked_for))]
         return True
 
-    def _ask_agent(self) -> None:
+    def _wait(self, asked: Authenticate | GetAccess) -> None:
+        self._waiting.append(_Waiting(self.envelope, asked, is_late=self._asked != 0))
+        self._ask_agent(refresh=self._known is not None)
+
+    def _ask_agent(self, refresh: bool = False) -> None:
         if not self._asked:
-            self._asked = self.request(SECURITY, GetIdentities(), AGENT_LIMIT_S)
+            self._asked = self.request(SECURITY, GetIdentities(refresh), AGENT_LIMIT_S)
 
     def _agent_is_away(self, correlation_id: int) -> None:
         if correlation_id != self._asked:
             return
         self._asked = 0
         waiting, self._waiting = self._waiting, []
-        for envelope, asked in waiting:
-            self._asked_for.pop(asked.identity, None)
-            reason = f"'{asked.identity}' is not known yet or may have changed, and the agent does not answer"
-            self.reply(Verdict(asked.identity, TRY_AGAIN, reason), envelope)
+        for one in waiting:
+            identity = one.asked.identity
+            self._asked_for.pop(identity, None)
+            if isinstance(one.asked, GetAccess):
+                self.reply(self._access(identity), one.envelope)
+                continue
+            reason = f"'{identity}' is not known yet or may have changed, and the agent does not answer"
+            self.reply(Verdict(identity, TRY_AGAIN, reason), one.envelope)
+
+    def _answer_waiting(self, answered: bool) -> None:
+        """Answer who waits: what the agent tells by itself lets somebody in, its answer alone refuses."""
+        if answered:
+            self._asked = 0
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            answer, is_final = self._answer(one.asked)
+            if is_final or (answered and not one.is_late):
+                self.reply(answer, one.envelope)
+            else:
+                self._waiting.append(replace(one, is_late=one.is_late and not answered))
+        if self._waiting:
+            self._ask_agent(refresh=True)
+
+    def _answer(self, asked: Authenticate | GetAccess) -> tuple[object, bool]:
+        """Return the answer from what is known, and whether nothing that the agent says would change it."""
+        if isinstance(asked, GetAccess):
+            access = self._access(asked.identity)
+            return access, isinstance(access, Access) and not asked.was_refused
+        verdict = self._judge(asked)
+        return verdict, verdict.return_code == ACCEPTED
+
+    def _access(self, identity: str) -> Access | RequestFailed:
+        known = self._by_id.get(identity)
+        if known is not None and known.enabled and known.keys:
+            return Access(identity, Secret(base64.b64encode(known.keys[0].reveal())))
+        if known is None:
+            reason = f"'{identity}' is not known to this edge; make it a child of its device in the cloud"
+        elif not known.enabled:
+            reason = f"'{identity}' is disabled; enable it"
+        else:
+            # The Python SDK derives who speaks from the token, so that the token of the hub will not do.
+            # hub-protocols.md section 7.8
+            reason = (
+                f"'{identity}' proves itself with a certificate, and only it has the key of that: the edge "
+                "cannot speak to the cloud in its name; give it symmetric keys"
+            )
+        return RequestFailed(GetAccess.__name__, self.address, reason)
 
     def _judge(self, asked: Authenticate) -> Verdict:
         assert self._known is not None
@@ -302,6 +398,17 @@ def _gone(before: Mapping[str, HubIdentity], now: Iterable[HubIdentity]) -> list
     """Return who is not there any more, those included whose name somebody else has now."""
     after = {identity.id: identity for identity in now}
     return [name for name, known in before.items() if name not in after or not after[name].is_same(known)]
+
+
+def _changed(before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity]) -> list[str]:
+    """Return whose access is another one, new ones and those that are gone included."""
+    return [
+        identity
+        for identity in {**before, **now}
+        if (known := before.get(identity)) is None
+        or (after := now.get(identity)) is None
+        or not after.proves_as(known)
+    ]
 
 
 def _cut_off(

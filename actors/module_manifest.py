@@ -17,6 +17,7 @@ from actors.images import normalize_image
 from actors.manifest_json import JsonFloat, Node, Properties, shown
 from actors.module_spec import (
     EDGE_AGENT,
+    EDGE_CLOUD,
     EDGE_HUB,
     LAST_STARTUP_ORDER,
     BuiltInSettings,
@@ -68,6 +69,8 @@ def parse_module(name: str, node: Node) -> ModuleSpec:
     """
     if name.casefold() in (EDGE_AGENT.casefold(), EDGE_HUB.casefold()):
         raise node.error(f"'{name}' belongs under systemModules; a module of your own needs another name")
+    if name.casefold() == EDGE_CLOUD.casefold():
+        raise node.error(f"'{name}' is what this edge calls its IoT Hub stand-in; choose another name")
     if not MODULE_NAME.fullmatch(name):
         raise node.error("not a module name; allowed: 1 to 128 letters, digits, '-' and '_'")
     fields = node.properties(_FIELDS)
@@ -180,12 +183,13 @@ def _env_text(node: Node) -> str:
 
 
 def _docker(node: Node) -> DockerSettings:
-    written = _image_fields(node).need("image", '"image": "registry/name:tag"')
+    fields = _image_fields(node)
+    written = fields.need("image", '"image": "registry/name:tag"')
     try:
         image = normalize_image(written.text())
     except ValueError as exc:
         raise written.error(f"{shown(written.value)}: {exc}") from exc
-    return DockerSettings(image, parse_create_options(node))
+    return DockerSettings(image, parse_create_options(node), fields.text("digest").strip())
 
 
 def _built_in_settings(fields: Properties) -> BuiltInSettings:

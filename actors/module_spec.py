@@ -14,6 +14,7 @@ from typing import Any
 
 EDGE_AGENT = "edgeAgent"
 EDGE_HUB = "edgeHub"
+EDGE_CLOUD = "edgeCloud"  # the IoT Hub stand-in that the edge runs for itself; in no deployment
 
 # "No order given": such a module starts after all that have one. Source: spec sheet agent.md section 1.2.
 LAST_STARTUP_ORDER = 4_294_967_295
@@ -40,9 +41,13 @@ class DesiredStatus(StrEnum):
 
 
 class ModuleStatus(StrEnum):
-    """How a module is doing: the values of `runtimeStatus`. Source: spec sheet agent.md section 1.6."""
+    """How a module is doing: the values of `runtimeStatus`. Source: spec sheet agent.md section 1.6.
+
+    `downloading` is ours: the reference shows nothing while it pulls an image.
+    """
 
     UNKNOWN = "unknown"
+    DOWNLOADING = "downloading"
     BACKOFF = "backoff"
     RUNNING = "running"
     UNHEALTHY = "unhealthy"
@@ -55,11 +60,13 @@ class ModuleStatus(StrEnum):
 class DockerSettings:
     """A module that is a container.
 
-    `create_options` is the JSON text of Docker's create request, chunks joined, without blanks.
+    `create_options` is the JSON text of Docker's create request, chunks joined, without blanks; `digest` pins
+    the image, "" when any of its name will do.
     """
 
     image: str
     create_options: str = field(default="{}", repr=False)  # its Env often holds passwords
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,14 @@ class BuiltInSettings:
     create_options: str = field(default="{}", repr=False)
 
 
-ModuleSettings = DockerSettings | ProcessSettings | BuiltInSettings
+@dataclass(frozen=True, slots=True)
+class StandInSettings:
+    """The IoT Hub stand-in that the edge runs for itself."""
+
+    address: str
+
+
+ModuleSettings = DockerSettings | ProcessSettings | BuiltInSettings | StandInSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +133,16 @@ def applied_fields(module: ModuleSpec) -> dict[str, Any]:
         "env": dict(module.env),
     }
     match module.settings:
-        case DockerSettings(image=image, create_options=text):
+        case DockerSettings(image=image, create_options=text, digest=digest):
             fields["settings.image"] = image
             fields["settings.createOptions"] = json.loads(text)
+            if digest:  # absent where it was before there were digests: an update of us replaces nothing
+                fields["settings.digest"] = digest
         case ProcessSettings(command=command, working_directory=folder):
             fields["settings.command"] = list(command)
             fields["settings.workingDirectory"] = folder
+        case StandInSettings(address=address):
+            fields["settings.address"] = address
     return fields
 
 
@@ -134,6 +152,12 @@ def spec_hash(module: ModuleSpec) -> str:
     The same in every run and on every machine: SHA-256 over JSON with sorted keys.
     """
     return _hash({"name": module.name} | applied_fields(module))
+
+
+def part_hashes(module: ModuleSpec) -> dict[str, str]:
+    """Return a hash of each of the applied fields: what changed can be said without keeping secrets."""
+    fields = applied_fields(module)
+    return {name: _hash({name: value})[:16] for name, value in fields.items() if value is not None}
 
 
 def twin_hash(desired: Mapping[str, Any]) -> str:

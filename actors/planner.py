@@ -12,7 +12,7 @@ replaced within one plan instead of two.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from actors.deployment import Deployment
@@ -22,7 +22,7 @@ from actors.module_spec import (
     DesiredStatus,
     ModuleSpec,
     ModuleStatus,
-    applied_fields,
+    part_hashes,
     spec_hash,
     twin_hash,
 )
@@ -58,8 +58,8 @@ class Command:
 class CurrentModule:
     """One module that exists on this machine, running or not.
 
-    `spec_hash` is None when nothing says which specification it was made from. `spec` is the specification
-    last applied, if it is still known; it only serves to name what changed.
+    `spec_hash` is None when nothing says which specification it was made from. `parts` are the `part_hashes`
+    of that, if they are known; they only serve to name what changed.
     """
 
     name: str
@@ -67,7 +67,7 @@ class CurrentModule:
     startup_order: int
     spec_hash: str | None
     desired: DesiredStatus = DesiredStatus.UNKNOWN
-    spec: ModuleSpec | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(
@@ -155,10 +155,10 @@ def _changes(spec: ModuleSpec, module: CurrentModule) -> str:
     """Say what differs; values stay out of it, for they may be secrets."""
     if module.spec_hash is None:
         return "it is not known what it was made from"
-    if module.spec is None or spec_hash(module.spec) != module.spec_hash:
+    before, after = module.parts, part_hashes(spec)
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if not before or not changed:
         return "its specification changed"
-    before, after = applied_fields(module.spec), applied_fields(spec)
-    changed = [name for name in before | after if before.get(name) != after.get(name)]
     return f"changed: {', '.join(changed)}"
 
 

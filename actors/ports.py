@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from actors.cloud_connection import CloudFault
 from actors.hub_identity import AuthType, KnownIdentities
 from actors.module_spec import DesiredStatus, ModuleSpec
+from actors.registries import RegistryCredential
 from actors.restart_policy import RestartState
 from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
 from messaging.identity import Identity
-from messaging.message import Message
 
 
 class MessageStore(Protocol):
@@ -39,8 +40,8 @@ class MessageStore(Protocol):
         """
         ...
 
-    def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
-        """Forget messages that the endpoint took; return how many of them were still waiting.
+    def delivered(self, ranges: Mapping[str, Sequence[tuple[int, int]]]) -> int:
+        """Forget messages that endpoints took, all at once; return how many of them were still waiting.
 
         A range is first and last position, both included; ranges may overlap. Positions where nothing
         waits (any longer: said twice, expired meanwhile) are not counted.
@@ -251,28 +252,19 @@ class CheckCertificate(Protocol):
         ...
 
 
-class CloudLink(Protocol):
-    """The way to the cloud for messages."""
-
-    def send(self, messages: Sequence[Message]) -> None:
-        """Send messages in order; when this returns, the cloud has them.
-
-        Raises:
-            EnvironmentFault: the way is blocked: not all of them have arrived, they will be sent again.
-            Exception: any other is taken for a fault of one of these messages.
-        """
-        ...
+class LinkSwitch(Protocol):
+    """Whether the link to the cloud is wanted, kept over restarts."""
 
     def is_on(self) -> bool:
-        """Return whether the link is switched on."""
+        """Return whether it is switched on; it is until somebody switches it off."""
         ...
 
     def switch(self, on: bool) -> None:
-        """Switch the link on or off, also for the next start."""
-        ...
+        """Switch it on or off, for good.
 
-    def close(self) -> None:
-        """Let go of files and connections; `send` opens them again."""
+        Raises:
+            EnvironmentFault: that cannot be kept.
+        """
         ...
 
 
@@ -292,6 +284,10 @@ class ModuleRun:
     started_at_s: float  # seconds since 1970-01-01 UTC
     not_isolated: str = ""  # why it has the rights of the edge itself; "" when it has not, or is a part of it
     spec_hash: str | None = None  # from what it was made; None when the run itself does not say
+    image_id: str = ""  # the engine's id of the image; "" for a process
+    has_check: bool = False  # whether it says by a check of its own when it is healthy …
+    is_healthy: bool = True  # … and whether it does; one without a check is healthy
+    remarks: tuple[str, ...] = ()  # what a user should know of it: what of its settings has no effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +299,7 @@ class ModuleEnd:
     started_at_s: float  # seconds since 1970-01-01 UTC
     ended_at_s: float  # the same
     engine_away: bool = False  # out of sight or ended with the container engine: no fault of the module's
+    out_of_memory: bool = False  # killed for want of memory, it or a process of its
 
 
 OnExit = Callable[[ModuleEnd], None]
@@ -317,6 +314,23 @@ class ModuleHealth:
 
 
 OnHealth = Callable[[ModuleHealth], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How far everything is fetched that a deployment needs: for a container its image.
+
+    `problems` says by module why something is not to be had; `outdated` are modules whose container was made
+    from another image than the one its name means by now.
+    """
+
+    is_done: bool
+    doing: str = ""  # fit to be shown; "" when nothing is going on
+    problems: Mapping[str, str] = field(default_factory=dict)
+    outdated: frozenset[str] = frozenset()
+
+
+OnPreparation = Callable[[Preparation], None]
 
 
 class ModuleRuntime(Protocol):
@@ -367,6 +381,31 @@ class ModuleRuntime(Protocol):
         """
         ...
 
+    def prepare(
+        self,
+        modules: Sequence[ModuleSpec],
+        credentials: Sequence[RegistryCredential],
+        on_progress: OnPreparation,
+    ) -> None:
+        """Fetch what these modules need before any of them is replaced. Returns at once.
+
+        `on_progress` is called in a foreign thread while it goes on, and once with `is_done`, maybe before
+        this returns. The next call takes the place of this one, whose `on_progress` is not called any more.
+
+        Args:
+            modules: All that the coming deployment wants, also those that stay as they are.
+            credentials: Of its registries.
+            on_progress: Whom to tell.
+        """
+        ...
+
+    def deployed(self, modules: Sequence[ModuleSpec], credentials: Sequence[RegistryCredential]) -> None:
+        """Take these for the deployment in force: its accounts count, and what it needs is kept.
+
+        What the deployment before it needed is kept as well, for a return to it.
+        """
+        ...
+
     def rest(self, name: str) -> None:
         """Give back what is held for the next start: it ended, and stays so until somebody asks for it."""
         ...
@@ -389,6 +428,8 @@ class ModuleRecord:
     desired: DesiredStatus
     restart: RestartState
     by_hand: DesiredStatus | None = None  # what a user asked for since the deployment
+    started_at_s: float | None = None  # the last run; seconds since 1970-01-01 UTC
+    parts: Mapping[str, str] = field(default_factory=dict)  # `part_hashes` of what it was made from
 
 
 class ModuleRecords(Protocol):
@@ -442,6 +483,14 @@ class Security(Protocol):
 
         Raises:
             EdgeError: the name does not suit, or nothing can be written.
+        """
+        ...
+
+    def prepare_module(self, name: str, now_s: float) -> bool:
+        """Make the identity of a module unless it has one; return whether it waits for one in the cloud.
+
+        Raises:
+            EdgeError: as `ensure_module`.
         """
         ...
 
@@ -516,4 +565,24 @@ class Security(Protocol):
 
     def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
         """Take note of how a module is doing, for whoever asks the workload API for a list."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOutcome:
+    """How far registry and scope of the cloud and what is known here are the same now."""
+
+    fault: CloudFault | None = None  # it did not come to its end; what was known stays
+    problems: tuple[tuple[str, str], ...] = ()  # modules that the cloud does not take, and why
+    identities: int = 0  # in the scope
+
+
+class Registry(Protocol):
+    """The registry of the IoT Hub, and the scope of this edge in it."""
+
+    host_name: str  # of the IoT Hub
+    device_id: str
+
+    def start_sync(self, done: Callable[[SyncOutcome], None]) -> None:
+        """Make modules known there and the scope known here. `done` is called once, in a foreign thread."""
         ...

@@ -56,10 +56,18 @@ class StartFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StartRefused:
+    """It must not be started: its image is not the one that is pinned. `reason` is fit to be shown."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartPostponed:
     """It cannot be started yet, by no fault of its own. `reason` is fit to be shown."""
 
     reason: str
+    downloading: bool = False  # its image is being fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,7 @@ class ModuleExited:
     at_s: float
     exit_code: int | None = None
     signal: int | None = None
+    out_of_memory: bool = False  # the engine killed it, or a process of its, for want of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +115,7 @@ Event = (
     | StartAsked
     | Started
     | StartFailed
+    | StartRefused
     | StartPostponed
     | StartPossible
     | ModuleExited
@@ -141,6 +151,7 @@ class RestartState:
     next_restart_at_s: float | None = None
     start_pending: bool = False  # a start was decided; still set if the agent died before doing it
     stopped_by_us: bool = False
+    last_exit_out_of_memory: bool = False
 
     @property
     def stable_at_s(self) -> float | None:
@@ -218,7 +229,7 @@ def decide(
         match event:
             case AgentStarted() | RestartDue():
                 return Decision(replace(state, next_restart_at_s=None, start_pending=False), LeaveAlone())
-            case StartFailed(reason=reason) | StartPostponed(reason=reason):
+            case StartFailed(reason) | StartPostponed(reason) | StartRefused(reason):
                 return _leave(state, ModuleStatus.FAILED, f"could not be started: {reason}")
         policy = RestartPolicy.NEVER
     match event:
@@ -232,8 +243,10 @@ def decide(
             # At once would only find the same. `never` is tried again too: it has not had its one run.
             wait_s = backoff_s(state.row + 1)
             return _wait(state, f"could not be started: {reason}", now_s, wait_s, now_s)
-        case StartPostponed(reason=reason):
-            return _postponed(state, reason, now_s)
+        case StartRefused(reason=reason):
+            return _refused(state, reason, now_s)
+        case StartPostponed():
+            return _postponed(state, event, now_s)
         case StartPossible():
             return _start(state) if state.start_pending else _as_before(state)
         case ModuleExited():
@@ -265,13 +278,26 @@ def _agent_started(state: RestartState, policy: RestartPolicy, now_s: float) -> 
     return _as_before(state)
 
 
-def _postponed(state: RestartState, reason: str, now_s: float) -> Decision:
+def _postponed(state: RestartState, event: StartPostponed, now_s: float) -> Decision:
     """Wait to be told, and look again after a while. The start is still to be done, so it counts once."""
     due_s = now_s + FIRST_BACKOFF_S
     state = replace(
         state,
-        status=ModuleStatus.BACKOFF,
-        description=f"not started yet: {reason}",
+        status=ModuleStatus.DOWNLOADING if event.downloading else ModuleStatus.BACKOFF,
+        description=f"not started yet: {event.reason}",
+        next_restart_at_s=due_s,
+        start_pending=True,
+    )
+    return Decision(state, StartAt(due_s))
+
+
+def _refused(state: RestartState, reason: str, now_s: float) -> Decision:
+    """Stay down, and look again after a long while: somebody may have put right what was wrong."""
+    due_s = now_s + MAX_BACKOFF_S
+    state = replace(
+        state,
+        status=ModuleStatus.FAILED,
+        description=f"not started: {reason}; looked at again at {_utc(due_s)}",
         next_restart_at_s=due_s,
         start_pending=True,
     )
@@ -281,7 +307,10 @@ def _postponed(state: RestartState, reason: str, now_s: float) -> Decision:
 def _exited(state: RestartState, at_s: float, policy: RestartPolicy, now_s: float) -> Decision:
     how = f"{_how_it_ended(state)} at {_utc(at_s)}"
     if state.stopped_by_us:
-        return _leave(state, ModuleStatus.STOPPED, f"stopped by the edge at {_utc(at_s)}")
+        # It had its time: whoever stops a module asks with SIGTERM first.
+        forced = state.last_exit_signal == signal.SIGKILL and not state.last_exit_out_of_memory
+        by_force = "; it did not end when asked with SIGTERM, and was killed" if forced else ""
+        return _leave(state, ModuleStatus.STOPPED, f"stopped by the edge at {_utc(at_s)}{by_force}")
     if state.last_exit_code == 0 and policy is not RestartPolicy.ALWAYS:
         return _leave(state, ModuleStatus.STOPPED, f"{how}; a clean exit is left as it is")
     if policy is RestartPolicy.NEVER:
@@ -389,6 +418,7 @@ def _remember_exit(state: RestartState, event: ModuleExited) -> RestartState:
         last_exit_at_s=event.at_s,
         last_exit_code=event.exit_code,
         last_exit_signal=event.signal,
+        last_exit_out_of_memory=event.out_of_memory,
     )
 
 
@@ -400,6 +430,8 @@ def _forget_old_restarts(state: RestartState, at_s: float) -> RestartState:
 
 
 def _how_it_ended(state: RestartState) -> str:
+    if state.last_exit_out_of_memory:
+        return "killed for want of memory (HostConfig.Memory of its createOptions is its limit)"
     if state.last_exit_signal is not None:
         try:
             return f"killed by {signal.Signals(state.last_exit_signal).name}"

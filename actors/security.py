@@ -1,8 +1,10 @@
 """Gives modules and devices their identities, tells the hub who may connect, renews certificates in time.
 
 Understands: EnsureModules, ForgetModule, GetIdentities, CreateDevice, GetDevice, EnableDevice,
-             DeleteDevice, OpenDebugSocket, RenewalDue, ModuleReported, PeerUp, PeerDown
-Tells:       hub/identities (Identities) and hub (CertificateChanged), at PeerUp and at each change
+             DeleteDevice, OpenDebugSocket, RenewalDue, ModuleReported, PeerUp, PeerDown;
+             RegistrySynced, PatienceEnds
+Tells:       hub/identities (Identities) and hub (CertificateChanged), at PeerUp and at each change;
+             RegistryActor (SyncRegistry), when the cloud should know or may know something new
 Started by:  AgentRootActor, before anything that needs an identity
 """
 
@@ -14,11 +16,12 @@ from typing import Any, Final
 
 from actors.base import EdgeActor
 from actors.hub_config import CertificateChanged
-from actors.hub_identity import AuthType
+from actors.hub_identity import AuthType, KnownIdentities
 from actors.identities import GetIdentities, Identities
+from actors.module_report import ModuleReported
 from actors.ports import DeviceAccess, Security
-from actors.supervisor import ModuleReported
-from messaging.envelope import Secret
+from actors.registry import RegistrySynced, SyncRegistry
+from messaging.envelope import Envelope, Secret
 from messaging.errors import EdgeError
 from messaging.kinds import message
 from messaging.lifecycle import PeerDown, PeerUp, RequestFailed
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 
 HUB: Final = "hub"
 HUB_IDENTITIES: Final = "hub/identities"
+CLOUD_LIMIT_S: Final = 5.0  # how long modules that are new wait for the cloud, and clients that it may know
 LONGEST_WAIT_S: Final = 24 * 3600.0  # the clock may be set meanwhile
 RETRY_S: Final = 3600.0
 
@@ -122,26 +126,43 @@ class DebugSocket:
 
 
 @message
+class PatienceEnds:
+    """Timer: whoever waits for the cloud since this ticket has waited long enough."""
+
+    ticket: int
+
+
+@message
 class RenewalDue:
     """Timer: look after the certificates."""
 
 
 class SecurityActor(EdgeActor):
-    """The one user of the keys while the edge runs."""
+    """The one user of the keys while the edge runs.
 
-    def __init__(self, security: Security) -> None:
+    With a cloud, a module that is new waits a moment for its identity there, and so for its generation id;
+    without an answer it starts with one of ours, and the cloud is told later.
+    """
+
+    def __init__(self, security: Security, registry: str = "") -> None:
+        """Keep what is needed; `registry` is the address of the RegistryActor, "" without a cloud."""
         self._security = security
+        self._registry = registry
         self._hub_is_up = False
+        self._told = KnownIdentities(())  # what the hub was told last
+        self._ticket = 0
+        self._waiting: list[tuple[int, Envelope, EnsureModules | GetIdentities]] = []  # with their tickets
 
     def on_start(self) -> None:
         self.context.watch_peer(HUB)
         self._wait_for_renewal()
 
     def on_ensure_modules(self, message: EnsureModules) -> None:
-        before = self._security.identities()
-        self.reply(ModulesEnsured(tuple(self._ensure(name) for name in message.names)))
-        if self._security.identities() != before:
-            self._tell_hub()
+        new = [name for name in message.names if self._is_new(name)]  # all are made, not the first alone
+        if self._registry and new:
+            self._wait_for_cloud(message)
+        else:
+            self._answer_modules(message, self.envelope)
 
     def on_forget_module(self, message: ForgetModule) -> None:
         try:
@@ -150,9 +171,20 @@ class SecurityActor(EdgeActor):
             log.error("the identity of module %s could not be taken away: %s", message.name, exc)
             return
         self._tell_hub()
+        self._sync()
 
     def on_get_identities(self, message: GetIdentities) -> None:
-        self.reply(self._identities())
+        if self._registry and message.refresh:
+            self._wait_for_cloud(message)  # somebody may have been made there a moment ago
+        else:
+            self.reply(self._identities())
+
+    def on_registry_synced(self, message: RegistrySynced) -> None:
+        self._tell_hub_changes()
+        self._answer_waiting(message.ticket)
+
+    def on_patience_ends(self, message: PatienceEnds) -> None:
+        self._answer_waiting(message.ticket)
 
     def on_create_device(self, message: CreateDevice) -> None:
         try:
@@ -164,6 +196,7 @@ class SecurityActor(EdgeActor):
             return
         log.info("device %s created", made.device_id)
         self._tell_hub()
+        self._sync()
         self._reply_with(made)
 
     def on_enable_device(self, message: EnableDevice) -> None:
@@ -233,9 +266,48 @@ class SecurityActor(EdgeActor):
             return (name, "", "", str(exc))
         return (name, access.generation_id, access.workload_uri, "")
 
+    def _is_new(self, name: str) -> bool:
+        try:
+            return self._security.prepare_module(name, self.clock.now_s())
+        except EdgeError:
+            return False  # told to who asked when its access is made
+
+    def _answer_modules(self, message: EnsureModules, envelope: Envelope) -> None:
+        before = self._security.identities()
+        self.reply(ModulesEnsured(tuple(self._ensure(name) for name in message.names)), envelope)
+        if self._security.identities() != before:
+            self._tell_hub()
+
+    def _sync(self) -> int:
+        """Have the cloud told and asked; returns the ticket of it."""
+        self._ticket += 1
+        if self._registry:
+            self.tell(self._registry, SyncRegistry(self._ticket))
+        return self._ticket
+
+    def _wait_for_cloud(self, message: EnsureModules | GetIdentities) -> None:
+        ticket = self._sync()
+        self._waiting.append((ticket, self.envelope, message))
+        self.set_timer(CLOUD_LIMIT_S, PatienceEnds(ticket))
+
+    def _answer_waiting(self, ticket: int) -> None:
+        """Answer who waits since this ticket or an earlier one."""
+        due = [waiting for waiting in self._waiting if waiting[0] <= ticket]
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] > ticket]
+        for _, envelope, asked in due:
+            if isinstance(asked, EnsureModules):
+                self._answer_modules(asked, envelope)
+            else:
+                self.reply(self._identities(), envelope)
+
+    def _tell_hub_changes(self) -> None:
+        if self._security.identities() != self._told:
+            self._tell_hub()
+
     def _tell_hub(self) -> None:
         """Send all there is; a hub that is not up gets them when it is."""
         if self._hub_is_up:
+            self._told = self._security.identities()
             self.tell(HUB_IDENTITIES, self._identities())
 
     def _identities(self) -> Identities:
@@ -250,6 +322,7 @@ class SecurityActor(EdgeActor):
             return
         log.info("device %s %s", device_id, outcome)
         self._tell_hub()
+        self._sync()
         self.reply(DeviceChanged(device_id))
 
     def _reply_with(self, device: DeviceAccess) -> None:

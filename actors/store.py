@@ -22,10 +22,11 @@ from actors.base import EdgeActor
 from actors.c2d_queues import queue_of
 from actors.orphan_queues import OrphanQueues
 from actors.ports import MessageStore
-from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_ROWS, SWEEP_S, Cleanup
+from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_S, Cleanup, drop_oldest
 from actors.store_messages import (
     Append,
     Attach,
+    CountQueues,
     DeleteSession,
     Delivered,
     Detach,
@@ -33,6 +34,7 @@ from actors.store_messages import (
     ForgetClient,
     KeepQueues,
     LoadSessions,
+    QueueCounts,
     SaveSession,
     Sessions,
     SessionSaved,
@@ -40,14 +42,14 @@ from actors.store_messages import (
     Undeliverable,
     WatchQueues,
 )
-from actors.store_turn import Turn, single, values_of, write, write_in_its_place
-from actors.stored import Run, runs_of
-from actors.trail import Hops, StorageTrail, TraceStorage
+from actors.store_turn import Turn, write, write_one_by_one
+from actors.stored import Run, Segment, runs_of
+from actors.trail import StorageTrail, TraceStorage
 from messaging.envelope import Envelope
 from messaging.errors import StoreDamaged, StoreError, StoreFull
 from messaging.kinds import message
 from messaging.lifecycle import RequestFailed
-from messaging.upstream_queues import by_endpoint, endpoint_of
+from messaging.upstream_queues import endpoint_of
 
 log = logging.getLogger(__name__)
 
@@ -202,18 +204,21 @@ class StoreActor(EdgeActor):
             self._answer(turn, fresh)
 
     def _commit(self, turn: Turn) -> dict[str, list[Run]]:
-        """Write one transaction; return the new messages of each endpoint that waits for them."""
+        """Write one transaction; return the new messages of each queue that has a consumer."""
         assert self._store is not None
-        now_s = self.clock.now_s()
-        first, segments = write(self._store, turn, now_s)
-        self._trail.stored(now_s, first, segments)
+        first, segments = write(self._store, turn, self.clock.now_s())
         fresh: dict[str, list[Run]] = {}
+        self._note(first, segments, fresh)
+        return fresh
+
+    def _note(self, first: int, segments: list[Segment], fresh: dict[str, list[Run]]) -> None:
+        """These messages were stored: add to `fresh` what consumers get of them."""
+        self._trail.stored(self.clock.now_s(), first, segments)
         for endpoint_id, run in runs_of(segments, first):
             if endpoint_id in self._attachments:
                 fresh.setdefault(endpoint_id, []).append(run)
             else:
                 self._attachments.missed(endpoint_id)
-        return fresh
 
     def _answer(self, turn: Turn, fresh: dict[str, list[Run]]) -> None:
         stored: dict[str, list[int]] = {}
@@ -262,13 +267,10 @@ class StoreActor(EdgeActor):
         """Give up a slice of what matters least; False when there is none."""
         assert self._store is not None
         try:
-            with self._store.transaction():
-                dropped = self._store.drop_oldest(SWEEP_ROWS)
+            dropped = drop_oldest(self._store)
         except StoreError as exc:
             self._report(exc)
             return False
-        for endpoint_id, count in by_endpoint(dropped).items():
-            log.warning("%d messages for %s dropped: no space, and newer ones came", count, endpoint_id)
         self._attachments.read_anew(dropped)
         return bool(dropped)
 
@@ -281,35 +283,24 @@ class StoreActor(EdgeActor):
             self.context.give_up(str(error))
 
     def _commit_around_poison(self, envelope: Envelope, message: Append) -> None:
-        """Store a batch message by message, with an empty one, dropped as poison, for each that cannot be.
-
-        So the batch is acknowledged, and its client does not send the poison for ever.
-        """
+        """Store a batch message by message, without those that cannot be."""
         assert self._store is not None
         fresh: dict[str, list[Run]] = {}
+        answered, now_s = Turn(), self.clock.now_s()
         try:
-            for at, entry in enumerate(message.entries):
-                alone = single(message, at)
-                try:
-                    found = self._commit(Turn([(envelope, alone)]))
-                except StoreError:
-                    raise
-                except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this message alone
-                    write_in_its_place(self._store, message, entry, self.clock.now_s())
-                    self.context.dead_letter(envelope._replace(correlation_id=0, body=values_of(alone)), exc)
-                    log.error("a message of %s cannot be stored and is dropped", message.identity)
-                else:
-                    for endpoint_id, runs in found.items():
-                        fresh.setdefault(endpoint_id, []).extend(runs)
+            for first, segments in write_one_by_one(self._store, envelope, message, now_s, self._is_poison):
+                self._note(first, segments, fresh)
+            answered = Turn([(envelope, message)])
         except StoreError as exc:
-            self._answer(Turn(), fresh)
             self._refuse(Turn([(envelope, message)]), exc)
-        except Exception as exc:  # noqa: BLE001 - not even an empty message: it is not the messages
-            self._answer(Turn(), fresh)
+        except Exception as exc:  # noqa: BLE001 - it is not the messages
             self._guard.failed(message.identity, message.epoch)
             self.context.dead_letter(envelope, exc)
-        else:
-            self._answer(Turn([(envelope, message)]), fresh)
+        self._answer(answered, fresh)
+
+    def _is_poison(self, letter: Envelope, error: Exception) -> None:
+        self.context.dead_letter(letter, error)
+        log.error("a message of %s cannot be stored and is dropped", letter.body[0])
 
     def _refuse(self, turn: Turn, error: StoreError) -> None:
         """The database cannot take it: tell the publishers, keep what was delivered for the next turn."""
@@ -346,6 +337,12 @@ class StoreActor(EdgeActor):
         self._attachments.watch(message, self.envelope.sender)
         self._forget_now()
 
+    def on_count_queues(self, message: CountQueues) -> None:
+        assert self._store is not None
+        names = [name for name in self._store.endpoint_ids() if name.startswith(message.prefix)]
+        counts = ((name, self._store.pending(name)) for name in names)
+        self.reply(QueueCounts(tuple((name, count) for name, count in counts if count)))
+
     def _forget_now(self) -> None:
         """Forget what has arrived at the end of this turn, or it is still there when the queue is read."""
         if self._turn.delivered or self._turn.poison:
@@ -359,15 +356,7 @@ class StoreActor(EdgeActor):
 
     def on_trace_storage(self, message: TraceStorage) -> None:
         assert self._store is not None
-        found, left = self._trail.find(message.message_id)
-        now_s, hops = self.clock.now_s(), list(found.hops)
-        for endpoint_id, position in left:
-            runs = self._store.read(endpoint_id, position - 1, 1, 1, now_s)
-            waits = bool(runs) and runs[0].first_position == position
-            hops.append(
-                {"at_s": now_s, "hop": "waiting" if waits else "gone", "endpoint": endpoint_of(endpoint_id)}
-            )
-        self.reply(Hops(tuple(hops), found.since_s, found.messages))
+        self.reply(self._trail.answer(message, self._store, self.clock.now_s()))
 
     # queues that no route leads to
 
@@ -441,4 +430,5 @@ class StoreActor(EdgeActor):
         return more
 
     def describe(self) -> dict[str, Any]:
-        return {"consumers": self._attachments.endpoint_ids()}
+        consumers = map(endpoint_of, self._attachments.endpoint_ids())
+        return {"consumers": tuple(dict.fromkeys(consumers))}

@@ -51,3 +51,16 @@ class Cleanup:
             self._next_s = clock.monotonic_s() + self._every_s - SWEEP_S / 2
         # Each slice costs two syncs: while there is traffic, one every few seconds has to do.
         return (), store.tidy() > 0 and quiet
+
+
+def drop_oldest(store: MessageStore) -> dict[str, int]:
+    """Give up a slice of what matters least, for want of space; return how many in which queue.
+
+    Raises:
+        StoreError: Nothing was given up.
+    """
+    with store.transaction():
+        dropped = store.drop_oldest(SWEEP_ROWS)
+    for endpoint_id, count in by_endpoint(dropped).items():
+        log.warning("%d messages for %s dropped: no space, and newer ones came", count, endpoint_id)
+    return dropped

@@ -160,3 +160,17 @@ class QueuesWaiting:
     """Messages wait in these queues, and nobody is attached. Each is told once until somebody is."""
 
     endpoint_ids: tuple[str, ...]
+
+
+@message
+class CountQueues:
+    """Tell how many messages wait in each queue with this prefix. Answered with QueueCounts."""
+
+    prefix: str
+
+
+@message
+class QueueCounts:
+    """How many messages wait in which queue; those in which none waits are left out."""
+
+    counts: tuple[tuple[str, int], ...]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 
@@ -13,6 +14,7 @@ from actors.ports import MessageStore
 from actors.store_messages import Append, DeleteSession, ForgetClient, SaveSession, Undeliverable
 from actors.stored import Match, Segment, gathered, position_of, segments_of
 from messaging.envelope import Envelope
+from messaging.errors import StoreError
 from messaging.kinds import kind_of
 
 SLICE_MESSAGES: Final = 1000
@@ -55,8 +57,8 @@ def write(store: MessageStore, turn: Turn, now_s: float) -> tuple[int, list[Segm
     )
     with store.transaction():
         first = store.append(segments, now_s) if segments else 0
-        for endpoint_id, ranges in turn.delivered.items():
-            store.delivered(endpoint_id, ranges)
+        if turn.delivered:
+            store.delivered(turn.delivered)
         for given_up in turn.poison:
             store.dropped(given_up.endpoint_id, given_up.ranges, "poison")
         for _, request in turn.sessions:
@@ -71,7 +73,37 @@ def write(store: MessageStore, turn: Turn, now_s: float) -> tuple[int, list[Segm
     return first, segments
 
 
-def write_in_its_place(store: MessageStore, message: Append, entry: tuple[int, bytes], now_s: float) -> None:
+def write_one_by_one(
+    store: MessageStore,
+    envelope: Envelope,
+    message: Append,
+    now_s: float,
+    is_poison: Callable[[Envelope, Exception], None],
+) -> Iterator[tuple[int, list[Segment]]]:
+    """Write each message of a batch in a transaction of its own; return what `write` does of each.
+
+    In the place of one that cannot be stored goes an empty one, dropped as poison; `is_poison` is told of
+    each. So the batch can be acknowledged, and its client does not send the poison for ever.
+
+    Raises:
+        StoreError: This message and those behind it were not written.
+        Exception: Not even an empty message can be: it is not the messages.
+    """
+    for at, entry in enumerate(message.entries):
+        alone = _single(message, at)
+        try:
+            written = write(store, Turn([(envelope, alone)]), now_s)
+        except StoreError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this message alone
+            _write_in_its_place(store, message, entry, now_s)
+            body = kind_of(Append).values(alone)
+            is_poison(envelope._replace(correlation_id=0, body=body), exc)
+        else:
+            yield written
+
+
+def _write_in_its_place(store: MessageStore, message: Append, entry: tuple[int, bytes], now_s: float) -> None:
     """Count a message that cannot be stored: accepted by each of its endpoints, and dropped as poison."""
     matches = tuple(Match(*match) for match in message.headers[entry[0]][1])
     with store.transaction():
@@ -81,13 +113,8 @@ def write_in_its_place(store: MessageStore, message: Append, entry: tuple[int, b
             store.dropped(endpoint_id, [(position, position)], "poison")
 
 
-def single(message: Append, at: int) -> Append:
+def _single(message: Append, at: int) -> Append:
     """Return one message of a batch as a batch of its own."""
     index, body = message.entries[at]
     header = message.headers[index]
     return Append(message.identity, message.epoch, message.index, (header,), ((0, body),))
-
-
-def values_of(message: Append) -> tuple[Any, ...]:
-    """Return the body of an envelope with this message."""
-    return kind_of(Append).values(message)

@@ -1,7 +1,7 @@
 """Keeps one module at the status its deployment asks for.
 
 Understands: ModuleExited, HealthChanged, StartPossible, RestartDue, StableDue, StartModule, StopModule,
-             RestartModule, KillModule, RemoveModule, GetModule
+             RestartModule, KillModule, RemoveModule, HandOver, GetModule
 Tells:       AgentActor (ModuleReported at each change, ModuleRemoved)
 Started by:  AgentActor, one per module; after a restart of its own it takes over the module as it runs
 """
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from enum import Enum, auto
-from typing import Any, Final
+from signal import SIGKILL
+from typing import Any
 
 from actors import restart_policy
 from actors.base import EdgeActor
-from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, spec_hash
+from actors.module_report import ModuleReported, report_of
+from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, part_hashes, spec_hash
 from actors.ports import (
     ModuleAccess,
     ModuleEnd,
@@ -25,13 +27,12 @@ from actors.ports import (
     ModuleRuntime,
 )
 from actors.restart_policy import RestartState
+from actors.rollout import order_of
 from messaging.envelope import Envelope
-from messaging.errors import EdgeError, StartLater
+from messaging.errors import EdgeError, ImageComing, ImageRefused, StartLater
 from messaging.kinds import message
 
 log = logging.getLogger(__name__)
-
-_STOPPED_BY_HAND: Final = "stopped by hand, until `edge-actors start {name}` or a change of its deployment"
 
 
 @message
@@ -43,6 +44,7 @@ class ModuleExited:
     exit_code: int | None
     signal: int | None
     engine_away: bool = False  # see ModuleEnd
+    out_of_memory: bool = False
 
 
 @message
@@ -107,24 +109,13 @@ class ModuleRemoved:
 
 
 @message
-class GetModule:
-    """Tell how it is doing. Answered with ModuleReported."""
+class HandOver:
+    """Leave the module as it is: once you have stopped, another supervisor takes it over. From the agent."""
 
 
 @message
-class ModuleReported:
-    """How a module is doing."""
-
-    name: str
-    status: str  # a ModuleStatus
-    desired: str  # a DesiredStatus: the user's if he asked for one by hand, else the deployment's
-    pid: int  # 0 when it does not run
-    restarts: int  # in a row
-    since_s: float | None  # running since, or ended at; seconds since 1970-01-01 UTC
-    exit_code: int | None
-    exit_signal: int | None
-    description: str
-    not_isolated: str = ""  # why it runs with the rights of the edge itself; "" when it does not
+class GetModule:
+    """Tell how it is doing. Answered with ModuleReported."""
 
 
 class _AfterExit(Enum):
@@ -171,12 +162,18 @@ class SupervisorActor(EdgeActor):
         self._stop_grace_s = stop_grace_s
         self._process = process
         self._hash = spec_hash(spec)
+        self._order = order_of(spec, access, problem)
+        self._parts = part_hashes(spec)
         self._state = RestartState()
+        self._started_s: float | None = None  # the last run
         self._by_hand: DesiredStatus | None = None
         self._run: ModuleRun | None = None
+        self._healthy = True  # by its own check
+        self._last_run: ModuleRun | None = None  # the run, or what is still known of the one before
         self._ending = False  # the run was asked to end
         self._after_exit: _AfterExit | None = None
         self._stopping = False
+        self._handed_over = False
         self._asked: list[Envelope] = []  # commands by hand, answered when all is at rest
         self._restart_timer = 0
         self._stable_timer = 0
@@ -192,6 +189,7 @@ class SupervisorActor(EdgeActor):
         same = record is not None and record.spec_hash == self._hash
         if record is not None and same:
             self._state = record.restart
+            self._started_s = record.started_at_s
             if record.desired is self._spec.status:
                 self._by_hand = record.by_hand
         self._runtime.watch_health(self._spec.name, self._on_health)
@@ -209,6 +207,9 @@ class SupervisorActor(EdgeActor):
         self._stopping = True
         if self._run is None:
             self._runtime.stop(self._spec.name, self._stop_grace_s)  # a start that was postponed
+            self.context.ready_to_stop()
+            return
+        if self._handed_over:
             self.context.ready_to_stop()
             return
         self._apply(restart_policy.StoppedByUs())
@@ -242,8 +243,8 @@ class SupervisorActor(EdgeActor):
             if self._desired is not DesiredStatus.STOPPED:
                 self._apply(restart_policy.AgentStarted())
         elif self._stopping or after is None:
-            self._log_end(message)
-            self._apply(restart_policy.ModuleExited(message.ended_at_s, message.exit_code, message.signal))
+            _log_end(self._spec.name, message, self._state.stopped_by_us)
+            self._apply(_exit_of(message))
         elif after is _AfterExit.START and self._state.start_pending:  # decided, as for an unhealthy one
             self._apply(restart_policy.StartPossible())
         elif after is _AfterExit.START:
@@ -261,9 +262,12 @@ class SupervisorActor(EdgeActor):
         if self._run is None or message.started_at_s != self._run.started_at_s or self._ending:
             return
         name = self._spec.name
+        was_healthy, self._healthy = self._healthy, message.healthy
         if message.healthy:
             if self._state.status is ModuleStatus.RUNNING:
-                return  # no news
+                if not was_healthy:  # its first check succeeded
+                    self._settle()
+                return
             log.info("module %s is healthy", name)
             self._apply(restart_policy.BecameHealthy())
         else:
@@ -329,6 +333,12 @@ class SupervisorActor(EdgeActor):
         self._after_exit = _AfterExit.REMOVE
         self._end_run()
 
+    def on_hand_over(self, message: HandOver) -> None:
+        self._handed_over = True
+        asked, self._asked = self._asked, []
+        for envelope in asked:
+            self.reply(self._report(), envelope)
+
     def on_get_module(self, message: GetModule) -> None:
         self.reply(self._report())
 
@@ -340,7 +350,9 @@ class SupervisorActor(EdgeActor):
 
     def _take_over(self, run: ModuleRun, same: bool) -> None:
         """Go on with a module that runs, or replace it when it was made from something else."""
-        self._run = run
+        self._run = self._last_run = run
+        self._healthy = run.is_healthy
+        self._started_s = run.started_at_s
         self._apply(restart_policy.Started(run.started_at_s))
         if not same or self._problem:
             log.info("module %s runs, but not as the deployment says; it is ended", self._spec.name)
@@ -364,7 +376,9 @@ class SupervisorActor(EdgeActor):
             self._apply(restart_policy.StoppedByUs())
             self._apply(restart_policy.ModuleExited(self.clock.now_s()))
         else:
-            self._apply(restart_policy.ModuleExited(end.ended_at_s, end.exit_code, end.signal))
+            self._apply(
+                restart_policy.ModuleExited(end.ended_at_s, end.exit_code, end.signal, end.out_of_memory)
+            )
 
     def _begin(self, now_wanted: bool = False) -> None:
         """Take on a module that does not run. `now_wanted`: the deployment has just begun to ask for it."""
@@ -410,14 +424,19 @@ class SupervisorActor(EdgeActor):
             self._run = self._runtime.start(self._spec, self._access, self._on_exit)
         except EdgeError as exc:
             reason = str(exc).removeprefix(f"module {name!r}: ")
-            if isinstance(exc, StartLater):
+            if isinstance(exc, ImageRefused):
+                log.error("module %s is not started: %s", name, reason)
+                self._apply(restart_policy.StartRefused(reason))
+            elif isinstance(exc, StartLater):
                 log.warning("module %s cannot be started yet: %s", name, reason)
-                self._apply(restart_policy.StartPostponed(reason))
+                self._apply(restart_policy.StartPostponed(reason, isinstance(exc, ImageComing)))
                 self._runtime.when_possible(name, lambda: self.context.tell_self(StartPossible()))
             else:
                 log.error("module %s cannot be started: %s", name, reason)
                 self._apply(restart_policy.StartFailed(reason))
             return
+        self._started_s = self._run.started_at_s
+        self._last_run, self._healthy = self._run, self._run.is_healthy
         log.info("module %s started, pid %d", name, self._run.pid)
         self._apply(restart_policy.Started(self._run.started_at_s))
 
@@ -439,7 +458,14 @@ class SupervisorActor(EdgeActor):
     def _on_exit(self, end: ModuleEnd) -> None:
         """In the module runtime's thread."""
         self.context.tell_self(
-            ModuleExited(end.started_at_s, end.ended_at_s, end.exit_code, end.signal, end.engine_away)
+            ModuleExited(
+                end.started_at_s,
+                end.ended_at_s,
+                end.exit_code,
+                end.signal,
+                end.engine_away,
+                end.out_of_memory,
+            )
         )
 
     def _on_health(self, health: ModuleHealth) -> None:
@@ -477,7 +503,13 @@ class SupervisorActor(EdgeActor):
 
     def _record(self, durable: bool = True) -> None:
         record = ModuleRecord(
-            self._hash, self._spec.startup_order, self._spec.status, self._state, self._by_hand
+            self._hash,
+            self._spec.startup_order,
+            self._spec.status,
+            self._state,
+            self._by_hand,
+            self._started_s,
+            self._parts,
         )
         if record == self._recorded or self._after_exit in (_AfterExit.BEGIN, _AfterExit.REMOVE):
             return  # while the old run is being replaced, its own record is the true one
@@ -489,29 +521,32 @@ class SupervisorActor(EdgeActor):
         self._recorded = record if durable else None
 
     def _report(self) -> ModuleReported:
-        state, name = self._state, self._spec.name
-        by_hand = state.status is ModuleStatus.STOPPED and self._by_hand is DesiredStatus.STOPPED
-        since_s = state.last_exit_at_s if state.running_since_s is None else state.running_since_s
-        return ModuleReported(
-            name=name,
-            status=state.status.value,
-            desired=self._desired.value,
-            pid=self._run.pid if self._run else 0,
-            restarts=state.restarts,
-            since_s=since_s,
-            exit_code=state.last_exit_code,
-            exit_signal=state.last_exit_signal,
-            description=_STOPPED_BY_HAND.format(name=name) if by_hand else state.description,
-            not_isolated=self._run.not_isolated if self._run else "",
+        return report_of(
+            self._spec,
+            self._state,
+            by_hand=self._by_hand,
+            run=self._run,
+            last_run=self._last_run,
+            started_s=self._started_s,
+            is_healthy=self._healthy,
+            order=self._order,
         )
 
-    def _log_end(self, end: ModuleExited) -> None:
-        name = self._spec.name
-        if self._state.stopped_by_us:
-            log.info("module %s stopped", name)
-        elif end.signal is not None:
-            log.warning("module %s was killed by signal %d", name, end.signal)
-        elif end.exit_code is None:
-            log.warning("module %s ended, nobody saw how", name)
-        else:
-            log.warning("module %s exited with code %d", name, end.exit_code)
+
+def _exit_of(end: ModuleExited) -> restart_policy.ModuleExited:
+    return restart_policy.ModuleExited(end.ended_at_s, end.exit_code, end.signal, end.out_of_memory)
+
+
+def _log_end(name: str, end: ModuleExited, stopped_by_us: bool) -> None:
+    if stopped_by_us and end.signal == SIGKILL:
+        log.warning("module %s did not end when asked with SIGTERM, and was killed", name)
+    elif stopped_by_us:
+        log.info("module %s stopped", name)
+    elif end.out_of_memory:
+        log.warning("module %s was killed for want of memory", name)
+    elif end.signal is not None:
+        log.warning("module %s was killed by signal %d", name, end.signal)
+    elif end.exit_code is None:
+        log.warning("module %s ended, nobody saw how", name)
+    else:
+        log.warning("module %s exited with code %d", name, end.exit_code)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from actors.ports import MessageStore
 from actors.stored import Match, Run, Segment, position_of
 from messaging import system_properties as names
 from messaging.errors import EnvelopeError
@@ -22,6 +23,7 @@ from messaging.upstream_queues import endpoint_of
 KEPT_BYTES: Final = 8 * 1024 * 1024  # by each part
 _HEADER_OVERHEAD_BYTES: Final = 200  # what a kept header weighs besides its bytes, roughly
 _KEPT_EVENTS: Final = 2000  # for each endpoint: deliveries and acknowledgements, each of many messages
+_KEPT_ENDPOINTS: Final = 1000  # of each device that gets messages from the cloud there is one
 
 # The name as a header has it, see `encode_header`: a text of nine bytes.
 _MARK: Final = b"\xa9" + names.MESSAGE_ID.encode()
@@ -196,8 +198,10 @@ class StorageTrail:
                     now_s, headers, _Stored(seq, matches, headers, [index for index, _ in entries])
                 )
                 for endpoint_id in [endpoint_of(queue_id) for queue_id, _, _ in matches]:
-                    if endpoint_id not in self._events:
-                        self._events[endpoint_id] = deque(maxlen=_KEPT_EVENTS)
+                    events = self._events.pop(endpoint_id, None)
+                    self._events[endpoint_id] = deque(maxlen=_KEPT_EVENTS) if events is None else events
+                while len(self._events) > _KEPT_ENDPOINTS:  # who had none for the longest time
+                    del self._events[next(iter(self._events))]
             seq += len(entries)
 
     def follows(self, endpoint_id: str) -> bool:
@@ -238,6 +242,16 @@ class StorageTrail:
                     if not any(event["hop"] in ("delivered", "poison") for event in events):
                         left.append((endpoint_id, position))
         return self._ring.hops(found), left
+
+    def answer(self, question: TraceStorage, store: MessageStore, now_s: float) -> Hops:
+        """Return the hops of messages with an id; of those that nobody has taken, whether they still wait."""
+        found, left = self.find(question.message_id)
+        hops = list(found.hops)
+        for queue_id, position in left:
+            runs = store.read(queue_id, position - 1, 1, 1, now_s)
+            hop = "waiting" if runs and runs[0].first_position == position else "gone"
+            hops.append({"at_s": now_s, "hop": hop, "endpoint": endpoint_of(queue_id)})
+        return Hops(tuple(hops), found.since_s, found.messages)
 
     def _of(self, endpoint_id: str, position: int) -> list[dict[str, Any]]:
         endpoint_id = endpoint_of(endpoint_id)  # no two of its queues have messages at the same position

@@ -1,219 +1,332 @@
-"""The hub's link to the cloud: takes what routes send to `$upstream` and hands it to the link.
+"""The hub's link to the cloud: a connection for each identity that has something to send or to receive.
 
-Understands: QueuesWaiting, Ready, SwitchLink, ActorRestarted, LinkDue, WatchLink, FetchTwin, SendReported,
-             HeadStarted, ClientChanged, ClientGone
-Tells:       hub/store (WatchQueues, Attach, Detach, Delivered); whoever watches the link (LinkChanged)
-Started by:  HubRootActor
+Understands: QueuesWaiting, Ready (from the store); FetchTwin, SendReported, WatchLink (from the twins);
+             HeadStarted, ClientChanged, ClientGone (from heads); Access, AccessChanged; MethodResult,
+             MethodFailed; Stored; SwitchLink, GetLinkState; its own CloudTold, RetryDue, SettleDue, RateDue,
+             LookDue
+Tells:       hub/store (WatchQueues, Attach, Detach, Delivered, Undeliverable), hub/identities (GetAccess),
+             hub/router (C2dReceived), hub/twins (CloudTwin, ReportedSent, CloudRefused, DesiredChanged),
+             hub/methods (InvokeMethod), whoever watches the link (LinkChanged)
+Started by:  HubRootActor, on a thread of its own; a restart closes all connections and begins anew
+
+Source: routing.md section 6; hub-protocols.md sections 7.4, 7.5, 7.8
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import random
+from collections.abc import Callable
 from typing import Any, Final
 
 from actors.base import EdgeActor
-from actors.client_services import ClientChanged, ClientGone, HeadStarted
+from actors.client_services import ClientChanged, ClientGone, HeadStarted, MethodFailed, MethodResult
 from actors.cloud import CloudRefused, FetchTwin, LinkChanged, SendReported, WatchLink
-from actors.ports import CloudLink
-from actors.redelivery import wait_s
-from actors.store_messages import Attach, Delivered, Detach, QueuesWaiting, Ready, Undeliverable, WatchQueues
+from actors.cloud_connection import CloudConnections, CloudFault
+from actors.identities import Access, AccessChanged
+from actors.link_state import GetLinkState, SwitchLink
+from actors.ports import LinkSwitch
+from actors.registry import REGISTRY, RefreshScope
+from actors.store_messages import QueuesWaiting, Ready, Stored, WatchQueues
+from actors.upstream_c2d import C2dIntake
+from actors.upstream_events import (
+    C2dCame,
+    Connected,
+    DesiredPatched,
+    Done,
+    Event,
+    Events,
+    Failed,
+    Lost,
+    MethodCalled,
+    Observer,
+)
+from actors.upstream_rate import is_final, is_probed
+from actors.upstream_sender import Sender
+from actors.upstream_services import UpstreamServices
+from actors.upstream_source import WANTED, Phase, Source
+from actors.upstream_switchboard import LinkLimits, RetryDue, SettleDue, Switchboard, Where
 from messaging.errors import EnvironmentFault
 from messaging.kinds import message
-from messaging.lifecycle import ActorRestarted, Watch
-from messaging.message import decode_header
-from messaging.upstream_queues import UPSTREAM_QUEUES
+from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
+from messaging.topics import Feature
+from messaging.upstream_queues import UPSTREAM_QUEUES, source_of
 
 log = logging.getLogger(__name__)
 
-WINDOW_MESSAGES: Final = 1000
-WINDOW_BYTES: Final = 2 * 1024 * 1024
-RETRY_S: Final = 0.5  # while the link is down, and first after an error of another kind …
-LONGEST_RETRY_S: Final = 60.0  # … which is tried less and less often
-_NO_CLOUD: Final = "no cloud is linked: messages go to a file"
+LOOK_S: Final = 1.0
 
 
 @message
-class SwitchLink:
-    """Switch the link to the cloud on or off; it stays so over restarts. Answered with LinkState."""
-
-    on: bool
+class CloudTold:
+    """Connections have told something; it waits in memory."""
 
 
 @message
-class LinkState:
-    """Whether the link to the cloud is on, and how many messages it took since the hub started."""
-
-    on: bool
-    sent: int
+class RateDue:
+    """Timer: the rate allows more messages."""
 
 
 @message
-class GetLinkState:
-    """Tell the state of the link. Answered with LinkState."""
-
-
-@message
-class LinkDue:
-    """Timer: try the link again after a failure."""
+class LookDue:
+    """Timer: look for what hangs, is idle, or waits for a place."""
 
 
 class UpstreamActor(EdgeActor):
-    """Sends in order; a message counts as delivered when the link says that the cloud has it."""
+    """Passes on to its parts: connections (Switchboard), messages (Sender), C2D, twins and methods."""
 
-    def __init__(self, link: CloudLink, store: str) -> None:
-        self._link = link
+    def __init__(
+        self,
+        make_connections: Callable[[], CloudConnections],
+        switch: LinkSwitch,
+        where: Where,
+        *,
+        store: str,
+        router: str,
+        twins: str,
+        methods: str,
+        limits: LinkLimits,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """Keep what is needed; `draw` spreads retries."""
+        self._make_connections = make_connections
+        self._switch = switch
         self._store = store
-        self._sent = 0
-        self._attachment = 0
-        self._attached = False
-        self._queues: set[str] = set()  # attached to
-        self._down_because = ""
-        self._failures = 0  # in a row, with the link up
-        self._clients: dict[str, tuple[str, ...]] = {}  # who is connected, and what it wants
+        self._heads: dict[str, str] = {}  # client that is connected → its head
+        self._events = Events(self._wake)
+        self._sender = Sender(self, store, limits.messages_per_s)
+        self._c2d = C2dIntake(self, router)
+        self._services = UpstreamServices(self, twins, methods)
+        self._board = Switchboard(
+            self,
+            where,
+            limits,
+            draw,
+            self._events,
+            self._sender,
+            self._c2d,
+            self._services,
+            self._link_changed,
+        )
+        self._watchers: set[str] = set()
+        self._rate_timer = False
+
+    # life
 
     def on_start(self) -> None:
-        # What the store sends for an attachment from before a restart must not be taken for the new one's.
-        self._attachment = int(self.clock.monotonic_s() * 1e6)
+        self._sender.start()
+        self._c2d.start()
         self.tell(self._store, Watch())
-        self._attach_when_on()
+        self.tell(self._store, WatchQueues(UPSTREAM_QUEUES))
+        self._board.start(self._make_connections(), self._switch.is_on())
+        self.set_timer(LOOK_S, LookDue())
 
     def on_stop(self) -> None:
-        self._link.close()
+        self._board.stop()
 
-    def on_ready(self, message: Ready) -> None:
-        if not self._attached or message.attachment != self._attachment:
-            return  # the store sends it again
-        try:
-            messages = [
-                decode_header(headers[index], body)
-                for _, headers, entries in message.runs
-                for index, body in entries
-            ]
-            self._link.send(messages)
-        except EnvironmentFault as exc:
-            self._link_is_down(str(exc))
-        except Exception as exc:  # noqa: BLE001 - a message nobody can send must not hold up all others
-            self._send_one_by_one(message, exc)
-        else:
-            self._down_because = ""
-            self._failures = 0
-            self._sent += len(messages)
-            ranges = tuple((first, first + len(entries) - 1) for first, _, entries in message.runs)
-            self.tell(self._store, Delivered(message.endpoint_id, self._attachment, ranges))
+    def on_turn_end(self) -> None:
+        wait_s = self._sender.pump(self.clock.monotonic_s())
+        if wait_s is not None and not self._rate_timer:
+            self._rate_timer = True
+            self.set_timer(wait_s, RateDue())
+        self._sender.flush()
 
-    def _send_one_by_one(self, message: Ready, error: Exception) -> None:
-        """Find the message that spoils a batch, and drop it.
+    def on_rate_due(self, message: RateDue) -> None:
+        self._rate_timer = False  # the end of this turn sends
 
-        Poison is what fails while another message of the batch goes through. When none does, the fault is
-        more likely the link's, and everything stays in the queue.
-        """
-        poison: list[tuple[int, int]] = []
-        sent: list[tuple[int, int]] = []
-        down_because = ""
-        for position, header, body in _singles(message):
-            try:
-                self._link.send([decode_header(header, body)])
-            except EnvironmentFault as exc:
-                down_because = str(exc)
-                break
-            except Exception as exc:  # noqa: BLE001 - it concerns this message alone, or all of them
-                error = exc
-                poison.append((position, position))
-            else:
-                sent.append((position, position))
-        if sent:
-            self._sent += len(sent)
-            self.tell(self._store, Delivered(message.endpoint_id, self._attachment, tuple(sent)))
-            if poison:
-                log.error("upstream: %d messages cannot be sent and are dropped", len(poison), exc_info=error)
-                self.tell(self._store, Undeliverable(message.endpoint_id, self._attachment, tuple(poison)))
-        if sent:
-            self._failures = 0
-        if down_because:
-            self._link_is_down(down_because)
-        elif not sent:
-            self._link_is_down(
-                f"{type(error).__name__}: {error}", wait_s(self._failures, RETRY_S, LONGEST_RETRY_S)
-            )
-            self._failures += 1
+    def on_look_due(self, message: LookDue) -> None:
+        self.set_timer(LOOK_S, LookDue())
+        self._c2d.look()
+        self._services.look(self._board.sources.values())
+        self._board.look()
 
-    def _link_is_down(self, reason: str, retry_s: float = RETRY_S) -> None:
-        if reason != self._down_because:
-            log.error("upstream: %s; trying again in %.1f s", reason, retry_s)
-        self._down_because = reason
-        self._detach()
-        self.set_timer(retry_s, LinkDue())
+    def on_retry_due(self, message: RetryDue) -> None:
+        self._board.retry(message)
 
-    def on_link_due(self, message: LinkDue) -> None:
-        self._attach_when_on()
+    def on_settle_due(self, message: SettleDue) -> None:
+        self._board.settle()
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
-        self._attached = False
-        self._queues.clear()
-        self._attach_when_on()
+        self._sender.forget_attachments(list(self._board.sources.values()))
+        self.tell(self._store, WatchQueues(UPSTREAM_QUEUES))
 
-    def on_switch_link(self, message: SwitchLink) -> None:
-        self._link.switch(message.on)
-        log.info("upstream: switched %s", "on" if message.on else "off")
-        if message.on:
-            self._attach_when_on()
-        else:
-            self._detach()
-        self.reply(LinkState(message.on, self._sent))
+    def _wake(self) -> None:
+        self.context.tell_self(CloudTold())
 
-    def on_get_link_state(self, message: GetLinkState) -> None:
-        self.reply(LinkState(self._link.is_on(), self._sent))
+    # what there is to do
 
-    # A file has no twins, calls no methods and sends nothing to devices.
+    def on_queues_waiting(self, message: QueuesWaiting) -> None:
+        for queue in message.endpoint_ids:
+            source = self._board.source(source_of(queue))
+            source.waits = True
+            self._board.consider(source)
 
-    def on_watch_link(self, message: WatchLink) -> None:
-        self.reply(LinkChanged(False))
-
-    def on_fetch_twin(self, message: FetchTwin) -> None:
-        self.reply(CloudRefused(message.identity, 0, _NO_CLOUD))
-
-    def on_send_reported(self, message: SendReported) -> None:
-        self.reply(CloudRefused(message.identity, 0, _NO_CLOUD))
+    def on_ready(self, message: Ready) -> None:
+        source = self._board.sources.get(source_of(message.endpoint_id))
+        if source is not None:
+            self._sender.ready(source, message)
 
     def on_head_started(self, message: HeadStarted) -> None:
-        self._clients = {}
+        head = self.envelope.sender
+        for identity in [who for who, its in self._heads.items() if its == head]:
+            self._gone(identity)
 
     def on_client_changed(self, message: ClientChanged) -> None:
-        self._clients[message.identity] = message.features
+        self._heads[message.identity] = self.envelope.sender
+        self._board.source(message.identity).has_client = True
+        self._want(message.identity, frozenset(Feature[name] for name in message.features) & WANTED)
 
     def on_client_gone(self, message: ClientGone) -> None:
-        self._clients.pop(message.identity, None)
+        if self._heads.get(message.identity) == self.envelope.sender:
+            self._gone(message.identity)
+
+    def _gone(self, identity: str) -> None:
+        del self._heads[identity]
+        self._board.source(identity).has_client = False
+        self._want(identity, frozenset())
+
+    def _want(self, identity: str, features: frozenset[Feature]) -> None:
+        """Note which features a client wants. A module gets no cloud-to-device messages."""
+        if "/" in identity:
+            features -= {Feature.C2D}
+        source = self._board.source(identity)
+        source.used_s = self.clock.monotonic_s()
+        if features == source.features:
+            return
+        if Feature.C2D not in features:
+            self._c2d.unwanted(identity)
+        source.features = features
+        if source.connection is not None:
+            source.connection.want(features)
+        self._board.consider(source)
+
+    def on_fetch_twin(self, message: FetchTwin) -> None:
+        self._ask_twin(message.identity, None)
+
+    def on_send_reported(self, message: SendReported) -> None:
+        self._ask_twin(message.identity, message.patch)
+
+    def _ask_twin(self, identity: str, patch: bytes | None) -> None:
+        source = self._board.source(identity)
+        if not self._board.is_up:
+            self.reply(CloudRefused(identity, 0, self._board.reason()))
+        elif source.phase is Phase.WAITING and source.fault is not None and not is_probed(source.fault.kind):
+            self.reply(CloudRefused(identity, source.fault.status, source.fault.reason))
+        else:
+            self._services.ask(source, self.envelope, patch)
+            self._board.consider(source)
+
+    # what connections tell
+
+    def on_cloud_told(self, message: CloudTold) -> None:
+        failed: dict[Observer, CloudFault] = {}
+        for observer, event in self._events.take():
+            if observer is None or event is None:
+                self._board.reached()
+                continue
+            source = self._board.sources[observer.identity]
+            if source.observer is not observer:
+                continue  # of a connection that was given up
+            self._handle(source, observer, event, failed)
+            if not source.is_waited_for and (source.is_leaving or source.waits):
+                self._board.quiet(source)
+        for observer, fault in failed.items():
+            source = self._board.sources[observer.identity]
+            if source.observer is observer:  # no word that the connection was lost
+                self._board.lost(source, fault)
+            self._board.consider(source)
+
+    def _handle(
+        self, source: Source, observer: Observer, event: Event, failed: dict[Observer, CloudFault]
+    ) -> None:
+        source.moved_s = now_s = self.clock.monotonic_s()
+        if isinstance(event, Done):
+            source.used_s = now_s
+            if event.number > 0:
+                self._sender.arrived(source, event.number, now_s)
+            else:
+                self._services.answered(source, event.number, event.answer)
+        elif isinstance(event, Failed):
+            if event.number < 0:
+                self._services.failed(source, event.number, event.fault)
+            elif is_final(event.fault.kind):
+                self._sender.refused(source, event.number, event.fault)
+            else:
+                failed.setdefault(observer, event.fault)
+        elif isinstance(event, Connected):
+            self._board.connected(source)
+        elif isinstance(event, Lost):
+            self._board.lost(source, event.fault)
+        elif isinstance(event, C2dCame):
+            source.used_s = now_s
+            self._c2d.came(observer, event.message, event.taken)
+        elif isinstance(event, MethodCalled):
+            source.used_s = now_s
+            assert source.connection is not None
+            self._services.called(source, source.connection, event)
+        elif isinstance(event, DesiredPatched):
+            source.used_s = now_s
+            self._services.desired_patched(source, event.patch)
+
+    # the link
+
+    def _link_changed(self, is_up: bool) -> None:
+        for watcher in self._watchers:
+            self.tell(watcher, LinkChanged(is_up))
+        if is_up:
+            self.tell(REGISTRY, RefreshScope())  # devices may have been made or disabled while it was away
+
+    def on_watch_link(self, message: WatchLink) -> None:
+        self._watchers.add(self.envelope.sender)
+        self.reply(LinkChanged(self._board.is_up))
+
+    def on_switch_link(self, message: SwitchLink) -> None:
+        try:
+            self._switch.switch(message.on)
+        except EnvironmentFault as exc:
+            self.reply(RequestFailed("SwitchLink", self.address, str(exc)))
+            return
+        log.info("upstream: switched %s", "on" if message.on else "off")
+        self._board.switch(message.on)
+        self.reply(self._board.state())
+
+    def on_get_link_state(self, message: GetLinkState) -> None:
+        self.reply(self._board.state())
 
     def describe(self) -> dict[str, Any]:
         return {
-            "on": self._link.is_on(),
-            "sent": self._sent,
-            "down_because": self._down_because,
-            "clients": len(self._clients),
+            "on": self._board.is_on,
+            "up": self._board.is_up,
+            "because": self._board.reason(),
+            "sent": self._sender.sent,
+            "connected": sum(source.phase is Phase.OPEN for source in self._board.sources.values()),
+            "sources": len(self._board.sources),
         }
 
-    def _attach_when_on(self) -> None:
-        if self._link.is_on() and not self._attached:
-            self._attached = True
-            self._attachment += 1
-            self.tell(self._store, WatchQueues(UPSTREAM_QUEUES))
+    # answers
 
-    def on_queues_waiting(self, message: QueuesWaiting) -> None:
-        if self._attached:
-            self._queues.update(message.endpoint_ids)
-            for queue_id in message.endpoint_ids:
-                self.tell(self._store, Attach(queue_id, self._attachment, WINDOW_MESSAGES, WINDOW_BYTES))
+    def on_access(self, message: Access) -> None:
+        self._board.access(self.envelope.correlation_id, message)
 
-    def _detach(self) -> None:
-        self._attached = False
-        for queue_id in self._queues:
-            self.tell(self._store, Detach(queue_id))
-        self._queues.clear()
+    def on_access_changed(self, message: AccessChanged) -> None:
+        self._board.access_changed(message.identity)
 
+    def on_stored(self, message: Stored) -> None:
+        self._c2d.stored(message.batches)
 
-def _singles(message: Ready) -> Iterator[tuple[int, bytes, bytes]]:
-    """Take the runs apart: position, header and body of each message."""
-    for first, headers, entries in message.runs:
-        for position, (index, body) in enumerate(entries, first):
-            yield position, headers[index], body
+    def on_method_result(self, message: MethodResult) -> None:
+        self._services.method_result(self.envelope.correlation_id, message)
+
+    def on_method_failed(self, message: MethodFailed) -> None:
+        self._services.method_failed(self.envelope.correlation_id, message.status, message.reason)
+
+    def on_request_failed(self, message: RequestFailed) -> None:
+        self._failed(self.envelope.correlation_id, message.reason)
+
+    def on_deadline_passed(self, message: DeadlinePassed) -> None:
+        self._failed(message.correlation_id, f"{message.address} does not answer")
+
+    def _failed(self, correlation_id: int, reason: str) -> None:
+        self._c2d.refused(correlation_id)
+        self._services.method_failed(correlation_id, 504, reason)
+        self._board.no_access(correlation_id, reason)

@@ -3,10 +3,12 @@
 EdgeError
 ├─ ConfigError                what the user wrote or set is wrong; the message names thing, value, way out
 │  ├─ DeploymentError         the manifest
+│  ├─ ImageRefused            the image on this device is not the one that the deployment pins
 │  └─ RouteError              one route of the manifest, with its position
 ├─ EnvironmentFault           the machine does not allow it: port in use, no space, not permitted
 │  └─ StartLater              a module cannot be started yet; the module runtime tells when
-│     └─ EngineAway           the container engine does not answer; works again when it is back
+│     ├─ EngineAway           the container engine does not answer; works again when it is back
+│     └─ ImageComing          the image of the module is being fetched
 ├─ ProtocolError
 │  ├─ RemoteProtocolError     the peer broke the protocol; carries what to answer it with
 │  └─ LocalProtocolError      we tried to break it
@@ -44,6 +46,10 @@ class DeploymentError(ConfigError):
         self.code = code
 
 
+class ImageRefused(ConfigError):
+    """An image does not have the digest that the deployment asks for: its module must not run."""
+
+
 class RouteError(ConfigError):
     """A route does not parse or compile.
 
@@ -70,6 +76,10 @@ class StartLater(EnvironmentFault):
 
 class EngineAway(StartLater):
     """The container engine is not there, may not be used by this user, or does not answer."""
+
+
+class ImageComing(StartLater):
+    """The image of a module is being fetched; it is started once that is done."""
 
 
 class ProtocolError(EdgeError):

@@ -41,6 +41,8 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]*", re.ASCII)
 _IN_ONLY = {"$.on": names.OUTPUT_NAME, "$.ifid": names.INTERFACE_ID}
 _SENDER = ("$.cdid", "$.cmid")
 _IN = {wire: name for name, wire in _OUT.items() if wire not in _SENDER} | _IN_ONLY
+_SENT = {name: wire for wire, name in _IN.items()}
+_SENT_ENCODED = {name: quote(wire, safe="") for name, wire in _SENT.items()}
 # What an application property may never be called on its way out: it would pass for the hub's own word.
 _NEVER_OUT = frozenset((*_SENDER, *_IN_ONLY))
 
@@ -95,6 +97,24 @@ def encode_bag(properties: Properties, system_properties: Properties) -> str:
             pairs.append(f"{_OUT_ENCODED[name]}={_encode(value)}")
     custom = [_encode(k) if v is None else f"{_encode(k)}={_encode(v)}" for k, v in outgoing.items()]
     return "&".join(custom + pairs)
+
+
+def encode_upstream_bag(properties: Properties, system_properties: Properties) -> str:
+    """Return the bag with which a message goes on to the cloud: all that its sender wrote, and no more.
+
+    What the hub alone adds (who sent it, when it came) is left out: the cloud stamps the connection's
+    identity itself, and an application property of such a name would pass for its word.
+    """
+    pairs = [
+        f"{_SENT_ENCODED[name]}={_encode(value)}"
+        for name, value in system_properties.items()
+        if value is not None and name in _SENT_ENCODED
+    ]
+    taken = {_SENT[name] for name, value in system_properties.items() if value is not None and name in _SENT}
+    for name, value in properties.items():
+        if name not in taken and name not in _SENDER:
+            pairs.append(_encode(name) if value is None else f"{_encode(name)}={_encode(value)}")
+    return "&".join(pairs)
 
 
 def _encode(text: str) -> str:

@@ -20,8 +20,12 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
+from messaging.connection_string import ConnectionString
 from messaging.errors import ConfigError, EnvironmentFault
 from messaging.nearest import did_you_mean
+from runtime import link_settings
+from runtime.device_credentials import HOST_NAME
+from runtime.link_settings import DPS_HOST, HTTPS_PORT, Given
 
 PREFIX = "EDGE_ACTORS_"
 # What the runtime hands to its own processes, and the command line's switch for tracebacks: no settings.
@@ -33,6 +37,7 @@ DEVICE_FILE = "device.json"
 MQTT_TLS_PORT = 8883
 MQTT_PLAIN_PORT = 1883
 WEB_PORT = 443
+MOST_CLOUD_CONNECTIONS = 100
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_STOP_GRACE_S = 3600.0
 ISOLATION = ("auto", "require", "off")
@@ -43,7 +48,6 @@ MODULE_UIDS = range(60_600, 61_184)
 # IoT Hub also takes + and #, which cannot stand in the topics that a device publishes to.
 # Source: learn.microsoft.com: azure/iot-hub/iot-hub-devguide-identity-registry, device identity properties.
 _DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
-_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def _device_id(text: str) -> str:
 
 
 def _host_name(text: str) -> str:
-    if not _HOST_NAME.fullmatch(text):
+    if not HOST_NAME.fullmatch(text):
         raise ValueError("a host name of letters, digits, '-' and '.', or an IPv4 address")
     return text
 
@@ -159,6 +163,24 @@ def _stop_grace_s(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) or not 1 <= int(text) <= 100_000:
+        raise ValueError("a whole number from 1 to 100000")
+    return int(text)
+
+
+def _messages_per_s(text: str) -> float | None:
+    if text == "off":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.1 <= number <= 1e6:  # not a number is neither
+        raise ValueError("a number from 0.1 to 1000000, or off")
+    return number
+
+
 def _certificate_file(text: str) -> Path:
     # The reference writes it as a URI. Source: spec sheet security-daemon.md section 5.4
     path = unquote(text.removeprefix("file://")) if text.startswith("file:///") else text
@@ -171,6 +193,19 @@ def _log_level(text: str) -> str:
     if text.lower() not in LOG_LEVELS:
         raise ValueError(f"{', '.join(LOG_LEVELS)}{did_you_mean(text, LOG_LEVELS)}")
     return text.lower()
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("true or false")
+    return text.lower() == "true"
+
+
+def _span_s(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text.strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError("a whole number with a unit: s, m, h or d, such as 12h or 7d")
+    return float(int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]])
 
 
 def _process_allow(text: str) -> tuple[tuple[str, ...], ...]:
@@ -307,6 +342,46 @@ class Settings:
             help="from which user ids process modules get theirs; those with an account are left out",
         )
     )
+    start_when_ready: bool = field(
+        metadata=_about(
+            _switch,
+            default="false",
+            unit="true or false",
+            help="whether modules start when those of a lower startupOrder are healthy, or connected",
+        )
+    )
+    allow_elevated_docker_permissions: bool = field(
+        metadata=_about(
+            _switch,
+            default="true",
+            unit="true or false",
+            help="whether containers get rights over this machine that their createOptions ask for",
+        )
+    )
+    image_gc_enabled: bool = field(
+        metadata=_about(
+            _switch,
+            default="true",
+            unit="true or false",
+            help="whether images that were pulled for modules and are used no more are removed",
+        )
+    )
+    image_gc_interval: float = field(
+        metadata=_about(
+            _span_s,
+            default="1d",
+            unit="seconds with s, or m, h, d",
+            help="how often is looked for images to remove",
+        )
+    )
+    image_gc_threshold: float = field(
+        metadata=_about(
+            _span_s,
+            default="7d",
+            unit="seconds with s, or m, h, d",
+            help="for how long an image has to be unused before it is removed",
+        )
+    )
     trust_bundle_cert: Path | None = field(
         metadata=_about(
             _certificate_file,
@@ -323,6 +398,96 @@ class Settings:
             help="where messages are kept, in edgeHub/hub.db below it; it has to be there",
         )
     )
+    connection_string: ConnectionString | None = field(
+        default=None,
+        metadata=_about(
+            link_settings.connection_string,
+            default="none: as in the last run",
+            unit="connection string of the edge device",
+            help="as which device this edge is known at which IoT Hub; better in a file",
+        ),
+    )
+    connection_string_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            link_settings.file_or_input,
+            default="none",
+            unit="file, or - for standard input",
+            help="the file that holds the connection string; what it says is kept in the home from then on",
+        ),
+    )
+    dps_endpoint: tuple[str, int] = field(
+        default=(DPS_HOST, HTTPS_PORT),
+        metadata=_about(
+            link_settings.dps_endpoint,
+            default=DPS_HOST,
+            unit="HOST[:PORT]",
+            help="the Device Provisioning Service that assigns this device to an IoT Hub",
+        ),
+    )
+    dps_id_scope: str = field(
+        default="",
+        metadata=_about(
+            link_settings.id_scope,
+            default="none",
+            unit="text",
+            help="the id scope of the provisioning service",
+        ),
+    )
+    dps_registration_id: str = field(
+        default="",
+        metadata=_about(
+            link_settings.registration_id,
+            default="none",
+            unit="text",
+            help="as what this device registers there; in small letters",
+        ),
+    )
+    dps_key_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            link_settings.file_or_input,
+            default="none",
+            unit="file, or - for standard input",
+            help="the file that holds the symmetric key of this device for the provisioning service",
+        ),
+    )
+    cloud_ca: Path | None = field(
+        default=None,
+        metadata=_about(
+            _certificate_file,
+            default="none: the authorities of the system",
+            unit="PEM file, or its file:/// URI",
+            help="CA certificates that the cloud is trusted by besides those of the system",
+        ),
+    )
+    cloud_https_port: int = field(
+        default=HTTPS_PORT,
+        metadata=_about(
+            link_settings.port,
+            default=str(HTTPS_PORT),
+            unit="number from 1 to 65535",
+            help="where the IoT Hub answers HTTPS; Azure's is 443",
+        ),
+    )
+    cloud_connections: int = field(
+        default=MOST_CLOUD_CONNECTIONS,
+        metadata=_about(
+            _count,
+            default=str(MOST_CLOUD_CONNECTIONS),
+            unit="number from 1 to 100000",
+            help="how many devices and modules are connected to the cloud at a time; others take turns",
+        ),
+    )
+    cloud_messages_per_s: float | None = field(
+        default=None,
+        metadata=_about(
+            _messages_per_s,
+            default="as fast as they go",
+            unit="messages a second, or off",
+            help="how fast messages go to the cloud at most, all senders together",
+        ),
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -331,9 +496,11 @@ class Settings:
             help="how much the edge logs",
         )
     )
+    # Which settings somebody set; the others have their defaults.
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
 
-_NAMES = tuple(item.name for item in fields(Settings))
+_NAMES = tuple(item.name for item in fields(Settings) if item.metadata)
 
 
 def about(name: str) -> About:
@@ -366,6 +533,7 @@ def read_settings(
     _refuse_unknown(environment)
     host_name = socket.gethostname() if host_name is None else host_name
     given = {name: _given(name, options, environment) for name in _NAMES}
+    link = link_settings.chosen(given)
 
     def pick(name: str, default: Any) -> Any:
         found = given[name]
@@ -373,13 +541,11 @@ def read_settings(
 
     home = pick("home", None) or default_home()
     listen = pick("listen", _listen("127.0.0.1"))
-    # Debian gives the host's name the address 127.0.1.1, where nobody listens by default.
-    only_loopback = all(address.is_loopback for address in listen)
     return Settings(
         home=home,
-        device_id=_device_id_of(home, given["device_id"], host_name),
-        iothub_hostname=pick("iothub_hostname", about("iothub_hostname").default),
-        hostname=pick("hostname", local_name(listen) if only_loopback else _as_host_name(host_name)),
+        device_id=_device_id_of(home, link_settings.wanted_device_id(given, link), host_name),
+        iothub_hostname=link_settings.iothub_hostname(given, link) or about("iothub_hostname").default,
+        hostname=pick("hostname", default_hostname(listen, host_name)),
         listen=listen,
         web_listen=pick("web_listen", None),
         plain_listen=pick("plain_listen", None),
@@ -387,9 +553,25 @@ def read_settings(
         process_allow=pick("process_allow", ()),
         process_isolation=pick("process_isolation", about("process_isolation").default),
         process_uids=pick("process_uids", MODULE_UIDS),
+        allow_elevated_docker_permissions=pick("allow_elevated_docker_permissions", True),
+        start_when_ready=pick("start_when_ready", False),
+        image_gc_enabled=pick("image_gc_enabled", True),
+        image_gc_interval=pick("image_gc_interval", _span_s(about("image_gc_interval").default)),
+        image_gc_threshold=pick("image_gc_threshold", _span_s(about("image_gc_threshold").default)),
         trust_bundle_cert=pick("trust_bundle_cert", None),
         storage_folder=pick("storage_folder", None),
         log_level=pick("log_level", about("log_level").default),
+        connection_string=None if link is None else link.value,
+        connection_string_file=pick("connection_string_file", None),
+        dps_endpoint=pick("dps_endpoint", (DPS_HOST, HTTPS_PORT)),
+        dps_id_scope=pick("dps_id_scope", ""),
+        dps_registration_id=pick("dps_registration_id", ""),
+        dps_key_file=pick("dps_key_file", None),
+        cloud_ca=pick("cloud_ca", None),
+        cloud_https_port=pick("cloud_https_port", HTTPS_PORT),
+        cloud_connections=pick("cloud_connections", MOST_CLOUD_CONNECTIONS),
+        cloud_messages_per_s=pick("cloud_messages_per_s", None),
+        given=frozenset(name for name, found in given.items() if found is not None),
     )
 
 
@@ -401,6 +583,13 @@ def web_addresses(settings: Settings, port: int | None = None) -> tuple[ListenAd
     return tuple(
         address for host in hosts if (address := ListenAddress(host, port or WEB_PORT)) not in settings.listen
     )
+
+
+def default_hostname(listen: Sequence[ListenAddress], host_name: str) -> str:
+    """Return under which name clients reach this edge unless it is set."""
+    # Debian gives the host's name the address 127.0.1.1, where nobody listens by default.
+    only_loopback = all(address.is_loopback for address in listen)
+    return local_name(listen) if only_loopback else _as_host_name(host_name)
 
 
 def local_name(listen: Sequence[ListenAddress]) -> str:
@@ -428,17 +617,9 @@ def remember_device(settings: Settings) -> None:
     fresh.replace(path)
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """A value that somebody set, and where."""
-
-    value: Any
-    origin: str
-
-
 def _given(
     name: str, options: Mapping[str, str | Sequence[str] | None], environment: Mapping[str, str]
-) -> _Given | None:
+) -> Given | None:
     option = options.get(name)
     origin = f"--{name.replace('_', '-')}"
     text = option if isinstance(option, str) else ",".join(option) if option else None
@@ -447,7 +628,7 @@ def _given(
     if text is None:
         return None
     try:
-        return _Given(about(name).read(text), origin)
+        return Given(about(name).read(text), origin)
     except ValueError as exc:
         raise ConfigError(f"{origin}: {text!r} is not allowed; allowed: {exc}") from exc
 
@@ -460,8 +641,8 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
             raise ConfigError(f"{name}: no such setting{hint}")
 
 
-def _device_id_of(home: Path, wanted: _Given | None, host_name: str) -> str:
-    kept = _kept_device_id(home / DEVICE_FILE)
+def _device_id_of(home: Path, wanted: Given | None, host_name: str) -> str:
+    kept = kept_device_id(home)
     if wanted is None:
         return kept or re.sub(r"[^A-Za-z0-9.-]", "-", host_name)[:128] or "edge-device"
     if kept is not None and kept != wanted.value:
@@ -472,7 +653,14 @@ def _device_id_of(home: Path, wanted: _Given | None, host_name: str) -> str:
     return cast(str, wanted.value)
 
 
-def _kept_device_id(path: Path) -> str | None:
+def kept_device_id(home: Path) -> str | None:
+    """Return the id of the device that a home belongs to, None for a new one.
+
+    Raises:
+        ConfigError: what is kept makes no sense.
+        EnvironmentFault: it cannot be read.
+    """
+    path = home / DEVICE_FILE
     try:
         return _device_id(json.loads(path.read_text(encoding="utf-8"))["deviceId"])
     except (FileNotFoundError, NotADirectoryError):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
+from actors.log_query import LogLine
 from messaging.errors import EnvironmentFault
+from messaging.time_text import from_iso
 from runtime.docker_engine import DockerEngine
 
 
@@ -33,3 +37,69 @@ def read(home_id: str, module: str, tail: int | None, follow: bool) -> Iterator[
             return blocks
     except EnvironmentFault as exc:
         raise type(exc)(f"the log of module '{module}' cannot be read: {exc}") from exc
+
+
+def stamped_lines(
+    home_id: str, module: str, since_s: float | None, until_s: float | None, tail: int | None
+) -> Iterable[LogLine] | None:
+    """Return the lines of a module's container with stream and time, None when it has no container.
+
+    Args:
+        home_id: Of the edge.
+        module: Its name.
+        since_s: Only from this time on, in seconds since 1970-01-01 UTC; Docker counts whole ones.
+        until_s: Only up to this time.
+        tail: Of these only the last so many; None for all.
+
+    Raises:
+        EngineAway: the engine does not answer.
+        EnvironmentFault: it refused, or it hands this container's output to somebody else.
+    """
+    engine = DockerEngine(home_id, on_event=lambda _: None, on_away=lambda: None, on_back=lambda: None)
+    try:
+        with engine.calls() as client:
+            found = engine.containers(client).get(module)
+            if found is None:
+                return None
+            last: Literal["all"] | int = "all" if tail is None else tail
+            streams = [
+                _stamped(
+                    name,
+                    client.logs(
+                        found["Id"],
+                        stdout=name == "stdout",
+                        stderr=name == "stderr",
+                        stream=True,
+                        timestamps=True,
+                        tail=last,
+                        since=since_s,
+                        follow=False,
+                        until=until_s,
+                    ),
+                )
+                for name in ("stdout", "stderr")
+            ]
+    except EnvironmentFault as exc:
+        raise type(exc)(f"the log of module '{module}' cannot be read: {exc}") from exc
+    merged = (line for _, line in heapq.merge(*streams, key=lambda pair: pair[0]))
+    return merged if tail is None else deque(merged, tail)
+
+
+def _stamped(stream: str, blocks: Iterable[bytes]) -> Iterator[tuple[str, LogLine]]:
+    """Take time and line apart, which Docker writes with as many digits in each."""
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield _stamped_line(stream, line, "\n")
+    if rest:
+        yield _stamped_line(stream, rest, "")
+
+
+def _stamped_line(stream: str, line: bytes, end: str) -> tuple[str, LogLine]:
+    stamp, _, text = line.decode("utf-8", "replace").partition(" ")
+    try:
+        written_s = from_iso(stamp)
+    except ValueError:
+        return stamp, LogLine(f"{stamp} {text}{end}", stream)
+    return stamp, LogLine(text + end, stream, written_s)

@@ -1,4 +1,4 @@
-"""Makes the container of a module, after pulling its image when this device has none.
+"""Makes the container of a module, once its image is there (container_images.py).
 
 One made from the same request is used again, with what it wrote inside; another request replaces it.
 """
@@ -6,17 +6,20 @@ One made from the same request is used again, with what it wrote inside; another
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.module_spec import DockerSettings, ImagePullPolicy, ModuleSpec
+from actors.module_spec import ModuleSpec
 from actors.ports import ModuleAccess
 from messaging.errors import ConfigError, EnvironmentFault
+from runtime.container_images import ContainerImages, Progress, docker_settings
 from runtime.container_network import ensure_network, network_name
 from runtime.container_request import (
+    LOG_OPTIONS,
     REQUEST_LABEL,
     SOCKET_FOLDER,
     ContainerRequest,
@@ -24,7 +27,7 @@ from runtime.container_request import (
     container_names,
     create_request,
 )
-from runtime.docker_engine import DockerEngine, explanation
+from runtime.docker_engine import DockerEngine, engine_socket, explanation
 from runtime.workload_server import SOCKET_NAME
 
 if TYPE_CHECKING:  # heavy
@@ -33,9 +36,6 @@ if TYPE_CHECKING:  # heavy
 log = logging.getLogger(__name__)
 
 _PORT: Final = re.compile(r"(?:Bind for|listen (?:tcp4?|udp4?)) \S*?:(\d+)\b.*(?:allocated|in use)")
-MEGABYTE: Final = 1_000_000
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class ContainerNames:
     home_id: str
     device_id: str
     gateway_name: str
+    home: Path
+    allow_elevated: bool = True  # whether createOptions may ask for rights over this machine
 
 
 class ContainerMaker:
@@ -56,11 +58,14 @@ class ContainerMaker:
         names: ContainerNames,
         marker: Path,
         environment: Callable[[ModuleSpec, ModuleAccess], dict[str, str]],
+        images: ContainerImages,
     ) -> None:
         self._engine = engine
         self._names = names
         self._marker = marker
         self._environment = environment
+        self._log_driver: str | None = None  # the engine's; None: not asked yet
+        self._images = images
 
     def network(self, client: APIClient) -> str:
         """Make the network of this edge unless it is there; return the address of the gateway in it."""
@@ -87,31 +92,47 @@ class ContainerMaker:
 
         Raises:
             ConfigError: the deployment cannot be followed; says why, and what to do.
+            ImageRefused: the image is not the one that the deployment pins.
         """
-        request = self._request(module, access, gateway)
+        request = self._request(client, module, access, gateway)
         found = self._engine.containers(client).get(module.name)
-        if found is not None:
-            if found["Labels"].get(REQUEST_LABEL) == request.digest:
+        if found is not None and found["Labels"].get(REQUEST_LABEL) == request.digest:
+            if self._images.is_current(client, docker_settings(module), str(found["ImageID"])):
                 return str(found["Id"])
-            client.remove_container(found["Id"], force=True)
-        for option in request.left_out:
-            log.warning(
-                "module %s: HostConfig.%s of its createOptions is left out; restarts and removal follow "
-                "the deployment",
-                module.name,
-                option,
-            )
-        from docker.errors import ImageNotFound
-
-        try:
-            return self._create(client, module, request)
-        except ImageNotFound:
-            pull_image(client, module, progress)
+            log.info("module %s: its image is another one by now; its container is made anew", module.name)
+        self._images.have(client, module, progress)  # before anything that runs well is given up for it
+        if found is not None:
+            self.remove(client, found)
+        for remark in request.remarks:
+            log.warning("module %s: %s", module.name, remark)
         return self._create(client, module, request)
 
-    def _request(self, module: ModuleSpec, access: ModuleAccess, gateway: str) -> ContainerRequest:
+    def remove(self, client: APIClient, listed: Mapping[str, Any]) -> None:
+        """Remove a container, as the list has it; one that is gone is no error."""
+        from docker.errors import NotFound
+
+        try:
+            client.remove_container(listed["Id"], force=True)
+        except NotFound:
+            pass
+        self._images.unused(str(listed["ImageID"]))
+
+    def _request(
+        self, client: APIClient, module: ModuleSpec, access: ModuleAccess, gateway: str
+    ) -> ContainerRequest:
         names = self._names
-        around = Surroundings(names.home_id, network_name(names.home_id), gateway, names.gateway_name)
+        if self._log_driver is None:
+            self._log_driver = str(client.info().get("LoggingDriver"))
+        around = Surroundings(
+            names.home_id,
+            network_name(names.home_id),
+            gateway,
+            names.gateway_name,
+            home=names.home,
+            engine_socket=engine_socket(os.environ.get("DOCKER_HOST")),
+            allow_elevated=names.allow_elevated,
+            log_options=LOG_OPTIONS.get(self._log_driver, {}),
+        )
         environment = self._environment(module, access) | {"IOTEDGE_GATEWAYHOSTNAME": names.gateway_name}
         folder = ""
         if access.workload_uri:
@@ -120,16 +141,13 @@ class ContainerMaker:
         return create_request(module, environment, folder, around)
 
     def _create(self, client: APIClient, module: ModuleSpec, request: ContainerRequest) -> str:
-        """Raises docker.errors.ImageNotFound as it is, everything else in our words."""
-        from docker.errors import APIError, ImageNotFound
+        from docker.errors import APIError
 
         names = container_names(module.name, self._names.device_id, self._names.home_id)
         for name in names:
             try:
                 made = client.create_container_from_config(request.body, name)  # type: ignore[no-untyped-call]
                 return str(made["Id"])
-            except ImageNotFound:
-                raise
             except APIError as exc:
                 if exc.status_code != 409 or name == names[-1]:
                     raise ConfigError(
@@ -140,57 +158,15 @@ class ContainerMaker:
         raise AssertionError("the last name returned or raised")
 
 
-def pull_image(client: APIClient, module: ModuleSpec, progress: Progress) -> None:
-    """Pull the image of a module, unless its imagePullPolicy forbids that.
-
-    Raises:
-        ConfigError: it is to be had nowhere; says why, and what to do.
-    """
-    settings = module.settings
-    assert isinstance(settings, DockerSettings)
-    image = settings.image
-    way_out = f"pull it (`docker pull {image}`), or fix settings.image in the deployment"
-    missing = f"module '{module.name}': image '{image}' not found on this device"
-    if module.image_pull_policy is ImagePullPolicy.NEVER:
-        raise ConfigError(f"{missing}, and imagePullPolicy is 'never'; {way_out}")
-    from docker.errors import APIError, ImageNotFound
-
-    log.info("module %s: image %s is being pulled", module.name, image)
-    progress(f"image '{image}' is not on this device and is being pulled")
-    try:
-        lines: Iterable[Mapping[str, Any]] = client.pull(image, stream=True, decode=True)
-        problem = _follow_pull(lines, image, progress)
-    except ImageNotFound as exc:
-        problem = explanation(exc)
-    except APIError as exc:
-        problem = explanation(exc)
-    if problem:
-        raise ConfigError(f"{missing}; {way_out}; the engine says: {problem}")
-    log.info("module %s: image %s is there", module.name, image)
-
-
-def _follow_pull(lines: Iterable[Mapping[str, Any]], image: str, progress: Progress) -> str:
-    """Tell how far a pull is, line by line; return what went wrong, "" when nothing did.
-
-    Source: Docker Engine API v1.41, POST /images/create
-    """
-    parts: dict[str, tuple[int, int]] = {}
-    for line in lines:
-        if "error" in line:
-            return " ".join(str(line["error"]).split())
-        detail = line.get("progressDetail") or {}
-        if line.get("status") == "Downloading" and detail.get("total"):
-            parts[str(line.get("id"))] = (int(detail["current"]), int(detail["total"]))
-            done, total = (sum(column) / MEGABYTE for column in zip(*parts.values(), strict=True))
-            progress(
-                f"image '{image}' is not on this device and is being pulled: {done:.1f} of {total:.1f} MB"
-            )
-    return ""
+class ContainerGone(EnvironmentFault):
+    """The container is being removed, or was, by somebody else: another one has to be made."""
 
 
 def why_not_started(client: APIClient, error: Any) -> EnvironmentFault:
     """Return why the engine refused to start a container, and the way out."""
     text = explanation(error)
+    if (error.status_code == 404 and "No such container" in text) or "marked for removal" in text:
+        return ContainerGone(f"its container is being removed: {text}; it is made anew")
     taken = _PORT.search(text)
     if taken is None:
         return EnvironmentFault(

@@ -12,18 +12,32 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from actors.module_spec import DockerSettings, ModuleSpec, spec_hash
+from runtime import docker_options as options
+from runtime.container_limits import refuse_home, take_elevated
 from runtime.docker_engine import HOME_LABEL, MODULE_LABEL
 
 SPEC_LABEL: Final = "net.edge-actors.spec"  # hash of what the deployment says
 REQUEST_LABEL: Final = "net.edge-actors.request"  # hash of the whole request, so also of what we add
+REMARKS_LABEL: Final = "net.edge-actors.remarks"  # what a user should know of it, as a JSON list
 SOCKET_FOLDER: Final = "/var/run/iotedge"  # where modules of the reference have it
 HUB_NAME: Final = "edgeHub"
 # Whoever restarts or removes containers beside us would work against the restart policy of the deployment.
 LEFT_OUT: Final = ("RestartPolicy", "AutoRemove")
+_OPTION: Final = "createOptions: HostConfig."
+_KEEPER: Final = "is left out: restarts and removal follow the deployment"
+_NOT_ALLOWED: Final = (
+    "is left out: this device does not allow it (setting EDGE_ACTORS_ALLOW_ELEVATED_DOCKER_PERMISSIONS)"
+)
+# As much as the log of a process module may have. The engine itself limits nothing.
+LOG_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    "json-file": {"max-size": "10m", "max-file": "3"},
+    "local": {"max-size": "10m", "max-file": "3"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +48,18 @@ class Surroundings:
     network: str
     gateway: str  # address at which the hub is reached
     gateway_name: str  # and under which name
+    home: Path
+    engine_socket: str
+    allow_elevated: bool = True  # whether createOptions may ask for rights over this machine
+    log_options: Mapping[str, str] = field(default_factory=dict)  # for a container that names no log driver
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerRequest:
-    """The body of `POST /containers/create`, and which of the createOptions were left out of it."""
+    """The body of `POST /containers/create`, and what a user should know of it."""
 
     body: dict[str, Any]
-    left_out: tuple[str, ...]
+    remarks: tuple[str, ...]
 
     @property
     def digest(self) -> str:
@@ -78,82 +96,71 @@ def create_request(
         environment: The module's own of the manifest and the IOTEDGE_* ones; `Env` of createOptions wins.
         socket_folder: The folder of the module's workload socket on this machine; "" when it has none.
         around: What all containers of this edge share.
+
+    Raises:
+        ConfigError: the home of the edge would be bound into the container.
     """
     settings = module.settings
     assert isinstance(settings, DockerSettings)
     body: dict[str, Any] = json.loads(settings.create_options)
-    host = _part(body, "HostConfig")
-    left_out = tuple(name for name in LEFT_OUT if _pop(host, name))
-    _pop(body, "Image")
+    host = options.part(body, "HostConfig")
+    refuse_home(module.name, host, around.home)
+    left_out = [f"{_OPTION}{name} {_KEEPER}" for name in LEFT_OUT if options.pop(host, name)]
+    if not around.allow_elevated:
+        # Whoever wants the host's network has to name it twice.
+        endpoints = options.get(options.get(body, "NetworkingConfig") or {}, "EndpointsConfig") or {}
+        options.pop(endpoints, "host")
+        left_out += [f"{_OPTION}{name} {_NOT_ALLOWED}" for name in take_elevated(host, around.engine_socket)]
+    if around.log_options and not options.get(host, "LogConfig"):
+        options.pop(host, "LogConfig")
+        host["LogConfig"] = {"Type": "", "Config": dict(around.log_options)}
+    options.pop(body, "Image")
     body["Image"] = settings.image
-    body["Env"] = _merged_env(environment, _pop(body, "Env") or ())
+    body["Env"] = _merged_env(environment, options.pop(body, "Env") or ())
     if socket_folder:
-        _append(host, "Binds", [f"{socket_folder}:{SOCKET_FOLDER}"])
+        options.append(host, "Binds", [f"{socket_folder}:{SOCKET_FOLDER}"])
     _join_network(body, host, module.name, around.network)
-    mode = str(_get(host, "NetworkMode") or "")
+    mode = str(options.get(host, "NetworkMode") or "")
     if mode != "none" and not mode.startswith("container:"):
-        given = {str(entry).partition(":")[0].casefold() for entry in _get(host, "ExtraHosts") or ()}
+        given = {str(entry).partition(":")[0].casefold() for entry in options.get(host, "ExtraHosts") or ()}
         names = dict.fromkeys((around.gateway_name, HUB_NAME))
-        _append(
+        options.append(
             host, "ExtraHosts", [f"{name}:{around.gateway}" for name in names if name.casefold() not in given]
         )
-    labels = _pop(body, "Labels") or {}
+    labels = options.pop(body, "Labels") or {}
     body["Labels"] = labels | {
         HOME_LABEL: around.home_id,
         MODULE_LABEL: module.name,
         SPEC_LABEL: spec_hash(module),
     }
+    if left_out:
+        body["Labels"][REMARKS_LABEL] = json.dumps(left_out)
     body["Labels"][REQUEST_LABEL] = _digest(body)
-    return ContainerRequest(body, left_out)
+    return ContainerRequest(body, tuple(left_out))
 
 
 def _join_network(body: dict[str, Any], host: dict[str, Any], module: str, network: str) -> None:
     """Put the container on our network unless its createOptions say where it belongs."""
-    networking = _part(body, "NetworkingConfig")
-    if _get(networking, "EndpointsConfig") or _get(host, "NetworkMode") not in (None, "", "default"):
+    networking = options.part(body, "NetworkingConfig")
+    if options.get(networking, "EndpointsConfig") or options.get(host, "NetworkMode") not in (
+        None,
+        "",
+        "default",
+    ):
         return
-    _pop(host, "NetworkMode")
+    options.pop(host, "NetworkMode")
     host["NetworkMode"] = network
-    _pop(networking, "EndpointsConfig")
+    options.pop(networking, "EndpointsConfig")
     networking["EndpointsConfig"] = {network: {"Aliases": [module]}}
 
 
-def _merged_env(ours: Mapping[str, str], given: Iterable[str]) -> list[str]:
+def _merged_env(ours: Mapping[str, str], given: Iterable[object]) -> list[str]:
     merged = dict(ours)
     for entry in given:
-        name, _, value = entry.partition("=")
+        name, _, value = str(entry).partition("=")
         merged[name] = value
     return [f"{name}={value}" for name, value in sorted(merged.items())]
 
 
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-# properties whatever their case
-
-
-def _name(options: Mapping[str, Any], wanted: str) -> str | None:
-    folded = wanted.casefold()
-    return next((name for name in options if name.casefold() == folded), None)
-
-
-def _get(options: Mapping[str, Any], wanted: str) -> Any:
-    name = _name(options, wanted)
-    return None if name is None else options[name]
-
-
-def _pop(options: dict[str, Any], wanted: str) -> Any:
-    name = _name(options, wanted)
-    return None if name is None else options.pop(name)
-
-
-def _part(options: dict[str, Any], wanted: str) -> dict[str, Any]:
-    """Return the object of this name, in place and properly spelt; an empty one when there is none."""
-    part: dict[str, Any] = _pop(options, wanted) or {}
-    options[wanted] = part
-    return part
-
-
-def _append(options: dict[str, Any], wanted: str, more: list[str]) -> None:
-    options[wanted] = [*(_pop(options, wanted) or ()), *more]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from actors.module_spec import ModuleSpec
 from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit
@@ -18,6 +18,7 @@ class ContainerStart:
         self.module = module
         self.access = access
         self.doing = "its container is being made"  # fit to be shown
+        self.is_downloading = False
         self._withdrawn_grace_s: float | None = None
         self._lock = threading.Lock()
         self._tell: Callable[[], None] | None = None
@@ -31,8 +32,8 @@ class ContainerStart:
         self._future.add_done_callback(self._done)
 
     def tell(self, doing: str) -> None:
-        """Say what takes its time."""
-        self.doing = doing
+        """Say how far its image is fetched."""
+        self.doing, self.is_downloading = doing, True
 
     @property
     def withdrawn_grace_s(self) -> float | None:
@@ -47,6 +48,10 @@ class ContainerStart:
     def fits(self, module: ModuleSpec, access: ModuleAccess) -> bool:
         """Return whether it is a start of the same."""
         return self._withdrawn_grace_s is None and (self.module, self.access) == (module, access)
+
+    def wait(self, limit_s: float) -> bool:
+        """Wait for the result; return whether there is one."""
+        return bool(wait([self._future], limit_s).done)
 
     def result(self, limit_s: float) -> ModuleRun:
         """Return the run.

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from actors.ports import ModuleEnd, ModuleRun
-from runtime.container_request import SPEC_LABEL
+from runtime.container_request import REMARKS_LABEL, SPEC_LABEL
 
 
 def run_of(inspected: Mapping[str, Any]) -> ModuleRun:
     """Return the run of a container that runs, or just did."""
     state, labels = inspected["State"], inspected["Config"]["Labels"]
     started_at_s = _seconds(state["StartedAt"])
-    return ModuleRun(state["Pid"], started_at_s or time.time(), spec_hash=labels.get(SPEC_LABEL))
+    health = (state.get("Health") or {}).get("Status", "none")
+    return ModuleRun(
+        state["Pid"],
+        started_at_s or time.time(),
+        spec_hash=labels.get(SPEC_LABEL),
+        image_id=inspected["Image"],
+        has_check=health != "none",
+        is_healthy=health in ("none", "healthy"),
+        remarks=_remarks(labels.get(REMARKS_LABEL)),
+    )
 
 
 def end_of(inspected: Mapping[str, Any]) -> ModuleEnd | None:
@@ -25,7 +36,8 @@ def end_of(inspected: Mapping[str, Any]) -> ModuleEnd | None:
     if started_at_s is None:
         return None
     ended_at_s = _seconds(state["FinishedAt"]) or time.time()
-    return end_with_code(ModuleRun(0, started_at_s), state["ExitCode"], ended_at_s)
+    end = end_with_code(ModuleRun(0, started_at_s), state["ExitCode"], ended_at_s)
+    return replace(end, out_of_memory=bool(state.get("OOMKilled")))
 
 
 def end_with_code(run: ModuleRun, exit_code: int | None, at_s: float, with_engine: bool = False) -> ModuleEnd:
@@ -43,6 +55,14 @@ def is_unhealthy(inspected: Mapping[str, Any]) -> bool:
 def is_listed_unhealthy(listed: Mapping[str, Any]) -> bool:
     """Return the same of an entry in the list of containers, which has it in words only."""
     return "(unhealthy)" in str(listed.get("Status"))
+
+
+def _remarks(label: str | None) -> tuple[str, ...]:
+    try:
+        found = json.loads(label or "[]")
+    except ValueError:  # somebody else's
+        return ()
+    return tuple(str(one) for one in found) if isinstance(found, list) else ()
 
 
 def _seconds(text: str) -> float | None:

@@ -12,26 +12,33 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from actors.module_spec import ModuleSpec
-from actors.ports import ModuleAccess, ModuleEnd, ModuleHealth, ModuleRun, OnExit, OnHealth
-from messaging.errors import EdgeError, EngineAway, EnvironmentFault, StartLater
+from actors.module_spec import DockerSettings, ModuleSpec
+from actors.ports import (
+    ModuleAccess,
+    ModuleEnd,
+    ModuleHealth,
+    ModuleRun,
+    OnExit,
+    OnHealth,
+    OnPreparation,
+)
+from actors.registries import RegistryCredential
+from messaging.errors import EdgeError, EngineAway, EnvironmentFault, ImageComing, StartLater
 from runtime.caller import ModuleContainer
-from runtime.container_maker import ContainerMaker, ContainerNames, why_not_started
+from runtime.container_images import ContainerImages
+from runtime.container_maker import ContainerGone, ContainerMaker, ContainerNames, why_not_started
 from runtime.container_network import remembered_gateway
 from runtime.container_start import ContainerStart
-from runtime.container_state import end_of, end_with_code, is_listed_unhealthy, is_unhealthy, run_of
-from runtime.docker_engine import (
-    ANSWER_LIMIT_S,
-    ContainerDied,
-    ContainerHealth,
-    DockerEngine,
-    in_background,
-)
+from runtime.container_state import end_of, is_unhealthy, run_of
+from runtime.container_watch import ContainerWatch, Watched
+from runtime.docker_engine import ANSWER_LIMIT_S, DockerEngine, in_background
+from runtime.image_collector import CollectionTimes, ImageCollector
+from runtime.image_preparation import ImagePreparation
+from runtime.image_use import ImageUse
 
 if TYPE_CHECKING:  # heavy
     from docker import APIClient
@@ -39,16 +46,9 @@ if TYPE_CHECKING:  # heavy
 log = logging.getLogger(__name__)
 
 KILL_ALL_LIMIT_S: Final = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class _Watched:
-    """A container that runs, or is about to."""
-
-    container_id: str
-    on_exit: OnExit
-    run: ModuleRun | None = None  # None while it is being started
-    died: ContainerDied | None = None  # an end that came before its start was known
+REMOVAL_LIMIT_S: Final = 20.0  # for a container that somebody removes while it is to be started
+REMOVAL_LOOK_S: Final = 0.05  # between two looks whether that is done
+IMAGES_FILE: Final = "images.json"  # beside the marker
 
 
 class DockerRuntime:
@@ -63,6 +63,7 @@ class DockerRuntime:
         marker: Path,
         *,
         environment: Callable[[ModuleSpec, ModuleAccess], dict[str, str]],
+        collection: CollectionTimes | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -70,23 +71,30 @@ class DockerRuntime:
             names: What containers are told of this edge.
             marker: File in the home that is there when containers were made.
             environment: The variables of a module.
+            collection: When unused images are removed; None: never.
         """
         self._marker = marker
         self._first = False  # whether there were no containers before this run
         # Told the address at which containers look for the hub, before one of them is started.
         self.on_gateway: Callable[[str], None] = lambda address: None
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._watched: dict[str, _Watched] = {}
         self._failed_away: set[str] = set()  # whose last start found no engine
         self._waiting: dict[str, Callable[[], None]] = {}
         self._starts: dict[str, ContainerStart] = {}  # whose result nobody has asked for
-        self._on_health: dict[str, OnHealth] = {}
         self._to_remove: set[str] = set()  # removed while no engine answered
         self._engine = DockerEngine(
-            names.home_id, on_event=self._on_event, on_away=self._on_away, on_back=self._on_back
+            names.home_id,
+            on_event=lambda event: self._watch.on_event(event),
+            on_away=lambda: self._watch.on_away(),
+            on_back=self._on_back,
         )
-        self._maker = ContainerMaker(self._engine, names, marker, environment)
+        self._watch = ContainerWatch(self._is_out_of_memory)
+        use = ImageUse(marker.with_name(IMAGES_FILE))
+        self._images = ContainerImages(use)
+        self._use = use
+        self._maker = ContainerMaker(self._engine, names, marker, environment, self._images)
+        self._preparation: ImagePreparation | None = None
+        self._collector = None if collection is None else ImageCollector(self._engine, use, collection)
 
     @property
     def in_use(self) -> bool:
@@ -126,14 +134,8 @@ class DockerRuntime:
         name = module.name
         try:
             start = self._start_of(module, access)
-            run = start.result(ANSWER_LIMIT_S)
-        except TimeoutError as exc:
-            raise StartLater(f"module '{name}': {start.doing}") from exc
+            run = self._result(start)
         except EdgeError as exc:
-            with self._lock:
-                self._starts.pop(name, None)
-                if isinstance(exc, EngineAway):
-                    self._failed_away.add(name)
             if isinstance(exc, EnvironmentFault):
                 raise type(exc)(f"module '{name}': {exc}") from exc
             raise
@@ -159,8 +161,30 @@ class DockerRuntime:
 
     def watch_health(self, name: str, on_health: OnHealth) -> None:
         """Tell when the HEALTHCHECK of a container says something else; see ModuleRuntime."""
+        self._watch.watch_health(name, on_health)
+
+    def prepare(
+        self,
+        modules: Sequence[ModuleSpec],
+        credentials: Sequence[RegistryCredential],
+        on_progress: OnPreparation,
+    ) -> None:
+        """Fetch the images of these modules; see ModuleRuntime."""
+        preparation = ImagePreparation(self._engine, self._images, modules, credentials, on_progress)
         with self._lock:
-            self._on_health[name] = on_health
+            earlier, self._preparation = self._preparation, preparation
+        if earlier is not None:
+            earlier.withdraw()
+        preparation.begin()
+
+    def deployed(self, modules: Sequence[ModuleSpec], credentials: Sequence[RegistryCredential]) -> None:
+        """Take these for the deployment in force; see ModuleRuntime."""
+        self._images.credentials = tuple(credentials)
+        images = [one.settings.image for one in modules if isinstance(one.settings, DockerSettings)]
+        if images or self.in_use:
+            self._use.deployed(images)
+            if self._collector is not None:
+                self._collector.start()
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime. The engine does both."""
@@ -182,11 +206,9 @@ class DockerRuntime:
         """Take over what runs under a name; see ModuleRuntime. None as well while the engine is away."""
         if not self.in_use:
             return None
-        with self._lock:
-            watched = self._watched.get(name)
-            if watched is not None and watched.run is not None:
-                watched.on_exit = on_exit
-                return watched.run
+        run = self._watch.take_over(name, on_exit)
+        if run is not None:
+            return run
 
         def look(client: APIClient) -> ModuleRun | ModuleEnd | None:
             found = self._engine.containers(client).get(name)
@@ -203,16 +225,15 @@ class DockerRuntime:
 
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime. Done later when the engine is away."""
-        with self._lock:
-            if name in self._watched:
-                raise ValueError(f"module {name!r} still runs; stop it before it is removed")
+        if self._watch.get(name) is not None:
+            raise ValueError(f"module {name!r} still runs; stop it before it is removed")
         if not self.in_use:
             return
 
         def remove(client: APIClient) -> None:
             found = self._engine.containers(client).get(name)
             if found is not None:
-                client.remove_container(found["Id"], force=True)
+                self._maker.remove(client, found)
 
         try:
             self._engine.ask(remove)
@@ -233,24 +254,25 @@ class DockerRuntime:
 
     def kill_all(self) -> None:
         """Kill whatever still runs: the last resort when the actors did not end their modules."""
-        with self._lock:
-            names = list(self._watched)
-        for name in names:
+        for name in self._watch.names():
             self.kill(name)
-        with self._changed:
-            self._changed.wait_for(lambda: not self._watched, KILL_ALL_LIMIT_S)
+        self._watch.wait_until_none(KILL_ALL_LIMIT_S)
 
     def caller_of(self, name: str) -> ModuleContainer | None:
         """Return by what the caller of a workload socket is known, None when the module does not run."""
-        with self._lock:
-            watched = self._watched.get(name)
-            return None if watched is None else ModuleContainer(watched.container_id)
+        watched = self._watch.get(name)
+        return None if watched is None else ModuleContainer(watched.container_id)
 
     def close(self) -> None:
         """End the watching. What still runs lives on, for the next agent to adopt."""
         with self._lock:
             for start in self._starts.values():
                 start.withdraw(0.0)
+            preparation = self._preparation
+        if preparation is not None:
+            preparation.withdraw()
+        if self._collector is not None:
+            self._collector.close()
         self._engine.close()
 
     # starting
@@ -270,7 +292,7 @@ class DockerRuntime:
             if start is not None and not start.is_done:
                 start.withdraw(0.0)
                 raise StartLater("its start before this one is being ended")
-            if name in self._watched:
+            if self._watch.get(name) is not None:
                 raise ValueError(f"module {name!r} runs already")
             self._failed_away.discard(name)
             self._to_remove.discard(name)
@@ -278,87 +300,94 @@ class DockerRuntime:
         start.begin(self._make_and_start)
         return start
 
+    def _result(self, start: ContainerStart) -> ModuleRun:
+        """Return the run; a start that failed is over, one that takes longer goes on.
+
+        Raises:
+            StartLater: it takes longer.
+            EdgeError: it failed.
+        """
+        name = start.module.name
+        if not start.wait(ANSWER_LIMIT_S):
+            raise (ImageComing if start.is_downloading else StartLater)(start.doing)
+        try:
+            return start.result(0.0)
+        except Exception as exc:
+            with self._lock:
+                self._starts.pop(name, None)
+                if isinstance(exc, EngineAway):
+                    self._failed_away.add(name)
+            if isinstance(exc, EdgeError):
+                raise
+            # A fault of ours: told as one, and no reason to take the other modules' agent down.
+            log.exception("module %s: its start failed", name)
+            raise EnvironmentFault(f"its start failed: {type(exc).__name__}: {exc}") from exc
+
     def _make_and_start(self, start: ContainerStart) -> ModuleRun:
         """In the thread of the start."""
         name = start.module.name
         with self._engine.calls() as client:
             gateway = self._maker.network(client)
             self.on_gateway(gateway)
-            container_id = self._maker.container(client, start.module, start.access, gateway, start.tell)
-            if start.withdrawn_grace_s is not None:
-                raise StartLater("its start was given up")
-            run = self._started(client, name, container_id, start.exited)
+            run = self._made_and_started(client, start, gateway)
         if start.withdrawn_grace_s is not None:
             self._stop(name, start.withdrawn_grace_s)
         return run
 
+    def _made_and_started(self, client: APIClient, start: ContainerStart, gateway: str) -> ModuleRun:
+        """Make a container unless it is there, and start it. One that is being removed is waited for."""
+        ends_s = time.monotonic() + REMOVAL_LIMIT_S
+        while True:
+            container_id = self._maker.container(client, start.module, start.access, gateway, start.tell)
+            if start.withdrawn_grace_s is not None:
+                raise StartLater("its start was given up")
+            try:
+                return self._started(client, start.module.name, container_id, start.exited)
+            except ContainerGone:
+                if time.monotonic() > ends_s:
+                    raise
+                time.sleep(REMOVAL_LOOK_S)
+
     def _started(self, client: APIClient, name: str, container_id: str, on_exit: OnExit) -> ModuleRun:
         from docker.errors import APIError
 
-        watched = _Watched(container_id, on_exit)
-        with self._lock:
-            self._watched[name] = watched  # from now on it may end, and ask the workload API
+        watched = self._watch.begin(name, container_id, on_exit)  # from now on it may end, or ask us things
         try:
             client.start(container_id)
             state = client.inspect_container(container_id)
         except BaseException as exc:
-            self._forget(name, watched)
+            self._watch.forget(name, watched)
             if isinstance(exc, APIError):
                 raise why_not_started(client, exc) from exc
             raise
         run = run_of(state)
-        self._settle(name, watched, run, ended=None if state["State"]["Running"] else state)
+        self._watch.settle(name, watched, run, ended=None if state["State"]["Running"] else state)
         return run
 
     def _look(
         self, client: APIClient, name: str, container_id: str, on_exit: OnExit
     ) -> ModuleRun | ModuleEnd | None:
         """Watch a container that was found, when it runs."""
-        watched = _Watched(container_id, on_exit)
-        with self._lock:
-            self._watched[name] = watched
+        watched = self._watch.begin(name, container_id, on_exit)
         try:
             state = client.inspect_container(container_id)
         except BaseException:
-            self._forget(name, watched)
+            self._watch.forget(name, watched)
             raise
         if not state["State"]["Running"]:
-            self._forget(name, watched)
+            self._watch.forget(name, watched)
             return end_of(state)
         run = run_of(state)
-        self._settle(name, watched, run, ended=None)
+        self._watch.settle(name, watched, run, ended=None)
         if is_unhealthy(state):
-            self._tell_health(name, ModuleHealth(False, run.started_at_s))
+            self._watch.tell_health(name, ModuleHealth(False, run.started_at_s))
         return run
-
-    def _settle(self, name: str, watched: _Watched, run: ModuleRun, ended: dict[str, Any] | None) -> None:
-        """Note the run of a container; tell its end if it came meanwhile."""
-        with self._changed:
-            watched.run = run
-            died = watched.died
-            end = None
-            if died is not None and died.at_s >= run.started_at_s:
-                end = end_with_code(run, died.exit_code, died.at_s, died.with_engine)
-            elif ended is not None:
-                end = end_of(ended)
-            if end is None or self._watched.get(name) is not watched:
-                return
-            del self._watched[name]
-            self._changed.notify_all()
-        watched.on_exit(end)
-
-    def _forget(self, name: str, watched: _Watched) -> None:
-        with self._changed:
-            if self._watched.get(name) is watched:
-                del self._watched[name]
-                self._changed.notify_all()
 
     # ending
 
     def _tell(self, name: str, what: str, command: Callable[[APIClient, str], None]) -> None:
         """Have the engine do something to a container that runs, in a thread: it may take the whole grace."""
-        with self._lock:
-            watched = self._watched.get(name)
+        watched = self._watch.get(name)
         if watched is None:
             return
 
@@ -367,62 +396,30 @@ class DockerRuntime:
                 with self._engine.calls() as client:
                     command(client, watched.container_id)
             except EdgeError as exc:
-                with self._lock:
-                    over = self._watched.get(name) is not watched
-                if not over:  # not ended by itself meanwhile
+                if self._watch.get(name) is watched:  # not ended by itself meanwhile
                     log.error("module %s cannot be %s: %s", name, what, exc)
 
         in_background(f"docker {name}", tell)
 
     # what the engine tells, in the thread of its events
 
-    def _on_event(self, event: ContainerDied | ContainerHealth) -> None:
-        if isinstance(event, ContainerDied):
-            self._on_died(event)
-            return
-        with self._lock:
-            watched = self._watched.get(event.module)
-            run = watched.run if watched is not None and watched.container_id == event.container_id else None
-        if run is not None and event.at_s >= run.started_at_s:  # else told twice, as below
-            self._tell_health(event.module, ModuleHealth(event.healthy, run.started_at_s))
+    def _is_out_of_memory(self, container_id: str) -> bool:
+        """Return whether the engine killed a container, or a process in it, for want of memory."""
 
-    def _tell_health(self, name: str, health: ModuleHealth) -> None:
-        with self._lock:
-            on_health = self._on_health.get(name)
-        if on_health is not None:
-            on_health(health)
+        def look(client: APIClient) -> bool:
+            return bool(client.inspect_container(container_id)["State"].get("OOMKilled"))
 
-    def _on_died(self, died: ContainerDied) -> None:
-        with self._changed:
-            watched = self._watched.get(died.module)
-            if watched is None or watched.container_id != died.container_id:
-                return
-            if watched.run is None:
-                watched.died = died
-                return
-            if died.at_s < watched.run.started_at_s:
-                return  # told twice: events are asked for from a moment back
-            del self._watched[died.module]
-            self._changed.notify_all()
-        watched.on_exit(end_with_code(watched.run, died.exit_code, died.at_s, died.with_engine))
-
-    def _on_away(self) -> None:
-        """Nobody knows how the modules are doing."""
-        with self._changed:
-            lost = {name: watched for name, watched in self._watched.items() if watched.run is not None}
-            for name in lost:
-                del self._watched[name]
-            self._changed.notify_all()
-        now_s = time.time()
-        for watched in lost.values():
-            assert watched.run is not None
-            watched.on_exit(ModuleEnd(None, None, watched.run.started_at_s, now_s, engine_away=True))
+        try:
+            return self._engine.ask(look)
+        except EdgeError as exc:  # also one that was removed by hand
+            log.debug("how container %s ended is not known: %s", container_id, exc)
+            return False
 
     def _on_back(self) -> None:
         """The engine answers, perhaps after it had been away."""
         with self._lock:
             to_remove, self._to_remove = self._to_remove, set()
-            running = {name: watched for name, watched in self._watched.items() if watched.run is not None}
+        running = self._watch.running()
         for name in to_remove:
             self.remove(name)
         if running:
@@ -432,22 +429,10 @@ class DockerRuntime:
         for on_back in waiting.values():
             on_back()
 
-    def _catch_up(self, running: dict[str, _Watched]) -> None:
-        """Tell what became of containers while the engine was out of sight; it took the ended ones along."""
+    def _catch_up(self, running: Mapping[str, Watched]) -> None:
         try:
-            found = self._engine.ask(self._engine.containers)
+            listed = self._engine.ask(self._engine.containers)
         except EdgeError as exc:
             log.warning("it cannot be seen which containers still run: %s", exc)
             return
-        for name, watched in running.items():
-            assert watched.run is not None
-            if name in found and found[name]["State"] == "running":
-                healthy = not is_listed_unhealthy(found[name])
-                self._tell_health(name, ModuleHealth(healthy, watched.run.started_at_s))
-                continue
-            with self._changed:
-                if self._watched.get(name) is not watched:
-                    continue
-                del self._watched[name]
-                self._changed.notify_all()
-            watched.on_exit(ModuleEnd(None, None, watched.run.started_at_s, time.time(), engine_away=True))
+        self._watch.catch_up(running, listed)

@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import random
 import select
 import signal
 import threading
@@ -23,41 +24,65 @@ from typing import Final
 
 import msgspec
 
-from actors import hub_config, process_permission
-from actors.agent import AgentActor, KillModules, start_groups
+from actors import hub_config
+from actors.agent import AgentActor
+from actors.agent_link import LINK
 from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
-from actors.deployment import Deployment, parse_deployment
+from actors.deployment import Deployment
+from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
-from actors.module_spec import EDGE_HUB, DesiredStatus, DockerSettings, ProcessSettings, spec_hash
-from actors.ports import ModuleRun
+from actors.module_spec import (
+    EDGE_CLOUD,
+    EDGE_HUB,
+    DesiredStatus,
+    DockerSettings,
+    ModuleSpec,
+    ProcessSettings,
+    RestartPolicy,
+    StandInSettings,
+    spec_hash,
+)
+from actors.module_tree import KillModules
+from actors.ports import ModuleAccess, ModuleRecord, ModuleRun
 from actors.process_permission import Origin
+from actors.registry import REGISTRY, RegistryActor
+from actors.reported import Platform
+from actors.restart_policy import RestartState
+from actors.rollout import start_groups
 from actors.security import SecurityActor
 from actors.supervisor import RestartModule
 from messaging.address import child_of
-from messaging.errors import ConfigError
+from messaging.errors import EdgeError
+from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
+from runtime.agent_cloud import cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
 from runtime.config import Settings, remember_device, web_addresses
+from runtime.deployed_ports import as_deployed
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
+from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
+from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
+from runtime.last_deployment import LastDeployment
 from runtime.listening_sockets import Use
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
 from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
+from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
@@ -66,6 +91,7 @@ from runtime.trust_bundle import trusted_pem
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
+MOVED: Final = -1  # to another IoT Hub; never an exit code
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 COPIED: Final = (
     "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
@@ -76,12 +102,12 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
 
 
-def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = None) -> int:
+def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | None = None) -> int:
     """Run an edge until SIGTERM, SIGINT, or for `for_s` seconds. In the main thread: it takes the signals.
 
     Args:
         settings: Home, addresses, names and limits.
-        deployment_path: The manifest.
+        deployment_path: The manifest; None: what the cloud says.
         for_s: How long to run, None for as long as nobody ends it.
 
     Returns:
@@ -91,8 +117,19 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
-    deployment = read_deployment(deployment_path)
-    process_permission.check(deployment, Origin.LOCAL, settings.process_allow)
+    ends_s = None if for_s is None else time.monotonic() + for_s
+    while (code := _run_as_provisioned(settings, deployment_path, ends_s)) == MOVED:
+        log.info("starting anew, as a device of another IoT Hub")
+    return code
+
+
+def _run_as_provisioned(settings: Settings, deployment_path: Path | None, ends_s: float | None) -> int:
+    """Run until the end, or until the edge belongs to another IoT Hub: MOVED."""
+    settings, provisioned = provision(settings)
+    cloud = embedded_cloud(settings, provisioned)
+    origin = Origin.CLOUD if cloud is None else Origin.LOCAL
+    chosen = choose(settings, deployment_path, provisioned is not None or cloud is not None, origin)
+    deployment = chosen.deployment
     earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
     if earlier != message_db and earlier.exists():
         log.warning(
@@ -109,32 +146,22 @@ def run_edge(settings: Settings, deployment_path: Path, for_s: float | None = No
         lock.acquire()
         stack.callback(lock.release)
         stack.callback(_remove_unless_modules_live, run)
+        as_set, settings = settings, as_deployed(settings, deployment)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
-        edge = _Edge(settings, deployment, deployment_path.resolve().parent, run, containers, umask)
+        if cloud is not None:
+            stack.callback(cloud.close)
+            cloud.prepare(run.path)
+            settings = replace(settings, iothub_hostname=cloud.host_name)
+        edge = _Edge(settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask)
         stack.callback(edge.close)
         try:
             edge.prepare()
         except BaseException:
             containers.take_back_gateway()
+            edge.take_back_cloud()
             raise
-        return edge.run(for_s)
-
-
-def read_deployment(path: Path) -> Deployment:
-    """Return the deployment in a file.
-
-    Raises:
-        DeploymentError: the manifest is wrong.
-        ConfigError: the file cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise ConfigError(
-            f"deployment '{path}' cannot be read: {exc.strerror}; name a manifest with --deployment"
-        ) from exc
-    return parse_deployment(content, str(path))
+        return edge.run(ends_s)
 
 
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
@@ -143,6 +170,9 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
     return HubConfig(
         device_id=settings.device_id,
         iothub_hostname=settings.iothub_hostname,
+        cloud_ca_file=_cloud_ca_file(settings),
+        cloud_connections=settings.cloud_connections,
+        cloud_messages_per_s=settings.cloud_messages_per_s,
         host_names=_server_names(settings),
         certificate_file=str(certificate),
         key_file=str(certificate),
@@ -154,6 +184,11 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         max_store_bytes=hub.max_size_bytes,
         drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
     )
+
+
+def _cloud_ca_file(settings: Settings) -> str:
+    path = Home(settings.home).cloud_ca
+    return str(path) if path.exists() else ""
 
 
 def _message_db(settings: Settings, deployment: Deployment) -> Path:
@@ -170,23 +205,39 @@ class _Edge:
     def __init__(
         self,
         settings: Settings,
-        deployment: Deployment,
-        deployment_folder: Path,
+        as_set: Settings,
+        provisioned: Provisioned | None,
+        cloud: EmbeddedCloud | None,
+        chosen: Chosen,
+        deployment_path: Path | None,
         run: RunDirectory,
         containers: DockerRuntime,
         umask: int,
     ) -> None:
         self._settings = settings
-        self._deployment = deployment
-        self._environment = deployment.hub_environment.values
+        self._as_set = as_set  # before a deployment and containers changed where the hub listens
+        self._provisioned = provisioned
+        self._chosen = chosen
+        self._deployment_path = deployment_path
+        self._deployment = chosen.deployment
+        self._environment = chosen.deployment.hub_environment.values
+        self._keeper: DeploymentKeeper | None = None
         self._run = run
         self._home = Home(run.home)
         self._records = ModuleRecordFiles(self._home.modules)
-        self._hub_sockets = HubSockets(hub_listeners(settings, self._environment))
+        self._hub_sockets = HubSockets(
+            hub_listeners(settings, self._environment), beside=cloud.sockets if cloud else lambda: ()
+        )
+        self._cloud = cloud
+        if cloud is not None:
+            cloud.beside = self._hub_sockets.held
         self._security: EdgeSecurity | None = None
         self._hub_ended = threading.Event()
+        self._cloud_ended = threading.Event()
+        self._cloud_was_started = False
         self._failure = ""
         self._root_ended = False
+        self._is_moved = False
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
@@ -197,12 +248,13 @@ class _Edge:
         processes = EdgeModules(
             run,
             names=self._names,
-            deployment_folder=deployment_folder,
+            deployment_folder=chosen.folder,
             log_level=settings.log_level,
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
             hub_sockets=self._sockets_for_hub,
             close_hub_sockets=self._hub_sockets.close,
+            cloud_sockets=cloud.for_process if cloud else lambda: ({}, ()),
         )
         self._modules = ModuleRuntimes(processes, containers)
 
@@ -217,7 +269,10 @@ class _Edge:
             self._hub_sockets.bind()
         prepare_home(home.path)
         home.close_entries()
+        if self._cloud is not None:
+            self._start_cloud(self._cloud)
         remember_device(settings)
+        remember(home, self._provisioned, same_hub=self._cloud is not None)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)
         self._security = EdgeSecurity(
@@ -227,22 +282,44 @@ class _Edge:
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
             trusted_pem=trusted_pem(settings),
+            provisioned=self._provisioned,
             group_of=self._group_of,
             image_of=self._image_of,
             now_s=time.time,
         )
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
-        self._deployment = self._with_hub_version(config)
+        self._deployment = self._with_hub_version(settings, self._deployment, config)
+        last = LastDeployment(home.last_deployment, self._security.keys)
+        self._keeper = DeploymentKeeper(
+            self._deployment,
+            EdgeDeployments(
+                self._put_in_place,
+                last,
+                settings.process_allow,
+                Origin.CLOUD if self._cloud is None else Origin.LOCAL,
+            ),
+            file_name=self._chosen.file_name,
+            kept=self._chosen.kept,
+        )
         if hub_lives and not sockets_held and not self._hub_is_current():
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
         write_private_file(home.hub_config, hub_config.encode(config))
+        credentials = self._deployment.runtime.registry_credentials.values()
+        self._modules.deployed(tuple(self._deployment.modules.values()), tuple(credentials))
 
-    def run(self, for_s: float | None) -> int:
-        """Start the actors and wait for the end."""
+    def take_back_cloud(self) -> None:
+        """End the stand-in that was started, when nothing else will be."""
+        if self._cloud is not None and self._cloud_was_started:
+            self._modules.kill(EDGE_CLOUD)
+            self._cloud_ended.wait(KILL_LIMIT_S)
+            self._modules.remove(EDGE_CLOUD)
+            self._cloud.remove_run_directory()
+
+    def run(self, ends_s: float | None) -> int:
+        """Start the actors and wait for the end, at the latest until this monotonic time."""
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
-        ends_s = None if for_s is None else time.monotonic() + for_s
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
@@ -261,7 +338,7 @@ class _Edge:
         self._modules.kill_all()
         bus.close()
         log.info("stopped")
-        return DONE
+        return MOVED if self._is_moved else DONE
 
     def close(self) -> None:
         """Give everything back but modules that outlived a failure."""
@@ -273,6 +350,8 @@ class _Edge:
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
             self._run.remove()
+            if self._cloud is not None:
+                self._cloud.remove_run_directory()
 
     def _group_of(self, name: str) -> int | None:
         """Return who may use the workload socket of a module; a container may have any user."""
@@ -290,11 +369,20 @@ class _Edge:
     def _root(self, began_s: float) -> AgentRootActor:
         security = self._security
         assert security is not None
-        return AgentRootActor(lambda: SecurityActor(security), lambda: self._agent(began_s))
+        registry = security.registry(enrollment_of(self._settings, self._provisioned), self._on_moved)
+        cloud = () if self._provisioned is None else cloud_actors(self._provisioned, self._home)
+        return AgentRootActor(
+            lambda: SecurityActor(security, REGISTRY if registry else ""),
+            lambda: RegistryActor(registry, security=SECURITY, random=random.random),
+            lambda: self._agent(began_s),
+            cloud,
+        )
 
     def _agent(self, began_s: float) -> AgentActor:
+        keeper = self._keeper
+        assert keeper is not None
         return AgentActor(
-            self._deployment,
+            keeper,
             security=SECURITY,
             runtime=self._modules,
             records=self._records,
@@ -302,7 +390,16 @@ class _Edge:
             hub_grace_s=self._hub_grace_s,
             agent_pid=os.getpid(),
             started_at_s=began_s,
+            link=LINK if self._provisioned else "",
+            platform=Platform(architecture=os.uname().machine),
+            cloud=None if self._cloud is None else _cloud_spec(self._cloud),
+            until_ready=self._settings.start_when_ready,
         )
+
+    def _on_moved(self) -> None:
+        """In a worker thread: stop as if asked to; what comes next is another IoT Hub's."""
+        self._is_moved = True
+        os.write(self._wake_writer, bytes([signal.SIGTERM]))
 
     def _on_root_end(self, reason: str) -> None:
         """In the thread of the root actor."""
@@ -366,8 +463,7 @@ class _Edge:
 
     @property
     def _hub_wanted(self) -> bool:
-        hub = self._deployment.edge_hub
-        return hub is not None and hub.status is DesiredStatus.RUNNING
+        return _wants_hub(self._deployment)
 
     def _take_sockets_back(self) -> bool:
         """Take the sockets of a hub that outlived its agent and bind what it lacks; False: it keeps them."""
@@ -408,23 +504,96 @@ class _Edge:
         self._modules.stop(EDGE_HUB, self._hub_grace_s)
         self._hub_ended.wait(self._hub_grace_s + KILL_LIMIT_S)
 
-    def _with_hub_version(self, config: HubConfig) -> Deployment:
+    # the stand-in
+
+    def _start_cloud(self, cloud: EmbeddedCloud) -> None:
+        """Start it before its supervisor does: the first time the edge's identity is made in it."""
+        cloud.keep_address()
+        spec = _cloud_spec(cloud)
+        record = self._records.load(EDGE_CLOUD)
+        if record is None or record.spec_hash != spec_hash(spec):
+            record = ModuleRecord(spec_hash(spec), spec.startup_order, spec.status, RestartState())
+            self._records.save(EDGE_CLOUD, record, durable=False)
+        ended = self._cloud_ended
+        found = self._modules.adopt(EDGE_CLOUD, lambda end: ended.set())
+        if not isinstance(found, ModuleRun) and record.by_hand is not DesiredStatus.STOPPED:
+            self._modules.start(spec, ModuleAccess(), lambda end: ended.set())
+            self._cloud_was_started = True
+        device_id = self._settings.device_id
+        self._provisioned = cloud.identity(device_id, self._provisioned, ended.is_set)
+        if self._deployment_path is not None:
+            threading.Thread(target=self._show_deployment, args=(cloud, self._deployment_path)).start()
+        elif cloud.device_is_new and SAMPLE.exists():
+            cloud.deploy(device_id, SAMPLE, ended.is_set)
+            log.info("the sample deployment %s was put into the IoT Hub of this edge", SAMPLE)
+
+    def _show_deployment(self, cloud: EmbeddedCloud, path: Path) -> None:
+        """In a thread, because nothing waits for it: have the twins in the stand-in say what a file says."""
+        try:
+            cloud.deploy(self._settings.device_id, path, self._cloud_ended.is_set)
+        except EdgeError as exc:
+            log.warning("the IoT Hub of this edge does not show the deployment that runs: %s", exc)
+
+    def _put_in_place(self, deployment: Deployment) -> Deployment:
+        """In the agent's thread: have ready what the hub of a new deployment starts from."""
+        security = self._security
+        assert security is not None
+        environment = deployment.hub_environment.values
+        with self._new_gateway:
+            settings = self._listening_for(deployment)
+            config = hub_settings(settings, deployment, security.certificate_file)
+            made = self._with_hub_version(settings, deployment, config)
+            wanted = hub_listeners(settings, environment)
+            if _wants_hub(deployment):
+                self._hub_sockets.listen_on(wanted)
+            else:
+                self._hub_sockets.want(wanted)
+            if settings.listen != self._settings.listen:
+                security.serve_under(_server_names(settings))
+            write_private_file(self._home.hub_config, hub_config.encode(config))
+            self._settings, self._deployment, self._environment = settings, made, environment
+        credentials = deployment.runtime.registry_credentials.values()
+        self._modules.deployed(tuple(deployment.modules.values()), tuple(credentials))
+        return made
+
+    def _listening_for(self, deployment: Deployment) -> Settings:
+        """Return the settings with the addresses of a new deployment, and those at which containers look.
+
+        Modules that run know the edge by its name, so that stays until the next start.
+        """
+        before = as_deployed(self._as_set, self._deployment)
+        settings = as_deployed(self._as_set, deployment)
+        for address in self._settings.listen:
+            if address not in before.listen:
+                settings = with_gateway(settings, address.host)
+        return replace(self._settings, listen=settings.listen, web_listen=settings.web_listen)
+
+    def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
 
         Not its routes and twins: a hub that lives is told of new ones.
         """
-        hub = self._deployment.edge_hub
+        hub = deployment.edge_hub
         if hub is None:
-            return self._deployment
-        settings = self._settings
+            return deployment
         fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
-        made_from = f"{hub_listeners(settings, self._environment)} ".encode() + fixed
-        digest = hashlib.sha256(made_from).hexdigest()[:16]
-        return replace(self._deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
+        listeners = hub_listeners(settings, deployment.hub_environment.values)
+        digest = hashlib.sha256(f"{listeners} ".encode() + fixed).hexdigest()[:16]
+        return replace(deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
     def _hub_is_current(self) -> bool:
         hub, record = self._deployment.edge_hub, self._records.load(EDGE_HUB)
         return hub is not None and record is not None and record.spec_hash == spec_hash(hub)
+
+
+def _wants_hub(deployment: Deployment) -> bool:
+    hub = deployment.edge_hub
+    return hub is not None and hub.status is DesiredStatus.RUNNING
+
+
+def _cloud_spec(cloud: EmbeddedCloud) -> ModuleSpec:
+    settings = StandInSettings(cloud.host_name)
+    return ModuleSpec(EDGE_CLOUD, settings, restart_policy=RestartPolicy.ALWAYS, version=VERSION)
 
 
 def _server_names(settings: Settings) -> tuple[str, ...]:
@@ -442,7 +611,7 @@ def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wante
         Wanted(
             use,
             listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port),
-            is_optional=use is Use.WEB and settings.web_listen is None,
+            is_optional=use is Use.WEB and "web_listen" not in settings.given,
         )
         for use, addresses in by_use
         for address in addresses

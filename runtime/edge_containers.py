@@ -14,6 +14,7 @@ from runtime.container_maker import ContainerNames
 from runtime.container_request import gateway_name
 from runtime.docker_runtime import DockerRuntime
 from runtime.home import Home
+from runtime.image_collector import CollectionTimes
 from runtime.module_environment import EdgeNames, module_variables
 from runtime.run_directory import RunDirectory
 
@@ -27,13 +28,22 @@ def edge_names(settings: Settings) -> EdgeNames:
 
 def container_runtime(settings: Settings, run: RunDirectory) -> DockerRuntime:
     """Return what runs containers; it asks nobody before there is one."""
-    names = ContainerNames(run.path.name, settings.device_id, gateway_name(settings.hostname))
+    names = ContainerNames(
+        run.path.name,
+        settings.device_id,
+        gateway_name(settings.hostname),
+        run.home,
+        settings.allow_elevated_docker_permissions,
+    )
     told = edge_names(settings)
 
     def environment(module: ModuleSpec, access: ModuleAccess) -> dict[str, str]:
         return {**module.env, **module_variables(told, module.name, access)}
 
-    return DockerRuntime(names, Home(run.home).containers, environment=environment)
+    collection = None
+    if settings.image_gc_enabled:
+        collection = CollectionTimes(settings.image_gc_interval, settings.image_gc_threshold)
+    return DockerRuntime(names, Home(run.home).containers, environment=environment, collection=collection)
 
 
 def listening_for_containers(

@@ -1,4 +1,4 @@
-"""Runs the modules of a deployment: the user's as processes, edgeHub as our own hub process.
+"""Runs the modules of a deployment: the user's as processes, edgeHub and edgeCloud as processes of ours.
 
 Turns what a deployment says into command line, environment and files, and remembers which process is which
 module, for the workload API asks.
@@ -9,12 +9,21 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from actors.module_spec import EDGE_AGENT, EDGE_HUB, ModuleSpec, ProcessSettings
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit, OnHealth
+from actors.module_spec import EDGE_AGENT, EDGE_CLOUD, EDGE_HUB, ModuleSpec, ProcessSettings
+from actors.ports import (
+    ModuleAccess,
+    ModuleEnd,
+    ModuleRun,
+    OnExit,
+    OnHealth,
+    OnPreparation,
+    Preparation,
+)
+from actors.registries import RegistryCredential
 from messaging.errors import ConfigError
 from runtime.caller import ModuleProcess
 from runtime.home import Home
@@ -23,13 +32,16 @@ from runtime.log_rotation import LogRotation
 from runtime.module_environment import EdgeNames, module_variables
 from runtime.process_module import ModuleExit, ProcessSpec, RunningModule
 from runtime.process_runtime import ProcessRuntime
-from runtime.run_directory import RunDirectory
+from runtime.run_directory import EMBEDDED_CLOUD, RunDirectory
 
 START_WAIT_S: Final = 2.0  # for a start under way, when the module already asks the workload API
 # What programs expect to find; everything else of our own environment is none of a module's business.
 PASSED_ON: Final = ("HOME", "LANG", "TZ", "USER")
 HUB_PROGRAM: Final = "runtime.hub"
 SOURCES: Final = Path(__file__).resolve().parents[1]  # where the hub process finds these packages
+
+# Environment and descriptors of listening sockets for a process.
+Sockets = Callable[[], tuple[Mapping[str, str], tuple[int, ...]]]
 
 
 class EdgeModules:
@@ -44,8 +56,9 @@ class EdgeModules:
         log_level: str,
         isolation: ProcessIsolation,
         umask: int = -1,
-        hub_sockets: Callable[[], tuple[Mapping[str, str], tuple[int, ...]]],
+        hub_sockets: Sockets,
         close_hub_sockets: Callable[[], None],
+        cloud_sockets: Sockets = lambda: ({}, ()),
     ) -> None:
         """Keep what is needed.
 
@@ -53,12 +66,13 @@ class EdgeModules:
             run: The run directory of this home.
             names: What modules are told of this edge.
             deployment_folder: Relative commands and working folders start here.
-            log_level: Of the hub process.
+            log_level: Of our own processes.
             isolation: As whom the user's modules run.
             umask: Of the user's modules; -1 is our own.
             hub_sockets: Environment and descriptors of the listening sockets, bound when first needed; raises
                 EnvironmentFault when that is not possible.
             close_hub_sockets: For a hub that was stopped on purpose.
+            cloud_sockets: As `hub_sockets`, of the stand-in.
         """
         self._run = run
         self._names = names
@@ -68,6 +82,7 @@ class EdgeModules:
         self._umask = umask
         self._hub_sockets = hub_sockets
         self._close_hub_sockets = close_hub_sockets
+        self._cloud_sockets = cloud_sockets
         self._processes = ProcessRuntime(run)
         home = Home(run.home)
         self._rotation = LogRotation(home.logs, spared=frozenset({home.log_of(EDGE_AGENT).name}))
@@ -80,7 +95,7 @@ class EdgeModules:
 
     def start(self, module: ModuleSpec, access: ModuleAccess, on_exit: OnExit) -> ModuleRun:
         """Start a module; see ModuleRuntime."""
-        spec = self._hub() if module.name == EDGE_HUB else self._user_module(module, access)
+        spec = self._spec_of(module, access)
         with self._changing:
             self._starting.add(module.name)
             self._on_exit[module.name] = on_exit
@@ -96,6 +111,18 @@ class EdgeModules:
 
     def watch_health(self, name: str, on_health: OnHealth) -> None:
         """Processes have no check of their health; see ModuleRuntime."""
+
+    def prepare(
+        self,
+        modules: Sequence[ModuleSpec],
+        credentials: Sequence[RegistryCredential],
+        on_progress: OnPreparation,
+    ) -> None:
+        """Nothing has to be fetched for a process; see ModuleRuntime."""
+        on_progress(Preparation(is_done=True))
+
+    def deployed(self, modules: Sequence[ModuleSpec], credentials: Sequence[RegistryCredential]) -> None:
+        """Nothing is kept for processes; see ModuleRuntime."""
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime."""
@@ -125,6 +152,7 @@ class EdgeModules:
     def remove(self, name: str) -> None:
         """Forget a module that has ended; see ModuleRuntime."""
         self._processes.remove(name)
+        self.rest(name)
 
     def names(self) -> tuple[str, ...]:
         """Return what was started and not removed, running or not; see ModuleRuntime."""
@@ -176,6 +204,14 @@ class EdgeModules:
             self._changing.notify_all()
         on_exit(_end(exited))
 
+    def _spec_of(self, module: ModuleSpec, access: ModuleAccess) -> ProcessSpec:
+        home, run = str(self._run.home), str(self._run.path)
+        if module.name == EDGE_HUB:
+            return self._own(EDGE_HUB, self._hub_sockets, HUB_PROGRAM, "--home", home, "--run", run)
+        if module.name == EDGE_CLOUD:
+            return self._own(EDGE_CLOUD, self._cloud_sockets, EMBEDDED_CLOUD, "--home", home)
+        return self._user_module(module, access)
+
     def _user_module(self, module: ModuleSpec, access: ModuleAccess) -> ProcessSpec:
         settings = module.settings
         if not isinstance(settings, ProcessSettings):
@@ -190,17 +226,18 @@ class EdgeModules:
         spec = ProcessSpec(module.name, settings.command, environment, folder, log_path, umask=self._umask)
         return self._isolation.apply(spec, module.env.keys())
 
-    def _hub(self) -> ProcessSpec:
-        sockets, descriptors = self._hub_sockets()
-        home, run = self._run.home, self._run.path
+    def _own(self, name: str, take_sockets: Sockets, program: str, *arguments: str) -> ProcessSpec:
+        """Return how a program of ours is run."""
+        sockets, descriptors = take_sockets()
+        home = self._run.home
         environment = {
             **self._common_environment(),
             **sockets,
             "EDGE_ACTORS_LOG_LEVEL": self._log_level,
             "PYTHONPATH": str(SOURCES),
         }
-        command = (sys.executable, "-m", HUB_PROGRAM, "--home", str(home), "--run", str(run))
-        return ProcessSpec(EDGE_HUB, command, environment, home, Home(home).log_of(EDGE_HUB), descriptors)
+        command = (sys.executable, "-m", program, *arguments)
+        return ProcessSpec(name, command, environment, home, Home(home).log_of(name), descriptors)
 
     def _common_environment(self) -> dict[str, str]:
         own_folder = str(Path(sys.executable).parent)  # so that `python3` is the one that has the device SDK

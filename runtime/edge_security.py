@@ -9,20 +9,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
+from actors.hub_identity import AuthType, KnownIdentities
 from actors.module_spec import EDGE_AGENT, EDGE_HUB
 from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
-from actors.scope import SCOPE
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
-from messaging.identity import Identity as Name
 from runtime import process_table
 from runtime.atomic_file import write_private_file
 from runtime.caller import ModuleContainer, ModuleProcess
 from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensure_server_certificate
+from runtime.cloud_registry import CloudRegistry
+from runtime.device_credentials import Enrollment
 from runtime.home import Home
-from runtime.key_store import Identity, KeyStore
+from runtime.hub_identities import own_identities, with_scope
+from runtime.key_content import Identity
+from runtime.key_store import KeyStore
+from runtime.leaf_rules import adopt
 from runtime.module_environment import EdgeNames, module_variables
+from runtime.provisioning import Provisioned
+from runtime.scope_file import ScopeFile
 from runtime.trust_bundle import ders
 
 if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub needs none
@@ -31,6 +36,7 @@ if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub 
 
 DEBUG_FOLDER: Final = "d"  # as the next
 CA_FILE: Final = "ca.pem"
+_NO_KEY: Final = Secret(b"")
 SOCKETS_FOLDER: Final = "w"  # in the run directory; short, because a socket's path may have 107 bytes
 
 
@@ -53,6 +59,7 @@ class EdgeSecurity:
         server_names: tuple[str, ...],
         process_of: Callable[[str], ModuleProcess | ModuleContainer | None],
         trusted_pem: str = "",
+        provisioned: Provisioned | None = None,
         group_of: Callable[[str], int | None] = lambda name: None,
         image_of: Callable[[str], str | None] = lambda name: None,
         now_s: Callable[[], float],
@@ -66,6 +73,7 @@ class EdgeSecurity:
             server_names: What clients may call the hub; the first is its host name.
             process_of: The process or container of a module, None while it does not run.
             trusted_pem: CA certificates that are trusted besides the edge CA.
+            provisioned: Which device of which IoT Hub this edge is, None without a cloud.
             group_of: The group id that alone may use the socket of a module, None for anybody.
             image_of: The image of a module that is a container, None for a process.
             now_s: Seconds since 1970-01-01 UTC.
@@ -84,6 +92,12 @@ class EdgeSecurity:
         self._now_s = now_s
         self._trusted_pem = trusted_pem
         self._keys = KeyStore.ensure(home.keys, names.device_id, now_s())
+        self._provisioned = provisioned
+        self._scope: ScopeFile | None = None
+        if provisioned is not None:
+            self._keys.link(provisioned.host_name)
+            self._scope = ScopeFile(home.scope)
+        self._renewing = threading.Lock()
         self._ca: EdgeCa
         self._certificate: ServerCertificate
         self.renew_certificates(now_s())
@@ -92,13 +106,34 @@ class EdgeSecurity:
         self._noted: dict[str, _Noted] = {}
 
     @property
+    def keys(self) -> KeyStore:
+        """Identities and keys of this edge."""
+        return self._keys
+
+    @property
     def certificate_file(self) -> Path:
         """Key, leaf and edge CA of the hub, as `ssl` loads them."""
         return self._certificate.path
 
+    def registry(self, enrollment: Enrollment | None, on_moved: Callable[[], None]) -> CloudRegistry | None:
+        """Return the registry of the IoT Hub, None without a cloud. Arguments as of Reprovisioning."""
+        if self._provisioned is None or self._scope is None:
+            return None
+        return CloudRegistry(
+            self._provisioned, self._home, self._keys, self._scope, self._now_s, enrollment, on_moved
+        )
+
+    def prepare_module(self, name: str, now_s: float) -> bool:
+        """Make the identity of a module; see Security."""
+        module_id = _module_id(name)
+        self._keys.ensure_module(module_id, now_s)
+        return self._provisioned is not None and self._keys.waits_for_cloud(module_id)
+
     def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
         """Make the identity of a module and open its workload socket; see Security."""
-        identity = self._keys.ensure_module(_module_id(name), now_s)
+        module_id = _module_id(name)
+        self._keys.ensure_module(module_id, now_s)
+        identity = self._keys.use_module(module_id)
         path = self._workload_server().open(name, self._group_of(name))
         return ModuleAccess(identity.generation_id, f"unix://{path}")
 
@@ -128,12 +163,10 @@ class EdgeSecurity:
     def identities(self) -> KnownIdentities:
         """Return all that may connect to the hub; see Security."""
         kept = self._keys.identities()
-        edge = kept[0]
-        scope = f"{SCOPE}{edge.device_id}-{edge.generation_id}"
-        return KnownIdentities(
-            tuple(_hub_identity(identity, edge, scope) for identity in kept),
-            (*ders(self._ca.certificate_pem), *ders(self._trusted_pem)),
-        )
+        known = own_identities(kept)
+        if self._provisioned is not None and self._scope is not None:
+            known = with_scope(known, self._scope.identities, self._provisioned, self._keys.pending())
+        return KnownIdentities(known, (*ders(self._ca.certificate_pem), *ders(self._trusted_pem)))
 
     def create_device(
         self, device_id: str, auth_type: AuthType, thumbprints: Sequence[str], now_s: float
@@ -143,27 +176,37 @@ class EdgeSecurity:
 
     def enable_device(self, device_id: str, enabled: bool) -> None:
         """Let a device behind this edge connect, or not any more; see Security."""
+        adopt(self._home, self._keys, device_id)
         self._keys.enable_device(device_id, enabled)
 
     def delete_device(self, device_id: str) -> None:
         """Forget a device behind this edge; see Security."""
+        adopt(self._home, self._keys, device_id)
         self._keys.delete_device(device_id)
 
     def device(self, device_id: str) -> DeviceAccess | None:
         """Return a device behind this edge; see Security."""
-        for identity in self._keys.identities():
-            leaf = identity.module_id is None and identity.device_id != self._keys.device_id
-            if leaf and identity.device_id == device_id:
-                return _access(identity)
+        if device_id == self._keys.device_id:
+            return None
+        for identity in self.identities().identities:
+            if identity.id == device_id:
+                keys = (*identity.keys, _NO_KEY, _NO_KEY)
+                return DeviceAccess(device_id, keys[0], keys[1], identity.auth_type, identity.thumbprints)
         return None
 
     def renew_certificates(self, now_s: float) -> bool:
         """Issue anew what is due; see Security."""
-        before = getattr(self, "_certificate", None)
-        folder = self._home.certificates
-        self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s)
-        self._certificate = ensure_server_certificate(folder, self._server_names, self._ca, now_s)
-        return before is not None and before != self._certificate
+        with self._renewing:
+            before = getattr(self, "_certificate", None)
+            folder = self._home.certificates
+            self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s)
+            self._certificate = ensure_server_certificate(folder, self._server_names, self._ca, now_s)
+            return before is not None and before != self._certificate
+
+    def serve_under(self, server_names: tuple[str, ...]) -> None:
+        """Have a certificate under other names for the next start of the hub. In the agent's thread."""
+        self._server_names = server_names
+        self.renew_certificates(self._now_s())
 
     def renew_at_s(self) -> float:
         """Return when the next certificate is due; see Security."""
@@ -232,27 +275,12 @@ def _access(identity: Identity) -> DeviceAccess:
     )
 
 
-def _hub_identity(identity: Identity, edge: Identity, scope: str) -> HubIdentity:
-    keys = (identity.primary_key, identity.secondary_key) if identity.auth_type == "sas" else ()
-    is_leaf = identity.module_id is None and identity is not edge
-    return HubIdentity(
-        Name(identity.device_id, identity.module_id).id,
-        identity.auth_type,
-        tuple(map(Secret, keys)),
-        identity.thumbprints,
-        identity.status == "enabled",
-        scope if identity.module_id is None else "",
-        (scope,) if is_leaf else (),
-        identity.generation_id,
-    )
-
-
 def _in_daemon_words(status: str) -> str:
     """Return what the daemon of the reference says: it knows no health, and nobody who waits for a restart.
 
     Source: spec sheet security-daemon.md section 2.2
     """
-    return {"backoff": "failed", "unhealthy": "running"}.get(status, status)
+    return {"backoff": "failed", "downloading": "stopped", "unhealthy": "running"}.get(status, status)
 
 
 def _utc(at_s: float | None) -> str | None:

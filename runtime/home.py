@@ -1,50 +1,60 @@
 """What stands where in the home of an edge.
 
 device.json       the id of the device
+provisioned.json  which device it is at which IoT Hub, with the key
+scope.json        what the IoT Hub says of the devices and modules in its scope, with their keys
 place             a checksum of machine and path, to notice a copy
 keys.json         identities and keys
-certificates/     edge CA and the hub's certificate
-deployment.json   the manifest in force
+certificates/     edge CA, the hub's certificate, and what the cloud is trusted by
+deployment.sealed the last good deployment from the cloud, encrypted
 hub.json          what the hub has to know before it serves
 hub.db            messages, queues and the ledger, unless a storage folder is named
 hub.db-reserve    space for delivering with a full disk
 hub.db-quarantine-…/  a database that was damaged
 twins.db          twins of the clients
 identities.copy   the hub's copy of the identities
-upstream.jsonl    what the embedded sink took in the cloud's place; upstream.off switches it off
+cloud.json        the address of the IoT Hub stand-in that the edge runs for itself
+upstream.jsonl    the telemetry that this stand-in took; upstream.off switches the link to the cloud off
 modules/          how each module fared, for the next start of the agent
 containers.json   there once the edge has made containers: their network
+images.json       which images were pulled for modules, and when each was last used
 module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
 logs/             a log for each module and each process of the edge
-cloud/            not of the edge, but of the IoT Hub stand-in: see iothub/cloud_home.py
+cloud/            of the IoT Hub stand-in: see iothub/cloud_home.py
 """
 
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 MODULE_DATA = "module-data"
-CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others like ours, and not removed with it
+CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others; removed with ours if it was made for us
+CLOUD_ADDRESS = "cloud.json"
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     "device.json",
+    "provisioned.json",
+    "scope.json",
     "place",
     "keys.json",
     "certificates",
-    "deployment.json",
+    "deployment.sealed",
     "hub.json",
     "hub.db",
     "hub.db-*",
     "twins.db",
     "twins.db-*",
     "identities.copy",
+    CLOUD_ADDRESS,
     "upstream.*",
     "modules",
     "containers.json",
+    "images.json",
     MODULE_DATA,
     "logs",
     ".*.new",  # being written when the power went
@@ -60,6 +70,14 @@ class Home:
     path: Path
 
     @property
+    def provisioned(self) -> Path:
+        return self.path / "provisioned.json"
+
+    @property
+    def scope(self) -> Path:
+        return self.path / "scope.json"
+
+    @property
     def keys(self) -> Path:
         return self.path / "keys.json"
 
@@ -68,8 +86,16 @@ class Home:
         return self.path / "certificates"
 
     @property
+    def cloud_ca(self) -> Path:
+        return self.certificates / "cloud-ca.pem"
+
+    @property
     def hub_config(self) -> Path:
         return self.path / "hub.json"
+
+    @property
+    def last_deployment(self) -> Path:
+        return self.path / "deployment.sealed"
 
     @property
     def modules(self) -> Path:
@@ -86,6 +112,14 @@ class Home:
     @property
     def message_db(self) -> Path:
         return self.path / "hub.db"
+
+    @property
+    def cloud_address(self) -> Path:
+        return self.path / CLOUD_ADDRESS
+
+    @property
+    def telemetry(self) -> Path:
+        return self.path / "upstream.jsonl"
 
     @property
     def logs(self) -> Path:
@@ -119,10 +153,11 @@ class Home:
             except FileNotFoundError:
                 pass  # a hub that outlived its agent is at work here, and journals come and go
 
-    def purge(self) -> list[str] | None:
+    def purge(self, with_cloud: bool = True) -> list[str] | None:
         """Delete everything the edge made here, and the home when it is empty then.
 
-        A home may be a folder that holds other things, a user's own for example.
+        A home may be a folder that holds other things, a user's own for example. The stand-in's folder goes
+        `with_cloud`, if it was made for this edge.
 
         Returns:
             The names of what is not the edge's and was left; None when there was no home.
@@ -133,8 +168,9 @@ class Home:
         except FileNotFoundError:
             return None
         foreign = []
+        has_cloud = with_cloud and self._has_own_cloud()
         for entry in entries:
-            if not _is_own(entry.name):
+            if not _is_own(entry.name) and not (has_cloud and entry.name == CLOUD):
                 foreign.append(entry.name)
             elif entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
@@ -145,6 +181,12 @@ class Home:
             if self.path.is_symlink():
                 self.path.unlink()
         return foreign
+
+    def _has_own_cloud(self) -> bool:
+        try:
+            return bool(json.loads(self.cloud_address.read_bytes())["folderIsOurs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _entries(self) -> list[os.DirEntry[str]]:
         return sorted(os.scandir(os.path.realpath(self.path)), key=lambda entry: entry.name)

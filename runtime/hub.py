@@ -22,7 +22,9 @@ import uvloop
 from actors import hub_config
 from actors.admission import Admission
 from actors.base import ChildSpec
+from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
+from actors.hub_config import HubConfig
 from actors.hub_root import HUB, HubRootActor
 from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
@@ -33,6 +35,7 @@ from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import hub_listener
 from runtime.identity_copy import IdentityFile
+from runtime.link_switch import LinkSwitchFile
 from runtime.listening_sockets import Use, from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
@@ -43,7 +46,7 @@ from runtime.store_place import StoreLock
 from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.twin_db import TwinDb
-from runtime.upstream_file import UpstreamFile
+from runtime.upstream import SdkConnections
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +54,20 @@ SWITCH_INTERVAL_S = 0.0005  # threads that wait for the interpreter get it soone
 
 
 OpenStore = Callable[[Path, int | None], MessageStore]
+MakeConnections = Callable[[Path, HubConfig], CloudConnections]
 
 
-def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -> int:
+def connections_to_cloud(home: Path, config: HubConfig) -> CloudConnections:
+    """Return what makes connections to IoT Hub; the SDK is loaded with the first of them."""
+    return SdkConnections()
+
+
+def run_hub(
+    home: Path,
+    run_dir: Path,
+    open_store: OpenStore = MessageDb.open,
+    make_connections: MakeConnections = connections_to_cloud,
+) -> int:
     """Run until SIGTERM or until the root gives up; returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     path = home / "hub.json"
@@ -85,7 +99,9 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
             open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             check_certificate=check_certificate,
-            make_link=lambda: UpstreamFile(home / "upstream.jsonl"),
+            make_connections=lambda: make_connections(home, config),
+            link_switch=LinkSwitchFile(home / "upstream.off"),
+            cloud_ca_pem=lambda: cloud_ca_pem(config.cloud_ca_file),
             make_mqtt_listener=lambda: hub_listener(
                 by_use,
                 certificate,
@@ -120,7 +136,23 @@ def run_hub(home: Path, run_dir: Path, open_store: OpenStore = MessageDb.open) -
     return 0
 
 
-def main(open_store: OpenStore = MessageDb.open) -> int:
+def cloud_ca_pem(path: str) -> str:
+    """Return what to trust at the cloud; nothing when the file cannot be read, which the log then has.
+
+    The hub has to serve without a cloud, too, so it does not end for that.
+    """
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as exc:
+        log.error("the certificates to trust at the cloud cannot be read from %s: %s", path, exc)
+        return ""
+
+
+def main(
+    open_store: OpenStore = MessageDb.open, make_connections: MakeConnections = connections_to_cloud
+) -> int:
     """Parse the command line of the hub process, and run it."""
     parser = argparse.ArgumentParser(prog="runtime.hub", description="The hub process of an edge.")
     parser.add_argument("--home", type=Path, required=True)
@@ -128,7 +160,7 @@ def main(open_store: OpenStore = MessageDb.open) -> int:
     arguments = parser.parse_args()
     log_to_stderr(os.environ.get("EDGE_ACTORS_LOG_LEVEL", "info"))
     try:
-        return run_hub(arguments.home, arguments.run, open_store)
+        return run_hub(arguments.home, arguments.run, open_store, make_connections)
     except EdgeError as exc:
         log.error("%s", exc)
         return 2

@@ -36,8 +36,12 @@ class Wanted:
 class HubSockets:
     """The sockets for the addresses of the settings, in their order. Any thread may call."""
 
-    def __init__(self, wanted: Sequence[Wanted]) -> None:
+    def __init__(
+        self, wanted: Sequence[Wanted], beside: Callable[[], Sequence[socket.socket]] = lambda: ()
+    ) -> None:
+        """Keep what is needed; `beside` as in `listening_sockets.bind`."""
         self._wanted = tuple(wanted)
+        self._beside = beside
         self._held: list[socket.socket] = []
         self._missed: set[Wanted] = set()  # that the user has been told of
         self._lock = threading.RLock()
@@ -97,10 +101,20 @@ class HubSockets:
                 self._wanted = before
                 raise
 
+    def want(self, wanted: Sequence[Wanted]) -> None:
+        """Want other addresses, to be bound at the next start of the hub."""
+        with self._lock:
+            self._wanted = tuple(wanted)
+
     def to_environment(self) -> tuple[Mapping[str, str], tuple[int, ...]]:
         """Return environment and descriptors for the hub process."""
         kept, _, _ = self._sorted()
         return listening_sockets.to_environment((wanted.use, kept[wanted]) for wanted in kept)
+
+    def held(self) -> Sequence[socket.socket]:
+        """Return what we hold."""
+        with self._lock:
+            return tuple(self._held)
 
     def close(self) -> None:
         """Close what we hold; a hub that lives has its own."""
@@ -111,7 +125,7 @@ class HubSockets:
 
     def _bind_one(self, wanted: Wanted, bound: dict[Wanted, socket.socket]) -> None:
         try:
-            [bound[wanted]] = listening_sockets.bind([wanted.address], SETTINGS[wanted.use])
+            [bound[wanted]] = listening_sockets.bind([wanted.address], SETTINGS[wanted.use], self._beside())
             self._missed.discard(wanted)
         except EnvironmentFault as exc:
             if not wanted.is_optional:

@@ -11,91 +11,44 @@ Source: spec sheet security-daemon.md sections 1.3, 1.4 and 4.2
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
-import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-import msgspec
-
-from actors.hub_identity import AuthType, capital_thumbprint
+from actors.hub_identity import AuthType, HubIdentity, capital_thumbprint
 from messaging.errors import AuthError, ConfigError
+from messaging.identity import EDGE_AGENT, EDGE_HUB
 from messaging.nearest import did_you_mean
 from runtime import aes_gcm
 from runtime.atomic_file import make_private_folder, write_private_file
+from runtime.key_content import (
+    Content,
+    Device,
+    Identity,
+    LeafChange,
+    as_cloud_has,
+    device_identity,
+    encode,
+    followed,
+    linked,
+    module_identity,
+    new_content,
+    new_device,
+    next_generation,
+    read,
+    with_leaf,
+    with_module,
+    without_module,
+)
 
-EDGE_AGENT = "$edgeAgent"
-EDGE_HUB = "$edgeHub"
-KEY_BYTES = 32
-
-_FILE_VERSION = 2  # 1 had no devices with certificates; it is read as it is, and written anew as 2
 # Source: spec sheet security-daemon.md section 4.4
 _ID = re.compile(r"[A-Za-z0-9\-.+%_#*?!(),:=@$']{1,128}")
-# Generation ids look like IoT Hub's: 100 ns ticks since the year 1.
-_TICKS_PER_S = 10_000_000
-_TICKS_AT_1970 = 621_355_968_000_000_000
 
 _SEALED_TAG_LAST = b"\x02"  # ciphertext, then tag: what is written
 _SEALED_TAG_FIRST = b"\x01"  # tag, then ciphertext: read only, from release 1.1
-
-Status = Literal["enabled", "disabled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who may connect: the device itself, one of its modules (`module_id` set), or a leaf device.
-
-    One that proves itself with a certificate has no keys.
-    """
-
-    device_id: str
-    module_id: str | None
-    generation_id: str
-    status: Status
-    primary_key: bytes = field(repr=False)
-    secondary_key: bytes = field(repr=False)
-    auth_type: AuthType = "sas"
-    thumbprints: tuple[str, ...] = ()  # of "selfSigned", capital hex
-
-
-@dataclass(frozen=True, slots=True)
-class _Device:
-    generation_id: str
-    status: Status
-    primary_key: bytes = field(repr=False)
-    secondary_key: bytes = field(repr=False)
-    auth_type: AuthType = "sas"
-    thumbprints: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Module:
-    generation_id: str
-    status: Status
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """All that is kept. Never changed in place, so that another thread may read it while one writes."""
-
-    device_id: str
-    device: _Device
-    module_master_key: bytes = field(repr=False)
-    encryption_key: bytes = field(repr=False)
-    last_generation: int
-    modules: Mapping[str, _Module]
-    leaf_devices: Mapping[str, _Device]
-
-
-class _File(msgspec.Struct, frozen=True):
-    version: int
-    sha256: str
-    content: msgspec.Raw
 
 
 class KeyStore:
@@ -104,11 +57,12 @@ class KeyStore:
     Any thread may call; a change is on disk when the call returns.
     """
 
-    def __init__(self, path: Path, content: _Content) -> None:
+    def __init__(self, path: Path, content: Content) -> None:
         """Take what `open` or `ensure` read; callers use those."""
         self._path = path
         self._content = content
         self._changing = threading.Lock()
+        self._unused: set[str] = set()  # modules made since, of which nobody was told anything yet
 
     @classmethod
     def open(cls, path: Path) -> KeyStore:
@@ -117,7 +71,7 @@ class KeyStore:
         Raises:
             ConfigError: there is none yet, it cannot be read, it is damaged, or a newer version wrote it.
         """
-        content = _read(path)
+        content = read(path)
         if content is None:
             raise ConfigError(
                 f"there are no identities at '{path}': this home has not been run yet; start the edge in it "
@@ -134,17 +88,21 @@ class KeyStore:
             EnvironmentFault: it cannot be written.
         """
         _check_id("device", device_id)
-        content = _read(path)
+        content = read(path)
+        is_new = content is None
         if content is None:
             make_private_folder(path.parent)
-            content = _new_content(device_id, now_s)
-            write_private_file(path, _encode(content))
+            content = new_content(device_id, now_s)
+            write_private_file(path, encode(content))
         if content.device_id != device_id:
             raise ConfigError(
                 f"the identities at '{path}' are of device '{content.device_id}', not of '{device_id}'; "
                 "use that device id, or another home"
             )
-        return cls(path, content)
+        store = cls(path, content)
+        if is_new:
+            store._unused.update(content.modules)
+        return store
 
     @property
     def device_id(self) -> str:
@@ -154,11 +112,11 @@ class KeyStore:
     def identities(self) -> tuple[Identity, ...]:
         """Return all identities with their keys: the device, its modules by id, the leaf devices by id."""
         content = self._content
-        modules = (_module_identity(content, module_id) for module_id in sorted(content.modules))
+        modules = (module_identity(content, module_id) for module_id in sorted(content.modules))
         leaves = (
-            _device_identity(device_id, device) for device_id, device in sorted(content.leaf_devices.items())
+            device_identity(device_id, device) for device_id, device in sorted(content.leaf_devices.items())
         )
-        return (_device_identity(content.device_id, content.device), *modules, *leaves)
+        return (device_identity(content.device_id, content.device), *modules, *leaves)
 
     def has_module(self, module_id: str) -> bool:
         """Tell whether a module has an identity here."""
@@ -174,8 +132,19 @@ class KeyStore:
         _check_id("module", module_id)
         with self._changing:
             if module_id not in self._content.modules:
-                self._keep(_with_module(self._content, module_id, now_s))
-            return _module_identity(self._content, module_id)
+                self._keep(with_module(self._content, module_id, now_s))
+                self._unused.add(module_id)
+            return module_identity(self._content, module_id)
+
+    def waits_for_cloud(self, module_id: str) -> bool:
+        """Tell whether a module may still take the generation id of its identity in the cloud."""
+        return module_id in self._unused and not self._content.modules[module_id].cloud_generation_id
+
+    def use_module(self, module_id: str) -> Identity:
+        """Return the identity of a module that is about to be told; its keys stay as they are from now on."""
+        with self._changing:
+            self._unused.discard(module_id)
+            return module_identity(self._content, module_id)
 
     def remove_module(self, module_id: str) -> None:
         """Forget a module; its tokens are refused from now on. One that is not there is no error.
@@ -187,9 +156,9 @@ class KeyStore:
         if module_id in (EDGE_AGENT, EDGE_HUB):
             raise ConfigError(f"module '{module_id}' is part of the edge itself and cannot be removed")
         with self._changing:
-            modules = {name: module for name, module in self._content.modules.items() if name != module_id}
-            if len(modules) < len(self._content.modules):
-                self._keep(replace(self._content, modules=modules))
+            content = without_module(self._content, module_id)
+            if content is not self._content:
+                self._keep(content)
 
     def create_device(
         self,
@@ -213,14 +182,15 @@ class KeyStore:
             content = self._content
             if device_id == content.device_id or device_id in content.leaf_devices:
                 raise ConfigError(f"device '{device_id}' exists already; choose another id")
-            generation = _next_generation(content.last_generation, now_s)
+            generation = next_generation(content.last_generation, now_s)
             if auth_type == "sas":
-                device = _new_device(generation)
+                device = new_device(generation)
             else:
-                device = _Device(str(generation), "enabled", b"", b"", auth_type, prints)
-            leaf_devices = {**content.leaf_devices, device_id: device}
-            self._keep(replace(content, last_generation=generation, leaf_devices=leaf_devices))
-            return _device_identity(device_id, device)
+                device = Device(str(generation), "enabled", b"", b"", auth_type, prints)
+            # One that was deleted here, and of which the cloud was not told yet, is replaced there.
+            device = replace(device, in_cloud=device_id in content.leaf_changes)
+            self._keep(with_leaf(replace(content, last_generation=generation), device_id, device))
+            return device_identity(device_id, device)
 
     def enable_device(self, device_id: str, enabled: bool) -> None:
         """Let a leaf device connect, or not any more; it keeps its keys.
@@ -233,8 +203,7 @@ class KeyStore:
             device = self._leaf_device(device_id)
             changed = replace(device, status="enabled" if enabled else "disabled")
             if changed != device:
-                leaf_devices = {**self._content.leaf_devices, device_id: changed}
-                self._keep(replace(self._content, leaf_devices=leaf_devices))
+                self._keep(with_leaf(self._content, device_id, changed))
 
     def delete_device(self, device_id: str) -> None:
         """Forget a leaf device; made again it gets other keys.
@@ -245,10 +214,129 @@ class KeyStore:
         """
         with self._changing:
             self._leaf_device(device_id)
-            leaf_devices = {k: v for k, v in self._content.leaf_devices.items() if k != device_id}
-            self._keep(replace(self._content, leaf_devices=leaf_devices))
+            self._keep(with_leaf(self._content, device_id, None))
 
-    def _leaf_device(self, device_id: str) -> _Device:
+    # what the cloud knows of it
+
+    def link(self, host_name: str) -> None:
+        """Belong to this IoT Hub from now on; what another one knew counts no more.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            if self._content.cloud != host_name:
+                self._keep(linked(self._content, host_name))
+
+    def cloud_modules(self) -> Mapping[str, str]:
+        """Return the modules there are here, each with its generation id in the cloud, "" for none yet."""
+        modules = self._content.modules
+        return {name: modules[name].cloud_generation_id for name in sorted(modules)}
+
+    def cloud_deletes(self) -> Mapping[str, str]:
+        """Return the modules that are to be deleted in the cloud, each with its generation id there."""
+        return self._content.cloud_deletes
+
+    def register_module(self, module_id: str, cloud_generation_id: str) -> Identity | None:
+        """Take note that the cloud has an identity for a module; return it, None when it is gone here.
+
+        A module of which nobody was told anything yet takes the generation id of the cloud. One that is in
+        use keeps its own, and so its keys: a client may have signed tokens with them.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            module = self._content.modules.get(module_id)
+            if module is None:
+                return None
+            generation_id = cloud_generation_id if module_id in self._unused else module.generation_id
+            registered = replace(module, generation_id=generation_id, cloud_generation_id=cloud_generation_id)
+            if registered != module:
+                modules = {**self._content.modules, module_id: registered}
+                self._keep(replace(self._content, modules=modules))
+            return module_identity(self._content, module_id)
+
+    def module_deleted(self, module_id: str) -> None:
+        """Take note that a module of `cloud_deletes` is gone from the cloud.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            deletes = {k: v for k, v in self._content.cloud_deletes.items() if k != module_id}
+            self._keep(replace(self._content, cloud_deletes=deletes))
+
+    def pending(self) -> frozenset[str]:
+        """Return the ids, `D` or `D/M`, of what changed here and the cloud was not told yet."""
+        content = self._content
+        modules = (f"{content.device_id}/{name}" for name in content.cloud_deletes)
+        return frozenset((*modules, *content.leaf_changes))
+
+    def leaf_changes(self) -> Mapping[str, LeafChange]:
+        """Return the leaf devices that our own stand-in has to be told of."""
+        content = self._content
+        changes = {}
+        for device_id in content.leaf_changes:
+            device = content.leaf_devices.get(device_id)
+            shown = None if device is None else device_identity(device_id, device)
+            changes[device_id] = LeafChange(shown, device is None or device.in_cloud)
+        return changes
+
+    def leaf_told(self, device_id: str, told: Identity | None) -> None:
+        """Take note that our own stand-in knows a leaf device as `told`, None that it is deleted.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            content = self._content
+            device = content.leaf_devices.get(device_id)
+            changes = tuple(name for name in content.leaf_changes if name != device_id)
+            if told != (None if device is None else device_identity(device_id, device)):
+                changes = (*changes, device_id)  # changed meanwhile
+            leaves = dict(content.leaf_devices)
+            if device is not None:
+                leaves[device_id] = replace(device, in_cloud=told is not None)
+            self._keep(replace(content, leaf_devices=leaves, leaf_changes=changes))
+
+    def adopt_leaf(self, theirs: HubIdentity) -> None:
+        """Have a leaf device that our own stand-in has; one that is here, or was deleted here, stays so.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            content = self._content
+            if theirs.id in content.leaf_devices or theirs.id in content.leaf_changes:
+                return
+            generation = next_generation(content.last_generation, 0)
+            empty = Device(str(generation), "enabled", b"", b"", in_cloud=True)
+            leaves = {**content.leaf_devices, theirs.id: as_cloud_has(empty, theirs)}
+            self._keep(replace(content, last_generation=generation, leaf_devices=leaves))
+
+    def keep_leaves_here(self) -> None:
+        """Take note that nobody is to be told of leaf devices: the IoT Hub is not our own stand-in.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            if self._content.leaf_changes:
+                self._keep(replace(self._content, leaf_changes=()))
+
+    def follow_cloud(self, scope: Mapping[str, HubIdentity]) -> None:
+        """Make leaf devices that our own stand-in has, too, what it says of them; delete those it lacks.
+
+        Raises:
+            EnvironmentFault: the store cannot be written; nothing changed.
+        """
+        with self._changing:
+            content = followed(self._content, scope)
+            if content != self._content:
+                self._keep(content)
+
+    def _leaf_device(self, device_id: str) -> Device:
         device = self._content.leaf_devices.get(device_id)
         if device is not None:
             return device
@@ -271,7 +359,7 @@ class KeyStore:
         content = self._content
         if module_id not in content.modules:
             raise AuthError(f"module '{module_id}' has no identity on this edge")
-        return hmac.digest(_module_identity(content, module_id).primary_key, data, "sha256")
+        return hmac.digest(module_identity(content, module_id).primary_key, data, "sha256")
 
     def encrypt(self, module_id: str, generation_id: str, iv: bytes, plaintext: bytes) -> bytes:
         """Return `plaintext` sealed with AES-256-GCM for this module and generation id alone.
@@ -306,65 +394,10 @@ class KeyStore:
                 "the ciphertext was made for another module, generation id or IV, or was altered"
             ) from exc
 
-    def _keep(self, content: _Content) -> None:
+    def _keep(self, content: Content) -> None:
         # First the disk: when that fails, memory must not know more than the next start will find.
-        write_private_file(self._path, _encode(content))
+        write_private_file(self._path, encode(content))
         self._content = content
-
-
-def _new_content(device_id: str, now_s: float) -> _Content:
-    generation = _next_generation(0, now_s)
-    content = _Content(
-        device_id=device_id,
-        device=_new_device(generation),
-        module_master_key=secrets.token_bytes(KEY_BYTES),
-        encryption_key=secrets.token_bytes(KEY_BYTES),
-        last_generation=generation,
-        modules={},
-        leaf_devices={},
-    )
-    for module_id in (EDGE_AGENT, EDGE_HUB):
-        content = _with_module(content, module_id, now_s)
-    return content
-
-
-def _new_device(generation: int) -> _Device:
-    return _Device(str(generation), "enabled", secrets.token_bytes(KEY_BYTES), secrets.token_bytes(KEY_BYTES))
-
-
-def _with_module(content: _Content, module_id: str, now_s: float) -> _Content:
-    generation = _next_generation(content.last_generation, now_s)
-    modules = {**content.modules, module_id: _Module(str(generation), "enabled")}
-    return replace(content, last_generation=generation, modules=modules)
-
-
-def _next_generation(last: int, now_s: float) -> int:
-    # Never the same twice, also when the clock was set back: an old key must not come to life again.
-    return max(last + 1, _TICKS_AT_1970 + int(now_s * _TICKS_PER_S))
-
-
-def _device_identity(device_id: str, device: _Device) -> Identity:
-    return Identity(
-        device_id,
-        None,
-        device.generation_id,
-        device.status,
-        device.primary_key,
-        device.secondary_key,
-        device.auth_type,
-        device.thumbprints,
-    )
-
-
-def _module_identity(content: _Content, module_id: str) -> Identity:
-    module = content.modules[module_id]
-    primary, secondary = (
-        hmac.digest(
-            content.module_master_key, f"{module_id}:{module.generation_id}:{which}".encode(), "sha256"
-        )
-        for which in ("primary", "secondary")
-    )
-    return Identity(content.device_id, module_id, module.generation_id, module.status, primary, secondary)
 
 
 def _thumbprints(device_id: str, auth_type: AuthType, given: Sequence[str]) -> tuple[str, ...]:
@@ -385,44 +418,3 @@ def _check_id(kind: str, text: str) -> None:
             f"'{text}' cannot be the id of a {kind}: IoT Hub allows 1 to 128 letters, digits and "
             "- . + % _ # * ? ! ( ) , : = @ $ '"
         )
-
-
-def _encode(content: _Content) -> bytes:
-    raw = msgspec.json.encode(content)
-    return msgspec.json.encode(_File(_FILE_VERSION, hashlib.sha256(raw).hexdigest(), msgspec.Raw(raw)))
-
-
-def _read(path: Path) -> _Content | None:
-    """Return what the file holds, or None when there is no such file."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise ConfigError(
-            f"cannot read the identities at '{path}': {exc.strerror}; repair the owner and mode of the file"
-        ) from exc
-    return _decode(path, data)
-
-
-def _decode(path: Path, data: bytes) -> _Content:
-    try:
-        file = msgspec.json.decode(data, type=_File)
-        if file.version > _FILE_VERSION:
-            raise ConfigError(
-                f"the identities at '{path}' were written by a newer version of edge-actors "
-                f"(format {file.version}, this one reads {_FILE_VERSION}); upgrade, or name another home"
-            )
-        raw = bytes(file.content)
-        if hashlib.sha256(raw).hexdigest() != file.sha256:
-            raise ConfigError(_damaged(path, "its checksum is wrong"))
-        return msgspec.json.decode(raw, type=_Content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(_damaged(path, "it is not complete")) from exc
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return (
-        f"the identities at '{path}' are damaged ({reason}): restore the file from a backup, or remove it to "
-        "have new keys made (downstream devices then need new connection strings)"
-    )

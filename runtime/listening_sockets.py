@@ -9,7 +9,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -68,18 +69,25 @@ def parse_listen_address(text: str) -> ListenAddress:
     return ListenAddress(address, int(port))
 
 
-def bind(addresses: Iterable[ListenAddress], setting: str = "--listen") -> list[socket.socket]:
+def bind(
+    addresses: Iterable[ListenAddress], setting: str = "--listen", beside: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
     """Return one listening socket per address, in order; none when one of them fails.
 
-    `setting` is where the addresses come from, for the message.
+    Args:
+        addresses: Where.
+        setting: Where the addresses come from, for the message.
+        beside: Sockets of ours that are no hindrance, though one of them or of these has all addresses and
+            the other one address with the same port; that one gets what is sent to its address.
 
     Raises:
         EnvironmentFault: names the address, and the process that has the port.
     """
     sockets: list[socket.socket] = []
     try:
-        for wanted in addresses:
-            sockets.append(_bind_one(wanted, setting))
+        with _sharing_ports(beside):
+            for wanted in addresses:
+                sockets.append(_bind_one(wanted, setting, shares=bool(beside)))
     except BaseException:
         for bound in sockets:
             bound.close()
@@ -156,17 +164,32 @@ def holder_of(wanted: ListenAddress) -> str:
     return "another process of another user" if os.geteuid() else "a process that is not visible from here"
 
 
-def _bind_one(wanted: ListenAddress, setting: str) -> socket.socket:
+@contextmanager
+def _sharing_ports(sockets: Sequence[socket.socket]) -> Iterator[None]:
+    """Let sockets of this process be bound beside these, for this moment alone."""
+    for one in sockets:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        yield
+    finally:
+        for one in sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+
+def _bind_one(wanted: ListenAddress, setting: str, shares: bool) -> socket.socket:
     family = socket.AF_INET6 if wanted.address.version == 6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # Not SO_REUSEPORT: a second edge on the same port must fail and not take half of the clients.
+        # Not SO_REUSEPORT for longer than that: a second edge on the same port must fail and not take half of
+        # the clients.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
         if family == socket.AF_INET6:
             # So that [::]:8883 and 0.0.0.0:8883 can stand beside each other.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((str(wanted.address), wanted.port))
         listener.listen(BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     except OSError as exc:
         listener.close()
         raise EnvironmentFault(_explain(wanted, exc, setting)) from exc

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -43,7 +42,7 @@ from actors.stored import (
 from messaging.errors import StoreDamaged, StoreError, StoreFull
 from runtime import message_schema, store_space
 from runtime.message_bodies import BodyReader, rows_of
-from runtime.message_ledger import POSITION_BITS, Accounts
+from runtime.message_ledger import Accounts
 from runtime.message_queues import QueueRow, Queues
 from runtime.message_split import split_upstream
 from runtime.sqlite_tables import SharedTable
@@ -225,19 +224,20 @@ class MessageDb:
         return first
 
     @_guarded("delete delivered messages", in_transaction=True)
-    def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
-        """Forget messages that the endpoint took; return how many of them were still waiting."""
-        count = self._release_positions(endpoint_id, ranges)
-        if count:
+    def delivered(self, ranges: Mapping[str, Sequence[tuple[int, int]]]) -> int:
+        """Forget messages that endpoints took, all at once; return how many of them were still waiting."""
+        counts = self._release(ranges)
+        for endpoint_id, count in counts.items():
             self._accounts.change(endpoint_id).delivered += count
-        return count
+        return sum(counts.values())
 
     @_guarded("drop messages", in_transaction=True)
     def dropped(self, endpoint_id: str, ranges: Sequence[tuple[int, int]], reason: DropReason) -> int:
         """Give up messages of an endpoint; return how many of them were still waiting."""
-        count = self._release_positions(endpoint_id, ranges)
-        self._count_dropped(endpoint_id, reason, count)
-        return count
+        counts = self._release({endpoint_id: ranges})
+        for released in counts.values():
+            self._count_dropped(endpoint_id, reason, released)
+        return sum(counts.values())
 
     @_guarded("drop a queue", in_transaction=True)
     def drop_queue(self, endpoint_id: str, reason: DropReason, limit: int = 1000) -> int:
@@ -246,7 +246,7 @@ class MessageDb:
         if account is None:
             return 0
         queues = self._queues
-        count = queues.release(queues.next(account.first_key, account.last_key, limit))
+        count = sum(queues.release(queues.next(account.first_key, account.last_key, limit)).values())
         self._count_dropped(endpoint_id, reason, count)
         return count
 
@@ -263,15 +263,11 @@ class MessageDb:
             return {}
         rank = max(rank_of(found) for found in lowest.values())
         first_seq = min(seq_of(found) for found in lowest.values() if rank_of(found) == rank)
-        counts: dict[str, int] = {}
         first, last = positions_of_rank(rank)
-        for endpoint_id, found in lowest.items():
-            if rank_of(found) == rank:
-                ranges = [(first + first_seq, min(first + first_seq + limit - 1, last))]
-                count = self._release_positions(endpoint_id, ranges)
-                self._count_dropped(endpoint_id, "limit", count)
-                if count:
-                    counts[endpoint_id] = count
+        oldest = [(first + first_seq, min(first + first_seq + limit - 1, last))]
+        counts = self._release({name: oldest for name, found in lowest.items() if rank_of(found) == rank})
+        for endpoint_id, count in counts.items():
+            self._count_dropped(endpoint_id, "limit", count)
         return counts
 
     def _count_dropped(self, endpoint_id: str, reason: DropReason, count: int) -> None:
@@ -281,23 +277,27 @@ class MessageDb:
     @_guarded("delete expired messages", in_transaction=True)
     def expire(self, now_s: float, limit: int = 1000) -> dict[str, int]:
         """Delete at most `limit` messages past their time to live; return how many at which endpoint."""
-        ranges = self._queues.due(now_s, limit)
-        names = self._accounts.names() if ranges else {}
-        counts: dict[str, int] = {}
-        for number, its_ranges in groupby(ranges, lambda keys: keys[0] >> POSITION_BITS):
-            count = counts[names[number]] = self._queues.release(its_ranges)
-            self._accounts.change(names[number]).expired += count
+        released = self._queues.release(self._queues.due(now_s, limit))
+        names = self._accounts.names() if released else {}
+        counts = {names[number]: count for number, count in released.items()}
+        for endpoint_id, count in counts.items():
+            self._accounts.change(endpoint_id).expired += count
         return counts
 
-    def _release_positions(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
-        for first, last in ranges:
-            if first < 0 or last > MAX_POSITION:
-                raise ValueError(f"positions {first} to {last} are not in 0 to {MAX_POSITION}")
-        account = self._accounts.find(endpoint_id)
-        if account is None:
-            return 0
-        base = account.first_key
-        return self._queues.release((base + first, base + last) for first, last in ranges)
+    def _release(self, ranges: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, int]:
+        """Let go of positions of queues; return how many waited, for each queue in which some did."""
+        names: dict[int, str] = {}
+        keys: list[tuple[int, int]] = []
+        for endpoint_id, its_ranges in ranges.items():
+            for first, last in its_ranges:
+                if first < 0 or last > MAX_POSITION:
+                    raise ValueError(f"positions {first} to {last} are not in 0 to {MAX_POSITION}")
+            account = self._accounts.find(endpoint_id)
+            if account is not None:
+                names[account.number] = endpoint_id
+                base = account.first_key
+                keys += [(base + first, base + last) for first, last in its_ranges]
+        return {names[number]: count for number, count in self._queues.release(keys).items()}
 
     @_guarded("read messages")
     def read(

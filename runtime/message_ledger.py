@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from actors.c2d_queues import FORMER_DEVICES, is_c2d_queue
-from actors.stored import MAX_POSITION, EndpointLedger, Epoch, Ledger, Totals
+from actors.stored import EndpointLedger, Epoch, Ledger, Totals
 from messaging.errors import StoreError
 from messaging.upstream_queues import UPSTREAM, UPSTREAM_QUEUES
 from runtime import message_schema
+from runtime.message_queues import POSITION_BITS
 from runtime.sqlite_tables import SharedTable
 
-POSITION_BITS = MAX_POSITION.bit_length()  # of a key of the queue; the number of the endpoint is above them
 EPOCH = "epoch"  # the row of the ledger that tells when it began anew, there after a salvage
 MAX_ENDPOINT_NUMBER = (1 << 63 - POSITION_BITS) - 1
 FOLD_AT = 1000  # queues, from which on the empty ones of senders and devices are closed

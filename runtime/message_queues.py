@@ -10,9 +10,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
-from actors.stored import positions_of_rank, rank_of
+from actors.stored import MAX_POSITION, positions_of_rank, rank_of
 
 LIVE_ROWS = 32  # read at once
+POSITION_BITS = MAX_POSITION.bit_length()  # of a key; the number of the endpoint is above them
 
 QueueRow = tuple[int, int, int, float | None]
 """First key, how many, first seq of their row of bodies, when they expire (seconds since 1970) or None."""
@@ -43,19 +44,22 @@ class Queues:
         run("INSERT INTO queue VALUES (?, ?, ?, ?)", rows)
         run("INSERT INTO held VALUES (?, ?)", _by_body(rows).items())
 
-    def release(self, ranges: Iterable[tuple[int, int]]) -> int:
-        """Delete ranges of keys, and the rows of bodies that nothing holds any more; count the keys.
+    def release(self, ranges: Iterable[tuple[int, int]]) -> dict[int, int]:
+        """Delete ranges of keys, and the rows of bodies that nothing holds any more.
 
         Args:
             ranges: First and last key, both included. They may overlap and span what is not there.
+
+        Returns:
+            How many keys were there, for the number of each endpoint that had one.
         """
-        released = 0
+        released: dict[int, int] = {}
         touched: list[QueueRow] = []
         parts: list[QueueRow] = []
         for first, last in apart(ranges):
             rows = self._reaching(first, last)
             if touched and rows and rows[0] == touched[-1]:  # the range before ended in the same row
-                released += self.replace(touched, parts)
+                self.replace(touched, parts)
                 touched, parts = [], []
                 rows = self._reaching(first, last)
             for row in rows:
@@ -63,7 +67,11 @@ class Queues:
                 if kept is not None:
                     touched.append(row)
                     parts += kept
-        return released + self.replace(touched, parts)
+                    number, left = row[0] >> POSITION_BITS, sum(part[1] for part in kept)
+                    released[number] = released.get(number, 0) + row[1] - left
+        if touched:
+            self.replace(touched, parts)
+        return released
 
     def _reaching(self, first_key: int, last_key: int) -> list[QueueRow]:
         return self._connection.execute(f"{_REACHING} ORDER BY key", (first_key, last_key)).fetchall()

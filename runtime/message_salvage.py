@@ -30,7 +30,8 @@ from messaging.errors import EnvironmentFault, StoreDamaged
 from runtime import message_schema
 from runtime.atomic_file import make_private_folder, sync_folder
 from runtime.message_db import MessageDb
-from runtime.message_ledger import EPOCH, POSITION_BITS, Account
+from runtime.message_ledger import EPOCH, Account
+from runtime.message_queues import POSITION_BITS
 
 log = logging.getLogger(__name__)
 

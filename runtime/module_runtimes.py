@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from actors.module_spec import DockerSettings, ModuleSpec
-from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit, OnHealth
+from actors.ports import ModuleAccess, ModuleEnd, ModuleRun, OnExit, OnHealth, OnPreparation
+from actors.registries import RegistryCredential
 from runtime.caller import ModuleContainer, ModuleProcess
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_modules import EdgeModules
@@ -40,6 +41,19 @@ class ModuleRuntimes:
     def watch_health(self, name: str, on_health: OnHealth) -> None:
         """Tell when the health of a module changes; see ModuleRuntime."""
         self._containers.watch_health(name, on_health)
+
+    def prepare(
+        self,
+        modules: Sequence[ModuleSpec],
+        credentials: Sequence[RegistryCredential],
+        on_progress: OnPreparation,
+    ) -> None:
+        """Fetch what these modules need; see ModuleRuntime. Of a process everything is on this machine."""
+        self._containers.prepare(modules, credentials, on_progress)
+
+    def deployed(self, modules: Sequence[ModuleSpec], credentials: Sequence[RegistryCredential]) -> None:
+        """Take these for the deployment in force; see ModuleRuntime."""
+        self._containers.deployed(modules, credentials)
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime."""

@@ -24,6 +24,7 @@ BASE_NAME = "edge-actors"
 LONGEST_BASE_BYTES = 35
 AGENT = "agent"
 CLOUD = "cloud"  # the IoT Hub stand-in, whose run directory is one of its own
+EMBEDDED_CLOUD = "runtime.iothub.embedded"  # the program of one that an edge runs for itself
 OWNER = "home"  # file with the path of the home
 
 
@@ -183,6 +184,11 @@ class Lock:
         # A holder that is just writing itself down is not yet readable.
         known = f" (pid {holder.pid}, started {_clock(holder.started_at_s)})" if holder else ""
         home = self.run.home
+        if self.process == CLOUD and holder and holder.command.endswith(EMBEDDED_CLOUD):
+            return (
+                f"the edge on home {home.parent} runs an IoT Hub stand-in there already (pid {holder.pid}); "
+                f"`edge-actors cloud …` works with it. End both with `edge-actors down --home {home.parent}`"
+            )
         if self.process == CLOUD:
             way_out = f"end it with `kill {holder.pid}`" if holder else "end it first"
             return f"another IoT Hub stand-in{known} runs on home {home.parent}; {way_out}"

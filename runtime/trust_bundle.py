@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ def trusted_pem(settings: Settings) -> str:
     path = settings.trust_bundle_cert
     if path is None:
         return ""
-    return "".join(_as_pem(der) for der in certificates_in(path, variable("trust_bundle_cert")))
+    return pem(certificates_in(path, variable("trust_bundle_cert")))
 
 
 def certificates_in(path: Path, name: str) -> tuple[bytes, ...]:
@@ -67,7 +68,8 @@ def ders(pem: str) -> tuple[bytes, ...]:
     return tuple(base64.b64decode("".join(body.split()), validate=True) for body in _PEM_BODY.findall(pem))
 
 
-def _as_pem(der: bytes) -> str:
+def pem(certificates: Iterable[bytes]) -> str:
+    """Return certificates (DER) as one PEM text."""
     import ssl
 
-    return ssl.DER_cert_to_PEM_cert(der)
+    return "".join(map(ssl.DER_cert_to_PEM_cert, certificates))

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import formatdate
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
@@ -245,7 +246,8 @@ class WebConnection(asyncio.Protocol):
 
     def _reply(self, response: Response) -> None:
         unread = self._http.has_unread
-        self._transport.write(self._http.answer(response))
+        date = ("Date", formatdate(usegmt=True))  # clients whose token is refused compare their clock
+        self._transport.write(self._http.answer(replace(response, headers=(*response.headers, date))))
         if unread:  # a peer that is still sending is let finish, or it sees a broken connection and no reply
             self._is_ending = True
             self._set_timer(self._limits.discard_s, self.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
 from pathlib import Path
 
@@ -39,3 +40,16 @@ def test_every_requirement_has_a_lower_bound_and_an_exact_pin() -> None:
     assert wanted
     assert all(bound for _, _, bound in wanted)
     assert [name for name, _, _ in wanted if name.lower() not in pins] == []
+
+
+def test_every_package_of_ours_is_installed() -> None:
+    cfg = configparser.ConfigParser()
+    cfg.read(ROOT / "setup.cfg")
+    listed = cfg["options"]["packages"].split()
+
+    there = [
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for name in OURS
+        for path in ROOT.glob(f"{name}/**/__init__.py")
+    ]
+    assert sorted(listed) == sorted([*there, "edge_actors_testing"])

@@ -31,6 +31,7 @@ def down(purge: bool, home: Path, as_json: bool) -> None:
     """
     from messaging.errors import EnvironmentFault
     from runtime.home import Home
+    from runtime.iothub.cloud_home import CloudHome
     from runtime.leftovers import end_edge
     from runtime.run_directory import RunDirectory
     from runtime.store_place import database_of
@@ -39,10 +40,14 @@ def down(purge: bool, home: Path, as_json: bool) -> None:
     run = RunDirectory.of(home)
     had_run_directory = run.path.exists()
     ended = end_edge(run, GRACE_S)
+    cloud = CloudHome.in_home(home)
+    cloud_lives = cloud.lock().holder() is not None  # one that the user runs by himself
+    if not cloud_lives:
+        cloud.run.remove()
     removed, problem = _remove_containers(run.path.name, Home(home))
     if purge:
         purge_store(database_of(Home(home)), Home(home))
-    left = Home(home).purge() if purge else None
+    left = Home(home).purge(with_cloud=not cloud_lives) if purge else None
     if as_json:
         print_json(
             {

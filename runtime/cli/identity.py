@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from actors.hub_config import HubConfig
     from actors.hub_identity import AuthType
     from runtime.home import Home
-    from runtime.key_store import Identity
+    from runtime.key_content import Identity
 
 CONNECTION_STRING_FILE = "connection-string.txt"
 CA_FILE = "ca.pem"
@@ -84,10 +84,10 @@ def show(name: str, home: Path, as_json: bool) -> None:
     from messaging.errors import ConfigError
     from messaging.nearest import did_you_mean
     from runtime.home import Home
-    from runtime.key_store import KeyStore
+    from runtime.leaf_rules import known_identities
 
     place = Home(home)
-    known = {_name(found): found for found in KeyStore.open(place.keys).identities()}
+    known = {_name(found): found for found in known_identities(place)}
     if name not in known:
         hint = did_you_mean(name, known) or "; see `edge-actors identity list`"
         raise ConfigError(f"there is no identity {name!r}{hint}")
@@ -130,17 +130,17 @@ def delete(device: str, home: Path, as_json: bool) -> None:
 def list_identities(home: Path, as_json: bool) -> None:
     """List the identities, without keys."""
     from runtime.home import Home
-    from runtime.key_store import KeyStore
+    from runtime.leaf_rules import known_identities
 
-    keys = KeyStore.open(Home(home).keys)
+    known = known_identities(Home(home))
     rows = [
         {
             "id": _name(found),
-            "kind": _kind(found, keys.device_id),
+            "kind": _kind(found, known[0].device_id),
             "authentication": found.auth_type,
             "status": found.status,
         }
-        for found in keys.identities()
+        for found in known
     ]
     if as_json:
         print_json(rows)
@@ -237,7 +237,7 @@ def last_hub_config(place: Home) -> HubConfig:
     except FileNotFoundError as exc:
         raise ConfigError(
             f"home {place.path} has not been run yet; start an edge with it once: "
-            f"`edge-actors run --home {place.path} --deployment FILE`"
+            f"`edge-actors run --home {place.path}`"
         ) from exc
     return hub_config.decode(content, str(place.hub_config))
 

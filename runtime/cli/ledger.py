@@ -25,6 +25,9 @@ def ledger(home: Path, as_json: bool) -> int:
     received = unrouted + routed, and for each endpoint
     accepted = delivered + expired + dropped + pending.
 
+    The endpoint iothub is the cloud; D/$c2d has what the cloud sends to device D, and /$c2d sums up devices
+    for which nothing waits, once there are many.
+
     Each number is counted at its own event. When an equation does not hold, it is told on stderr and the
     exit code is 1.
     """

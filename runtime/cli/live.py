@@ -15,10 +15,10 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
 from actors.hub_root import UPSTREAM
-from actors.upstream import GetLinkState, LinkState
+from actors.link_state import GetLinkState, LinkState
+from actors.module_list import ListModules, ModuleList
 from messaging.client import Client
 from messaging.errors import BusError, EdgeError
 from runtime.cli.log_setup import LastWarnings
@@ -130,7 +130,7 @@ class LivePicture:
             link = client.ask(UPSTREAM, GetLinkState(), LinkState, ANSWER_LIMIT_S)
         except BusError:
             return  # it restarts; the table of modules says so
-        self._known = replace(self._known, upstream_on=link.on)
+        self._known = replace(self._known, link=link)
 
     def _read_ledger(self) -> None:
         began_s = time.monotonic()

@@ -27,17 +27,28 @@ def logs(name: str, follow: bool, tail: int | None, home: Path, as_json: bool) -
 
     With --json each line is an object with the name of the module and the line.
     """
-    from runtime import logs as log_files
     from runtime.home import Home
 
-    blocks = _of_container(name, Home(home), tail, follow)
-    if blocks is None:
-        path = _path_of(name, Home(home))
-        blocks = log_files.follow(path, tail, threading.Event()) if follow else log_files.read(path, tail)
+    blocks = blocks_of(name, Home(home), tail, follow)
     out = sys.stdout.buffer
     for block in _as_json(name, blocks) if as_json else blocks:
         out.write(block)
         out.flush()
+
+
+def blocks_of(name: str, home: Home, tail: int | None, follow: bool) -> Iterable[bytes]:
+    """Return the log of a module in blocks, wherever it is kept.
+
+    Raises:
+        EdgeError: there is none, or it cannot be read; says why.
+    """
+    from runtime import logs as log_files
+
+    blocks = _of_container(name, home, tail, follow)
+    if blocks is not None:
+        return blocks
+    path = _path_of(name, home)
+    return log_files.follow(path, tail, threading.Event()) if follow else log_files.read(path, tail)
 
 
 def _of_container(name: str, home: Home, tail: int | None, follow: bool) -> Iterable[bytes] | None:

@@ -26,6 +26,8 @@ _HERE = "runtime.cli."
 COMMANDS: Final[Mapping[str, Entry]] = {
     "run": Entry(_HERE + "run", "run", "Run an edge from a deployment manifest."),
     "list": Entry(_HERE + "modules", "list_modules", "List the modules and how they are."),
+    "explain": Entry(_HERE + "explain", "explain", "Explain how a module is, why, and what to do."),
+    "plan": Entry(_HERE + "plan", "plan", "Show what a deployment would change, and why."),
     "start": Entry(_HERE + "modules", "start", "Start a module."),
     "stop": Entry(_HERE + "modules", "stop", "Stop a module; it stays stopped until it is started."),
     "restart": Entry(_HERE + "modules", "restart", "Stop a module and start it again."),

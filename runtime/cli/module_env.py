@@ -40,8 +40,8 @@ def module_env(
     Prints it and keeps a workload socket of its own open until Ctrl-C, for programs that you start. With
     `-- COMMAND…` runs that command in this environment, as you, and ends with it and its exit code.
     """
-    from actors.agent import ListModules, ModuleList
     from actors.agent_root import AGENT, SECURITY
+    from actors.module_list import ListModules, ModuleList
     from actors.security import DebugSocket, OpenDebugSocket
     from messaging.errors import ConfigError, EnvironmentFault
     from runtime import process_table
@@ -85,7 +85,8 @@ def module_env(
 def _taken_over(edge: RunningEdge, name: str, wanted: bool) -> Iterator[None]:
     """Have the supervised instance stopped meanwhile."""
     from actors.agent_root import AGENT
-    from actors.supervisor import ModuleReported, StartModule, StopModule
+    from actors.module_report import ModuleReported
+    from actors.supervisor import StartModule, StopModule
 
     if not wanted:
         yield

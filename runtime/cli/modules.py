@@ -20,12 +20,13 @@ REST_LIMIT_S: Final = 60.0  # a module may take its stop grace to end, 10 s unle
 @common_options
 def list_modules(home: Path, as_json: bool) -> None:
     """List the modules of the deployment and how they are, edgeAgent and edgeHub included."""
-    from actors.agent import ListModules, ModuleList
     from actors.agent_root import AGENT
+    from actors.module_list import ListModules, ModuleList
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
-        found = edge.ask(AGENT, ListModules(), ModuleList).modules
+        answer = edge.ask(AGENT, ListModules(), ModuleList)
+    found = answer.modules
     if as_json:
         print_json(found)
         return
@@ -34,7 +35,7 @@ def list_modules(home: Path, as_json: bool) -> None:
         ("NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"),
         ((m["name"], m["status"], m["pid"] or "", told(m, now_s), config(m)) for m in found),
     )
-    for line in (*not_isolated(found), *wrong_settings(found)):
+    for line in (*not_isolated(found), *wrong_settings(found), *deployed(answer.deployment)):
         click.echo(line)
 
 
@@ -68,6 +69,21 @@ def restart(name: str, home: Path, as_json: bool) -> None:
     _command(name, RestartModule, home, as_json)
 
 
+def deployed(about: Mapping[str, Any]) -> list[str]:
+    """Return what a user should know of where the deployment comes from; of a file of his own nothing."""
+    version, description = about["version"], about["description"]
+    if about["code"] != 200:
+        in_force = "" if version is None else f" In force is version {version}."
+        return [f"deployment: {about['code']}: {description}.{in_force}"]
+    if description:
+        return [f"deployment: {description}"]
+    if about["local"]:
+        return []
+    return [
+        "deployment: none has come yet" if version is None else f"deployment: version {version} of the cloud"
+    ]
+
+
 def told(module: Mapping[str, Any], now_s: float) -> str:
     """Return how a module is in a few words: how long it is up, else why it is not."""
     if module["status"] == "running" and module["since_s"] is not None:
@@ -97,6 +113,8 @@ def wrong_settings(modules: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def config(module: Mapping[str, Any]) -> str:
     """Return what a module was made from: an image, or a command."""
+    if "address" in module:
+        return f"IoT Hub stand-in at {module['address']}"
     if "command" in module:
         return " ".join(module["command"])
     image: str = module.get("image", module["type"])
@@ -106,9 +124,9 @@ def config(module: Mapping[str, Any]) -> str:
 def _command(name: str, command: Callable[[str], object], home: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from actors.agent import ListModules, ModuleList
     from actors.agent_root import AGENT
-    from actors.supervisor import ModuleReported
+    from actors.module_list import ListModules, ModuleList
+    from actors.module_report import ModuleReported
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:

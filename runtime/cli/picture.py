@@ -14,11 +14,13 @@ from runtime.cli.modules import told
 from runtime.cli.words import duration, local_time
 
 if TYPE_CHECKING:
+    from actors.link_state import LinkState
     from actors.stored import Ledger
 
 STYLES: Final[Mapping[str, str]] = {
     "running": "green",
     "backoff": "yellow",
+    "downloading": "yellow",
     "unhealthy": "yellow",
     "failed": "red",
     "dead": "red",
@@ -47,7 +49,7 @@ class Snapshot:
     now_s: float
     modules: tuple[Mapping[str, Any], ...] = ()  # as in actors.agent.ModuleList
     ledger: Ledger | None = None
-    upstream_on: bool | None = None
+    link: LinkState | None = None
     bad_routes: tuple[tuple[str, str], ...] = ()  # name, problem
     warnings: tuple[Warning, ...] = ()
     hint: str = "Ctrl-C stops the edge and its modules"
@@ -78,8 +80,19 @@ def _header(snapshot: Snapshot) -> RenderableType:
     table.add_row("device", Text(snapshot.device_id, "bold"))
     table.add_row("home", Text(snapshot.home))
     table.add_row("listens on", Text(", ".join(snapshot.listen)))
+    if snapshot.link is not None:
+        table.add_row("cloud", _cloud(snapshot.link, snapshot.now_s))
     table.add_row("state", Text(f"{snapshot.state}, {so_long}"))
     return table
+
+
+def _cloud(link: LinkState, now_s: float) -> Text:
+    if not link.on:
+        return Text("the link is off; `edge-actors upstream on` switches it on", "yellow")
+    if link.is_up:
+        return Text(f"connected to {link.host_name}")
+    away = f", away since {local_time(link.since_s, now_s)}" if link.since_s else ""
+    return Text(f"{link.host_name}{away}: {link.reason or 'connecting'}", "yellow")
 
 
 def _modules(snapshot: Snapshot) -> RenderableType:
@@ -121,9 +134,7 @@ def _counts(snapshot: Snapshot) -> list[RenderableType]:
             Text(str(row.dropped), "red" if row.dropped else ""),
             Text(str(row.pending), "yellow" if row.pending else ""),
         )
-    away = "   upstream is off" if snapshot.upstream_on is False else ""
     line = Text(f"messages  received {total.received}   routed {total.routed}   unrouted {total.unrouted}")
-    line.append(away, "yellow")
     line.no_wrap = True
     return [line, Text(), table] if ledger.endpoints else [line]
 

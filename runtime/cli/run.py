@@ -14,16 +14,21 @@ from runtime.cli.options import common_options
 @click.command()
 @click.option(
     "--deployment",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The deployment manifest to run.",
+    help="The deployment manifest to run, whatever the cloud has.  [default: what the cloud has]",
 )
 @click.option(
     "--listen",
     multiple=True,
     metavar="ADDRESS[:PORT]",
     help="Where clients connect with MQTT over TLS; may be given several times.  [default: 127.0.0.1:8883]",
+)
+@click.option(
+    "--connection-string-file",
+    metavar="FILE",
+    help="Holds the connection string of this edge device at its IoT Hub; - for standard input. "
+    "Needed once: the home keeps it.",
 )
 @click.option(
     "--for",
@@ -33,8 +38,18 @@ from runtime.cli.options import common_options
     help="Stop after that time, with exit code 0.  [default: at Ctrl-C or SIGTERM]",
 )
 @common_options
-def run(deployment: Path, listen: tuple[str, ...], for_s: float | None, home: Path, as_json: bool) -> int:
+def run(
+    deployment: Path | None,
+    listen: tuple[str, ...],
+    connection_string_file: str | None,
+    for_s: float | None,
+    home: Path,
+    as_json: bool,
+) -> int:
     """Run an edge: its modules, and the hub they and other clients connect to.
+
+    Without a connection string it runs an IoT Hub for itself, too, with the sample deployment in it at first;
+    `edge-actors cloud --help` tells what to do with that.
 
     On a terminal a picture shows modules and messages, and the log goes to HOME/logs/edge-actors.log alone;
     otherwise its lines are printed as well, with --json as objects.
@@ -44,7 +59,8 @@ def run(deployment: Path, listen: tuple[str, ...], for_s: float | None, home: Pa
     from runtime.edge import run_edge
     from runtime.home import Home
 
-    settings = read_settings({"home": str(home), "listen": listen}, os.environ)
+    options = {"home": str(home), "listen": listen, "connection_string_file": connection_string_file}
+    settings = read_settings(options, os.environ)
     log_path = Home(home).log_of("edgeAgent")
     if as_json or not sys.stdout.isatty():
         log_to(log_path, settings.log_level, console=True, as_json=as_json)

@@ -14,7 +14,9 @@ from actors.security import CreateDevice, DeleteDevice, DeviceChanged, DeviceIde
 from messaging.client import Client, NobodyThere, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from runtime.home import Home
-from runtime.key_store import Identity, KeyStore
+from runtime.key_content import Identity
+from runtime.key_store import KeyStore
+from runtime.leaf_rules import adopt, check_change, check_create
 from runtime.run_directory import AGENT, Lock, RunDirectory
 
 T = TypeVar("T")
@@ -68,9 +70,7 @@ def running_edge(home: Path) -> Iterator[RunningEdge]:
     run = RunDirectory.of(home)
     run.check()
     if Lock(run, AGENT).holder() is None:
-        raise EnvironmentFault(
-            f"no edge runs on home {home}; start one with `edge-actors run --home {home} --deployment FILE`"
-        )
+        raise EnvironmentFault(f"no edge runs on home {home}; start one with `edge-actors run --home {home}`")
     with Client.outside(run.path) as client:
         yield RunningEdge(home, client)
 
@@ -83,6 +83,8 @@ def create_device(
     Raises:
         EdgeError: it exists, what is given does not suit, or nothing can be written; says which.
     """
+
+    check_create(home, device_id)
 
     def locally(keys: KeyStore) -> None:
         keys.create_device(device_id, time.time(), auth_type, thumbprints)
@@ -99,7 +101,11 @@ def enable_device(home: Home, device_id: str, enabled: bool) -> None:
         EdgeError: there is none of that id, or nothing can be written; says which.
     """
 
+    status = "enabled" if enabled else "disabled"
+    check_change(home, device_id, f"update --status {status}", "a service SDK")
+
     def locally(keys: KeyStore) -> None:
+        adopt(home, keys, device_id)
         keys.enable_device(device_id, enabled)
 
     _change(home, locally, EnableDevice(device_id, enabled), DeviceChanged)
@@ -111,7 +117,13 @@ def delete_device(home: Home, device_id: str) -> None:
     Raises:
         EdgeError: there is none of that id, or nothing can be written; says which.
     """
-    _change(home, lambda keys: keys.delete_device(device_id), DeleteDevice(device_id), DeviceChanged)
+    check_change(home, device_id, "delete", f"edge-actors cloud device delete {device_id}")
+
+    def locally(keys: KeyStore) -> None:
+        adopt(home, keys, device_id)
+        keys.delete_device(device_id)
+
+    _change(home, locally, DeleteDevice(device_id), DeviceChanged)
 
 
 def _change(home: Home, locally: Callable[[KeyStore], None], request: object, answer: type[object]) -> None:

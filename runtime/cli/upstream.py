@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from messaging.time_text import iso_utc
 from runtime.cli.options import common_options
-from runtime.cli.output import print_json
+from runtime.cli.output import print_json, print_table
+from runtime.cli.words import duration, local_time
+
+if TYPE_CHECKING:
+    from actors.link_state import LinkState, Source
+    from actors.registry import ProvisioningState
 
 
 @click.group()
 def upstream() -> None:
     """Show or switch the link to the cloud, to see what happens when it is away.
 
-    Today the cloud is a file, HOME/upstream.jsonl. While the link is off, messages wait on disk.
+    While the link is off, messages wait on disk.
     """
 
 
 @upstream.command()
 @common_options
 def status(home: Path, as_json: bool) -> None:
-    """Tell whether the link is on, and how many messages it took."""
-    from actors.upstream import GetLinkState
+    """Tell how the link is, and how each identity is doing that uses it.
+
+    Each device and module has a connection of its own, opened when there is something to send or to receive.
+    """
+    from actors.link_state import GetLinkState
 
     _ask(GetLinkState(), home, as_json)
 
@@ -31,7 +43,7 @@ def status(home: Path, as_json: bool) -> None:
 @common_options
 def on(home: Path, as_json: bool) -> None:
     """Switch the link on; what waited is sent."""
-    from actors.upstream import SwitchLink
+    from actors.link_state import SwitchLink
 
     _ask(SwitchLink(True), home, as_json)
 
@@ -40,21 +52,106 @@ def on(home: Path, as_json: bool) -> None:
 @common_options
 def off(home: Path, as_json: bool) -> None:
     """Switch the link off, also for the next start."""
-    from actors.upstream import SwitchLink
+    from actors.link_state import SwitchLink
 
     _ask(SwitchLink(False), home, as_json)
 
 
 def _ask(question: object, home: Path, as_json: bool) -> None:
-    from actors.hub_root import UPSTREAM
-    from actors.upstream import LinkState
+    from actors.hub_root import STORE, UPSTREAM
+    from actors.link_state import LinkState
+    from actors.registry import REGISTRY, GetProvisioning, ProvisioningState
+    from actors.store_messages import CountQueues, QueueCounts
+    from messaging.errors import EdgeError
+    from messaging.upstream_queues import UPSTREAM_QUEUES, source_of
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
-        state = edge.ask(UPSTREAM, question, LinkState)
+        device = edge.ask(REGISTRY, GetProvisioning(), ProvisioningState)
+        try:
+            state = edge.ask(UPSTREAM, question, LinkState)
+            counted = edge.ask(STORE, CountQueues(UPSTREAM_QUEUES), QueueCounts)
+        except EdgeError:
+            if not as_json:  # a hub that does not run is no reason to be silent about the rest
+                for line in _device_lines(device, time.time()):
+                    click.echo(line)
+            raise
+    waiting = {source_of(queue): count for queue, count in counted.counts}
     if as_json:
-        print_json({"on": state.on, "sent": state.sent})
+        print_json(_as_values(state, waiting) | {"device": _device_values(device)})
+        return
+    click.echo(_summary(state, time.time()))
+    for line in _device_lines(device, time.time()):
+        click.echo(line)
+    if state.sources:
+        click.echo()
+        columns = ("IDENTITY", "STATE", "FOR", "SENT", "WAITING", "")
+        print_table(columns, [_row(source, waiting, time.time()) for source in state.sources])
+
+
+def _summary(state: LinkState, now_s: float) -> str:
+    since = f"since {local_time(state.since_s, now_s)}"
+    if not state.on:
+        how = "off"
+    elif state.is_up:
+        how = f"on, connected to {state.host_name} {since}"
     else:
-        click.echo(
-            f"upstream is {'on' if state.on else 'off'}; {state.sent} messages sent since the hub started"
-        )
+        how = f"on, not connected to {state.host_name} {since}: {state.reason}"
+    return f"upstream is {how}; {state.sent} messages sent since the hub started"
+
+
+def _device_lines(device: ProvisioningState, now_s: float) -> Iterator[str]:
+    """Say which device this edge is, what the cloud knows of it, and what is wrong with that."""
+    if not device.host_name:
+        yield "this edge belongs to no IoT Hub; give it a device there with --connection-string-file"
+        return
+    said = f", {device.identities} identities in its scope" if device.synced_s else ""
+    when = f" (as of {local_time(device.synced_s, now_s)})" if device.synced_s else ""
+    yield f"device {device.device_id} of {device.host_name}: {device.state}{said}{when}"
+    if device.reason:
+        yield f"  {device.reason}"
+    for name, reason in device.problems:
+        yield f"  {name}: {reason}"
+
+
+def _device_values(device: ProvisioningState) -> dict[str, Any]:
+    return {
+        "hostName": device.host_name,
+        "deviceId": device.device_id,
+        "state": device.state,
+        "reason": device.reason,
+        "syncedAt": iso_utc(device.synced_s) if device.synced_s else None,
+        "identities": device.identities,
+        "problems": [{"id": name, "reason": reason} for name, reason in device.problems],
+    }
+
+
+def _row(source: Source, waiting: Mapping[str, int], now_s: float) -> tuple[object, ...]:
+    identity, state, since_s, fault, reason, sent, _ = source
+    trouble = f"{fault}: {reason}" if fault else ""
+    return identity, state, duration(now_s - since_s), sent, waiting.get(identity, 0), trouble
+
+
+def _as_values(state: LinkState, waiting: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "on": state.on,
+        "up": state.is_up,
+        "since": iso_utc(state.since_s),
+        "reason": state.reason,
+        "hostName": state.host_name,
+        "sent": state.sent,
+        "waiting": sum(waiting.values()),
+        "identities": [
+            {
+                "identity": identity,
+                "state": phase,
+                "since": iso_utc(since_s),
+                "fault": fault,
+                "reason": reason,
+                "sent": sent,
+                "underWay": under_way,
+                "waiting": waiting.get(identity, 0),
+            }
+            for identity, phase, since_s, fault, reason, sent, under_way in state.sources
+        ],
+    }

@@ -4,6 +4,7 @@ cloud.db       registry, twins, messages, enrollments
 policies.json  the accounts of services with their keys, the owner's among them
 certificates/  the stand-in's own CA and its server certificate
 ca.pem         the certificate of that CA, which clients have to trust
+upstream.position  how far the copy of telemetry got, see telemetry_file.py
 serving.json   where the last run listened, for the command line
 logs/          the log of the process
 """
@@ -49,6 +50,10 @@ class CloudHome:
     def in_home(cls, home: Path) -> CloudHome:
         """Return the stand-in's folder in the home that `--home` names."""
         return cls(home / CLOUD_FOLDER)
+
+    @property
+    def database(self) -> Path:
+        return self.path / "cloud.db"
 
     @property
     def certificates(self) -> Path:

@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ from runtime.iothub.mqtt_server import MqttServer
 from runtime.iothub.policies import Permission
 from runtime.iothub.provisioning import Provisioning
 from runtime.iothub.rest.api import RestApi
+from runtime.iothub.telemetry_file import TelemetryFile
 from runtime.listening_sockets import address_of
 from runtime.mqtt_listener import MqttListener
 from runtime.run_directory import prepare_home
@@ -58,8 +60,24 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 LOCAL: Final = "127.0.0.1"  # as what the admission counts who comes by the Unix socket
 
 
-def run_cloud(home: CloudHome, settings: CloudSettings) -> int:
+@dataclass(frozen=True, slots=True)
+class CloudSockets:
+    """On what the stand-in listens."""
+
+    mqtt: list[socket.socket]
+    https: list[socket.socket]
+
+
+def run_cloud(
+    home: CloudHome, settings: CloudSettings, sockets: CloudSockets | None = None, copy: Path | None = None
+) -> int:
     """Run the stand-in until SIGTERM or SIGINT. In the main thread: it takes the signals.
+
+    Args:
+        home: Where its state is.
+        settings: Its names and addresses.
+        sockets: On what it listens, if it need not bind that itself.
+        copy: A file to which telemetry is written as well, if any.
 
     Raises:
         ConfigError: a file of the home is damaged; nothing runs.
@@ -73,14 +91,16 @@ def run_cloud(home: CloudHome, settings: CloudSettings) -> int:
         lock = home.lock()
         lock.acquire()
         stack.callback(lock.release)
-        mqtt = listening_sockets.bind(settings.mqtt, "--mqtt-port")
-        stack.callback(_close_all, mqtt)
-        https = _bind_https(settings)
-        stack.callback(_close_all, https)
+        if sockets is None:
+            mqtt = listening_sockets.bind(settings.mqtt, "--mqtt-port")
+            stack.callback(_close_all, mqtt)
+            https = _bind_https(settings)
+            stack.callback(_close_all, https)
+            sockets = CloudSockets(mqtt, https)
         prepare_home(home.path)
         make_private_folder(home.path)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_Cloud(home, settings, mqtt, https, SystemClock()).run())
+            runner.run(_Cloud(home, settings, sockets, copy, SystemClock()).run())
     return DONE
 
 
@@ -91,14 +111,15 @@ class _Cloud:
         self,
         home: CloudHome,
         settings: CloudSettings,
-        mqtt: list[socket.socket],
-        https: list[socket.socket],
+        sockets: CloudSockets,
+        copy: Path | None,
         clock: Clock,
     ) -> None:
         self._home = home
         self._settings = settings
-        self._mqtt = mqtt
-        self._https = https
+        self._mqtt = sockets.mqtt
+        self._https = sockets.https
+        self._copy = copy
         self._clock = clock
 
     async def run(self) -> None:
@@ -110,10 +131,16 @@ class _Cloud:
         server = str(self._ensure_server(self._ensure_ca()))
         certificate = ServerCertificate(server, server)
         async with AsyncExitStack() as stack:
+            copy = None if self._copy is None else TelemetryFile(self._copy, self._home.database)
+            if copy is not None:
+                stack.push_async_callback(asyncio.to_thread, copy.close)  # when all is in the database
             hub = await IotHub.open(
                 self._home.path, self._settings.host_name, self._settings.aliases, self._clock
             )
             stack.push_async_callback(hub.close)
+            if copy is not None:
+                hub.follow_telemetry(copy)
+                copy.open()
             service = await Provisioning.open(hub, self._settings.host_name, self._clock)
             await stack.enter_async_context(self._serving(hub, service, certificate))
             renewal = asyncio.create_task(self._renew_for_ever(certificate))

@@ -37,7 +37,7 @@ from runtime.iothub.records import (
 )
 from runtime.iothub.service import ServiceSide
 from runtime.iothub.sessions import Sessions
-from runtime.iothub.telemetry import RING_BYTES, TelemetryStream
+from runtime.iothub.telemetry import RING_BYTES, Follower, TelemetryStream
 from runtime.iothub.twins import DesiredChange
 
 log = logging.getLogger(__name__)
@@ -183,6 +183,10 @@ class IotHub:
                 )
         self._sessions.active(grant.identity)
         return self._stream.append(grant, messages)
+
+    def follow_telemetry(self, follower: Follower) -> None:
+        """Have somebody told of telemetry that was stored; see `TelemetryStream.follow`."""
+        self._stream.follow(follower)
 
     async def events(self, after: int, max_count: int = 1000, wait_s: float = 0.0) -> list[Event]:
         """Return what follows sequence number `after` (0: from the oldest kept) in order.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgpack
 
@@ -20,10 +20,22 @@ from runtime.iothub.cloud_db import CloudDb
 from runtime.iothub.records import Event, Grant, Telemetry
 
 RING_BYTES: Final = 64 << 20
+HELD_BYTES: Final = 256 << 20  # to which the ring may grow while its follower cannot keep up
 ROW_BYTES: Final = 256 << 10  # a row is closed when it holds this much
 
 # Of one sender: device, module, generation, auth method, its messages as (properties, system, body).
 _Entry = tuple[str, str | None, str, str, list[tuple[Any, Any, bytes]]]
+
+
+class Follower(Protocol):
+    """Somebody who reads the rows from the file by himself, with `events_after`."""
+
+    @property
+    def position(self) -> int:
+        """The last sequence number that it has no more need of; asked in the thread of the database."""
+
+    def more(self) -> None:
+        """Note that there is more; called in the loop."""
 
 
 class TelemetryStream:
@@ -34,11 +46,16 @@ class TelemetryStream:
         self._clock = clock
         self._ring_bytes = ring_bytes
         self._more = asyncio.Event()
+        self._follower: Follower | None = None
         # The rest belongs to the thread of the database.
         self._next_seq = 0
         self._total_bytes = 0
         self._undone = -1  # as of which `CloudDb.undone` these are right
         self._store_all = self._store  # one object, so that all calls of one commit come together
+
+    def follow(self, follower: Follower) -> None:
+        """Have somebody told of each commit, and keep messages for him beyond the size of the ring."""
+        self._follower = follower
 
     def append(self, grant: Grant, messages: Sequence[Telemetry]) -> asyncio.Future[None]:
         """Append messages of one sender; see `IotHub.telemetry`."""
@@ -59,7 +76,7 @@ class TelemetryStream:
         deadline_s = asyncio.get_running_loop().time() + wait_s
         while True:
             more = self._more
-            found = await self._db.run(lambda connection: _read(connection, after, max_count))
+            found = await self._db.run(lambda connection: events_after(connection, after, max_count))
             if found or not wait_s:
                 return found
             try:
@@ -70,15 +87,17 @@ class TelemetryStream:
 
     async def last(self) -> int:
         """Return the sequence number of the newest message, 0 when there never was one."""
-        return await self._db.run(lambda connection: _next_seq(connection) - 1)
+        return await self._db.run(lambda connection: next_seq(connection) - 1)
 
     def _announce(self, _: asyncio.Future[None]) -> None:
         more, self._more = self._more, asyncio.Event()
         more.set()
+        if self._follower is not None:
+            self._follower.more()
 
     def _store(self, connection: sqlite3.Connection, /, items: Sequence[tuple[_Entry, float]]) -> None:
         if self._undone != self._db.undone:
-            self._next_seq = _next_seq(connection)
+            self._next_seq = next_seq(connection)
             (self._total_bytes,) = connection.execute("SELECT ifnull(sum(size), 0) FROM telemetry").fetchone()
             self._undone = self._db.undone
         at_s = items[-1][1]
@@ -99,15 +118,20 @@ class TelemetryStream:
             "ORDER BY first_seq LIMIT 1000"
         ).fetchall()
         gone = 0
+        position = None if self._follower is None else self._follower.position
         for first_seq, size in oldest:
             if self._total_bytes <= self._ring_bytes:
+                break
+            # The row that the position is in stays, too: it may not be its end.
+            if position is not None and first_seq >= position and self._total_bytes <= HELD_BYTES:
                 break
             self._total_bytes -= size
             gone = first_seq
         connection.execute("DELETE FROM telemetry WHERE first_seq <= ?", (gone,))
 
 
-def _next_seq(connection: sqlite3.Connection) -> int:
+def next_seq(connection: sqlite3.Connection) -> int:
+    """Return the sequence number of the next message."""
     row = connection.execute(
         "SELECT first_seq + count FROM telemetry ORDER BY first_seq DESC LIMIT 1"
     ).fetchone()
@@ -129,7 +153,8 @@ def _rows_of(entries: Sequence[_Entry]) -> Iterator[tuple[list[_Entry], int]]:
         yield row, count
 
 
-def _read(connection: sqlite3.Connection, after: int, max_count: int) -> list[Event]:
+def events_after(connection: sqlite3.Connection, after: int, max_count: int) -> list[Event]:
+    """Return up to `max_count` messages that follow sequence number `after`, or the oldest kept, in order."""
     row = connection.execute(
         "SELECT max(first_seq) FROM telemetry WHERE first_seq <= ?", (after + 1,)
     ).fetchone()

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,29 @@ class CloudPeer:
     version = "the IoT Hub stand-in of this checkout"
     configuration = "durable: PUBACK after a commit with synchronous=FULL"
 
-    def __init__(self, parent: Path, publishers: int) -> None:
+    def __init__(
+        self, parent: Path, publishers: int, address: str = ADDRESS, port: int | None = None
+    ) -> None:
         self.parent = parent
+        self.address = address
         self._count = publishers
+        self._wanted_port = port
 
     def __enter__(self) -> "CloudPeer":
         self.directory = Path(tempfile.mkdtemp(prefix="bench-cloud-", dir=self.parent))
         self._home = self.directory / "home" / "cloud"
         self._home.mkdir(parents=True, mode=0o700)
-        self._devices = asyncio.run(self._register())
-        self._port = free_port()
+        self.devices = asyncio.run(self._register())
+        self._port = self._wanted_port or free_port()
         self._log = self.directory / "cloud.log"
-        command = [*COMMAND, "cloud", "run", "--home", str(self._home.parent), "--listen", ADDRESS]
+        command = [*COMMAND, "cloud", "run", "--home", str(self._home.parent), "--listen", self.address]
         command += ["--mqtt-port", str(self._port), "--https-port", str(free_port())]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
-            wait_for_port(self._port, self._process, START_LIMIT_S)
+            wait_for_port(self._port, self._process, START_LIMIT_S, self.address)
         except PeerUnusable as error:
             said = "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
             self.__exit__()
@@ -62,23 +67,32 @@ class CloudPeer:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def ca_pem(self) -> str:
+        """What its clients have to trust; a new home has it a moment after the port is bound."""
+        file = self._home / "ca.pem"
+        deadline_s = time.monotonic() + START_LIMIT_S
+        while not file.exists() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return file.read_text()
+
     def stored(self) -> int:
         """Return how many messages the stopped stand-in has on disk, or had until its ring came around."""
         return asyncio.run(self._last_sequence_number())
 
     async def _register(self) -> list[peer_edge.Identity]:
-        hub = await IotHub.open(self._home, ADDRESS)
+        hub = await IotHub.open(self._home, self.address)
         devices = []
         for number in range(1, self._count + 1):
             name = f"d{number}"
             registered = await hub.put(Identity(name), {})
             key = registered.authentication.primary_key
-            devices.append(peer_edge.Identity(ADDRESS, name, None, key))
+            devices.append(peer_edge.Identity(self.address, name, None, key))
         await hub.close()
         return devices
 
     async def _last_sequence_number(self) -> int:
-        hub = await IotHub.open(self._home, ADDRESS)
+        hub = await IotHub.open(self._home, self.address)
         try:
             return await hub.last_sequence_number()
         finally:
@@ -92,14 +106,14 @@ class CloudPeer:
         assert transport == "tls", "the stand-in speaks nothing else"
         return {
             "target": {
-                "host": ADDRESS,
+                "host": self.address,
                 "port": self._port,
                 "ca_file": str(self._home / "ca.pem"),
-                "server_name": ADDRESS,
+                "server_name": self.address,
             },
             "publishers": [
                 {**device.client(), "topic": f"{device.path}/messages/events/"}
-                for device in self._devices[:publishers]
+                for device in self.devices[:publishers]
             ],
             "subscribers": [],
         }

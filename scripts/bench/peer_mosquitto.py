@@ -46,8 +46,8 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def wait_for_port(port: int, process: subprocess.Popen, limit_s: float) -> float:
-    """Return the seconds until something listens on a loopback port.
+def wait_for_port(port: int, process: subprocess.Popen, limit_s: float, address: str = "127.0.0.1") -> float:
+    """Return the seconds until something listens on a port of a loopback address.
 
     Raises:
         PeerUnusable: the process ended first, or the time is over.
@@ -55,7 +55,7 @@ def wait_for_port(port: int, process: subprocess.Popen, limit_s: float) -> float
     start_s = time.monotonic()
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((address, port), timeout=1).close()
         except OSError:
             waited_s = time.monotonic() - start_s
             if process.poll() is not None:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
+from actors.module_list import ListModules, ModuleList
+from actors.module_report import ModuleReported
 from actors.stored import DEFAULT_PRIORITY
-from actors.supervisor import ModuleReported, StartModule
+from actors.supervisor import StartModule
 from messaging.client import Client, RequestRefused
 from messaging.errors import AskTimeout
 from runtime import process_table

@@ -2,7 +2,8 @@
 
 What arrives at `input1` with a machine temperature above THRESHOLD (0 by default, so that all pass) goes
 to `filteredOutput`, in order, with the sensor's `sequence` and `run` kept. A reading is sent again until the
-hub has acknowledged it.
+hub has acknowledged it. A desired property `threshold` counts before THRESHOLD, and what counts is reported;
+the direct method `count` tells how many readings there were.
 
 The SDK acknowledges a message to the hub as soon as it arrives. So what is in the memory of this program when
 it is killed hard is lost; on SIGTERM everything received so far is still passed on.
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 # The synchronous client runs four handlers at once and so loses the order; this one starts them one by one.
-from azure.iot.device import Message
+from azure.iot.device import Message, MethodResponse
 from azure.iot.device.aio import IoTHubModuleClient
 
 INPUT = "input1"
@@ -41,6 +42,10 @@ class Filter:
     received: int = 0
     passed: int = 0
     unreadable: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """Return the answer to the direct method `count`."""
+        return {"received": self.received, "passed": self.passed, "unreadable": self.unreadable}
 
     def decide(self, data: bytes) -> Message | None:
         """Return the message to pass on, or None for one that is too cold or not a reading."""
@@ -110,6 +115,50 @@ async def send(client: IoTHubModuleClient, message: Message) -> None:
             await asyncio.sleep(RETRY_S)
 
 
+async def obey(client: IoTHubModuleClient, decide: Filter) -> None:
+    """Apply desired properties and answer direct methods, for ever."""
+    loop = asyncio.get_running_loop()
+    default = decide.threshold
+    patches: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def on_patch(patch: dict[str, Any]) -> None:
+        # The SDK calls these two in a loop of its own.
+        loop.call_soon_threadsafe(patches.put_nowait, patch)
+
+    async def on_method(request: Any) -> None:
+        known = request.name == "count"
+        answer = MethodResponse.create_from_method_request(
+            request, 200 if known else 404, decide.counts() if known else {"error": "there is only 'count'"}
+        )
+        await client.send_method_response(answer)
+
+    desired = await until_done(subscribe, client, on_patch, on_method)
+    while True:
+        if "threshold" in desired:
+            value = desired["threshold"]
+            decide.threshold = float(value) if isinstance(value, int | float) else default
+            print(f"filter: passing on what is warmer than {decide.threshold:g}", flush=True)
+            await until_done(client.patch_twin_reported_properties, {"threshold": decide.threshold})
+        desired = await patches.get()
+
+
+async def subscribe(client: IoTHubModuleClient, on_patch: Any, on_method: Any) -> dict[str, Any]:
+    """Listen for patches and methods, then return the desired properties as they are."""
+    await asyncio.to_thread(setattr, client, "on_twin_desired_properties_patch_received", on_patch)
+    await asyncio.to_thread(setattr, client, "on_method_request_received", on_method)
+    desired: dict[str, Any] = (await client.get_twin())["desired"]
+    return desired
+
+
+async def until_done(action: Any, *arguments: Any) -> Any:
+    """Try until the hub is there to take it."""
+    while True:
+        try:
+            return await action(*arguments)
+        except Exception:  # noqa: BLE001 - the hub is restarting, or the link is down
+            await asyncio.sleep(RETRY_S)
+
+
 async def stay_connected(client: IoTHubModuleClient) -> None:
     """Connect again where the SDK has given up; nothing else would, while no message arrives to be sent."""
     while True:
@@ -134,7 +183,9 @@ async def filter_messages(inbox: asyncio.Queue[bytes], decide: Filter) -> None:
     client = await connect(inbox)
     print(f"filter: passing on what is warmer than {decide.threshold:g} from {INPUT} to {OUTPUT}", flush=True)
     try:
-        await asyncio.gather(forward(client, inbox, decide), stay_connected(client), report(decide))
+        await asyncio.gather(
+            forward(client, inbox, decide), obey(client, decide), stay_connected(client), report(decide)
+        )
     finally:
         await client.shutdown()
 

@@ -8,18 +8,24 @@ from typing import Any
 
 import pytest
 
-from actors.agent import ROUTES_LIMIT_S, AgentActor, KillModules, ListModules, ModuleList, start_groups
+from actors.agent import ROUTES_LIMIT_S, AgentActor
 from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import parse_deployment
+from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
 from actors.hub_config import route_texts
 from actors.hub_identity import HubIdentity
 from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
+from actors.module_list import ListModules, ModuleList
+from actors.module_report import ModuleReported
 from actors.module_spec import DesiredStatus, ModuleSpec
+from actors.module_tree import KillModules
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
+from actors.registry import RegistryActor
 from actors.restart_policy import RestartState
+from actors.rollout import start_groups
 from actors.router import Routes, set_routes
 from actors.security import (
     CreateDevice,
@@ -32,7 +38,7 @@ from actors.security import (
     ModulesEnsured,
     SecurityActor,
 )
-from actors.supervisor import ModuleReported, RestartModule, StartModule, StopModule
+from actors.supervisor import RestartModule, StartModule, StopModule
 from messaging.client import Client
 from messaging.envelope import Envelope, Secret
 from messaging.errors import ConfigError
@@ -57,6 +63,10 @@ def process(order: int | None = None, **others: Any) -> dict[str, Any]:
     return module | others
 
 
+def no_registry() -> RegistryActor:
+    return RegistryActor(None, security=SECURITY, random=lambda: 0.0)
+
+
 class Edge:
     """The agent process on one thread, with a mailbox of the test's and one in the place of the hub."""
 
@@ -73,7 +83,7 @@ class Edge:
         self.router = self.system.mailbox("hub/router")
 
     def start(self) -> Edge:
-        self.system.start("agent", lambda: AgentRootActor(self._security_actor, self._agent))
+        self.system.start("agent", lambda: AgentRootActor(self._security_actor, no_registry, self._agent))
         self.system.run()
         return self
 
@@ -82,7 +92,7 @@ class Edge:
 
     def _agent(self) -> AgentActor:
         return AgentActor(
-            self.deployment,
+            DeploymentKeeper(self.deployment),
             security=SECURITY,
             runtime=self.runtime,
             records=self.records,
@@ -544,7 +554,7 @@ def test_a_group_that_hangs_does_not_hold_up_the_next_for_ever(bus: ZmqBus, clie
 
     def build() -> AgentActor:
         return ImpatientAgent(
-            deployment,
+            DeploymentKeeper(deployment),
             security="test/asker",
             runtime=Runtime(bus.clock),
             records=FakeModuleRecords(),
@@ -568,7 +578,7 @@ def test_settings_of_the_hub_that_are_not_to_be_had_are_listed_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     env = {"MaxConnectedClients": {"value": "many"}, "OptimizeForPerformance": {"value": False}}
-    caplog.set_level("INFO", "actors.agent")
+    caplog.set_level("INFO", "actors.module_tree")
     edge = Edge({}, ((*AGENT_PATH, "systemModules", "edgeHub", "env"), env)).start()
 
     [(name, problem)] = edge.modules()["edgeHub"]["settings"]

@@ -384,6 +384,19 @@ def test_empty_desired_properties_have_their_own_code() -> None:
             )
             for value, kind in [(10, "a number"), ("boo", "a string")]
         ),
+        *(
+            (
+                (*PUMP, "settings", "createOptions"),
+                {"HostConfig": {name: value}},
+                f"{AT_PUMP}.settings.createOptions.HostConfig.{name}: expected {wanted}",
+            )
+            for name, value, wanted in [
+                ("Binds", "/a:/b", "an array, got a string"),
+                ("mounts", {}, "an array, got an object"),
+                ("PortBindings", [], "an object, got an array"),
+                ("NetworkMode", 1, "a string, got a number"),
+            ]
+        ),
         (
             (*PUMP, "settings", "createOptions"),
             5,

@@ -12,8 +12,9 @@ from actors.cloud import C2dReceived
 from actors.store_messages import Stored
 from messaging.envelope import Envelope
 from messaging.lifecycle import RequestFailed
-from messaging.message import encode_header
+from messaging.message import Message, encode_header
 from tests.actors.hub_world import World, message_in
+from tests.actors.link_world import LinkWorld
 from tests.fakes.cloud_c2d import CloudQueues, MemoryC2dCloud, SendC2d
 
 CLOUD, ROUTER, HEAD, OTHER_HEAD, SERVICE = "hub/upstream", "hub/router", "hub/mqtt", "hub/amqp", "service"
@@ -51,7 +52,22 @@ class MemoryWorld:
         return self.queues.bodies(device_id)
 
 
-@pytest.fixture(params=[MemoryWorld])
+class LinkedWorld:
+    """Implements CloudWorld with the hub's own link, at a cloud in memory."""
+
+    def __init__(self) -> None:
+        self.linked = LinkWorld()
+        self.world: World = self.linked
+
+    def queue(self, device_id: str, body: bytes) -> None:
+        self.linked.cloud.send_c2d(device_id, Message("", {}, {}, body))
+        self.world.system.run()
+
+    def left(self, device_id: str) -> list[bytes]:
+        return [message.body for message in self.linked.cloud.c2d[device_id]]
+
+
+@pytest.fixture(params=[MemoryWorld, LinkedWorld])
 def cloud(request: pytest.FixtureRequest) -> CloudWorld:
     make: Callable[[], CloudWorld] = request.param
     return make()

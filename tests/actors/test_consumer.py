@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from actors.consumer import PATIENCE_S, READY_BYTES, SHARE_MESSAGES, Consumer, Wanted
 from actors.stored import (
     DEFAULT_PRIORITY,
+    MAX_POSITION,
     MAX_SEQ,
     MESSAGE_OVERHEAD_BYTES,
     Match,
@@ -57,21 +58,52 @@ def test_a_new_consumer_has_to_be_read_for_before_it_takes_what_is_new() -> None
     made.offer(run_of(position_of(0, 10), b"new"), NOW_S)
 
     assert made.take(NOW_S) == []
-    assert made.wanted(NOW_S) == Wanted(-1, position_of(0, MAX_SEQ), 7)
+    assert made.wanted(NOW_S) == Wanted(-1, MAX_POSITION, 7)
+
+
+def test_one_read_tells_that_nothing_waits_at_any_priority() -> None:
+    made = consumer()
+    wanted = made.wanted(NOW_S)
+    assert wanted is not None
+
+    made.read(wanted, [])
+    made.offer(run_of(position_of(3, 1), b"new"), NOW_S)
+
+    assert made.wanted(NOW_S) is None
+    assert positions(made.take(NOW_S)) == [position_of(3, 1)]
 
 
 def test_a_new_consumer_is_read_for_priority_by_priority_until_it_has_enough() -> None:
     made = consumer(window_messages=3)
-    found = {2: [run_of(position_of(2, 5), b"a", b"b")], 4: [run_of(position_of(4, 1), b"c", b"d")]}
+    waiting = [(2, 5), (2, 6), (4, 1), (4, 2)]
+    left = [position_of(priority, seq) for priority, seq in waiting]
 
     asked, sent = [], []
     while (wanted := made.wanted(NOW_S)) is not None:
-        asked.append(rank_of(wanted.last_position))
-        made.read(wanted, found.pop(asked[-1], []))
+        asked.append((rank_of(wanted.after_position + 1), rank_of(wanted.last_position)))
+        found = [position for position in left if position > wanted.after_position][:2]
+        made.read(wanted, [run_of(position, b"x") for position in found])
         sent += positions(made.take(NOW_S))
 
-    assert asked == [0, 1, 2, 2, 3, 4]
+    assert asked == [(0, 10), (2, 10)]
     assert sent == [position_of(2, 5), position_of(2, 6), position_of(4, 1)]
+
+
+def test_what_is_stored_at_a_priority_that_was_not_reached_is_read_and_not_sent_twice() -> None:
+    made = consumer(window_messages=10)
+    wanted = made.wanted(NOW_S)
+    assert wanted is not None
+    made.read(wanted, [run_of(position_of(2, 5), b"a")])
+
+    made.offer(run_of(position_of(1, 6), b"above"), NOW_S)
+    made.offer(run_of(position_of(4, 7), b"below"), NOW_S)
+    first = positions(made.take(NOW_S))
+    wanted = made.wanted(NOW_S)
+    assert wanted is not None
+    made.read(wanted, [run_of(position_of(4, 7), b"below")])
+
+    assert first == [position_of(1, 6), position_of(2, 5)]
+    assert positions(made.take(NOW_S)) == [position_of(4, 7)]
 
 
 def test_a_consumer_that_is_up_to_date_gets_what_is_new_without_a_read() -> None:
@@ -193,7 +225,7 @@ def test_a_lower_priority_that_is_behind_is_read_for_when_its_patience_is_over()
     later = made.wanted(NOW_S + PATIENCE_S)
 
     assert later is not None
-    assert rank_of(later.last_position) == 1
+    assert rank_of(later.after_position + 1) == 1
 
 
 def test_what_was_not_sent_is_read_anew_when_it_may_be_gone() -> None:

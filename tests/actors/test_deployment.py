@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.deployment import Deployment, RegistryCredential, parse_deployment
+from actors.deployment import Deployment, parse_deployment
 from actors.hub_manifest import LOWEST_PRIORITY, RouteSpec, StoreFullPolicy
 from actors.module_spec import (
     LAST_STARTUP_ORDER,
@@ -19,6 +19,7 @@ from actors.module_spec import (
     ProcessSettings,
     RestartPolicy,
 )
+from actors.registries import RegistryCredential
 from tests.actors.manifests import (
     AGENT,
     AT_AGENT,
@@ -242,7 +243,7 @@ def test_a_command_is_a_list_or_a_string_split_as_a_shell_would(
         ("ea:t1", "ea:t1"),
         ("localhost:9000/ea", "localhost:9000/ea:latest"),
         ("reg.io/x/ea:t1", "reg.io/x/ea:t1"),
-        ("img@sha256:0f", "img@sha256:0f"),
+        ("img@sha256:0f", "img@sha256:0f"),  # compared by image_digest.py before it is started
     ],
 )
 def test_images_are_brought_into_one_form(written: str, normalized: str) -> None:
@@ -446,3 +447,17 @@ def test_secrets_do_not_show_when_a_deployment_is_printed() -> None:
     )
 
     assert "hush" not in repr(deployment)
+
+
+@pytest.mark.parametrize(
+    ("written", "digest"),
+    [(REMOVED, ""), (None, ""), (" sha256:0f ", "sha256:0f")],
+    ids=["absent", "null", "with blanks"],
+)
+def test_a_digest_pins_an_image_when_there_is_one(written: Any, digest: str) -> None:
+    changes = [] if written is REMOVED else [((*PUMP, "settings", "digest"), written)]
+
+    settings = parsed(*changes).modules["pump"].settings
+
+    assert isinstance(settings, DockerSettings)
+    assert settings.digest == digest

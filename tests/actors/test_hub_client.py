@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from actors.agent_link import HubDesiredArrived
 from actors.client_services import (
     CallMethod,
     ClientChanged,
@@ -22,13 +23,20 @@ from actors.client_services import (
     Twin,
     TwinRefused,
 )
-from actors.hub_client import AGENT_LIMIT_S, TWIN_LIMIT_S, HubClientActor
+from actors.hub_client import (
+    AGENT,
+    AGENT_LIMIT_S,
+    TWIN_LIMIT_S,
+    Clients,
+    HubClientActor,
+    ListClients,
+)
 from actors.hub_report import MOST_CLIENTS_BYTES, MOST_GONE, ClientTimes, client_entries
 from actors.identities import SECURITY, GetIdentities, Identities
 from actors.router import Endpoints, ListEndpoints, ListRoutes, Routes
 from actors.twin_record import TwinRecord
 from messaging.envelope import Envelope
-from messaging.lifecycle import ActorRestarted
+from messaging.lifecycle import ActorRestarted, PeerUp
 from messaging.twin import merge, new_section, patched
 from messaging.version import VERSION
 from tests.actors.hub_world import World, message_in
@@ -46,9 +54,14 @@ class ReportWorld(World):
     """The actor, with mailboxes for those around it; the twin is kept here."""
 
     def __init__(
-        self, *, routes: Routes = GOOD, version: int = 7, twin: dict[str, Any] | None = None
+        self,
+        *,
+        routes: Routes = GOOD,
+        version: int = 7,
+        twin: dict[str, Any] | None = None,
+        desired: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(TWINS, METHODS, CLOUD, ROUTER, IDENTITIES, SECURITY, HEAD, AMQP, "test")
+        super().__init__(TWINS, METHODS, CLOUD, ROUTER, IDENTITIES, SECURITY, HEAD, AMQP, AGENT, "test")
         self.twin = twin or {}
         self.routes = routes
         self.start(
@@ -66,7 +79,7 @@ class ReportWorld(World):
         self.patches: list[dict[str, Any]] = []
         self.answer_router()
         [asked] = [letter for letter in self.letters(TWINS) if letter.kind == GetTwin.__name__]
-        document = json.dumps({"desired": {"$version": version}, "reported": {}}).encode()
+        document = json.dumps({"desired": {**(desired or {}), "$version": version}, "reported": {}}).encode()
         self.tell(US, Twin(OWN, document), TWINS, asked.correlation_id)
         self.system.run()
 
@@ -368,3 +381,59 @@ def test_a_method_of_the_hub_is_called_as_that_of_any_module() -> None:
     [answer] = take()
 
     assert message_in(answer) == MethodResult(200, b"null")
+
+
+# what it desires
+
+
+ROUTES = {"routes": {"up": "FROM /* INTO $upstream"}, "storeAndForwardConfiguration": {"timeToLiveSecs": 60}}
+
+
+def desired_of(told: HubDesiredArrived) -> Any:
+    return json.loads(told.desired.reveal())
+
+
+def test_the_agent_is_told_what_the_hub_desires_when_it_is_there_and_at_each_change() -> None:
+    world = ReportWorld(desired={"schemaVersion": "1.1", **ROUTES})
+
+    world.tell(US, PeerUp("agent", 9), "test")
+    [first] = world.told(AGENT, HubDesiredArrived)
+    world.tell(US, DesiredPatch(OWN, 8, b'{"routes": {"up": null}, "$version": 8}'), TWINS)
+    [second] = world.told(AGENT, HubDesiredArrived)
+
+    assert (desired_of(first), first.version) == ({"schemaVersion": "1.1", **ROUTES}, 7)
+    assert (desired_of(second)["routes"], second.version) == ({}, 8)
+
+
+def test_what_the_hub_desires_and_cannot_be_is_reported_and_told_to_nobody() -> None:
+    world = ReportWorld(desired={"schemaVersion": "1.1", **ROUTES})
+    world.tell(US, PeerUp("agent", 9), "test")
+    world.told(AGENT, HubDesiredArrived)
+
+    world.tell(US, DesiredPatch(OWN, 8, b'{"routes": 5, "$version": 8}'), TWINS)
+    world.pass_time()
+    world.pass_time()
+
+    assert world.told(AGENT, HubDesiredArrived) == []
+    assert world.twin["lastDesiredVersion"] == 8
+    assert world.twin["lastDesiredStatus"] == {
+        "code": 400,
+        "description": "$edgeHub, version 8: $.routes: expected an object, got a number",
+    }
+
+
+def test_a_hub_of_which_nothing_is_known_yet_takes_no_routes_away() -> None:
+    world = ReportWorld()
+
+    world.tell(US, PeerUp("agent", 9), "test")
+
+    assert world.told(AGENT, HubDesiredArrived) == []
+
+
+def test_who_is_connected_is_told_to_who_asks(world: ReportWorld) -> None:
+    world.connects("edge1/sensor", "leaf", "edge1/pump")
+    world.leaves("leaf")
+
+    world.tell(US, ListClients(), METHODS)
+
+    assert [told.connected for told in world.told(METHODS, Clients)] == [("edge1/sensor", "edge1/pump")]

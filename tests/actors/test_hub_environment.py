@@ -76,6 +76,10 @@ def test_every_setting_of_the_hub_has_exactly_one_variable() -> None:
         ("MqttSettings__ConnectArrivalTimeout", "00:01:00", "connect_arrival_timeout_s", 60.0),
         ("MqttSettings__MaxKeepAliveTimeout", "1.00:00:00", "max_keep_alive_timeout_s", 86_400.0),
         ("MqttSettings__MaxKeepAliveTimeout", "00:00:30.5", "max_keep_alive_timeout_s", 30.0),
+        ("CloudConnectionIdleTimeoutSecs", "60", "cloud_idle_timeout_s", 60),
+        ("CloseCloudConnectionOnIdleTimeout", "false", "closes_idle_cloud_connections", False),
+        ("CloseCloudConnectionOnDeviceDisconnect", "false", "closes_cloud_connection_with_client", False),
+        ("CloudOperationTimeoutSecs", "40", "cloud_operation_timeout_s", 40),
     ],
 )
 def test_an_obeyed_variable_sets_its_value(name: str, text: str, field: str, value: Any) -> None:
@@ -115,7 +119,9 @@ def test_an_obeyed_variable_sets_its_value(name: str, text: str, field: str, val
         ("Password", "hush", "edgeHub has no such setting, so it has no effect"),
         ("UsePersistentStorage", "false", "has no effect: what was acknowledged is on disk, always"),
         ("AuthenticationMode", "CloudAndScope", "has no effect: identities are judged by what this edge"),
-        ("Https_Proxy", "http://user:hush@proxy", "has no effect: there is no link to Azure IoT Hub yet"),
+        ("UpstreamProtocol", "Amqp", "has no effect: the link to the cloud is MQTT on port 8883"),
+        ("CloudOperationTimeoutSecs", "1", "allowed: a whole number from 5 to 3600"),
+        ("Https_Proxy", "http://user:hush@proxy", "has no effect: the link to the cloud takes no proxy"),
     ],
 )
 def test_what_is_not_to_be_had_is_told_by_name_and_changes_nothing(
@@ -137,6 +143,7 @@ def test_what_is_not_to_be_had_is_told_by_name_and_changes_nothing(
         ("AuthenticationMode", "Scope"),
         ("UsePersistentStorage", "True"),
         ("AmqpSettings__Enabled", "false"),
+        ("UpstreamProtocol", "Mqtt"),
         ("MaxConnectedClients", " "),
         ("StorageFolder", "/mnt/messages"),
     ],

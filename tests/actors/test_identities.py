@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,10 @@ from actors.identities import (
     NOT_AUTHORIZED,
     REFRESH_SPACING_S,
     TRY_AGAIN,
+    Access,
+    AccessChanged,
     Authenticate,
+    GetAccess,
     GetIdentities,
     Identities,
     IdentityActor,
@@ -28,10 +32,10 @@ from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.lifecycle import PeerDown, PeerUp, RequestFailed
 from runtime.client_certificates import check_certificate
-from tests.actors.hub_world import World
+from tests.actors.hub_world import World, message_in
 from tests.fakes.cloud import MemoryCopy
 
-IDENTITIES, SECURITY, HEAD = "hub/identities", "agent/security", "hub/mqtt"
+IDENTITIES, SECURITY, HEAD, CLOUD = "hub/identities", "agent/security", "hub/mqtt", "hub/upstream"
 HUB_HOST = "iothub.test"
 KEY, OTHER_KEY, NEW_KEY = b"k" * 32, b"o" * 32, b"n" * 32
 
@@ -47,7 +51,7 @@ def told(*identities: HubIdentity, authorities: tuple[bytes, ...] = ()) -> Ident
 
 class IdentityWorld(World):
     def __init__(self, copy: MemoryCopy | None = None, *, just_started: bool = False) -> None:
-        super().__init__(SECURITY, HEAD, "test")
+        super().__init__(SECURITY, HEAD, CLOUD, "test")
         self.copy = copy or MemoryCopy()
         self.check_certificate: Callable[..., float] = check_certificate
         self.start(IDENTITIES, self.build)
@@ -56,7 +60,7 @@ class IdentityWorld(World):
 
     def build(self) -> IdentityActor:
         hosts = (HUB_HOST, "edge.local")
-        return IdentityActor(self.copy, hosts, (HEAD,), lambda *asked: self.check_certificate(*asked))
+        return IdentityActor(self.copy, hosts, (HEAD,), lambda *asked: self.check_certificate(*asked), CLOUD)
 
     def asks(self, identity: str = "edge1/m", key: bytes = KEY, expires_in_s: int = 60, host: str = HUB_HOST):  # type: ignore[no-untyped-def]
         audience = sas.audience_of(host, Identity.parse(identity))
@@ -425,3 +429,107 @@ def test_keys_and_tokens_reach_no_log_and_no_dead_letter(
     assert len(world.dead_letters.recent()) == 1
     assert "topsecret" not in shown
     assert "kkkk" not in shown
+
+
+# for the link to the cloud
+
+
+def access_of(world: IdentityWorld, identity: str, was_refused: bool = False) -> None:
+    world.turn(IDENTITIES, GetAccess(identity, was_refused), sender=CLOUD)
+
+
+def test_the_link_gets_the_primary_key_of_an_identity(world: IdentityWorld) -> None:
+    access_of(world, "edge1/m")
+
+    [access] = world.told(CLOUD, Access)
+    assert (access.identity, access.key.reveal()) == ("edge1/m", base64.b64encode(KEY))
+    assert world.letters(SECURITY) == []
+
+
+@pytest.mark.parametrize(
+    ("identity", "reason"),
+    [
+        ("nobody", "'nobody' is not known to this edge; make it a child"),
+        ("off", "'off' is disabled; enable it"),
+        ("by-certificate", "'by-certificate' proves itself with a certificate, and only it has the key"),
+    ],
+)
+def test_the_link_is_told_why_there_is_no_key(identity: str, reason: str) -> None:
+    shown = known("by-certificate", auth_type="selfSigned", keys=(), thumbprints=("A" * 40,))
+    world = IdentityWorld(MemoryCopy(KnownIdentities((shown, known("off", enabled=False)))))
+    access_of(world, identity)
+
+    [refused] = world.told(CLOUD, RequestFailed)
+    assert refused.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(("identity", "was_refused"), [("new", False), ("edge1/m", True)])
+def test_the_agent_is_asked_for_a_key_that_is_not_known_or_was_refused(
+    world: IdentityWorld, identity: str, was_refused: bool
+) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 1), "agent")
+    world.agent_answers(known("edge1/m"))
+    access_of(world, identity, was_refused)
+    early = world.told(CLOUD, Access)
+    world.agent_answers(known("edge1/m", NEW_KEY), known("new", NEW_KEY))
+
+    assert early == []
+    assert [access.key.reveal() for access in world.told(CLOUD, Access)] == [base64.b64encode(NEW_KEY)]
+
+
+def test_a_key_is_given_from_the_copy_when_the_agent_does_not_answer(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 1), "agent")
+    access_of(world, "edge1/m", was_refused=True)
+    world.system.advance(AGENT_LIMIT_S + 1)
+
+    assert len(world.told(CLOUD, Access)) == 1
+
+
+def test_the_link_hears_whose_access_has_changed(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, told(known("edge1/m", NEW_KEY), known("off", enabled=True), known("new")), "agent")
+    world.tell(IDENTITIES, told(known("edge1/m", NEW_KEY), known("off", enabled=True)), "agent")
+
+    assert [changed.identity for changed in world.told(CLOUD, AccessChanged)] == [
+        "edge1/m",
+        "off",
+        "new",
+        "new",
+    ]
+
+
+def test_who_is_refused_has_the_cloud_asked_and_who_starts_has_not(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 1), "")
+    [at_start] = world.letters(SECURITY)
+    world.tell(IDENTITIES, told(known("edge1/m")), SECURITY, at_start.correlation_id)
+
+    world.asks("leaf")
+
+    assert message_in(at_start) == GetIdentities(refresh=False)
+    assert world.told(SECURITY, GetIdentities) == [GetIdentities(refresh=True)]
+
+
+def test_nobody_is_refused_by_what_the_agent_tells_about_others(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 1), "")
+    world.agent_answers(known("edge1/m"))
+    world.asks("leaf")
+
+    world.tell(IDENTITIES, told(known("edge1/m"), known("other")), SECURITY)
+    meanwhile = world.verdicts()
+    world.agent_answers(known("edge1/m"), known("leaf"))
+
+    assert meanwhile == []
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
+
+
+def test_who_comes_while_the_agent_is_asked_for_another_is_asked_for_too(world: IdentityWorld) -> None:
+    world.tell(IDENTITIES, PeerUp("agent", 1), "")
+    world.agent_answers(known("edge1/m"))
+    world.asks("leaf1")
+    world.asks("leaf2")
+
+    world.agent_answers(known("leaf1"))
+    first = world.verdicts()
+    world.agent_answers(known("leaf1"), known("leaf2"))
+
+    assert [(verdict.identity, verdict.return_code) for verdict in first] == [("leaf1", ACCEPTED)]
+    assert [(verdict.identity, verdict.return_code) for verdict in world.verdicts()] == [("leaf2", ACCEPTED)]

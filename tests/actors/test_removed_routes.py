@@ -8,6 +8,7 @@ from actors.orphan_queues import SLICE_MESSAGES
 from actors.store_cleanup import BUSY_SWEEP_S
 from actors.store_messages import Delivered, KeepQueues
 from actors.stored import EndpointLedger
+from messaging.upstream_queues import UPSTREAM, upstream_queue
 from tests.actors.hub_world import to
 from tests.actors.test_store import HEAD, IN, STORE, UP, StoreWorld
 
@@ -54,6 +55,28 @@ def test_a_long_queue_is_given_up_in_slices() -> None:
 
     assert len(after_one) == SLICE_MESSAGES + 1
     assert ledger_of(world, IN) == removed(2 * SLICE_MESSAGES + 1)
+
+
+def test_the_queues_of_all_senders_to_the_cloud_go_with_its_last_route_and_the_log_has_one_sum(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = StoreWorld()  # a slice goes through 100 queues
+    senders = [upstream_queue(f"leaf{number}") for number in range(300)]
+    world.append(*(world.batch(b"1", b"2", who=name, matches=to(name)) for name in senders))
+    world.append(world.batch(b"stays"))
+
+    keep(world, UPSTREAM, IN)
+    world.system.advance(1.0)
+    kept = ledger_of(world, UPSTREAM)
+    keep(world, IN)
+    world.system.advance(1.0)
+
+    assert kept == EndpointLedger(accepted=600, pending=600)
+    assert ledger_of(world, UPSTREAM) == removed(600)
+    assert ledger_of(world, IN) == EndpointLedger(accepted=1, pending=1)
+    assert [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()] == [
+        "600 messages for iothub dropped: no route leads there any more"
+    ]
 
 
 def test_a_route_that_comes_back_in_time_saves_what_is_left() -> None:

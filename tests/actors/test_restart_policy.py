@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from actors.module_spec import DesiredStatus, ModuleStatus, RestartPolicy
@@ -24,6 +26,7 @@ from actors.restart_policy import (
     StartNow,
     StartPossible,
     StartPostponed,
+    StartRefused,
     StoppedByUs,
     backoff_s,
     decide,
@@ -216,7 +219,8 @@ def test_an_exit_after_our_stop_is_no_crash(policy: RestartPolicy, event: Event)
 
     assert decision.action == LeaveAlone()
     assert (decision.state.status, decision.state.restarts) == ("stopped", 2)
-    assert decision.state.description == f"stopped by the edge at {NOW}"
+    by_force = "; it did not end when asked with SIGTERM, and was killed" if event is KILLED else ""
+    assert decision.state.description == f"stopped by the edge at {NOW}{by_force}"
 
 
 @pytest.mark.parametrize(
@@ -403,3 +407,34 @@ def test_the_description_says_what_happened_and_what_comes(
     events: tuple[Event, ...], policy: RestartPolicy, restarts: int, text: str
 ) -> None:
     assert told(*events, policy=policy, state=running(restarts)).state.description == text
+
+
+def test_what_must_not_be_started_has_failed_and_is_looked_at_again_after_five_minutes() -> None:
+    refused = told(StartRefused("another image"))
+
+    assert refused.state.status is ModuleStatus.FAILED
+    assert refused.action == StartAt(NOW_S + 300)
+    assert refused.state.description == "not started: another image; looked at again at 2023-11-14T22:18:20Z"
+
+    again = decide(refused.state, RestartDue(), policy=ALWAYS, now_s=NOW_S + 300)
+
+    assert again.action == StartNow()
+    assert again.state.restarts == 0
+
+
+def test_an_end_for_want_of_memory_is_told_as_one() -> None:
+    died = replace(exited(137, signal=9), out_of_memory=True)
+
+    after = told(died, state=running(), policy=NEVER)
+
+    assert "killed for want of memory" in after.state.description
+    assert after.state.last_exit_out_of_memory
+    assert not told(CRASH, state=after.state, policy=NEVER).state.last_exit_out_of_memory
+
+
+def test_a_module_whose_image_is_being_fetched_is_downloading_and_starts_once_it_is_there() -> None:
+    coming = told(StartPostponed("1.0 of 4.0 MB", downloading=True))
+    started = told(StartPossible(), state=coming.state)
+
+    assert (coming.state.status, coming.action) == (ModuleStatus.DOWNLOADING, WAIT_10_S)
+    assert (started.action, started.state.restarts) == (StartNow(), 0)

@@ -10,6 +10,7 @@ import pytest
 from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
 from actors.memory_system import MemorySystem
+from actors.module_report import ModuleReported
 from actors.module_spec import (
     EDGE_HUB,
     BuiltInSettings,
@@ -25,7 +26,6 @@ from actors.supervisor import (
     HealthChanged,
     KillModule,
     ModuleExited,
-    ModuleReported,
     RemoveModule,
     RestartModule,
     StartModule,
@@ -763,3 +763,52 @@ def test_what_stays_stopped_gives_back_what_is_held_for_its_next_start(world: Wo
     world.tell(StopModule("sensor"))
 
     assert world.runtime.resting == ["sensor"]
+
+
+def test_an_image_that_is_refused_leaves_the_module_failed_until_somebody_puts_it_right(world: World) -> None:
+    world.runtime.refused["sensor"] = "image 'x' is a, and the deployment pins b"
+
+    world.supervise()
+
+    assert world.now.status == "failed"
+    assert "the deployment pins b" in world.now.description
+    assert world.now.next_start_s is not None
+    world.runtime.refused.clear()
+    world.system.advance(301)
+    assert (world.now.status, world.now.restarts) == ("running", 0)
+
+
+def test_an_end_for_want_of_memory_is_reported(world: World) -> None:
+    world.supervise(replace(SENSOR, restart_policy=RestartPolicy.NEVER))
+
+    world.runtime.end("sensor", signal=9, out_of_memory=True)
+
+    assert world.now.out_of_memory
+    assert "killed for want of memory" in world.now.description
+
+
+def test_a_module_with_a_check_is_ready_once_that_has_succeeded(world: World) -> None:
+    world.runtime.checked.add("sensor")
+    world.supervise()
+    assert (world.now.status, world.now.ready, world.now.has_check) == ("running", False, True)
+
+    world.check_health(True)
+
+    assert [ModuleReported(*one.body).ready for one in world.letters() if one.kind == "ModuleReported"][-1]
+    assert world.now.ready
+    world.end(1)
+    assert not world.now.ready
+
+
+def test_a_module_without_a_check_is_ready_when_it_runs(world: World) -> None:
+    world.supervise()
+
+    assert world.now.ready
+
+
+def test_what_of_its_settings_has_no_effect_is_reported(world: World) -> None:
+    world.runtime.remarks = ("HostConfig.Privileged is left out",)
+
+    world.supervise()
+
+    assert world.now.remarks == world.runtime.remarks

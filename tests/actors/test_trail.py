@@ -15,6 +15,7 @@ from actors.trail import Hops, RoutingTrail, StorageTrail, TraceRouting, TraceSt
 from messaging.kinds import kind_named
 from messaging.message import encode_header
 from messaging.mqtt.packets import PubAck, Publish
+from messaging.upstream_queues import upstream_queue
 from tests.actors.whole_hub import DEVICE, INPUT, LEAF, A, B, HubWorld
 
 ROUTES = {
@@ -168,6 +169,33 @@ def test_what_happens_at_endpoints_without_ids_is_not_followed() -> None:
     trail.stored(1.0, 1, [Segment((Match("e", 0, None),), (b"no id",), ((0, b""),))])
 
     assert not trail.follows("e")
+
+
+def test_the_endpoint_without_a_new_message_for_the_longest_time_is_forgotten_when_there_are_many() -> None:
+    trail = StorageTrail()
+    for number in range(3000):
+        for name in ("busy", f"leaf{number}/$c2d"):
+            trail.stored(number, number, [Segment((Match(name, 0, None),), (header("x"),), ((0, b""),))])
+
+    followed = [name for number in range(3000) if trail.follows(name := f"leaf{number}/$c2d")]
+
+    assert trail.follows("busy")
+    assert 900 < len(followed) <= 1000
+    assert followed[-1] == "leaf2999/$c2d"
+
+
+def test_the_queues_of_senders_to_the_cloud_are_followed_as_one_endpoint() -> None:
+    trail = StorageTrail()
+    a, b = upstream_queue("edge/a"), upstream_queue("leaf")
+    trail.stored(1.0, 7, [Segment((Match(a, 0, None),), (header("x"),), ((0, b""),))])
+    trail.stored(1.0, 8, [Segment((Match(b, 0, None),), (header("x"),), ((0, b""),))])
+
+    trail.happened(2.0, "delivered", b, [(position_of(0, 8), position_of(0, 8))])
+
+    assert [(hop["hop"], hop["endpoint"]) for hop in _hops(trail, "x")] == [
+        *(("stored", "iothub"), ("stored", "iothub"), ("delivered", "iothub"))
+    ]
+    assert trail.find("x")[1] == [(a, position_of(0, 7))]
 
 
 def test_a_message_is_found_among_others_of_its_segment_at_its_own_position() -> None:

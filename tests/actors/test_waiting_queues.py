@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_S
-from actors.store_messages import Append, Delivered, Detach, KeepQueues, QueuesWaiting, WatchQueues
+from actors.store_messages import (
+    Append,
+    CountQueues,
+    Delivered,
+    Detach,
+    KeepQueues,
+    QueueCounts,
+    QueuesWaiting,
+    WatchQueues,
+)
 from messaging.lifecycle import ActorRestarted
 from messaging.upstream_queues import UPSTREAM, UPSTREAM_QUEUES, upstream_queue
 from tests.actors.hub_world import to
@@ -43,6 +52,20 @@ def test_the_answer_names_the_queues_in_which_something_waits(world: StoreWorld)
     watch(world)
 
     assert waiting(world) == [(A, B)]
+
+
+def test_how_many_messages_wait_is_told_for_each_queue_that_has_any(world: StoreWorld) -> None:
+    send(world, A, b"1", b"2")
+    send(world, B, b"3")
+    send(world, IN, b"another")
+    attach(world, B)
+    [(position, _)] = world.ready(who=UP)
+    world.turn(STORE, Delivered(B, 1, ((position, position),)), sender=UP)
+    world.system.advance(1.0)
+
+    world.turn(STORE, CountQueues(UPSTREAM_QUEUES), sender=UP)
+
+    assert world.told(UP, QueueCounts) == [QueueCounts(((A, 2),))]
 
 
 def test_there_is_an_answer_when_nothing_waits(world: StoreWorld) -> None:
@@ -194,3 +217,10 @@ def test_a_database_that_cannot_be_read_answers_later(world: StoreWorld) -> None
 
     assert meanwhile == []
     assert waiting(world) == [(A,)]
+
+
+def test_the_store_describes_the_consumers_of_the_cloud_as_one(world: StoreWorld) -> None:
+    for queue in (A, IN, B):
+        attach(world, queue)
+
+    assert world.described(STORE) == {"consumers": (UPSTREAM, IN)}

@@ -21,13 +21,15 @@ from actors.store import StoreActor
 from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
+from actors.upstream_switchboard import LinkLimits, Where
 from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.mqtt import wire
 from messaging.mqtt.packets import Connect, Packet, Publish, Subscribe, Unsubscribe
 from runtime.client_certificates import check_certificate
-from tests.fakes.cloud import MemoryCopy, MemoryLink
+from tests.fakes.cloud import MemoryCopy, MemorySwitch
+from tests.fakes.cloud_connections import MemoryCloud
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
 from tests.fakes.twins import MemoryTwins
 
@@ -147,8 +149,7 @@ class HubWorld:
         self.system = MemorySystem(seed, "hub")
         self.disk = MemoryDisk()
         self.listener = FakeListener()
-        self.link = MemoryLink()
-        self.link.switch(False)
+        self.cloud = MemoryCloud()
         self.twins = MemoryTwins()
         keys = (Secret(KEY), Secret(KEY))
         copy = self.copy = MemoryCopy(
@@ -159,9 +160,21 @@ class HubWorld:
         routing, storage = RoutingTrail(), StorageTrail()
         start = self.system.start
         start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
-        start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,), check_certificate))
+        start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,), check_certificate, UPSTREAM))
         start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing))
-        start(UPSTREAM, lambda: UpstreamActor(self.link, STORE))
+        start(
+            UPSTREAM,
+            lambda: UpstreamActor(
+                lambda: self.cloud,
+                MemorySwitch(False),
+                Where(IOTHUB, DEVICE, lambda: "", IDENTITIES),
+                store=STORE,
+                router=ROUTER,
+                twins=TWINS,
+                methods=METHODS,
+                limits=LinkLimits(),
+            ),
+        )
         start(TWINS, lambda: TwinActor(lambda: self.twins, ROUTER, UPSTREAM, DEVICE, {}))
         start(METHODS, MethodActor)
         start(

@@ -1,41 +1,25 @@
-"""The way to the cloud and the copy of the identities, in memory."""
+"""The switch of the link to the cloud and the copy of the identities, in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from actors.hub_identity import KnownIdentities
 from messaging.errors import EnvironmentFault
-from messaging.message import Message
 
 
-class MemoryLink:
-    """Implements `actors.ports.CloudLink`. `down` says why nothing gets through; `poison` is never sent."""
+class MemorySwitch:
+    """Implements `actors.ports.LinkSwitch`; `full` makes it unwritable."""
 
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.down = ""
-        self.poison = b""
-        self.sends = 0
-        self.closed = 0
-        self._on = True
-
-    def send(self, messages: Sequence[Message]) -> None:
-        self.sends += 1
-        if self.down:
-            raise EnvironmentFault(self.down)
-        if self.poison and any(message.body == self.poison for message in messages):
-            raise ValueError("this message cannot be sent")
-        self.bodies += [message.body for message in messages]
+    def __init__(self, on: bool = True) -> None:
+        self.on = on
+        self.full = False
 
     def is_on(self) -> bool:
-        return self._on
+        return self.on
 
     def switch(self, on: bool) -> None:
-        self._on = on
-
-    def close(self) -> None:
-        self.closed += 1
+        if self.full:
+            raise EnvironmentFault("cannot write 'upstream.off': no space left on device")
+        self.on = on
 
 
 class MemoryCopy:

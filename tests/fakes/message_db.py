@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -118,12 +118,15 @@ class MemoryMessageDb:
             queue.expires_at[position] = None if ttl_s is None else now_s + ttl_s
             queue.accepted += 1
 
-    def delivered(self, endpoint_id: str, ranges: Sequence[tuple[int, int]]) -> int:
+    def delivered(self, ranges: Mapping[str, Sequence[tuple[int, int]]]) -> int:
+        total = 0
         with self._change("delete delivered messages") as contents:
-            count = self._release(contents, endpoint_id, ranges)
-            if count:
-                contents.queues[endpoint_id].delivered += count
-            return count
+            for endpoint_id, its_ranges in ranges.items():
+                count = self._release(contents, endpoint_id, its_ranges)
+                if count:
+                    contents.queues[endpoint_id].delivered += count
+                total += count
+        return total
 
     def dropped(self, endpoint_id: str, ranges: Sequence[tuple[int, int]], reason: DropReason) -> int:
         with self._change("drop messages") as contents:

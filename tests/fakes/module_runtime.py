@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import itertools
 import signal as signals
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from actors.module_spec import ModuleSpec, spec_hash
-from actors.ports import ModuleAccess, ModuleEnd, ModuleHealth, ModuleRun, OnExit, OnHealth
+from actors.ports import (
+    ModuleAccess,
+    ModuleEnd,
+    ModuleHealth,
+    ModuleRun,
+    OnExit,
+    OnHealth,
+    OnPreparation,
+    Preparation,
+)
+from actors.registries import RegistryCredential
 from messaging.clock import Clock
-from messaging.errors import ConfigError, EngineAway
+from messaging.errors import ConfigError, EngineAway, ImageRefused
 
 
 @dataclass
@@ -32,9 +42,18 @@ class FakeModuleRuntime:
         self.resting: list[str] = []  # what was told to rest, in order
         self.access: dict[str, ModuleAccess] = {}  # with what each was started last
         self.broken: dict[str, str] = {}  # modules that cannot be started, with the reason
+        self.refused: dict[str, str] = {}  # modules whose image is not the pinned one, with the reason
+        self.checked: set[str] = set()  # modules with a check of their own, which has not succeeded at first
+        self.remarks: tuple[str, ...] = ()  # of every module
         self.stubborn: set[str] = set()  # modules that ignore SIGTERM
         self.labels = False  # whether a run says from what it was made, as containers do
         self.away: dict[str, str] = {}  # modules whose engine does not answer, with the reason
+        self.prepared: list[tuple[str, ...]] = []  # the modules of each preparation, in order
+        self.missing: dict[str, str] = {}  # modules for which something cannot be fetched, with the reason
+        self.outdated: frozenset[str] = frozenset()  # modules whose image is another one by now
+        self.slow_to_prepare = False  # whether a preparation waits for `finish_preparing`
+        self.finish_preparing: Callable[[], None] = lambda: None
+        self.in_force: tuple[str, ...] = ()  # the modules of the deployment in force
         self._waiting: dict[str, Callable[[], None]] = {}
         self._on_health: dict[str, OnHealth] = {}
 
@@ -47,12 +66,22 @@ class FakeModuleRuntime:
         self.story.append(f"start {name}")
         if name in self.away:
             raise EngineAway(f"module {name!r}: {self.away[name]}")
+        if name in self.refused:
+            raise ImageRefused(self.refused[name])
         if name in self.broken:
             raise ConfigError(f"module {name!r}: {self.broken[name]}")
         pid = next(self._pids)
         # As on a disk, no two runs start at exactly the same time.
         made_from = spec_hash(module) if self.labels else None
-        run = ModuleRun(pid, self._clock.now_s() + pid * 1e-6, spec_hash=made_from)
+        checked = name in self.checked
+        run = ModuleRun(
+            pid,
+            self._clock.now_s() + pid * 1e-6,
+            spec_hash=made_from,
+            has_check=checked,
+            is_healthy=not checked,
+            remarks=self.remarks,
+        )
         self._modules[name] = _Module(run, on_exit=on_exit)
         self.access[name] = access
         return run
@@ -62,6 +91,23 @@ class FakeModuleRuntime:
 
     def watch_health(self, name: str, on_health: OnHealth) -> None:
         self._on_health[name] = on_health
+
+    def prepare(
+        self,
+        modules: Sequence[ModuleSpec],
+        credentials: Sequence[RegistryCredential],
+        on_progress: OnPreparation,
+    ) -> None:
+        self.prepared.append(tuple(module.name for module in modules))
+        problems = {one.name: self.missing[one.name] for one in modules if one.name in self.missing}
+        if self.slow_to_prepare:
+            self.finish_preparing = lambda: on_progress(Preparation(True, "", problems, self.outdated))
+            on_progress(Preparation(False, "images are being pulled"))
+        else:
+            on_progress(Preparation(True, "", problems, self.outdated))
+
+    def deployed(self, modules: Sequence[ModuleSpec], credentials: Sequence[RegistryCredential]) -> None:
+        self.in_force = tuple(module.name for module in modules)
 
     def stop(self, name: str, grace_s: float) -> None:
         if name in self._waiting:
@@ -104,11 +150,15 @@ class FakeModuleRuntime:
         module = self._modules.get(name)
         return module.run.pid if module is not None and module.end is None else 0
 
-    def end(self, name: str, exit_code: int = 0, signal: int | None = None) -> None:
+    def end(
+        self, name: str, exit_code: int = 0, signal: int | None = None, out_of_memory: bool = False
+    ) -> None:
         """Let a module end by itself, or by a signal of somebody's."""
         module = self._modules[name]
         code = exit_code if signal is None else 128 + signal
-        module.end = ModuleEnd(code, signal, module.run.started_at_s, self._clock.now_s())
+        module.end = ModuleEnd(
+            code, signal, module.run.started_at_s, self._clock.now_s(), out_of_memory=out_of_memory
+        )
         if module.on_exit is not None:
             module.on_exit(module.end)
 

@@ -32,6 +32,11 @@ class FakeSecurity:
             raise ConfigError(self.refused[name])
         return self.modules.setdefault(name, ModuleAccess(f"g{len(self.modules)}", f"unix:///w/{name}"))
 
+    def prepare_module(self, name: str, now_s: float) -> bool:
+        if name in self.refused:
+            raise ConfigError(self.refused[name])
+        return name not in self.modules
+
     def forget_module(self, name: str) -> None:
         self.modules.pop(name, None)
 

@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -57,9 +58,9 @@ class Serving:
             listener.open(self.server)
 
     @classmethod
-    async def start(cls, folder: Path, address: str) -> Serving:
+    async def start(cls, folder: Path, address: str, name: str) -> Serving:
         """Open the hub in `folder`, for which `make_home` was called, and serve."""
-        return cls(await IotHub.open(folder, address), folder, address)
+        return cls(await IotHub.open(folder, name, (address,)), folder, address)
 
     async def stop(self) -> None:
         """Stop in order."""
@@ -75,10 +76,10 @@ async def _no_requests(request: WebRequest) -> Response:
     return error_response(404, f"{request.target} is not served by this test")
 
 
-def make_home(address: str) -> CloudHome:
-    """Return a home with the certificates that a stand-in at this address makes for itself."""
+def make_home(address: str, name: str) -> CloudHome:
+    """Return a home with the certificates that a stand-in of this address and name makes for itself."""
     home = CloudHome.in_home(Path(tempfile.mkdtemp(prefix="ea-cloud-")))
-    settings = read_cloud_settings([address])
+    settings = read_cloud_settings([address], [name])
     ca = ensure_named_ca(home.certificates, "edge-actors cloud", settings.names, time.time(), CA_VALID_DAYS)
     ensure_server_certificate(home.certificates, settings.names, ca, time.time(), SERVER_VALID_DAYS)
     home.ca.write_text(ca.certificate_pem)
@@ -89,11 +90,16 @@ class Cloud:
     """The stand-in in a thread of its own; the test plays the service side with `call`.
 
     `with Cloud(address) as cloud` starts it and removes everything at the end.
+
+    Args:
+        address: Where it listens.
+        name: What clients call it, when that is another address, such as that of a `Line` to it.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, name: str = "") -> None:
         self.address = address
-        self.home = make_home(address)
+        self.name = name or address
+        self.home = make_home(address, self.name)
         self.ca_file = self.home.ca
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cloud", daemon=True)
@@ -123,11 +129,19 @@ class Cloud:
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something of the hub in its loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT_S)
+        return self.start_call(work).result(LIMIT_S)
+
+    def soon(self, work: Callable[[], object]) -> None:
+        """Do something in its loop that is no coroutine."""
+        self._loop.call_soon_threadsafe(work)
+
+    def start_call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin something of the hub in its loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def start(self) -> None:
         """Serve in the thread."""
-        self._serving = self.call(Serving.start(self.home.path, self.address))
+        self._serving = self.call(Serving.start(self.home.path, self.address, self.name))
 
     def stop(self) -> None:
         """Stop serving, with everybody who is connected."""
@@ -142,7 +156,7 @@ class Cloud:
         home = str(self.home.path.parent)
         command = [sys.executable, "-m", "runtime.cli.main", "cloud", "run"]
         self._process = subprocess.Popen(
-            [*command, "--home", home, "--listen", self.address],
+            [*command, "--home", home, "--listen", self.address, "--host", self.name],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -177,18 +191,18 @@ class Cloud:
 
     def token(self, client_id: str, life_s: float = 3600) -> str:
         """Return a fresh token for an identity."""
-        audience = sas.audience_of(self.address, Identity.parse(client_id))
+        audience = sas.audience_of(self.name, Identity.parse(client_id))
         return sas.make_token(audience, self._keys[client_id], int(time.time() + life_s))
 
     def user_name(self, client_id: str) -> str:
         """Return the MQTT user name of an identity."""
-        return f"{self.address}/{client_id}/?api-version=2021-04-12"
+        return f"{self.name}/{client_id}/?api-version=2021-04-12"
 
     def connection_string(self, client_id: str) -> str:
         """Return the connection string of an identity."""
         identity = Identity.parse(client_id)
         module = f"ModuleId={identity.module_id};" if identity.module_id else ""
         return (
-            f"HostName={self.address};DeviceId={identity.device_id};{module}"
+            f"HostName={self.name};DeviceId={identity.device_id};{module}"
             f"SharedAccessKey={self.key(client_id)}"
         )

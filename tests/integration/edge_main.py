@@ -17,7 +17,7 @@ def main() -> int:
     try:
         settings = read_settings({"home": home, "listen": listen, "stop_grace_s": grace_s}, os.environ)
         log_to_stderr(settings.log_level)
-        return run_edge(settings, Path(deployment), float(for_s) if for_s else None)
+        return run_edge(settings, Path(deployment) if deployment else None, float(for_s) if for_s else None)
     except EdgeError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2

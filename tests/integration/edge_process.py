@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
 from actors.hub_root import ROUTER
+from actors.module_list import ListModules, ModuleList
 from actors.router import ListRoutes, Routes
 from messaging.client import Client, NobodyThere
 from messaging.errors import AskTimeout
@@ -86,6 +86,8 @@ class EdgeProcess:
         program: Path = ROOT,
         main: str = "tests.integration.edge_main",
         through: Sequence[str] = (),
+        from_file: bool = True,
+        **settings: str,
     ) -> None:
         """Start the agent process; `process` is it.
 
@@ -97,15 +99,17 @@ class EdgeProcess:
             program: The folder of the source.
             main: The main program.
             through: A command that runs it.
+            from_file: Whether it runs the deployment file, and not what the cloud says.
+            settings: More settings, as environment variables.
         """
         listen = listen or f"127.0.0.1:{port or self.port}"
         command = [*through, sys.executable, "-m", main, str(self.home), listen]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, str(self.deployment), for_s, grace_s],
+                [*command, str(self.deployment) if from_file else "", for_s, grace_s],
                 cwd=program,
                 # Port 443 is one for all edges of this machine, and only some tests are about it.
-                env={"EDGE_ACTORS_WEB_LISTEN": "off"} | os.environ | {"PYTHONPATH": str(program)},
+                env={"EDGE_ACTORS_WEB_LISTEN": "off", **os.environ, "PYTHONPATH": str(program), **settings},
                 stdout=log,
                 stderr=log,
             )
@@ -135,7 +139,9 @@ class EdgeProcess:
 
     def wait_for(self, **statuses: str) -> dict[str, dict[str, Any]]:
         """Wait until modules are in these states, and return all that is listed."""
-        return self.wait_until(lambda listed: all(listed[n]["status"] == s for n, s in statuses.items()))
+        return self.wait_until(
+            lambda listed: all(listed.get(n, {}).get("status") == s for n, s in statuses.items())
+        )
 
     def wait_for_another_hub(self, than: int, **statuses: str) -> dict[str, dict[str, Any]]:
         """Wait until another hub process runs, and modules are in these states; return all that is listed."""

@@ -23,6 +23,7 @@ from actors.stored import Ledger
 from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity
+from messaging.upstream_queues import upstream_queue
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import Use, bind, parse_listen_address, to_environment
@@ -48,9 +49,11 @@ class HubProcess:
         address: str = "127.0.0.1",
         port: int = 0,
         web_port: int = 0,
-        program: str = "runtime.hub",
+        program: str = "tests.integration.file_hub",
         with_certificates: Sequence[tuple[HubIdentity, ClientCertificate]] = (),
         authorities: tuple[bytes, ...] = (),
+        iothub: str = IOTHUB,
+        cloud_keys: Mapping[str, bytes] | None = None,
         **settings: Any,
     ) -> None:
         """Make what the hub finds when it starts.
@@ -60,16 +63,20 @@ class HubProcess:
             devices: With keys as well.
             with_certificates: Devices with what they show.
             authorities: CA certificates that devices may be signed by, DER.
+            iothub: The host name of the cloud.
+            cloud_keys: Keys that the cloud knows, by identity; all others are made up.
         """
         self.certificates = {identity.id: shown for identity, shown in with_certificates}
         self._program = program
         self.home = Path(tempfile.mkdtemp(prefix="ea-home-"))
         self.run_dir = Path(tempfile.mkdtemp(prefix="ea-", dir="/tmp"))
-        self.keys = {name: os.urandom(32) for name in (*(f"{DEVICE}/{m}" for m in modules), *devices)}
+        self.iothub = iothub
+        names = (f"{DEVICE}/$edgeHub", *(f"{DEVICE}/{m}" for m in modules), *devices)
+        self.keys = {name: os.urandom(32) for name in names} | dict(cloud_keys or {})
         now_s = time.time()
         ca = ensure_edge_ca(self.home, DEVICE, now_s)
-        names = server_names("localhost", [address], ["edgeHub"])
-        certificate = ensure_server_certificate(self.home, names, ca, now_s)
+        host_names = server_names("localhost", [address], ["edgeHub"])
+        certificate = ensure_server_certificate(self.home, host_names, ca, now_s)
         self.ca_file = self.home / "ca.pem"
         self.ca_file.write_text(ca.certificate_pem)
         self.sockets: list[socket.socket] = bind(
@@ -79,7 +86,7 @@ class HubProcess:
         self.port, self.web_port, self.plain_port = (s.getsockname()[1] for s in self.sockets)
         config = HubConfig(
             DEVICE,
-            IOTHUB,
+            iothub,
             ("localhost", "edgeHub", address),
             str(certificate.path),
             str(certificate.path),
@@ -159,6 +166,15 @@ class HubProcess:
         finally:
             store.close()
 
+    def waiting(self, source: str) -> list[bytes]:
+        """Return the bodies of what waits for the cloud of one sender, in the stopped hub."""
+        store = MessageDb.open(self.database)
+        try:
+            runs = store.read(upstream_queue(source), -1, 1_000_000, 1 << 30, time.time())
+        finally:
+            store.close()
+        return [body for run in runs for _, body in run.entries]
+
     def kill(self) -> None:
         """kill -9."""
         assert self.process is not None
@@ -182,12 +198,12 @@ class HubProcess:
 
     def token(self, client_id: str, life_s: int = 3600) -> str:
         """Return a fresh token for an identity."""
-        audience = sas.audience_of(IOTHUB, Identity.parse(client_id))
+        audience = sas.audience_of(self.iothub, Identity.parse(client_id))
         return sas.make_token(audience, self.keys[client_id], int(time.time()) + life_s)
 
     def user_name(self, client_id: str) -> str:
         """Return the MQTT user name of an identity."""
-        return f"{IOTHUB}/{client_id}/?api-version=2021-04-12"
+        return f"{self.iothub}/{client_id}/?api-version=2021-04-12"
 
     def connection_string(self, client_id: str) -> str:
         """Return the connection string of an identity, as `identity create` writes it."""
@@ -195,6 +211,6 @@ class HubProcess:
         module = f"ModuleId={identity.module_id};" if identity.module_id else ""
         key = base64.b64encode(self.keys[client_id]).decode()
         return (
-            f"HostName={IOTHUB};DeviceId={identity.device_id};{module}SharedAccessKey={key};"
+            f"HostName={self.iothub};DeviceId={identity.device_id};{module}SharedAccessKey={key};"
             f"GatewayHostName={self.address}"
         )

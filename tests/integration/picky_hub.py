@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from actors.stored import Segment
 from runtime.hub import main
 from runtime.message_db import MessageDb
+from tests.fakes.file_cloud import file_cloud
 
 POISON = b"poison"
 
@@ -22,4 +23,4 @@ class PickyMessageDb(MessageDb):
 
 
 if __name__ == "__main__":
-    sys.exit(main(PickyMessageDb.open))
+    sys.exit(main(PickyMessageDb.open, file_cloud))

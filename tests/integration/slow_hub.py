@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from runtime.hub import main
 from runtime.message_db import MessageDb
+from tests.fakes.file_cloud import file_cloud
 
 
 class SlowMessageDb(MessageDb):
@@ -31,4 +32,4 @@ class SlowMessageDb(MessageDb):
 
 
 if __name__ == "__main__":
-    sys.exit(main(SlowMessageDb.open))
+    sys.exit(main(SlowMessageDb.open, file_cloud))

@@ -53,11 +53,11 @@ def test_list_shows_modules_as_people_read_them(shared_edge: EdgeProcess) -> Non
     lines = shared_edge.run("list").stdout.splitlines()
 
     assert lines[0].split() == ["NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"]
-    assert [line.split()[:2] for line in lines[1:5]] == [
-        [name, "running"] for name in ("edgeAgent", "edgeHub", "filter", "sensor")
+    assert [line.split()[:2] for line in lines[1:6]] == [
+        [name, "running"] for name in ("edgeAgent", "edgeCloud", "edgeHub", "filter", "sensor")
     ]
     up = r"sensor +running +\d+ +Up \d+ (second|minute)s?( \(not isolated\))? +python3 sensor.py"
-    assert re.fullmatch(up, lines[4])
+    assert re.fullmatch(up, lines[5])
 
 
 def test_list_says_which_modules_have_the_rights_of_the_edge(shared_edge: EdgeProcess) -> None:
@@ -152,7 +152,7 @@ def test_a_module_is_stopped_started_and_restarted(shared_edge: EdgeProcess) -> 
     ("name", "hint"),
     [
         ("sensr", "; did you mean 'sensor'?"),
-        ("x", "; there are edgeAgent, edgeHub, filter, sensor"),
+        ("x", "; there are edgeAgent, edgeCloud, edgeHub, filter, sensor"),
     ],
 )
 def test_an_unknown_module_gets_the_nearest_name(
@@ -177,7 +177,7 @@ def test_messages_wait_while_upstream_is_off_and_flow_when_it_is_on(shared_edge:
     assert shared_edge.json("upstream", "on")["on"] is True
 
     wait_until(lambda: shared_edge.json("ledger")["endpoints"]["iothub"]["pending"] == 0, "none waits")
-    assert shared_edge.run("upstream", "status").stdout.startswith("upstream is on; ")
+    assert shared_edge.run("upstream", "status").stdout.startswith("upstream is on, connected to 127.")
 
 
 def test_a_hub_that_is_just_restarting_is_waited_for(shared_edge: EdgeProcess) -> None:
@@ -274,8 +274,7 @@ def test_a_stopped_edge_still_tells_ledger_identities_and_logs(edge: EdgeProcess
         done = edge.run(*command)
         assert done.returncode == 1
         assert done.stderr == (
-            f"error: no edge runs on home {edge.home}; start one with "
-            f"`edge-actors run --home {edge.home} --deployment FILE`\n"
+            f"error: no edge runs on home {edge.home}; start one with `edge-actors run --home {edge.home}`\n"
         )
 
 

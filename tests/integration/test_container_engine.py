@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, RestartModule
+from actors.module_report import ModuleReported
+from actors.supervisor import RestartModule
 from runtime.docker_leftovers import remove_containers
 from tests.docker_image import image, why_no_private_engine
 from tests.integration.containers import PrivateEngine, container
@@ -48,7 +51,7 @@ def test_modules_are_back_with_their_engine_and_the_others_never_notice(
     name = image()
     # Both exit cleanly when they are asked to end, which is no reason to leave them stopped.
     script = f"trap 'exit 0' TERM; echo up >{edge.pipe}; while :; do sleep 0.1; done"
-    mount = {"Binds": [f"{edge.folder}:{edge.folder}"]}
+    mount = {"Binds": [f"{edge.pipe}:{edge.pipe}"]}
     pump = container(name, "sh", "-c", script, host=mount, restartPolicy="on-failure")
     edge.deploy({"pump": pump, "sensor": shell("exec sleep 99")})
     edge.start()
@@ -82,12 +85,15 @@ open(os.environ["PIPE"], "w").write("reached\\n")
     engine.start()
     name = image()
     engine.stop()
-    environment = {"CA": {"value": str(edge.home / "certificates" / "edge-ca.pem")}}
-    mount = {"Binds": [f"{edge.folder}:{edge.folder}"]}
+    shared = edge.folder / "shared"
+    shared.mkdir()
+    environment = {"CA": {"value": str(shared / "edge-ca.pem")}}
+    mount = {"Binds": [f"{edge.pipe}:{edge.pipe}", f"{shared}:{shared}"]}
     pump = container(name, "python3", "-c", probe, host=mount, restartPolicy="on-failure", env=environment)
     edge.deploy({"pump": pump, "sensor": shell("exec sleep 99")})
     edge.start()
     away = edge.wait_for(pump="backoff", sensor="running", edgeHub="running")["pump"]
+    shutil.copy(edge.home / "certificates" / "edge-ca.pem", shared)
 
     engine.start()
 
@@ -140,3 +146,27 @@ def test_an_edge_starts_beside_an_engine_that_hangs_and_adopts_when_it_answers(
     assert "did not answer; see why: `sudo systemctl status docker`" in hung["description"]
     assert after["sensor"]["pid"] == before["sensor"]["pid"]
     assert after["pump"]["pid"] == before["pump"]["pid"]
+
+
+def test_twenty_modules_are_back_with_their_engine_and_none_counts_it_as_a_crash(
+    engine: PrivateEngine, edge: EdgeProcess
+) -> None:
+    engine.start()
+    name = image()
+    names = [f"many{number}" for number in range(20)]
+    edge.deploy({module: container(name, *SLEEP) for module in names})
+    edge.start(grace_s="1")
+    before = edge.wait_for(**dict.fromkeys(names, "running"))
+
+    engine.stop()
+    edge.wait_for(**dict.fromkeys(names, "backoff"))
+    engine.start()
+
+    def all_are_back(now: dict[str, dict[str, Any]]) -> bool:
+        return all(
+            now[module]["status"] == "running" and now[module]["pid"] != before[module]["pid"]
+            for module in names
+        )
+
+    after = edge.wait_until(all_are_back)
+    assert {after[module]["restarts"] for module in names} == {0}

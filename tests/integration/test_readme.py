@@ -37,7 +37,8 @@ class Walker:
         self.edge = EdgeProcess(self.home)
         self.checkout = folder / "checkout"
         program = " ".join(PROGRAM)
-        self._add("scripts/run", f'exec {program} run --deployment {SAMPLE} "$@"')
+        self._add("scripts/run", f'exec {program} run "$@"')
+        (self.checkout / "scripts" / "samples").symlink_to(SAMPLE.parent)
         self._add(".venv/bin/edge-actors", f'exec {program} "$@"')
 
     def _add(self, name: str, command: str) -> None:
@@ -67,7 +68,7 @@ class Walker:
         """Run a block that does not end by itself, and wait until the sample's modules run."""
         command = command.replace(HOME, str(self.home))
         self.edge.process = subprocess.Popen(
-            ["sh", "-ec", f"exec {command}"],
+            ["sh", "-ec", f"exec env {command}"],
             cwd=self.checkout,
             env=self._environment(),
             stdout=subprocess.DEVNULL,
@@ -77,9 +78,20 @@ class Walker:
     def ledger(self) -> Any:
         return self.edge.json("ledger")
 
-    def run_python(self, text: str) -> None:
+    def run_python(self, text: str) -> str:
         text = text.replace(HOME, str(self.home))
-        subprocess.run([sys.executable, "-c", text], check=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", text], stdout=subprocess.PIPE, check=True, timeout=90)
+        return done.stdout.decode()
+
+    def arrived(self) -> list[Any]:
+        """Return the readings that the cloud has taken, in its order."""
+        lines = (self.home / "upstream.jsonl").read_text().splitlines(keepends=True)
+        return [json.loads(line)["Body"] for line in lines if line.endswith("\n")]
+
+    def passed(self) -> int:
+        """Return how many readings `filter` says that it has passed on."""
+        answer = self.edge.json("cloud", "method", "my-edge", "count", "--module", "filter")
+        return int(answer["payload"]["passed"])
 
     def _environment(self) -> dict[str, str]:
         path = f"{self.checkout}/.venv/bin:{os.environ['PATH']}"
@@ -94,7 +106,7 @@ def walker(tmp_path: Path) -> Iterator[Walker]:
 
 
 def test_the_tour_can_be_walked(walker: Walker) -> None:
-    look, kill, cloud, device, end = blocks("tour")
+    look, kill, be_the_cloud, away, device, end = blocks("tour")
     walker.start(blocks("tour: in the background")[0])
     wait_until(
         lambda: walker.ledger()["endpoints"].get("iothub", {}).get("delivered", 0) > 0, "a message upstream"
@@ -106,12 +118,42 @@ def test_the_tour_can_be_walked(walker: Walker) -> None:
     killed = walker.type(kill)
     assert "module sensor was killed by signal 9" in killed
     assert walker.edge.modules()["sensor"]["pid"] != before
-    away = walker.type(cloud)
-    assert "upstream is off" in away
-    assert "upstream is on" in away
-    walker.type(device)
-    walker.run_python(blocks("tour: Python")[0])
-    wait_until(lambda: walker.ledger()["total"]["unrouted"] == 1, "the message of the thermostat is counted")
+    cloud = walker.type(be_the_cloud)
+    assert "deployed to my-edge: $edgeAgent, $edgeHub" in cloud
+    assert '"received"' in cloud
+    wait_until(
+        lambda: (
+            walker.edge.json("cloud", "twin", "get", "my-edge", "--module", "filter")["properties"][
+                "reported"
+            ].get("threshold")
+            == 15
+        ),
+        "the desired property is applied and reported",
+    )
+    walker.edge.wait_for_modules("running", {"filter", "sensor"})
+    told = walker.type(away)
+    assert "upstream is off" in told
+    assert "upstream is on" in told
+    unrouted = walker.ledger()["total"]["unrouted"]  # changes of reported properties
+    assert "thermostat" in walker.type(device)
+    assert walker.run_python(blocks("tour: Python")[0]) == "wake up\n"
+    wait_until(
+        lambda: walker.ledger()["total"]["unrouted"] > unrouted, "the message of the thermostat is counted"
+    )
+    walker.edge.run("stop", "sensor")
+    passed = walker.passed()
+    wait_until(lambda: walker.arrived()[-1]["filterSequence"] == passed, "all that was passed on arrives")
+    runs: dict[str, list[int]] = {}
+    for body in walker.arrived():
+        runs.setdefault(body["filterRun"], []).append(body["filterSequence"])
+    for numbers in runs.values():  # the deployment from another folder has started `filter` again
+        assert numbers == list(range(1, numbers[-1] + 1))
+    assert passed > 60  # so many come while the link is away
+    ledger = walker.ledger()
+    assert ledger["total"]["received"] == ledger["total"]["unrouted"] + ledger["total"]["routed"]
+    for row in ledger["endpoints"].values():
+        assert row["accepted"] == row["delivered"] + row["expired"] + row["dropped"] + row["pending"]
+    assert ledger["endpoints"]["iothub"]["delivered"] == sum(map(len, runs.values()))
     ended = walker.type(end)
 
     assert f"removed {walker.home}" in ended
@@ -139,7 +181,9 @@ def test_every_command_and_every_setting_is_told() -> None:
         re.findall(r"`([a-z-]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
     )
     assert set(COMMANDS) <= told
-    assert set(re.findall(r"EDGE_ACTORS_\w+", table)) == {variable(field.name) for field in fields(Settings)}
+    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) == {
+        variable(field.name) for field in fields(Settings) if field.metadata
+    }
 
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:

@@ -176,7 +176,7 @@ def test_a_newer_python_beside_an_old_or_broken_one_is_found(machine: Machine) -
     assert "with Python 3.12" in done.stderr
 
 
-def test_the_environment_is_made_once_and_the_sample_is_run_without_arguments(machine: Machine) -> None:
+def test_the_environment_is_made_once_and_an_edge_is_run_without_arguments(machine: Machine) -> None:
     machine.add("python3")
 
     first = machine.call("run")
@@ -186,9 +186,8 @@ def test_the_environment_is_made_once_and_the_sample_is_run_without_arguments(ma
     assert venv == f"-m venv --clear {machine.checkout}/.venv"
     assert f"--constraint {machine.checkout}/scripts/constraints.txt" in install
     assert install.endswith(f"--editable {machine.checkout}")
-    sample = f"run --deployment {machine.checkout}/scripts/samples/deployment.json"
-    assert first.stdout.splitlines()[1] == sample
-    assert second.stdout.splitlines()[1] == f"{sample} --for 60 --home some home"
+    assert first.stdout.splitlines()[1] == "run"
+    assert second.stdout.splitlines()[1] == "run --for 60 --home some home"
     assert second.stderr == ""
 
 

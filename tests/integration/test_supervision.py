@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.agent import ListModules, ModuleList
 from actors.agent_root import AGENT
+from actors.module_list import ListModules, ModuleList
 from actors.security import CreateDevice, DeviceIdentity
 from messaging import sas
 from messaging.errors import AskTimeout

@@ -11,7 +11,8 @@ import sys
 import time
 
 import runtime.edge_modules
-from actors.agent import AgentActor, ListModules
+from actors.agent import AgentActor
+from actors.module_list import ListModules
 from actors.security import SecurityActor
 from tests.integration.edge_main import main
 

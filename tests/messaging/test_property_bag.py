@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from messaging.errors import RemoteProtocolError
-from messaging.property_bag import decode_bag, encode_bag
+from messaging.property_bag import decode_bag, encode_bag, encode_upstream_bag
 
 Bag = dict[str, str | None]
 
@@ -158,3 +158,34 @@ def test_any_text_is_read_or_refused_and_can_be_passed_on(text: str) -> None:
     except RemoteProtocolError:
         return
     encode_bag(properties, system_properties).encode("ascii")
+
+
+def test_what_a_client_wrote_goes_on_to_the_cloud_as_it_was() -> None:
+    text = "&".join([f"{wire}=v%201" for wire in EVERY_SYSTEM_PROPERTY] + ["a=b%26c", "empty=", "none"])
+    properties, system_properties = decode_bag(text)
+
+    assert decode_bag(encode_upstream_bag(properties, system_properties)) == (properties, system_properties)
+
+
+def test_what_the_hub_added_does_not_go_on_to_the_cloud() -> None:
+    added = {"connectionDeviceId": "d", "connectionModuleId": "m", "enqueuedTime": "t", "modelId": "i"}
+
+    assert encode_upstream_bag({"$.cdid": "evil", "$.cmid": "evil"}, added) == ""
+
+
+def test_an_application_property_does_not_pass_for_a_system_property_of_the_message() -> None:
+    bag = encode_upstream_bag({"$.mid": "2", "k": "v"}, {"messageId": "1"})
+
+    assert decode_bag(bag) == ({"k": "v"}, {"messageId": "1"})
+
+
+@given(
+    st.dictionaries(st.text(min_size=1).filter(lambda name: name[0] != "$"), st.none() | st.text()),
+    st.dictionaries(st.sampled_from(["messageId", "cid", "contentType", "outputName"]), st.text()),
+)
+def test_any_message_survives_the_way_to_the_cloud(properties: Bag, system_properties: Bag) -> None:
+    properties = {k: v for k, v in properties.items() if k not in EVERY_SYSTEM_PROPERTY}
+
+    bag = encode_upstream_bag(properties, system_properties)
+
+    assert decode_bag(bag) == (properties, system_properties)

@@ -47,7 +47,7 @@ def main(path: str, seed: int, commits: int) -> None:
         try:
             with db.transaction():
                 first = db.append(batch, now_s=0)
-                db.delivered(endpoint_id, ranges(taken))
+                db.delivered({endpoint_id: ranges(taken)})
         except StoreError as error:
             say("E", error)
         else:

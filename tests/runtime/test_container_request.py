@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from actors.create_options import parse_create_options
+from actors.manifest_json import Node, Source
 from actors.module_spec import DockerSettings, ModuleSpec, spec_hash
+from messaging.errors import DeploymentError
 from runtime.container_request import (
+    LOG_OPTIONS,
     REQUEST_LABEL,
     ContainerRequest,
     Surroundings,
@@ -15,7 +23,14 @@ from runtime.container_request import (
     gateway_name,
 )
 
-AROUND = Surroundings("0a1b2c3d", "edge-actors-0a1b2c3d", "172.18.0.1", "site1.example")
+AROUND = Surroundings(
+    "0a1b2c3d",
+    "edge-actors-0a1b2c3d",
+    "172.18.0.1",
+    "site1.example",
+    home=Path("/var/lib/edge-actors"),
+    engine_socket="/var/run/docker.sock",
+)
 OURS = {"IOTEDGE_MODULEID": "pump", "RATE": "5"}
 
 
@@ -113,7 +128,10 @@ def test_a_second_keeper_of_containers_is_left_out() -> None:
 
     made = request(options)
 
-    assert made.left_out == ("RestartPolicy", "AutoRemove")
+    assert [remark.partition(" is left out")[0] for remark in made.remarks] == [
+        "createOptions: HostConfig.RestartPolicy",
+        "createOptions: HostConfig.AutoRemove",
+    ]
     assert {"Memory", "Binds", "NetworkMode", "ExtraHosts"} == set(made.body["HostConfig"])
 
 
@@ -163,3 +181,115 @@ def test_the_name_of_the_hub_for_containers(hostname: str, name: str) -> None:
 )
 def test_names_of_a_container(module: str, device: str, names: tuple[str, ...]) -> None:
     assert container_names(module, device, "0a1b2c3d") == names
+
+
+ELEVATED = {
+    "Privileged": True,
+    "CapAdd": ["NET_ADMIN", "SETUID"],
+    "NetworkMode": "host",
+    "PidMode": "host",
+    "SecurityOpt": ["seccomp=unconfined", "no-new-privileges"],
+    "Devices": [{"PathOnHost": "/dev/ttyS0", "PathInContainer": "/dev/ttyS0"}],
+    "Binds": ["/var/run/docker.sock:/var/run/docker.sock", "/srv/data:/data"],
+    "Memory": 1_000_000,
+}
+
+
+def elevated(allowed: bool) -> ContainerRequest:
+    networking = {"EndpointsConfig": {"host": {}}}
+    options = {"HostConfig": ELEVATED, "NetworkingConfig": networking}
+    module = ModuleSpec("pump", DockerSettings("pump:1", json.dumps(options)))
+    return create_request(module, OURS, "/run/w/pump", replace(AROUND, allow_elevated=allowed))
+
+
+def test_rights_over_this_machine_are_passed_on_where_the_device_allows_it() -> None:
+    host = elevated(allowed=True).body["HostConfig"]
+
+    assert {name: host[name] for name in ELEVATED if name != "Binds"} == {
+        name: value for name, value in ELEVATED.items() if name != "Binds"
+    }
+
+
+def test_rights_over_this_machine_are_left_out_and_told_where_the_device_does_not_allow_it() -> None:
+    request = elevated(allowed=False)
+
+    host = request.body["HostConfig"]
+    assert not {"Privileged", "CapAdd", "PidMode", "Devices"} & host.keys()
+    assert host["Binds"] == ["/srv/data:/data", "/run/w/pump:/var/run/iotedge"]
+    assert host["NetworkMode"] == AROUND.network
+    assert request.body["NetworkingConfig"]["EndpointsConfig"] == {AROUND.network: {"Aliases": ["pump"]}}
+    assert host["CapDrop"] == ["CHOWN"]  # SETUID was named
+    assert host["Memory"] == 1_000_000
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    words = "\n".join(request.remarks)
+    for name in (
+        "Privileged",
+        "CapAdd",
+        "Devices",
+        "NetworkMode host",
+        "PidMode host",
+        "Binds of the engine",
+    ):
+        assert f"HostConfig.{name}" in words
+    assert "EDGE_ACTORS_ALLOW_ELEVATED_DOCKER_PERMISSIONS" in words
+
+
+@pytest.mark.parametrize(
+    ("given", "log_config"),
+    [
+        (None, {"Type": "", "Config": {"max-size": "10m", "max-file": "3"}}),
+        ({}, {"Type": "", "Config": {"max-size": "10m", "max-file": "3"}}),
+        ({"Type": "journald"}, {"Type": "journald"}),
+    ],
+    ids=["nothing said", "nothing in it", "another driver"],
+)
+def test_a_log_is_rotated_unless_the_options_say_how_it_is_kept(given: Any, log_config: Any) -> None:
+    options = {} if given is None else {"HostConfig": {"logConfig": given}}
+    module = ModuleSpec("pump", DockerSettings("pump:1", json.dumps(options)))
+    around = replace(AROUND, log_options=LOG_OPTIONS["json-file"])
+
+    host = create_request(module, OURS, "", around).body["HostConfig"]
+
+    assert next(value for name, value in host.items() if name.casefold() == "logconfig") == log_config
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
+)
+_NAMES = (
+    "Binds",
+    "Mounts",
+    "ExtraHosts",
+    "CapAdd",
+    "CapDrop",
+    "SecurityOpt",
+    "LogConfig",
+    "NetworkMode",
+    "Devices",
+)
+
+
+@given(
+    host=st.dictionaries(st.sampled_from(_NAMES), _JSON, max_size=4),
+    top=st.dictionaries(st.sampled_from(("Env", "Labels", "NetworkingConfig", "Image")), _JSON, max_size=3),
+)
+def test_whatever_createoptions_hold_is_refused_with_its_place_or_becomes_a_request(
+    host: dict[str, Any], top: dict[str, Any]
+) -> None:
+    text = json.dumps(top | {"HostConfig": host})
+    source = Node({"createOptions": text}, (), Source("d.json"))
+    try:
+        options = parse_create_options(source)
+    except DeploymentError:
+        return
+
+    made = create_request(
+        ModuleSpec("pump", DockerSettings("pump:1", options)),
+        OURS,
+        "/run/w/pump",
+        replace(AROUND, allow_elevated=False),
+    )
+
+    assert json.loads(json.dumps(made.body)) == made.body

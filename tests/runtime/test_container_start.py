@@ -106,3 +106,15 @@ def test_an_end_after_the_run_was_taken_is_passed_on() -> None:
     start.exited(END)
 
     assert ends == [END]
+
+
+def test_waiting_tells_whether_there_is_a_result_whatever_it_is() -> None:
+    slow = SlowStart()
+    slow.error = TimeoutError("the work's own")
+    assert not slow.start.wait(0.05)
+
+    slow.go_on.set()
+
+    assert slow.start.wait(LIMIT_S)
+    with pytest.raises(TimeoutError, match="the work's own"):
+        slow.start.result(0.0)

@@ -13,7 +13,8 @@ from actors.hub_config import RouteText
 from actors.hub_environment import DEFAULTS, HubEnvironment
 from messaging.errors import ConfigError
 from runtime.config import ListenAddress, local_name, read_settings
-from runtime.edge import hub_listeners, hub_settings, read_deployment
+from runtime.edge import hub_listeners, hub_settings
+from runtime.edge_deployment import read_deployment
 from runtime.logging_setup import LineFormatter
 from tests.actors.manifests import HUB, manifest_text
 

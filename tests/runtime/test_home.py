@@ -45,7 +45,7 @@ def test_purge_does_not_follow_links_out_of_the_home(home: Path, tmp_path: Path)
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").write_text("kept")
-    (home / "deployment.json").symlink_to(outside / "kept")
+    (home / "deployment.sealed").symlink_to(outside / "kept")
     (home / "logs" / "link").symlink_to(outside)
 
     assert Home(home).purge() == []

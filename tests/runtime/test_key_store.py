@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from actors.hub_identity import AuthType
 from messaging.errors import AuthError, ConfigError, EnvironmentFault
-from runtime.key_store import Identity, KeyStore
+from runtime.key_content import Identity
+from runtime.key_store import KeyStore
 
 NOW_S = 1_790_000_000.0
 IV = b"0123456789abcdef0123456789abcdef"
@@ -219,7 +220,7 @@ def test_a_file_with_one_altered_bit_is_called_damaged_or_reads_the_same(path: P
 
 
 def _newer(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"version":2', b'"version":3'))
+    path.write_bytes(path.read_bytes().replace(b'"version":3', b'"version":4'))
 
 
 def _other_shape(path: Path) -> None:
@@ -282,7 +283,7 @@ def test_a_file_of_version_1_is_read_and_written_anew_with_the_next_change(path:
     keys.create_device("leaf2", NOW_S, "certificateAuthority")
 
     assert before[-1] == Identity("leaf1", None, "1", "enabled", b"primary", b"secondary", "sas", ())
-    assert json.loads(path.read_bytes())["version"] == 2
+    assert json.loads(path.read_bytes())["version"] == 3
     assert KeyStore.open(path).identities()[:-1] == before
 
 

@@ -101,7 +101,7 @@ def test_a_batch_is_a_few_statements_however_many_messages_it_has(
 
     with db.transaction():
         db.append(batch, NOW_S)
-        db.delivered("a", ranges(places))
+        db.delivered({"a": ranges(places)})
 
     assert len(statements) == 12, statements
 
@@ -112,7 +112,7 @@ def test_a_transaction_that_changed_nothing_writes_nothing(db: MessageDb, path: 
 
     with db.transaction():
         assert db.expire(NOW_S) == {}
-        assert db.delivered("a", [(0, 9)]) == 0
+        assert db.delivered({"a": [(0, 9)]}) == 0
 
     assert log_of(path).read_bytes() == before
 
@@ -282,7 +282,7 @@ def come_and_go(db: MessageDb, *queues: str) -> None:
     for name in queues:
         append(db, message("x", to(name)))
         with db.transaction():
-            db.delivered(name, ranges(positions(waiting(db, name))))
+            db.delivered({name: ranges(positions(waiting(db, name)))})
 
 
 def test_nothing_is_left_of_senders_and_devices_that_came_and_went_but_their_counts(
@@ -450,7 +450,7 @@ def test_on_a_full_disk_nothing_is_kept_by_half_and_all_goes_on_with_space(small
     ballast.unlink()
     append(db, *(message("x" * 500, to("c")) for _ in range(10)))
     with db.transaction():
-        assert db.delivered("a", ranges(positions(waiting(db, "a")))) == stored
+        assert db.delivered({"a": ranges(positions(waiting(db, "a")))}) == stored
     assert db.ledger().imbalances() == []
     ledger = db.ledger()
     db.close()
@@ -476,7 +476,7 @@ def test_the_log_stays_small_under_steady_traffic(db: MessageDb, path: Path) -> 
         fill(db, 100)
         found = one_by_one(db.read("a", -1, max_count=50, max_bytes=10_000, now_s=NOW_S))  # ends at the bytes
         with db.transaction():
-            db.delivered("a", ranges(positions(waiting(db, "a"))))
+            db.delivered({"a": ranges(positions(waiting(db, "a")))})
         largest = max(largest, log_of(path).stat().st_size)
 
     assert len(found) < 50
@@ -520,7 +520,7 @@ def test_tidying_gives_the_space_of_deleted_messages_back_in_slices(db: MessageD
 def known(db: MessageDb) -> Ledger:
     append(db, *(message(str(number), to("a", "b")) for number in range(8)), message("-", []))
     with db.transaction():
-        db.delivered("a", ranges(positions(waiting(db, "a"))[:3]))
+        db.delivered({"a": ranges(positions(waiting(db, "a"))[:3])})
         db.dropped("a", ranges(positions(waiting(db, "a"))[:1]), "poison")
     return Ledger(
         Totals(received=9, unrouted=1, routed=8),

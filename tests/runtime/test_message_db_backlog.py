@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from runtime.message_db import MessageDb
 from tests.runtime.message_stores import NOW_S, message, one_by_one, to
 
 QUEUE = upstream_queue("leaf")
+SENDERS = tuple(upstream_queue(f"leaf{number}") for number in range(20))
 WINDOW = 1000
 BODY_BYTES = 1000
 
@@ -49,10 +49,25 @@ def one_by_one_of_four_publishers(start: int) -> list[Segment]:
     ]
 
 
-@pytest.mark.parametrize("turn", [of_four_publishers, one_by_one_of_four_publishers])
+def of_twenty_senders(start: int) -> list[Segment]:
+    """20 messages of each, to a queue of its own."""
+    return [
+        Segment(
+            tuple(to(queue, ttl_s=7200)),
+            (b"header",),
+            tuple((0, body(start + 20 * sender + number).encode()) for number in range(20)),
+        )
+        for sender, queue in enumerate(SENDERS)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("turn", "queues"),
+    [(of_four_publishers, (QUEUE,)), (one_by_one_of_four_publishers, (QUEUE,)), (of_twenty_senders, SENDERS)],
+)
 @pytest.mark.parametrize("total", [40_000, pytest.param(1_000_000, marks=pytest.mark.campaign)])
 def test_a_backlog_costs_disk_but_neither_memory_nor_time_to_open_and_its_space_comes_back(
-    tmp_path: Path, total: int, turn: Callable[[int], list[Segment]]
+    tmp_path: Path, total: int, turn: Callable[[int], list[Segment]], queues: tuple[str, ...]
 ) -> None:
     path = tmp_path / "messages.db"
     db = MessageDb.open(path)
@@ -66,18 +81,27 @@ def test_a_backlog_costs_disk_but_neither_memory_nor_time_to_open_and_its_space_
     started = time.perf_counter()
     db = MessageDb.open(path)
     opened = time.perf_counter()
-    assert db.pending(QUEUE) == total
-    position, numbers, most_bytes = -1, count(), 0
-    while runs := db.read(QUEUE, position, WINDOW, 1 << 21, NOW_S):
-        for one in one_by_one(runs):
-            assert int(one.body) == next(numbers)
-            position = one.position
-        most_bytes = max(most_bytes, resident_bytes())
-    assert next(numbers) == total
+    assert sum(map(db.pending, queues)) == total
+    most_bytes = read_count = 0
+    for queue in queues:
+        position = number = -1
+        while runs := db.read(queue, position, WINDOW, 1 << 21, NOW_S):
+            for one in one_by_one(runs):
+                before, number = number, int(one.body)
+                assert before < number
+                position = one.position
+                read_count += 1
+            most_bytes = max(most_bytes, resident_bytes())
+    assert read_count == total
     read = time.perf_counter()
-    while runs := db.read(QUEUE, -1, WINDOW, 1 << 21, NOW_S):
+    while found := {queue: runs for queue in queues if (runs := db.read(queue, -1, WINDOW, 1 << 21, NOW_S))}:
         with db.transaction():
-            db.delivered(QUEUE, [(run.first_position, run.last_position) for run in runs])
+            db.delivered(
+                {
+                    queue: [(run.first_position, run.last_position) for run in runs]
+                    for queue, runs in found.items()
+                }
+            )
     delivered = time.perf_counter()
     while db.tidy():
         pass

@@ -72,7 +72,7 @@ def test_after_kill_9_every_acknowledged_message_is_there_or_was_delivered(tmp_p
         for endpoint_id, places in delivered:
             assert not set(places) & set(positions(waiting(db, endpoint_id, now_s=0)))
             with db.transaction():
-                assert db.delivered(endpoint_id, ranges(places)) == 0
+                assert db.delivered({endpoint_id: ranges(places)}) == 0
         assert db.ledger() == killed
         db.close()
 

@@ -52,7 +52,7 @@ def filled(path: Path, count: int = COUNT) -> None:
         with db.transaction():
             db.append([message(text(number), to(*endpoints, priority=priority, ttl_s=3600))], NOW_S)
     with db.transaction():
-        db.delivered("a", ranges(positions(waiting(db, "a"))[:100]))
+        db.delivered({"a": ranges(positions(waiting(db, "a"))[:100])})
         db.save_session("edge/a", b"session")
     db.close()
 
@@ -160,7 +160,7 @@ def test_of_rows_with_many_messages_only_the_damaged_ones_are_lost(path: Path) -
                 [Segment(match, (b"h",), tuple((0, b"%05d" % (batch * 100 + n)) for n in range(100)))], NOW_S
             )
     with db.transaction():
-        db.delivered("a", [(positions(waiting(db, "a"))[50], positions(waiting(db, "a"))[149])])
+        db.delivered({"a": [(positions(waiting(db, "a"))[50], positions(waiting(db, "a"))[149])]})
     db.close()
 
     epoch = salvage_after(path, lambda: destroy(path, pages_of(path, "bodies")[3]))

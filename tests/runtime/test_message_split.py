@@ -66,11 +66,11 @@ def test_what_was_done_before_stays_counted_and_what_is_shared_stays_for_the_oth
     db = MessageDb.open(path)
     first = waiting(db, upstream_queue("edge/a"))[0].position
     with db.transaction():
-        db.delivered(upstream_queue("edge/a"), [(first, first)])
+        db.delivered({upstream_queue("edge/a"): [(first, first)]})
     assert bodies(waiting(db, "edge/filter/in")) == ["1", "2", "3"]
     for name in (upstream_queue("edge/a"), upstream_queue("leaf"), "edge/filter/in"):
         with db.transaction():
-            db.delivered(name, ranges(one.position for one in waiting(db, name)))
+            db.delivered({name: ranges(one.position for one in waiting(db, name))})
 
     assert db._connection.execute("SELECT count(*) FROM bodies").fetchone() == (0,)
     assert db.ledger().endpoints[UPSTREAM] == EndpointLedger(accepted=3, delivered=3)

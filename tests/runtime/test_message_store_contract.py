@@ -89,7 +89,7 @@ def test_a_batch_of_any_size_is_stored_whole_and_delivered_whole(store: MessageS
     assert bodies(found) == texts
     assert [one.header.decode() for one in found] == [text[::-1] for text in texts]
     with store.transaction():
-        assert store.delivered("a", ranges(positions(found))) == size
+        assert store.delivered({"a": ranges(positions(found))}) == size
     assert waiting(store, "a") == []
 
 
@@ -177,7 +177,7 @@ def test_reading_from_before_the_start_shows_no_other_queue(store: MessageStore)
 
 def test_an_endpoint_nobody_sent_to_has_nothing(store: MessageStore) -> None:
     with store.transaction():
-        assert store.delivered("nobody", [(0, MAX_POSITION)]) == 0
+        assert store.delivered({"nobody": [(0, MAX_POSITION)]}) == 0
         assert store.dropped("nobody", [(0, MAX_POSITION)], "poison") == 0
         assert store.drop_queue("nobody", "removed") == 0
 
@@ -191,15 +191,15 @@ def test_a_body_stays_until_the_last_of_its_endpoints_has_it(store: MessageStore
     place = ranges(positions(waiting(store, "a")))
 
     with store.transaction():
-        store.delivered("a", place)
-        store.delivered("a", place)
+        store.delivered({"a": place})
+        store.delivered({"a": place})
     with store.transaction():
         store.dropped("c", place, "poison")
 
     assert bodies(waiting(store, "b")) == ["shared"]
     assert waiting(store, "a") == waiting(store, "c") == []
     with store.transaction():
-        assert store.delivered("b", place) == 1
+        assert store.delivered({"b": place}) == 1
     assert store.ledger().imbalances() == []
 
 
@@ -213,7 +213,7 @@ def test_a_batch_may_mix_shared_single_and_unrouted_messages(store: MessageStore
     )
 
     with store.transaction():
-        assert store.delivered("a", ranges(positions(waiting(store, "a")))) == 2
+        assert store.delivered({"a": ranges(positions(waiting(store, "a")))}) == 2
 
     assert bodies(waiting(store, "b")) == ["only b", "both"]
     assert store.ledger().imbalances() == []
@@ -237,7 +237,7 @@ def test_exactly_the_delivered_positions_go(
     chosen = choose(before)
 
     with store.transaction():
-        count = store.delivered("a", ranges(chosen))
+        count = store.delivered({"a": ranges(chosen)})
 
     assert count == len(set(chosen))
     assert positions(waiting(store, "a")) == [place for place in before if place not in chosen]
@@ -281,7 +281,7 @@ def test_exactly_the_ranges_go_however_the_messages_came(
     start = positions(waiting(store, "a"))[1]
 
     with store.transaction():
-        count = store.delivered("a", [(start + first, start + last) for first, last in first_to_last])
+        count = store.delivered({"a": [(start + first, start + last) for first, last in first_to_last]})
 
     assert count == 10 - len(left.replace(" ", ""))
     assert "".join(bodies(waiting(store, "a"))) == "before" + left.replace(" ", "")
@@ -297,7 +297,7 @@ def test_a_range_may_span_priorities(store: MessageStore) -> None:
     append(store, message("default", to("a", "b")))
 
     with store.transaction():
-        assert store.delivered("a", [(position_of(1, 0), position_of(9, 0))]) == 2
+        assert store.delivered({"a": [(position_of(1, 0), position_of(9, 0))]}) == 2
         assert store.dropped("b", [(0, MAX_POSITION)], "limit") == 5
 
     assert bodies(waiting(store, "a")) == ["0", "9", "default"]
@@ -309,7 +309,7 @@ def test_one_endpoint_may_get_a_message_at_two_priorities(store: MessageStore) -
     append(store, message("1", both), message("2", both))
 
     with store.transaction():
-        assert store.delivered("a", ranges(positions(waiting(store, "a"))[:2])) == 2
+        assert store.delivered({"a": ranges(positions(waiting(store, "a"))[:2])}) == 2
 
     assert bodies(waiting(store, "a")) == ["1", "2"]
     with store.transaction():
@@ -322,7 +322,7 @@ def test_a_part_of_a_row_expires_at_one_priority_while_the_rest_is_taken(store: 
     append(store, *(message(str(number), matches) for number in range(6)))
     places = positions(waiting(store, "a"))
     with store.transaction():
-        store.delivered("a", ranges([*places[1:3], *places[8:10]]))
+        store.delivered({"a": ranges([*places[1:3], *places[8:10]])})
 
     with store.transaction():
         counts = [store.expire(NOW_S + 5, limit=3) for _ in range(5)]
@@ -397,7 +397,7 @@ def test_what_an_undone_transaction_deleted_is_read_again(store: MessageStore) -
     places = positions(waiting(store, "a"))
 
     def delete_and_fail() -> None:
-        store.delivered("a", ranges(places[1:3]))
+        store.delivered({"a": ranges(places[1:3])})
         assert bodies(waiting(store, "a")) == ["0", "3", "4"]
         store.expire(NOW_S + 9)
         raise RuntimeError("on purpose")
@@ -407,7 +407,7 @@ def test_what_an_undone_transaction_deleted_is_read_again(store: MessageStore) -
 
     assert bodies(waiting(store, "a")) == ["0", "1", "2", "3", "4"]
     with store.transaction():
-        assert store.delivered("a", ranges(places)) == 5
+        assert store.delivered({"a": ranges(places)}) == 5
 
 
 def test_what_is_delivered_twice_counts_once(store: MessageStore) -> None:
@@ -415,10 +415,10 @@ def test_what_is_delivered_twice_counts_once(store: MessageStore) -> None:
     places = positions(waiting(store, "a"))
 
     with store.transaction():
-        assert store.delivered("a", ranges([places[0], places[0]])) == 1
-        assert store.delivered("a", ranges(places)) == 1
+        assert store.delivered({"a": ranges([places[0], places[0]])}) == 1
+        assert store.delivered({"a": ranges(places)}) == 1
     with store.transaction():
-        assert store.delivered("a", ranges(places)) == 0
+        assert store.delivered({"a": ranges(places)}) == 0
         assert store.dropped("a", ranges(places), "limit") == 0
 
     assert store.ledger().endpoints["a"] == EndpointLedger(accepted=2, delivered=2)
@@ -429,7 +429,7 @@ def test_delivering_at_one_endpoint_does_not_touch_the_same_numbers_at_another(s
 
     with store.transaction():
         count = store.delivered(
-            "a", [(position_of(priority, 0), position_of(priority, 9)) for priority in (2, 9)]
+            {"a": [(position_of(priority, 0), position_of(priority, 9)) for priority in (2, 9)]}
         )
 
     assert count == 1
@@ -444,7 +444,7 @@ def test_a_position_outside_any_queue_is_refused_and_not_taken_for_one_of_anothe
     append(store, message("1", to("a")), message("2", to("b")), message("3", to("c")))
 
     with pytest.raises(ValueError, match=str(wrong)), store.transaction():
-        store.delivered("b", [(min(wrong, 0), max(wrong, 0))])
+        store.delivered({"b": [(min(wrong, 0), max(wrong, 0))]})
 
     assert [store.pending(endpoint_id) for endpoint_id in ("a", "b", "c")] == [1, 1, 1]
 
@@ -497,7 +497,7 @@ def test_queues_are_told_apart_by_whether_something_waits_that_has_not_expired(s
         append(store, message("x", to(name, ttl_s=ttl_s)))
     append(store, message("y", to("short", ttl_s=20.0, priority=3)))
     with store.transaction():
-        store.delivered("taken", ranges(positions(waiting(store, "taken"))))
+        store.delivered({"taken": ranges(positions(waiting(store, "taken")))})
     names = ["taken", "unknown", "short", "ever", "long"]
 
     assert store.waiting(names, NOW_S + 10) == ["short", "ever", "long"]
@@ -536,7 +536,7 @@ def test_a_message_that_expired_is_not_counted_as_delivered_afterwards(store: Me
 
     with store.transaction():
         store.expire(NOW_S + 5)
-        assert store.delivered("a", place) == 0
+        assert store.delivered({"a": place}) == 0
 
     assert store.ledger().endpoints["a"] == EndpointLedger(accepted=1, expired=1)
 
@@ -546,7 +546,7 @@ def test_an_expired_message_that_was_taken_before_the_sweep_counts_as_delivered(
     place = ranges(positions(waiting(store, "a")))
 
     with store.transaction():
-        assert store.delivered("a", place) == 1
+        assert store.delivered({"a": place}) == 1
         assert store.expire(NOW_S + 5) == {}
 
     assert store.ledger().endpoints["a"] == EndpointLedger(accepted=1, delivered=1)
@@ -557,7 +557,7 @@ def test_everything_is_there_again_after_it_is_opened_again(kind: StoreKind) -> 
     append(store, *(message(str(number), to("a", "b", ttl_s=9)) for number in range(6)), message("-", []))
     places = positions(waiting(store, "a"))
     with store.transaction():
-        store.delivered("a", ranges(places[:2]))
+        store.delivered({"a": ranges(places[:2])})
         store.dropped("a", ranges(places[2:3]), "limit")
         store.save_session("edge/sensor", b"\x91\xa3a/#")
     before, ledger = waiting(store, "a"), store.ledger()
@@ -575,7 +575,7 @@ def test_sequence_numbers_never_come_back(kind: StoreKind) -> None:
     store = kind.open()
     append(store, message("1", to("a")), message("2", to("a")), message("unrouted", []))
     with store.transaction():
-        store.delivered("a", ranges(positions(waiting(store, "a"))))
+        store.delivered({"a": ranges(positions(waiting(store, "a")))})
     highest = append(store, message("nobody", []))
     store.close()
 
@@ -594,7 +594,7 @@ def test_a_block_that_raises_leaves_nothing_behind(kind: StoreKind) -> None:
 
     def change_everything_and_raise() -> None:
         store.append([message("gone", to("a", "new", priority=1)), message("gone", [])], NOW_S)
-        store.delivered("a", ranges(positions(waiting(store, "a"))))
+        store.delivered({"a": ranges(positions(waiting(store, "a")))})
         store.dropped("b", ranges(positions(waiting(store, "b"))), "limit")
         store.save_session("gone", b"2")
         store.delete_session("kept")
@@ -644,7 +644,7 @@ def test_reading_inside_a_transaction_sees_what_it_did(store: MessageStore) -> N
     with store.transaction():
         store.append([message("1", to("a")), message("2", to("a"))], NOW_S)
         found = waiting(store, "a")
-        store.delivered("a", ranges(positions(found)[:1]))
+        store.delivered({"a": ranges(positions(found)[:1])})
 
         assert bodies(found) == ["1", "2"]
         assert store.pending("a") == 1
@@ -655,7 +655,7 @@ def test_reading_inside_a_transaction_sees_what_it_did(store: MessageStore) -> N
     "change",
     [
         pytest.param(lambda store: store.append([message("x", to("a"))], NOW_S), id="append"),
-        pytest.param(lambda store: store.delivered("a", [(1, 1)]), id="delivered"),
+        pytest.param(lambda store: store.delivered({"a": [(1, 1)]}), id="delivered"),
         pytest.param(lambda store: store.dropped("a", [(1, 1)], "limit"), id="dropped"),
         pytest.param(lambda store: store.drop_queue("a", "removed"), id="drop_queue"),
         pytest.param(lambda store: store.expire(NOW_S), id="expire"),
@@ -708,7 +708,7 @@ def test_what_is_given_up_begins_behind_what_was_delivered_of_a_row(
 ) -> None:
     append(store, *(message(f"{number}", to("a")) for number in range(10)))
     with store.transaction():
-        store.delivered("a", ranges(positions(waiting(store, "a"))[:3]))
+        store.delivered({"a": ranges(positions(waiting(store, "a"))[:3])})
 
     with store.transaction():
         assert store.drop_oldest(4) == {"a": 4}
@@ -740,7 +740,7 @@ def test_without_space_appends_fail_whole_while_delivery_goes_on(
             append_too_much_and_go_on()
     assert store.sessions() == {}
     with store.transaction():
-        assert store.delivered("a", ranges(positions(waiting(store, "a"))[:5])) == 5
+        assert store.delivered({"a": ranges(positions(waiting(store, "a"))[:5])}) == 5
 
     assert store.ledger() == Ledger(
         Totals(received=50, routed=50), {"a": EndpointLedger(accepted=50, delivered=5, pending=45)}

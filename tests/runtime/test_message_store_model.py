@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
             chosen = data.draw(st.permutations(chosen))
         with self.in_transaction():
             if reason is None:
-                count = self.store.delivered(endpoint_id, ranges(chosen))
+                count = self.store.delivered({endpoint_id: ranges(chosen)})
             else:
                 count = self.store.dropped(endpoint_id, ranges(chosen), reason)
         assert count == self.model.take(endpoint_id, chosen, reason or "delivered")
@@ -208,7 +208,7 @@ class Machine(RuleBasedStateMachine):
         ends = st.sampled_from([0, *waiting_now, *self.model.gone.get(endpoint_id, []), MAX_POSITION])
         pairs = data.draw(st.lists(st.tuples(ends, ends), max_size=3))
         with self.in_transaction():
-            count = self.store.delivered(endpoint_id, pairs)
+            count = self.store.delivered({endpoint_id: pairs})
         chosen = [place for place in waiting_now if any(first <= place <= last for first, last in pairs)]
         assert count == self.model.take(endpoint_id, chosen, "delivered")
 

@@ -185,7 +185,7 @@ class ContainerWorld:
     def next_agent(self) -> None:
         if self._made:
             self._made[-1].close()
-        names = ContainerNames(self._id, f"contract-{self._id}", "edgeHub")
+        names = ContainerNames(self._id, f"contract-{self._id}", "edgeHub", Path("/home-of-nobody"))
         self._containers = DockerRuntime(
             names, self._folder / "containers.json", environment=lambda module, access: {}
         )
@@ -309,7 +309,7 @@ def test_a_name_that_runs_cannot_be_started(world: World) -> None:
 
 
 def test_what_cannot_be_started_says_so_and_leaves_nothing(world: World) -> None:
-    with pytest.raises(EdgeError, match=r"module 'm': (command|image) .* not found"):
+    with pytest.raises(EdgeError, match=r"module 'm': (command .* not found|image .* could not be pulled)"):
         start(world, world.broken)
 
     assert world.runtime.adopt("m", Exits()) is None

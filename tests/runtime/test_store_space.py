@@ -99,7 +99,7 @@ def test_the_limit_counts_what_is_used_and_not_the_file(path: Path, disk: Disk) 
             refused = str(exc)
 
     with db.transaction():
-        db.delivered("a", ranges(positions(waiting(db, "a"))[:500]))
+        db.delivered({"a": ranges(positions(waiting(db, "a"))[:500])})
     append(db, *(message("x" * 1000, to("a")) for _ in range(400)))
 
     assert "at most 1.0 MiB" in refused

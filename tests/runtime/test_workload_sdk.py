@@ -19,7 +19,8 @@ import pytest
 
 from runtime.caller import ModuleProcess, module_process
 from runtime.certificates import ensure_edge_ca
-from runtime.key_store import Identity, KeyStore
+from runtime.key_content import Identity
+from runtime.key_store import KeyStore
 from runtime.workload_api import WorkloadApi
 from runtime.workload_server import WorkloadServer
 

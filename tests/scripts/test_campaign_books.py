@@ -231,7 +231,7 @@ def image_of(tmp_path: Path, *sequences: int, delivered: Sequence[int] = ()) -> 
         first = store.append([Segment((match,), (b"header",), entries)], 1000.0)
     with store.transaction():
         positions = [position_of(DEFAULT_PRIORITY, first + sequences.index(one)) for one in delivered]
-        store.delivered(ENDPOINT, [(position, position) for position in positions])
+        store.delivered({ENDPOINT: [(position, position) for position in positions]})
     store.close()
     return {"hub.db": path.read_bytes()}
 

@@ -26,7 +26,7 @@ def create(name: str, file: Path, home: Path, as_json: bool) -> None:
     A device may then show a certificate of that CA whose common name is its device id.
     """
     from runtime.cli.cloud.files import read_certificate
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     made = Cloud(home).call("PUT", _path(name), {"certificate": read_certificate(file, "certificate")})
     if as_json:
@@ -39,7 +39,7 @@ def create(name: str, file: Path, home: Path, as_json: bool) -> None:
 @common_options
 def list_certificates(home: Path, as_json: bool) -> None:
     """List the CAs."""
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     found = Cloud(home).get("/certificates")
     if as_json:
@@ -54,7 +54,7 @@ def list_certificates(home: Path, as_json: bool) -> None:
 @common_options
 def delete(name: str, home: Path, as_json: bool) -> None:
     """Trust the CA called NAME no more. Who is connected stays so."""
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     Cloud(home).call("DELETE", _path(name))
     if as_json:

@@ -24,7 +24,7 @@ def connection_string(
     """
     from messaging.errors import AuthError, ConfigError
     from runtime.cli.cloud.device import connection_string as string_of
-    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.owner import Cloud, device_path
     from runtime.iothub.policies import OWNER
 
     if device is not None and policy is not None:

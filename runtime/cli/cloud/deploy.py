@@ -18,19 +18,14 @@ def deploy(device_id: str, file: Path, home: Path, as_json: bool) -> None:
     """Give edge device DEVICE the deployment manifest in FILE.
 
     Modules that it names are made where they are missing, and their desired properties become those that it
-    has. Other modules stay as they are.
+    has. Other modules stay as they are. A relative working folder of a process module counts from the folder
+    of FILE.
     """
-    from messaging.errors import ConfigError
     from runtime.cli.cloud.files import read_json_object
-    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.edge_manifest import content_of
+    from runtime.iothub.owner import Cloud, device_path
 
-    manifest = read_json_object(file, "deployment")
-    content = manifest.get("content", manifest)  # as some tools wrap it
-    if not isinstance(content, dict) or not isinstance(content.get("modulesContent"), dict):
-        raise ConfigError(
-            f"deployment '{file}' has no object modulesContent; it needs one with $edgeAgent and $edgeHub"
-        )
-    wanted = {name: content[name] for name in ("modulesContent", "deviceContent") if name in content}
+    wanted = content_of(read_json_object(file, "deployment"), file)
     Cloud(home).call("POST", device_path(device_id) + "/applyConfigurationContent", wanted)
     modules = sorted(wanted["modulesContent"])
     if as_json:

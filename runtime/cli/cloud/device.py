@@ -11,7 +11,7 @@ from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
 SCOPE = "ms-azure-iot-edge://"
 NEVER = "0001-01-01T00:00:00Z"  # as IoT Hub shows a time that has not come about
@@ -48,7 +48,7 @@ def create(
 ) -> None:
     """Make DEVICE and print its connection string."""
     from messaging.errors import ConfigError
-    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.owner import Cloud, device_path
 
     if len(x509) > 2:
         raise ConfigError(f"--x509 is there {len(x509)} times; a device has two certificates at most")
@@ -79,7 +79,7 @@ def create(
 @common_options
 def list_devices(edge: bool, home: Path, as_json: bool) -> None:
     """List the devices, without keys."""
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     query = "SELECT * FROM devices" + (" WHERE capabilities.iotEdge = true" if edge else "")
     twins = [twin for rows, _ in Cloud(home).pages(query) for twin in rows]
@@ -108,7 +108,7 @@ def list_devices(edge: bool, home: Path, as_json: bool) -> None:
 @common_options
 def show(device_id: str, show_secrets: bool, home: Path, as_json: bool) -> None:
     """Show DEVICE and its modules."""
-    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.owner import Cloud, device_path
 
     cloud = Cloud(home)
     found = cloud.get(device_path(device_id))
@@ -146,7 +146,7 @@ def show(device_id: str, show_secrets: bool, home: Path, as_json: bool) -> None:
 @common_options
 def delete(device_id: str, home: Path, as_json: bool) -> None:
     """Delete DEVICE with its modules, twins and waiting messages. A connected one is cut off."""
-    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.owner import Cloud, device_path
 
     Cloud(home).call("DELETE", device_path(device_id), headers={"If-Match": "*"})
     if as_json:
@@ -196,7 +196,7 @@ def thumbprint(text: str) -> str:
 
 def _scope_of(cloud: Cloud, parent: str) -> str:
     from messaging.errors import ConfigError
-    from runtime.cli.cloud.rest import device_path
+    from runtime.iothub.owner import device_path
 
     found = cloud.get(device_path(parent))
     if not found["capabilities"]["iotEdge"]:

@@ -13,7 +13,7 @@ from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def create(
     """
     from messaging.errors import ConfigError
     from runtime.cli.cloud.files import read_certificate, read_json_object
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     if len(x509) > 2:
         raise ConfigError(f"--x509 is there {len(x509)} times; an enrollment has two certificates at most")
@@ -111,7 +111,7 @@ def create(
 @common_options
 def list_enrollments(home: Path, as_json: bool) -> None:
     """List the enrollments and groups, without keys."""
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     cloud = Cloud(home)
     found = []
@@ -142,7 +142,7 @@ def list_enrollments(home: Path, as_json: bool) -> None:
 @common_options
 def show(name: str, group: bool, show_secrets: bool, home: Path, as_json: bool) -> None:
     """Show enrollment ID, and how its last registration went."""
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     cloud = Cloud(home)
     path = _path(name, group)
@@ -155,7 +155,7 @@ def show(name: str, group: bool, show_secrets: bool, home: Path, as_json: bool) 
 @common_options
 def delete(name: str, group: bool, home: Path, as_json: bool) -> None:
     """Delete enrollment ID. Devices that registered by it stay."""
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     Cloud(home).call("DELETE", _path(name, group), headers={"If-Match": "*"})
     if as_json:
@@ -171,8 +171,8 @@ def delete(name: str, group: bool, home: Path, as_json: bool) -> None:
 def key(name: str, registration_id: str, home: Path, as_json: bool) -> None:
     """Show the key with which DEVICE registers by enrollment group GROUP; it derives from the group's."""
     from messaging.errors import ConfigError
-    from runtime.cli.cloud.rest import Cloud
     from runtime.iothub.enrollments import derived_key
+    from runtime.iothub.owner import Cloud
 
     cloud = Cloud(home)
     keys = cloud.call("POST", _path(name, group=True) + "/attestationmechanism").get("symmetricKey")
@@ -227,7 +227,7 @@ def _show(cloud: Cloud, path: str, one: dict[str, Any], as_json: bool, show_secr
 
 
 def _registration(cloud: Cloud, name: str) -> dict[str, Any] | None:
-    from runtime.cli.cloud.rest import Refused
+    from runtime.iothub.owner import Refused
 
     try:
         state: dict[str, Any] = cloud.get(f"/registrations/{quote(name, safe='')}")

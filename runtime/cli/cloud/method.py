@@ -36,7 +36,7 @@ def method(
 ) -> None:
     """Call METHOD of DEVICE and show its answer, as JSON: the device's own status, and a payload."""
     from runtime.cli.cloud.files import json_or_text
-    from runtime.cli.cloud.rest import ANSWER_LIMIT_S, Cloud, twin_path
+    from runtime.iothub.owner import ANSWER_LIMIT_S, Cloud, twin_path
 
     body = {
         "methodName": name,

@@ -32,7 +32,7 @@ def monitor(
     device: str | None, properties: bool, from_start: bool, for_s: float | None, home: Path, as_json: bool
 ) -> None:
     """Show what devices and modules send, one line each, until Ctrl-C. With --json one object a line."""
-    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.owner import Cloud, device_path
 
     cloud = Cloud(home)
     if device is not None:

@@ -22,7 +22,7 @@ def query(text: str, home: Path, as_json: bool) -> None:
 
     FROM devices, or devices.modules. With SELECT * a table of the most important; --json has all.
     """
-    from runtime.cli.cloud.rest import Cloud
+    from runtime.iothub.owner import Cloud
 
     found: list[dict[str, Any]] = []
     kind = "Raw"

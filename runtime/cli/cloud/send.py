@@ -46,7 +46,7 @@ def send(
     import time
 
     from messaging.time_text import iso_utc
-    from runtime.cli.cloud.rest import Cloud, device_path
+    from runtime.iothub.owner import Cloud, device_path
 
     body: dict[str, Any] = {
         "body": base64.b64encode(text.encode()).decode(),

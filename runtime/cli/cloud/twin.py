@@ -22,7 +22,7 @@ def twin() -> None:
 @common_options
 def get_twin(device_id: str, module: str | None, home: Path, as_json: bool) -> None:
     """Show the twin of DEVICE, as JSON."""
-    from runtime.cli.cloud.rest import Cloud, twin_path
+    from runtime.iothub.owner import Cloud, twin_path
 
     print_json(Cloud(home).get(twin_path(device_id, module)))
 
@@ -48,7 +48,7 @@ def set_twin(
     """
     from messaging.errors import ConfigError
     from runtime.cli.cloud.files import properties
-    from runtime.cli.cloud.rest import Cloud, twin_path
+    from runtime.iothub.owner import Cloud, twin_path
 
     if not desired and not tags:
         raise ConfigError(

@@ -27,7 +27,7 @@ def database(home: Path) -> MessageDb:
         database.append([Segment((), [b"h"], [(0, b"body")])], NOW_S)
     first = database.read(SINK, -1, 10, 10_000, NOW_S)[0].first_position
     with database.transaction():
-        database.delivered(SINK, [(first, first + 1)])
+        database.delivered({SINK: [(first, first + 1)]})
         database.dropped(SINK, [(first + 2, first + 2)], "limit")
     return database
 

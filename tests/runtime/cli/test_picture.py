@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from actors.link_state import LinkState
 from actors.stored import EndpointLedger, Ledger, Totals
 from runtime.cli.picture import Snapshot, Warning, draw
 
@@ -76,12 +77,20 @@ def test_the_picture_shows_edge_modules_and_messages() -> None:
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        ({"upstream_on": False}, "messages  received 12   routed 10   unrouted 2   upstream is off"),
+        (
+            {"link": LinkState(False, 0)},
+            "cloud       the link is off; `edge-actors upstream on` switches it on",
+        ),
+        ({"link": LinkState(True, 0, True, host_name="127.0.0.2")}, "cloud       connected to 127.0.0.2"),
+        (
+            {"link": LinkState(True, 0, reason="nobody answers", host_name="hub.example")},
+            "cloud       hub.example: nobody answers",
+        ),
         ({"bad_routes": (("r1", "line 1, column 5: no"),)}, "route 'r1' is left out: line 1, column 5: no"),
         ({"ledger": None}, "no message yet"),
         ({"state": "stopped"}, "state       stopped, after 1 hour"),
     ],
-    ids=["upstream off", "bad route", "no ledger", "stopped"],
+    ids=["upstream off", "connected", "cloud away", "bad route", "no ledger", "stopped"],
 )
 def test_what_is_out_of_the_ordinary_is_shown(change: dict[str, Any], shown: str) -> None:
     assert shown in lines_of(replace(SNAPSHOT, **change))

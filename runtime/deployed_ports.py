@@ -1,0 +1,39 @@
+"""Listens where the deployment wants the hub: at the PortBindings of edgeHub, unless a setting says else."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from dataclasses import replace
+
+from actors.deployment import Deployment
+from actors.hub_ports import hub_ports
+from actors.module_spec import BuiltInSettings
+from runtime.config import ListenAddress, Settings, default_hostname
+
+log = logging.getLogger(__name__)
+
+
+def as_deployed(settings: Settings, deployment: Deployment, host_name: str | None = None) -> Settings:
+    """Return the settings with the addresses that the deployment asks for; those that somebody set stay.
+
+    Args:
+        settings: As read, not as an earlier deployment changed them.
+        deployment: What is wanted.
+        host_name: The name of this host; asked of the system by default.
+    """
+    hub = deployment.edge_hub
+    if hub is None or not isinstance(hub.settings, BuiltInSettings):
+        return settings
+    ports = hub_ports(hub.settings.create_options)
+    for problem in ports.problems:
+        log.warning("edgeHub: HostConfig.PortBindings of its createOptions: %s", problem)
+    listen, web = settings.listen, settings.web_listen
+    if ports.mqtt is not None and "listen" not in settings.given:
+        listen = tuple(ListenAddress(bound.host, bound.port) for bound in ports.mqtt)
+    if ports.web is not None and "web_listen" not in settings.given:
+        web = tuple(ListenAddress(bound.host, bound.port) for bound in ports.web)
+    hostname = settings.hostname
+    if "hostname" not in settings.given:
+        hostname = default_hostname(listen, socket.gethostname() if host_name is None else host_name)
+    return replace(settings, listen=listen, web_listen=web, hostname=hostname)

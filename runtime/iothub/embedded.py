@@ -1,0 +1,59 @@
+"""The stand-in of an edge: `python -m runtime.iothub.embedded --home H`, started by the agent like a module.
+
+Its listening sockets are inherited and its name is its address. All telemetry that it takes is also written
+to H/upstream.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from messaging.errors import EdgeError
+from runtime.home import Home
+from runtime.iothub.cloud_home import CloudHome
+from runtime.iothub.cloud_process import CloudSockets, run_cloud
+from runtime.iothub.cloud_settings import MQTT_PORT, read_cloud_settings
+from runtime.listening_sockets import Use, address_of, from_environment
+from runtime.logging_setup import log_to_stderr
+from runtime.socket_handover import SocketOffer
+
+log = logging.getLogger(__name__)
+
+
+def run_embedded(home: Path) -> int:
+    """Run until SIGTERM; returns the exit code."""
+    inherited = from_environment(os.environ)
+    place = CloudHome.in_home(home)
+    place.run.prepare()
+    offer = SocketOffer(place.run.path, [listener for _, listener in inherited])
+    offer.open()
+    mqtt, https = ([listener for its, listener in inherited if its is use] for use in (Use.MQTT, Use.WEB))
+    settings = read_cloud_settings(
+        [str(address_of(mqtt[0]).address)], (), MQTT_PORT, address_of(https[0]).port
+    )
+    try:
+        return run_cloud(place, settings, CloudSockets(mqtt, https), Home(home).telemetry)
+    finally:
+        offer.close()
+
+
+def main() -> int:
+    """Parse the command line of the process, and run it."""
+    parser = argparse.ArgumentParser(prog="runtime.iothub.embedded", description="The IoT Hub of an edge.")
+    parser.add_argument("--home", type=Path, required=True)
+    arguments = parser.parse_args()
+    log_to_stderr(os.environ.get("EDGE_ACTORS_LOG_LEVEL", "info"))
+    os.umask(0o077)
+    try:
+        return run_embedded(arguments.home)
+    except EdgeError as exc:
+        log.error("%s", exc)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Our own stand-in in the same home: what was made here with `edge-actors identity` is made there, too."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from runtime.home import Home
+from runtime.https_client import Service
+from runtime.iothub.cloud_home import CloudHome
+from runtime.iothub.owner import Cloud, Refused, device_path
+from runtime.key_content import Identity, LeafChange
+from runtime.key_store import KeyStore
+from runtime.leaf_rules import is_own
+
+
+def service_of(home: Home, host_name: str) -> Service | None:
+    """Return where the stand-in in this home answers, None when the IoT Hub of that name is another."""
+    return Service(host_name, socket=CloudHome.in_home(home.path).socket) if is_own(home, host_name) else None
+
+
+def tell_leaves(home: Home, edge_id: str, keys: KeyStore) -> tuple[tuple[str, str], ...]:
+    """Make, change and delete there the leaf devices that changed here, as children of the edge. Blocks.
+
+    Returns:
+        Those that it does not take, and why; they are tried again.
+
+    Raises:
+        EdgeError: it does not answer.
+    """
+    changes = keys.leaf_changes()
+    if not changes:
+        return ()
+    cloud = Cloud(home.path)
+    scope = cloud.get(device_path(edge_id))["deviceScope"]
+    problems = []
+    for device_id, change in changes.items():
+        try:
+            _tell_one(cloud, device_id, change, scope)
+        except Refused as exc:
+            problems.append((device_id, str(exc)))
+        else:
+            keys.leaf_told(device_id, change.device)
+    return tuple(problems)
+
+
+def _tell_one(cloud: Cloud, device_id: str, change: LeafChange, scope: str) -> None:
+    """Where both sides changed it, the cloud's word counts: what is there by now is followed afterwards."""
+    path = device_path(device_id)
+    wanted = None if change.device is None else _wanted(change.device, scope)
+    method = "DELETE" if wanted is None else "PUT"
+    try:
+        cloud.call(method, path, wanted, {"If-Match": "*"} if change.in_cloud else None)
+    except Refused as exc:
+        if exc.name != ("DeviceNotFound" if change.in_cloud else "DeviceAlreadyExists"):
+            raise
+
+
+def _wanted(device: Identity, scope: str) -> dict[str, Any]:
+    auth: dict[str, Any] = {"type": device.auth_type}
+    if device.auth_type == "sas":
+        keys = (device.primary_key, device.secondary_key)
+        names = ("primaryKey", "secondaryKey")
+        auth["symmetricKey"] = dict(zip(names, (base64.b64encode(key).decode() for key in keys), strict=True))
+    elif device.auth_type == "selfSigned":
+        auth["x509Thumbprint"] = dict(
+            zip(("primaryThumbprint", "secondaryThumbprint"), device.thumbprints, strict=False)
+        )
+    return {
+        "deviceId": device.device_id,
+        "status": device.status,
+        "authentication": auth,
+        "parentScopes": [scope],
+    }

@@ -1,0 +1,210 @@
+"""The IoT Hub stand-in that an edge runs for itself: started, supervised, adopted, moved, removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.embedded_cloud import FIRST_ADDRESS, MQTT_PORT
+from runtime.iothub.cloud_home import CloudHome
+from runtime.listening_sockets import bind, parse_listen_address
+from runtime.run_directory import RunDirectory
+from tests.integration.edge_program import PROGRAM, EdgeProcess, wait_until
+
+ALL = {"edgeAgent", "edgeCloud", "edgeHub", "filter", "sensor"}
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
+    made = EdgeProcess(tmp_path / "home")
+    yield made
+    made.close()
+
+
+def cloud_pid(edge: EdgeProcess) -> int:
+    pid = edge.modules()["edgeCloud"]["pid"]
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_an_edge_alone_has_its_device_in_a_hub_of_its_own(edge: EdgeProcess) -> None:
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+
+    modules = edge.modules()
+    assert list(modules)[:3] == ["edgeAgent", "edgeCloud", "edgeHub"]
+    assert modules["edgeCloud"]["type"] == "stand-in"
+    address = modules["edgeCloud"]["address"]
+    assert f"IoT Hub stand-in at {address}" in edge.run("list").stdout
+    assert "clients need this CA" in edge.run("logs", "edgeCloud").stdout
+    devices = edge.json("cloud", "device", "list")
+    provisioned = json.loads((edge.home / "provisioned.json").read_text())
+    assert [device["deviceId"] for device in devices] == [provisioned["deviceId"]]
+    assert devices[0]["capabilities"] == {"iotEdge": True}
+    assert provisioned["hostName"] == address
+    assert provisioned["caPem"] == (edge.home / "cloud" / "ca.pem").read_text()
+
+
+def test_a_killed_stand_in_is_back_and_so_are_its_devices(edge: EdgeProcess) -> None:
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+    before = cloud_pid(edge)
+    assert edge.run("cloud", "device", "create", "thermostat").returncode == 0
+
+    os.kill(before, signal.SIGKILL)
+
+    wait_until(lambda: edge.run("cloud", "device", "show", "thermostat").returncode == 0, "it is back")
+    assert cloud_pid(edge) not in (0, before)
+    assert edge.modules()["edgeCloud"]["restarts"] == 1
+    assert "module edgeCloud was killed by signal 9" in edge.run("logs", "edgeAgent").stdout
+
+
+def test_it_is_stopped_and_started_like_a_module(edge: EdgeProcess) -> None:
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+
+    assert edge.run("stop", "edgeCloud").stdout.startswith("edgeCloud is stopped")
+    assert "no IoT Hub runs on home" in edge.run("cloud", "device", "list").stderr
+    assert edge.run("start", "edgeCloud").stdout.startswith("edgeCloud is running")
+    wait_until(lambda: edge.run("cloud", "device", "list").returncode == 0, "it serves again")
+
+
+def test_it_outlives_a_killed_agent_and_is_taken_over(edge: EdgeProcess) -> None:
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+    before = cloud_pid(edge)
+    assert edge.process is not None
+    edge.process.send_signal(signal.SIGKILL)
+    edge.wait()
+    assert edge.run("cloud", "device", "list").returncode == 0
+
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+
+    assert cloud_pid(edge) == before
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: cloud_pid(edge) not in (0, before), "another one, on the sockets of the new agent")
+    wait_until(lambda: edge.run("cloud", "device", "list").returncode == 0, "it serves")
+
+
+def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: EdgeProcess) -> None:
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+
+    other = edge.run("cloud", "run")
+    assert other.returncode == 1
+    assert f"the edge on home {edge.home} runs an IoT Hub stand-in there already" in other.stderr
+    assert "`edge-actors cloud …` works with it" in other.stderr
+
+    edge.run("down", "--purge")
+    edge.wait()
+    address = f"{FIRST_ADDRESS + 200}"
+    command = [*PROGRAM, "cloud", "run", "--home", str(edge.home), "--listen", address]
+    with subprocess.Popen(command, env=edge.environment, stdout=subprocess.PIPE, text=True) as own:
+        assert own.stdout is not None
+        for line in own.stdout:
+            if "clients need this CA" in line:
+                break
+        refused = edge.run("run", "--for", "1", "--deployment", "scripts/samples/deployment.json")
+        own.send_signal(signal.SIGTERM)
+        own.stdout.read()
+    assert refused.returncode == 1
+    assert (
+        f"an IoT Hub stand-in that this edge did not start (pid {own.pid})" in refused.stderr + refused.stdout
+    )
+    kept = edge.run("down", "--purge").stdout
+    assert "cloud" in kept
+    assert (edge.home / "cloud" / "cloud.db").exists()
+
+
+def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
+    edge: EdgeProcess, tmp_path: Path
+) -> None:
+    edge.start("--for", "4")
+    edge.wait_for_modules("running", {"edgeCloud"})
+    first = edge.modules()["edgeCloud"]["address"]
+    second = EdgeProcess(tmp_path / "second")
+    try:
+        second.start("--for", "4")
+        assert second.modules()["edgeCloud"]["address"] != first
+    finally:
+        second.close()
+    edge.wait()
+
+    edge.start("--for", "4")
+    assert edge.modules()["edgeCloud"]["address"] == first
+    edge.wait()
+    taken = bind([parse_listen_address(f"{first}:{MQTT_PORT}")])
+    edge.start("--for", "4")
+    moved = edge.modules()["edgeCloud"]["address"]
+    assert moved != first
+    assert f"the IoT Hub of this edge moves from {first} to {moved}" in edge.output.read_text()
+    assert [device["status"] for device in edge.json("cloud", "device", "list")] == ["enabled"]
+    edge.wait()
+    taken[0].close()
+
+
+def test_an_edge_that_listens_everywhere_has_its_stand_in_beside_it(edge: EdgeProcess) -> None:
+    try:
+        bind([parse_listen_address("0.0.0.0:8883")])[0].close()
+    except Exception:  # noqa: BLE001 - another program of this machine has the port
+        pytest.skip("port 8883 is in use on this machine")
+    edge.environment["EDGE_ACTORS_LISTEN"] = "0.0.0.0"
+    edge.environment["EDGE_ACTORS_WEB_LISTEN"] = "off"
+
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+
+    assert edge.run("cloud", "device", "list").returncode == 0
+
+
+def test_down_leaves_nothing_of_it_however_the_edge_ended(edge: EdgeProcess) -> None:
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+    pid = cloud_pid(edge)
+    assert edge.process is not None
+    edge.process.send_signal(signal.SIGKILL)
+    edge.wait()
+
+    done = edge.run("down", "--purge")
+
+    assert done.returncode == 0, done.stderr
+    assert f"edgeCloud (pid {pid}" in done.stdout
+    assert not edge.home.exists()
+    assert not CloudHome.in_home(edge.home).run.path.exists()
+    assert not RunDirectory.of(edge.home).path.exists()
+
+
+def test_a_stand_in_that_cannot_start_is_told_and_nothing_else_runs(edge: EdgeProcess) -> None:
+    (edge.home / "cloud").mkdir(parents=True, mode=0o700)
+    (edge.home / "cloud" / "policies.json").write_text("x")
+
+    edge.start_without_waiting()
+
+    assert edge.wait() == 1
+    assert "the IoT Hub that the edge runs for itself did not start" in edge.output.read_text()
+    assert "policies.json" in (edge.home / "logs" / "edgeCloud.log").read_text()
+    assert not RunDirectory.of(edge.home).path.exists()
+
+
+def test_an_edge_that_is_given_another_hub_does_not_fall_back_to_its_own(edge: EdgeProcess) -> None:
+    edge.start("--for", "3")
+    edge.wait()
+    device = json.loads((edge.home / "provisioned.json").read_text())["deviceId"]
+    string = f"HostName=hub.example;DeviceId={device};SharedAccessKey=MTIzNDU2Nzg5MDEyMzQ1Njc4OTA="
+    given = edge.home.with_name("string")
+    given.write_text(string)
+
+    edge.start("--for", "3", "--connection-string-file", str(given))
+    assert "edgeCloud" not in edge.modules()
+    edge.wait()
+    edge.start("--for", "3")
+
+    assert "edgeCloud" not in edge.modules()
+    assert "the IoT Hub that this edge ran for itself is not started any more" in edge.output.read_text()
