@@ -7,8 +7,6 @@ loop, or the single thread of virtual time) calls `receive`, `turn_ended` and `r
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import traceback
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actors import restart_intensity
 from actors.base import ChildSpec, EdgeActor
+from actors.timers import Timers
 from messaging import lifecycle
 from messaging.address import child_of
 from messaging.bus import Bus
@@ -66,9 +65,7 @@ class ActorCell:
         self._on_end = on_end
         self._behaviour: EdgeActor
         self._handlers: dict[str, tuple[Callable[[Any], None], Callable[..., Any]]] = {}  # and its message
-        self._timers: list[tuple[float, int, object]] = []
-        self._cancelled: set[int] = set()
-        self._timer_ids = itertools.count(1)
+        self._timers = Timers()
         self._requests: dict[int, Envelope] = {}  # unanswered, in order of sending
         self._watchers: set[str] = set()
         self._children: dict[str, str] = {}  # name → address, in order of start
@@ -148,16 +145,13 @@ class ActorCell:
 
     def next_due_s(self) -> float | None:
         """Return when the next timer or deadline is due on the monotonic clock, or None."""
-        while self._timers and self._timers[0][1] in self._cancelled:
-            self._cancelled.discard(heapq.heappop(self._timers)[1])
-        return self._timers[0][0] if self._timers else None
+        return self._timers.next_due_s()
 
     def run_due_timers(self) -> None:
         """Handle the messages of all timers that are due."""
-        if not self._timers:
-            return
-        while (due_s := self.next_due_s()) is not None and due_s <= self.clock.monotonic_s():
-            _, _, message = heapq.heappop(self._timers)
+        if self._timers.next_due_s() is None:
+            return  # without a look at the clock
+        while (message := self._timers.take(self.clock.monotonic_s())) is not None:
             if isinstance(message, lifecycle.DeadlinePassed):
                 if self._requests.pop(message.correlation_id, None) is None:
                     continue
@@ -198,20 +192,17 @@ class ActorCell:
         kind = kind_of(type(message)).name
         self._requests[correlation_id] = self._own_envelope(message)
         passed = lifecycle.DeadlinePassed(kind, to, correlation_id)
-        heapq.heappush(self._timers, (deadline_s, next(self._timer_ids), passed))
+        self._timers.add(deadline_s, passed)
         bus.send(to, message, sender=self.address, correlation_id=correlation_id, deadline_s=deadline_s)
         return correlation_id
 
     def set_timer(self, after_s: float, message: object) -> int:
         """See EdgeActor.set_timer. Returns an id for `cancel_timer`."""
-        timer_id = next(self._timer_ids)
-        heapq.heappush(self._timers, (self.clock.monotonic_s() + after_s, timer_id, message))
-        return timer_id
+        return self._timers.add(self.clock.monotonic_s() + after_s, message)
 
     def cancel_timer(self, timer_id: int) -> None:
         """Forget a timer; one that already fired is no error."""
-        if any(waiting == timer_id for _, waiting, _ in self._timers):
-            self._cancelled.add(timer_id)
+        self._timers.cancel(timer_id)
 
     def tell_self(self, message: object) -> None:
         """Send to this actor, from whatever thread: how callbacks of the outside world come in."""
@@ -297,7 +288,6 @@ class ActorCell:
                     self.end(f"failed too often: {reason}")
                     return False
             self._timers.clear()
-            self._cancelled.clear()
             self._requests.clear()
             try:
                 behaviour = self._build()
@@ -374,9 +364,7 @@ class ActorCell:
             self._waits_for_child = self._children[name]
             self._send_plain(self._waits_for_child, lifecycle.Stop())
             limit = _ChildStopLimit(self._waits_for_child)
-            heapq.heappush(
-                self._timers, (self.clock.monotonic_s() + CHILD_STOP_LIMIT_S, next(self._timer_ids), limit)
-            )
+            self._timers.add(self.clock.monotonic_s() + CHILD_STOP_LIMIT_S, limit)
             return
         self._waits_for_child = ""
         try:

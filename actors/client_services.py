@@ -29,6 +29,22 @@ class ClientGone:
     identity: str
 
 
+@message
+class ForgetIdentity:
+    """To a head: this identity is gone, or another has its name now. End its connection, and have everything
+    forgotten that was kept for it: session, twin, messages from the cloud. Answered with IdentityForgotten.
+    """
+
+    identity: str
+
+
+@message
+class IdentityForgotten:
+    """Nothing on disk is left of what was kept for this identity."""
+
+    identity: str
+
+
 # twins
 
 
@@ -72,6 +88,20 @@ class TwinRefused:
     identity: str
     status: int
     reason: str
+
+
+@message
+class ForgetTwin:
+    """This identity is gone: its twin goes, too. Answered with TwinForgotten."""
+
+    identity: str
+
+
+@message
+class TwinForgotten:
+    """The twin is not on disk any more."""
+
+    identity: str
 
 
 @message

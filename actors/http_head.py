@@ -1,11 +1,11 @@
-"""The HTTP head: modules call direct methods of other clients.
+"""The HTTP head: modules call direct methods of other clients, and one may pass on certificates of its own.
 
 Understands: Verdict, MethodResult, MethodFailed, RequestFailed, DeadlinePassed; and requests, from its gate
              on the same thread
 Tells:       hub/identities (Authenticate), hub/methods (InvokeMethod)
 Started by:  HubRootActor, on the event loop of the listeners; a restart leaves open requests unanswered
 
-Source: hub-protocols.md sections 6.1, 8.4 rows 36 to 42
+Source: hub-protocols.md sections 1.16, 5.5, 6.1, 8.4 rows 36 to 42
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class HttpHandler(Protocol):
 
     def requested(self, call: HttpCall, answered: Answered) -> None: ...
 
+    def certificate_passed_on(self, call: HttpCall, answered: Answered) -> None:
+        """Answer 200 when `call` is of the module that may pass on the certificate of a client of its own."""
+        ...
+
 
 class HttpGate(Protocol):
     """Where requests come from."""
@@ -94,12 +98,16 @@ class _Open:
 class HttpHead(EdgeActor):
     """Checks who calls, then has the method called. No request waits for another."""
 
-    def __init__(self, gate: HttpGate, device_id: str, identities: str, methods: str) -> None:
+    def __init__(
+        self, gate: HttpGate, device_id: str, identities: str, methods: str, proxy_module_id: str
+    ) -> None:
         self._gate = gate
         self._device_id = device_id
+        self._proxy = _id(device_id, proxy_module_id)
         self._identities = identities
         self._methods = methods
         self._open: dict[int, _Open] = {}  # by correlation id of what was asked for it last
+        self._vouching: dict[int, Answered] = {}  # by that of the question whether it is the proxy
 
     def on_start(self) -> None:
         self._gate.open(self)
@@ -123,6 +131,16 @@ class HttpHead(EdgeActor):
             return
         self._open[self.request(self._identities, authenticate, AGENT_LIMIT_S + 2)] = asked
 
+    def certificate_passed_on(self, call: HttpCall, answered: Answered) -> None:
+        """A request has the certificate of somebody else, whose key the hub has seen no proof of."""
+        tokens = call.all("authorization")
+        if len(tokens) != 1:
+            reason = f"{PROXIED_CERTIFICATE} needs the token of '{self._proxy}' in Authorization, once"
+            answered(_error(401, reason))
+            return
+        question = Authenticate(self._proxy, Secret(tokens[0].encode()))
+        self._vouching[self.request(self._identities, question, AGENT_LIMIT_S + 2)] = answered
+
     def _authentication(self, call: HttpCall) -> Authenticate:
         """Return the question who calls."""
         callers = call.all(CALLER)
@@ -142,6 +160,11 @@ class HttpHead(EdgeActor):
     # answers
 
     def on_verdict(self, message: Verdict) -> None:
+        vouched = self._vouching.pop(self.envelope.correlation_id, None)
+        if vouched is not None:
+            statuses = {ACCEPTED: 200, TRY_AGAIN: 503}
+            vouched(_error(statuses.get(message.return_code, 401), message.reason))
+            return
         asked = self._open.pop(self.envelope.correlation_id, None)
         if asked is None:
             return
@@ -173,8 +196,9 @@ class HttpHead(EdgeActor):
 
     def _answer(self, correlation_id: int, answer: HttpAnswer) -> None:
         asked = self._open.pop(correlation_id, None)
-        if asked is not None:
-            asked.answered(answer)
+        answered = asked.answered if asked is not None else self._vouching.pop(correlation_id, None)
+        if answered is not None:
+            answered(answer)
 
 
 def _target_of(call: HttpCall) -> str:

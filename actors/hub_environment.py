@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from messaging.errors import ConfigError
+from messaging.identity import Identity
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
 
@@ -45,6 +47,8 @@ class HubEnvironment:
     connect_arrival_timeout_s: float = 5.0
     max_keep_alive_timeout_s: float = 600.0
     max_outbound_retransmissions: int | None = None  # None: a client is never given up for that
+    nested_edge_enabled: bool = True  # hubs of edges below this one may connect for their clients
+    api_proxy_module_id: str = "IoTEdgeAPIProxy"
     cloud_idle_timeout_s: float = 3600.0
     closes_idle_cloud_connections: bool = True
     closes_cloud_connection_with_client: bool = True
@@ -140,9 +144,18 @@ def _read_tls(text: str) -> tuple[str, ...]:
     return tuple(sorted(versions))
 
 
+def _read_module_id(text: str) -> str:
+    try:
+        Identity("-", text)
+    except ConfigError as exc:
+        raise ValueError from exc
+    return text
+
+
 _SWITCH: Final = Kind(_read_switch, "true or false")
 _LEVEL: Final = Kind(_read_level, "verbose, debug, info, warning, error or fatal")
 _TLS_LIST: Final = Kind(_read_tls, "tls1.2, tls1.3 or both with a comma; older versions are broken")
+_MODULE: Final = Kind(_read_module_id, "the id of a module of this edge")
 _ANY: Final = Kind(str, "")
 
 
@@ -318,6 +331,20 @@ VARIABLES: Final = (
         "silence after which any client is disconnected, also one without keep-alive",
     ),
     _obeyed(
+        "NestedEdgeEnabled",
+        "true",
+        "nested_edge_enabled",
+        _SWITCH,
+        "false: hubs of edges below this one cannot connect for their clients, which come by themselves",
+    ),
+    _obeyed(
+        "ApiProxyModuleId",
+        "IoTEdgeAPIProxy",
+        "api_proxy_module_id",
+        _MODULE,
+        "of the one module that may pass on the certificate of a client of its own, for MQTT over WebSocket",
+    ),
+    _obeyed(
         "CloudConnectionIdleTimeoutSecs",
         "3600",
         "cloud_idle_timeout_s",
@@ -385,11 +412,6 @@ VARIABLES: Final = (
     _none("MqttSettings__DeviceReceiveAckTimeout", "0", "MessageAckTimeoutSecs says when is sent again"),
     _none("MqttSettings__MaxPendingInboundMessages", "10", "what is not on disk yet is bounded by bytes"),
     _none("MqttSettings__UsePooledBuffers", "false", _NO_POOL),
-    _none(
-        "ApiProxyModuleId",
-        "IoTEdgeAPIProxy",
-        "certificates that somebody else forwards are not believed, whoever it is",
-    ),
     _none("CacheTokens", "false", "identities are on disk, so clients connect offline with any valid token"),
     _none("CheckEntireQueueOnCleanup", "false", "expired messages are found wherever they are"),
     _none("MaxUpstreamBatchSize", "10", "MQTT has no batches; as many go at once as arrive in good time"),
@@ -414,7 +436,6 @@ VARIABLES: Final = (
     _none("ServerCertificateRenewAfterInMs", "2147483647", "certificates are renewed without a restart"),
     _none("MaxCheckCertExpiryInMs", "none", "certificates are renewed without a restart"),
     _none("ModuleRequestThrottleTimeout", "240", _ONLY_AGENT),
-    _none("NestedEdgeEnabled", "true", "no edges below this one yet"),
     _none("TrackDeviceState", "true", "identities that are gone or disabled are cut off, always"),
     _none("TwinManagerVersion", "v2", _NO_POOL),
     _none("protocolTimeoutInSecs", "180", "ShutdownWaitPeriod says how long the end may take"),

@@ -17,7 +17,7 @@ AuthType = Literal["sas", "selfSigned", "certificateAuthority", "none"]
 AUTH_TYPES: Final[tuple[AuthType, ...]] = ("sas", "selfSigned", "certificateAuthority", "none")
 
 # A HubIdentity as an envelope can carry it: its fields in order.
-Entry = tuple[str, AuthType, tuple[Secret, ...], tuple[str, ...], bool, str, tuple[str, ...]]
+Entry = tuple[str, AuthType, tuple[Secret, ...], tuple[str, ...], bool, str, tuple[str, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class HubIdentity:
     enabled: bool = True
     device_scope: str = ""  # of an edge its own, of a leaf its parent's; "" for a module
     parent_scopes: tuple[str, ...] = ()
+    generation_id: str = ""  # another one: made anew under an old name; "" when it is not known
 
     def entry(self) -> Entry:
         """Return the fields in order."""
@@ -42,11 +43,21 @@ class HubIdentity:
             self.enabled,
             self.device_scope,
             self.parent_scopes,
+            self.generation_id,
         )
 
     def proves_as(self, other: HubIdentity) -> bool:
         """Return whether what proved the one proves the other: otherwise its connections must end."""
         return self.entry()[:5] == other.entry()[:5]
+
+    def is_same(self, other: HubIdentity) -> bool:
+        """Return whether the two are one identity, and not one made anew under the name of the other.
+
+        Who proves itself in the same way goes on to be itself: a generation may also become known, or be
+        that of the cloud from now on.
+        """
+        generations = {self.generation_id, other.generation_id} - {""}
+        return self.id == other.id and (len(generations) < 2 or self.proves_as(other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,7 @@ class KnownIdentities:
 
     identities: tuple[HubIdentity, ...]
     authorities: tuple[bytes, ...] = ()
+    left: tuple[str, ...] = ()  # ids of who is gone, as long as something of them is kept
 
 
 def capital_thumbprint(text: str) -> str:

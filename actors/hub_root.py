@@ -132,7 +132,8 @@ class HubRootActor(RootActor):
             )
 
         def http() -> HttpHead:
-            return HttpHead(http_gate, config.device_id, IDENTITIES, METHODS)
+            proxy_module_id = config.environment.api_proxy_module_id
+            return HttpHead(http_gate, config.device_id, IDENTITIES, METHODS, proxy_module_id)
 
         def twins() -> TwinActor:
             return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)

@@ -1,8 +1,8 @@
 """Decides who may connect to the hub, with a copy of the identities on the hub's own disk.
 
-Understands: Identities, Authenticate, GetAccess, PeerUp, PeerDown
-Tells:       whoever asked (Verdict, Access), agent/security (GetIdentities), heads (IdentityRevoked), the
-             cloud's actor (AccessChanged)
+Understands: Identities, Authenticate, GetAccess, IdentityForgotten, PeerUp, PeerDown
+Tells:       whoever asked (Verdict, Access), agent/security (GetIdentities), heads (IdentityRevoked,
+             ForgetIdentity), the cloud's actor (AccessChanged)
 Started by:  HubRootActor; after a restart it reads its copy again
 """
 
@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from actors import verdicts
 from actors.base import EdgeActor
+from actors.client_services import ForgetIdentity, IdentityForgotten
 from actors.hub_identity import Entry, HubIdentity, KnownIdentities
 from actors.ports import CheckCertificate
+from actors.scope import edges_above
 from messaging.envelope import Envelope, Secret
 from messaging.errors import AuthError, EdgeError
+from messaging.identity import EDGE_HUB
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, PeerDown, PeerUp, RequestFailed
 
@@ -28,10 +31,14 @@ log = logging.getLogger(__name__)
 AGENT: Final = "agent"
 SECURITY: Final = "agent/security"
 AGENT_LIMIT_S: Final = 20.0  # how long a CONNECT waits for identities before it is told to try again
+# The copy is of before this start, and keys may have changed meanwhile: nobody is refused by it alone while
+# an agent that lives may not have been heard of yet, which takes a second.
+AGENT_START_S: Final = 5.0
 REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hub-protocols.md section 5.3
 MOST_ASKED_FOR: Final = (
     4096  # identities, most of them made up by somebody, whose last question is remembered
 )
+FORGET_AGAIN_S: Final = 30.0  # after a head did not say that it has forgotten who is gone
 ACCEPTED: Final = 0
 TRY_AGAIN: Final = 3  # CONNACK: the client retries
 NOT_AUTHORIZED: Final = 5  # CONNACK: SDK clients stop for good, so only for what is final
@@ -72,6 +79,7 @@ class Authenticate:
     identity: str
     token: Secret = NO_TOKEN
     certificates: tuple[bytes, ...] = ()  # `Transport.certificates`
+    auth_chain: tuple[str, ...] = ()  # as in `verdicts.check`
 
 
 @message
@@ -89,6 +97,16 @@ class IdentityRevoked:
     """This identity is gone, disabled or has other keys: end its connections."""
 
     identity: str
+
+
+@message
+class StartIsOver:
+    """Timer: an agent would have been heard of by now."""
+
+
+@message
+class ForgetAgain:
+    """Timer: somebody who is gone may not be forgotten yet."""
 
 
 @message
@@ -141,7 +159,8 @@ class IdentityActor(EdgeActor):
 
     While the agent is up it has the last word: before somebody is refused it is asked whether things have
     changed, though not for each attempt of somebody who tries again and again. While it is away, the copy
-    decides about whom it knows, and the others are told to try again.
+    decides about whom it knows, and the others are told to try again; right after a start nobody knows yet
+    whether it is away.
     """
 
     def __init__(
@@ -160,18 +179,36 @@ class IdentityActor(EdgeActor):
         self._known: KnownIdentities | None = None  # None: never loaded
         self._by_id: dict[str, HubIdentity] = {}
         self._agent_is_up = False
+        self._is_starting = True  # the agent may be there, and was not heard of yet
         self._waiting: list[_Waiting] = []
         self._asked: int = 0
         self._asked_for: dict[str, float] = {}  # identity → monotonic time; oldest first
+        self._forgetting: dict[str, set[str]] = {}  # who is gone → heads that have not forgotten it yet
+        self._forget_timer = False
 
     def on_start(self) -> None:
         stored = self._copy.load()
         if stored is not None:
             self._hold(stored)
+            if stored.left:
+                self.set_timer(FORGET_AGAIN_S, ForgetAgain())  # until then the heads are there
+                self._forget_timer = True
         self.context.watch_peer(AGENT)
+        self.set_timer(AGENT_START_S, StartIsOver())
+
+    def on_start_is_over(self, message: StartIsOver) -> None:
+        self._is_starting = False
+        if not self._agent_is_up:
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                if isinstance(one.asked, Authenticate) and one.asked.identity in self._by_id:
+                    self.reply(self._judge(one.asked), one.envelope)
+                else:
+                    self._waiting.append(one)
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._agent_is_up = True
+        self._is_starting = False
         self._asked = 0  # whatever was asked before went to nobody, or to an agent that is gone
         self._asked_for.clear()
         self._ask_agent()
@@ -181,14 +218,16 @@ class IdentityActor(EdgeActor):
 
     def on_identities(self, message: Identities) -> None:
         before, by_id = self._known, self._by_id
-        now = KnownIdentities(
-            tuple(HubIdentity(*entry) for entry in message.entries), tuple(message.authorities)
-        )
+        identities = tuple(HubIdentity(*entry) for entry in message.entries)
+        gone = _gone(by_id, identities)
+        left = tuple(dict.fromkeys((*(before.left if before else ()), *gone)))
+        now = KnownIdentities(identities, tuple(message.authorities), left)
         self._hold(now)
         same_authorities = before is None or before.authorities == now.authorities
         for identity in _cut_off(by_id, self._by_id, same_authorities):
             for head in self._heads:
                 self.tell(head, IdentityRevoked(identity))
+        self._forget(gone)  # before anybody of the same name is let in
         for identity in _changed(by_id, self._by_id):
             self.tell(self._cloud, AccessChanged(identity))
         self._answer_waiting(answered=self.envelope.correlation_id == self._asked)
@@ -198,7 +237,8 @@ class IdentityActor(EdgeActor):
     def on_authenticate(self, message: Authenticate) -> None:
         if self._known is not None:
             verdict = self._judge(message)
-            final = self._agent_is_up or message.identity in self._by_id
+            by_copy = message.identity in self._by_id and not self._is_starting
+            final = self._agent_is_up or by_copy
             if verdict.return_code == ACCEPTED or (final and not self._may_have_changed(message.identity)):
                 self.reply(verdict)
                 return
@@ -211,6 +251,22 @@ class IdentityActor(EdgeActor):
             self.reply(access)
         else:
             self._wait(message)
+
+    def on_identity_forgotten(self, message: IdentityForgotten) -> None:
+        heads = self._forgetting.get(message.identity, set())
+        heads.discard(self.envelope.sender)
+        if heads or self._known is None or message.identity not in self._known.left:
+            return
+        self._forgetting.pop(message.identity, None)
+        left = tuple(identity for identity in self._known.left if identity != message.identity)
+        self._known = replace(self._known, left=left)
+        self._save(self._known)
+        log.info("%s is gone, and all that was kept for it", message.identity)
+
+    def on_forget_again(self, message: ForgetAgain) -> None:
+        self._forget_timer = False
+        if self._known is not None:
+            self._forget(self._known.left)
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
         self._agent_is_away(message.correlation_id)
@@ -227,6 +283,16 @@ class IdentityActor(EdgeActor):
     def _hold(self, known: KnownIdentities) -> None:
         self._known = known
         self._by_id = {identity.id: identity for identity in known.identities}
+
+    def _forget(self, identities: Iterable[str]) -> None:
+        """Have forgotten what is kept for those who are gone, so that nobody who gets their name has it."""
+        for identity in identities:
+            self._forgetting[identity] = set(self._heads)
+            for head in self._heads:
+                self.tell(head, ForgetIdentity(identity))
+        if self._forgetting and not self._forget_timer:
+            self._forget_timer = True
+            self.set_timer(FORGET_AGAIN_S, ForgetAgain())
 
     def _save(self, known: KnownIdentities) -> None:
         try:
@@ -320,11 +386,18 @@ class IdentityActor(EdgeActor):
                 hosts=self._hosts,
                 authorities=self._known.authorities,
                 check_certificate=self._check_certificate,
+                auth_chain=asked.auth_chain,
                 now_s=self.clock.now_s(),
             )
         except AuthError as exc:
             return Verdict(asked.identity, NOT_AUTHORIZED, str(exc))
         return Verdict(asked.identity, ACCEPTED, "", ends_s)
+
+
+def _gone(before: Mapping[str, HubIdentity], now: Iterable[HubIdentity]) -> list[str]:
+    """Return who is not there any more, those included whose name somebody else has now."""
+    after = {identity.id: identity for identity in now}
+    return [name for name, known in before.items() if name not in after or not after[name].is_same(known)]
 
 
 def _changed(before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity]) -> list[str]:
@@ -341,11 +414,25 @@ def _changed(before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity]) 
 def _cut_off(
     before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity], same_authorities: bool
 ) -> list[str]:
-    """Return who may be connected and would have to prove itself anew, the modules of a device with it."""
+    """Return who may be connected and would have to prove itself anew.
+
+    The modules of a device with it, and those for whom the hub of an edge may connect no longer.
+    """
     changed = set()
     for identity, known in before.items():
         after = now.get(identity)
         by_authority = known.auth_type == "certificateAuthority"
         if after is None or not after.proves_as(known) or (by_authority and not same_authorities):
             changed.add(identity)
-    return [identity for identity in before if identity in changed or identity.partition("/")[0] in changed]
+    changed |= {identity for identity in before if identity.partition("/")[0] in changed}
+    return [
+        identity
+        for identity in before
+        if identity in changed or not _actors(identity, before) <= _actors(identity, now) - changed
+    ]
+
+
+def _actors(identity: str, known: Mapping[str, HubIdentity]) -> set[str]:
+    """Return the hubs of edges that may connect for an identity."""
+    hubs = (f"{edge}/{EDGE_HUB}" for edge in edges_above(identity, known))
+    return {hub for hub in hubs if hub in known}

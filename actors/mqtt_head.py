@@ -1,8 +1,9 @@
 """The MQTT protocol head: clients connect, publish, subscribe, and get what waits for them.
 
 Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, Sessions, SessionSaved,
-             IdentityRevoked, ActorRestarted, Tick; CallMethod, DesiredPatch, Twin, ReportedPatched,
-             TwinRefused; and, from its listener on the same thread, connections
+             IdentityRevoked, ForgetIdentity, ActorRestarted, Tick; CallMethod, DesiredPatch, Twin,
+             ReportedPatched, TwinRefused, TwinForgotten; and, from its listener on the same thread,
+             connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
              hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client
              (see client_services.py)
@@ -24,30 +25,31 @@ from actors.base import EdgeActor
 from actors.client_services import (
     CallMethod,
     DesiredPatch,
+    ForgetIdentity,
+    IdentityForgotten,
     ReportedPatched,
     Twin,
+    TwinForgotten,
     TwinRefused,
 )
-from actors.hub_environment import CLIENT_CERT_AUTH_ENABLED, MAX_CONNECTED_CLIENTS, HubEnvironment
+from actors.hub_environment import MAX_CONNECTED_CLIENTS, HubEnvironment
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
-    NOT_AUTHORIZED,
     TRY_AGAIN,
-    Authenticate,
     IdentityRevoked,
     Verdict,
 )
 from actors.mqtt_client import UNREAD, Batch, MqttClient, Published, add_position
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_intake import STORE_LIMIT_S, Intake
+from actors.mqtt_login import Refusal, read_login
+from actors.mqtt_patience import keep_alive_s, wants_repetition, why_to_end
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
-from actors.redelivery import wait_s
 from actors.router import Endpoints, ListEndpoints, Publish
 from actors.store_messages import LoadSessions, Ready, Sessions, SessionSaved, Stored
-from messaging.envelope import Secret
 from messaging.errors import RemoteProtocolError
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
@@ -67,13 +69,11 @@ from messaging.mqtt.packets import (
 )
 from messaging.mqtt.packets import Publish as PublishPacket
 from messaging.text import quoted
-from messaging.username import UserName, parse_user_name
+from messaging.username import UserName
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
-KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]
-LONGEST_REDELIVER_S: Final = 300.0  # between two repetitions of what a client does not acknowledge
 
 
 @message
@@ -157,40 +157,13 @@ class MqttHead(EdgeActor):
         self.set_timer(TICK_S, Tick())
         now_s, wall_s = self.clock.monotonic_s(), self.clock.now_s()
         for client in list(self._clients.values()):
-            reason = self._overdue(client, now_s)
-            if client.ends_s is not None and wall_s >= client.ends_s:
-                self._close(client, "what it proved itself with has expired: its token, or its certificate")
-            elif reason:
+            reason = why_to_end(client, now_s, wall_s, self._environment)
+            if reason:
                 self._close(client, reason)
-            elif client.in_flight:
-                oldest = next(iter(client.in_flight.values()))
-                idle_s = now_s - max(oldest[3], client.acknowledged_at_s)
-                first_s = self._environment.message_ack_timeout_s
-                limit_s = wait_s(client.redeliveries, first_s, max(first_s, LONGEST_REDELIVER_S))
-                if idle_s > limit_s and not client.transport.unsent_bytes:
-                    self._send_again(client, now_s)
-
-    def _send_again(self, client: MqttClient, now_s: float) -> None:
-        most = self._environment.max_outbound_retransmissions
-        if most is not None and client.redeliveries >= most:
-            self._close(client, f"acknowledges nothing, though it was sent {most} times again")
-            return
-        log.warning("%s acknowledges nothing: sending again", client.client_id)
-        client.redeliveries += 1
-        client.transport.write(b"".join(client.frames_again(now_s)))
-
-    def _overdue(self, client: MqttClient, now_s: float) -> str:
-        if not client.client_id:
-            limit_s = self._environment.connect_arrival_timeout_s
-            late = now_s - client.opened_at_s > limit_s
-            return f"no CONNECT within {limit_s:.0f} s" if late else ""
-        if client.unanswered and now_s - client.unanswered[0].sent_at_s > STORE_LIMIT_S:
-            return f"a publish was not stored within {STORE_LIMIT_S:.0f} s"
-        if UNREAD in client.holds and now_s - client.write_paused_at_s > client.keep_alive_s:
-            return f"reads too slowly: {client.transport.unsent_bytes} bytes wait for it"
-        if client.is_connected and not client.holds and now_s - client.seen_at_s > client.keep_alive_s:
-            return f"silent for {now_s - client.seen_at_s:.0f} s"
-        return ""
+            elif wants_repetition(client, now_s, self._environment):
+                log.warning("%s acknowledges nothing: sending again", client.client_id)
+                client.redeliveries += 1
+                client.transport.write(b"".join(client.frames_again(now_s)))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -348,35 +321,16 @@ class MqttHead(EdgeActor):
 
     def _connect(self, client: MqttClient, packet: Connect) -> None:
         client.client_id = packet.client_id
-        try:
-            user = parse_user_name(packet.user_name or "")
-        except RemoteProtocolError as exc:
-            code = TRY_AGAIN if packet.user_name else NOT_AUTHORIZED
-            self._refuse(client, code, str(exc))
+        certificates = () if packet.password else client.transport.certificates  # reading them costs
+        login = read_login(packet, certificates, self._environment)
+        if isinstance(login, Refusal):
+            self._refuse(client, login.code, login.reason)
             return
-        if packet.client_id != user.identity.id:
-            self._refuse(
-                client,
-                NOT_AUTHORIZED,
-                f"the client id is not the identity of the user name, '{user.identity}'",
-            )
-            return
-        # A password wins over a certificate. Source: hub-protocols.md section 5.5
-        certificates = () if packet.password else client.transport.certificates
-        if not packet.password and not certificates:
-            reason = "neither a password, which is a shared access signature, nor a client certificate"
-            self._refuse(client, NOT_AUTHORIZED, reason)
-            return
-        if certificates and not self._environment.client_cert_auth_enabled:
-            reason = f"a client certificate, and {CLIENT_CERT_AUTH_ENABLED} of edgeHub is false"
-            self._refuse(client, NOT_AUTHORIZED, reason)
-            return
+        user = login.user
         client.identity = user.identity
         client.clean_session = packet.clean_session
         client.will = packet.will
-        # Also for clients without keep-alive; hub-protocols.md section 1.4
-        longest_s = self._environment.max_keep_alive_timeout_s
-        client.keep_alive_s = min(packet.keep_alive_s * KEEP_ALIVE_FACTOR or longest_s, longest_s)
+        client.keep_alive_s = keep_alive_s(packet.keep_alive_s, self._environment)
 
         def answered(answer: object) -> None:
             if isinstance(answer, Verdict):
@@ -384,8 +338,7 @@ class MqttHead(EdgeActor):
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
-        asked = Authenticate(user.identity.id, Secret(packet.password or b""), certificates)
-        self._ask(self._identities, asked, AGENT_LIMIT_S + 2, answered)
+        self._ask(self._identities, login.question, AGENT_LIMIT_S + 2, answered)
 
     def _judged(self, client: MqttClient, user: UserName, verdict: Verdict) -> None:
         if client.closed:
@@ -432,6 +385,23 @@ class MqttHead(EdgeActor):
             self._close(client, "its identity was removed, disabled or has to prove itself anew")
         self._published.pop(message.identity, None)
 
+    def on_forget_identity(self, message: ForgetIdentity) -> None:
+        """Have store and twins forget it at once: what a client of the same name says comes behind."""
+        identity, asked = message.identity, self.envelope
+        self.on_identity_revoked(IdentityRevoked(identity))
+        kept = {SessionSaved, TwinForgotten}  # what says that a part of it is gone
+
+        def forgotten(answer: object) -> None:
+            if type(answer) not in kept:
+                log.error("what was kept for %s, which is gone, is still there: %s", identity, answer)
+                return
+            kept.discard(type(answer))
+            if not kept:
+                self.reply(IdentityForgotten(identity), asked)
+
+        self._subscriptions.forget(identity, forgotten)
+        self._services.forget_twin(identity, forgotten)
+
     def _update(self, client: MqttClient) -> None:
         """A client has connected or subscribed anew."""
         self._deliveries.update(client)
@@ -469,6 +439,9 @@ class MqttHead(EdgeActor):
         self._answered(message)
 
     def on_twin_refused(self, message: TwinRefused) -> None:
+        self._answered(message)
+
+    def on_twin_forgotten(self, message: TwinForgotten) -> None:
         self._answered(message)
 
     # answers to requests

@@ -18,6 +18,7 @@ from actors.client_services import (
     ClientGone,
     DesiredPatch,
     DesiredTold,
+    ForgetTwin,
     GetTwin,
     HeadStarted,
     MethodAnswered,
@@ -102,6 +103,10 @@ class Services:
                 self._head.tell(listener, ClientGone(client.client_id))
 
     # from clients
+
+    def forget_twin(self, identity: str, then: Callable[[object], None]) -> None:
+        """Forget the twin of an identity that is gone; `then` gets the answer."""
+        self._ask(self._twins, ForgetTwin(identity), TWIN_LIMIT_S, then)
 
     def request(self, client: MqttClient, incoming: Incoming, payload: bytes) -> None:
         """Handle a publish that is no telemetry."""

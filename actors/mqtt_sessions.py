@@ -11,7 +11,7 @@ from typing import Final
 
 from actors.base import EdgeActor
 from actors.mqtt_client import SESSION, MqttClient
-from actors.store_messages import DeleteSession, SaveSession, SessionSaved
+from actors.store_messages import DeleteSession, ForgetClient, SaveSession, SessionSaved
 from messaging.mqtt.packets import SubAck, Subscribe, UnsubAck, Unsubscribe
 
 MOST_FILTERS: Final = 100  # per client; IoT Hub's own clients use six at most
@@ -53,6 +53,16 @@ class Subscriptions:
         if kept:
             client.subscriptions = dict(kept)
         return kept is not None
+
+    def forget(self, identity: str, then: Callable[[object], None]) -> None:
+        """Forget the session of an identity that is gone, and what waits for it; `then` gets the answer."""
+
+        def forgotten(answer: object) -> None:
+            self._kept.pop(identity, None)  # its last one may have been on the way to the disk
+            then(answer)
+
+        self._kept.pop(identity, None)
+        self._ask_store(ForgetClient(identity), forgotten)
 
     def subscribe(self, client: MqttClient, packet: Subscribe) -> None:
         """Note what a client wants; `keep` answers."""

@@ -144,6 +144,10 @@ class TwinStore(Protocol):
         """Replace twins; on return all of them are on disk, else none."""
         ...
 
+    def remove(self, identity: str) -> None:
+        """Forget the twin of an identity, if there is one; on return that is on disk."""
+        ...
+
     def identities(self) -> list[str]:
         """Return all identities that have a twin."""
         ...

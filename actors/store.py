@@ -19,6 +19,7 @@ import msgpack
 from actors.append_guard import AppendGuard
 from actors.attachments import Attachments
 from actors.base import EdgeActor
+from actors.c2d_queues import queue_of
 from actors.orphan_queues import OrphanQueues
 from actors.ports import MessageStore
 from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_S, Cleanup, drop_oldest
@@ -30,6 +31,7 @@ from actors.store_messages import (
     Delivered,
     Detach,
     Expired,
+    ForgetClient,
     KeepQueues,
     LoadSessions,
     QueueCounts,
@@ -227,6 +229,8 @@ class StoreActor(EdgeActor):
         for envelope, request in turn.sessions:
             self.reply(SessionSaved(request.identity), envelope)
         self._attachments.offer(fresh)
+        gone = [request.identity for _, request in turn.sessions if isinstance(request, ForgetClient)]
+        self._attachments.read_anew(queue_of(identity) for identity in gone)
 
     def _finish_without_space(self, turn: Turn, error: StoreFull) -> None:
         """Forget what was delivered, which makes space; store what fits, or what older ones make way for.
@@ -392,6 +396,9 @@ class StoreActor(EdgeActor):
         self._turn.sessions.append((self.envelope, message))
 
     def on_delete_session(self, message: DeleteSession) -> None:
+        self._turn.sessions.append((self.envelope, message))
+
+    def on_forget_client(self, message: ForgetClient) -> None:
         self._turn.sessions.append((self.envelope, message))
 
     def on_load_sessions(self, message: LoadSessions) -> None:

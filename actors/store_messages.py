@@ -106,6 +106,16 @@ class DeleteSession:
 
 
 @message
+class ForgetClient:
+    """This identity is gone: forget its session and the messages from the cloud that wait for it.
+
+    Answered with SessionSaved.
+    """
+
+    identity: str
+
+
+@message
 class SessionSaved:
     """The session is on disk."""
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgpack
 
+from actors.c2d_queues import queue_of
 from actors.own_expiry import with_own_expiry
 from actors.ports import MessageStore
-from actors.store_messages import Append, DeleteSession, SaveSession, Undeliverable
+from actors.store_messages import Append, DeleteSession, ForgetClient, SaveSession, Undeliverable
 from actors.stored import Match, Segment, gathered, position_of, segments_of
 from messaging.envelope import Envelope
 from messaging.errors import StoreError
 from messaging.kinds import kind_of
+
+SLICE_MESSAGES: Final = 1000
 
 
 @dataclass(slots=True)
@@ -23,7 +27,7 @@ class Turn:
     appends: list[tuple[Envelope, Append]] = field(default_factory=list)
     delivered: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     poison: list[Undeliverable] = field(default_factory=list)
-    sessions: list[tuple[Envelope, SaveSession | DeleteSession]] = field(default_factory=list)
+    sessions: list[tuple[Envelope, SaveSession | DeleteSession | ForgetClient]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.appends or self.delivered or self.poison or self.sessions)
@@ -60,8 +64,12 @@ def write(store: MessageStore, turn: Turn, now_s: float) -> tuple[int, list[Segm
         for _, request in turn.sessions:
             if isinstance(request, SaveSession):
                 store.save_session(request.identity, msgpack.packb(request.subscriptions))
-            else:
-                store.delete_session(request.identity)
+                continue
+            store.delete_session(request.identity)
+            if isinstance(request, ForgetClient):
+                queue = queue_of(request.identity)
+                while store.drop_queue(queue, "removed", SLICE_MESSAGES) == SLICE_MESSAGES:
+                    pass  # the cloud lets 50 wait
     return first, segments
 
 

@@ -1,10 +1,10 @@
 """Keeps the twins of all clients: they report, the deployment or the cloud desires.
 
-Understands: GetTwin, PatchReported, SetDesired, DesiredTold, HeadStarted, ClientChanged, ClientGone, Stored;
-             from the cloud's side ActorRestarted, LinkChanged, CloudTwin, CloudRefused, ReportedSent,
-             DesiredChanged, DeadlinePassed, RequestFailed
-Tells:       whoever asked (Twin, ReportedPatched, TwinRefused), heads (DesiredPatch), hub/router (Publish),
-             the cloud's actor (WatchLink, FetchTwin, SendReported)
+Understands: GetTwin, PatchReported, SetDesired, DesiredTold, ForgetTwin, HeadStarted, ClientChanged,
+             ClientGone, Stored; from the cloud's side ActorRestarted, LinkChanged, CloudTwin, CloudRefused,
+             ReportedSent, DesiredChanged, DeadlinePassed, RequestFailed
+Tells:       whoever asked (Twin, ReportedPatched, TwinRefused, TwinForgotten), heads (DesiredPatch),
+             hub/router (Publish), the cloud's actor (WatchLink, FetchTwin, SendReported)
 Started by:  HubRootActor, on a thread of its own: it waits for the disk
 
 What a client was told to be stored is on disk, and reaches the cloud when there is one: what the cloud lacks
@@ -29,11 +29,13 @@ from actors.client_services import (
     ClientGone,
     DesiredPatch,
     DesiredTold,
+    ForgetTwin,
     GetTwin,
     HeadStarted,
     PatchReported,
     ReportedPatched,
     Twin,
+    TwinForgotten,
     TwinRefused,
 )
 from actors.cloud import (
@@ -101,7 +103,7 @@ class TwinActor(EdgeActor):
         self._router = router
         self._cloud = cloud
         self._hub = Identity(edge_device_id, "$edgeHub")
-        self._first = dict(desired)
+        self._deployed = dict(desired)
         self._records: dict[str, TwinRecord] = {}
         self._changed: dict[str, TwinRecord] = {}  # in this turn
         self._after: list[tuple[Envelope | None, Callable[[], None]]] = []  # once that is on disk
@@ -122,7 +124,7 @@ class TwinActor(EdgeActor):
         self._store = self._open_store()
         self.tell(self._cloud, Watch())
         self.tell(self._cloud, WatchLink())
-        for module, values in self._first.items():
+        for module, values in self._deployed.items():
             self._set_desired(module, values)
         self.on_turn_end()
 
@@ -222,11 +224,29 @@ class TwinActor(EdgeActor):
 
         self._change(identity, record, stored, envelope)
 
+    def on_forget_twin(self, message: ForgetTwin) -> None:
+        """Forget the twin; one of a module that was made anew begins with what its deployment desires."""
+        identity = message.identity
+        assert self._store is not None
+        try:
+            self._store.remove(identity)
+        except StoreError as exc:
+            self.reply(RequestFailed("ForgetTwin", self.address, str(exc)))
+            return
+        for known in (self._records, self._changed, self._sent, self._under_way, self._readers):
+            known.pop(identity, None)
+        self._stale.discard(identity)
+        for module, values in self._deployed.items():
+            if Identity(self._hub.device_id, module).id == identity:
+                self._set_desired(module, values)
+        self.reply(TwinForgotten(identity))
+
     # the deployment
 
     def on_set_desired(self, message: SetDesired) -> None:
-        for module, values in message.desired:
-            self._set_desired(module, msgspec.json.decode(values))
+        self._deployed = {module: msgspec.json.decode(values) for module, values in message.desired}
+        for module, values in self._deployed.items():
+            self._set_desired(module, values)
 
     def _set_desired(self, module: str, values: Json) -> None:
         identity = Identity(self._hub.device_id, module).id

@@ -1,6 +1,6 @@
 """Decides whether a client is the identity that it says it is. Pure; IdentityActor applies it.
 
-Source: spec sheet hub-protocols.md sections 5.1 and 5.5
+Source: spec sheet hub-protocols.md sections 5.1, 5.5 and 5.6
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from actors.hub_identity import HubIdentity
 from actors.ports import CheckCertificate
+from actors.scope import edges_above
 from messaging import sas
 from messaging.errors import AuthError
 from messaging.identity import Identity
@@ -25,6 +26,7 @@ def check(
     authorities: Sequence[bytes],
     check_certificate: CheckCertificate,
     now_s: float,
+    auth_chain: Sequence[str] = (),
 ) -> float:
     """Return until when the client is that identity, in seconds since 1970-01-01 UTC.
 
@@ -37,19 +39,19 @@ def check(
         authorities: The CA certificates that certificates may be of.
         check_certificate: What can read certificates.
         now_s: Seconds since 1970-01-01 UTC.
+        auth_chain: Of a client that the hub of an edge below this one connects for: the identity, the devices
+            above it, last the edge that acts for it. Its hub's token then proves the identity.
 
     Raises:
         AuthError: it is not, or may not connect; says why.
     """
-    found = known.get(identity)
-    if found is None:
-        raise AuthError(f"identity {quoted(identity)} is not known on this edge")
+    found = _enabled(identity, known)
     name = Identity.parse(identity)
     device = known.get(name.device_id)
-    if not found.enabled:
-        raise AuthError(f"identity '{identity}' is disabled")
-    if device is not None and not device.enabled:
-        raise AuthError(f"device '{name.device_id}' of identity '{identity}' is disabled")
+    if auth_chain and auth_chain[0] != identity:
+        raise AuthError(f"the auth chain begins with {quoted(auth_chain[0])}, not with '{identity}'")
+    if len(auth_chain) > 1:
+        return _check_actor(token, certificates, identity, auth_chain[-1], known, hosts, now_s)
     if certificates:
         if name.module_id is not None:
             raise AuthError(f"module '{identity}' shows a certificate; modules prove themselves with tokens")
@@ -62,6 +64,39 @@ def check(
     if not token:
         raise AuthError(f"'{identity}' shows neither a token nor a certificate")
     return _check_token(token, name, found, device, hosts, now_s)
+
+
+def _enabled(identity: str, known: Mapping[str, HubIdentity]) -> HubIdentity:
+    """Return an identity that may connect, if it proves that it is who it says it is."""
+    found = known.get(identity)
+    if found is None:
+        raise AuthError(f"identity {quoted(identity)} is not known on this edge")
+    device_id, slash, _ = identity.partition("/")
+    device = known.get(device_id)
+    if not found.enabled:
+        raise AuthError(f"identity '{identity}' is disabled")
+    if slash and device is not None and not device.enabled:
+        raise AuthError(f"device '{device_id}' of identity '{identity}' is disabled")
+    return found
+
+
+def _check_actor(
+    token: str,
+    certificates: Sequence[bytes],
+    identity: str,
+    actor: str,
+    known: Mapping[str, HubIdentity],
+    hosts: Collection[str],
+    now_s: float,
+) -> float:
+    """Return until when the hub of the edge `actor` may be `identity`, which stands below it."""
+    if actor not in edges_above(identity, known):
+        raise AuthError(f"'{identity}' does not stand below the edge {quoted(actor)}, which acts for it")
+    hub = Identity.edge_hub(actor)
+    found = _enabled(hub.id, known)
+    if certificates or not token:
+        raise AuthError(f"edge '{actor}' acts for '{identity}' without a token of its hub")
+    return _check_token(token, hub, found, None, hosts, now_s)
 
 
 def _check_token(

@@ -10,8 +10,8 @@ from messaging.nearest import did_you_mean
 from messaging.sas import decode_key
 from messaging.text import quoted
 
-_REQUIRED = ("HostName", "DeviceId", "SharedAccessKey")
-_KNOWN = ("HostName", "DeviceId", "ModuleId", "SharedAccessKey", "GatewayHostName")
+_REQUIRED = ("HostName", "DeviceId")
+_KNOWN = ("HostName", "DeviceId", "ModuleId", "SharedAccessKey", "x509", "GatewayHostName")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +58,23 @@ def parse_connection_string(text: str) -> ConnectionString:
         if not value:
             raise ConfigError(f"connection string: {name} is empty")
         fields[name] = value
-    missing = [name for name in _REQUIRED if name not in fields]
+    has_certificate = fields.get("x509", "").lower() == "true"
+    if "x509" in fields and not has_certificate:
+        raise ConfigError(f"connection string: x509 is {quoted(fields['x509'])}; it can only be true")
+    required = _REQUIRED if has_certificate else (*_REQUIRED, "SharedAccessKey")
+    missing = [name for name in required if name not in fields]
     if missing:
         raise ConfigError(f"connection string: {', '.join(missing)} missing")
+    key = fields.get("SharedAccessKey", "")
+    if has_certificate and key:
+        raise ConfigError("connection string: x509=true and SharedAccessKey are both there; leave out one")
     try:
-        decode_key(fields["SharedAccessKey"])
+        if key:
+            decode_key(key)
         identity = Identity(fields["DeviceId"], fields.get("ModuleId"))
     except (AuthError, ConfigError) as exc:
         raise ConfigError(f"connection string: {exc}") from exc
-    return ConnectionString(
-        fields["HostName"], identity, fields["SharedAccessKey"], fields.get("GatewayHostName")
-    )
+    return ConnectionString(fields["HostName"], identity, key, fields.get("GatewayHostName"))
 
 
 def _way_out(name: str) -> str:

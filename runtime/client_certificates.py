@@ -48,10 +48,15 @@ def check_certificate(
     own = certificates[0]
     try:
         certificate = x509.load_der_x509_certificate(own)
-        ends_s = _check_dates(certificate, identity, now_s)
+        whose = f"the client certificate of '{identity}'"
+        ends_s = check_dates(certificate, whose, now_s)
         if auth_type == "certificateAuthority":
             _check_own(certificate, identity)
-            return min(ends_s, _check_issuers(certificate, certificates[1:], identity, authorities, now_s))
+            sent, trusted = _read_all(certificates[1 : LONGEST_CHAIN + 1]), _read_all(authorities)
+            above_ends_s = check_issuers(certificate, sent, trusted, whose, now_s)
+            if above_ends_s is None:
+                raise AuthError(f"{whose} is of no CA that this hub trusts")
+            return min(ends_s, above_ends_s)
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise AuthError(f"the client certificate of '{identity}' cannot be read") from exc
     if auth_type != "selfSigned":
@@ -66,46 +71,78 @@ def thumbprints_of(der: bytes) -> frozenset[str]:
     return frozenset((hashlib.sha256(der).hexdigest().upper(), hashlib.sha1(der).hexdigest().upper()))
 
 
-def _check_dates(certificate: x509.Certificate, identity: Identity, now_s: float) -> float:
+def check_dates(certificate: x509.Certificate, whose: str, now_s: float) -> float:
+    """Return when a certificate that is valid now ends; AuthError begins with `whose` when it is not."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begin.timestamp() <= now_s <= end.timestamp():
         raise AuthError(
-            f"the client certificate of '{identity}' is valid from {begin.isoformat()} to {end.isoformat()}; "
+            f"{whose} is valid from {begin.isoformat()} to {end.isoformat()}; "
             "issue a new one, or set the clock"
         )
     return end.timestamp()
 
 
-def _check_own(certificate: x509.Certificate, identity: Identity) -> None:
-    from cryptography.x509.oid import NameOID
-
-    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if names != [identity.id]:
-        raise AuthError(f"the client certificate of '{identity}' has another common name than '{identity}'")
-    if _is_authority(certificate):
-        raise AuthError(f"the client certificate of '{identity}' is one of a CA")
-
-
-def _check_issuers(
+def check_issuers(
     certificate: x509.Certificate,
-    issuers: Sequence[bytes],
-    identity: Identity,
-    authorities: Sequence[bytes],
+    sent: Iterable[x509.Certificate],
+    trusted: Iterable[x509.Certificate],
+    whose: str,
     now_s: float,
-) -> float:
-    """Walk up until a trusted CA has signed; return when the first certificate on that way ends."""
-    trusted, sent = _read_all(authorities), _read_all(issuers[:LONGEST_CHAIN])
+) -> float | None:
+    """Walk up from a certificate until a trusted CA has signed; return when the first on that way ends.
+
+    Args:
+        certificate: The client's own.
+        sent: What it sent along, in any order.
+        trusted: Where the way may end.
+        whose: The client's certificate, for errors: `the client certificate of 'd1'`.
+        now_s: Seconds since 1970-01-01 UTC.
+
+    Returns:
+        None when no trusted CA is at the end of the way.
+
+    Raises:
+        AuthError: one on the way is not valid now.
+    """
     ends_s = float("inf")
     for _ in range(LONGEST_CHAIN):
         authority = _issuer(certificate, trusted)
+        above = authority or _issuer(certificate, sent)
+        if above is None or not (authority or is_authority(above)):
+            return None
+        ends_s = min(ends_s, check_dates(above, f"{common_name(above)!r}, above {whose},", now_s))
         if authority is not None:
-            return min(ends_s, _check_dates(authority, identity, now_s))
-        between = _issuer(certificate, sent)
-        if between is None or not _is_authority(between):
-            break
-        ends_s = min(ends_s, _check_dates(between, identity, now_s))
-        certificate = between
-    raise AuthError(f"the client certificate of '{identity}' is of no CA that this hub trusts")
+            return ends_s
+        certificate = above
+    return None
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """Return the common name of the subject, "" when it has none."""
+    return next(iter(_common_names(certificate)), "")
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Return whether a certificate says that it is one of a CA."""
+    from cryptography import x509
+
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _common_names(certificate: x509.Certificate) -> list[str]:
+    from cryptography.x509.oid import NameOID
+
+    return [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+
+
+def _check_own(certificate: x509.Certificate, identity: Identity) -> None:
+    if _common_names(certificate) != [identity.id]:
+        raise AuthError(f"the client certificate of '{identity}' has another common name than '{identity}'")
+    if is_authority(certificate):
+        raise AuthError(f"the client certificate of '{identity}' is one of a CA")
 
 
 def _read_all(ders: Iterable[bytes]) -> list[x509.Certificate]:
@@ -122,15 +159,6 @@ def _read_all(ders: Iterable[bytes]) -> list[x509.Certificate]:
 
 def _issuer(certificate: x509.Certificate, among: Iterable[x509.Certificate]) -> x509.Certificate | None:
     return next((each for each in among if each != certificate and _issued_by(certificate, each)), None)
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    from cryptography import x509
-
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
 
 
 def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
+from urllib.parse import unquote
 
-from actors.http_head import HttpAnswer, HttpCall, HttpHandler
+from actors.http_head import PROXIED_CERTIFICATE, Answered, HttpAnswer, HttpCall, HttpHandler
 from runtime.http_exchange import Refusal, Response
+from runtime.trust_bundle import ders
 from runtime.web_listener import WebRequest
 
 NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
@@ -13,7 +17,7 @@ JSON = ("Content-Type", "application/json; charset=utf-8")
 
 
 class HttpGate:
-    """Implements `actors.http_head.HttpGate`; `answer` is for the listener."""
+    """Implements `actors.http_head.HttpGate`; `answer` and `passed_on` are for the listener."""
 
     def __init__(self) -> None:
         self._handler: HttpHandler | None = None
@@ -32,16 +36,48 @@ class HttpGate:
         Raises:
             Refusal: 503, there is no head at the moment.
         """
+        handler = self._head()
+        found = await _answer_of(handler.requested, _call(request))
+        return Response(found.status, found.body, (JSON, NO_SNIFFING))
+
+    async def passed_on(self, request: WebRequest) -> tuple[bytes, ...]:
+        """Return the certificates, as DER, that a proxy has had from its client and passes on.
+
+        Raises:
+            Refusal: 401, it is not the one that may, or passes on something else; 503 as `answer`.
+
+        Source: spec sheet hub-protocols.md sections 1.16 and 5.5
+        """
+        handler, call = self._head(), _call(request)
+        found = await _answer_of(handler.certificate_passed_on, call)
+        if found.status != 200:
+            raise Refusal(found.status, str(json.loads(found.body)["message"]))
+        try:
+            [text] = call.all(PROXIED_CERTIFICATE)
+            certificates = ders(unquote(text))
+        except ValueError:
+            certificates = ()
+        if not certificates:
+            raise Refusal(401, f"{PROXIED_CERTIFICATE} is no percent-encoded PEM certificate")
+        return certificates
+
+    def _head(self) -> HttpHandler:
         if self._handler is None:
             raise Refusal(503, "the hub is starting; try again")
-        answered: asyncio.Future[HttpAnswer] = asyncio.get_running_loop().create_future()
-        path = request.target.partition("?")[0]
-        call = HttpCall(request.method, path, request.headers, request.body, request.certificates)
+        return self._handler
 
-        def answer(answer: HttpAnswer) -> None:
-            if not answered.done():  # the caller may have gone
-                answered.set_result(answer)
 
-        self._handler.requested(call, answer)
-        found = await answered
-        return Response(found.status, found.body, (JSON, NO_SNIFFING))
+def _call(request: WebRequest) -> HttpCall:
+    path = request.target.partition("?")[0]
+    return HttpCall(request.method, path, request.headers, request.body, request.certificates)
+
+
+async def _answer_of(ask: Callable[[HttpCall, Answered], None], call: HttpCall) -> HttpAnswer:
+    answered: asyncio.Future[HttpAnswer] = asyncio.get_running_loop().create_future()
+
+    def answer(answer: HttpAnswer) -> None:
+        if not answered.done():  # the caller may have gone
+            answered.set_result(answer)
+
+    ask(call, answer)
+    return await answered

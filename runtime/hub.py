@@ -104,9 +104,10 @@ def run_hub(
             cloud_ca_pem=lambda: cloud_ca_pem(config.cloud_ca_file),
             make_mqtt_listener=lambda: hub_listener(
                 by_use,
-                certificate.context,
+                certificate,
                 Admission(most_open),
                 gate.answer,
+                gate.passed_on,
                 web_socket=environment.mqtt_enabled,
             ),
             http_gate=gate,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Final
 
 from actors.hub_identity import HubIdentity
+from actors.scope import SCOPE
 from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity as Name
 from runtime.key_content import Identity
 from runtime.provisioning import Provisioned
-
-SCOPE: Final = "ms-azure-iot-edge://"  # before the id of an edge and its generation
 
 
 def own_identities(kept: Sequence[Identity]) -> tuple[HubIdentity, ...]:
@@ -70,4 +68,5 @@ def _hub_identity(identity: Identity, edge: Identity, scope: str) -> HubIdentity
         identity.status == "enabled",
         scope if identity.module_id is None else "",
         (scope,) if is_leaf else (),
+        identity.generation_id,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Mapping, Sequence
 
 from actors.admission import Admission
 from actors.ports import ConnectionHandler, Listener
 from runtime.listening_sockets import Use
 from runtime.mqtt_listener import MqttListener
-from runtime.web_listener import HandleRequest, WebListener
+from runtime.tls_server import ServerCertificate
+from runtime.web_listener import HandleRequest, TakePassedOn, WebListener
 
 
 class Listeners:
@@ -32,17 +32,21 @@ class Listeners:
 
 def hub_listener(
     sockets: Mapping[Use, Sequence[socket.socket]],
-    context: ssl.SSLContext,
+    certificate: ServerCertificate,
     admission: Admission,
     answer: HandleRequest,
+    passed_on: TakePassedOn,
     *,
     web_socket: bool = True,
 ) -> Listeners:
-    """Return what serves these sockets; their connections are admitted together, requests go to `answer`.
+    """Return what serves these sockets; their connections are admitted together, requests go to `answer`,
+    certificates that a proxy passes on to `passed_on`.
 
     Without `web_socket` there is no MQTT on the web port.
     """
     return Listeners(
-        MqttListener(sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], context, admission),
-        WebListener(sockets[Use.WEB], context, answer, admission, web_socket=web_socket),
+        MqttListener(sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], certificate, admission),
+        WebListener(
+            sockets[Use.WEB], certificate, answer, admission, web_socket=web_socket, passed_on=passed_on
+        ),
     )

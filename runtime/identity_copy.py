@@ -37,6 +37,7 @@ class IdentityFile:
         content = {
             "identities": [_encode_identity(identity) for identity in known.identities],
             "authorities": known.authorities,
+            "left": known.left,
         }
         write_private_file(self._path, msgpack.packb(content))
 
@@ -50,7 +51,9 @@ def _decode(content: Any) -> KnownIdentities:
             )
         )
     return KnownIdentities(
-        tuple(map(_decode_identity, content["identities"])), tuple(map(bytes, content["authorities"]))
+        tuple(map(_decode_identity, content["identities"])),
+        tuple(map(bytes, content["authorities"])),
+        tuple(map(str, content.get("left", ()))),
     )
 
 
@@ -60,7 +63,15 @@ def _encode_identity(identity: HubIdentity) -> tuple[Any, ...]:
 
 
 def _decode_identity(entry: Any) -> HubIdentity:
-    name, auth_type, keys, thumbprints, enabled, scope, parents = entry
+    name, auth_type, keys, thumbprints, enabled, scope, parents, *rest = entry
+    generation = str(rest[0]) if rest else ""  # copies of earlier releases have none
     return HubIdentity(
-        str(name), auth_type, tuple(map(Secret, keys)), thumbprints, bool(enabled), str(scope), parents
+        str(name),
+        auth_type,
+        tuple(map(Secret, keys)),
+        thumbprints,
+        bool(enabled),
+        str(scope),
+        parents,
+        generation,
     )

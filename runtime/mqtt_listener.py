@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
 from actors.admission import Admission
 from actors.ports import ConnectionHandler
 from runtime.tcp_listener import TcpListener, Visit
-from runtime.tls_server import peer_certificates
+from runtime.tls_server import ServerCertificate, peer_certificates
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +26,10 @@ class MqttListener:
         self,
         tls: Sequence[socket.socket],
         plain: Sequence[socket.socket],
-        context: ssl.SSLContext,
+        certificate: ServerCertificate,
         admission: Admission | None = None,
     ) -> None:
-        self._listener = TcpListener("MQTT", tls, plain, context, admission or Admission())
+        self._listener = TcpListener("MQTT", tls, plain, certificate, admission or Admission())
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the loop of this thread."""

@@ -225,6 +225,7 @@ def _hub_identity(entry: Mapping[str, Any]) -> HubIdentity:
         entry.get("status") != "disabled",
         entry.get("deviceScope") or "",
         tuple(map(str, entry.get("parentScopes") or ())),
+        str(entry.get("generationId") or ""),
     )
 
 

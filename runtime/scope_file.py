@@ -27,6 +27,7 @@ class _Entry(msgspec.Struct, frozen=True, rename="camel"):
     enabled: bool
     device_scope: str
     parent_scopes: tuple[str, ...]
+    generation_id: str = ""
 
 
 class _File(msgspec.Struct, frozen=True, rename="camel"):
@@ -88,6 +89,7 @@ def _identity(entry: _Entry) -> HubIdentity:
         entry.enabled,
         entry.device_scope,
         entry.parent_scopes,
+        entry.generation_id,
     )
 
 
@@ -100,4 +102,5 @@ def _entry(identity: HubIdentity) -> _Entry:
         identity.enabled,
         identity.device_scope,
         identity.parent_scopes,
+        identity.generation_id,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from actors.admission import MOST_CONNECTIONS, Admission
+from runtime.tls_server import ServerCertificate
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +36,13 @@ class TcpListener:
         speaks: str,
         tls: Iterable[socket.socket],
         plain: Iterable[socket.socket],
-        context: ssl.SSLContext,
+        certificate: ServerCertificate,
         admission: Admission,
     ) -> None:
         """Take the sockets. `speaks` names the protocol for the log; `admission` may be shared."""
         self._speaks = speaks
-        self._contexts: dict[socket.socket, ssl.SSLContext | None] = dict.fromkeys(tls, context)
-        self._contexts.update(dict.fromkeys(plain))
+        self._certificates: dict[socket.socket, ServerCertificate | None] = dict.fromkeys(tls, certificate)
+        self._certificates.update(dict.fromkeys(plain))
         self._loop: asyncio.AbstractEventLoop
         self._make_protocol: Callable[[Visit], asyncio.BaseProtocol]
         self._handshakes: set[asyncio.Task[None]] = set()
@@ -55,17 +56,17 @@ class TcpListener:
         self._loop = asyncio.get_event_loop()
         self._make_protocol = make_protocol
         self._is_open = True
-        for listening, context in self._contexts.items():
+        for listening, certificate in self._certificates.items():
             listening.setblocking(False)
             self._loop.add_reader(listening, self._accept, listening)
             address = "{}:{}".format(*listening.getsockname()[:2])
-            log.info("%s %s on %s", self._speaks, "over TLS" if context else "without TLS", address)
+            log.info("%s %s on %s", self._speaks, "over TLS" if certificate else "without TLS", address)
 
     def close(self) -> None:
         """Accept no more; who comes waits in the backlog."""
         if self._is_open:
             self._is_open = False
-            for listening in self._contexts:
+            for listening in self._certificates:
                 self._loop.remove_reader(listening)
             for handshake in list(self._handshakes):
                 handshake.cancel()
@@ -89,7 +90,9 @@ class TcpListener:
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             visit = Visit(self._admission, address[0], address[1])
-            handshake = self._loop.create_task(self._shake_hands(accepted, visit, self._contexts[listening]))
+            certificate = self._certificates[listening]
+            context = certificate.context if certificate else None
+            handshake = self._loop.create_task(self._shake_hands(accepted, visit, context))
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
 

@@ -41,7 +41,9 @@ _VERSIONS: Final = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.T
 class ServerCertificate:
     """The TLS settings of a server, 1.2 and 1.3 (the Python SDK speaks 1.2 only), with its certificate.
 
-    Clients are asked for a certificate; see `peer_certificates`.
+    Clients are asked for a certificate; see `peer_certificates`. `context` is for the next handshake only:
+    another certificate comes with another context. OpenSSL does not guard a context that is changed in one
+    thread while another begins a handshake with it: some of these failed, and the process crashed.
 
     Raises:
         ssl.SSLError, OSError: the files cannot be read or do not fit each other. From `load` too; the
@@ -52,10 +54,8 @@ class ServerCertificate:
         self, certificate_file: str, key_file: str, versions: Sequence[str] = tuple(_VERSIONS)
     ) -> None:
         """Read the files; `versions` of TLS as `HubEnvironment.ssl_protocols` has them."""
-        self.context = _new_context()
-        self.context.minimum_version = min(_VERSIONS[version] for version in versions)
-        self.context.maximum_version = max(_VERSIONS[version] for version in versions)
-        _ask_for_certificates(self.context)
+        self.context: ssl.SSLContext
+        self._versions = [_VERSIONS[version] for version in versions]
         self._files = (certificate_file, key_file)
         self._loaded: tuple[tuple[int, int], ...] = ()
         self.load()
@@ -69,8 +69,11 @@ class ServerCertificate:
         found = tuple((status.st_ino, status.st_mtime_ns) for status in statuses)
         if found == self._loaded:
             return False
-        self.context.load_cert_chain(*self._files)
-        self._loaded = found
+        context = _new_context()
+        context.minimum_version, context.maximum_version = min(self._versions), max(self._versions)
+        _ask_for_certificates(context)
+        context.load_cert_chain(*self._files)
+        self.context, self._loaded = context, found
         return True
 
 

@@ -9,8 +9,8 @@ import itertools
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -74,19 +74,14 @@ class TwinDb:
 
     def save(self, twins: Mapping[str, bytes]) -> None:
         """Replace twins; on return all of them are on disk, else none."""
-        run = self._connection.execute
-        try:
-            run("BEGIN IMMEDIATE")
-            try:
-                for identity, record in twins.items():
-                    self._twins[identity] = record
-                run("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    run("ROLLBACK")
-                raise
-        except sqlite3.Error as exc:
-            raise self._translated(exc, "store a twin") from exc
+        with self._transaction("store a twin"):
+            for identity, record in twins.items():
+                self._twins[identity] = record
+
+    def remove(self, identity: str) -> None:
+        """Forget the twin of an identity, if there is one; on return that is on disk."""
+        with self._transaction("forget a twin"), suppress(KeyError):
+            del self._twins[identity]
 
     def identities(self) -> list[str]:
         """Return all identities that have a twin."""
@@ -98,6 +93,21 @@ class TwinDb:
     def close(self) -> None:
         """Close the file. Nothing else may be called after that."""
         self._connection.close()
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
+        run = self._connection.execute
+        try:
+            run("BEGIN IMMEDIATE")
+            try:
+                yield
+                run("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    run("ROLLBACK")
+                raise
+        except sqlite3.Error as exc:
+            raise self._translated(exc, doing) from exc
 
     def _translated(self, exc: sqlite3.Error, doing: str) -> StoreError:
         return sqlite_file.translated(exc, self._path, _WHAT, doing)

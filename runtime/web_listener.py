@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from actors.admission import Admission
+from actors.http_head import PROXIED_CERTIFICATE
 from actors.ports import ConnectionHandler
 from runtime.http_exchange import HttpExchange, HttpRequest, Refusal, Response, error_response
 from runtime.mqtt_listener import CLOSE_LIMIT_S
 from runtime.tcp_listener import TcpListener, Visit
-from runtime.tls_server import peer_certificates
+from runtime.tls_server import ServerCertificate, peer_certificates
 from runtime.web_socket import WebSocket, accept, is_upgrade
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class WebRequest(HttpRequest):
 
 
 HandleRequest = Callable[[WebRequest], Awaitable[Response]]
+# Returns the certificates that a proxy passes on with an upgrade; raises Refusal when it may not.
+TakePassedOn = Callable[[WebRequest], Awaitable[tuple[bytes, ...]]]
 
 
 class WebListener:
@@ -60,24 +62,32 @@ class WebListener:
     def __init__(
         self,
         tls: Sequence[socket.socket],
-        context: ssl.SSLContext,
+        certificate: ServerCertificate,
         handle: HandleRequest,
         admission: Admission | None = None,
         limits: WebLimits | None = None,
         *,
         web_socket: bool = True,
+        passed_on: TakePassedOn | None = None,
     ) -> None:
-        self._listener = TcpListener("HTTP and WebSocket", tls, (), context, admission or Admission())
+        """Take the sockets. Without `passed_on`, certificates that a proxy passes on mean nothing."""
+        self._listener = TcpListener("HTTP and WebSocket", tls, (), certificate, admission or Admission())
         self._handle = handle
         self._limits = limits or WebLimits()
         self._takes_web_socket = web_socket
+        self._passed_on = passed_on
         self._asking: set[WebConnection] = set()  # those that speak HTTP
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the loop of this thread; `handler` gets the upgraded ones."""
         self._listener.open(
             lambda visit: WebConnection(
-                self._handle, handler if self._takes_web_socket else None, visit, self._limits, self._asking
+                self._handle,
+                handler if self._takes_web_socket else None,
+                visit,
+                self._limits,
+                self._asking,
+                self._passed_on,
             )
         )
 
@@ -98,6 +108,7 @@ class WebConnection(asyncio.Protocol):
         visit: Visit,
         limits: WebLimits,
         asking: set[WebConnection],
+        passed_on: TakePassedOn | None = None,
     ) -> None:
         """Take what is needed; the connection is in `asking` until it is upgraded or ends.
 
@@ -106,6 +117,7 @@ class WebConnection(asyncio.Protocol):
         self._asking = asking
         self._handle = handle
         self._handler = handler
+        self._take_passed_on = passed_on
         self._visit = visit
         self._limits = limits
         self._http = HttpExchange(head_bytes=limits.head_bytes, body_bytes=limits.body_bytes)
@@ -158,14 +170,19 @@ class WebConnection(asyncio.Protocol):
             request = self._http.next_request()
             if request is None:
                 self._wait_for_rest()
-            elif is_upgrade(request):
+            elif not is_upgrade(request):
+                self._answer_soon(self._answer(request))
+            elif self._take_passed_on is None or request.header(PROXIED_CERTIFICATE) is None:
                 self._upgrade(request)
             else:
-                self._transport.pause_reading()
-                self._set_timer(None)
-                self._answering = asyncio.get_running_loop().create_task(self._answer(request))
+                self._answer_soon(self._upgrade_through_proxy(request, self._take_passed_on))
         except Refusal as refusal:
             self._reply(error_response(refusal.status, refusal.message))
+
+    def _answer_soon(self, answer: Coroutine[Any, Any, None]) -> None:
+        self._transport.pause_reading()
+        self._set_timer(None)
+        self._answering = asyncio.get_running_loop().create_task(answer)
 
     def _wait_for_rest(self) -> None:
         go_on = self._http.go_on()
@@ -178,7 +195,27 @@ class WebConnection(asyncio.Protocol):
     def _too_slow(self) -> None:
         self._reply(error_response(408, f"the request was not complete within {self._limits.read_s:g} s"))
 
-    def _upgrade(self, request: HttpRequest) -> None:
+    async def _upgrade_through_proxy(self, request: HttpRequest, take: TakePassedOn) -> None:
+        """Upgrade for a proxy between us and the client, with the certificate that the client has shown it.
+
+        A certificate of this connection counts before one that is passed on.
+        """
+        asked = self._with_sender(request)
+        try:
+            passed_on = asked.certificates or await take(asked)
+            self._answering = None
+            self._upgrade(request, passed_on)
+            self._transport.resume_reading()
+        except Refusal as refusal:
+            log.warning("%s: a certificate that was passed on is refused: %s", asked.peer, refusal.message)
+            self._answering = None
+            self._reply(error_response(refusal.status, refusal.message))
+        except Exception:  # as in `_answer`
+            log.exception("%s: an upgrade could not be answered", asked.peer)
+            self._answering = None
+            self._reply(error_response(500, "internal error"))
+
+    def _upgrade(self, request: HttpRequest, passed_on: tuple[bytes, ...] = ()) -> None:
         if unquote(request.target.partition("?")[0]) != WEBSOCKET_PATH:
             raise Refusal(404, f"there is no WebSocket at this path, only at {WEBSOCKET_PATH}")
         if self._handler is None:
@@ -187,16 +224,12 @@ class WebConnection(asyncio.Protocol):
         self._set_timer(None)
         self._asking.discard(self)
         self._transport.write(reply)
-        self._web_socket = WebSocket(connection, self._transport, self._visit)
+        self._web_socket = WebSocket(connection, self._transport, self._visit, passed_on)
         self._web_socket.opened(self._handler, self._http.rest())
 
     async def _answer(self, request: HttpRequest) -> None:
-        certificates = peer_certificates(self._transport.get_extra_info("ssl_object"))
-        asked = WebRequest(
-            request.method, request.target, request.headers, request.body, self._visit.peer, certificates
-        )
         try:
-            response = await self._handle(asked)
+            response = await self._handle(self._with_sender(request))
         except Refusal as refusal:
             response = error_response(refusal.status, refusal.message)
         except Exception:  # the loop serves all clients and outlives one bad request
@@ -204,6 +237,12 @@ class WebConnection(asyncio.Protocol):
             response = error_response(500, "internal error")
         self._answering = None
         self._reply(response)
+
+    def _with_sender(self, request: HttpRequest) -> WebRequest:
+        shown = peer_certificates(self._transport.get_extra_info("ssl_object"))
+        return WebRequest(
+            request.method, request.target, request.headers, request.body, self._visit.peer, shown
+        )
 
     def _reply(self, response: Response) -> None:
         unread = self._http.has_unread

@@ -73,7 +73,15 @@ def accept(request: HttpRequest) -> tuple[WSConnection, bytes]:
 class WebSocket:
     """One upgraded connection. What carries its bytes calls `opened` first and `lost` last."""
 
-    def __init__(self, connection: WSConnection, transport: asyncio.Transport, visit: Visit) -> None:
+    def __init__(
+        self,
+        connection: WSConnection,
+        transport: asyncio.Transport,
+        visit: Visit,
+        passed_on: tuple[bytes, ...] = (),
+    ) -> None:
+        """Take the connection; `passed_on` are certificates that a proxy in between had from the client."""
+        self._passed_on = passed_on
         self.peer = visit.peer
         self._connection = connection
         self._transport = transport
@@ -123,7 +131,7 @@ class WebSocket:
 
     @property
     def certificates(self) -> tuple[bytes, ...]:
-        return peer_certificates(self._transport.get_extra_info("ssl_object"))
+        return self._passed_on or peer_certificates(self._transport.get_extra_info("ssl_object"))
 
     def write(self, data: bytes) -> None:
         if data and self._connection.state is ConnectionState.OPEN:

@@ -114,7 +114,10 @@ def enable(device: str, home: Path, as_json: bool) -> None:
 @click.argument("device")
 @common_options
 def delete(device: str, home: Path, as_json: bool) -> None:
-    """Forget leaf device DEVICE; made again it gets other keys. A connection that it has ends."""
+    """Forget leaf device DEVICE, its twin, and what waits for it; a connection that it has ends.
+
+    Made again it gets other keys.
+    """
     from runtime.cli.running import delete_device
     from runtime.home import Home
 

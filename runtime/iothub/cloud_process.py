@@ -175,8 +175,8 @@ class _Cloud:
         front = MqttFront(devices, provisioning)
         handle = _handler(hub, service)
         admission = Admission(most_connections())
-        mqtt = MqttListener(self._mqtt, (), certificate.context, admission)
-        web = WebListener(self._https, certificate.context, handle, admission)
+        mqtt = MqttListener(self._mqtt, (), certificate, admission)
+        web = WebListener(self._https, certificate, handle, admission)
         local = _LocalDoor(self._home.socket, handle, front)
         try:
             await local.open()

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.x509.oid import NameOID
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from messaging.errors import AuthError
 from messaging.text import quoted
-
-LONGEST_CHAIN = 5  # from the device's certificate to the one enrolled
+from runtime.client_certificates import (
+    LONGEST_CHAIN,
+    check_dates,
+    check_issuers,
+    common_name,
+    is_authority,
+)
 
 
 def thumbprint(der: bytes) -> str:
@@ -26,7 +29,7 @@ def thumbprint(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest().upper()
 
 
-def check_readable(der: bytes, is_authority: bool) -> str:
+def check_readable(der: bytes, is_group: bool) -> str:
     """Return the common name of a certificate that somebody enrolls.
 
     Raises:
@@ -35,10 +38,10 @@ def check_readable(der: bytes, is_authority: bool) -> str:
     try:
         certificate = x509.load_der_x509_certificate(der)
         name = common_name(certificate)
-        is_ca = _is_authority(certificate)
+        is_ca = is_authority(certificate)
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise ValueError("it is damaged") from exc
-    if is_authority and not is_ca:
+    if is_group and not is_ca:
         raise ValueError(
             "it is not the certificate of an authority (no basic constraint CA); "
             "for one device make an individual enrollment"
@@ -64,17 +67,11 @@ def check_device(
         AuthError: says why not.
     """
     try:
-        certificates = [x509.load_der_x509_certificate(der) for der in chain[:LONGEST_CHAIN]]
+        certificates = [x509.load_der_x509_certificate(der) for der in chain[: LONGEST_CHAIN + 1]]
         authorities = [x509.load_der_x509_certificate(der) for der in enrolled] if is_group else []
         _check(registration_id, certificates, chain[0], authorities, enrolled, is_group, now_s)
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise AuthError(f"the certificate of '{registration_id}' cannot be read") from exc
-
-
-def common_name(certificate: x509.Certificate) -> str:
-    """Return the common name of the subject, '' when it has none."""
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else ""
 
 
 def _check(
@@ -93,52 +90,10 @@ def _check(
             f"the certificate's common name is {quoted(name)}, the registration id '{registration_id}'; "
             "they have to be the same"
         )
-    if is_group:
-        _check_path(certificates, authorities, now_s)
-    elif leaf_der not in enrolled:
-        raise AuthError(f"the certificate of '{registration_id}' is not the one enrolled")
-    _check_time(leaf, now_s)
-
-
-def _check_path(
-    certificates: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate], now_s: float
-) -> None:
-    """Walk up from the device's certificate until an enrolled authority has issued one."""
-    below = certificates[0]
-    others = list(certificates[1:])
-    for _ in range(LONGEST_CHAIN):
-        for authority in authorities:
-            if _issued(below, authority):
-                _check_time(authority, now_s)
-                return
-        above = next((one for one in others if _is_authority(one) and _issued(below, one)), None)
-        if above is None:
-            break
-        _check_time(above, now_s)
-        others.remove(above)
-        below = above
-    raise AuthError("the device's certificate was not issued by the authority of an enrollment group")
-
-
-def _issued(below: x509.Certificate, above: x509.Certificate) -> bool:
-    try:
-        below.verify_directly_issued_by(above)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
-
-
-def _check_time(certificate: x509.Certificate, now_s: float) -> None:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not begin <= datetime.fromtimestamp(now_s, UTC) <= end:
-        raise AuthError(
-            f"certificate {quoted(common_name(certificate))} is valid from {begin.isoformat()} to "
-            f"{end.isoformat()}, which is not now"
-        )
+    whose = f"the certificate of '{registration_id}'"
+    if not is_group:
+        if leaf_der not in enrolled:
+            raise AuthError(f"{whose} is not the one enrolled")
+    elif check_issuers(leaf, certificates[1:], authorities, whose, now_s) is None:
+        raise AuthError("the device's certificate was not issued by the authority of an enrollment group")
+    check_dates(leaf, whose, now_s)

@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from actors import scope as scope_tree
+from actors.scope import SCOPE
 from messaging.errors import ConfigError
 from messaging.identity import EDGE_AGENT, EDGE_HUB, Identity
 from messaging.text import quoted
 from runtime.iothub import refusals
 from runtime.iothub.records import Authentication, AuthType, Registered, Status
 
-SCOPE_PREFIX: Final = "ms-azure-iot-edge://"
 SYSTEM_MODULES: Final = (EDGE_AGENT, EDGE_HUB)
 DEVICES: Final = 1_000_000  # of a hub
 MODULES_PER_DEVICE: Final = 50
@@ -70,7 +71,7 @@ def created(identity: Identity, wanted: Mapping[str, Any], now_s: float) -> Regi
         status=_status(wanted, "enabled"),
         status_reason=_reason(wanted),
         is_edge=is_edge,
-        device_scope=f"{SCOPE_PREFIX}{identity.device_id}-{generation_id}" if is_edge else "",
+        device_scope=f"{SCOPE}{identity.device_id}-{generation_id}" if is_edge else "",
     )
 
 
@@ -91,7 +92,7 @@ def updated(before: Registered, wanted: Mapping[str, Any], now_s: float) -> Regi
         raise refusals.argument_invalid(
             f"device '{before.identity}' is an edge device and cannot become another; delete and create it"
         )
-    scope = f"{SCOPE_PREFIX}{before.identity.device_id}-{before.generation_id}"
+    scope = f"{SCOPE}{before.identity.device_id}-{before.generation_id}"
     return replace(
         after,
         status=status,
@@ -138,9 +139,9 @@ def device_of_scope(scope: str) -> str:
     Raises:
         IotHubError: 400028 not of the form `ms-azure-iot-edge://{device}-{generation}`.
     """
-    device_id, dash, _ = scope.removeprefix(SCOPE_PREFIX).rpartition("-")
-    if not scope.startswith(SCOPE_PREFIX) or not dash or not device_id:
-        raise refusals.invalid_scope(f"{quoted(scope)} is not of the form {SCOPE_PREFIX}device-generation")
+    device_id = scope_tree.device_of_scope(scope)
+    if not device_id:
+        raise refusals.invalid_scope(f"{quoted(scope)} is not of the form {SCOPE}device-generation")
     return device_id
 
 

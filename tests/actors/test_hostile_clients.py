@@ -316,5 +316,6 @@ TestHostileClients.settings = settings(
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(1800)
 class TestHostileClientsLong(HostileClients.TestCase):  # type: ignore[name-defined, misc]
     settings = settings(max_examples=2000, stateful_step_count=80, deadline=None)

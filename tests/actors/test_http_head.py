@@ -33,7 +33,7 @@ class HttpWorld(World):
     def __init__(self) -> None:
         super().__init__(IDENTITIES, METHODS, "test")
         self.gate = Gate()
-        self.start(HTTP, lambda: HttpHead(self.gate, "edge1", IDENTITIES, METHODS))
+        self.start(HTTP, lambda: HttpHead(self.gate, "edge1", IDENTITIES, METHODS, "proxy"))
 
     def ask(
         self,
@@ -149,3 +149,49 @@ def test_a_service_that_fails_or_is_silent_is_500(world: HttpWorld) -> None:
 
     assert [answers[0].status for answers in (failed, silent, unjudged)] == [500, 500, 500]
     assert world.described(HTTP) == {"requests": 0}
+
+
+# certificates that a proxy passes on
+
+
+def pass_on(world: HttpWorld, *headers: tuple[str, str]) -> list[HttpAnswer]:
+    answers: list[HttpAnswer] = []
+    assert world.gate.handler is not None
+    call = HttpCall("GET", "/$iothub/websocket", (("x-ms-edge-clientcert", "PEM"), *headers), b"")
+    world.gate.handler.certificate_passed_on(call, answers.append)
+    world.system.run()
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(ACCEPTED, 200), (NOT_AUTHORIZED, 401), (TRY_AGAIN, 503)], ids=str
+)
+def test_a_certificate_is_passed_on_by_whoever_proves_to_be_the_proxy_of_this_edge(
+    world: HttpWorld, code: int, status: int
+) -> None:
+    answers = pass_on(world, TOKEN)
+    before = list(answers)
+
+    asked = world.judge(code, "why")
+
+    assert (before, asked) == ([], ["edge1/proxy"])
+    assert [answer.status for answer in answers] == [status]
+
+
+@pytest.mark.parametrize("headers", [(), (TOKEN, TOKEN)], ids=["no token", "two tokens"])
+def test_row_41_without_its_token_nobody_passes_on_a_certificate(
+    world: HttpWorld, headers: tuple[tuple[str, str], ...]
+) -> None:
+    [answer] = pass_on(world, *headers)
+
+    assert answer.status == 401
+    assert "token of 'edge1/proxy'" in json.loads(answer.body)["message"]
+    assert world.letters(IDENTITIES) == []
+
+
+def test_a_proxy_that_nobody_judges_hears_so(world: HttpWorld) -> None:
+    answers = pass_on(world, TOKEN)
+
+    world.system.advance(AGENT_LIMIT_S + 3)
+
+    assert [answer.status for answer in answers] == [500]

@@ -12,6 +12,7 @@ from actors.hub_identity import HubIdentity, KnownIdentities
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
+    AGENT_START_S,
     MOST_ASKED_FOR,
     NOT_AUTHORIZED,
     REFRESH_SPACING_S,
@@ -49,11 +50,13 @@ def told(*identities: HubIdentity, authorities: tuple[bytes, ...] = ()) -> Ident
 
 
 class IdentityWorld(World):
-    def __init__(self, copy: MemoryCopy | None = None) -> None:
+    def __init__(self, copy: MemoryCopy | None = None, *, just_started: bool = False) -> None:
         super().__init__(SECURITY, HEAD, CLOUD, "test")
         self.copy = copy or MemoryCopy()
         self.check_certificate: Callable[..., float] = check_certificate
         self.start(IDENTITIES, self.build)
+        if not just_started:
+            self.system.advance(AGENT_START_S)
 
     def build(self) -> IdentityActor:
         hosts = (HUB_HOST, "edge.local")
@@ -136,7 +139,7 @@ def test_an_unknown_identity_is_asked_for_and_known_from_then_on(world: Identity
 
     assert (before, asked) == ([], 1)
     assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
-    assert world.copy.known == KnownIdentities((known("edge1/m"), known("leaf")))
+    assert world.copy.known == KnownIdentities((known("edge1/m"), known("leaf")), left=("off",))
 
 
 def test_an_identity_that_the_agent_does_not_know_either_is_refused_for_good(world: IdentityWorld) -> None:
@@ -226,6 +229,7 @@ THUMBPRINT, OTHER_THUMBPRINT, ROOT = "A" * 40, "B" * 40, b"root"
 def test_a_device_that_has_to_prove_itself_anew_is_cut_off_with_its_modules(
     world: IdentityWorld, before: HubIdentity, after: HubIdentity
 ) -> None:
+    """Source: hub-protocols.md section 8.4, row 55."""
     module, another = known("d/m"), known("dd/m")
     world.tell(IDENTITIES, told(before, module, another), SECURITY)
     world.letters(HEAD)
@@ -242,7 +246,8 @@ def test_another_place_in_the_scope_cuts_nobody_off(world: IdentityWorld) -> Non
     world.tell(IDENTITIES, told(known("d", device_scope="s", parent_scopes=("s",))), SECURITY)
 
     assert world.told(HEAD, IdentityRevoked) == []
-    assert world.copy.known == KnownIdentities((known("d", device_scope="s", parent_scopes=("s",)),))
+    assert world.copy.known is not None
+    assert world.copy.known.identities == (known("d", device_scope="s", parent_scopes=("s",)),)
 
 
 def test_other_trusted_authorities_cut_off_whom_they_vouched_for(world: IdentityWorld) -> None:
@@ -261,6 +266,7 @@ def test_other_trusted_authorities_cut_off_whom_they_vouched_for(world: Identity
 def test_row_51_a_device_that_is_enabled_or_re_keyed_meanwhile_is_found_so_by_asking(
     world: IdentityWorld,
 ) -> None:
+    """Source: hub-protocols.md section 8.4, row 51."""
     world.tell(IDENTITIES, PeerUp("agent", 7), "")
     world.agent_answers(known("d"), known("off", enabled=False))
 
@@ -316,6 +322,41 @@ def test_while_the_agent_is_away_the_copy_refuses_whom_it_knows_at_once(world: I
     world.asks(key=NEW_KEY)
 
     assert [verdict.return_code for verdict in world.verdicts()] == [NOT_AUTHORIZED]
+
+
+def test_right_after_a_start_nobody_is_refused_by_a_copy_that_may_be_old() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+    world.asks("leaf", NEW_KEY)
+    before = world.verdicts()
+
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("leaf", NEW_KEY))
+
+    assert before == []
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
+
+
+def test_an_agent_that_is_not_heard_of_after_a_start_is_away() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+    world.asks("leaf", NEW_KEY)
+    world.asks("nobody")
+
+    world.system.advance(AGENT_START_S)
+    at_first = world.verdicts()
+    world.system.advance(AGENT_LIMIT_S)
+
+    assert [(verdict.identity, verdict.return_code) for verdict in at_first] == [("leaf", NOT_AUTHORIZED)]
+    assert [(verdict.identity, verdict.return_code) for verdict in world.verdicts()] == [
+        ("nobody", TRY_AGAIN)
+    ]
+
+
+def test_right_after_a_start_whom_the_copy_lets_in_does_not_wait() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+
+    world.asks("leaf")
+
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
 
 
 def test_made_up_names_are_not_remembered_for_ever(world: IdentityWorld) -> None:

@@ -152,6 +152,7 @@ def test_row_6_a_certificate_while_they_are_switched_off_is_refused_for_good(
 def test_row_56_one_client_more_than_allowed_is_told_to_try_again_until_one_has_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Source: hub-protocols.md section 8.4, row 56."""
     world = HeadWorld(environment=HubEnvironment(max_connected_clients=100))
     clients = [world.connect(f"d{number}") for number in range(100)]
 

@@ -159,6 +159,7 @@ def own(folder: Path) -> Shown:
 def test_a_certificate_with_a_registered_thumbprint_is_accepted_until_its_end(
     own: Shown, length: int, second: bool
 ) -> None:
+    """Source: hub-protocols.md section 8.4, row 52."""
     [thumbprint] = [text for text in thumbprints_of(own.client.ders[0]) if len(text) == length]
     known = HubIdentity("D", "selfSigned", thumbprints=(*(("0" * length,) * second), thumbprint))
 
@@ -236,6 +237,7 @@ def test_a_certificate_of_a_trusted_ca_is_accepted_directly_and_by_one_that_it_s
 
 
 def test_row_53_certificates_of_a_ca_that_are_refused(folder: Path) -> None:
+    """Source: hub-protocols.md section 8.4, row 53."""
     root, stranger = make_signer("root"), make_signer("stranger")
     between, no_ca = make_signer("between", issuer=root), make_signer("no CA", issuer=root, is_ca=False)
     expired_ca = make_signer("expired CA", days=-1)

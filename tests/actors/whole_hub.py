@@ -152,7 +152,9 @@ class HubWorld:
         self.cloud = MemoryCloud()
         self.twins = MemoryTwins()
         keys = (Secret(KEY), Secret(KEY))
-        copy = MemoryCopy(KnownIdentities(tuple(HubIdentity(name, keys=keys) for name in (A, B, LEAF))))
+        copy = self.copy = MemoryCopy(
+            KnownIdentities(tuple(HubIdentity(name, keys=keys) for name in (A, B, LEAF)))
+        )
         texts = tuple(RouteText(name, text, DEFAULT_PRIORITY, 0) for name, text in routes.items())
         guard, kept = AppendGuard(), KeptRoutes(texts, None)
         routing, storage = RoutingTrail(), StorageTrail()

@@ -22,6 +22,11 @@ class MemoryTwins:
             raise StoreError("twin database: no space left to store a twin; free some on its disk")
         self.kept.update(twins)
 
+    def remove(self, identity: str) -> None:
+        if self.failing:
+            raise StoreError("twin database: no space left to forget a twin; free some on its disk")
+        self.kept.pop(identity, None)
+
     def identities(self) -> list[str]:
         return list(self.kept)
 

@@ -48,7 +48,7 @@ class Serving:
         self.hub = hub
         self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in (MQTT_PORT, WEB_PORT)])
         self.server = MqttServer(hub)
-        tls = ServerCertificate(str(certificate), str(certificate)).context
+        tls = ServerCertificate(str(certificate), str(certificate))
         self._listeners = [
             MqttListener(self._sockets[:1], [], tls),
             WebListener(self._sockets[1:], tls, _no_requests),

@@ -77,7 +77,7 @@ def cloud_server(folder: Path, address: str = "127.0.0.2", port: int = 0) -> Ite
         (listening,) = bind([parse_listen_address(f"{address}:{port}")])
         hub = await IotHub.open(folder, address)
         certificate = ServerCertificate(str(chain.path), str(chain.path))
-        listener = WebListener([listening], certificate.context, RestApi(hub).handle)
+        listener = WebListener([listening], certificate, RestApi(hub).handle)
         listener.open(EchoHandler())
         stop.append(asyncio.Event())
         servers.append(

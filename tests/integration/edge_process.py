@@ -165,12 +165,10 @@ class EdgeProcess:
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()
             if (self.run.path / "agent.agent").exists():
-                try:
+                with suppress(AskTimeout, NobodyThere):  # the socket may still be that of an agent before
                     listed = self.modules()
-                except AskTimeout:
-                    continue
-                if holds(listed):
-                    return listed
+                    if holds(listed):
+                        return listed
             time.sleep(0.01)  # between two looks at what other processes do
         raise AssertionError(f"not so: {listed}\n{self.log.read_text()}")
 

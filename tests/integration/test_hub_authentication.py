@@ -5,24 +5,35 @@ Rows are those of the spec sheet hub-protocols.md section 8.4.
 
 from __future__ import annotations
 
+import os
+import queue
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from paho.mqtt import client as paho
 
-from actors.hub_identity import HubIdentity
-from messaging.mqtt.packets import ConnAck
+from actors.hub_identity import HubIdentity, KnownIdentities
+from messaging import sas
+from messaging.envelope import Secret
+from messaging.identity import Identity
+from messaging.mqtt.packets import ConnAck, Connect
 from messaging.sas import CLOCK_SKEW_S
 from runtime.client_certificates import thumbprints_of
-from tests.integration.hub_process import HubProcess
+from runtime.identity_copy import IdentityFile
+from tests.integration.hub_process import DEVICE, IOTHUB, HubProcess
 from tests.integration.mqtt_socket import MqttSocket
 from tests.integration.sdk_clients import SDK_PORT, SdkPublisher, loopback_address
 from tests.runtime.client_certificates import ClientCertificate, make_client, make_signer
 
 UP = {"up": "FROM /messages/* INTO $upstream"}
+PROXY = "IoTEdgeAPIProxy"
+NOT_UPGRADED = -1
 CRYPTOGRAPHY = "cryptography/hazmat/bindings/_rust"
 
 
@@ -44,7 +55,7 @@ class Cast:
         [sha256] = [text for text in thumbprints_of(self.printed.ders[0]) if len(text) == 64]
         return HubProcess(
             UP,
-            modules=("a",),
+            modules=("a", PROXY),
             devices=("leaf",),
             with_certificates=(
                 (HubIdentity("printed", "selfSigned", thumbprints=("0" * 40, sha256)), self.printed),
@@ -134,6 +145,7 @@ def test_a_token_that_ends_closes_the_connection_and_a_certificate_stays(hub: Hu
 
 
 def test_row_54_known_clients_are_let_in_after_a_restart_with_no_agent(cast: Cast) -> None:
+    """Source: hub-protocols.md section 8.4, row 54."""
     with cast.hub() as hub:
         assert answer(hub, "leaf", None, None).return_code == 0
         hub.kill()
@@ -163,3 +175,104 @@ def test_the_sdk_as_device_with_a_certificate_goes_on_after_the_hub_was_killed(c
         bodies = [int(body) for body in hub.waiting(name)]
         assert set(publisher.numbers()) <= set(bodies)
         assert list(dict.fromkeys(bodies)) == sorted(set(bodies))
+
+
+# a proxy in front of the hub, which ends the TLS of its clients
+
+
+def through_proxy(
+    hub: HubProcess,
+    client_id: str,
+    certificate: str,
+    token: str | None,
+    shown: ClientCertificate | None = None,
+) -> int:
+    """Connect by WebSocket as a proxy does for a client; return the code of CONNACK, or NOT_UPGRADED."""
+    headers = {"x-ms-edge-clientcert": certificate} | ({} if token is None else {"Authorization": token})
+    client = paho.Client(client_id, transport="websockets")
+    client.ws_set_options("/$iothub/websocket", headers)
+    client.username_pw_set(hub.user_name(client_id))
+    context = ssl.create_default_context(cafile=str(hub.ca_file))
+    context.check_hostname = False
+    if shown is not None:
+        context.load_cert_chain(shown.certificate_file, shown.key_file)
+    client.tls_set_context(context)
+    answers: queue.Queue[int] = queue.Queue()
+    client.on_connect = lambda *told: answers.put(told[3])
+    refused = "a certificate that was passed on is refused"
+    before = sum(refused in line for line in hub.log_lines())
+    try:
+        client.connect(hub.address, hub.web_port)
+    except paho.WebsocketConnectionError:
+        hub.wait_for_log(refused, before + 1)
+        return NOT_UPGRADED
+    client.loop_start()
+    try:
+        return answers.get(timeout=20)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+@pytest.mark.parametrize(
+    ("client_id", "certificate", "by", "shown", "answered"),
+    [
+        pytest.param("printed", "printed", PROXY, None, 0, id="the proxy"),
+        pytest.param("signed", "signed", PROXY, None, 0, id="the proxy, with a chain"),
+        pytest.param("signed", "printed", PROXY, None, 5, id="another's certificate"),
+        pytest.param("printed", "printed", PROXY, "signed", 5, id="the one of the connection goes before it"),
+        pytest.param("printed", "printed", "a", None, NOT_UPGRADED, id="41 another module"),
+        pytest.param("printed", "printed", None, None, NOT_UPGRADED, id="41 no token"),
+        pytest.param("printed", "no PEM", PROXY, None, NOT_UPGRADED, id="no certificate"),
+    ],
+)
+def test_a_certificate_counts_that_the_proxy_module_and_nobody_else_passes_on(
+    hub: HubProcess,
+    cast: Cast,
+    client_id: str,
+    certificate: str,
+    by: str | None,
+    shown: str | None,
+    answered: int,
+) -> None:
+    """Source: hub-protocols.md sections 1.16, 5.5 and 8.4, row 41."""
+    passed_on = "%2D%2D"
+    if certificate != "no PEM":
+        passed_on = quote(Path(getattr(cast, certificate).certificate_file).read_text(), safe="")
+    token = None if by is None else hub.token(f"{DEVICE}/{by}")
+
+    found = through_proxy(hub, client_id, passed_on, token, getattr(cast, shown) if shown else None)
+
+    assert found == answered
+
+
+# the hub of an edge below this one
+
+
+def test_the_hub_of_an_edge_below_connects_for_its_clients_with_its_own_token_and_for_no_others() -> None:
+    """Source: hub-protocols.md sections 1.2 and 5.6."""
+    key = os.urandom(32)
+    made = HubProcess(UP, devices=("near",))
+    child = HubIdentity("child", keys=(Secret(os.urandom(32)),), device_scope="ms-azure-iot-edge://child-1")
+    known = (
+        *made.identities.identities,
+        child,
+        HubIdentity("child/$edgeHub", keys=(Secret(key),)),
+        HubIdentity("far", keys=(Secret(os.urandom(32)),), parent_scopes=(child.device_scope,)),
+    )
+    IdentityFile(made.home / "identities.copy").save(KnownIdentities(known))
+    audience = sas.audience_of(IOTHUB, Identity.edge_hub("child"))
+    token = sas.make_token(audience, key, int(time.time()) + 60).encode()
+
+    def answered(hub: HubProcess, client_id: str) -> int:
+        name = f"{hub.user_name(client_id)}&auth-chain={client_id};child"
+        with MqttSocket(hub) as client:
+            client.send(Connect(client_id, True, 60, name, token))
+            answer = client.receive()
+            assert isinstance(answer, ConnAck)
+            return answer.return_code
+
+    with made as hub:
+        assert answered(hub, "far") == 0
+        assert answered(hub, "near") == 5
+        assert "'near' does not stand below the edge 'child'" in hub.wait_for_log("refused with")[0]

@@ -27,6 +27,16 @@ KEY = "c2VjcmV0IGtleQ=="
             ConnectionString("h.net", Identity("a=b"), KEY),
             id="another order, blanks, an = in an id, ; at the end",
         ),
+        pytest.param(
+            "HostName=h.net;DeviceId=D;x509=true;GatewayHostName=edge.local",
+            ConnectionString("h.net", Identity("D"), "", "edge.local"),
+            id="a device with a certificate",
+        ),
+        pytest.param(
+            "HostName=h.net;DeviceId=D;x509=True",
+            ConnectionString("h.net", Identity("D"), ""),
+            id="true in other letters",
+        ),
     ],
 )
 def test_a_connection_string_is_read(text: str, expected: ConnectionString) -> None:
@@ -42,7 +52,11 @@ def test_a_connection_string_is_read(text: str, expected: ConnectionString) -> N
         (f"HostName=h;HostName=h;DeviceId=D;SharedAccessKey={KEY}", "HostName is there twice"),
         (f"hostname=h;DeviceId=D;SharedAccessKey={KEY}", "'hostname'; did you mean 'HostName'?"),
         (f"HostName=h;DeviceId=D;SharedAccesKey={KEY}", "did you mean 'SharedAccessKey'?"),
-        (f"HostName=h;DeviceId=D;x509=true;SharedAccessKey={KEY}", "'x509'; known are HostName"),
+        (f"HostName=h;DeviceId=D;x509=true;SharedAccessKey={KEY}", "x509=true and SharedAccessKey are both"),
+        (f"HostName=h;DeviceId=D;x509=false;SharedAccessKey={KEY}", "x509 is 'false'; it can only be true"),
+        ("HostName=h;DeviceId=D;x509=yes", "x509 is 'yes'"),
+        ("DeviceId=D;x509=true", "HostName missing"),
+        (f"HostName=h;DeviceId=D;Key={KEY}", "unknown key 'Key'"),
         (f"HostName=;DeviceId=D;SharedAccessKey={KEY}", "HostName is empty"),
         (f"HostName=h;DeviceId=a b;SharedAccessKey={KEY}", "'a b'"),
         ("HostName=h;DeviceId=D;SharedAccessKey=secret key", "not base64"),
@@ -65,9 +79,17 @@ def test_the_key_does_not_show_in_a_repr() -> None:
 names = st.from_regex(r"[a-z0-9.-]{1,20}", fullmatch=True)
 
 
-@given(host=names, device=names, module=st.none() | names, gateway=st.none() | names)
-def test_what_is_written_is_read(host: str, device: str, module: str | None, gateway: str | None) -> None:
-    parts = ConnectionString(host, Identity(device, module), KEY, gateway)
+@given(
+    host=names,
+    device=names,
+    module=st.none() | names,
+    key=st.sampled_from((KEY, "")),
+    gateway=st.none() | names,
+)
+def test_what_is_written_is_read(
+    host: str, device: str, module: str | None, key: str, gateway: str | None
+) -> None:
+    parts = ConnectionString(host, Identity(device, module), key, gateway)
 
     assert parse_connection_string(format_connection_string(parts)) == parts
 

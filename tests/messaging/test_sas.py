@@ -75,6 +75,7 @@ def test_the_signature_is_the_one_that_iot_hub_documents() -> None:
     ],
 )
 def test_a_token_is_accepted(text: str, identity: Identity) -> None:
+    """Source: hub-protocols.md section 8.4, rows 48 to 50."""
     accept(text, identity)
 
 
@@ -120,6 +121,7 @@ def test_order_and_case_of_the_fields_do_not_matter(order: tuple[str, ...]) -> N
     ],
 )
 def test_a_token_is_refused_with_the_reason(text: str, identity: Identity, reason: str) -> None:
+    """Source: hub-protocols.md section 8.4, rows 48 to 50."""
     with pytest.raises(AuthError, match=reason):
         accept(text, identity)
 

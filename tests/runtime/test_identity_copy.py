@@ -17,11 +17,18 @@ KNOWN = KnownIdentities(
     (
         HubIdentity("edge1", keys=KEYS, device_scope="ms-azure-iot-edge://edge1-1"),
         HubIdentity("edge1/m", keys=KEYS, enabled=False),
-        HubIdentity("leaf", "selfSigned", thumbprints=("A" * 40, "B" * 64), parent_scopes=("s1", "s2")),
+        HubIdentity(
+            "leaf",
+            "selfSigned",
+            thumbprints=("A" * 40, "B" * 64),
+            parent_scopes=("s1", "s2"),
+            generation_id="7",
+        ),
         HubIdentity("other", "certificateAuthority"),
         HubIdentity("nothing", "none"),
     ),
     (b"root", b"other root"),
+    ("gone", "edge1/gone"),
 )
 
 
@@ -44,6 +51,15 @@ def test_a_copy_of_before_certificates_is_still_read(tmp_path: Path) -> None:
             HubIdentity("off", keys=(Secret(b"a"), Secret(b"b")), enabled=False),
         )
     )
+
+
+def test_a_copy_of_before_generations_is_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "identities.copy"
+    entry = ["leaf", "sas", [b"first", b"second"], [], True, "", ["s1"]]
+    path.write_bytes(msgpack.packb({"identities": [entry], "authorities": [b"root"]}))
+
+    known = KnownIdentities((HubIdentity("leaf", keys=KEYS, parent_scopes=("s1",)),), (b"root",))
+    assert IdentityFile(path).load() == known
 
 
 def test_without_a_copy_there_is_none(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import ssl
+import threading
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,29 @@ def test_new_certificate_in_the_files_is_for_new_handshakes(
     )
     assert shown[0] != shown[1]
     assert old.exchange(b"hello") == new.exchange(b"hello") == b"hello"
+
+
+def test_handshakes_go_on_while_another_thread_replaces_the_certificate(
+    tmp_path: Path, ca: EdgeCa, server: ServerCertificate
+) -> None:
+    """With one context for all, a few of these handshakes fail and the process crashes."""
+    issued = issue_server(ca, "localhost", ["localhost"], NOW_S)
+    (tmp_path / "other.pem").write_text(issued.private_key_pem + issued.chain_pem)
+    shutil.copy(tmp_path / "server.pem", tmp_path / "first.pem")
+    client = _client_context(ca, ssl.TLSVersion.TLSv1_2, None)
+    loaded: list[bool] = []
+
+    def replace() -> None:
+        for number in range(300):
+            shutil.copy(tmp_path / ("other.pem", "first.pem")[number % 2], tmp_path / "new.pem")
+            (tmp_path / "new.pem").replace(tmp_path / "server.pem")
+            loaded.append(server.load())
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    while replacing.is_alive():
+        _Pair(server, client).shake_hands()
+
+    replacing.join()
+    assert len(loaded) == 300
+    assert all(loaded)

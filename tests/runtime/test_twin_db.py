@@ -70,3 +70,16 @@ def test_a_damaged_file_is_put_aside_and_twins_start_empty(tmp_path: Path, caplo
     aside = [tmp_path / f"twins.db-damaged-{number}" for number in (1, 2)]
     assert [file.read_bytes() for file in aside] == contents
     assert f"put aside as {aside[1]}" in caplog.text
+
+
+def test_a_twin_that_was_removed_is_gone_for_good_and_removing_it_again_is_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "twins.db"
+    store = TwinDb.open(path)
+    store.save({"edge1/a": b"one", "leaf": b"two"})
+    store.remove("leaf")
+    store.remove("leaf")
+    store.close()
+
+    again = TwinDb.open(path)
+    assert again.identities() == ["edge1/a"]
+    again.close()

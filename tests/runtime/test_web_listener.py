@@ -297,6 +297,8 @@ def test_application_sees_the_certificate_of_the_client(play: Play, tmp_path: Pa
     ids=["path", "query", "encoded", "one of two", "unknown", "AMQP", "none offered", "other path", "root"],
 )
 def test_upgrade_is_for_mqtt_on_one_path(play: Play, target: str, offered: list[str], status: int) -> None:
+    """Source: hub-protocols.md section 8.4, row 68; AMQP is not spoken here."""
+
     async def scene(front: Front) -> None:
         client = WebSocketClient(*await front.connect())
 

@@ -144,8 +144,8 @@ async def web_front(
     path.write_text(issued.private_key_pem + issued.chain_pem)
     sockets = bind([parse_listen_address("127.0.0.1:0")])
     admission = Admission()
-    context = ServerCertificate(str(path), str(path)).context
-    listener = WebListener(sockets, context, handle, admission, limits)
+    certificate = ServerCertificate(str(path), str(path))
+    listener = WebListener(sockets, certificate, handle, admission, limits)
     front = Front(sockets[0].getsockname()[1], ca, handler or EchoHandler(), admission, listener)
     listener.open(front.handler)
     try:

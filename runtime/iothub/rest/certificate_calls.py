@@ -22,7 +22,7 @@ async def put(call: Call) -> Response:
     check_id(name)
     der = der_of(member(call.object_body(), "certificate", str, ""))
     try:
-        subject = device_certificates.check_readable(der, is_authority=True)
+        subject = device_certificates.check_readable(der, is_group=True)
     except ValueError as exc:
         raise refusals.argument_invalid(f"the certificate '{name}' is not usable: {exc}") from exc
     document = {"der": der, "commonName": subject, "thumbprint": device_certificates.thumbprint(der)}

@@ -336,9 +336,9 @@ CHAINS = {
     ),
     "of a stranger": ([issue("dev-1", issue("stranger", is_ca=True))], "enrollmentGroup", ROOT, "not issued"),
     "of a namesake": ([issue("dev-1", issue("root", is_ca=True))], "enrollmentGroup", ROOT, "not issued"),
-    "expired": ([issue("dev-1", ROOT, days=(-9, -1))], "enrollmentGroup", ROOT, "is not now"),
-    "not yet valid": ([issue("dev-1", ROOT, days=(2, 9))], "enrollmentGroup", ROOT, "is not now"),
-    "of an expired root": ([issue("dev-1", OLD_ROOT)], "enrollmentGroup", OLD_ROOT, "is not now"),
+    "expired": ([issue("dev-1", ROOT, days=(-9, -1))], "enrollmentGroup", ROOT, "set the clock"),
+    "not yet valid": ([issue("dev-1", ROOT, days=(2, 9))], "enrollmentGroup", ROOT, "set the clock"),
+    "of an expired root": ([issue("dev-1", OLD_ROOT)], "enrollmentGroup", OLD_ROOT, "set the clock"),
 }  # fmt: skip
 
 
