@@ -142,7 +142,8 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
     settings, provisioned = provision(settings)
     cloud = embedded_cloud(settings, provisioned)
     origin = Origin.CLOUD if cloud is None else Origin.LOCAL
-    chosen = choose(settings, deployment_path, provisioned is not None or cloud is not None, origin)
+    first = None if cloud is None else cloud.first_deployment
+    chosen = choose(settings, deployment_path, provisioned is not None or cloud is not None, origin, first)
     deployment = chosen.deployment
     earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
     if earlier != message_db and earlier.exists():
@@ -340,6 +341,8 @@ class _Edge:
             system = ThreadSystem(bus, end_process=end_at_once)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
+            if not self._chosen.file_name and self._chosen.kept is None:
+                log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)
             if not self._root_ended:
                 log.info("stopping")

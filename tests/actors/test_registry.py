@@ -183,6 +183,18 @@ def test_a_fault_is_logged_once_and_its_end_too(
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
+def test_a_cloud_that_is_just_starting_is_no_news(
+    world: RegistryWorld, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "actors.registry")
+    world.want(1)
+    world.ends(failed(Fault.UNREACHABLE))
+    world.system.advance(60.0)
+    world.ends()
+
+    assert [line.levelname for line in caplog.records] == ["INFO"]
+
+
 def test_modules_that_the_cloud_does_not_take_are_named_and_tried_again(
     world: RegistryWorld, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -148,27 +148,26 @@ def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: E
 def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
     edge: EdgeProcess, tmp_path: Path
 ) -> None:
-    edge.start("--for", "4")
+    edge.start()
     edge.wait_for_modules("running", {"edgeCloud"})
     first = edge.modules()["edgeCloud"]["address"]
     second = EdgeProcess(tmp_path / "second")
     try:
-        second.start("--for", "4")
+        second.start()
         assert second.modules()["edgeCloud"]["address"] != first
     finally:
         second.close()
-    edge.wait()
+    edge.stop()
 
-    edge.start("--for", "4")
+    edge.start()
     assert edge.modules()["edgeCloud"]["address"] == first
-    edge.wait()
+    edge.stop()
     taken = bind([parse_listen_address(f"{first}:{MQTT_PORT}")])
-    edge.start("--for", "4")
+    edge.start()
     moved = edge.modules()["edgeCloud"]["address"]
     assert moved != first
     assert f"the IoT Hub of this edge moves from {first} to {moved}" in edge.output.read_text()
     assert [device["status"] for device in edge.json("cloud", "device", "list")] == ["enabled"]
-    edge.wait()
     taken[0].close()
 
 
