@@ -161,7 +161,7 @@ class RegistryActor(EdgeActor):
             return
         fault = self._fault
         state = CONNECTING if not self._failures and not self._synced_s else state_of(fault)
-        reason = "" if fault is None else explain(fault, registry.device_id, registry.host_name)
+        reason = "" if fault is None else _explain(fault, registry)
         self.reply(
             ProvisioningState(
                 registry.host_name,
@@ -229,7 +229,7 @@ class RegistryActor(EdgeActor):
             if self._told is not None or not self._synced_s:
                 log.info("device '%s' is known at %s, modules too", registry.device_id, registry.host_name)
         elif kind != self._told:
-            log.error("%s", explain(fault, registry.device_id, registry.host_name))
+            log.error("%s", _explain(fault, registry))
         self._told = kind
 
     def _log_problems(self, problems: tuple[tuple[str, str], ...]) -> None:
@@ -237,3 +237,7 @@ class RegistryActor(EdgeActor):
         assert registry is not None
         for name, reason in problems if problems != self._problems else ():
             log.error("module '%s' has no identity at %s: %s", name, registry.host_name, reason)
+
+
+def _explain(fault: CloudFault, registry: Registry) -> str:
+    return explain(fault, registry.device_id, registry.host_name, registry.is_own)

@@ -252,6 +252,14 @@ def test_each_fault_has_a_state_and_a_way_out(fault: CloudFault, state: str, way
     assert way_out in explain(fault, "edge1", "hub1")
 
 
+@pytest.mark.parametrize("status", [401, 404])
+def test_nobody_is_sent_away_from_the_stand_in_that_the_edge_runs_for_itself(status: int) -> None:
+    told = explain(CloudFault(Fault.UNAUTHORIZED, "r", status), "edge1", "127.0.0.2", is_own=True)
+
+    assert "`edge-actors cloud device create edge1 --edge`" in told
+    assert "connection-string" not in told
+
+
 KEYS, OTHER = ("p", "s"), ("x", "y")
 
 
