@@ -215,6 +215,7 @@ def test_a_stand_in_that_cannot_start_is_told_and_nothing_else_runs(edge: EdgePr
     assert not RunDirectory.of(edge.home).path.exists()
 
 
+@pytest.mark.timeout(300)
 def test_a_device_of_the_edge_that_was_deleted_is_made_again_and_taken(edge: EdgeProcess) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)
