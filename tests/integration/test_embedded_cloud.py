@@ -146,6 +146,7 @@ def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: E
     assert (edge.home / "cloud" / "cloud.db").exists()
 
 
+@pytest.mark.timeout(300)  # five starts
 def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
     edge: EdgeProcess, tmp_path: Path
 ) -> None:
