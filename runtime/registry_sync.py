@@ -29,8 +29,8 @@ from runtime.scope_file import ScopeFile
 
 log = logging.getLogger(__name__)
 
-# These are about one module, and the others go on.
-_ONE_MODULES: Final = (400, 404, 409, 412, 413)
+# These are about one module, and the others go on: that the device itself may ask has been seen by then.
+_ONE_MODULES: Final = (400, 403, 404, 409, 412, 413)
 
 
 class RegistrySync:
@@ -55,10 +55,10 @@ class RegistrySync:
 
     def run(self) -> SyncOutcome:
         """Do it, and return how it went."""
-        own = own_cloud.service_of(self._home, self._provisioned.host_name)
         found = self._provisioned
-        service = own or Service(found.host_name, found.https_port, found.ca_pem)
         try:
+            own = own_cloud.service_of(self._home, found.host_name)
+            service = own or Service(found.host_name, found.https_port, found.ca_pem)
             with HttpsClient(service) as client:
                 registry = RegistryClient(
                     client, found.host_name, found.device_id, found.device_key, self._now_s
@@ -80,9 +80,8 @@ class RegistrySync:
             return SyncOutcome(CloudFault(Fault.UNREACHABLE if away else Fault.REFUSED, str(exc)))
         except Exception as exc:  # the next sync must be told of the end of this one
             log.exception("registry and scope could not be made the same")
-            return SyncOutcome(
-                CloudFault(Fault.REFUSED, f"an error of the edge itself ({exc!r}); see its log")
-            )
+            reason = f"an error of the edge itself ({type(exc).__name__}); see `edge-actors logs edgeAgent`"
+            return SyncOutcome(CloudFault(Fault.REFUSED, reason))
 
     def _sync_modules(self, registry: RegistryClient) -> tuple[tuple[str, str], ...]:
         """Return the modules that the cloud does not take, with its reason."""
