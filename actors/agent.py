@@ -59,6 +59,7 @@ HUB_CLIENT: Final = "hub/client"
 LOOK_S: Final = 0.5  # between two questions who is connected
 ROUTES_LIMIT_S: Final = 5.0
 HUB_DESIRED_LIMIT_S: Final = 30.0  # how long the first deployment waits for the routes
+MOST_RESTARTS: Final = 3  # of a module on trial
 REPORT_S: Final = 0.2  # what changes together is reported together
 
 
@@ -110,6 +111,7 @@ class AgentActor(ModuleTree):
         platform: Platform = UNKNOWN_PLATFORM,
         cloud: ModuleSpec | None = None,
         until_ready: bool = False,
+        trial_s: float = 0.0,
     ) -> None:
         """Keep what is needed.
 
@@ -126,6 +128,8 @@ class AgentActor(ModuleTree):
             platform: On what this edge runs, for what is reported.
             cloud: The stand-in that is supervised whatever the deployment says; None: there is none.
             until_ready: Whether modules of one start order have to be ready before the next ones start.
+            trial_s: For how long the modules that a deployment changes have to stay up, or the one before
+                comes back; 0: it never does.
         """
         super().__init__(
             keeper.deployment,
@@ -147,6 +151,9 @@ class AgentActor(ModuleTree):
         self._hub_is_there = False
         self._connected: tuple[str, ...] = ()  # modules, while somebody waits for them
         self._clients_timer = 0
+        self._trial_s = trial_s
+        self._trial: frozenset[str] = frozenset()  # modules that have to stay up …
+        self._trial_ends_s = 0.0  # … until then, monotonic
 
     # starting
 
@@ -196,6 +203,9 @@ class AgentActor(ModuleTree):
             return
         for name, problem in message.problems:
             log.warning("module %s: %s", name, problem)
+        before, now = self._deployment.modules, self._keeper.deployment.modules
+        self._trial = frozenset(name for name, spec in now.items() if before.get(name) != spec)
+        self._trial_ends_s = self.clock.monotonic_s() + self._trial_s
         self.roll_out(self._keeper.deployment, message.outdated)
         if self._hub_is_there:
             self._tell_routes()
@@ -291,6 +301,22 @@ class AgentActor(ModuleTree):
     def modules_changed(self) -> None:
         """See ModuleTree."""
         self._report_soon()
+        if self._trial and self._trial_s:
+            self._judge_trial()
+
+    def _judge_trial(self) -> None:
+        """Take a deployment back whose modules do not stay up."""
+        if self.clock.monotonic_s() > self._trial_ends_s:
+            self._trial = frozenset()
+            return
+        for name in sorted(self._trial & self._reports.keys()):
+            report = self._reports[name]
+            if not self.is_as_deployed(name):
+                continue  # how it fared before says nothing
+            if report.restarts >= MOST_RESTARTS or report.status == ModuleStatus.FAILED:
+                self._trial = frozenset()
+                self._took(self._keeper.roll_back(f"module '{name}' does not stay up: {report.description}"))
+                return
 
     def modules_stop(self) -> None:
         """See ModuleTree."""

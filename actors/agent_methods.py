@@ -29,7 +29,8 @@ from actors.log_query import (
     text_of,
 )
 from actors.module_list import ListModules, ModuleList
-from actors.supervisor import ModuleReported, RestartModule
+from actors.module_report import ModuleReported
+from actors.supervisor import RestartModule
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, RequestFailed
 from messaging.text import quoted

@@ -19,6 +19,7 @@ class ClientChanged:
 
     identity: str
     features: tuple[str, ...]
+    model_id: str = ""  # of plug and play, if it has announced one
 
 
 @message

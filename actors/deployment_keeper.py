@@ -104,6 +104,8 @@ class DeploymentKeeper:
         self._hub_version = 0 if kept is None else kept.hub_version
         self._hub_desired = b"" if kept is None else kept.hub_desired
         self._waiting: tuple[bytes, int] | None = None  # until what `$edgeHub` desires is known
+        self._before: KeptDeployment | None = None  # the one that the last one took the place of
+        self._given_up = b""  # what was rolled back is not applied again
 
     @property
     def is_local(self) -> bool:
@@ -126,6 +128,9 @@ class DeploymentKeeper:
             return Taken.NOTHING
         self._waiting = None
         kept = self._kept
+        if self._given_up and desired == self._given_up:
+            return Taken.NOTHING  # its status stays
+        self._given_up = b""
         if kept is not None and kept.agent_desired == desired:
             self.status = DeploymentStatus()
             if kept.agent_version != version:
@@ -167,8 +172,28 @@ class DeploymentKeeper:
             self._waiting = desired, version
             return Taken.ASK_FOR_HUB
         self._waiting = None
+        before = self._kept
         kept = KeptDeployment(version, desired)
-        return self._put_in_force(replace(deployment, hub=self._hub or HubSettings()), kept)
+        taken = self._put_in_force(replace(deployment, hub=self._hub or HubSettings()), kept)
+        if taken is Taken.ROLL_OUT:
+            self._before = before
+        return taken
+
+    def roll_back(self, reason: str) -> Taken:
+        """Return to the deployment before this one, because of its modules; routes stay as they are."""
+        before, bad = self._before, self._kept
+        if before is None or bad is None:
+            return Taken.NOTHING
+        deployment = replace(
+            parse_agent(before.agent_desired, before.agent_version), hub=self._hub or HubSettings()
+        )
+        if self._put_in_force(deployment, before) is Taken.NOTHING:
+            return Taken.NOTHING
+        self._before, self._given_up = None, bad.agent_desired
+        text = f"version {bad.agent_version} was taken back, version {before.agent_version} runs: {reason}"
+        log.error("%s", text)
+        self.status = DeploymentStatus(FAILED, shortened(text))
+        return Taken.ROLL_OUT
 
     def _put_in_force(self, deployment: Deployment, kept: KeptDeployment) -> Taken:
         assert self._place is not None

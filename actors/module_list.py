@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from actors.module_report import ModuleReported
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_HUB,
@@ -18,7 +19,6 @@ from actors.module_spec import (
     ProcessSettings,
     StandInSettings,
 )
-from actors.supervisor import ModuleReported
 from messaging.kinds import message
 
 

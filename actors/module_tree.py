@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 
 from actors.base import ChildSpec, EdgeActor
 from actors.deployment import Deployment
+from actors.module_report import ModuleReported
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_CLOUD,
@@ -37,7 +38,6 @@ from actors.supervisor import (
     HandOver,
     KillModule,
     ModuleRemoved,
-    ModuleReported,
     RemoveModule,
     RestartModule,
     StartModule,
@@ -327,15 +327,17 @@ class ModuleTree(EdgeActor):
         if self._awaited and self._until_ready:
             self.group_waits()
 
+    def is_as_deployed(self, name: str) -> bool:
+        """Tell whether what was last reported of a module is of the deployment in force."""
+        report = self._reports.get(name)
+        is_settled = name in self._due and name not in self._leaving
+        return is_settled and report is not None and report.order == self._order(name)
+
     def go_on_if_ready(self) -> None:
         """Start the next group once nobody of this one is waited for any more."""
         if not self._awaited or self._stopping:
             return
-        known = {
-            name: report
-            for name in self._awaited - self._leaving
-            if (report := self._reports.get(name)) is not None and report.order == self._order(name)
-        }
+        known = {name: self._reports[name] for name in self._awaited if self.is_as_deployed(name)}
         connected = self.connected_modules()
         waiting = waited_for(self._awaited, known, until_ready=self._until_ready, connected=connected)
         self._awaited = set(waiting)

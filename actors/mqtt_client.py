@@ -102,7 +102,7 @@ class MqttClient:
         self.acknowledged_at_s = now_s  # when the client last acknowledged something (monotonic)
         self.redeliveries = 0  # since then
         self._last_packet_id = 0
-        self._model_id = ""
+        self.model_id = ""
         self._edge_device_id = ""
         self._headers: dict[tuple[str, bool, bool], _Header] = {}
 
@@ -115,7 +115,7 @@ class MqttClient:
         """The client is who it says it is."""
         self.epoch = epoch
         self._edge_device_id = edge_device_id
-        self._model_id = model_id
+        self.model_id = model_id
 
     def hold(self, reason: str) -> None:
         """Stop reading the socket, for this reason too."""
@@ -225,7 +225,7 @@ class MqttClient:
         # What the hub adds does not count: a client could not know how much it may send.
         sent = Message("", properties, incoming.system_properties, b"")
         stamped = stamp_sender(
-            incoming.system_properties, incoming.identity, self._edge_device_id, self._model_id
+            incoming.system_properties, incoming.identity, self._edge_device_id, self.model_id
         )
         header = encode_header(source_path(stamped), properties, stamped)
         return header, LARGEST_MESSAGE_BYTES - sent.size_bytes

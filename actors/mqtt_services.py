@@ -93,7 +93,7 @@ class Services:
 
     def _introduce(self, client: MqttClient, listener: str) -> None:
         if client.features is not None:
-            self._head.tell(listener, ClientChanged(client.client_id, client.features))
+            self._head.tell(listener, ClientChanged(client.client_id, client.features, client.model_id))
 
     def forget(self, client: MqttClient) -> None:
         """The connection is gone."""

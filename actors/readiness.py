@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from actors.module_report import ModuleReported
 from actors.module_spec import DesiredStatus, ModuleStatus
-from actors.supervisor import ModuleReported
 
 # Nothing more is to be expected of these: it did its work, or somebody has to look after it.
 _AT_REST = frozenset({ModuleStatus.STOPPED.value, ModuleStatus.FAILED.value, ModuleStatus.DEAD.value})

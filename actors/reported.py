@@ -16,6 +16,7 @@ from typing import Any, Final
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentStatus, shortened
 from actors.hub_report import SCHEMA_VERSION, client_key
+from actors.module_report import ModuleReported
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_HUB,
@@ -27,7 +28,6 @@ from actors.module_spec import (
     ProcessSettings,
     StandInSettings,
 )
-from actors.supervisor import ModuleReported
 from messaging.time_text import NEVER, iso_utc
 from messaging.twin import LARGEST_BYTES, LONGEST_TEXT_BYTES, Json, size_bytes
 from messaging.version import VERSION

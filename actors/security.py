@@ -18,9 +18,9 @@ from actors.base import EdgeActor
 from actors.hub_config import CertificateChanged
 from actors.hub_identity import AuthType, KnownIdentities
 from actors.identities import GetIdentities, Identities
+from actors.module_report import ModuleReported
 from actors.ports import DeviceAccess, Security
 from actors.registry import RegistrySynced, SyncRegistry
-from actors.supervisor import ModuleReported
 from messaging.envelope import Envelope, Secret
 from messaging.errors import EdgeError
 from messaging.kinds import message

@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 from enum import Enum, auto
 from signal import SIGKILL
-from typing import Any, Final
+from typing import Any
 
 from actors import restart_policy
 from actors.base import EdgeActor
+from actors.module_report import ModuleReported, report_of
 from actors.module_spec import DesiredStatus, ModuleSpec, ModuleStatus, part_hashes, spec_hash
 from actors.ports import (
     ModuleAccess,
@@ -32,8 +33,6 @@ from messaging.errors import EdgeError, ImageComing, ImageRefused, StartLater
 from messaging.kinds import message
 
 log = logging.getLogger(__name__)
-
-_STOPPED_BY_HAND: Final = "stopped by hand, until `edge-actors start {name}` or a change of its deployment"
 
 
 @message
@@ -117,32 +116,6 @@ class HandOver:
 @message
 class GetModule:
     """Tell how it is doing. Answered with ModuleReported."""
-
-
-@message
-class ModuleReported:
-    """How a module is doing."""
-
-    name: str
-    status: str  # a ModuleStatus
-    desired: str  # a DesiredStatus: the user's if he asked for one by hand, else the deployment's
-    pid: int  # 0 when it does not run
-    restarts: int  # in a row
-    since_s: float | None  # running since, or ended at; seconds since 1970-01-01 UTC
-    exit_code: int | None
-    exit_signal: int | None
-    description: str
-    not_isolated: str = ""  # why it runs with the rights of the edge itself; "" when it does not
-    order: str = ""  # on whose behalf: see `rollout.order_of`
-    started_s: float | None = None  # the last start, exit and restart; seconds since 1970-01-01 UTC
-    exited_s: float | None = None
-    restarted_s: float | None = None
-    ready: bool = False  # it runs, and is healthy by its own check if it has one
-    has_check: bool = False  # whether it has one
-    next_start_s: float | None = None  # when it is tried again; seconds since 1970-01-01 UTC
-    out_of_memory: bool = False  # how it ended last
-    image_id: str = ""  # the engine's id of what runs, or ran last; "" for a process
-    remarks: tuple[str, ...] = ()  # what of its settings has no effect
 
 
 class _AfterExit(Enum):
@@ -270,7 +243,7 @@ class SupervisorActor(EdgeActor):
             if self._desired is not DesiredStatus.STOPPED:
                 self._apply(restart_policy.AgentStarted())
         elif self._stopping or after is None:
-            self._log_end(message)
+            _log_end(self._spec.name, message, self._state.stopped_by_us)
             self._apply(_exit_of(message))
         elif after is _AfterExit.START and self._state.start_pending:  # decided, as for an unhealthy one
             self._apply(restart_policy.StartPossible())
@@ -548,47 +521,32 @@ class SupervisorActor(EdgeActor):
         self._recorded = record if durable else None
 
     def _report(self) -> ModuleReported:
-        state, name = self._state, self._spec.name
-        by_hand = state.status is ModuleStatus.STOPPED and self._by_hand is DesiredStatus.STOPPED
-        since_s = state.last_exit_at_s if state.running_since_s is None else state.running_since_s
-        return ModuleReported(
-            name=name,
-            status=state.status.value,
-            desired=self._desired.value,
-            pid=self._run.pid if self._run else 0,
-            restarts=state.restarts,
-            since_s=since_s,
-            exit_code=state.last_exit_code,
-            exit_signal=state.last_exit_signal,
-            description=_STOPPED_BY_HAND.format(name=name) if by_hand else state.description,
-            not_isolated=self._run.not_isolated if self._run else "",
-            order=self._order,
+        return report_of(
+            self._spec,
+            self._state,
+            by_hand=self._by_hand,
+            run=self._run,
+            last_run=self._last_run,
             started_s=self._started_s,
-            exited_s=state.last_exit_at_s,
-            restarted_s=state.last_restart_at_s,
-            ready=self._run is not None and self._healthy and state.status is ModuleStatus.RUNNING,
-            has_check=self._last_run is not None and self._last_run.has_check,
-            next_start_s=state.next_restart_at_s,
-            out_of_memory=state.last_exit_out_of_memory,
-            image_id=self._last_run.image_id if self._last_run else "",
-            remarks=self._last_run.remarks if self._last_run else (),
+            is_healthy=self._healthy,
+            order=self._order,
         )
-
-    def _log_end(self, end: ModuleExited) -> None:
-        name = self._spec.name
-        if self._state.stopped_by_us and end.signal == SIGKILL:
-            log.warning("module %s did not end when asked with SIGTERM, and was killed", name)
-        elif self._state.stopped_by_us:
-            log.info("module %s stopped", name)
-        elif end.out_of_memory:
-            log.warning("module %s was killed for want of memory", name)
-        elif end.signal is not None:
-            log.warning("module %s was killed by signal %d", name, end.signal)
-        elif end.exit_code is None:
-            log.warning("module %s ended, nobody saw how", name)
-        else:
-            log.warning("module %s exited with code %d", name, end.exit_code)
 
 
 def _exit_of(end: ModuleExited) -> restart_policy.ModuleExited:
     return restart_policy.ModuleExited(end.ended_at_s, end.exit_code, end.signal, end.out_of_memory)
+
+
+def _log_end(name: str, end: ModuleExited, stopped_by_us: bool) -> None:
+    if stopped_by_us and end.signal == SIGKILL:
+        log.warning("module %s did not end when asked with SIGTERM, and was killed", name)
+    elif stopped_by_us:
+        log.info("module %s stopped", name)
+    elif end.out_of_memory:
+        log.warning("module %s was killed for want of memory", name)
+    elif end.signal is not None:
+        log.warning("module %s was killed by signal %d", name, end.signal)
+    elif end.exit_code is None:
+        log.warning("module %s ended, nobody saw how", name)
+    else:
+        log.warning("module %s exited with code %d", name, end.exit_code)

@@ -2,11 +2,11 @@
 
 Understands: QueuesWaiting, Ready (from the store); FetchTwin, SendReported, WatchLink (from the twins);
              HeadStarted, ClientChanged, ClientGone (from heads); Access, AccessChanged; MethodResult,
-             MethodFailed; Stored; SwitchLink, GetLinkState; its own CloudTold, RetryDue, SettleDue, RateDue,
-             LookDue
+             MethodFailed; Stored; PeerUp, PeerDown (of the agent); SwitchLink, GetLinkState; its own
+             CloudTold, RetryDue, SettleDue, RateDue, LookDue
 Tells:       hub/store (WatchQueues, Attach, Detach, Delivered, Undeliverable), hub/identities (GetAccess),
              hub/router (C2dReceived), hub/twins (CloudTwin, ReportedSent, CloudRefused, DesiredChanged),
-             hub/methods (InvokeMethod), whoever watches the link (LinkChanged)
+             hub/methods (InvokeMethod), whoever watches the link (LinkChanged), agent/registry (RefreshScope)
 Started by:  HubRootActor, on a thread of its own; a restart closes all connections and begins anew
 
 Source: routing.md section 6; hub-protocols.md sections 7.4, 7.5, 7.8
@@ -46,9 +46,10 @@ from actors.upstream_sender import Sender
 from actors.upstream_services import UpstreamServices
 from actors.upstream_source import WANTED, Phase, Source
 from actors.upstream_switchboard import LinkLimits, RetryDue, SettleDue, Switchboard, Where
+from messaging.address import process_of
 from messaging.errors import EnvironmentFault
 from messaging.kinds import message
-from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
+from messaging.lifecycle import ActorRestarted, DeadlinePassed, PeerDown, PeerUp, RequestFailed, Watch
 from messaging.topics import Feature
 from messaging.upstream_queues import UPSTREAM_QUEUES, source_of
 
@@ -109,6 +110,7 @@ class UpstreamActor(EdgeActor):
             self._link_changed,
         )
         self._watchers: set[str] = set()
+        self._agent_is_up = False
         self._rate_timer = False
 
     # life
@@ -120,6 +122,7 @@ class UpstreamActor(EdgeActor):
         self.tell(self._store, WatchQueues(UPSTREAM_QUEUES))
         self._board.start(self._make_connections(), self._switch.is_on())
         self.set_timer(LOOK_S, LookDue())
+        self.context.watch_peer(process_of(REGISTRY))
 
     def on_stop(self) -> None:
         self._board.stop()
@@ -173,7 +176,11 @@ class UpstreamActor(EdgeActor):
 
     def on_client_changed(self, message: ClientChanged) -> None:
         self._heads[message.identity] = self.envelope.sender
-        self._board.source(message.identity).has_client = True
+        source = self._board.source(message.identity)
+        source.has_client = True
+        if message.model_id not in ("", source.model_id):
+            source.model_id = message.model_id
+            self._board.access_changed(message.identity)  # the cloud is told when it connects
         self._want(message.identity, frozenset(Feature[name] for name in message.features) & WANTED)
 
     def on_client_gone(self, message: ClientGone) -> None:
@@ -242,6 +249,7 @@ class UpstreamActor(EdgeActor):
         source.moved_s = now_s = self.clock.monotonic_s()
         if isinstance(event, Done):
             source.used_s = now_s
+            source.failures = 0
             if event.number > 0:
                 self._sender.arrived(source, event.number, now_s)
             else:
@@ -273,8 +281,14 @@ class UpstreamActor(EdgeActor):
     def _link_changed(self, is_up: bool) -> None:
         for watcher in self._watchers:
             self.tell(watcher, LinkChanged(is_up))
-        if is_up:
+        if is_up and self._agent_is_up:
             self.tell(REGISTRY, RefreshScope())  # devices may have been made or disabled while it was away
+
+    def on_peer_up(self, message: PeerUp) -> None:
+        self._agent_is_up = True
+
+    def on_peer_down(self, message: PeerDown) -> None:
+        self._agent_is_up = False
 
     def on_watch_link(self, message: WatchLink) -> None:
         self._watchers.add(self.envelope.sender)

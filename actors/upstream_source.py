@@ -14,7 +14,7 @@ from typing import Final
 from actors import link_state
 from actors.cloud_connection import CloudConnection, CloudFault
 from actors.upstream_events import Observer
-from actors.upstream_rate import Window
+from actors.upstream_rate import Window, is_probed
 from messaging.envelope import Envelope
 from messaging.topics import Feature
 from messaging.upstream_queues import upstream_queue
@@ -81,6 +81,7 @@ class Source:
         self.connection: CloudConnection | None = None
         self.observer: Observer | None = None
         self.has_client = False  # it is connected to this hub
+        self.model_id = ""  # that its client has announced last
         self.features: frozenset[Feature] = frozenset()  # that its client wants
         self.twins: deque[TwinRequest] = deque()  # in order; those the connection has come first
         self.sent = 0
@@ -96,6 +97,7 @@ class Source:
         self.is_settled = False  # since the link is up its twin had its turn, so messages may follow
         self.twin_done_s = now_s
         self.failures = 0  # in a row
+        self.losses = 0  # of connections, ever
         self.opened_s = now_s  # when the connection was begun, or stood
         self.moved_s = now_s  # when something last came from the cloud, or was first asked of it
         self.used_s = now_s  # when it last was of use
@@ -224,9 +226,11 @@ class Source:
         self.window.start_over(alone=True)
         return head if self._strikes >= PROOFS else None
 
-    def clear_suspicion(self) -> None:
-        """The line itself was broken."""
+    def line_was_broken(self) -> None:
+        """It was not for this source or its messages that the cloud was not reached."""
         self._suspect, self._strikes = None, 0
+        if self.fault is None or is_probed(self.fault.kind):
+            self.failures = 0
 
 
 def ranges_of(positions: list[int]) -> tuple[Range, ...]:

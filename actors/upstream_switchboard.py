@@ -31,7 +31,7 @@ from messaging.kinds import message
 log = logging.getLogger(__name__)
 
 ACCESS_LIMIT_S: Final = 30.0  # the identities ask the agent first, who may not be there
-STEADY_S: Final = 10.0  # a connection that stood so long was well; losing it is the first failure in a row
+STEADY_S: Final = 2.0  # a connection that stood so long was well; losing it is the first failure in a row
 OWN_RETRY_S: Final = 0.5  # at most, for the hub's own connection, whose return tells all others
 SETTLE_S: Final = 0.1  # without a request for a twin, after the link came back: then messages follow …
 LONGEST_SETTLE_S: Final = 2.0  # … and then in any case
@@ -57,7 +57,7 @@ class RetryDue:
     """Timer: try an identity again, unless it was tried meanwhile."""
 
     identity: str
-    failures: int
+    loss: int  # which one of its connections' it follows
 
 
 @message
@@ -193,7 +193,7 @@ class Switchboard:
         observer = source.observer = Observer(source.identity, self._events)
         where = self._where
         identity = Identity.parse(source.identity)
-        access = CloudAccess(identity, where.host_name, message.key, where.ca_pem())
+        access = CloudAccess(identity, where.host_name, message.key, where.ca_pem(), source.model_id)
         connection = source.connection = self._connections.make(access, observer)
         self._enter(source, Phase.OPENING)
         source.opened_s = source.moved_s = self._now_s()
@@ -291,18 +291,19 @@ class Switchboard:
         if was_open and now_s - source.opened_s >= STEADY_S:
             source.failures = 0
         source.failures += 1
+        source.losses += 1
         self._tell_fault(source, fault)
         source.fault = fault
         source.was_refused = fault.kind is Fault.UNAUTHORIZED
         wait_s = retry_s(fault.kind, source.failures, self._draw())
         if source.identity == self._own_id and probed:
             for other in self.others():
-                other.clear_suspicion()
+                other.line_was_broken()
             wait_s = wait_s if was_open else min(wait_s, OWN_RETRY_S)
         self._services.lost(source, None if probed else fault)
         if wait_s > 0.0:
             self._enter(source, Phase.WAITING)
-            self._actor.set_timer(wait_s, RetryDue(source.identity, source.failures))
+            self._actor.set_timer(wait_s, RetryDue(source.identity, source.losses))
         else:
             self._probe(source)
         self._judge()
@@ -315,7 +316,7 @@ class Switchboard:
         if position is not None:
             reason = f"each connection was ended when it was sent, and nothing else was: {fault.reason}"
             self._sender.drop(source, position, reason)
-            source.clear_suspicion()
+            source.line_was_broken()
 
     def _tell_fault(self, source: Source, fault: CloudFault) -> None:
         """Tell the log when it has not heard this; that the line is down is told once, not for each."""
@@ -329,7 +330,7 @@ class Switchboard:
     def retry(self, message: RetryDue) -> None:
         """A wait is over."""
         source = self.sources[message.identity]
-        if source.phase is not Phase.WAITING or source.failures != message.failures:
+        if source.phase is not Phase.WAITING or source.losses != message.loss:
             return
         if source.fault is not None and is_probed(source.fault.kind):
             self._probe(source)
@@ -460,7 +461,9 @@ class Switchboard:
     def state(self) -> LinkState:
         """Return how the link is."""
         shown = [
-            source for source in self.sources.values() if source.phase is not Phase.CLOSED or source.sent
+            source
+            for source in self.sources.values()
+            if source.phase is not Phase.CLOSED or source.sent or source.waits
         ]
         return LinkState(
             self.is_on,

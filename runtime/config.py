@@ -208,6 +208,10 @@ def _span_s(text: str) -> float:
     return float(int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]])
 
 
+def _trial_s(text: str) -> float:
+    return 0.0 if text.strip().lower() == "off" else _span_s(text)
+
+
 def _process_allow(text: str) -> tuple[tuple[str, ...], ...]:
     allowed = "command lines separated by ';', each with the absolute path of its program"
     try:
@@ -348,6 +352,14 @@ class Settings:
             default="false",
             unit="true or false",
             help="whether modules start when those of a lower startupOrder are healthy, or connected",
+        )
+    )
+    deployment_trial: float = field(
+        metadata=_about(
+            _trial_s,
+            default="off",
+            unit="seconds with s, or m, h, d, or off",
+            help="for how long what a deployment changes has to stay up, or else the last one returns",
         )
     )
     allow_elevated_docker_permissions: bool = field(
@@ -555,6 +567,7 @@ def read_settings(
         process_uids=pick("process_uids", MODULE_UIDS),
         allow_elevated_docker_permissions=pick("allow_elevated_docker_permissions", True),
         start_when_ready=pick("start_when_ready", False),
+        deployment_trial=pick("deployment_trial", 0.0),
         image_gc_enabled=pick("image_gc_enabled", True),
         image_gc_interval=pick("image_gc_interval", _span_s(about("image_gc_interval").default)),
         image_gc_threshold=pick("image_gc_threshold", _span_s(about("image_gc_threshold").default)),

@@ -408,6 +408,7 @@ class _Edge:
             platform=Platform(architecture=os.uname().machine),
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
             until_ready=self._settings.start_when_ready,
+            trial_s=self._settings.deployment_trial,
         )
 
     def _on_moved(self) -> None:

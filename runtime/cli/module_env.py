@@ -85,7 +85,8 @@ def module_env(
 def _taken_over(edge: RunningEdge, name: str, wanted: bool) -> Iterator[None]:
     """Have the supervised instance stopped meanwhile."""
     from actors.agent_root import AGENT
-    from actors.supervisor import ModuleReported, StartModule, StopModule
+    from actors.module_report import ModuleReported
+    from actors.supervisor import StartModule, StopModule
 
     if not wanted:
         yield

@@ -126,7 +126,7 @@ def _command(name: str, command: Callable[[str], object], home: Path, as_json: b
 
     from actors.agent_root import AGENT
     from actors.module_list import ListModules, ModuleList
-    from actors.supervisor import ModuleReported
+    from actors.module_report import ModuleReported
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from actors.agent_root import AGENT
 from actors.module_list import ListModules, ModuleList
+from actors.module_report import ModuleReported
 from actors.stored import DEFAULT_PRIORITY
-from actors.supervisor import ModuleReported, StartModule
+from actors.supervisor import StartModule
 from messaging.client import Client, RequestRefused
 from messaging.errors import AskTimeout
 from runtime import process_table

@@ -76,7 +76,9 @@ class CloudEdge:
         self,
         keeper: Callable[[FakePlace], DeploymentKeeper] = keeper_without_deployment,
         until_ready: bool = False,
+        trial_s: float = 0.0,
     ) -> None:
+        self._trial_s = trial_s
         self._until_ready = until_ready
         self.system = MemorySystem(seed=7, process="agent")
         self.cloud = MemoryCloud()
@@ -117,6 +119,7 @@ class CloudEdge:
             started_at_s=5.0,
             link=LINK,
             until_ready=self._until_ready,
+            trial_s=self._trial_s,
         )
 
     def deploy(self, modules: dict[str, Any], *changes: tuple[tuple[str, ...], Any], **hub: Any) -> None:

@@ -7,6 +7,7 @@ from actors.base import EdgeActor
 from actors.cloud_connection import CloudConnections
 from actors.identities import Access, GetAccess
 from actors.link_state import GetLinkState, LinkState
+from actors.registry import REGISTRY
 from actors.store import StoreActor
 from actors.store_messages import Append
 from actors.stored import EndpointLedger
@@ -64,7 +65,7 @@ class LinkWorld(World):
         switch: MemorySwitch | None = None,
         start: bool = True,
     ) -> None:
-        super().__init__(ROUTER, TWINS, METHODS, HEAD, OTHER_HEAD, "service", "test", seed=seed)
+        super().__init__(REGISTRY, ROUTER, TWINS, METHODS, HEAD, OTHER_HEAD, "service", "test", seed=seed)
         self.cloud = MemoryCloud() if cloud is None else cloud
         self.switch = switch or MemorySwitch()
         self.disk = MemoryDisk()

@@ -19,6 +19,7 @@ from actors.hub_identity import HubIdentity
 from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
 from actors.module_list import ListModules, ModuleList
+from actors.module_report import ModuleReported
 from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.module_tree import KillModules
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
@@ -37,7 +38,7 @@ from actors.security import (
     ModulesEnsured,
     SecurityActor,
 )
-from actors.supervisor import ModuleReported, RestartModule, StartModule, StopModule
+from actors.supervisor import RestartModule, StartModule, StopModule
 from messaging.client import Client
 from messaging.envelope import Envelope, Secret
 from messaging.errors import ConfigError

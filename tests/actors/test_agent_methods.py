@@ -12,7 +12,8 @@ from actors.agent_link import AgentMethodAnswered, CallAgentMethod
 from actors.agent_methods import LIST_LIMIT_S, MOST_TASKS, RESTART_LIMIT_S, AgentMethodsActor
 from actors.log_query import LogRequest
 from actors.module_list import ListModules, ModuleList
-from actors.supervisor import ModuleReported, RestartModule
+from actors.module_report import ModuleReported
+from actors.supervisor import RestartModule
 from messaging.envelope import Envelope, Secret
 from messaging.lifecycle import RequestFailed
 from tests.actors.hub_world import World

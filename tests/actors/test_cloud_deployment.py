@@ -402,6 +402,87 @@ def test_a_module_that_cannot_be_made_counts_against_the_deployment() -> None:
     assert edge.statuses()["other"] == "running"
 
 
+# a deployment whose modules do not stay up
+
+
+def crash(edge: CloudEdge, name: str, times: int) -> None:
+    for _ in range(times):
+        if edge.runtime.pid(name):
+            edge.runtime.end(name, 1)
+        edge.system.advance(45.0)
+
+
+def on_trial(trial_s: float) -> CloudEdge:
+    edge = CloudEdge(trial_s=trial_s)
+    edge.deploy({"sensor": process()})
+    edge.start()
+    edge.deploy({"sensor": process(version="2"), "new": process()})
+    edge.system.advance(1.0)
+    return edge
+
+
+def test_the_deployment_before_comes_back_when_modules_of_the_new_one_do_not_stay_up() -> None:
+    edge = on_trial(trial_s=300.0)
+    bad = edge.keeper.version
+    assert bad is not None
+
+    crash(edge, "sensor", 3)
+
+    assert edge.statuses() == {"edgeAgent": "running", "edgeHub": "running", "sensor": "running"}
+    assert edge.keeper.version == bad - 1
+    assert edge.place.kept is not None
+    assert edge.place.kept.agent_version == bad - 1
+    status = edge.reported["lastDesiredStatus"]
+    assert status["code"] == 500
+    assert f"version {bad} was taken back, version {bad - 1} runs: module 'sensor'" in status["description"]
+
+    edge.cloud.cut(EDGE_AGENT_ID)
+    edge.system.advance(10.0)
+    assert edge.keeper.version == bad - 1
+    assert edge.reported["lastDesiredStatus"]["code"] == 500
+
+    edge.deploy({"sensor": process(version="3")})
+    edge.system.advance(10.0)
+    assert edge.reported["lastDesiredStatus"]["code"] == 200
+
+
+@pytest.mark.parametrize("trial_s", [0.0, 20.0], ids=["no trial", "after the trial"])
+def test_a_deployment_that_is_not_on_trial_stays_whatever_its_modules_do(trial_s: float) -> None:
+    edge = on_trial(trial_s)
+    edge.system.advance(30.0)
+
+    crash(edge, "sensor", 5)
+
+    assert "new" in edge.statuses()
+
+
+def test_a_deployment_that_repairs_a_module_is_not_judged_by_how_it_fared_before() -> None:
+    edge = CloudEdge(trial_s=300.0)
+    edge.deploy({"sensor": process(), "other": process()})
+    edge.start()
+    crash(edge, "sensor", 5)
+    edge.runtime.stubborn.add("sensor")
+
+    edge.deploy({"sensor": process(version="2"), "other": process(version="2")})
+    edge.system.advance(1.0)
+    edge.runtime.end("sensor", 1)
+    edge.system.advance(60.0)
+
+    assert edge.reported["lastDesiredStatus"]["code"] == 200
+    assert edge.keeper.version == edge.cloud.desired[EDGE_AGENT_ID].version
+
+
+def test_modules_that_a_deployment_did_not_change_are_not_on_trial() -> None:
+    edge = CloudEdge(trial_s=300.0)
+    edge.deploy({"sensor": process()})
+    edge.start()
+    edge.deploy({"sensor": process(), "new": process()})
+
+    crash(edge, "sensor", 5)
+
+    assert "new" in edge.statuses()
+
+
 # what was kept, and a file of this device
 
 

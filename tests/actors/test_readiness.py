@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from actors.module_report import ModuleReported
 from actors.readiness import waited_for
-from actors.supervisor import ModuleReported
 
 
 def report(status: str = "running", desired: str = "running", **others: bool) -> ModuleReported:

@@ -11,9 +11,9 @@ import pytest
 from actors.deployment import Deployment, parse_deployment
 from actors.deployment_keeper import DeploymentStatus
 from actors.module_list import agent_report
+from actors.module_report import ModuleReported
 from actors.module_spec import EDGE_AGENT
 from actors.reported import MOST_BYTES, Platform, agent_state, stopped_state
-from actors.supervisor import ModuleReported
 from messaging.twin import checked_patch, size_bytes
 from messaging.version import VERSION
 from tests.actors.manifests import AGENT, manifest_text

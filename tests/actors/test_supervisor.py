@@ -10,6 +10,7 @@ import pytest
 from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
 from actors.memory_system import MemorySystem
+from actors.module_report import ModuleReported
 from actors.module_spec import (
     EDGE_HUB,
     BuiltInSettings,
@@ -25,7 +26,6 @@ from actors.supervisor import (
     HealthChanged,
     KillModule,
     ModuleExited,
-    ModuleReported,
     RemoveModule,
     RestartModule,
     StartModule,

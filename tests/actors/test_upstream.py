@@ -18,10 +18,11 @@ from actors.cloud import (
 from actors.cloud_connection import CloudFault, Fault
 from actors.identities import AccessChanged
 from actors.link_state import SwitchLink
+from actors.registry import REGISTRY, RefreshScope
 from actors.store_messages import Append, Ready
 from actors.stored import EndpointLedger
 from actors.upstream_switchboard import LINGER_S, LinkLimits
-from messaging.lifecycle import ActorRestarted
+from messaging.lifecycle import ActorRestarted, PeerDown, PeerUp
 from messaging.message import encode_header
 from messaging.upstream_queues import upstream_queue
 from tests.actors.hub_world import message_in
@@ -200,6 +201,33 @@ def test_a_line_that_breaks_again_and_again_costs_no_message(world: LinkWorld) -
 
     assert world.cloud.bodies(A) == [b"1"]
     assert world.ledger() == EndpointLedger(accepted=1, delivered=1)
+
+
+def test_a_line_that_comes_and_goes_is_used_each_time_it_is_there(world: LinkWorld) -> None:
+    world.tell(UP, ClientChanged(B, ("METHODS",)), HEAD)
+    for number in range(20):
+        world.cloud.go_away()
+        world.system.advance(5.0)
+        world.publish(A, b"%d" % number)
+        world.cloud.come_back()
+        world.system.advance(SOON_S)
+
+        assert world.state().is_up
+        assert len(world.cloud.bodies(A)) == number + 1
+        assert B in world.cloud.connections
+        world.system.advance(4.0)
+
+
+def test_an_identity_that_is_thrown_out_at_once_each_time_is_tried_less_and_less_often(
+    world: LinkWorld,
+) -> None:
+    world.tell(UP, ClientChanged(A, ("METHODS",)), HEAD)
+    for _ in range(3600):
+        if A in world.cloud.connections:
+            world.cloud.cut(A)
+        world.system.advance(0.1)
+
+    assert 5 < world.cloud.opened.count(A) < 20
 
 
 def test_a_higher_priority_goes_first_and_each_keeps_its_order(world: LinkWorld) -> None:
@@ -385,6 +413,22 @@ def test_watchers_hear_whether_the_cloud_can_be_asked(world: LinkWorld) -> None:
     assert told == [LinkChanged(True), LinkChanged(False), LinkChanged(True)]
 
 
+def test_an_agent_that_is_there_hears_to_look_for_new_devices_when_the_link_is_back(world: LinkWorld) -> None:
+    def back() -> list[RefreshScope]:
+        world.cloud.go_away()
+        world.system.run()
+        world.cloud.come_back()
+        world.system.advance(SOON_S)
+        return world.told(REGISTRY, RefreshScope)
+
+    without = back()
+    world.tell(UP, PeerUp("agent", 1), "agent")
+    with_agent = back()
+    world.tell(UP, PeerDown("agent"), "agent")
+
+    assert (without, with_agent, back()) == ([], [RefreshScope()], [])
+
+
 def test_that_the_line_is_down_is_one_line_of_the_log(
     world: LinkWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -520,6 +564,16 @@ def test_a_method_of_the_cloud_is_answered_with_what_the_client_said(
 
     assert (asked.identity, asked.name, asked.payload) == (A, "reset", b'{"hard":true}')
     assert world.cloud.answers[request_id] == (status, payload)
+
+
+def test_the_model_of_a_client_is_announced_to_the_cloud(world: LinkWorld) -> None:
+    world.tell(UP, ClientChanged(A, ("METHODS",)), HEAD)
+    world.tell(UP, ClientChanged(A, ("METHODS",), "dtmi:example:pump;1"), HEAD)
+    world.system.advance(SOON_S)
+    world.tell(UP, ClientChanged(A, ("METHODS", "DESIRED_PROPERTIES"), "dtmi:example:pump;1"), HEAD)
+
+    assert world.cloud.access[A].model_id == "dtmi:example:pump;1"
+    assert world.cloud.opened.count(A) == 2
 
 
 def test_a_client_that_has_gone_is_not_listened_for_any_more(world: LinkWorld) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, RestartModule, StartModule, StopModule
+from actors.module_report import ModuleReported
+from actors.supervisor import RestartModule, StartModule, StopModule
 from messaging.version import VERSION
 from runtime import process_table
 from runtime.listening_sockets import bind, parse_listen_address

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, RestartModule
+from actors.module_report import ModuleReported
+from actors.supervisor import RestartModule
 from runtime.docker_leftovers import remove_containers
 from tests.docker_image import image, why_no_private_engine
 from tests.integration.containers import PrivateEngine, container

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, StopModule
+from actors.module_report import ModuleReported
+from actors.supervisor import StopModule
 from runtime.cli.main import invoke
 from tests.docker_image import why_no_private_engine
 from tests.integration.container_edge import ContainerEdge, health_check, make_ill
@@ -70,8 +71,10 @@ def test_each_policy_does_what_it_says_after_each_cause(
     modules: dict[str, Any] = {}
     for cause, by_policy in TABLE.items():
         for policy in by_policy:
-            module = health_check(docker_image, restartPolicy=policy)
-            if cause in ("clean", "crash"):
+            module = container(docker_image, *SLEEP, restartPolicy=policy)
+            if cause == "ill":
+                module = health_check(docker_image, restartPolicy=policy)
+            elif cause in ("clean", "crash"):
                 code = 0 if cause == "clean" else 3
                 # Ends in its first run alone: what it writes outlives a restart.
                 script = f"test -e /ran && exec sleep 1000; echo >/ran; sleep 1; exit {code}"

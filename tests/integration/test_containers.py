@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.agent_root import AGENT
-from actors.supervisor import ModuleReported, StartModule, StopModule
+from actors.module_report import ModuleReported
+from actors.supervisor import StartModule, StopModule
 from runtime.docker_leftovers import remove_containers
 from tests.integration.container_edge import ContainerEdge, health_check, make_ill
 from tests.integration.containers import container

@@ -17,9 +17,10 @@ from actors.agent_root import AGENT
 from actors.hub_config import CertificateChanged
 from actors.hub_root import HUB
 from actors.module_list import ListModules, ModuleList
+from actors.module_report import ModuleReported
 from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
-from actors.supervisor import ModuleReported, StopModule
+from actors.supervisor import StopModule
 from messaging.client import Client, RequestRefused
 from messaging.lifecycle import Describe, Described
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate

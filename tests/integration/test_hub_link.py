@@ -166,3 +166,39 @@ def test_an_identity_that_is_disabled_while_it_sends_keeps_its_messages_and_the_
     linked.cloud.create(LEAF, if_match="*", status="enabled")
     publishers[LEAF].stop()
     check_all_arrived(linked, LEAF, publishers[LEAF])
+
+
+def test_a_line_that_is_cut_reset_and_half_open_in_turn_costs_no_message_and_no_order(
+    linked: LinkedHub, ending: ExitStack
+) -> None:
+    publishers = {name: publishing(linked, ending, name) for name in (PUMP, LEAF)}
+    came: list[bytes] = []
+    publishers[LEAF].client.on_message_received = lambda message: came.append(message.data)
+    resumed: list[float] = []
+
+    def goes_on() -> None:
+        counts = {name: len(linked.taken(name)) for name in publishers}
+        resumed.append(wait_until(lambda: all(len(linked.taken(name)) > counts[name] for name in counts)))
+
+    goes_on()
+    sent: list[bytes] = []
+    for number, trouble in enumerate((linked.line.cut, linked.line.reset, linked.line.swallow) * 2):
+        trouble()
+        sent.append(b"%d" % number)
+        linked.cloud.call(linked.cloud.hub.send_c2d("leaf", sent[-1], {}, {}))
+        for publisher in publishers.values():
+            publisher.wait_for(len(publisher.acknowledged) + 20)
+        linked.line.restore()
+        goes_on()
+
+    wait_until(lambda: set(sent) <= set(came), what="every message for the leaf")
+    for name, publisher in publishers.items():
+        publisher.stop()
+        check_all_arrived(linked, name, publisher)
+    assert list(dict.fromkeys(came)) == sent
+    wait_until(lambda: (state := linked.state()) and not any(source[6] for source in state.sources))
+    ending.close()
+    assert linked.hub.stop() == 0
+    ledger = linked.hub.ledger().endpoints["iothub"]
+    assert (ledger.pending, ledger.dropped) == (0, 0)
+    assert max(resumed) < 10.0  # under a second on an idle machine

@@ -19,9 +19,10 @@ import pytest
 from actors.agent_root import AGENT, SECURITY
 from actors.hub_root import HUB
 from actors.module_list import ListModules, ModuleList
+from actors.module_report import ModuleReported
 from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
-from actors.supervisor import ModuleReported, StartModule, StopModule
+from actors.supervisor import StartModule, StopModule
 from messaging.client import Client
 from messaging.lifecycle import DeadLetterList, ListDeadLetters
 from runtime.certificates import SERVER_FILE, ensure_edge_ca, ensure_server_certificate

@@ -38,6 +38,7 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         stop_grace_s=10.0,
         allow_elevated_docker_permissions=True,
         start_when_ready=False,
+        deployment_trial=0.0,
         image_gc_enabled=True,
         image_gc_interval=86_400.0,
         image_gc_threshold=604_800.0,
