@@ -118,7 +118,9 @@ class EmbeddedCloud:
         Raises:
             EnvironmentFault: there is none to be had, or a stand-in that is not ours runs on this home.
         """
-        self.beside = lambda: socket_handover.take(run_dir, TAKE_LIMIT_S, lambda: False) or ()
+        if (run_dir / socket_handover.NAME).exists():
+            offered = socket_handover.take(run_dir, TAKE_LIMIT_S, lambda: False) or ()
+            self.beside = lambda: offered
         if self._lives() and self._take_back():
             return
         before = self._kept
