@@ -59,7 +59,7 @@ class GetIdentities:
 
 @message
 class Identities:
-    """All identities that may connect, in the form of `HubIdentity.entry`, the edge device first. Replaces all.
+    """All identities that may connect, the edge device first, each as `HubIdentity.entry`. Replaces all.
 
     When it is not whole, what the cloud said of other devices is lost: of them it replaces those it names.
     `authorities` are the CA certificates that devices of the type "certificateAuthority" may be signed by.
