@@ -32,11 +32,15 @@ class LinkedHub:
         modules: Sequence[str] = (),
         devices: Sequence[str] = (),
         profile: Profile | None = None,
+        seed: int = 20261121,
+        **settings: Any,
     ) -> None:
+        """Make them; `settings` are of the hub, `seed` is for what the line does by chance."""
         self._ending = ExitStack()
         self.host_name = loopback_address()
         self.cloud = Cloud(loopback_address(), self.host_name)
-        self.line = Line((self.host_name, MQTT_PORT), (self.cloud.address, MQTT_PORT), profile)
+        self.line = Line((self.host_name, MQTT_PORT), (self.cloud.address, MQTT_PORT), profile, seed=seed)
+        self._settings = settings
         self._routes = routes
         self._modules = [f"{DEVICE}/{module}" for module in modules]
         self._devices = list(devices)
@@ -60,6 +64,7 @@ class LinkedHub:
             iothub=self.host_name,
             cloud_keys={name: base64.b64decode(self.cloud.key(name)) for name in clients},
             cloud_ca_file=str(self.cloud.ca_file),
+            **self._settings,
         )
         self._ending.enter_context(self.hub)
         return self
