@@ -29,7 +29,7 @@ def read(home_id: str, module: str, tail: int | None, follow: bool) -> Iterator[
     engine = EngineCalls(home_id)  # until the process ends: the blocks come over its connection
     try:
         with engine.calls() as client:
-            found = engine.containers(client).get(module)
+            found = engine.container(client, module)
             if found is None:
                 return None
             last: Literal["all"] | int = "all" if tail is None else tail
@@ -58,7 +58,7 @@ def stamped_lines(
     engine = EngineCalls(home_id)
     try:
         with engine.calls() as client:
-            found = engine.containers(client).get(module)
+            found = engine.container(client, module)
             if found is None:
                 engine.close()
                 return None

@@ -131,11 +131,16 @@ class EngineCalls:
 
     def containers(self, client: APIClient) -> dict[str, dict[str, Any]]:
         """Return the containers of this edge by module, running or not."""
-        filters = {"label": [f"{HOME_LABEL}={self._home_id}", MODULE_LABEL]}
-        return {
-            container["Labels"][MODULE_LABEL]: container
-            for container in client.containers(all=True, filters=filters)
-        }
+        return {one["Labels"][MODULE_LABEL]: one for one in self._listed(client, MODULE_LABEL)}
+
+    def container(self, client: APIClient, module: str) -> dict[str, Any] | None:
+        """Return the container of one module, running or not; None when it has none."""
+        return next(iter(self._listed(client, f"{MODULE_LABEL}={module}")), None)
+
+    def _listed(self, client: APIClient, label: str) -> list[dict[str, Any]]:
+        filters = {"label": [f"{HOME_LABEL}={self._home_id}", label]}
+        found: list[dict[str, Any]] = client.containers(all=True, filters=filters)
+        return found
 
     def close(self) -> None:
         """Give the connections back. Containers live on."""
