@@ -194,11 +194,13 @@ class EdgeProcess:
 
     def close(self) -> None:
         """End everything, however the test went."""
+        from runtime.iothub.cloud_home import CloudHome
         from runtime.leftovers import end_edge
 
         if self.process is not None:
             self.process.kill()
             self.process.wait()
         end_edge(self.run, grace_s=0)
+        CloudHome.in_home(self.home).run.remove()
         os.close(self._pipe)
         shutil.rmtree(self.folder)
