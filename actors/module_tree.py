@@ -128,6 +128,9 @@ class ModuleTree(EdgeActor):
     def modules_changed(self) -> None:
         """Take note that a module is doing otherwise, or is gone."""
 
+    def identities_came(self) -> None:
+        """Take note that the modules of the deployment have their identities."""
+
     def connected_modules(self) -> Collection[str]:
         """Return the modules that are connected to the hub, and edgeHub while it is there."""
         return ()
@@ -174,6 +177,7 @@ class ModuleTree(EdgeActor):
             self._access[name] = ModuleAccess(generation_id, workload_uri)
             if problem:
                 self._problems[name] = problem
+        self.identities_came()
         if not self._awaited:
             self._start_next_group()
 

@@ -211,7 +211,7 @@ class DockerRuntime:
             return run
 
         def look(client: APIClient) -> ModuleRun | ModuleEnd | None:
-            found = self._engine.containers(client).get(name)
+            found = self._engine.container(client, name)
             return None if found is None else self._look(client, name, found["Id"], on_exit)
 
         try:
@@ -231,7 +231,7 @@ class DockerRuntime:
             return
 
         def remove(client: APIClient) -> None:
-            found = self._engine.containers(client).get(name)
+            found = self._engine.container(client, name)
             if found is not None:
                 self._maker.remove(client, found)
 

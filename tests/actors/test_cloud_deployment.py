@@ -20,7 +20,7 @@ from actors.module_tree import ModuleTree
 from actors.supervisor import StopModule
 from messaging.envelope import Secret
 from messaging.errors import DeploymentError, EnvironmentFault
-from tests.actors.agent_world import EDGE_AGENT_ID, EDGE_HUB_ID, CloudEdge, process
+from tests.actors.agent_world import EDGE_AGENT_ID, EDGE_HUB_ID, CloudEdge, FakePlace, process
 from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.actors.manifests import REMOVED, manifest_text
 
@@ -34,6 +34,13 @@ def running(**modules: dict[str, Any]) -> CloudEdge:
     edge.start()
     edge.hub_is_there()
     return edge
+
+
+def keeper_of(kept: KeptDeployment, place: FakePlace) -> DeploymentKeeper:
+    """Return the keeper of the next agent, which finds what was kept."""
+    made = parse_agent(kept.agent_desired, kept.agent_version)
+    hub = parse_hub_desired(kept.hub_desired, kept.hub_version)
+    return DeploymentKeeper(replace(made, hub=hub), place, kept=kept)
 
 
 def test_an_edge_without_a_deployment_waits_for_one_and_starts_it() -> None:
@@ -446,6 +453,44 @@ def test_the_deployment_before_comes_back_when_modules_of_the_new_one_do_not_sta
     assert edge.reported["lastDesiredStatus"]["code"] == 200
 
 
+def test_what_was_taken_back_stays_so_for_the_next_agent_until_another_one_comes() -> None:
+    before = on_trial(trial_s=300.0)
+    crash(before, "sensor", 3)
+    kept = before.place.kept
+    assert kept is not None
+    because = before.reported["lastDesiredStatus"]["description"]
+
+    edge = CloudEdge(lambda place: keeper_of(kept, place))
+    edge.cloud.desired = before.cloud.desired
+    edge.start()
+    edge.system.advance(10.0)
+
+    assert edge.statuses() == {"edgeAgent": "running", "edgeHub": "running", "sensor": "running"}
+    assert edge.keeper.version == kept.agent_version
+    assert edge.reported["lastDesiredStatus"] == {"code": 500, "description": because}
+
+    edge.deploy({"sensor": process()})
+    edge.system.advance(10.0)
+    assert edge.place.kept is not None
+    assert edge.place.kept.taken_back == b""
+    edge.deploy({"sensor": process(version="2"), "new": process()})
+    edge.system.advance(10.0)
+    assert "new" in edge.statuses()
+
+
+def test_new_routes_say_nothing_of_a_deployment_that_was_refused() -> None:
+    edge = running(sensor=process())
+    edge.deploy({"sensor": process()}, ((*AGENT_PATH, "schemaVersion"), "2.0"))
+
+    hub = edge.cloud.desired[EDGE_HUB_ID]
+    desired = hub.values | {"routes": {"r": "FROM /* INTO $upstream"}}
+    edge.tell(AGENT, HubDesiredArrived(Secret(msgspec.json.encode(desired)), hub.version + 1))
+    edge.system.advance(10.0)
+
+    assert [*edge.keeper.deployment.hub.routes] == ["r"]
+    assert edge.reported["lastDesiredStatus"]["code"] == 412
+
+
 @pytest.mark.parametrize("trial_s", [0.0, 20.0], ids=["no trial", "after the trial"])
 def test_a_deployment_that_is_not_on_trial_stays_whatever_its_modules_do(trial_s: float) -> None:
     edge = on_trial(trial_s)
@@ -491,12 +536,7 @@ def test_an_edge_that_starts_offline_runs_what_it_had_last() -> None:
     kept = before.place.kept
     assert kept is not None
 
-    def keeper(place: Any) -> DeploymentKeeper:
-        made = parse_agent(kept.agent_desired, kept.agent_version)
-        hub = parse_hub_desired(kept.hub_desired, kept.hub_version)
-        return DeploymentKeeper(replace(made, hub=hub), place, kept=kept)
-
-    edge = CloudEdge(keeper)
+    edge = CloudEdge(lambda place: keeper_of(kept, place))
     edge.cloud.go_away()
     edge.start()
 
