@@ -84,7 +84,7 @@ from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
-from runtime.run_directory import Lock, RunDirectory, prepare_home
+from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
 
@@ -139,6 +139,7 @@ class _TimeLimit:
 
 def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit: _TimeLimit) -> int:
     """Run until the end, or until the edge is another device or has another key: MOVED."""
+    check_home(settings.home)
     settings, provisioned = provision(settings)
     cloud = embedded_cloud(settings, provisioned)
     origin = Origin.CLOUD if cloud is None else Origin.LOCAL
