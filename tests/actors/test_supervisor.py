@@ -166,6 +166,7 @@ def test_the_first_exit_is_answered_at_once_by_policy(
 
 
 def test_crashes_in_a_row_wait_longer_and_longer_and_never_give_up(world: World) -> None:
+    """Source: agent.md section 8, row 20."""
     world.supervise()
     waits_s = [0, 10, 20, 40, 80, 160, 300, 300]
 
