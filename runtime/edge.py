@@ -54,7 +54,7 @@ from actors.reported import Platform
 from actors.restart_policy import RestartState
 from actors.rollout import start_groups
 from actors.security import SecurityActor
-from actors.supervisor import RestartModule
+from actors.supervisor_messages import RestartModule
 from messaging.address import child_of
 from messaging.errors import EdgeError
 from messaging.version import VERSION

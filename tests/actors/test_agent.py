@@ -38,7 +38,7 @@ from actors.security import (
     ModulesEnsured,
     SecurityActor,
 )
-from actors.supervisor import RestartModule, StartModule, StopModule
+from actors.supervisor_messages import RestartModule, StartModule, StopModule
 from messaging.client import Client
 from messaging.envelope import Envelope, Secret
 from messaging.errors import ConfigError

@@ -13,7 +13,7 @@ from actors.agent_methods import LIST_LIMIT_S, MOST_TASKS, RESTART_LIMIT_S, Agen
 from actors.log_query import LogRequest
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
-from actors.supervisor import RestartModule
+from actors.supervisor_messages import RestartModule
 from messaging.envelope import Envelope, Secret
 from messaging.lifecycle import RequestFailed
 from tests.actors.hub_world import World

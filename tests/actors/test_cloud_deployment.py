@@ -17,7 +17,7 @@ from actors.deployment_keeper import DeploymentKeeper, KeptDeployment
 from actors.hub_client import Clients
 from actors.hub_manifest import parse_hub_desired
 from actors.module_tree import ModuleTree
-from actors.supervisor import StopModule
+from actors.supervisor_messages import StopModule
 from messaging.envelope import Secret
 from messaging.errors import DeploymentError, EnvironmentFault
 from tests.actors.agent_world import EDGE_AGENT_ID, EDGE_HUB_ID, CloudEdge, FakePlace, process

@@ -21,7 +21,8 @@ from actors.module_spec import (
     spec_hash,
 )
 from actors.ports import ModuleAccess, ModuleRecord
-from actors.supervisor import (
+from actors.supervisor import SupervisorActor
+from actors.supervisor_messages import (
     GetModule,
     HealthChanged,
     KillModule,
@@ -30,7 +31,6 @@ from actors.supervisor import (
     RestartModule,
     StartModule,
     StopModule,
-    SupervisorActor,
 )
 from messaging.client import Client
 from messaging.errors import EnvironmentFault
