@@ -141,6 +141,7 @@ class AgentLinkActor(EdgeActor):
         connections: CloudConnections,
         *,
         ca_pem: str = "",
+        https_port: int = 443,
         security: str = SECURITY,
         methods: str = METHODS,
     ) -> None:
@@ -151,6 +152,7 @@ class AgentLinkActor(EdgeActor):
             host_name: Of the IoT Hub.
             connections: Makes them.
             ca_pem: What to trust besides the system's own authorities.
+            https_port: Of the IoT Hub.
             security: Address of who knows the keys.
             methods: Address of who answers methods.
         """
@@ -159,6 +161,7 @@ class AgentLinkActor(EdgeActor):
         self._host_name = host_name
         self._connections = connections
         self._ca_pem = ca_pem
+        self._https_port = https_port
         self._security = security
         self._methods = methods
         self._events = Events(lambda: self.context.tell_self(LinkNews()))
@@ -251,7 +254,7 @@ class AgentLinkActor(EdgeActor):
 
     def _access(self, identity: Identity, key: Secret) -> CloudAccess:
         encoded = Secret(base64.b64encode(key.reveal()))
-        return CloudAccess(identity, self._host_name, encoded, self._ca_pem)
+        return CloudAccess(identity, self._host_name, encoded, self._ca_pem, https_port=self._https_port)
 
     def on_link_news(self, message: LinkNews) -> None:
         for observer, event in self._events.take():

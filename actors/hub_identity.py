@@ -15,6 +15,7 @@ from messaging.envelope import Secret
 
 AuthType = Literal["sas", "selfSigned", "certificateAuthority", "none"]
 AUTH_TYPES: Final[tuple[AuthType, ...]] = ("sas", "selfSigned", "certificateAuthority", "none")
+CERTIFICATES: Final = ("selfSigned", "certificateAuthority")  # only the device has the key of it
 
 # A HubIdentity as an envelope can carry it: its fields in order.
 Entry = tuple[str, AuthType, tuple[Secret, ...], tuple[str, ...], bool, str, tuple[str, ...], str]

@@ -166,7 +166,7 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
         if cloud is not None:
             stack.callback(cloud.close)
             cloud.prepare(run.path)
-            settings = replace(settings, iothub_hostname=cloud.host_name)
+            settings = replace(settings, iothub_hostname=cloud.host_name, cloud_https_port=cloud.https_port)
         edge = _Edge(settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask)
         stack.callback(edge.close)
         try:
@@ -185,6 +185,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         device_id=settings.device_id,
         iothub_hostname=settings.iothub_hostname,
         cloud_ca_file=_cloud_ca_file(settings),
+        cloud_https_port=settings.cloud_https_port,
         cloud_connections=settings.cloud_connections,
         cloud_messages_per_s=settings.cloud_messages_per_s,
         host_names=_server_names(settings),

@@ -40,7 +40,7 @@ class ScopeFile:
     """The last scope. One thread writes, any may read."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file. A damaged one counts as none: the hub goes on with its copy until the cloud answers."""
+        """Read the file. A damaged one counts as none: the hub's copy counts until the cloud answers."""
         self._path = path
         self._known = _load(path)
 
