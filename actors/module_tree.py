@@ -33,7 +33,8 @@ from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime
 from actors.readiness import waited_for
 from actors.rollout import order_of, start_groups
 from actors.security import EnsureModules, ForgetModule, ModulesEnsured
-from actors.supervisor import (
+from actors.supervisor import SupervisorActor
+from actors.supervisor_messages import (
     GetModule,
     HandOver,
     KillModule,
@@ -42,7 +43,6 @@ from actors.supervisor import (
     RestartModule,
     StartModule,
     StopModule,
-    SupervisorActor,
 )
 from messaging.address import child_of
 from messaging.envelope import Envelope

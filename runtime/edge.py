@@ -54,7 +54,7 @@ from actors.reported import Platform
 from actors.restart_policy import RestartState
 from actors.rollout import start_groups
 from actors.security import SecurityActor
-from actors.supervisor import RestartModule
+from actors.supervisor_messages import RestartModule
 from messaging.address import child_of
 from messaging.errors import EdgeError
 from messaging.version import VERSION
@@ -258,7 +258,7 @@ class _Edge:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
-        containers.on_gateway = self._listen_for_container
+        containers.tell_gateway(self._listen_for_container)
         isolated = os.geteuid() == 0 and settings.process_isolation != "off"
         self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
         self._names = edge_names(settings)

@@ -86,7 +86,7 @@ def _taken_over(edge: RunningEdge, name: str, wanted: bool) -> Iterator[None]:
     """Have the supervised instance stopped meanwhile."""
     from actors.agent_root import AGENT
     from actors.module_report import ModuleReported
-    from actors.supervisor import StartModule, StopModule
+    from actors.supervisor_messages import StartModule, StopModule
 
     if not wanted:
         yield

@@ -17,7 +17,7 @@ from actors.deployment_keeper import DeploymentKeeper, KeptDeployment
 from actors.hub_client import Clients
 from actors.hub_manifest import parse_hub_desired
 from actors.module_tree import ModuleTree
-from actors.supervisor import StopModule
+from actors.supervisor_messages import StopModule
 from messaging.envelope import Secret
 from messaging.errors import DeploymentError, EnvironmentFault
 from tests.actors.agent_world import EDGE_AGENT_ID, EDGE_HUB_ID, CloudEdge, FakePlace, process
@@ -161,6 +161,7 @@ def test_changed_modules_start_in_their_order() -> None:
 
 
 def test_modules_go_on_as_they_are_until_all_is_here_that_the_new_deployment_needs() -> None:
+    """Source: agent.md section 8, row 27."""
     edge = running(old=process(), sensor=process())
     story = list(edge.runtime.story)
     edge.runtime.slow_to_prepare = True
@@ -196,6 +197,7 @@ def test_a_deployment_that_comes_while_another_is_prepared_takes_its_place() -> 
 
 
 def test_what_is_not_to_be_had_keeps_only_its_own_module_down() -> None:
+    """Source: agent.md section 8, rows 32 and 38; it holds up no other."""
     edge = running(sensor=process())
     edge.runtime.missing["new"] = "image 'new:1' not found at its registry"
     edge.runtime.broken["new"] = "image 'new:1' not found at its registry"
@@ -335,6 +337,7 @@ def test_a_module_that_is_to_be_stopped_is_not_waited_for() -> None:
 def test_a_bad_deployment_is_reported_and_leaves_the_last_good_one_supervised(
     changes: tuple[tuple[str, ...], Any], code: int, description: str
 ) -> None:
+    """Source: agent.md section 8, rows 43, 50, 53, 64 and 94."""
     edge = running(sensor=process())
     good = edge.keeper.version
     story = list(edge.runtime.story)
@@ -357,6 +360,7 @@ def test_a_bad_deployment_is_reported_and_leaves_the_last_good_one_supervised(
 
 
 def test_empty_desired_properties_are_417_and_stop_nothing() -> None:
+    """Source: agent.md section 8, rows 43, 51 and 65."""
     edge = running(sensor=process())
 
     edge.replace_desired(EDGE_AGENT_ID, {})
@@ -385,6 +389,7 @@ def test_what_this_device_cannot_do_is_reported_with_the_reason(fault: Exception
 
 
 def test_a_deployment_that_cannot_be_kept_is_in_force_and_says_so() -> None:
+    """Source: agent.md section 8, row 46."""
     edge = running()
     edge.place.full = EnvironmentFault("cannot write 'deployment.sealed': no space left on device")
 
@@ -397,6 +402,7 @@ def test_a_deployment_that_cannot_be_kept_is_in_force_and_says_so() -> None:
 
 
 def test_a_module_that_cannot_be_made_counts_against_the_deployment() -> None:
+    """Source: agent.md section 8, row 50."""
     edge = CloudEdge()
     edge.runtime.broken["sensor"] = "command '/bin/x' not found; install it"
     edge.deploy({"sensor": process(), "other": process()})
@@ -532,6 +538,7 @@ def test_modules_that_a_deployment_did_not_change_are_not_on_trial() -> None:
 
 
 def test_an_edge_that_starts_offline_runs_what_it_had_last() -> None:
+    """Source: agent.md section 8, row 95."""
     before = running(sensor=process())
     kept = before.place.kept
     assert kept is not None
@@ -549,6 +556,7 @@ def test_an_edge_that_starts_offline_runs_what_it_had_last() -> None:
 
 
 def test_the_same_deployment_under_another_version_is_only_noted() -> None:
+    """Source: agent.md section 8, rows 31 and 41."""
     edge = running(sensor=process())
     story = list(edge.runtime.story)
 
@@ -590,6 +598,7 @@ def test_an_agent_that_fails_goes_on_with_the_deployment_that_came_last() -> Non
 
 
 def test_an_edge_that_is_ended_in_the_middle_of_a_deployment_leaves_nothing_running() -> None:
+    """Source: agent.md section 8, row 37."""
     edge = running(sensor=process(), other=process(1))
     edge.runtime.stubborn.add("other")
     edge.deploy({"sensor": process(version="2"), "other": process(1, version="2")})
