@@ -54,6 +54,7 @@ class HubConfig(msgspec.Struct, frozen=True):
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
     environment: HubEnvironment = DEFAULTS  # of edgeHub, as far as it is obeyed
     cloud_ca_file: str = ""  # PEM, what to trust at the IoT Hub besides the system's authorities
+    cloud_https_port: int = 443
     cloud_connections: int = 100  # at the same time, besides the hub's own
     cloud_messages_per_s: float | None = None  # of all senders together; None: as fast as they go
 

@@ -15,6 +15,7 @@ from messaging.envelope import Secret
 
 AuthType = Literal["sas", "selfSigned", "certificateAuthority", "none"]
 AUTH_TYPES: Final[tuple[AuthType, ...]] = ("sas", "selfSigned", "certificateAuthority", "none")
+CERTIFICATES: Final = ("selfSigned", "certificateAuthority")  # only the device has the key of it
 
 # A HubIdentity as an envelope can carry it: its fields in order.
 Entry = tuple[str, AuthType, tuple[Secret, ...], tuple[str, ...], bool, str, tuple[str, ...], str]
@@ -67,6 +68,9 @@ class KnownIdentities:
     identities: tuple[HubIdentity, ...]
     authorities: tuple[bytes, ...] = ()
     left: tuple[str, ...] = ()  # ids of who is gone, as long as something of them is kept
+    is_whole: bool = (
+        True  # False: what the cloud said of devices is lost, so nobody is gone for being missing
+    )
 
 
 def capital_thumbprint(text: str) -> str:

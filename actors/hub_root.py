@@ -91,7 +91,7 @@ class HubRootActor(RootActor):
             )
 
         def identities() -> IdentityActor:
-            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate, UPSTREAM)
+            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate, UPSTREAM, config.device_id)
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
@@ -109,7 +109,13 @@ class HubRootActor(RootActor):
             return UpstreamActor(
                 make_connections,
                 link_switch,
-                Where(config.iothub_hostname, config.device_id, cloud_ca_pem, IDENTITIES),
+                Where(
+                    config.iothub_hostname,
+                    config.device_id,
+                    cloud_ca_pem,
+                    IDENTITIES,
+                    config.cloud_https_port,
+                ),
                 store=STORE,
                 router=ROUTER,
                 twins=TWINS,

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from actors import verdicts
 from actors.base import EdgeActor
 from actors.client_services import ForgetIdentity, IdentityForgotten
-from actors.hub_identity import Entry, HubIdentity, KnownIdentities
+from actors.hub_identity import CERTIFICATES, Entry, HubIdentity, KnownIdentities
 from actors.ports import CheckCertificate
 from actors.scope import edges_above
 from messaging.envelope import Envelope, Secret
 from messaging.errors import AuthError, EdgeError
-from messaging.identity import EDGE_HUB
+from messaging.identity import EDGE_HUB, Identity
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, PeerDown, PeerUp, RequestFailed
 
@@ -59,13 +59,15 @@ class GetIdentities:
 
 @message
 class Identities:
-    """All identities that may connect, in the form of `HubIdentity.entry`. Replaces all.
+    """All identities that may connect, the edge device first, each as `HubIdentity.entry`. Replaces all.
 
+    When it is not whole, what the cloud said of other devices is lost: of them it replaces those it names.
     `authorities` are the CA certificates that devices of the type "certificateAuthority" may be signed by.
     """
 
     entries: tuple[Entry, ...]
     authorities: tuple[bytes, ...] = ()  # DER
+    is_whole: bool = True
 
 
 @message
@@ -122,10 +124,11 @@ class GetAccess:
 
 @message
 class Access:
-    """The key of an identity, base64."""
+    """The key of an identity, base64; of `signer`, who speaks for it, when it has none."""
 
     identity: str
     key: Secret
+    signer: str = ""
 
 
 @message
@@ -170,8 +173,10 @@ class IdentityActor(EdgeActor):
         heads: Collection[str],
         check_certificate: CheckCertificate,
         cloud: str,
+        device_id: str,
     ) -> None:
         self._cloud = cloud
+        self._own_id = Identity.edge_hub(device_id).id
         self._copy = copy
         self._hosts = frozenset(hosts)
         self._heads = tuple(heads)
@@ -219,6 +224,8 @@ class IdentityActor(EdgeActor):
     def on_identities(self, message: Identities) -> None:
         before, by_id = self._known, self._by_id
         identities = tuple(HubIdentity(*entry) for entry in message.entries)
+        if not message.is_whole:
+            identities += _others(by_id, identities)
         gone = _gone(by_id, identities)
         left = tuple(dict.fromkeys((*(before.left if before else ()), *gone)))
         now = KnownIdentities(identities, tuple(message.authorities), left)
@@ -228,7 +235,7 @@ class IdentityActor(EdgeActor):
             for head in self._heads:
                 self.tell(head, IdentityRevoked(identity))
         self._forget(gone)  # before anybody of the same name is let in
-        for identity in _changed(by_id, self._by_id):
+        for identity in _changed(by_id, self._by_id, self._own_id):
             self.tell(self._cloud, AccessChanged(identity))
         self._answer_waiting(answered=self.envelope.correlation_id == self._asked)
         if before != now:
@@ -359,20 +366,22 @@ class IdentityActor(EdgeActor):
         return verdict, verdict.return_code == ACCEPTED
 
     def _access(self, identity: str) -> Access | RequestFailed:
-        known = self._by_id.get(identity)
+        known, own = self._by_id.get(identity), self._by_id.get(self._own_id)
         if known is not None and known.enabled and known.keys:
-            return Access(identity, Secret(base64.b64encode(known.keys[0].reveal())))
+            return Access(identity, _base64(known.keys[0]))
+        if known is not None and known.enabled and known.auth_type in CERTIFICATES and own and own.keys:
+            return Access(identity, _base64(own.keys[0]), own.id)
         if known is None:
             reason = f"'{identity}' is not known to this edge; make it a child of its device in the cloud"
         elif not known.enabled:
             reason = f"'{identity}' is disabled; enable it"
-        else:
-            # The Python SDK derives who speaks from the token, so that the token of the hub will not do.
-            # hub-protocols.md section 7.8
+        elif known.auth_type in CERTIFICATES:
             reason = (
-                f"'{identity}' proves itself with a certificate, and only it has the key of that: the edge "
-                "cannot speak to the cloud in its name; give it symmetric keys"
+                f"'{identity}' proves itself with a certificate, and only it has the key of that; the key of "
+                f"'{self._own_id}', which speaks for it, is not known yet"
             )
+        else:
+            reason = f"'{identity}' has neither a key nor a certificate; give it one of them in the cloud"
         return RequestFailed(GetAccess.__name__, self.address, reason)
 
     def _judge(self, asked: Authenticate) -> Verdict:
@@ -394,21 +403,40 @@ class IdentityActor(EdgeActor):
         return Verdict(asked.identity, ACCEPTED, "", ends_s)
 
 
+def _others(before: Mapping[str, HubIdentity], told: Sequence[HubIdentity]) -> tuple[HubIdentity, ...]:
+    """Return who was known, is not named now, and does not belong to the edge, which is named first."""
+    named = {identity.id for identity in told}
+    edge = told[0].id if told else ""
+    return tuple(
+        known for name, known in before.items() if name not in named and name.partition("/")[0] != edge
+    )
+
+
 def _gone(before: Mapping[str, HubIdentity], now: Iterable[HubIdentity]) -> list[str]:
     """Return who is not there any more, those included whose name somebody else has now."""
     after = {identity.id: identity for identity in now}
     return [name for name, known in before.items() if name not in after or not after[name].is_same(known)]
 
 
-def _changed(before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity]) -> list[str]:
-    """Return whose access is another one, new ones and those that are gone included."""
-    return [
+def _base64(key: Secret) -> Secret:
+    return Secret(base64.b64encode(key.reveal()))
+
+
+def _changed(before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity], own_id: str) -> list[str]:
+    """Return whose access is another one, new ones and those that are gone included.
+
+    With that of the hub `own_id` also that of all for whom it speaks.
+    """
+    changed = {
         identity
         for identity in {**before, **now}
         if (known := before.get(identity)) is None
         or (after := now.get(identity)) is None
         or not after.proves_as(known)
-    ]
+    }
+    spoken_for = now.values() if own_id in changed else ()
+    changed |= {identity.id for identity in spoken_for if identity.auth_type in CERTIFICATES}
+    return [identity for identity in {**before, **now} if identity in changed]
 
 
 def _cut_off(

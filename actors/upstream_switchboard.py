@@ -73,6 +73,7 @@ class Where:
     device_id: str  # of this edge
     ca_pem: Callable[[], str]  # what to trust besides the system's authorities; read for each connection
     identities: str  # address
+    https_port: int = 443
 
 
 class Switchboard:
@@ -192,8 +193,15 @@ class Switchboard:
             return
         observer = source.observer = Observer(source.identity, self._events)
         where = self._where
-        identity = Identity.parse(source.identity)
-        access = CloudAccess(identity, where.host_name, message.key, where.ca_pem(), source.model_id)
+        access = CloudAccess(
+            Identity.parse(source.identity),
+            where.host_name,
+            message.key,
+            where.ca_pem(),
+            source.model_id,
+            Identity.parse(message.signer) if message.signer else None,
+            where.https_port,
+        )
         connection = source.connection = self._connections.make(access, observer)
         self._enter(source, Phase.OPENING)
         source.opened_s = source.moved_s = self._now_s()

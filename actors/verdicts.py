@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from actors.hub_identity import HubIdentity
+from actors.hub_identity import CERTIFICATES, HubIdentity
 from actors.ports import CheckCertificate
 from actors.scope import edges_above
 from messaging import sas
@@ -55,10 +55,7 @@ def check(
     if certificates:
         if name.module_id is not None:
             raise AuthError(f"module '{identity}' shows a certificate; modules prove themselves with tokens")
-        if found.auth_type not in (
-            "selfSigned",
-            "certificateAuthority",
-        ):  # said before anything heavy is loaded
+        if found.auth_type not in CERTIFICATES:  # said before anything heavy is loaded
             raise AuthError(f"'{identity}' proves itself with {found.auth_type}, not with a certificate")
         return check_certificate(certificates, name, found.auth_type, found.thumbprints, authorities, now_s)
     if not token:

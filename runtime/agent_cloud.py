@@ -23,7 +23,11 @@ def cloud_actors(provisioned: Provisioned, home: Home) -> tuple[ChildSpec, ...]:
         from runtime.upstream import SdkConnections
 
         return AgentLinkActor(
-            provisioned.device_id, provisioned.host_name, SdkConnections(), ca_pem=provisioned.ca_pem
+            provisioned.device_id,
+            provisioned.host_name,
+            SdkConnections(),
+            ca_pem=provisioned.ca_pem,
+            https_port=provisioned.https_port,
         )
 
     return ChildSpec("methods", methods), ChildSpec("link", link, exported=True)

@@ -95,7 +95,7 @@ class ContainerMaker:
             ImageRefused: the image is not the one that the deployment pins.
         """
         request = self._request(client, module, access, gateway)
-        found = self._engine.containers(client).get(module.name)
+        found = self._engine.container(client, module.name)
         if found is not None and found["Labels"].get(REQUEST_LABEL) == request.digest:
             if self._images.is_current(client, docker_settings(module), str(found["ImageID"])):
                 return str(found["Id"])

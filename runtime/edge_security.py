@@ -115,12 +115,21 @@ class EdgeSecurity:
         """Key, leaf and edge CA of the hub, as `ssl` loads them."""
         return self._certificate.path
 
-    def registry(self, enrollment: Enrollment | None, on_moved: Callable[[], None]) -> CloudRegistry | None:
-        """Return the registry of the IoT Hub, None without a cloud. Arguments as of Reprovisioning."""
+    def registry(
+        self, enrollment: Enrollment | None, on_moved: Callable[[], None], is_own: bool
+    ) -> CloudRegistry | None:
+        """Return the registry of the IoT Hub, None without a cloud. Arguments as of CloudRegistry."""
         if self._provisioned is None or self._scope is None:
             return None
         return CloudRegistry(
-            self._provisioned, self._home, self._keys, self._scope, self._now_s, enrollment, on_moved
+            self._provisioned,
+            self._home,
+            self._keys,
+            self._scope,
+            self._now_s,
+            enrollment,
+            on_moved,
+            is_own,
         )
 
     def prepare_module(self, name: str, now_s: float) -> bool:
@@ -163,10 +172,12 @@ class EdgeSecurity:
     def identities(self) -> KnownIdentities:
         """Return all that may connect to the hub; see Security."""
         kept = self._keys.identities()
-        known = own_identities(kept)
+        known, is_whole = own_identities(kept), True
         if self._provisioned is not None and self._scope is not None:
             known = with_scope(known, self._scope.identities, self._provisioned, self._keys.pending())
-        return KnownIdentities(known, (*ders(self._ca.certificate_pem), *ders(self._trusted_pem)))
+            is_whole = self._scope.at_s > 0
+        authorities = (*ders(self._ca.certificate_pem), *ders(self._trusted_pem))
+        return KnownIdentities(known, authorities, is_whole=is_whole)
 
     def create_device(
         self, device_id: str, auth_type: AuthType, thumbprints: Sequence[str], now_s: float

@@ -114,7 +114,12 @@ def linked(settings: Settings, found: Provisioned) -> Settings:
             f"{variable('iothub_hostname')}: {wanted!r} is not allowed; this edge is linked to "
             f"{found.host_name!r}: leave it out, or give the connection string of the device there"
         )
-    return replace(settings, device_id=found.device_id, iothub_hostname=found.host_name)
+    return replace(
+        settings,
+        device_id=found.device_id,
+        iothub_hostname=found.host_name,
+        cloud_https_port=found.https_port,
+    )
 
 
 def load(home: Home) -> Provisioned | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.hub_identity import HubIdentity, KnownIdentities
+from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
@@ -60,7 +60,9 @@ class IdentityWorld(World):
 
     def build(self) -> IdentityActor:
         hosts = (HUB_HOST, "edge.local")
-        return IdentityActor(self.copy, hosts, (HEAD,), lambda *asked: self.check_certificate(*asked), CLOUD)
+        return IdentityActor(
+            self.copy, hosts, (HEAD,), lambda *asked: self.check_certificate(*asked), CLOUD, "edge1"
+        )
 
     def asks(self, identity: str = "edge1/m", key: bytes = KEY, expires_in_s: int = 60, host: str = HUB_HOST):  # type: ignore[no-untyped-def]
         audience = sas.audience_of(host, Identity.parse(identity))
@@ -434,6 +436,10 @@ def test_keys_and_tokens_reach_no_log_and_no_dead_letter(
 # for the link to the cloud
 
 
+SHOWN = known("by-certificate", auth_type="selfSigned", keys=(), thumbprints=("A" * 40,))
+HUB = "edge1/$edgeHub"
+
+
 def access_of(world: IdentityWorld, identity: str, was_refused: bool = False) -> None:
     world.turn(IDENTITIES, GetAccess(identity, was_refused), sender=CLOUD)
 
@@ -452,11 +458,12 @@ def test_the_link_gets_the_primary_key_of_an_identity(world: IdentityWorld) -> N
         ("nobody", "'nobody' is not known to this edge; make it a child"),
         ("off", "'off' is disabled; enable it"),
         ("by-certificate", "'by-certificate' proves itself with a certificate, and only it has the key"),
+        ("nothing", "'nothing' has neither a key nor a certificate; give it one"),
     ],
 )
 def test_the_link_is_told_why_there_is_no_key(identity: str, reason: str) -> None:
-    shown = known("by-certificate", auth_type="selfSigned", keys=(), thumbprints=("A" * 40,))
-    world = IdentityWorld(MemoryCopy(KnownIdentities((shown, known("off", enabled=False)))))
+    nothing = known("nothing", auth_type="none", keys=())
+    world = IdentityWorld(MemoryCopy(KnownIdentities((SHOWN, nothing, known("off", enabled=False)))))
     access_of(world, identity)
 
     [refused] = world.told(CLOUD, RequestFailed)
@@ -483,6 +490,25 @@ def test_a_key_is_given_from_the_copy_when_the_agent_does_not_answer(world: Iden
     world.system.advance(AGENT_LIMIT_S + 1)
 
     assert len(world.told(CLOUD, Access)) == 1
+
+
+@pytest.mark.parametrize("auth_type", ["selfSigned", "certificateAuthority"])
+def test_the_hub_speaks_for_a_device_that_only_has_a_certificate(auth_type: AuthType) -> None:
+    shown = known("by-certificate", auth_type=auth_type, keys=())
+    world = IdentityWorld(MemoryCopy(KnownIdentities((shown, known(HUB)))))
+    access_of(world, "by-certificate")
+
+    [access] = world.told(CLOUD, Access)
+    assert (access.identity, access.signer) == ("by-certificate", HUB)
+    assert access.key.reveal() == base64.b64encode(KEY)
+
+
+def test_another_key_of_the_hub_is_another_access_for_whom_it_speaks() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((SHOWN, known("edge1/m"), known(HUB)))))
+    world.tell(IDENTITIES, told(SHOWN, known("edge1/m"), known(HUB, NEW_KEY)), "agent")
+
+    changed = [changed.identity for changed in world.told(CLOUD, AccessChanged)]
+    assert changed == ["by-certificate", HUB]
 
 
 def test_the_link_hears_whose_access_has_changed(world: IdentityWorld) -> None:

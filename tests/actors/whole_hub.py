@@ -160,7 +160,9 @@ class HubWorld:
         routing, storage = RoutingTrail(), StorageTrail()
         start = self.system.start
         start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
-        start(IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,), check_certificate, UPSTREAM))
+        start(
+            IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,), check_certificate, UPSTREAM, DEVICE)
+        )
         start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing))
         start(
             UPSTREAM,

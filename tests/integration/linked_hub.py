@@ -9,15 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from actors.hub_identity import HubIdentity
 from actors.hub_root import UPSTREAM
 from actors.link_state import GetLinkState, LinkState
 from messaging.client import Client
 from messaging.errors import BusError
 from messaging.identity import Identity
+from runtime.client_certificates import thumbprints_of
 from tests.integration.cloud import MQTT_PORT, Cloud
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.network import Line, Profile
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
+from tests.runtime.client_certificates import ClientCertificate
 
 LIMIT_S = 30.0
 OWN = f"{DEVICE}/$edgeHub"
@@ -32,10 +35,15 @@ class LinkedHub:
         modules: Sequence[str] = (),
         devices: Sequence[str] = (),
         profile: Profile | None = None,
+        certificates: Sequence[ClientCertificate] = (),
         seed: int = 20261121,
         **settings: Any,
     ) -> None:
-        """Make them; `settings` are of the hub, `seed` is for what the line does by chance."""
+        """Keep what is wanted.
+
+        `certificates` are of further devices, which have no keys; `settings` are of the hub, `seed` is for
+        what the line does by chance.
+        """
         self._ending = ExitStack()
         self.host_name = loopback_address()
         self.cloud = Cloud(loopback_address(), self.host_name)
@@ -44,6 +52,7 @@ class LinkedHub:
         self._routes = routes
         self._modules = [f"{DEVICE}/{module}" for module in modules]
         self._devices = list(devices)
+        self._shown = [(_identity_of(shown), shown) for shown in certificates]
         self._taken: dict[str, list[bytes]] = {}
         self._after = 0
 
@@ -55,6 +64,11 @@ class LinkedHub:
         self.cloud.create(OWN, if_match="*", authentication={"type": "sas", "symmetricKey": key})
         for client_id in (*self._modules, *self._devices):
             self.cloud.create(client_id)
+        scope = self.cloud.call(self.cloud.hub.find(Identity(DEVICE))).device_scope
+        for identity, _ in self._shown:
+            thumbprint = {"primaryThumbprint": identity.thumbprints[0]}
+            proof = {"type": "selfSigned", "x509Thumbprint": thumbprint}
+            self.cloud.create(identity.id, authentication=proof, parentScopes=[scope])
         clients = (OWN, *self._modules, *self._devices)
         self.hub = HubProcess(
             self._routes,
@@ -64,6 +78,7 @@ class LinkedHub:
             iothub=self.host_name,
             cloud_keys={name: base64.b64decode(self.cloud.key(name)) for name in clients},
             cloud_ca_file=str(self.cloud.ca_file),
+            with_certificates=self._shown,
             **self._settings,
         )
         self._ending.enter_context(self.hub)
@@ -99,6 +114,10 @@ class LinkedHub:
                 return client.ask(UPSTREAM, GetLinkState(), LinkState, 2.0)
         except BusError:
             return None
+
+
+def _identity_of(shown: ClientCertificate) -> HubIdentity:
+    return HubIdentity(shown.name, "selfSigned", thumbprints=tuple(thumbprints_of(shown.ders[0])))
 
 
 def wait_until(true: Callable[[], object], limit_s: float = LIMIT_S, what: str = "it") -> float:

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from tests.integration.hub_process import IOTHUB, HubProcess
+from tests.integration.hub_process import HubProcess
 
 SDK_PORT = 8883  # the SDK's own, not to be changed
 
@@ -25,7 +25,7 @@ def sdk_client(hub: HubProcess, client_id: str, **settings: Any) -> Any:
     if shown := hub.certificates.get(client_id):
         return IoTHubDeviceClient.create_from_x509_certificate(
             X509(str(shown.certificate_file), str(shown.key_file)),
-            IOTHUB,
+            hub.iothub,
             client_id,
             gateway_hostname=hub.address,
             server_verification_cert=ca,

@@ -16,7 +16,7 @@ import pytest
 
 from actors.agent_root import AGENT
 from actors.module_report import ModuleReported
-from actors.supervisor import StartModule, StopModule
+from actors.supervisor_messages import StartModule, StopModule
 from runtime.docker_leftovers import remove_containers
 from tests.integration.container_edge import ContainerEdge, health_check, make_ill
 from tests.integration.containers import container

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +13,17 @@ import pytest
 from messaging.identity import Identity
 from tests.integration.linked_hub import OWN, LinkedHub, wait_until
 from tests.integration.sdk_clients import SdkPublisher, sdk_client
+from tests.runtime.client_certificates import make_client
 
 ROUTES = {"up": "FROM /messages/* INTO $upstream"}
-PUMP, FAN, LEAF = "edge1/pump", "edge1/fan", "leaf"
+PUMP, FAN, LEAF, CAMERA = "edge1/pump", "edge1/fan", "leaf", "camera"
 LIMIT_S = 20.0
 
 
 @pytest.fixture
-def linked() -> Iterator[LinkedHub]:
-    with LinkedHub(ROUTES, modules=("pump", "fan"), devices=("leaf",)) as made:
+def linked(tmp_path: Path) -> Iterator[LinkedHub]:
+    shown = make_client(tmp_path, CAMERA)
+    with LinkedHub(ROUTES, ("pump", "fan"), (LEAF,), certificates=[shown]) as made:
         yield made
 
 
@@ -52,6 +55,18 @@ def check_all_arrived(linked: LinkedHub, name: str, publisher: SdkPublisher) -> 
     assert list(dict.fromkeys(arrived)) == sorted(set(arrived))
 
 
+def answering(client: Any, status: int) -> None:
+    """Have methods answered with what they were called with."""
+
+    def answer(request: Any) -> None:
+        from azure.iot.device import MethodResponse
+
+        payload = {"was": request.payload}
+        client.send_method_response(MethodResponse.create_from_method_request(request, status, payload))
+
+    client.on_method_request_received = answer
+
+
 def test_telemetry_goes_up_under_the_name_of_each_sender(linked: LinkedHub, ending: ExitStack) -> None:
     publishers = {name: publishing(linked, ending, name) for name in (PUMP, LEAF)}
     for publisher in publishers.values():
@@ -70,14 +85,7 @@ def test_twins_methods_and_messages_go_both_ways(linked: LinkedHub, ending: Exit
     came: queue.Queue[Any] = queue.Queue()
     pump.on_twin_desired_properties_patch_received = patches.put
     leaf.on_message_received = came.put
-
-    def answer(request: Any) -> None:
-        from azure.iot.device import MethodResponse
-
-        payload = {"was": request.payload}
-        leaf.send_method_response(MethodResponse.create_from_method_request(request, 201, payload))
-
-    leaf.on_method_request_received = answer
+    answering(leaf, 201)
     wait_until(lambda: (state := linked.state()) and state.is_up)
 
     wait_until(lambda: pump.get_twin()["desired"].get("rate") == 5)
@@ -95,6 +103,33 @@ def test_twins_methods_and_messages_go_both_ways(linked: LinkedHub, ending: Exit
     assert (message.data, message.custom_properties) == (b"hello", {"k": "v"})
     wait_until(lambda: linked.reported(PUMP).get("is") == 4)
     wait_until(lambda: "clients" in linked.reported(OWN))
+
+
+def test_a_device_that_only_has_a_certificate_has_the_whole_cloud_under_its_own_name(
+    linked: LinkedHub, ending: ExitStack
+) -> None:
+    camera = connected(linked, ending, CAMERA)
+    patches: queue.Queue[Any] = queue.Queue()
+    came: queue.Queue[Any] = queue.Queue()
+    camera.on_twin_desired_properties_patch_received = patches.put
+    camera.on_message_received = came.put
+    answering(camera, 202)
+    camera.send_message("picture")
+    wait_until(lambda: linked.taken(CAMERA) == [b"picture"])
+
+    linked.patch_desired(CAMERA, {"rate": 6})
+    camera.patch_twin_reported_properties({"is": 4})
+    hub = linked.cloud.hub
+    result = linked.cloud.call(
+        hub.invoke_method(Identity(CAMERA), "turn", {"by": 90}, connect_timeout_s=LIMIT_S)
+    )
+    linked.cloud.call(hub.send_c2d(CAMERA, b"hello", {"k": "v"}, {}))
+
+    assert (result.status, result.payload) == (202, {"was": {"by": 90}})
+    while patches.get(timeout=LIMIT_S).get("rate") != 6:
+        pass
+    assert came.get(timeout=LIMIT_S).data == b"hello"
+    wait_until(lambda: linked.reported(CAMERA).get("is") == 4)
 
 
 def test_what_is_sent_and_changed_while_the_line_is_cut_is_there_after_its_return(
