@@ -415,6 +415,17 @@ def test_a_module_that_cannot_be_made_counts_against_the_deployment() -> None:
     assert edge.statuses()["other"] == "running"
 
 
+def test_a_module_that_ran_before_and_cannot_be_made_as_the_deployment_says_counts_too() -> None:
+    edge = running(sensor=process())
+    edge.runtime.broken["sensor"] = "no such command"
+
+    edge.deploy({"sensor": process(version="2")})
+    edge.system.advance(5.0)
+
+    assert edge.reported["lastDesiredStatus"]["code"] == 500
+    assert edge.reported["modules"]["sensor"]["lastStartTimeUtc"] == "0001-01-01T00:00:00Z"
+
+
 # a deployment whose modules do not stay up
 
 
