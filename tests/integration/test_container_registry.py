@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,7 +143,7 @@ def test_a_registry_whose_certificate_is_not_trusted_is_told_and_used_once_it_is
         pytest.skip(reason)
     # On 127.0.0.1 an engine trusts anybody.
     [network] = client.inspect_network("bridge")["IPAM"]["Config"]
-    registry = PrivateRegistry(network["Gateway"])
+    registry = PrivateRegistry(str(next(ip_network(network["Subnet"]).hosts())))
     trusted = Path("/etc/docker/certs.d") / registry.address
     try:
         registry.start()
