@@ -346,7 +346,8 @@ class AgentActor(ModuleTree):
     def modules_stop(self) -> None:
         """See ModuleTree."""
         if self._link:
-            self.tell(self._link, ReportState(msgspec.json.encode(stopped_state(self._state()))))
+            state = msgspec.json.encode(stopped_state(self._state()))
+            self.tell(self._link, ReportState(state, is_last=True))
 
     def _report_soon(self) -> None:
         if self._link and not self._state_timer and not self._stopping:

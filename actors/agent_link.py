@@ -50,6 +50,7 @@ METHODS: Final = "agent/methods"
 IDENTITIES_LIMIT_S: Final = 10.0
 REFRESH_S: Final = 3600.0  # the twin is read anew, whatever patches came
 REPORT_SPACING_S: Final = 2.0  # between two reports; each counts against the operations of the IoT Hub
+FIRST_RETRY_S: Final = 0.2
 TWIN_TRIES: Final = 3  # before the connection is made anew
 STOP_LIMIT_S: Final = 2.0  # for the last report
 _WANTED: Final = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES})
@@ -86,6 +87,7 @@ class ReportState:
     """All that `$edgeAgent` is to report, as JSON; the link sends what is new. Replaces what came before."""
 
     state: bytes
+    is_last: bool = False  # the edge stops, and with it the IoT Hub that it runs for itself
 
 
 @message
@@ -188,6 +190,7 @@ class AgentLinkActor(EdgeActor):
         self._hub_connection: CloudConnection | None = None
         self._hub_observer: Observer | None = None
         self._hub_asked: list[Envelope] = []
+        self._edge_stops = False
         self._stopping = False
 
     # life
@@ -296,23 +299,23 @@ class AgentLinkActor(EdgeActor):
             self._connection.close()
         self._connection = self._observer = self._reported = self._under_way = None
         self._twin_asked = self._twin_failures = 0
-        was_up, self._is_up = self._is_up, False
+        self._is_up = False
         self._failures += 1
         # One refusal is none yet: at the first start the registry is just being told the keys.
-        may_pass = fault.kind is Fault.UNAUTHORIZED and self._failures == 1 and not was_up
-        if fault.kind is not self._told and not may_pass:
+        may_pass = fault.kind is Fault.UNAUTHORIZED and self._failures == 1 and self._desired is None
+        if fault.kind is not self._told and not may_pass and not self._edge_stops:
             self._told = fault.kind
             log.warning("the agent's link to %s is down: %s", self._host_name, fault.reason)
         self._fault = fault
         self._stop_when_told()
-        wait_s = retry_s(fault.kind, self._failures, random.random())
+        wait_s = FIRST_RETRY_S if may_pass else retry_s(fault.kind, self._failures, random.random())
         if wait_s > 0:
             self.set_timer(wait_s, ReconnectDue())
         else:
             self.on_reconnect_due(ReconnectDue())
 
     def on_reconnect_due(self, message: ReconnectDue) -> None:
-        if self._connection is not None or self._probing or self._stopping:
+        if self._connection is not None or self._probing or self._stopping or self._edge_stops:
             return
         if self._fault is not None and is_probed(self._fault.kind):
             self._probing = True
@@ -377,6 +380,7 @@ class AgentLinkActor(EdgeActor):
 
     def on_report_state(self, message: ReportState) -> None:
         self._state = msgspec.json.decode(message.state)
+        self._edge_stops = message.is_last
         self._report()
 
     def on_report_due_again(self, message: ReportDueAgain) -> None:

@@ -582,6 +582,7 @@ class Registry(Protocol):
 
     host_name: str  # of the IoT Hub
     device_id: str
+    is_own: bool  # the IoT Hub is the stand-in that this edge runs for itself
 
     def start_sync(self, done: Callable[[SyncOutcome], None]) -> None:
         """Make modules known there and the scope known here. `done` is called once, in a foreign thread."""

@@ -108,6 +108,7 @@ class RegistryActor(EdgeActor):
         self._timer = 0
         self._ended_s = float("-inf")  # monotonic
         self._fault: CloudFault | None = None
+        self._told: tuple[Fault, int] | None = None  # of what the log has last
         self._failures = 0
         self._synced_s = 0.0
         self._problems: tuple[tuple[str, str], ...] = ()
@@ -138,7 +139,9 @@ class RegistryActor(EdgeActor):
         self._ended_s = self.clock.monotonic_s()
         fault = CloudFault(Fault(message.kind), message.reason, message.status) if message.kind else None
         self._failures = self._failures + 1 if fault else 0
-        self._log_change(fault, message.problems)
+        if fault is None or fault.kind is not Fault.UNREACHABLE or self._failures > 1:
+            self._log_change(fault)  # what is just starting is there at the next try
+        self._log_problems(message.problems)
         self._fault = fault
         self._problems = message.problems
         self._identities = message.identities or self._identities
@@ -158,7 +161,7 @@ class RegistryActor(EdgeActor):
             return
         fault = self._fault
         state = CONNECTING if not self._failures and not self._synced_s else state_of(fault)
-        reason = "" if fault is None else explain(fault, registry.device_id, registry.host_name)
+        reason = "" if fault is None else _explain(fault, registry)
         self.reply(
             ProvisioningState(
                 registry.host_name,
@@ -218,13 +221,23 @@ class RegistryActor(EdgeActor):
             self.context.cancel_timer(self._timer)
         self._timer = self.set_timer(after_s, SyncDue())
 
-    def _log_change(self, fault: CloudFault | None, problems: tuple[tuple[str, str], ...]) -> None:
+    def _log_change(self, fault: CloudFault | None) -> None:
         registry = self._registry
         assert registry is not None
+        kind = None if fault is None else (fault.kind, fault.status)
         if fault is None:
-            if self._fault is not None or not self._synced_s:
+            if self._told is not None or not self._synced_s:
                 log.info("device '%s' is known at %s, modules too", registry.device_id, registry.host_name)
-        elif self._fault is None or (self._fault.kind, self._fault.status) != (fault.kind, fault.status):
-            log.error("%s", explain(fault, registry.device_id, registry.host_name))
+        elif kind != self._told:
+            log.error("%s", _explain(fault, registry))
+        self._told = kind
+
+    def _log_problems(self, problems: tuple[tuple[str, str], ...]) -> None:
+        registry = self._registry
+        assert registry is not None
         for name, reason in problems if problems != self._problems else ():
             log.error("module '%s' has no identity at %s: %s", name, registry.host_name, reason)
+
+
+def _explain(fault: CloudFault, registry: Registry) -> str:
+    return explain(fault, registry.device_id, registry.host_name, registry.is_own)

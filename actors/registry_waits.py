@@ -42,9 +42,22 @@ def state_of(fault: CloudFault | None) -> str:
     return "unknown device" if fault.status == 404 else fault.kind.value
 
 
-def explain(fault: CloudFault, device_id: str, host_name: str) -> str:
-    """Return what is wrong, and what the user can do about it."""
-    if fault.status == 404:
+def is_refusal(fault: CloudFault) -> bool:
+    """Say whether the cloud does not take this device, or does not know it."""
+    return fault.kind is Fault.UNAUTHORIZED or fault.status == 404
+
+
+def explain(fault: CloudFault, device_id: str, host_name: str, is_own: bool = False) -> str:
+    """Return what is wrong, and what the user can do about it.
+
+    `is_own`: the IoT Hub is the one that the edge runs for itself, and a connection string would end that.
+    """
+    if is_own and is_refusal(fault):
+        way_out = (
+            f"`edge-actors cloud device create {device_id} --edge` makes the device of this edge again where "
+            "it is gone, and the edge takes its new key by itself"
+        )
+    elif fault.status == 404:
         way_out = (
             f"device '{device_id}' is not known at {host_name}: create it there as an edge device, and give "
             "its connection string with --connection-string-file"

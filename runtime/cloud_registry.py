@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from actors.cloud_connection import CloudFault
 from actors.ports import SyncOutcome
 from runtime.device_credentials import Enrollment
 from runtime.home import Home
@@ -29,8 +30,17 @@ class CloudRegistry:
         now_s: Callable[[], float],
         enrollment: Enrollment | None = None,
         on_moved: Callable[[], None] = lambda: None,
+        is_own: bool = False,
     ) -> None:
-        """Keep what is needed; nothing is asked before the first sync. The last two: see Reprovisioning."""
+        """Keep what is needed; nothing is asked before the first sync.
+
+        Args:
+            enrollment: As in Reprovisioning.
+            on_moved: Called, in a foreign thread, when this is another device, or one with another key, by
+                now: the edge has to start anew.
+            is_own: See Registry.
+        """
+        self.is_own = is_own
         self.host_name = provisioned.host_name
         self.device_id = provisioned.device_id
         self._provisioned = provisioned
@@ -53,10 +63,13 @@ class CloudRegistry:
 
     def _make_worker(self) -> RegistrySync:
         # Here, because all that speaks HTTPS comes with it: a start shall not wait for that.
+        from runtime.own_cloud import OwnDevice
         from runtime.registry_sync import RegistrySync
         from runtime.reprovisioning import Reprovisioning
 
-        again = None
-        if self._enrollment is not None:
-            again = Reprovisioning(self._enrollment, self._provisioned, self._home, self._on_moved)
+        again: Callable[[CloudFault], CloudFault] | None = None
+        if self.is_own:
+            again = OwnDevice(self._provisioned, self._home, self._on_moved).after
+        elif self._enrollment is not None:
+            again = Reprovisioning(self._enrollment, self._provisioned, self._home, self._on_moved).after
         return RegistrySync(self._provisioned, self._home, self._keys, self._scope, self._now_s, again)

@@ -84,14 +84,14 @@ from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
-from runtime.run_directory import Lock, RunDirectory, prepare_home
+from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
 
 log = logging.getLogger(__name__)
 
 DONE: Final = 0
-MOVED: Final = -1  # to another IoT Hub; never an exit code
+MOVED: Final = -1  # to another IoT Hub or key; never an exit code
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 COPIED: Final = (
     "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
@@ -119,7 +119,7 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
     """
     limit = _TimeLimit(for_s)
     while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
-        log.info("starting anew, as a device of another IoT Hub")
+        log.info("starting anew, as the device that this is by now")
     return code
 
 
@@ -138,11 +138,13 @@ class _TimeLimit:
 
 
 def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit: _TimeLimit) -> int:
-    """Run until the end, or until the edge belongs to another IoT Hub: MOVED."""
+    """Run until the end, or until the edge is another device or has another key: MOVED."""
+    check_home(settings.home)
     settings, provisioned = provision(settings)
     cloud = embedded_cloud(settings, provisioned)
     origin = Origin.CLOUD if cloud is None else Origin.LOCAL
-    chosen = choose(settings, deployment_path, provisioned is not None or cloud is not None, origin)
+    first = None if cloud is None else cloud.first_deployment
+    chosen = choose(settings, deployment_path, provisioned is not None or cloud is not None, origin, first)
     deployment = chosen.deployment
     earlier, message_db = database_of(Home(settings.home)), _message_db(settings, deployment)
     if earlier != message_db and earlier.exists():
@@ -341,6 +343,8 @@ class _Edge:
             system = ThreadSystem(bus, end_process=end_at_once)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
+            if not self._chosen.file_name and self._chosen.kept is None:
+                log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)
             if not self._root_ended:
                 log.info("stopping")
@@ -385,7 +389,8 @@ class _Edge:
     def _root(self, began_s: float) -> AgentRootActor:
         security = self._security
         assert security is not None
-        registry = security.registry(enrollment_of(self._settings, self._provisioned), self._on_moved)
+        enrollment = enrollment_of(self._settings, self._provisioned)
+        registry = security.registry(enrollment, self._on_moved, self._cloud is not None)
         cloud = () if self._provisioned is None else cloud_actors(self._provisioned, self._home)
         return AgentRootActor(
             lambda: SecurityActor(security, REGISTRY if registry else ""),
@@ -414,7 +419,7 @@ class _Edge:
         )
 
     def _on_moved(self) -> None:
-        """In a worker thread: stop as if asked to; what comes next is another IoT Hub's."""
+        """In a worker thread: stop as if asked to; what comes next is another device, or has another key."""
         self._is_moved = True
         os.write(self._wake_writer, bytes([signal.SIGTERM]))
 

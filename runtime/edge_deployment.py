@@ -6,10 +6,13 @@ cloud's deployment counts, and until it answers the last good one that came from
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from actors import process_permission
 from actors.cloud_deployment import no_deployment, parse_agent
@@ -36,7 +39,13 @@ class Chosen:
     kept: KeptDeployment | None = None  # what it was made from, when it came from the cloud
 
 
-def choose(settings: Settings, path: Path | None, has_cloud: bool, origin: Origin = Origin.CLOUD) -> Chosen:
+def choose(
+    settings: Settings,
+    path: Path | None,
+    has_cloud: bool,
+    origin: Origin = Origin.CLOUD,
+    first: Path | None = None,
+) -> Chosen:
     """Return what the edge starts with. Reads only.
 
     Args:
@@ -45,6 +54,7 @@ def choose(settings: Settings, path: Path | None, has_cloud: bool, origin: Origi
         has_cloud: Whether a deployment may come from the cloud.
         origin: What the cloud's deployments count as: those of the stand-in that the edge runs for itself
             are as good as files, because only its owner can put them there.
+        first: The manifest that is about to be put into a new stand-in, whose twins say the same then.
 
     Raises:
         DeploymentError: the manifest is wrong, or asks for what this device does not allow.
@@ -59,18 +69,18 @@ def choose(settings: Settings, path: Path | None, has_cloud: bool, origin: Origi
             "there is nothing to run: name a manifest with --deployment, or connect this edge to its IoT Hub "
             "with --connection-string-file"
         )
-    kept = _last(Home(settings.home))
+    kept = _last(Home(settings.home)) if first is None else _from_manifest(first)
     if kept is not None:
         try:
             deployment = parse_agent(kept.agent_desired, kept.agent_version)
             if kept.hub_desired:
                 deployment = replace(deployment, hub=parse_hub_desired(kept.hub_desired, kept.hub_version))
             process_permission.check(deployment, origin, settings.process_allow)
-            log.info("starting with deployment %d, which the cloud sent last", kept.agent_version)
+            if first is None:
+                log.info("starting with deployment %d, which the cloud sent last", kept.agent_version)
             return Chosen(deployment, settings.home, kept=kept)
         except ConfigError as exc:
             log.error("the last good deployment cannot be used any more: %s", exc)
-    log.info("waiting for a deployment from %s", settings.iothub_hostname)
     return Chosen(no_deployment(), settings.home)
 
 
@@ -117,6 +127,18 @@ class EdgeDeployments:
     def keep(self, kept: KeptDeployment) -> None:
         """Keep the last good deployment, encrypted; see DeploymentPlace."""
         self._last.keep(kept)
+
+
+def _from_manifest(path: Path) -> KeptDeployment:
+    """Return what the link will tell of the twins once they are made from this manifest."""
+    from runtime.iothub.edge_manifest import content_of
+
+    modules = content_of(json.loads(path.read_bytes()), path)["modulesContent"]
+    agent, hub = (
+        msgspec.json.encode(modules[name]["properties.desired"], order="sorted")
+        for name in ("$edgeAgent", "$edgeHub")
+    )
+    return KeptDeployment(0, agent, 0, hub)
 
 
 def _last(home: Home) -> KeptDeployment | None:

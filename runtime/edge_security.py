@@ -115,12 +115,21 @@ class EdgeSecurity:
         """Key, leaf and edge CA of the hub, as `ssl` loads them."""
         return self._certificate.path
 
-    def registry(self, enrollment: Enrollment | None, on_moved: Callable[[], None]) -> CloudRegistry | None:
-        """Return the registry of the IoT Hub, None without a cloud. Arguments as of Reprovisioning."""
+    def registry(
+        self, enrollment: Enrollment | None, on_moved: Callable[[], None], is_own: bool
+    ) -> CloudRegistry | None:
+        """Return the registry of the IoT Hub, None without a cloud. Arguments as of CloudRegistry."""
         if self._provisioned is None or self._scope is None:
             return None
         return CloudRegistry(
-            self._provisioned, self._home, self._keys, self._scope, self._now_s, enrollment, on_moved
+            self._provisioned,
+            self._home,
+            self._keys,
+            self._scope,
+            self._now_s,
+            enrollment,
+            on_moved,
+            is_own,
         )
 
     def prepare_module(self, name: str, now_s: float) -> bool:

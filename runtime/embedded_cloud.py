@@ -118,13 +118,15 @@ class EmbeddedCloud:
         Raises:
             EnvironmentFault: there is none to be had, or a stand-in that is not ours runs on this home.
         """
-        if (run_dir / socket_handover.NAME).exists():
-            offered = socket_handover.take(run_dir, TAKE_LIMIT_S, lambda: False) or ()
-            self.beside = lambda: offered
         if self._lives() and self._take_back():
             return
         before = self._kept
-        self._bind()
+        of_hub = socket_handover.take_offered(run_dir) or []
+        try:
+            self._bind(of_hub)
+        finally:
+            for listener in of_hub:
+                listener.close()
         assert self._kept is not None
         self._is_new = before != self._kept
         if before is not None and before.address != self._kept.address:
@@ -181,6 +183,11 @@ class EmbeddedCloud:
             return replace(known, https_port=self.https_port)
         parts = self.edge_device(device_id, has_ended)
         return from_connection_string(parts, self.https_port, self.ca_file.read_text("ascii"))
+
+    @property
+    def first_deployment(self) -> Path | None:
+        """What a stand-in that is yet to be made is given for the edge."""
+        return SAMPLE if SAMPLE.exists() and not self._place.database.exists() else None
 
     # what is put into it
 
@@ -250,16 +257,16 @@ class EmbeddedCloud:
             )
         return True
 
-    def _bind(self) -> None:
+    def _bind(self, beside: Sequence[socket.socket]) -> None:
         ours = self._kept.folder_is_ours if self._kept else not self._place.path.exists()
         error: EnvironmentFault | None = None
         for address in self._candidates():
             try:
-                mqtt = listening_sockets.bind([_listen(address, MQTT_PORT)], beside=self.beside())
+                mqtt = listening_sockets.bind([_listen(address, MQTT_PORT)], beside=beside)
             except EnvironmentFault as exc:
                 error = error or exc
                 continue
-            https = self._bind_https(address)
+            https = self._bind_https(address, beside)
             if https:
                 self._sockets = [(Use.MQTT, mqtt[0]), (Use.WEB, https[0])]
                 self._kept = Kept(address, address_of(https[0]).port, ours)
@@ -276,11 +283,11 @@ class EmbeddedCloud:
         for number in range(MOST_ADDRESSES):
             yield str(FIRST_ADDRESS + number)
 
-    def _bind_https(self, address: str) -> list[socket.socket]:
+    def _bind_https(self, address: str, beside: Sequence[socket.socket]) -> list[socket.socket]:
         kept = () if self._kept is None else (self._kept.https_port,)
         for port in (*kept, *HTTPS_PORTS):
             try:
-                return listening_sockets.bind([_listen(address, port)], beside=self.beside())
+                return listening_sockets.bind([_listen(address, port)], beside=beside)
             except EnvironmentFault:
                 continue  # not permitted, or somebody has it on all addresses
         return []

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from actors.cloud_connection import CloudFault
+from actors.registry_waits import is_refusal
+from messaging.envelope import Secret
+from messaging.errors import EdgeError
 from runtime.home import Home
 from runtime.https_client import Service
 from runtime.iothub.cloud_home import CloudHome
@@ -12,11 +18,45 @@ from runtime.iothub.owner import Cloud, Refused, device_path
 from runtime.key_content import Identity, LeafChange
 from runtime.key_store import KeyStore
 from runtime.leaf_rules import is_own
+from runtime.provisioning import Provisioned, remember
 
 
 def service_of(home: Home, host_name: str) -> Service | None:
     """Return where the stand-in in this home answers, None when the IoT Hub of that name is another."""
     return Service(host_name, socket=CloudHome.in_home(home.path).socket) if is_own(home, host_name) else None
+
+
+class OwnDevice:
+    """The device of the edge there, which its owner may delete and make again. Used by one thread."""
+
+    def __init__(self, provisioned: Provisioned, home: Home, on_changed: Callable[[], None]) -> None:
+        """Keep what is needed; `on_changed` as `on_moved` of CloudRegistry."""
+        self._provisioned = provisioned
+        self._home = home
+        self._on_changed = on_changed
+
+    def after(self, fault: CloudFault) -> CloudFault:
+        """Take over the key that the device has by now, if that is why it was refused. Blocks."""
+        before = self._provisioned
+        if not is_refusal(fault):
+            return fault
+        try:
+            device = Cloud(self._home.path).get(device_path(before.device_id))
+            key = (device["authentication"]["symmetricKey"] or {}).get("primaryKey") or ""
+            if (
+                not key
+                or not device["capabilities"].get("iotEdge")
+                or key.encode() == before.device_key.reveal()
+            ):
+                return fault
+            self._provisioned = replace(before, device_key=Secret(key.encode()))
+            remember(self._home, self._provisioned, same_hub=True)
+        except EdgeError:
+            return fault  # it is not there, or not now
+        self._on_changed()
+        return replace(
+            fault, reason=f"device '{before.device_id}' has a new key; the edge starts anew with it"
+        )
 
 
 def tell_leaves(home: Home, edge_id: str, keys: KeyStore) -> tuple[tuple[str, str], ...]:

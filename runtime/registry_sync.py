@@ -24,7 +24,6 @@ from runtime.key_content import Identity
 from runtime.key_store import KeyStore
 from runtime.provisioning import Provisioned
 from runtime.registry_client import RegistryClient
-from runtime.reprovisioning import Reprovisioning
 from runtime.scope_file import ScopeFile
 
 log = logging.getLogger(__name__)
@@ -43,15 +42,15 @@ class RegistrySync:
         keys: KeyStore,
         scope: ScopeFile,
         now_s: Callable[[], float],
-        reprovisioning: Reprovisioning | None = None,
+        after_fault: Callable[[CloudFault], CloudFault] | None = None,
     ) -> None:
-        """Keep what is needed."""
+        """Keep what is needed; `after_fault` looks what has become of a device that is refused."""
         self._provisioned = provisioned
         self._home = home
         self._keys = keys
         self._scope = scope
         self._now_s = now_s
-        self._reprovisioning = reprovisioning
+        self._after_fault = after_fault
 
     def run(self) -> SyncOutcome:
         """Do it, and return how it went."""
@@ -74,7 +73,7 @@ class RegistrySync:
             return SyncOutcome(None, problems, len(identities))
         except CloudError as exc:
             fault = exc.fault
-            return SyncOutcome(fault if self._reprovisioning is None else self._reprovisioning.after(fault))
+            return SyncOutcome(fault if self._after_fault is None else self._after_fault(fault))
         except EdgeError as exc:  # our own disk is full, for example
             away = isinstance(exc, EnvironmentFault)
             return SyncOutcome(CloudFault(Fault.UNREACHABLE if away else Fault.REFUSED, str(exc)))

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from actors.cloud_connection import CloudFault, Fault
+from actors.cloud_connection import CloudFault
+from actors.registry_waits import is_refusal
 from messaging.errors import EdgeError
 from messaging.text import quoted
 from runtime import dps_client
@@ -53,8 +54,7 @@ class Reprovisioning:
 
     def after(self, fault: CloudFault) -> CloudFault:
         """Ask, if the IoT Hub refused the device and it is time; return what is wrong then. Blocks."""
-        refused = fault.kind is Fault.UNAUTHORIZED or fault.status == 404
-        if not refused or self._monotonic_s() < self._asked_s + SPACING_S:
+        if not is_refusal(fault) or self._monotonic_s() < self._asked_s + SPACING_S:
             return fault
         self._asked_s = self._monotonic_s()
         before = self._provisioned

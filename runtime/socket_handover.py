@@ -101,15 +101,25 @@ def take(run_dir: Path, limit_s: float, has_ended: Callable[[], bool]) -> list[s
         left_s = ends_s - time.monotonic()
         if left_s <= 0:
             break
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
-            asker.settimeout(left_s)
-            try:
-                asker.connect(str(run_dir / NAME))
-                return _receive(asker)
-            except (OSError, ValueError):
-                pass  # not there yet, of a dead hub, or ended while it gave
+        taken = take_offered(run_dir, left_s)
+        if taken is not None:
+            return taken
         time.sleep(min(RETRY_S, max(0.0, left_s)))
     return None
+
+
+def take_offered(run_dir: Path, limit_s: float = GIVE_LIMIT_S) -> list[socket.socket] | None:
+    """Return duplicates of the sockets that are offered at this moment, None when nobody does.
+
+    `limit_s` is for somebody who offers and then does not give.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
+        asker.settimeout(limit_s)
+        try:
+            asker.connect(str(run_dir / NAME))
+            return _receive(asker)
+        except (OSError, ValueError):
+            return None  # not there yet, of a dead hub, or ended while it gave
 
 
 def _receive(asker: socket.socket) -> list[socket.socket]:

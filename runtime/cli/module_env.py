@@ -53,7 +53,7 @@ def module_env(
         modules = {
             m["name"]: m
             for m in edge.ask(AGENT, ListModules(), ModuleList).modules
-            if m["type"] != "built-in"
+            if m["type"] not in ("built-in", "stand-in")
         }
         check_name(name, list(modules))
         ourselves = process_table.read_stat(os.getpid())

@@ -183,6 +183,18 @@ def test_a_fault_is_logged_once_and_its_end_too(
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
+def test_a_cloud_that_is_just_starting_is_no_news(
+    world: RegistryWorld, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "actors.registry")
+    world.want(1)
+    world.ends(failed(Fault.UNREACHABLE))
+    world.system.advance(60.0)
+    world.ends()
+
+    assert [line.levelname for line in caplog.records] == ["INFO"]
+
+
 def test_modules_that_the_cloud_does_not_take_are_named_and_tried_again(
     world: RegistryWorld, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,6 +250,14 @@ def test_without_a_fault_the_next_is_in_an_hour_or_soon_when_modules_are_missing
 def test_each_fault_has_a_state_and_a_way_out(fault: CloudFault, state: str, way_out: str) -> None:
     assert state_of(fault) == state
     assert way_out in explain(fault, "edge1", "hub1")
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_nobody_is_sent_away_from_the_stand_in_that_the_edge_runs_for_itself(status: int) -> None:
+    told = explain(CloudFault(Fault.UNAUTHORIZED, "r", status), "edge1", "127.0.0.2", is_own=True)
+
+    assert "`edge-actors cloud device create edge1 --edge`" in told
+    assert "connection-string" not in told
 
 
 KEYS, OTHER = ("p", "s"), ("x", "y")

@@ -15,6 +15,7 @@ class FakeRegistry:
 
     host_name = "hub1"
     device_id = "edge1"
+    is_own = False
 
     def __init__(self) -> None:
         self.running: list[Callable[[SyncOutcome], None]] = []

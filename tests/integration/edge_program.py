@@ -100,6 +100,12 @@ class EdgeProcess:
         """The name of the IoT Hub that the edge runs for itself."""
         return str(json.loads((self.home / "provisioned.json").read_text())["hostName"])
 
+    def stop(self) -> None:
+        """End the edge with SIGTERM, and wait for that."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        assert self.wait() == 0, self.output.read_text()
+
     def wait(self) -> int:
         """Wait for the end of the edge; returns its exit code."""
         assert self.process is not None

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,27 +149,26 @@ def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: E
 def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
     edge: EdgeProcess, tmp_path: Path
 ) -> None:
-    edge.start("--for", "4")
+    edge.start()
     edge.wait_for_modules("running", {"edgeCloud"})
     first = edge.modules()["edgeCloud"]["address"]
     second = EdgeProcess(tmp_path / "second")
     try:
-        second.start("--for", "4")
+        second.start()
         assert second.modules()["edgeCloud"]["address"] != first
     finally:
         second.close()
-    edge.wait()
+    edge.stop()
 
-    edge.start("--for", "4")
+    edge.start()
     assert edge.modules()["edgeCloud"]["address"] == first
-    edge.wait()
+    edge.stop()
     taken = bind([parse_listen_address(f"{first}:{MQTT_PORT}")])
-    edge.start("--for", "4")
+    edge.start()
     moved = edge.modules()["edgeCloud"]["address"]
     assert moved != first
     assert f"the IoT Hub of this edge moves from {first} to {moved}" in edge.output.read_text()
     assert [device["status"] for device in edge.json("cloud", "device", "list")] == ["enabled"]
-    edge.wait()
     taken[0].close()
 
 
@@ -215,18 +215,39 @@ def test_a_stand_in_that_cannot_start_is_told_and_nothing_else_runs(edge: EdgePr
     assert not RunDirectory.of(edge.home).path.exists()
 
 
+def test_a_device_of_the_edge_that_was_deleted_is_made_again_and_taken(edge: EdgeProcess) -> None:
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+    device = json.loads((edge.home / "provisioned.json").read_text())["deviceId"]
+
+    def upstream() -> dict[str, Any]:
+        found: dict[str, Any] = edge.json("upstream", "status")
+        return found
+
+    wait_until(lambda: upstream()["device"]["state"] == "linked", "the device is known")
+    assert edge.run("cloud", "device", "delete", device).returncode == 0
+    wait_until(lambda: upstream()["device"]["state"] == "unauthorized", "it is not any more")
+    assert f"`edge-actors cloud device create {device} --edge`" in upstream()["device"]["reason"]
+    assert edge.run("cloud", "device", "create", device, "--edge").returncode == 0
+
+    wait_until(lambda: "starting anew" in edge.output.read_text(), "the key is taken", 90.0)
+    edge.wait_for_modules("running", ALL)
+    wait_until(lambda: upstream()["device"]["state"] == "linked", "the device is known")
+    wait_until(lambda: bool(upstream()["up"]) and not upstream()["waiting"], "what waited is sent")
+
+
 def test_an_edge_that_is_given_another_hub_does_not_fall_back_to_its_own(edge: EdgeProcess) -> None:
-    edge.start("--for", "3")
-    edge.wait()
+    edge.start()
+    edge.stop()
     device = json.loads((edge.home / "provisioned.json").read_text())["deviceId"]
     string = f"HostName=hub.example;DeviceId={device};SharedAccessKey=MTIzNDU2Nzg5MDEyMzQ1Njc4OTA="
     given = edge.home.with_name("string")
     given.write_text(string)
 
-    edge.start("--for", "3", "--connection-string-file", str(given))
+    edge.start("--connection-string-file", str(given))
     assert "edgeCloud" not in edge.modules()
-    edge.wait()
-    edge.start("--for", "3")
+    edge.stop()
+    edge.start()
 
     assert "edgeCloud" not in edge.modules()
     assert "the IoT Hub that this edge ran for itself is not started any more" in edge.output.read_text()

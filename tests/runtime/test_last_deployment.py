@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import stat
 from pathlib import Path
 
 import pytest
 
 from actors.deployment_keeper import KeptDeployment
+from actors.process_permission import Origin
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.config import Settings, read_settings
 from runtime.edge_deployment import choose
+from runtime.embedded_cloud import SAMPLE
 from runtime.home import Home
 from runtime.key_store import KeyStore
 from runtime.last_deployment import LastDeployment
@@ -131,13 +132,20 @@ def test_what_this_device_does_not_allow_any_more_does_not_start(
     assert "this device does not allow the command '/bin/rm'" in caplog.text
 
 
-def test_an_edge_that_has_nothing_yet_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "runtime.edge_deployment")
-
-    chosen = choose(settings(tmp_path, iothub_hostname="hub.example"), None, has_cloud=True)
+def test_an_edge_that_has_nothing_yet_waits(tmp_path: Path) -> None:
+    chosen = choose(settings(tmp_path), None, has_cloud=True)
 
     assert dict(chosen.deployment.supervised) == {}
-    assert "waiting for a deployment from hub.example" in caplog.text
+    assert (chosen.file_name, chosen.kept) == ("", None)
+
+
+def test_an_edge_with_a_new_stand_in_starts_with_what_that_is_about_to_be_given(tmp_path: Path) -> None:
+    chosen = choose(settings(tmp_path), None, has_cloud=True, origin=Origin.LOCAL, first=SAMPLE)
+
+    assert set(chosen.deployment.modules) == {"filter", "sensor"}
+    assert [*chosen.deployment.hub.routes]
+    assert chosen.kept is not None
+    assert chosen.kept.agent_version == 0  # the link tells which one it is in the twin
 
 
 def test_an_edge_with_neither_a_file_nor_a_cloud_is_told_what_to_do(tmp_path: Path) -> None:

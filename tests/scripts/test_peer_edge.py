@@ -45,7 +45,7 @@ marked = os.environ | {"EDGE_ACTORS_RUN": "/run/edge-actors/01234567"}
 wait = "import sys; sys.stdin.read()"
 hub = subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE, env=marked)
 module = subprocess.Popen(
-    ["sh", "-c", 'exec 3<&0; cat <&3 & echo "$!"; wait'], start_new_session=True,
+    ["sh", "-c", 'exec 3<&0; sh -c "echo \\$\\$; read end" <&3 & wait'], start_new_session=True,
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=marked | {"IOTEDGE_MODULEID": "sensor"},
 )
 cloud = subprocess.Popen(
