@@ -470,6 +470,19 @@ def test_the_deployment_before_comes_back_when_modules_of_the_new_one_do_not_sta
     assert edge.reported["lastDesiredStatus"]["code"] == 200
 
 
+def test_one_returns_to_the_last_deployment_that_stayed_up() -> None:
+    edge = on_trial(trial_s=300.0)
+    good = edge.keeper.version
+    assert good is not None
+    edge.deploy({"sensor": process(version="3")})
+
+    crash(edge, "sensor", 3)
+
+    assert edge.keeper.version == good - 1
+    assert edge.modules()["sensor"]["status"] == "running"
+    assert edge.keeper.deployment.modules["sensor"].version == ""
+
+
 def test_what_was_taken_back_stays_so_for_the_next_agent_until_another_one_comes() -> None:
     before = on_trial(trial_s=300.0)
     crash(before, "sensor", 3)
