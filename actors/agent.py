@@ -181,6 +181,8 @@ class AgentActor(ModuleTree):
         self._report_soon()
 
     def on_desired_arrived(self, message: DesiredArrived) -> None:
+        if not self._preparing and self.clock.monotonic_s() > self._trial_ends_s:
+            self._keeper.stays_up()
         self._took(self._keeper.take_agent(message.desired.reveal(), message.version))
 
     def on_hub_desired_arrived(self, message: HubDesiredArrived) -> None:

@@ -111,7 +111,8 @@ class DeploymentKeeper:
         self._hub_version = 0 if kept is None else kept.hub_version
         self._hub_desired = b"" if kept is None else kept.hub_desired
         self._waiting: tuple[bytes, int] | None = None  # until what `$edgeHub` desires is known
-        self._before: KeptDeployment | None = None  # the one that the last one took the place of
+        self._before: KeptDeployment | None = None  # to return to: the last one before that stayed up
+        self._stayed_up = True  # whether the one in force is known to
         self._given_up = b""  # what was rolled back is not applied again
         if kept is not None and kept.taken_back:
             self._give_up(kept.taken_back, kept.taken_back_because)
@@ -189,8 +190,14 @@ class DeploymentKeeper:
         kept = KeptDeployment(version, desired)
         taken = self._put_in_force(replace(deployment, hub=self._hub or HubSettings()), kept)
         if taken is Taken.ROLL_OUT:
-            self._before = before
+            if self._stayed_up or self._before is None:
+                self._before = before
+            self._stayed_up = False
         return taken
+
+    def stays_up(self) -> None:
+        """The modules of the deployment in force have stayed up: one may return to it."""
+        self._stayed_up = True
 
     def roll_back(self, reason: str) -> Taken:
         """Return to the deployment before this one, because of its modules; routes stay as they are."""
@@ -205,7 +212,7 @@ class DeploymentKeeper:
         if self._put_in_force(deployment, before) is Taken.NOTHING:
             self._given_up = b""
             return Taken.NOTHING
-        self._before = None
+        self._before, self._stayed_up = None, True
         log.error("%s", text)
         return Taken.ROLL_OUT
 

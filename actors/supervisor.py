@@ -182,6 +182,7 @@ class SupervisorActor(EdgeActor):
             self._apply(restart_policy.StartAsked())
         elif after is _AfterExit.BEGIN:
             self._state = RestartState()
+            self._started_s = self._last_run = None  # of what it was made from before
             self._begin()
         else:
             self._forget()

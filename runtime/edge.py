@@ -258,6 +258,7 @@ class _Edge:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
+        self._containers = containers
         containers.tell_gateway(self._listen_for_container)
         isolated = os.geteuid() == 0 and settings.process_isolation != "off"
         self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
@@ -587,6 +588,8 @@ class _Edge:
         for address in self._settings.listen:
             if address not in before.listen:
                 settings = with_gateway(settings, address.host)
+        # Known before the hub starts, or else it would have to start again for the first container.
+        settings = listening_for_containers(settings, deployment, self._containers)
         return replace(self._settings, listen=settings.listen, web_listen=settings.web_listen)
 
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:

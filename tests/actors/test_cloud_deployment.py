@@ -415,6 +415,17 @@ def test_a_module_that_cannot_be_made_counts_against_the_deployment() -> None:
     assert edge.statuses()["other"] == "running"
 
 
+def test_a_module_that_ran_before_and_cannot_be_made_as_the_deployment_says_counts_too() -> None:
+    edge = running(sensor=process())
+    edge.runtime.broken["sensor"] = "no such command"
+
+    edge.deploy({"sensor": process(version="2")})
+    edge.system.advance(5.0)
+
+    assert edge.reported["lastDesiredStatus"]["code"] == 500
+    assert edge.reported["modules"]["sensor"]["lastStartTimeUtc"] == "0001-01-01T00:00:00Z"
+
+
 # a deployment whose modules do not stay up
 
 
@@ -457,6 +468,19 @@ def test_the_deployment_before_comes_back_when_modules_of_the_new_one_do_not_sta
     edge.deploy({"sensor": process(version="3")})
     edge.system.advance(10.0)
     assert edge.reported["lastDesiredStatus"]["code"] == 200
+
+
+def test_one_returns_to_the_last_deployment_that_stayed_up() -> None:
+    edge = on_trial(trial_s=300.0)
+    good = edge.keeper.version
+    assert good is not None
+    edge.deploy({"sensor": process(version="3")})
+
+    crash(edge, "sensor", 3)
+
+    assert edge.keeper.version == good - 1
+    assert edge.modules()["sensor"]["status"] == "running"
+    assert edge.keeper.deployment.modules["sensor"].version == ""
 
 
 def test_what_was_taken_back_stays_so_for_the_next_agent_until_another_one_comes() -> None:
