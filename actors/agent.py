@@ -22,7 +22,15 @@ from actors.agent_link import (
     ReportState,
     WatchDesired,
 )
-from actors.deployment_keeper import APPLIED, FAILED, DeploymentKeeper, DeploymentStatus, Taken, shortened
+from actors.deployment_keeper import (
+    APPLIED,
+    FAILED,
+    NOT_APPLIED,
+    DeploymentKeeper,
+    DeploymentStatus,
+    Taken,
+    shortened,
+)
 from actors.hub_client import Clients, ListClients
 from actors.hub_config import route_texts
 from actors.module_list import ListModules, ModuleList, agent_report, entry, waiting
@@ -148,6 +156,9 @@ class AgentActor(ModuleTree):
         self._routes: tuple[tuple[str, str, str], ...] = ()
         self._state_timer = 0
         self._deployments = 0  # that came while this behaviour lives
+        self._preparing = ""  # what is fetched for one that is not in force yet
+        self._version: int | None = None  # of the one in force meanwhile
+        self._no_identities = ""  # why the modules have none
         self._hub_is_there = False
         self._connected: tuple[str, ...] = ()  # modules, while somebody waits for them
         self._clients_timer = 0
@@ -158,6 +169,7 @@ class AgentActor(ModuleTree):
     # starting
 
     def on_start(self) -> None:
+        self._version = self._keeper.version
         self.roll_out(self._keeper.deployment)
         self.context.watch_peer(HUB_PROCESS)
         if self._link:
@@ -169,6 +181,8 @@ class AgentActor(ModuleTree):
         self._report_soon()
 
     def on_desired_arrived(self, message: DesiredArrived) -> None:
+        if not self._preparing and self.clock.monotonic_s() > self._trial_ends_s:
+            self._keeper.stays_up()
         self._took(self._keeper.take_agent(message.desired.reveal(), message.version))
 
     def on_hub_desired_arrived(self, message: HubDesiredArrived) -> None:
@@ -179,11 +193,14 @@ class AgentActor(ModuleTree):
             self.request(self._link, FetchHubDesired(), HUB_DESIRED_LIMIT_S)
         elif taken is Taken.ROLL_OUT and not self._stopping:
             self._prepare()
+        if not self._preparing:
+            self._version = self._keeper.version
         self._report_soon()
 
     def _prepare(self) -> None:
         """Fetch what the modules need; until all of it is here those of the deployment before go on."""
         self._deployments += 1
+        self._preparing = self._preparing or "it is being prepared"
         number, tell_self = self._deployments, self.context.tell_self
         deployment = self._keeper.deployment
 
@@ -199,14 +216,18 @@ class AgentActor(ModuleTree):
         if message.number != self._deployments or self._stopping:
             return
         if not message.is_done:
+            self._preparing = message.doing
             log.info("before the deployment: %s", message.doing)
             return
+        self._preparing = ""
         for name, problem in message.problems:
             log.warning("module %s: %s", name, problem)
         before, now = self._deployment.modules, self._keeper.deployment.modules
         self._trial = frozenset(name for name, spec in now.items() if before.get(name) != spec)
         self._trial_ends_s = self.clock.monotonic_s() + self._trial_s
+        self._version = self._keeper.version
         self.roll_out(self._keeper.deployment, message.outdated)
+        self._report_soon()
         if self._hub_is_there:
             self._tell_routes()
             self._tell_twins()
@@ -225,7 +246,14 @@ class AgentActor(ModuleTree):
             self._took(self._keeper.go_on_without_hub())
         else:
             log.warning("the identities of the modules are not there yet: %s", reason)
+            self._no_identities = reason
+            self._report_soon()
             self.set_timer(wait_s, EnsureAgain())
+
+    def identities_came(self) -> None:
+        """See ModuleTree."""
+        self._no_identities = ""
+        self._report_soon()
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._hub_is_there = True
@@ -289,10 +317,9 @@ class AgentActor(ModuleTree):
         self.tell(self._link, ReportState(msgspec.json.encode(self._state())))
 
     def _state(self) -> Json:
-        keeper = self._keeper
         return agent_state(
             self._deployment,
-            keeper.version,
+            self._version,
             self._status(),
             {**self._reports, EDGE_AGENT: self._agent_report},
             self._platform,
@@ -333,6 +360,12 @@ class AgentActor(ModuleTree):
         status = self._keeper.status
         if status.code != APPLIED:
             return status
+        if self._preparing and self._version is None:
+            return DeploymentStatus(NOT_APPLIED, shortened(f"the first deployment: {self._preparing}"))
+        if self._no_identities:
+            return DeploymentStatus(
+                FAILED, shortened(f"the modules have no identities yet: {self._no_identities}")
+            )
         causes = [
             f"module '{name}': {report.description}"
             for name, report in self._reports.items()
@@ -355,7 +388,7 @@ class AgentActor(ModuleTree):
             entries.append(entry(spec, self._reports.get(name) or waiting(spec), problems))
         status = self._status()
         about = {
-            "version": self._keeper.version,
+            "version": self._version,
             "code": status.code,
             "description": status.description,
             "local": self._keeper.is_local,

@@ -30,7 +30,7 @@ from actors.log_query import (
 )
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
-from actors.supervisor import RestartModule
+from actors.supervisor_messages import RestartModule
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, RequestFailed
 from messaging.text import quoted

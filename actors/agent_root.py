@@ -18,7 +18,7 @@ from actors.module_tree import ModulesStopped, StopModules
 from actors.registry import RegistryActor
 from actors.root import RootActor
 from actors.security import SecurityActor
-from actors.supervisor import RestartModule
+from actors.supervisor_messages import RestartModule
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Stop
 from messaging.version import VERSION

@@ -204,7 +204,7 @@ class Attachments:
                 consumer.endpoint_id,
                 wanted.after_position,
                 min(wanted.most, READ_MESSAGES),
-                READ_BYTES,
+                min(wanted.most_bytes, READ_BYTES),
                 clock.now_s(),
                 wanted.last_position,
             )

@@ -11,16 +11,17 @@ from actors.stored import RANKS, Run, positions_of_rank, rank_of
 
 READY_BYTES: Final = 4 * 1024 * 1024  # new messages kept in memory for a consumer that is nearly up to date
 PATIENCE_S: Final = 10.0  # longest that a lower priority waits for its share …
+READ_PART: Final = 4  # of a window has to be free before more is read for it
 SHARE_MESSAGES: Final = 100  # … of so many messages, while higher ones keep the consumer busy
 
 
 @dataclass(slots=True)
 class _Sent:
-    """A run that is on its way: how many of its messages are not yet delivered."""
+    """A run that is on its way: how many of its messages are not yet delivered, and what they weigh."""
 
     last: int
     left: int
-    size_bytes: int
+    size_bytes: int  # as if all of a run weighed the same
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +44,7 @@ class Wanted(NamedTuple):
     after_position: int
     last_position: int
     most: int
+    most_bytes: int  # except that one message is always wanted
 
 
 class Consumer:
@@ -87,22 +89,34 @@ class Consumer:
     def room(self) -> int:
         """How many more messages may be sent now; 0 while the window of bytes is used up.
 
-        The last run may exceed the window of bytes, which saves weighing each message.
+        The last message may exceed the window of bytes, so that one larger than the window leaves at all.
         """
-        return 0 if self._sent_bytes >= self._window_bytes else self._window_messages - self._sent_messages
+        return 0 if self._room_bytes <= 0 else self._window_messages - self._sent_messages
+
+    @property
+    def _room_bytes(self) -> int:
+        return self._window_bytes - self._sent_bytes
 
     def wanted(self, now_s: float) -> Wanted | None:
-        """Return what to read now, for `read`; None when nothing more can be sent."""
-        room = self.room
+        """Return what to read now, for `read`; None when nothing more can be sent.
+
+        Nor while less than a part of the window is free: whoever takes messages one by one would have the
+        database read for each, and the consumer has enough on its way meanwhile.
+        """
+        room, room_bytes = self.room, self._room_bytes
         lane = self._next_lane(now_s)
         if room <= 0 or lane is None or lane.ready:
+            return None
+        if self._sent and (
+            room < self._window_messages // READ_PART or room_bytes < self._window_bytes // READ_PART
+        ):
             return None
         last = lane.last
         for lower in self._lanes[rank_of(last) + 1 :]:  # mostly they are empty, which one read tells
             if not lower.unread:
                 break
             last = lower.last
-        return Wanted(lane.cursor, last, room)
+        return Wanted(lane.cursor, last, room, room_bytes)
 
     def offer(self, run: Run, now_s: float) -> None:
         """Take note of messages that were just stored."""
@@ -163,7 +177,10 @@ class Consumer:
                 overlap = min(last, sent.last) - max(first, start) + 1
                 if overlap <= 0:
                     continue
+                freed_bytes = sent.size_bytes * overlap // sent.left
                 sent.left -= overlap
+                sent.size_bytes -= freed_bytes
+                self._sent_bytes -= freed_bytes
                 self._sent_messages -= overlap
                 missing -= overlap
                 if not sent.left:
@@ -171,7 +188,7 @@ class Consumer:
                 if not missing:
                     break
             for start in done:
-                self._sent_bytes -= self._sent.pop(start).size_bytes
+                del self._sent[start]
 
     def _next_lane(self, now_s: float) -> _Lane | None:
         """Return the lane whose turn it is."""
@@ -203,10 +220,13 @@ class Consumer:
         self._ready_bytes += size_bytes
 
     def _next_run(self, lane: _Lane, most: int) -> Run:
-        """Take at most so many messages out of a lane, and count them as sent."""
+        """Take at most so many messages out of a lane, one at least, and count them as sent."""
         assert lane.ready is not None
         run, size_bytes = lane.ready.popleft()
         self._ready_bytes -= size_bytes
+        if size_bytes > self._room_bytes:
+            fitting = run.fitting(self._room_bytes)
+            most = min(most, 1 if fitting is None else len(fitting.entries))
         if len(run.entries) > most:
             middle = run.first_position + most
             rest = run.cut(middle, run.last_position)

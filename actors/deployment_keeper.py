@@ -22,18 +22,24 @@ log = logging.getLogger(__name__)
 
 APPLIED: Final = 200
 REFUSED: Final = 400
+NOT_APPLIED: Final = 406  # yet
 FAILED: Final = 500
 LONGEST_DESCRIPTION: Final = 1000  # characters; a text of a twin may have 4096 bytes
 
 
 @dataclass(frozen=True, slots=True)
 class KeptDeployment:
-    """The last good deployment as the cloud sent it; JSON. The hub's is empty while it is not known."""
+    """The last good deployment as the cloud sent it; JSON. The hub's is empty while it is not known.
+
+    `taken_back` is what came after it and did not stay up, and why; empty when nothing did.
+    """
 
     agent_version: int
     agent_desired: bytes = field(repr=False)  # may hold passwords
     hub_version: int = 0
     hub_desired: bytes = field(default=b"", repr=False)
+    taken_back: bytes = field(default=b"", repr=False)
+    taken_back_because: str = ""
 
 
 class DeploymentPlace(Protocol):
@@ -96,7 +102,8 @@ class DeploymentKeeper:
             kept: What the deployment was made from, if it came from the cloud.
         """
         self.deployment = deployment
-        self.status = DeploymentStatus()
+        self._outcome = DeploymentStatus()  # of the deployment in force
+        self._verdict: DeploymentStatus | None = None  # on a later one that is not in force
         self._place = place
         self._file_name = file_name
         self._kept = kept
@@ -104,8 +111,16 @@ class DeploymentKeeper:
         self._hub_version = 0 if kept is None else kept.hub_version
         self._hub_desired = b"" if kept is None else kept.hub_desired
         self._waiting: tuple[bytes, int] | None = None  # until what `$edgeHub` desires is known
-        self._before: KeptDeployment | None = None  # the one that the last one took the place of
+        self._before: KeptDeployment | None = None  # to return to: the last one before that stayed up
+        self._stayed_up = True  # whether the one in force is known to
         self._given_up = b""  # what was rolled back is not applied again
+        if kept is not None and kept.taken_back:
+            self._give_up(kept.taken_back, kept.taken_back_because)
+
+    @property
+    def status(self) -> DeploymentStatus:
+        """What became of the deployment that came last."""
+        return self._verdict or self._outcome
 
     @property
     def is_local(self) -> bool:
@@ -120,7 +135,7 @@ class DeploymentKeeper:
     def take_agent(self, desired: bytes, version: int) -> Taken:
         """Take desired properties of `$edgeAgent`, JSON without `$version`."""
         if self._file_name:
-            self.status = DeploymentStatus(
+            self._outcome = DeploymentStatus(
                 APPLIED,
                 f"the deployment file {self._file_name} of this device is in force; version {version} from "
                 "the cloud is applied once the edge is started without --deployment",
@@ -130,10 +145,9 @@ class DeploymentKeeper:
         kept = self._kept
         if self._given_up and desired == self._given_up:
             return Taken.NOTHING  # its status stays
-        self._given_up = b""
+        self._given_up, self._verdict = b"", None
         if kept is not None and kept.agent_desired == desired:
-            self.status = DeploymentStatus()
-            if kept.agent_version != version:
+            if kept.agent_version != version or kept.taken_back:
                 self._keep(replace(kept, agent_version=version))
             return Taken.NOTHING
         return self._apply(desired, version)
@@ -176,8 +190,14 @@ class DeploymentKeeper:
         kept = KeptDeployment(version, desired)
         taken = self._put_in_force(replace(deployment, hub=self._hub or HubSettings()), kept)
         if taken is Taken.ROLL_OUT:
-            self._before = before
+            if self._stayed_up or self._before is None:
+                self._before = before
+            self._stayed_up = False
         return taken
+
+    def stays_up(self) -> None:
+        """The modules of the deployment in force have stayed up: one may return to it."""
+        self._stayed_up = True
 
     def roll_back(self, reason: str) -> Taken:
         """Return to the deployment before this one, because of its modules; routes stay as they are."""
@@ -187,13 +207,18 @@ class DeploymentKeeper:
         deployment = replace(
             parse_agent(before.agent_desired, before.agent_version), hub=self._hub or HubSettings()
         )
-        if self._put_in_force(deployment, before) is Taken.NOTHING:
-            return Taken.NOTHING
-        self._before, self._given_up = None, bad.agent_desired
         text = f"version {bad.agent_version} was taken back, version {before.agent_version} runs: {reason}"
+        self._give_up(bad.agent_desired, shortened(text))
+        if self._put_in_force(deployment, before) is Taken.NOTHING:
+            self._given_up = b""
+            return Taken.NOTHING
+        self._before, self._stayed_up = None, True
         log.error("%s", text)
-        self.status = DeploymentStatus(FAILED, shortened(text))
         return Taken.ROLL_OUT
+
+    def _give_up(self, desired: bytes, because: str) -> None:
+        """Not apply these desired properties again until others came."""
+        self._given_up, self._verdict = desired, DeploymentStatus(FAILED, because)
 
     def _put_in_force(self, deployment: Deployment, kept: KeptDeployment) -> Taken:
         assert self._place is not None
@@ -205,25 +230,26 @@ class DeploymentKeeper:
             return self._refuse(REFUSED, exc)
         except EdgeError as exc:
             return self._refuse(FAILED, exc)
-        self.status = DeploymentStatus()
         self._keep(replace(kept, hub_version=self._hub_version, hub_desired=self._hub_desired))
         return Taken.ROLL_OUT
 
     def _keep(self, kept: KeptDeployment) -> None:
-        self._kept = kept
+        because = self._verdict.description if self._given_up and self._verdict else ""
+        kept = self._kept = replace(kept, taken_back=self._given_up, taken_back_because=because)
+        self._outcome = DeploymentStatus()
         assert self._place is not None
         try:
             self._place.keep(kept)
         except EdgeError as exc:
             log.error("deployment %d is in force but not kept: %s", kept.agent_version, exc)
-            self.status = DeploymentStatus(FAILED, shortened(f"in force, but not kept: {exc}"))
+            self._outcome = DeploymentStatus(FAILED, shortened(f"in force, but not kept: {exc}"))
 
     def _refuse(self, code: int, error: EdgeError) -> Taken:
         if self._kept is None:
             log.warning("%s; the edge waits for another deployment", error)
         else:
             log.error("%s; the deployment before it stays in force", error)
-        self.status = DeploymentStatus(code, shortened(str(error)))
+        self._verdict = DeploymentStatus(code, shortened(str(error)))
         return Taken.NOTHING
 
 

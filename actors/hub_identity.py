@@ -68,6 +68,9 @@ class KnownIdentities:
     identities: tuple[HubIdentity, ...]
     authorities: tuple[bytes, ...] = ()
     left: tuple[str, ...] = ()  # ids of who is gone, as long as something of them is kept
+    is_whole: bool = (
+        True  # False: what the cloud said of devices is lost, so nobody is gone for being missing
+    )
 
 
 def capital_thumbprint(text: str) -> str:

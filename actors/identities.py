@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -59,13 +59,15 @@ class GetIdentities:
 
 @message
 class Identities:
-    """All identities that may connect, in the form of `HubIdentity.entry`. Replaces all.
+    """All identities that may connect, the edge device first, each as `HubIdentity.entry`. Replaces all.
 
+    When it is not whole, what the cloud said of other devices is lost: of them it replaces those it names.
     `authorities` are the CA certificates that devices of the type "certificateAuthority" may be signed by.
     """
 
     entries: tuple[Entry, ...]
     authorities: tuple[bytes, ...] = ()  # DER
+    is_whole: bool = True
 
 
 @message
@@ -222,6 +224,8 @@ class IdentityActor(EdgeActor):
     def on_identities(self, message: Identities) -> None:
         before, by_id = self._known, self._by_id
         identities = tuple(HubIdentity(*entry) for entry in message.entries)
+        if not message.is_whole:
+            identities += _others(by_id, identities)
         gone = _gone(by_id, identities)
         left = tuple(dict.fromkeys((*(before.left if before else ()), *gone)))
         now = KnownIdentities(identities, tuple(message.authorities), left)
@@ -397,6 +401,15 @@ class IdentityActor(EdgeActor):
         except AuthError as exc:
             return Verdict(asked.identity, NOT_AUTHORIZED, str(exc))
         return Verdict(asked.identity, ACCEPTED, "", ends_s)
+
+
+def _others(before: Mapping[str, HubIdentity], told: Sequence[HubIdentity]) -> tuple[HubIdentity, ...]:
+    """Return who was known, is not named now, and does not belong to the edge, which is named first."""
+    named = {identity.id for identity in told}
+    edge = told[0].id if told else ""
+    return tuple(
+        known for name, known in before.items() if name not in named and name.partition("/")[0] != edge
+    )
 
 
 def _gone(before: Mapping[str, HubIdentity], now: Iterable[HubIdentity]) -> list[str]:

@@ -33,7 +33,8 @@ from actors.ports import ModuleAccess, ModuleRecords, ModuleRuntime
 from actors.readiness import waited_for
 from actors.rollout import order_of, start_groups
 from actors.security import EnsureModules, ForgetModule, ModulesEnsured
-from actors.supervisor import (
+from actors.supervisor import SupervisorActor
+from actors.supervisor_messages import (
     GetModule,
     HandOver,
     KillModule,
@@ -42,7 +43,6 @@ from actors.supervisor import (
     RestartModule,
     StartModule,
     StopModule,
-    SupervisorActor,
 )
 from messaging.address import child_of
 from messaging.envelope import Envelope
@@ -129,6 +129,9 @@ class ModuleTree(EdgeActor):
     def modules_changed(self) -> None:
         """Take note that a module is doing otherwise, or is gone."""
 
+    def identities_came(self) -> None:
+        """Take note that the modules of the deployment have their identities."""
+
     def connected_modules(self) -> Collection[str]:
         """Return the modules that are connected to the hub, and edgeHub while it is there."""
         return ()
@@ -175,6 +178,7 @@ class ModuleTree(EdgeActor):
             self._access[name] = ModuleAccess(generation_id, workload_uri)
             if problem:
                 self._problems[name] = problem
+        self.identities_came()
         if not self._awaited:
             self._start_next_group()
 

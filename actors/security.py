@@ -312,7 +312,8 @@ class SecurityActor(EdgeActor):
 
     def _identities(self) -> Identities:
         known = self._security.identities()
-        return Identities(tuple(identity.entry() for identity in known.identities), known.authorities)
+        entries = tuple(identity.entry() for identity in known.identities)
+        return Identities(entries, known.authorities, known.is_whole)
 
     def _change_device(self, device_id: str, change: Callable[[], None], outcome: str) -> None:
         try:

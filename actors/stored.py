@@ -83,6 +83,19 @@ class Run(NamedTuple):
         entries = self.entries[first - self.first_position : last - self.first_position + 1]
         return Run(first, *with_its_headers(self.headers, entries))
 
+    def fitting(self, room_bytes: int) -> Run | None:
+        """Return as many messages from the first on as weigh no more; None when the first does."""
+        if self.size_bytes <= room_bytes:
+            return self
+        weights = [len(header) + MESSAGE_OVERHEAD_BYTES for header in self.headers]
+        count = 0
+        for index, body in self.entries:
+            room_bytes -= weights[index] + len(body)
+            if room_bytes < 0:
+                break
+            count += 1
+        return self.cut(self.first_position, self.first_position + count - 1)
+
 
 def with_its_headers(
     headers: Sequence[bytes], entries: Sequence[tuple[int, bytes]]

@@ -16,6 +16,7 @@ import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -208,6 +209,15 @@ def _span_s(text: str) -> float:
     return float(int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]])
 
 
+def _time_of_day(text: str) -> time_of_day | None:
+    if text.strip().lower() == "any":
+        return None
+    match = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])", text.strip())
+    if match is None:
+        raise ValueError("HH:MM from 00:00 to 23:59, or any")
+    return time_of_day(int(match[1]), int(match[2]))
+
+
 def _trial_s(text: str) -> float:
     return 0.0 if text.strip().lower() == "off" else _span_s(text)
 
@@ -394,6 +404,14 @@ class Settings:
             help="for how long an image has to be unused before it is removed",
         )
     )
+    image_gc_time: time_of_day | None = field(
+        metadata=_about(
+            _time_of_day,
+            default="any",
+            unit="HH:MM, local time, or any",
+            help="at which time of day is looked for images to remove",
+        )
+    )
     trust_bundle_cert: Path | None = field(
         metadata=_about(
             _certificate_file,
@@ -571,6 +589,7 @@ def read_settings(
         image_gc_enabled=pick("image_gc_enabled", True),
         image_gc_interval=pick("image_gc_interval", _span_s(about("image_gc_interval").default)),
         image_gc_threshold=pick("image_gc_threshold", _span_s(about("image_gc_threshold").default)),
+        image_gc_time=pick("image_gc_time", None),
         trust_bundle_cert=pick("trust_bundle_cert", None),
         storage_folder=pick("storage_folder", None),
         log_level=pick("log_level", about("log_level").default),

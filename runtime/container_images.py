@@ -76,9 +76,12 @@ class ContainerImages:
         image = settings.image
         accounts = self.credentials if credentials is None else credentials
         credential = credential_for(image, accounts)
+        may_pull = module.image_pull_policy is not ImagePullPolicy.NEVER
+        local = inspect(client, image)
+        if local is not None and (not may_pull or _is_settled(settings, local)):
+            return self._checked(module, local)
         with self._one_at_a_time(image, progress):
             local = inspect(client, image)
-            may_pull = module.image_pull_policy is not ImagePullPolicy.NEVER
             if local is None:
                 self._pull(client, module, credential, progress)
             elif may_pull and self._is_to_be_replaced(client, settings, local, credential):
@@ -92,8 +95,13 @@ class ContainerImages:
                 f"module '{module.name}': image '{image}' was pulled, and somebody removed it at once; "
                 f"pull it again: `docker pull {image}`"
             )
+        return self._checked(module, found)
+
+    def _checked(self, module: ModuleSpec, found: Inspected) -> Inspected:
+        """Return an image that a container of the module may be made from; see `have`."""
+        settings = docker_settings(module)
         self.check(settings, found)
-        _check_cpu(module.name, image, found)
+        _check_cpu(module.name, settings.image, found)
         self._use.note(str(found["Id"]))
         return found
 
@@ -144,12 +152,12 @@ class ContainerImages:
         if _problem(settings, local):
             return True
         image = settings.image
-        known = {one.rpartition("@")[2] for one in local.get("RepoDigests") or ()}
+        known = _digests(local)
         now_s = time.monotonic()
         with self._lock:
             fresh = now_s - self._asked.get(image, -FRESH_S) < FRESH_S
             self._asked[image] = now_s
-        if "@" in image or not known or fresh:
+        if fresh or _is_settled(settings, local):
             return False
         account = _account(credential)
 
@@ -246,6 +254,16 @@ def _follow_pull(lines: Iterable[Mapping[str, Any]], image: str, progress: Progr
 
 def _problem(settings: DockerSettings, image: Inspected) -> str:
     return digest_problem(settings, str(image["Id"]), image.get("RepoDigests") or ())
+
+
+def _digests(image: Inspected) -> set[str]:
+    """Return what registries call an image; nothing for one that was built or loaded on this machine."""
+    return {one.rpartition("@")[2] for one in image.get("RepoDigests") or ()}
+
+
+def _is_settled(settings: DockerSettings, local: Inspected) -> bool:
+    """Return whether no registry can have another image for it than the one that is here."""
+    return not _problem(settings, local) and ("@" in settings.image or not _digests(local))
 
 
 def _account(credential: RegistryCredential | None) -> dict[str, str] | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from actors.log_query import LogLine
 from messaging.errors import EnvironmentFault
 from messaging.time_text import from_iso
-from runtime.docker_engine import DockerEngine
+from runtime.docker_engine import EngineCalls
 
 
 def read(home_id: str, module: str, tail: int | None, follow: bool) -> Iterator[bytes] | None:
@@ -26,10 +26,10 @@ def read(home_id: str, module: str, tail: int | None, follow: bool) -> Iterator[
         EngineAway: the engine does not answer.
         EnvironmentFault: it refused, or it hands this container's output to somebody else.
     """
-    engine = DockerEngine(home_id, on_event=lambda _: None, on_away=lambda: None, on_back=lambda: None)
+    engine = EngineCalls(home_id)  # until the process ends: the blocks come over its connection
     try:
         with engine.calls() as client:
-            found = engine.containers(client).get(module)
+            found = engine.container(client, module)
             if found is None:
                 return None
             last: Literal["all"] | int = "all" if tail is None else tail
@@ -55,11 +55,12 @@ def stamped_lines(
         EngineAway: the engine does not answer.
         EnvironmentFault: it refused, or it hands this container's output to somebody else.
     """
-    engine = DockerEngine(home_id, on_event=lambda _: None, on_away=lambda: None, on_back=lambda: None)
+    engine = EngineCalls(home_id)
     try:
         with engine.calls() as client:
-            found = engine.containers(client).get(module)
+            found = engine.container(client, module)
             if found is None:
+                engine.close()
                 return None
             last: Literal["all"] | int = "all" if tail is None else tail
             streams = [
@@ -72,17 +73,28 @@ def stamped_lines(
                         stream=True,
                         timestamps=True,
                         tail=last,
-                        since=since_s,
+                        since=since_s if since_s and since_s > 0 else None,  # 0 is all that there is, too
                         follow=False,
-                        until=until_s,
+                        until=None if until_s is None else max(until_s, 1.0),  # before that was nothing
                     ),
                 )
                 for name in ("stdout", "stderr")
             ]
     except EnvironmentFault as exc:
+        engine.close()
         raise type(exc)(f"the log of module '{module}' cannot be read: {exc}") from exc
-    merged = (line for _, line in heapq.merge(*streams, key=lambda pair: pair[0]))
-    return merged if tail is None else deque(merged, tail)
+    return _merged(engine, streams, tail)
+
+
+def _merged(
+    engine: EngineCalls, streams: Sequence[Iterable[tuple[str, LogLine]]], tail: int | None
+) -> Iterator[LogLine]:
+    """Yield what both streams have in the order of time; the connections are given back at the end."""
+    try:
+        merged = (line for _, line in heapq.merge(*streams, key=lambda pair: pair[0]))
+        yield from merged if tail is None else deque(merged, tail)
+    finally:
+        engine.close()
 
 
 def _stamped(stream: str, blocks: Iterable[bytes]) -> Iterator[tuple[str, LogLine]]:

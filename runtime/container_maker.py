@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +67,11 @@ class ContainerMaker:
         self._environment = environment
         self._log_driver: str | None = None  # the engine's; None: not asked yet
         self._images = images
+        self._making_network = threading.Lock()
 
     def network(self, client: APIClient) -> str:
         """Make the network of this edge unless it is there; return the address of the gateway in it."""
-        return ensure_network(client, self._names.home_id, self._marker)
+        return ensure_network(client, self._names.home_id, self._marker, self._making_network)
 
     def remove_unused_network(self, client: APIClient) -> bool:
         """Remove the network unless there are containers of this edge; returns whether there were none."""
@@ -95,7 +97,7 @@ class ContainerMaker:
             ImageRefused: the image is not the one that the deployment pins.
         """
         request = self._request(client, module, access, gateway)
-        found = self._engine.containers(client).get(module.name)
+        found = self._engine.container(client, module.name)
         if found is not None and found["Labels"].get(REQUEST_LABEL) == request.digest:
             if self._images.is_current(client, docker_settings(module), str(found["ImageID"])):
                 return str(found["Id"])

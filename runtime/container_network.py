@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,34 +21,48 @@ def network_name(home_id: str) -> str:
     return f"edge-actors-{home_id}"
 
 
-def ensure_network(client: APIClient, home_id: str, marker: Path) -> str:
+def ensure_network(client: APIClient, home_id: str, marker: Path, making: AbstractContextManager[Any]) -> str:
     """Make the network unless it is there; return the address at which this machine stands in it.
 
     Args:
         client: Of the engine.
         home_id: Of the edge.
         marker: File of the home that says that there are containers, written before anything is made.
+        making: Held by one thread at a time while it makes or writes something: many containers are
+            started at once.
 
     Raises:
         EnvironmentFault: the network has no address for us, or the home cannot be written.
     """
-    from docker.errors import APIError, NotFound
+    from docker.errors import NotFound
 
     name = network_name(home_id)
     try:
         network = client.inspect_network(name)
     except NotFound:
+        with making:
+            network = _made(client, name, home_id, marker)
+    gateway = _gateway(network)
+    if _read(marker).get("gateway") != gateway:
+        with making:
+            _remember(marker, name, gateway)
+    return gateway
+
+
+def _made(client: APIClient, name: str, home_id: str, marker: Path) -> dict[str, Any]:
+    """Return the network, made unless somebody else has made it by now."""
+    from docker.errors import APIError
+
+    found = client.networks(names=[name])
+    if not any(one["Name"] == name for one in found):
         _remember(marker, name, None)  # before there is anything that `down` would have to find
         try:
             client.create_network(name, driver="bridge", labels={HOME_LABEL: home_id}, check_duplicate=True)
         except APIError as exc:
-            if exc.status_code != 409:  # made by another thread of ours meanwhile
+            if exc.status_code != 409:  # made by another process meanwhile
                 raise
-        network = client.inspect_network(name)
-    gateway = _gateway(network)
-    if _read(marker).get("gateway") != gateway:
-        _remember(marker, name, gateway)
-    return gateway
+    network: dict[str, Any] = client.inspect_network(name)
+    return network
 
 
 def remembered_gateway(marker: Path) -> str | None:

@@ -96,11 +96,74 @@ def away_reason(path: str) -> str | None:
     return None if answered else _silent(path)
 
 
-class DockerEngine:
+class EngineCalls:
+    """Calls of one engine about the containers of one edge, without its events. Any thread may call."""
+
+    def __init__(self, home_id: str) -> None:
+        self._home_id = home_id
+        self._lock = threading.Lock()
+        self._client: APIClient | None = None
+
+    @contextmanager
+    def calls(self) -> Iterator[APIClient]:
+        """Hand out the client; errors that come out of the block are told in our words.
+
+        Raises:
+            EngineAway: the engine does not answer.
+            EnvironmentFault: it refused.
+            ConfigError: DOCKER_HOST is of no use here.
+        """
+        path = engine_socket(os.environ.get("DOCKER_HOST"))
+        reason = away_reason(path)  # before the package is loaded for nothing, and quickly
+        if reason is not None:
+            self._unreachable()
+            raise EngineAway(reason)
+        from docker.errors import APIError, DockerException
+        from requests.exceptions import RequestException
+
+        try:
+            yield self._connected(path)
+        except APIError as exc:
+            raise EnvironmentFault(f"Docker Engine refused: {explanation(exc)}") from exc
+        except (DockerException, RequestException) as exc:
+            self._unreachable()
+            raise EngineAway(away_reason(path) or f"Docker Engine did not answer: {exc}") from exc
+
+    def containers(self, client: APIClient) -> dict[str, dict[str, Any]]:
+        """Return the containers of this edge by module, running or not."""
+        return {one["Labels"][MODULE_LABEL]: one for one in self._listed(client, MODULE_LABEL)}
+
+    def container(self, client: APIClient, module: str) -> dict[str, Any] | None:
+        """Return the container of one module, running or not; None when it has none."""
+        return next(iter(self._listed(client, f"{MODULE_LABEL}={module}")), None)
+
+    def _listed(self, client: APIClient, label: str) -> list[dict[str, Any]]:
+        filters = {"label": [f"{HOME_LABEL}={self._home_id}", label]}
+        found: list[dict[str, Any]] = client.containers(all=True, filters=filters)
+        return found
+
+    def close(self) -> None:
+        """Give the connections back. Containers live on."""
+        if self._client is not None:
+            self._client.close()
+
+    def _unreachable(self) -> None:
+        """Take note that a call has found no engine."""
+
+    def _connected(self, path: str) -> APIClient:
+        from docker import APIClient
+
+        with self._lock:
+            if self._client is None:
+                self._client = APIClient(f"unix://{path}", version="auto", timeout=int(CALL_LIMIT_S))
+            return self._client
+
+
+class DockerEngine(EngineCalls):
     """One engine and what happens to the containers of one edge. Any thread may call.
 
-    The callbacks run in the thread of the events. `on_back` comes after every connection, also the first;
-    `on_away` once, when the engine has not answered for a second.
+    The callbacks run in the thread of the events, which begins with the first call. `on_back` comes after
+    every connection, also the first; `on_away` once, when the engine has not answered for a second.
     """
 
     def __init__(
@@ -111,12 +174,10 @@ class DockerEngine:
         on_away: Callable[[], None],
         on_back: Callable[[], None],
     ) -> None:
-        self._home_id = home_id
+        super().__init__(home_id)
         self._on_event = on_event
         self._on_away = on_away
         self._on_back = on_back
-        self._lock = threading.Lock()
-        self._client: APIClient | None = None
         self._thread: threading.Thread | None = None
         self._stream: Any = None
         self._watching = False
@@ -129,29 +190,11 @@ class DockerEngine:
 
     @contextmanager
     def calls(self) -> Iterator[APIClient]:
-        """Hand out the client; errors that come out of the block are told in our words.
-
-        Raises:
-            EngineAway: the engine does not answer.
-            EnvironmentFault: it refused.
-            ConfigError: DOCKER_HOST is of no use here.
-        """
-        path = engine_socket(os.environ.get("DOCKER_HOST"))
+        """Hand out the client; see EngineCalls."""
+        engine_socket(os.environ.get("DOCKER_HOST"))  # a thread would look for it in vain
         self._start_watching()
-        reason = away_reason(path)  # before the package is loaded for nothing, and quickly
-        if reason is not None:
-            self._lose_stream()
-            raise EngineAway(reason)
-        from docker.errors import APIError, DockerException
-        from requests.exceptions import RequestException
-
-        try:
-            yield self._connected(path)
-        except APIError as exc:
-            raise EnvironmentFault(f"Docker Engine refused: {explanation(exc)}") from exc
-        except (DockerException, RequestException) as exc:
-            self._lose_stream()
-            raise EngineAway(away_reason(path) or f"Docker Engine did not answer: {exc}") from exc
+        with super().calls() as client:
+            yield client
 
     def ask(self, question: Callable[[APIClient], T]) -> T:
         """Return the answer to what takes the engine a moment, in time for a handler of an actor.
@@ -175,27 +218,10 @@ class DockerEngine:
     def close(self) -> None:
         """End the watching. Containers live on."""
         self._closed.set()
-        self._lose_stream()
+        self._unreachable()
         if self._thread is not None:
             self._thread.join(PROBE_PERIOD_S + AWAY_AFTER_S)
-        if self._client is not None:
-            self._client.close()
-
-    def containers(self, client: APIClient) -> dict[str, dict[str, Any]]:
-        """Return the containers of this edge by module, running or not."""
-        filters = {"label": [f"{HOME_LABEL}={self._home_id}", MODULE_LABEL]}
-        return {
-            container["Labels"][MODULE_LABEL]: container
-            for container in client.containers(all=True, filters=filters)
-        }
-
-    def _connected(self, path: str) -> APIClient:
-        from docker import APIClient
-
-        with self._lock:
-            if self._client is None:
-                self._client = APIClient(f"unix://{path}", version="auto", timeout=int(CALL_LIMIT_S))
-            return self._client
+        super().close()
 
     # events
 
@@ -264,7 +290,8 @@ class DockerEngine:
             # Also what a stream raises that another thread has closed.
             log.debug("the events of Docker Engine ended: %s", exc)
 
-    def _lose_stream(self) -> None:
+    def _unreachable(self) -> None:
+        """The events are asked for anew."""
         with self._lock:
             stream, self._stream = self._stream, None
             self._watching = False

@@ -2,7 +2,7 @@
 
 A container belongs to its edge by its labels, so the next agent finds it whatever became of our files. Ends
 and health come from the event stream of the engine (docker_engine.py). No handler of an actor waits longer
-than a few seconds: a start that takes its time goes on in a thread of its own (container_start.py), and the
+than a few seconds: a start that takes its time goes on in a thread of its own (container_starts.py), and the
 actor is told when to ask for it again.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,15 +26,15 @@ from actors.ports import (
     OnPreparation,
 )
 from actors.registries import RegistryCredential
-from messaging.errors import EdgeError, EngineAway, EnvironmentFault, ImageComing, StartLater
+from messaging.errors import EdgeError, EngineAway
 from runtime.caller import ModuleContainer
 from runtime.container_images import ContainerImages
-from runtime.container_maker import ContainerGone, ContainerMaker, ContainerNames, why_not_started
+from runtime.container_maker import ContainerMaker, ContainerNames
 from runtime.container_network import remembered_gateway
-from runtime.container_start import ContainerStart
+from runtime.container_starts import ContainerStarts
 from runtime.container_state import end_of, is_unhealthy, run_of
 from runtime.container_watch import ContainerWatch, Watched
-from runtime.docker_engine import ANSWER_LIMIT_S, DockerEngine, in_background
+from runtime.docker_engine import DockerEngine, in_background
 from runtime.image_collector import CollectionTimes, ImageCollector
 from runtime.image_preparation import ImagePreparation
 from runtime.image_use import ImageUse
@@ -46,8 +45,6 @@ if TYPE_CHECKING:  # heavy
 log = logging.getLogger(__name__)
 
 KILL_ALL_LIMIT_S: Final = 5.0
-REMOVAL_LIMIT_S: Final = 20.0  # for a container that somebody removes while it is to be started
-REMOVAL_LOOK_S: Final = 0.05  # between two looks whether that is done
 IMAGES_FILE: Final = "images.json"  # beside the marker
 
 
@@ -75,12 +72,7 @@ class DockerRuntime:
         """
         self._marker = marker
         self._first = False  # whether there were no containers before this run
-        # Told the address at which containers look for the hub, before one of them is started.
-        self.on_gateway: Callable[[str], None] = lambda address: None
         self._lock = threading.Lock()
-        self._failed_away: set[str] = set()  # whose last start found no engine
-        self._waiting: dict[str, Callable[[], None]] = {}
-        self._starts: dict[str, ContainerStart] = {}  # whose result nobody has asked for
         self._to_remove: set[str] = set()  # removed while no engine answered
         self._engine = DockerEngine(
             names.home_id,
@@ -93,8 +85,13 @@ class DockerRuntime:
         self._images = ContainerImages(use)
         self._use = use
         self._maker = ContainerMaker(self._engine, names, marker, environment, self._images)
+        self._starts = ContainerStarts(self._engine, self._maker, self._watch, self._stop)
         self._preparation: ImagePreparation | None = None
         self._collector = None if collection is None else ImageCollector(self._engine, use, collection)
+
+    def tell_gateway(self, on_gateway: Callable[[str], None]) -> None:
+        """Tell the address at which containers look for the hub, before one of them is started."""
+        self._starts.on_gateway = on_gateway
 
     @property
     def in_use(self) -> bool:
@@ -131,33 +128,13 @@ class DockerRuntime:
 
     def start(self, module: ModuleSpec, access: ModuleAccess, on_exit: OnExit) -> ModuleRun:
         """Start a module; see ModuleRuntime. Takes over one that runs and was made from the same."""
-        name = module.name
-        try:
-            start = self._start_of(module, access)
-            run = self._result(start)
-        except EdgeError as exc:
-            if isinstance(exc, EnvironmentFault):
-                raise type(exc)(f"module '{name}': {exc}") from exc
-            raise
         with self._lock:
-            self._starts.pop(name, None)
-        start.hand_over(on_exit)
-        return run
+            self._to_remove.discard(module.name)
+        return self._starts.start(module, access, on_exit)
 
     def when_possible(self, name: str, on_possible: Callable[[], None]) -> None:
         """Call when a module whose start was postponed can be tried again; see ModuleRuntime."""
-        with self._lock:
-            start = self._starts.get(name)
-            if start is None:
-                if name not in self._failed_away:
-                    return
-                if not self._engine.is_watching:
-                    self._waiting[name] = on_possible
-                    return
-        if start is None:
-            on_possible()
-        else:
-            start.when_done(on_possible)
+        self._starts.when_possible(name, on_possible)
 
     def watch_health(self, name: str, on_health: OnHealth) -> None:
         """Tell when the HEALTHCHECK of a container says something else; see ModuleRuntime."""
@@ -188,10 +165,7 @@ class DockerRuntime:
 
     def stop(self, name: str, grace_s: float) -> None:
         """Ask a module to end, kill it after `grace_s` seconds; see ModuleRuntime. The engine does both."""
-        with self._lock:
-            start = self._starts.get(name)
-        if start is not None:
-            start.withdraw(grace_s)
+        self._starts.withdraw(name, grace_s)
         self._stop(name, grace_s)
 
     def _stop(self, name: str, grace_s: float) -> None:
@@ -211,7 +185,7 @@ class DockerRuntime:
             return run
 
         def look(client: APIClient) -> ModuleRun | ModuleEnd | None:
-            found = self._engine.containers(client).get(name)
+            found = self._engine.container(client, name)
             return None if found is None else self._look(client, name, found["Id"], on_exit)
 
         try:
@@ -231,7 +205,7 @@ class DockerRuntime:
             return
 
         def remove(client: APIClient) -> None:
-            found = self._engine.containers(client).get(name)
+            found = self._engine.container(client, name)
             if found is not None:
                 self._maker.remove(client, found)
 
@@ -265,104 +239,14 @@ class DockerRuntime:
 
     def close(self) -> None:
         """End the watching. What still runs lives on, for the next agent to adopt."""
+        self._starts.close()
         with self._lock:
-            for start in self._starts.values():
-                start.withdraw(0.0)
             preparation = self._preparation
         if preparation is not None:
             preparation.withdraw()
         if self._collector is not None:
             self._collector.close()
         self._engine.close()
-
-    # starting
-
-    def _start_of(self, module: ModuleSpec, access: ModuleAccess) -> ContainerStart:
-        """Return the start of a module: the one under way, or a new one.
-
-        Raises:
-            ValueError: it runs already.
-            StartLater: another start of it has to end first.
-        """
-        name = module.name
-        with self._lock:
-            start = self._starts.get(name)
-            if start is not None and start.fits(module, access):
-                return start
-            if start is not None and not start.is_done:
-                start.withdraw(0.0)
-                raise StartLater("its start before this one is being ended")
-            if self._watch.get(name) is not None:
-                raise ValueError(f"module {name!r} runs already")
-            self._failed_away.discard(name)
-            self._to_remove.discard(name)
-            start = self._starts[name] = ContainerStart(module, access)
-        start.begin(self._make_and_start)
-        return start
-
-    def _result(self, start: ContainerStart) -> ModuleRun:
-        """Return the run; a start that failed is over, one that takes longer goes on.
-
-        Raises:
-            StartLater: it takes longer.
-            EdgeError: it failed.
-        """
-        name = start.module.name
-        if not start.wait(ANSWER_LIMIT_S):
-            raise (ImageComing if start.is_downloading else StartLater)(start.doing)
-        try:
-            return start.result(0.0)
-        except Exception as exc:
-            with self._lock:
-                self._starts.pop(name, None)
-                if isinstance(exc, EngineAway):
-                    self._failed_away.add(name)
-            if isinstance(exc, EdgeError):
-                raise
-            # A fault of ours: told as one, and no reason to take the other modules' agent down.
-            log.exception("module %s: its start failed", name)
-            raise EnvironmentFault(f"its start failed: {type(exc).__name__}: {exc}") from exc
-
-    def _make_and_start(self, start: ContainerStart) -> ModuleRun:
-        """In the thread of the start."""
-        name = start.module.name
-        with self._engine.calls() as client:
-            gateway = self._maker.network(client)
-            self.on_gateway(gateway)
-            run = self._made_and_started(client, start, gateway)
-        if start.withdrawn_grace_s is not None:
-            self._stop(name, start.withdrawn_grace_s)
-        return run
-
-    def _made_and_started(self, client: APIClient, start: ContainerStart, gateway: str) -> ModuleRun:
-        """Make a container unless it is there, and start it. One that is being removed is waited for."""
-        ends_s = time.monotonic() + REMOVAL_LIMIT_S
-        while True:
-            container_id = self._maker.container(client, start.module, start.access, gateway, start.tell)
-            if start.withdrawn_grace_s is not None:
-                raise StartLater("its start was given up")
-            try:
-                return self._started(client, start.module.name, container_id, start.exited)
-            except ContainerGone:
-                if time.monotonic() > ends_s:
-                    raise
-                time.sleep(REMOVAL_LOOK_S)
-
-    def _started(self, client: APIClient, name: str, container_id: str, on_exit: OnExit) -> ModuleRun:
-        from docker.errors import APIError
-
-        watched = self._watch.begin(name, container_id, on_exit)  # from now on it may end, or ask us things
-        try:
-            client.start(container_id)
-            state = client.inspect_container(container_id)
-        except BaseException as exc:
-            self._watch.forget(name, watched)
-            if isinstance(exc, APIError):
-                raise why_not_started(client, exc) from exc
-            raise
-        run = run_of(state)
-        self._watch.settle(name, watched, run, ended=None if state["State"]["Running"] else state)
-        return run
 
     def _look(
         self, client: APIClient, name: str, container_id: str, on_exit: OnExit
@@ -424,10 +308,7 @@ class DockerRuntime:
             self.remove(name)
         if running:
             self._catch_up(running)
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        for on_back in waiting.values():
-            on_back()
+        self._starts.on_back()
 
     def _catch_up(self, running: Mapping[str, Watched]) -> None:
         try:

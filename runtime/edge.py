@@ -54,7 +54,7 @@ from actors.reported import Platform
 from actors.restart_policy import RestartState
 from actors.rollout import start_groups
 from actors.security import SecurityActor
-from actors.supervisor import RestartModule
+from actors.supervisor_messages import RestartModule
 from messaging.address import child_of
 from messaging.errors import EdgeError
 from messaging.version import VERSION
@@ -84,7 +84,7 @@ from runtime.one_core import on_one_core
 from runtime.process_end import FAILED, end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
-from runtime.run_directory import Lock, RunDirectory, prepare_home
+from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
 
@@ -139,6 +139,7 @@ class _TimeLimit:
 
 def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit: _TimeLimit) -> int:
     """Run until the end, or until the edge is another device or has another key: MOVED."""
+    check_home(settings.home)
     settings, provisioned = provision(settings)
     cloud = embedded_cloud(settings, provisioned)
     origin = Origin.CLOUD if cloud is None else Origin.LOCAL
@@ -257,7 +258,8 @@ class _Edge:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
-        containers.on_gateway = self._listen_for_container
+        self._containers = containers
+        containers.tell_gateway(self._listen_for_container)
         isolated = os.geteuid() == 0 and settings.process_isolation != "off"
         self._users = ModuleUsers(self._home, run, settings.process_uids) if isolated else None
         self._names = edge_names(settings)
@@ -586,6 +588,8 @@ class _Edge:
         for address in self._settings.listen:
             if address not in before.listen:
                 settings = with_gateway(settings, address.host)
+        # Known before the hub starts, or else it would have to start again for the first container.
+        settings = listening_for_containers(settings, deployment, self._containers)
         return replace(self._settings, listen=settings.listen, web_listen=settings.web_listen)
 
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:

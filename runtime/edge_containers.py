@@ -42,7 +42,9 @@ def container_runtime(settings: Settings, run: RunDirectory) -> DockerRuntime:
 
     collection = None
     if settings.image_gc_enabled:
-        collection = CollectionTimes(settings.image_gc_interval, settings.image_gc_threshold)
+        collection = CollectionTimes(
+            settings.image_gc_interval, settings.image_gc_threshold, settings.image_gc_time
+        )
     return DockerRuntime(names, Home(run.home).containers, environment=environment, collection=collection)
 
 

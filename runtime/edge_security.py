@@ -172,10 +172,12 @@ class EdgeSecurity:
     def identities(self) -> KnownIdentities:
         """Return all that may connect to the hub; see Security."""
         kept = self._keys.identities()
-        known = own_identities(kept)
+        known, is_whole = own_identities(kept), True
         if self._provisioned is not None and self._scope is not None:
             known = with_scope(known, self._scope.identities, self._provisioned, self._keys.pending())
-        return KnownIdentities(known, (*ders(self._ca.certificate_pem), *ders(self._trusted_pem)))
+            is_whole = self._scope.at_s > 0
+        authorities = (*ders(self._ca.certificate_pem), *ders(self._trusted_pem))
+        return KnownIdentities(known, authorities, is_whole=is_whole)
 
     def create_device(
         self, device_id: str, auth_type: AuthType, thumbprints: Sequence[str], now_s: float

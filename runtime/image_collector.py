@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from datetime import time as time_of_day
 from typing import TYPE_CHECKING, Final
 
 from messaging.errors import EdgeError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # heavy
 log = logging.getLogger(__name__)
 
 AGAIN_S: Final = 60.0  # after an engine that did not answer
+LONGEST_WAIT_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class CollectionTimes:
 
     interval_s: float  # between two looks
     threshold_s: float  # for how long an image is unused before it goes
+    at: time_of_day | None = None  # local; None: at any time
 
 
 def collectable(
@@ -53,6 +57,25 @@ def collectable(
         for image_id, pulled in record.pulled.items()
         if image_id not in kept_ids and now_s - pulled.used_at_s >= threshold_s
     )
+
+
+def next_look_s(looked_at_s: float, now_s: float, times: CollectionTimes) -> float:
+    """Return when to look again. One that was missed is made up for at once.
+
+    Args:
+        looked_at_s: The last time; 0.0 for never. One in the future, of a clock that was set back, counts as
+            missed.
+        now_s: Seconds since 1970-01-01 UTC, as what is returned.
+        times: With a time of day it is the one of the day on which the interval ends, or the day after when
+            that is no later than the last look.
+    """
+    due_s = looked_at_s + times.interval_s
+    if times.at is not None:
+        day = datetime.fromtimestamp(due_s).date()
+        due_s = datetime.combine(day, times.at).timestamp()
+        if due_s <= looked_at_s:
+            due_s = datetime.combine(day + timedelta(days=1), times.at).timestamp()
+    return now_s if looked_at_s > now_s else max(now_s, due_s)
 
 
 class ImageCollector:
@@ -79,11 +102,13 @@ class ImageCollector:
 
     def _run(self) -> None:
         while True:
-            ago_s = time.time() - self._use.read().looked_at_s
-            # A look in the future: the clock was set back.
-            wait_s = self._times.interval_s - ago_s if ago_s >= 0 else 0.0
-            if self._closed.wait(max(0.0, wait_s)):
+            now_s = time.time()
+            wait_s = next_look_s(self._use.read().looked_at_s, now_s, self._times) - now_s
+            # The clock may be set meanwhile, and days are a long time.
+            if self._closed.wait(min(wait_s, LONGEST_WAIT_S)):
                 return
+            if wait_s > LONGEST_WAIT_S:
+                continue
             try:
                 self.collect()
             except EdgeError as exc:

@@ -76,7 +76,7 @@ class ImagePreparation:
                 return
             try:
                 with self._engine.calls() as client:
-                    found = self._engine.containers(client).get(name)
+                    found = self._engine.container(client, name)
                     image = self._images.have(
                         client, module, lambda doing: self._tell(name, doing), self._credentials
                     )

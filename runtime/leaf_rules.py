@@ -35,7 +35,8 @@ def check_create(home: Home, device_id: str) -> None:
         return
     if not is_own(home, found.host_name):
         raise _elsewhere(found, device_id, "made", create_line(found, device_id))
-    if _in_scope(home, device_id):
+    # One that was deleted here is in the scope until the stand-in has been told.
+    if _in_scope(home, device_id) and device_id not in KeyStore.open(home.keys).pending():
         raise ConfigError(f"device '{device_id}' exists already; choose another id")
 
 

@@ -29,7 +29,6 @@ import msgpack
 from actors.stored import (
     MAX_POSITION,
     MAX_SEQ,
-    MESSAGE_OVERHEAD_BYTES,
     DropReason,
     Ledger,
     Run,
@@ -320,7 +319,9 @@ class MessageDb:
             first = max(key, first_key)
             last = min(key + count, first + max_count, base + last_position + 1) - 1
             for run in self._bodies.runs(first_seq, first - base, last - base):
-                fits = run if run.size_bytes <= max_bytes else _fitting(run, max_bytes, at_least=not found)
+                fits = run.fitting(max_bytes)
+                if fits is None and not found:
+                    fits = run.cut(run.first_position, run.first_position)
                 if fits is not None:
                     found.append(fits)
                     max_bytes -= fits.size_bytes
@@ -392,14 +393,3 @@ def _size_bytes(segment: Segment) -> int:
     if not segment.matches:
         return 0
     return sum(map(len, segment.headers)) + sum(len(body) + ROW_BYTES_EACH for _, body in segment.entries)
-
-
-def _fitting(run: Run, room_bytes: int, at_least: bool) -> Run | None:
-    """Return as many messages of a run as fit; one in any case when `at_least`."""
-    count = 0
-    for index, body in run.entries:
-        room_bytes -= len(run.headers[index]) + len(body) + MESSAGE_OVERHEAD_BYTES
-        if room_bytes < 0 and not (at_least and count == 0):
-            break
-        count += 1
-    return run.cut(run.first_position, run.first_position + count - 1)

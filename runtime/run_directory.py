@@ -26,6 +26,7 @@ AGENT = "agent"
 CLOUD = "cloud"  # the IoT Hub stand-in, whose run directory is one of its own
 EMBEDDED_CLOUD = "runtime.iothub.embedded"  # the program of one that an edge runs for itself
 OWNER = "home"  # file with the path of the home
+NO_FOLDER = "home {} is not a folder; choose another with --home"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,22 @@ class Lock:
         return f"{who}{known} runs on home {home}; stop it with `edge-actors down --home {home}`"
 
 
+def check_home(home: Path) -> None:
+    """Check that `home` is a folder, or can become one.
+
+    Raises:
+        EnvironmentFault: something else has its name.
+    """
+    try:
+        is_folder = stat.S_ISDIR(os.stat(home).st_mode)
+    except NotADirectoryError:
+        is_folder = False
+    except OSError:
+        return  # `prepare_home` makes it, or says why not
+    if not is_folder:
+        raise EnvironmentFault(NO_FOLDER.format(home))
+
+
 def prepare_home(home: Path) -> None:
     """Create `home` with mode 0700 if it does not exist, and check that we can write there.
 
@@ -206,7 +223,7 @@ def prepare_home(home: Path) -> None:
         home.parent.mkdir(parents=True, exist_ok=True)
         home.mkdir(mode=0o700, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as exc:
-        raise EnvironmentFault(f"home {home} is not a folder; choose another with --home") from exc
+        raise EnvironmentFault(NO_FOLDER.format(home)) from exc
     except OSError as exc:
         raise EnvironmentFault(f"home {home} cannot be created: {exc.strerror}; {way_out}") from exc
     if not os.access(home, os.R_OK | os.W_OK | os.X_OK):

@@ -40,7 +40,7 @@ class ScopeFile:
     """The last scope. One thread writes, any may read."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file. A damaged one counts as none: the cloud is asked anyway."""
+        """Read the file. A damaged one counts as none: the hub's copy counts until the cloud answers."""
         self._path = path
         self._known = _load(path)
 
@@ -75,7 +75,7 @@ def _load(path: Path) -> tuple[float, tuple[HubIdentity, ...]]:
     except FileNotFoundError:
         return 0.0, ()
     except (OSError, ValueError, msgspec.DecodeError) as exc:
-        log.warning("%s cannot be read (%s): devices of the cloud are known when it answers", path, exc)
+        log.warning("%s cannot be read (%s): the hub's copy counts until the cloud answers", path, exc)
         return 0.0, ()
 
 

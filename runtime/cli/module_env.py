@@ -53,7 +53,7 @@ def module_env(
         modules = {
             m["name"]: m
             for m in edge.ask(AGENT, ListModules(), ModuleList).modules
-            if m["type"] != "built-in"
+            if m["type"] not in ("built-in", "stand-in")
         }
         check_name(name, list(modules))
         ourselves = process_table.read_stat(os.getpid())
@@ -86,7 +86,7 @@ def _taken_over(edge: RunningEdge, name: str, wanted: bool) -> Iterator[None]:
     """Have the supervised instance stopped meanwhile."""
     from actors.agent_root import AGENT
     from actors.module_report import ModuleReported
-    from actors.supervisor import StartModule, StopModule
+    from actors.supervisor_messages import StartModule, StopModule
 
     if not wanted:
         yield

@@ -44,7 +44,7 @@ def list_modules(home: Path, as_json: bool) -> None:
 @common_options
 def start(name: str, home: Path, as_json: bool) -> None:
     """Start module NAME, whatever the deployment says, until it is stopped or its deployment changes."""
-    from actors.supervisor import StartModule
+    from actors.supervisor_messages import StartModule
 
     _command(name, StartModule, home, as_json)
 
@@ -54,7 +54,7 @@ def start(name: str, home: Path, as_json: bool) -> None:
 @common_options
 def stop(name: str, home: Path, as_json: bool) -> None:
     """Stop module NAME. It stays stopped until `edge-actors start` or a change of its deployment."""
-    from actors.supervisor import StopModule
+    from actors.supervisor_messages import StopModule
 
     _command(name, StopModule, home, as_json)
 
@@ -64,7 +64,7 @@ def stop(name: str, home: Path, as_json: bool) -> None:
 @common_options
 def restart(name: str, home: Path, as_json: bool) -> None:
     """Stop module NAME if it runs, then start it."""
-    from actors.supervisor import RestartModule
+    from actors.supervisor_messages import RestartModule
 
     _command(name, RestartModule, home, as_json)
 

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from messaging.errors import ConfigError
+from runtime.home import Home
+from runtime.key_store import KeyStore
 from scripts.bench.peer_mosquitto import PeerUnusable, free_port, wait_for_port
 from scripts.bench.processes import EdgeProcess, of_edge
 
@@ -126,6 +130,20 @@ class EdgeRun:
                 raise PeerUnusable(f"edge: identity {arguments[0]}: {result.stderr.strip()}{self.said()}")
             time.sleep(0.2)
 
+    def wait_for_registry(self, names: Collection[str]) -> None:
+        """Wait until the IoT Hub has these modules: those that do not run get their lasting keys then."""
+        give_up_s = time.monotonic() + START_LIMIT_S
+        while not all(map(self._registered().get, names)):
+            if time.monotonic() > give_up_s or self._process.poll() is not None:
+                raise PeerUnusable(f"edge: the IoT Hub does not get its modules{self.said()}")
+            time.sleep(0.1)
+
+    def _registered(self) -> Mapping[str, str]:
+        try:
+            return KeyStore.open(Home(self.home).keys).cloud_modules()
+        except ConfigError:  # it is not written yet
+            return {}
+
     def processes(self) -> list[EdgeProcess]:
         return of_edge(self._process.pid)
 
@@ -153,6 +171,7 @@ class EdgePeer:
         try:
             self._run.wait("tls")
             self._run.wait("plain")
+            self._run.wait_for_registry((*self._names, "consumer"))
             self._publishers = [self._run.identity("show", name) for name in self._names]
             self._consumer = self._run.identity("show", "consumer")
             # Any new leaf device comes with the CA certificate that the hub's own is checked against.

@@ -16,7 +16,7 @@ from actors.agent_root import AGENT
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.stored import DEFAULT_PRIORITY
-from actors.supervisor import StartModule
+from actors.supervisor_messages import StartModule
 from messaging.client import Client, RequestRefused
 from messaging.errors import AskTimeout
 from runtime import process_table

@@ -84,6 +84,7 @@ class CloudEdge:
         self.cloud = MemoryCloud()
         self.runtime = FakeModuleRuntime(self.system.clock)
         self.records = FakeModuleRecords()
+        self.security_actor = SecurityActor
         self.security = FakeSecurity(self.system.clock.now_s())
         for name in ("$edgeAgent", "$edgeHub"):
             self.security.ensure_module(name, 0.0)
@@ -99,7 +100,9 @@ class CloudEdge:
         link = ChildSpec("link", self._link)
 
         def root() -> AgentRootActor:
-            return AgentRootActor(lambda: SecurityActor(self.security), no_registry, self._agent, (link,))
+            return AgentRootActor(
+                lambda: self.security_actor(self.security), no_registry, self._agent, (link,)
+            )
 
         self.system.start("agent", root)
         self.system.run()

@@ -38,7 +38,7 @@ from actors.security import (
     ModulesEnsured,
     SecurityActor,
 )
-from actors.supervisor import RestartModule, StartModule, StopModule
+from actors.supervisor_messages import RestartModule, StartModule, StopModule
 from messaging.client import Client
 from messaging.envelope import Envelope, Secret
 from messaging.errors import ConfigError
@@ -170,6 +170,7 @@ def test_a_command_that_does_not_exist_is_the_status_of_that_module_alone() -> N
 
 
 def test_a_container_without_an_engine_waits_with_the_reason_and_stops_nobody() -> None:
+    """Source: agent.md section 8, row 44."""
     pump = {"type": "docker", "status": "running", "settings": {"image": "pump:1"}, "startupOrder": 1}
     edge = Edge({"pump": pump, "sensor": process()})
     edge.runtime.away["pump"] = "Docker Engine does not run; start it"
@@ -308,6 +309,7 @@ def test_modules_stop_in_reverse_order_and_the_hub_last() -> None:
 
 
 def test_an_edge_that_is_ended_while_it_starts_starts_nobody_any_more() -> None:
+    """Source: agent.md section 8, row 39."""
     edge = Edge({"sensor": process()})
     edge.system.start("agent", lambda: AgentRootActor(edge._security_actor, no_registry, edge._agent))
 

@@ -26,6 +26,7 @@ def times_opened(edge: CloudEdge) -> int:
 
 
 def test_a_patch_that_follows_on_is_merged_and_after_a_gap_the_whole_twin_is_read() -> None:
+    """Source: agent.md section 8, row 97."""
     edge = linked()
     before = edge.cloud.desired[EDGE_AGENT_ID]
 
@@ -58,6 +59,7 @@ def test_a_twin_of_a_lower_version_counts_when_it_is_read_as_a_whole() -> None:
 
 
 def test_a_link_that_is_lost_is_back_as_soon_as_the_cloud_can_be_reached() -> None:
+    """Source: agent.md section 8, row 100."""
     edge = linked()
     edge.cloud.go_away()
     edge.system.advance(3600.0)
@@ -98,6 +100,7 @@ def test_a_refusal_is_tried_again_later_without_haste_and_without_an_end(
 
 
 def test_a_twin_that_cannot_be_read_is_asked_for_again_and_then_on_another_connection() -> None:
+    """Source: agent.md section 8, rows 42, 98 and 99."""
     edge = CloudEdge()
     edge.deploy({"sensor": process()})
     edge.cloud.failures[EDGE_AGENT_ID].extend([CloudFault(Fault.TIMEOUT, "no answer")] * 4)
@@ -110,6 +113,7 @@ def test_a_twin_that_cannot_be_read_is_asked_for_again_and_then_on_another_conne
 
 
 def test_the_twin_is_read_every_hour() -> None:
+    """Source: agent.md section 8, row 102."""
     edge = linked()
     section = edge.cloud.desired[EDGE_AGENT_ID]
     values = section.values | {"modules": {"other": process()}}
@@ -124,6 +128,7 @@ def test_the_twin_is_read_every_hour() -> None:
 
 
 def test_only_what_the_cloud_has_not_is_sent() -> None:
+    """Source: agent.md section 8, rows 82 and 83."""
     edge = linked()
     version = edge.cloud.reported[EDGE_AGENT_ID].version
 
@@ -138,6 +143,7 @@ def test_only_what_the_cloud_has_not_is_sent() -> None:
 
 
 def test_what_others_wrote_into_the_reported_properties_is_gone_after_the_next_connection() -> None:
+    """Source: agent.md section 8, row 87."""
     edge = linked()
     before = edge.reported
     section = edge.cloud.reported[EDGE_AGENT_ID]
@@ -190,6 +196,7 @@ def test_what_changes_while_there_is_no_link_is_reported_when_it_is_back() -> No
 
 @pytest.mark.parametrize("kind", [Fault.TIMEOUT, Fault.THROTTLED])
 def test_a_report_of_which_it_is_not_known_whether_it_arrived_is_made_up_for(kind: Fault) -> None:
+    """Source: agent.md section 8, row 85."""
     edge = linked()
     edge.cloud.failures[EDGE_AGENT_ID].append(CloudFault(kind, "later"))
 
@@ -215,6 +222,7 @@ def test_a_report_that_is_refused_is_not_repeated_until_there_is_another() -> No
 
 
 def test_an_edge_that_ends_says_so() -> None:
+    """Source: agent.md section 8, rows 49 and 89."""
     edge = linked()
 
     edge.tell("agent", StopEdge())
@@ -266,6 +274,7 @@ def test_an_answer_that_comes_after_the_link_was_lost_harms_nobody() -> None:
 
 
 def test_a_link_that_fails_is_made_anew_and_goes_on_where_it_was() -> None:
+    """Source: agent.md section 8, row 103."""
     edge = linked()
 
     edge.system.cells[LINK]._fail(None, ValueError("a bug"))

@@ -13,7 +13,7 @@ from actors.agent_methods import LIST_LIMIT_S, MOST_TASKS, RESTART_LIMIT_S, Agen
 from actors.log_query import LogRequest
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
-from actors.supervisor import RestartModule
+from actors.supervisor_messages import RestartModule
 from messaging.envelope import Envelope, Secret
 from messaging.lifecycle import RequestFailed
 from tests.actors.hub_world import World
@@ -80,11 +80,13 @@ def world() -> MethodWorld:
 @pytest.mark.parametrize("payload", [b"null", b"", b"{}", b'{"foo":"bar"}', b"not JSON"])
 @pytest.mark.parametrize("name", ["ping", "PING", "Ping"])
 def test_a_ping_is_answered_whatever_it_carries(world: MethodWorld, name: str, payload: bytes) -> None:
+    """Source: agent.md section 8, row 104."""
     assert world.answer(name, raw=payload) == (200, None)
 
 
 @pytest.mark.parametrize("name", ["Reboot", "", "  "])
 def test_a_method_that_is_not_there_is_400_and_names_those_that_are(world: MethodWorld, name: str) -> None:
+    """Source: agent.md section 8, row 105."""
     status, answer = world.answer(name)
 
     assert status == 400
@@ -95,6 +97,7 @@ def test_a_method_that_is_not_there_is_400_and_names_those_that_are(world: Metho
 @pytest.mark.parametrize("name", ["RestartModule", "GetModuleLogs", "UploadModuleLogs", "GetTaskStatus"])
 @pytest.mark.parametrize("payload", [b"null", b"", b"[]", b"{"])
 def test_a_method_that_needs_a_payload_is_400_without(world: MethodWorld, name: str, payload: bytes) -> None:
+    """Source: agent.md section 8, row 107."""
     status, answer = world.answer(name, raw=payload)
 
     assert status == 400
@@ -105,6 +108,7 @@ def test_a_method_that_needs_a_payload_is_400_without(world: MethodWorld, name: 
 
 
 def test_a_restart_is_answered_when_it_is_done(world: MethodWorld) -> None:
+    """Source: agent.md section 8, row 108."""
     call = world.call("restartmodule", {"schemaVersion": "1.0", "ID": "sensor"})
     asked = world.asked(RestartModule)
     assert asked.body == ("sensor",)
@@ -117,6 +121,7 @@ def test_a_restart_is_answered_when_it_is_done(world: MethodWorld) -> None:
 
 
 def test_a_restart_of_an_unknown_module_is_500_with_the_reason(world: MethodWorld) -> None:
+    """Source: agent.md section 8, row 108."""
     call = world.call("RestartModule", {"schemaVersion": "1.0", "id": "sensr"})
     asked = world.asked(RestartModule)
 
@@ -127,6 +132,7 @@ def test_a_restart_of_an_unknown_module_is_500_with_the_reason(world: MethodWorl
 
 
 def test_a_restart_that_is_not_done_in_time_is_500(world: MethodWorld) -> None:
+    """Source: agent.md section 8, row 106."""
     call = world.call("RestartModule", {"schemaVersion": "1.0", "id": "sensor"})
 
     world.system.advance(RESTART_LIMIT_S)
@@ -148,6 +154,7 @@ def test_a_restart_that_is_not_done_in_time_is_500(world: MethodWorld) -> None:
 def test_a_restart_that_is_asked_for_wrongly_restarts_nothing(
     world: MethodWorld, payload: Any, status: int
 ) -> None:
+    """Source: agent.md section 8, rows 106 and 108."""
     assert world.answer("RestartModule", payload)[0] == status
     assert world.letters(AGENT) == []
 
@@ -184,6 +191,7 @@ def test_logs_without_a_list_of_modules_are_500(world: MethodWorld) -> None:
 def test_an_upload_is_a_task_whose_state_can_be_asked_for(
     world: MethodWorld, problem: str, shown: tuple[str, str]
 ) -> None:
+    """Source: agent.md section 8, row 112."""
     status, task = world.answer("UploadModuleLogs", LOGS | {"sasUrl": "https://a/b?sig=x"})
     assert status == 200
     assert (task["status"], task["message"]) == ("Running", "")

@@ -104,6 +104,7 @@ def test_a_file_that_is_no_manifest_is_refused(content: bytes | str, message: st
     ids=repr,
 )
 def test_schema_versions_that_are_refused(version: Any, problem: str | None, code: int) -> None:
+    """Source: agent.md section 8, row 64."""
     # section 1.4, the decision table, and row 64
     error = refusal(manifest_text(((*AGENT, "schemaVersion"), version)))
 
@@ -122,6 +123,7 @@ def test_schema_versions_of_the_hub_that_are_refused(version: str) -> None:
 
 
 def test_empty_desired_properties_have_their_own_code() -> None:
+    """Source: agent.md section 8, row 65."""
     assert refusal(manifest_text((AGENT, {}))).code == 417
 
 
@@ -540,6 +542,7 @@ def test_empty_desired_properties_have_their_own_code() -> None:
 def test_one_wrong_place_is_named_with_its_value_and_what_is_allowed(
     path: tuple[str, ...], value: Any, message: str
 ) -> None:
+    """Source: agent.md section 8, rows 53, 58, 59 and 61 to 63; there is no parent."""
     error = refusal(manifest_text((path, value)))
 
     assert str(error) == message

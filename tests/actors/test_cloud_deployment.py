@@ -17,10 +17,10 @@ from actors.deployment_keeper import DeploymentKeeper, KeptDeployment
 from actors.hub_client import Clients
 from actors.hub_manifest import parse_hub_desired
 from actors.module_tree import ModuleTree
-from actors.supervisor import StopModule
+from actors.supervisor_messages import StopModule
 from messaging.envelope import Secret
 from messaging.errors import DeploymentError, EnvironmentFault
-from tests.actors.agent_world import EDGE_AGENT_ID, EDGE_HUB_ID, CloudEdge, process
+from tests.actors.agent_world import EDGE_AGENT_ID, EDGE_HUB_ID, CloudEdge, FakePlace, process
 from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.actors.manifests import REMOVED, manifest_text
 
@@ -34,6 +34,13 @@ def running(**modules: dict[str, Any]) -> CloudEdge:
     edge.start()
     edge.hub_is_there()
     return edge
+
+
+def keeper_of(kept: KeptDeployment, place: FakePlace) -> DeploymentKeeper:
+    """Return the keeper of the next agent, which finds what was kept."""
+    made = parse_agent(kept.agent_desired, kept.agent_version)
+    hub = parse_hub_desired(kept.hub_desired, kept.hub_version)
+    return DeploymentKeeper(replace(made, hub=hub), place, kept=kept)
 
 
 def test_an_edge_without_a_deployment_waits_for_one_and_starts_it() -> None:
@@ -154,6 +161,7 @@ def test_changed_modules_start_in_their_order() -> None:
 
 
 def test_modules_go_on_as_they_are_until_all_is_here_that_the_new_deployment_needs() -> None:
+    """Source: agent.md section 8, row 27."""
     edge = running(old=process(), sensor=process())
     story = list(edge.runtime.story)
     edge.runtime.slow_to_prepare = True
@@ -189,6 +197,7 @@ def test_a_deployment_that_comes_while_another_is_prepared_takes_its_place() -> 
 
 
 def test_what_is_not_to_be_had_keeps_only_its_own_module_down() -> None:
+    """Source: agent.md section 8, rows 32 and 38; it holds up no other."""
     edge = running(sensor=process())
     edge.runtime.missing["new"] = "image 'new:1' not found at its registry"
     edge.runtime.broken["new"] = "image 'new:1' not found at its registry"
@@ -328,6 +337,7 @@ def test_a_module_that_is_to_be_stopped_is_not_waited_for() -> None:
 def test_a_bad_deployment_is_reported_and_leaves_the_last_good_one_supervised(
     changes: tuple[tuple[str, ...], Any], code: int, description: str
 ) -> None:
+    """Source: agent.md section 8, rows 43, 50, 53, 64 and 94."""
     edge = running(sensor=process())
     good = edge.keeper.version
     story = list(edge.runtime.story)
@@ -350,6 +360,7 @@ def test_a_bad_deployment_is_reported_and_leaves_the_last_good_one_supervised(
 
 
 def test_empty_desired_properties_are_417_and_stop_nothing() -> None:
+    """Source: agent.md section 8, rows 43, 51 and 65."""
     edge = running(sensor=process())
 
     edge.replace_desired(EDGE_AGENT_ID, {})
@@ -378,6 +389,7 @@ def test_what_this_device_cannot_do_is_reported_with_the_reason(fault: Exception
 
 
 def test_a_deployment_that_cannot_be_kept_is_in_force_and_says_so() -> None:
+    """Source: agent.md section 8, row 46."""
     edge = running()
     edge.place.full = EnvironmentFault("cannot write 'deployment.sealed': no space left on device")
 
@@ -390,6 +402,7 @@ def test_a_deployment_that_cannot_be_kept_is_in_force_and_says_so() -> None:
 
 
 def test_a_module_that_cannot_be_made_counts_against_the_deployment() -> None:
+    """Source: agent.md section 8, row 50."""
     edge = CloudEdge()
     edge.runtime.broken["sensor"] = "command '/bin/x' not found; install it"
     edge.deploy({"sensor": process(), "other": process()})
@@ -400,6 +413,17 @@ def test_a_module_that_cannot_be_made_counts_against_the_deployment() -> None:
     assert edge.reported["lastDesiredStatus"]["code"] == 500
     assert "module 'sensor'" in edge.reported["lastDesiredStatus"]["description"]
     assert edge.statuses()["other"] == "running"
+
+
+def test_a_module_that_ran_before_and_cannot_be_made_as_the_deployment_says_counts_too() -> None:
+    edge = running(sensor=process())
+    edge.runtime.broken["sensor"] = "no such command"
+
+    edge.deploy({"sensor": process(version="2")})
+    edge.system.advance(5.0)
+
+    assert edge.reported["lastDesiredStatus"]["code"] == 500
+    assert edge.reported["modules"]["sensor"]["lastStartTimeUtc"] == "0001-01-01T00:00:00Z"
 
 
 # a deployment whose modules do not stay up
@@ -446,6 +470,57 @@ def test_the_deployment_before_comes_back_when_modules_of_the_new_one_do_not_sta
     assert edge.reported["lastDesiredStatus"]["code"] == 200
 
 
+def test_one_returns_to_the_last_deployment_that_stayed_up() -> None:
+    edge = on_trial(trial_s=300.0)
+    good = edge.keeper.version
+    assert good is not None
+    edge.deploy({"sensor": process(version="3")})
+
+    crash(edge, "sensor", 3)
+
+    assert edge.keeper.version == good - 1
+    assert edge.modules()["sensor"]["status"] == "running"
+    assert edge.keeper.deployment.modules["sensor"].version == ""
+
+
+def test_what_was_taken_back_stays_so_for_the_next_agent_until_another_one_comes() -> None:
+    before = on_trial(trial_s=300.0)
+    crash(before, "sensor", 3)
+    kept = before.place.kept
+    assert kept is not None
+    because = before.reported["lastDesiredStatus"]["description"]
+
+    edge = CloudEdge(lambda place: keeper_of(kept, place))
+    edge.cloud.desired = before.cloud.desired
+    edge.start()
+    edge.system.advance(10.0)
+
+    assert edge.statuses() == {"edgeAgent": "running", "edgeHub": "running", "sensor": "running"}
+    assert edge.keeper.version == kept.agent_version
+    assert edge.reported["lastDesiredStatus"] == {"code": 500, "description": because}
+
+    edge.deploy({"sensor": process()})
+    edge.system.advance(10.0)
+    assert edge.place.kept is not None
+    assert edge.place.kept.taken_back == b""
+    edge.deploy({"sensor": process(version="2"), "new": process()})
+    edge.system.advance(10.0)
+    assert "new" in edge.statuses()
+
+
+def test_new_routes_say_nothing_of_a_deployment_that_was_refused() -> None:
+    edge = running(sensor=process())
+    edge.deploy({"sensor": process()}, ((*AGENT_PATH, "schemaVersion"), "2.0"))
+
+    hub = edge.cloud.desired[EDGE_HUB_ID]
+    desired = hub.values | {"routes": {"r": "FROM /* INTO $upstream"}}
+    edge.tell(AGENT, HubDesiredArrived(Secret(msgspec.json.encode(desired)), hub.version + 1))
+    edge.system.advance(10.0)
+
+    assert [*edge.keeper.deployment.hub.routes] == ["r"]
+    assert edge.reported["lastDesiredStatus"]["code"] == 412
+
+
 @pytest.mark.parametrize("trial_s", [0.0, 20.0], ids=["no trial", "after the trial"])
 def test_a_deployment_that_is_not_on_trial_stays_whatever_its_modules_do(trial_s: float) -> None:
     edge = on_trial(trial_s)
@@ -487,16 +562,12 @@ def test_modules_that_a_deployment_did_not_change_are_not_on_trial() -> None:
 
 
 def test_an_edge_that_starts_offline_runs_what_it_had_last() -> None:
+    """Source: agent.md section 8, row 95."""
     before = running(sensor=process())
     kept = before.place.kept
     assert kept is not None
 
-    def keeper(place: Any) -> DeploymentKeeper:
-        made = parse_agent(kept.agent_desired, kept.agent_version)
-        hub = parse_hub_desired(kept.hub_desired, kept.hub_version)
-        return DeploymentKeeper(replace(made, hub=hub), place, kept=kept)
-
-    edge = CloudEdge(keeper)
+    edge = CloudEdge(lambda place: keeper_of(kept, place))
     edge.cloud.go_away()
     edge.start()
 
@@ -509,6 +580,7 @@ def test_an_edge_that_starts_offline_runs_what_it_had_last() -> None:
 
 
 def test_the_same_deployment_under_another_version_is_only_noted() -> None:
+    """Source: agent.md section 8, rows 31 and 41."""
     edge = running(sensor=process())
     story = list(edge.runtime.story)
 
@@ -550,6 +622,7 @@ def test_an_agent_that_fails_goes_on_with_the_deployment_that_came_last() -> Non
 
 
 def test_an_edge_that_is_ended_in_the_middle_of_a_deployment_leaves_nothing_running() -> None:
+    """Source: agent.md section 8, row 37."""
     edge = running(sensor=process(), other=process(1))
     edge.runtime.stubborn.add("other")
     edge.deploy({"sensor": process(version="2"), "other": process(1, version="2")})

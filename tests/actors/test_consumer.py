@@ -58,7 +58,7 @@ def test_a_new_consumer_has_to_be_read_for_before_it_takes_what_is_new() -> None
     made.offer(run_of(position_of(0, 10), b"new"), NOW_S)
 
     assert made.take(NOW_S) == []
-    assert made.wanted(NOW_S) == Wanted(-1, MAX_POSITION, 7)
+    assert made.wanted(NOW_S) == Wanted(-1, MAX_POSITION, 7, 1 << 30)
 
 
 def test_one_read_tells_that_nothing_waits_at_any_priority() -> None:
@@ -128,7 +128,52 @@ def test_the_window_cuts_a_run_and_the_rest_follows_when_there_is_room() -> None
     assert (positions(first), none, positions(rest)) == ([10, 11, 12], [], [13, 14])
 
 
-def test_the_window_of_bytes_lets_one_run_pass_and_then_closes() -> None:
+def test_a_run_is_cut_where_the_window_of_bytes_ends() -> None:
+    weight = MESSAGE_OVERHEAD_BYTES + 1 + 99
+    made = up_to_date(window_bytes=3 * weight + weight // 2)
+    made.offer(run_of(10, *[b"x" * 99] * 8), NOW_S)
+
+    first = positions(made.take(NOW_S))
+    made.delivered([(10, 10)])
+    more = positions(made.take(NOW_S))
+
+    assert (first, more) == ([10, 11, 12, 13], [14])
+
+
+def test_a_message_that_is_larger_than_the_window_goes_alone() -> None:
+    made = up_to_date(window_bytes=100)
+    made.offer(run_of(10, b"x" * 1000, b"x" * 1000), NOW_S)
+
+    assert positions(made.take(NOW_S)) == [10]
+    assert made.take(NOW_S) == []
+
+
+@pytest.mark.parametrize(
+    ("window_messages", "window_bytes"),
+    [
+        pytest.param(8, 1 << 30, id="of messages"),
+        pytest.param(100, 8 * (MESSAGE_OVERHEAD_BYTES + 2), id="of bytes"),
+    ],
+)
+def test_nothing_is_read_until_a_fourth_of_the_window_is_free(
+    window_messages: int, window_bytes: int
+) -> None:
+    made = consumer(window_messages, window_bytes)
+    first = made.wanted(NOW_S)
+    assert first is not None
+    made.read(first, [run_of(MAX_POSITION - 50 + n, b"x") for n in range(8)])
+    sent = positions(made.take(NOW_S))
+
+    wanted = []
+    for position in sent[:2]:
+        made.delivered([(position, position)])
+        wanted.append(made.wanted(NOW_S) is not None)
+
+    assert len(sent) == 8
+    assert wanted == [False, True]
+
+
+def test_the_window_of_bytes_lets_one_message_pass_and_then_closes() -> None:
     made = up_to_date(window_bytes=1000)
     for first in (10, 20, 30):
         made.offer(run_of(first, b"x" * 600), NOW_S)
@@ -239,7 +284,7 @@ def test_what_was_not_sent_is_read_anew_when_it_may_be_gone() -> None:
     wanted = made.wanted(NOW_S)
 
     assert sent == [first, first + 1]
-    assert wanted == Wanted(first + 1, position_of(3, MAX_SEQ), 2)
+    assert wanted == Wanted(first + 1, position_of(3, MAX_SEQ), 2, 1 << 30)
 
 
 def test_a_consumer_that_falls_far_behind_has_to_be_read_for_again() -> None:
@@ -254,7 +299,7 @@ def test_a_consumer_that_falls_far_behind_has_to_be_read_for_again() -> None:
         sent += positions(made.take(NOW_S))
 
     made.delivered([(3, 3)])
-    assert made.wanted(NOW_S) == Wanted(sent[-1], MAX_SEQ, 1)
+    assert made.wanted(NOW_S) == Wanted(sent[-1], MAX_SEQ, 1, 1 << 30)
 
 
 QUEUE_RANKS = [0, 5, DEFAULT_PRIORITY]

@@ -70,7 +70,7 @@ def test_a_manifest_is_read_field_by_field() -> None:
 
 
 def test_what_a_module_does_not_say_has_a_default() -> None:
-    # row 54
+    """Source: agent.md section 8, row 54."""
     assert parsed().modules["pump"] == ModuleSpec(
         name="pump",
         settings=DockerSettings("reg.example:5000/pump:latest", '{"Hostname":"p"}'),
@@ -159,6 +159,7 @@ def test_a_manifest_may_leave_out_what_the_edge_has_anyway() -> None:
 
 
 def test_property_names_are_found_in_any_case() -> None:
+    """Source: agent.md section 8, row 52."""
     sensor = {
         "TYPE": "process",
         "Status": "running",
@@ -189,6 +190,7 @@ def test_property_names_are_found_in_any_case() -> None:
     ],
 )
 def test_enum_values_are_read_in_any_case_and_by_member_name(field: str, written: str, meaning: str) -> None:
+    """Source: agent.md section 8, row 55."""
     spec = parsed(((*SENSOR, field), written)).modules["sensor"]
 
     assert meaning in (spec.restart_policy, spec.image_pull_policy, spec.status)
@@ -247,7 +249,7 @@ def test_a_command_is_a_list_or_a_string_split_as_a_shell_would(
     ],
 )
 def test_images_are_brought_into_one_form(written: str, normalized: str) -> None:
-    # row 61
+    """Source: agent.md section 8, row 61."""
     settings = parsed(((*PUMP, "settings", "image"), written)).modules["pump"].settings
 
     assert settings == DockerSettings(normalized, '{"Hostname":"p"}')
@@ -269,7 +271,7 @@ def test_images_are_brought_into_one_form(written: str, normalized: str) -> None
     ],
 )
 def test_create_options_are_joined_and_kept(written: dict[str, Any], text: str) -> None:
-    # rows 56, 57, 67
+    """Source: agent.md section 8, rows 56, 57 and 67."""
     deployment = parsed(((*PUMP, "settings"), {"image": "pump", **written}))
 
     assert deployment.modules["pump"].settings == DockerSettings("pump:latest", text)
@@ -277,6 +279,7 @@ def test_create_options_are_joined_and_kept(written: dict[str, Any], text: str) 
 
 
 def test_a_hundred_chunks_are_joined_in_the_order_of_their_numbers() -> None:
+    """Source: agent.md section 8, row 60."""
     text = json.dumps(
         {"Labels": {f"label{number}": "x" * 40 for number in range(900)}}, separators=(",", ":")
     )
@@ -296,6 +299,7 @@ def test_a_hundred_chunks_are_joined_in_the_order_of_their_numbers() -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "1.0.5", "1.1", "1.1.0", " 1.1 "])
 def test_schema_versions_that_are_supported(version: str) -> None:
+    """Source: agent.md section 8, row 64."""
     # 1.0 with startupOrder is accepted: row 64
     assert parsed(((*AGENT, "schemaVersion"), version)).modules["sensor"].startup_order == 1
 

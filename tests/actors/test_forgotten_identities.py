@@ -19,7 +19,7 @@ from actors.twins import SetDesired
 from messaging.envelope import Secret
 from messaging.lifecycle import PeerUp
 from messaging.mqtt.packets import Subscribe
-from tests.actors.head_world import HEAD, STORE, HeadWorld, connect_packet
+from tests.actors.head_world import EDGE, HEAD, STORE, HeadWorld, connect_packet
 from tests.actors.head_world import IDENTITIES as IDENTITIES_OF_HEAD
 from tests.actors.test_c2d import FILTER, C2dWorld, Device
 from tests.actors.test_identities import HEAD as HEAD_OF_IDENTITIES
@@ -35,9 +35,9 @@ SECURITY = "agent/security"
 class World(C2dWorld):
     """The hub, which the agent tells who there is."""
 
-    def told(self, *identities: HubIdentity) -> None:
+    def told(self, *identities: HubIdentity, is_whole: bool = True) -> None:
         entries = tuple(identity.entry() for identity in identities)
-        self.system.bus.send(IDENTITIES, Identities(entries), sender=SECURITY)
+        self.system.bus.send(IDENTITIES, Identities(entries, is_whole=is_whole), sender=SECURITY)
         self.system.run()
 
 
@@ -179,3 +179,23 @@ def test_a_module_made_anew_begins_with_what_its_deployment_desires() -> None:
 
     assert world.answer() == TwinForgotten(PUMP)
     assert world.twin() == {"desired": {"rpm": 6, "$version": 2}, "reported": {"$version": 1}}
+
+
+def test_a_list_of_devices_that_was_lost_costs_nobody_anything(world: World) -> None:
+    edge, module = HubIdentity(EDGE), HubIdentity(f"{EDGE}/new", keys=(Secret(KEY), Secret(KEY)))
+
+    world.told(edge, module, is_whole=False)
+
+    assert LEAF in world.twins.kept
+    assert list(world.disk.contents.sessions) == [LEAF]
+    assert world.bodies() == {b"for the old one"}
+    assert world.copy.known == KnownIdentities((edge, module, leaf("1")))
+
+
+def test_a_module_that_is_gone_is_gone_even_while_the_list_of_devices_is_lost(world: World) -> None:
+    edge, module = HubIdentity(EDGE), HubIdentity(f"{EDGE}/old", keys=(Secret(KEY), Secret(KEY)))
+    world.told(edge, module, leaf("1"))
+
+    world.told(edge, is_whole=False)
+
+    assert world.copy.known == KnownIdentities((edge, leaf("1")))

@@ -127,6 +127,7 @@ def test_an_obeyed_variable_sets_its_value(name: str, text: str, field: str, val
 def test_what_is_not_to_be_had_is_told_by_name_and_changes_nothing(
     name: str, text: str, problem: str
 ) -> None:
+    """Source: agent.md section 8, row 66; the link is MQTT."""
     read = parse_environment({name: text})
 
     [(told, why)] = read.problems
@@ -149,6 +150,7 @@ def test_what_is_not_to_be_had_is_told_by_name_and_changes_nothing(
     ],
 )
 def test_what_asks_for_what_is_so_anyway_is_no_problem(name: str, text: str) -> None:
+    """Source: agent.md section 8, row 66; the link is MQTT."""
     assert parse_environment({name: text}) == parse_environment({})
 
 

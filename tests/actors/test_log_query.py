@@ -35,6 +35,7 @@ def request(needs_url: bool = False, **members: Any) -> Any:
 
 
 def test_one_item_without_more_is_json_without_a_filter() -> None:
+    """Source: agent.md section 8, row 109."""
     asked = request()
 
     assert asked.items == (("x", LogFilter()),)
@@ -53,6 +54,7 @@ def test_names_and_words_count_in_any_case() -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "1.1", "1.2", "1.5", "1.0.0"])
 def test_schema_versions_of_major_1_are_understood(version: str) -> None:
+    """Source: agent.md section 8, row 110."""
     assert request(schemaVersion=version).items
 
 
@@ -86,6 +88,7 @@ def test_schema_versions_of_major_1_are_understood(version: str) -> None:
 def test_a_request_that_is_wrong_is_refused_with_its_status(
     members: dict[str, Any], status: int, reason: str
 ) -> None:
+    """Source: agent.md section 8, row 110."""
     with pytest.raises(MethodRefused) as refused:
         request(**members)
 
@@ -149,12 +152,14 @@ NAMES = ["edgehub", "edgeAgent", "module1", "edgMod2", "eandt"]
     ],
 )
 def test_an_expression_names_modules_in_any_case_and_anywhere(expression: str, names: list[str]) -> None:
+    """Source: agent.md section 8, row 113."""
     asked = request(items={"id": expression})
 
     assert [name for name, _ in chosen(asked, NAMES, Stopwatch(5.0))] == names
 
 
 def test_the_first_item_that_names_a_module_counts() -> None:
+    """Source: agent.md section 8, row 114."""
     items = [{"id": "edge", "filter": {"tail": 1}}, {"id": "edgeHub"}, {"id": "e.*e", "filter": {"tail": 3}}]
     asked = request(items=items)
 
@@ -190,6 +195,7 @@ def test_the_first_item_that_names_a_module_counts() -> None:
     ],
 )
 def test_a_line_is_taken_apart(payload: str, parsed: ParsedLine) -> None:
+    """Source: agent.md section 8, rows 115 to 117."""
     assert parse_line(LogLine(payload)) == parsed
 
 
@@ -216,12 +222,14 @@ def numbered(levels: str) -> list[LogLine]:
     ],
 )
 def test_a_filter_lets_lines_through_in_its_order(wanted: LogFilter, numbers: list[int]) -> None:
+    """Source: agent.md section 8, row 118."""
     found = selected(numbered("67643"), wanted, Stopwatch(5.0))
 
     assert [int(parsed.text.split()[1]) for _, parsed in found] == numbers
 
 
 def test_the_tail_of_an_uploaded_text_with_both_ends_of_the_time_does_not_count() -> None:
+    """Source: agent.md section 8, row 124."""
     wanted = LogFilter(tail=1, since_s=0.0, until_s=1e12)
 
     assert len(list(selected(numbered("666"), wanted, Stopwatch(5.0), cut=False))) == 3

@@ -105,6 +105,7 @@ def planned(wanted: Deployment, *current: CurrentModule) -> list[str]:
 def test_the_plan_brings_one_module_to_what_is_wanted(
     wanted: list[ModuleSpec], current: list[CurrentModule], expected: list[str]
 ) -> None:
+    """Source: agent.md section 8, rows 11 to 14, 16 and 25."""
     assert planned(deployment(*wanted), *current) == expected
 
 
@@ -122,7 +123,7 @@ def test_the_plan_brings_one_module_to_what_is_wanted(
 def test_a_change_of_status_alone_starts_or_stops_and_never_replaces(
     status: str, to_stopped: list[str], to_running: list[str]
 ) -> None:
-    # row 15
+    """Source: agent.md section 8, row 15."""
     running, stopped = spec(status=RUNNING), spec(status=STOPPED)
 
     assert planned(deployment(stopped), applied(running, status)) == to_stopped
@@ -135,7 +136,7 @@ def test_a_module_that_the_deployment_leaves_as_it_is_is_its_supervisors_busines
 
 
 def test_a_module_with_desired_status_unknown_is_left_alone() -> None:
-    # row 55
+    """Source: agent.md section 8, row 55."""
     unknown = spec(image="i:2", status=DesiredStatus.UNKNOWN)
 
     assert planned(deployment(unknown)) == []
@@ -143,7 +144,7 @@ def test_a_module_with_desired_status_unknown_is_left_alone() -> None:
 
 
 def test_groups_come_in_the_order_of_startup_and_within_one_removals_come_first() -> None:
-    # row 19
+    """Source: agent.md section 8, row 19."""
     wanted = deployment(
         spec("new", order=1),
         spec("changed", image="i:2", order=1),
@@ -173,7 +174,7 @@ def test_groups_come_in_the_order_of_startup_and_within_one_removals_come_first(
 
 
 def test_a_module_that_starts_earlier_now_is_updated_in_its_new_group() -> None:
-    # row 29
+    """Source: agent.md section 8, row 29."""
     commands = plan(deployment(spec(order=0)), [applied(spec(order=1))], twins={})
 
     assert steps(commands) == ["update m", "start m"]
@@ -192,7 +193,7 @@ def test_edge_agent_never_removes_itself() -> None:
 
 
 def test_the_order_in_which_things_are_listed_does_not_matter() -> None:
-    # row 28
+    """Source: agent.md section 8, row 28."""
     modules = [spec("a"), spec("b", image="i:2"), spec("c")]
     current = [applied(spec("b")), applied(spec("d")), applied(spec("a"))]
 
@@ -254,7 +255,7 @@ def test_a_changed_working_directory_is_named() -> None:
 
 
 def test_shutdown_stops_everything_but_edge_agent_in_reverse_with_edge_hub_last_of_its_group() -> None:
-    # row 24
+    """Source: agent.md section 8, row 24."""
     current = [
         applied(spec(EDGE_AGENT, order=0)),
         applied(hub()),
@@ -284,11 +285,12 @@ def test_shutdown_stops_everything_but_edge_agent_in_reverse_with_edge_hub_last_
     ids=lambda change: next(iter(change)),
 )
 def test_a_change_of_one_field_changes_the_hash(change: dict[str, Any]) -> None:
-    # row 68
+    """Source: agent.md section 8, row 68."""
     assert spec_hash(dataclasses.replace(spec(), **change)) != spec_hash(spec())
 
 
 def test_status_and_the_order_of_keys_do_not_change_the_hash() -> None:
+    """Source: agent.md section 8, row 68."""
     one = spec(env={"A": "1", "B": "2"}, status=STOPPED)
     other = spec(env={"B": "2", "A": "1"})
     assert spec_hash(one) == spec_hash(other)

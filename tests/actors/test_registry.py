@@ -310,6 +310,7 @@ def test_the_plan_leads_from_what_is_there_to_what_is_here(
     listed: dict[str, tuple[str, tuple[str, str]]],
     steps: RegistryPlan,
 ) -> None:
+    """Source: agent.md section 8, rows 78 and 79."""
     here = {name: LocalModule(*module) for name, module in local.items()}
     there = {name: CloudModule(name, *module) for name, module in listed.items()}
 

@@ -40,6 +40,7 @@ def state(made: Deployment, *reports: ModuleReported, version: int | None = 7) -
 
 
 def test_a_module_is_reported_with_what_it_was_asked_and_how_it_fares() -> None:
+    """Source: agent.md section 8, row 90."""
     made = deployment(
         {"sensor": docker(version="1.0", restartPolicy="always", startupOrder=1, env={"RATE": {"value": 5}})}
     )
@@ -85,6 +86,7 @@ def test_the_edge_itself_is_reported_with_its_platform_and_its_system_modules() 
 
 
 def test_passwords_of_registries_are_masked() -> None:
+    """Source: agent.md section 8, row 90; passwords are masked."""
     credentials = {"my reg.io": {"address": "reg.io", "username": "u", "password": "hunter2"}}
     settings = (*AGENT, "runtime", "settings", "registryCredentials")
 
@@ -96,6 +98,7 @@ def test_passwords_of_registries_are_masked() -> None:
 
 
 def test_create_options_come_in_pieces() -> None:
+    """Source: agent.md section 8, row 60."""
     options = json.dumps({"Labels": {"a": "x" * 1200}}, separators=(",", ":"))
 
     settings = state(

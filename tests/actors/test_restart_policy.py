@@ -111,6 +111,7 @@ WAIT_10_S, WAIT_40_S = StartAt(NOW_S + 10), StartAt(NOW_S + 40)
 def test_a_running_module_is_treated_as_its_policy_says(
     policy: RestartPolicy, event: Event, restarts: int, action: Action, status: str
 ) -> None:
+    """Source: agent.md section 8, rows 2 to 4; it never gives up."""
     decision = decide(running(restarts), event, policy=policy, now_s=NOW_S)
 
     assert (decision.action, decision.state.status) == (action, status)
@@ -118,6 +119,7 @@ def test_a_running_module_is_treated_as_its_policy_says(
 
 @pytest.mark.parametrize("policy", list(RestartPolicy))
 def test_a_module_that_never_ran_is_started_at_once_and_not_counted(policy: RestartPolicy) -> None:
+    """Source: agent.md section 8, rows 10 and 18."""
     # 3.1 column "created, never started"
     decision = told(AgentStarted(), policy=policy)
 
@@ -131,10 +133,12 @@ def test_a_module_that_never_ran_is_started_at_once_and_not_counted(policy: Rest
     [(0, 0), (1, 10), (2, 20), (3, 40), (4, 80), (5, 160), (6, 300), (7, 300), (20, 300), (10**9, 300)],
 )
 def test_waits_double_from_ten_seconds_to_five_minutes(restarts: int, wait_s: float) -> None:
+    """Source: agent.md section 8, row 6."""
     assert backoff_s(restarts) == wait_s
 
 
 def test_a_negative_number_of_restarts_is_refused() -> None:
+    """Source: agent.md section 8, row 1."""
     with pytest.raises(ValueError, match="restarts is -1; it counts from 0"):
         backoff_s(-1)
 
@@ -183,6 +187,7 @@ def test_what_a_longer_run_makes_of_earlier_crashes(ran_s: float, restarts: int,
 
 
 def test_the_count_goes_to_zero_while_the_module_runs_on() -> None:
+    """Source: agent.md section 8, row 22."""
     state = running(4, since_s=NOW_S - 600)
     assert state.stable_at_s == NOW_S
 
@@ -230,6 +235,7 @@ def test_an_exit_after_our_stop_is_no_crash(policy: RestartPolicy, event: Event)
 def test_what_we_stopped_is_started_again_after_an_agent_restart(
     policy: RestartPolicy, action: Action
 ) -> None:
+    """Source: agent.md section 8, row 17."""
     stopped = told(StoppedByUs(), CLEAN, policy=policy, state=running(2)).state
 
     decision = told(AgentStarted(), policy=policy, state=stopped)
@@ -272,6 +278,7 @@ def test_a_stop_ends_the_wait_for_a_restart() -> None:
 def test_a_restarted_agent_finds_a_module_and_takes_it_on(
     events: tuple[Event, ...], policy: RestartPolicy, action: Action
 ) -> None:
+    """Source: agent.md section 8, rows 8, 9 and 18."""
     # the last rows: 3.3 `elapsed ≤ 0` and `elapsed > coolOff`
     assert told(*events, policy=policy, state=running(3, since_s=NOW_S - 14)).action == action
 
@@ -287,6 +294,7 @@ def test_a_start_that_the_agent_died_before_is_done_by_the_next_one() -> None:
 
 
 def test_a_restart_timer_that_fires_early_waits_for_the_rest() -> None:
+    """Source: agent.md section 8, rows 8 and 10."""
     waiting = told(CRASH, state=running(1)).state
 
     assert told(RestartDue(), state=waiting, now_s=NOW_S + 9.99).action == WAIT_10_S
@@ -312,6 +320,7 @@ def test_an_unhealthy_module_that_waits_for_its_restart_and_recovers_is_left_run
 
 @pytest.mark.parametrize("policy", list(RestartPolicy))
 def test_a_start_that_fails_is_tried_again_with_growing_waits(policy: RestartPolicy) -> None:
+    """Source: agent.md section 8, rows 34 and 35."""
     state, now_s, waits_s = told(AgentStarted(), policy=policy).state, NOW_S, []
 
     for _ in range(4):

@@ -21,7 +21,8 @@ from actors.module_spec import (
     spec_hash,
 )
 from actors.ports import ModuleAccess, ModuleRecord
-from actors.supervisor import (
+from actors.supervisor import SupervisorActor
+from actors.supervisor_messages import (
     GetModule,
     HealthChanged,
     KillModule,
@@ -30,7 +31,6 @@ from actors.supervisor import (
     RestartModule,
     StartModule,
     StopModule,
-    SupervisorActor,
 )
 from messaging.client import Client
 from messaging.errors import EnvironmentFault
@@ -166,6 +166,7 @@ def test_the_first_exit_is_answered_at_once_by_policy(
 
 
 def test_crashes_in_a_row_wait_longer_and_longer_and_never_give_up(world: World) -> None:
+    """Source: agent.md section 8, row 20."""
     world.supervise()
     waits_s = [0, 10, 20, 40, 80, 160, 300, 300]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -42,13 +43,21 @@ class KeyPair:
 
 
 def issue(
-    name: str, by: KeyPair | None = None, *, is_ca: bool = False, days: tuple[int, int] = (-1, 30)
+    name: str,
+    by: KeyPair | None = None,
+    *,
+    is_ca: bool = False,
+    days: tuple[int, int] = (-1, 30),
+    address: str = "",
 ) -> KeyPair:
-    """Return a certificate with this common name, self-signed or issued; valid from and to so many days."""
+    """Return a certificate with this common name, self-signed or issued; valid from and to so many days.
+
+    With an IP address it is one of a server there.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(by.certificate.subject if by else subject)
@@ -57,6 +66,8 @@ def issue(
         .not_valid_before(now + timedelta(days=days[0]))
         .not_valid_after(now + timedelta(days=days[1]))
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        .sign(by.key if by else key, hashes.SHA256())
     )
-    return KeyPair(certificate, key)
+    if address:
+        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
+        builder = builder.add_extension(names, critical=False)
+    return KeyPair(builder.sign(by.key if by else key, hashes.SHA256()), key)

@@ -134,8 +134,16 @@ class EdgeProcess:
         self.process.send_signal(number)
 
     def ask(self, to: str, question: object, answer: type[T], timeout_s: float = 5.0) -> T:
+        """Ask one actor and return its answer; one that is not there may be restarting and is waited for."""
+        deadline_s = time.monotonic() + timeout_s
         with Client.outside(self.run.path) as client:
-            return client.ask(to, question, answer, timeout_s)
+            while True:
+                try:
+                    return client.ask(to, question, answer, timeout_s)
+                except NobodyThere:
+                    if time.monotonic() >= deadline_s:
+                        raise
+                time.sleep(0.01)  # it was not told, so telling it again does nothing twice
 
     def modules(self) -> dict[str, dict[str, Any]]:
         """Return what the agent lists, by name."""
@@ -165,7 +173,7 @@ class EdgeProcess:
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()
             if (self.run.path / "agent.agent").exists():
-                with suppress(AskTimeout, NobodyThere):  # the socket may still be that of an agent before
+                with suppress(AskTimeout):  # the socket may still be that of an agent before
                     listed = self.modules()
                     if holds(listed):
                         return listed
@@ -177,7 +185,7 @@ class EdgeProcess:
         deadline_s = time.monotonic() + LIMIT_S
         while True:
             found: Routes | None = None
-            with suppress(AskTimeout, NobodyThere):
+            with suppress(AskTimeout):
                 found = self.ask(ROUTER, ListRoutes(), Routes)
             if found and [[r[0] for r in routes] for routes in (found.good, found.bad)] == [good, bad]:
                 return
@@ -194,11 +202,13 @@ class EdgeProcess:
 
     def close(self) -> None:
         """End everything, however the test went."""
+        from runtime.iothub.cloud_home import CloudHome
         from runtime.leftovers import end_edge
 
         if self.process is not None:
             self.process.kill()
             self.process.wait()
         end_edge(self.run, grace_s=0)
+        CloudHome.in_home(self.home).run.remove()
         os.close(self._pipe)
         shutil.rmtree(self.folder)

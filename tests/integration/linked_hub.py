@@ -36,12 +36,19 @@ class LinkedHub:
         devices: Sequence[str] = (),
         profile: Profile | None = None,
         certificates: Sequence[ClientCertificate] = (),
+        seed: int = 20261121,
+        **settings: Any,
     ) -> None:
-        """Keep what is wanted; `certificates` are of further devices, which have no keys."""
+        """Keep what is wanted.
+
+        `certificates` are of further devices, which have no keys; `settings` are of the hub, `seed` is for
+        what the line does by chance.
+        """
         self._ending = ExitStack()
         self.host_name = loopback_address()
         self.cloud = Cloud(loopback_address(), self.host_name)
-        self.line = Line((self.host_name, MQTT_PORT), (self.cloud.address, MQTT_PORT), profile)
+        self.line = Line((self.host_name, MQTT_PORT), (self.cloud.address, MQTT_PORT), profile, seed=seed)
+        self._settings = settings
         self._routes = routes
         self._modules = [f"{DEVICE}/{module}" for module in modules]
         self._devices = list(devices)
@@ -72,6 +79,7 @@ class LinkedHub:
             cloud_keys={name: base64.b64decode(self.cloud.key(name)) for name in clients},
             cloud_ca_file=str(self.cloud.ca_file),
             with_certificates=self._shown,
+            **self._settings,
         )
         self._ending.enter_context(self.hub)
         return self

@@ -99,7 +99,14 @@ class Line:
 
     def swallow(self) -> None:
         """Be half open: connections stand, and new ones are accepted, but nothing gets through."""
-        self._do(self._swallow_all())
+        self._do(self._swallow_all(True))
+
+    def strand(self) -> None:
+        """Lose the connections there are, as a router does that has started anew: nothing tells it to anyone.
+
+        New ones are let through.
+        """
+        self._do(self._swallow_all(False))
 
     @property
     def connections(self) -> int:
@@ -136,8 +143,8 @@ class Line:
         for passage in self._passages:
             passage.bytes_until_reset = count_bytes
 
-    async def _swallow_all(self) -> None:
-        self._swallows = True
+    async def _swallow_all(self, new_too: bool) -> None:
+        self._swallows = self._swallows or new_too
         for passage in self._passages:
             passage.swallows = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
@@ -25,8 +26,8 @@ storage:
   filesystem:
     rootdirectory: {folder}/data
 http:
-  addr: 127.0.0.1:{port}
-auth:
+  addr: {address}
+{tls}auth:
   htpasswd:
     realm: test
     path: {folder}/htpasswd
@@ -42,14 +43,17 @@ def why_no_registry() -> str | None:
 
 
 class PrivateRegistry:
-    """Engines speak plain HTTP to it, for it is on 127.0.0.1."""
+    """On 127.0.0.1 engines speak plain HTTP to it; elsewhere it has a certificate, signed by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="ea-registry-"))
         self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
+        self.certificate = ""  # PEM, where it has one
         (self._folder / "htpasswd").write_text(_HTPASSWD)
-        (self._folder / "config.yml").write_text(_CONFIG.format(folder=self._folder, port=self.port))
+        tls = "" if host == "127.0.0.1" else self._certified(host)
+        config = _CONFIG.format(folder=self._folder, address=self.address, tls=tls)
+        (self._folder / "config.yml").write_text(config)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -86,9 +90,21 @@ class PrivateRegistry:
         self.stop()
         shutil.rmtree(self._folder)
 
+    def _certified(self, host: str) -> str:
+        from tests.integration.device_certificates import issue
+
+        pair = issue("registry", is_ca=True, address=host)
+        self.certificate = pair.pem
+        chain, key = pair.write(self._folder, "server")
+        return f"  tls:\n    certificate: {chain}\n    key: {key}\n"
+
     def _answers(self) -> bool:
+        scheme = "http"
+        context = None
+        if self.certificate:
+            scheme, context = "https", ssl.create_default_context(cadata=self.certificate)
         try:
-            urllib.request.urlopen(f"http://{self.address}/v2/", timeout=1)
+            urllib.request.urlopen(f"{scheme}://{self.address}/v2/", timeout=1, context=context)
         except urllib.error.HTTPError as exc:
             return exc.code == 401
         except OSError:

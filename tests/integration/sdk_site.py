@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from actors.cloud import C2dReceived, DesiredChanged
-from actors.hub_root import ROUTER, TWINS
+from actors.cloud import C2dReceived
+from actors.hub_root import ROUTER
 from actors.store_messages import Stored
 from messaging.client import Client
 from messaging.errors import AskTimeout
 from messaging.message import encode_header
+from runtime.iothub.owner import Cloud, device_path, twin_path
 from tests.integration.edge_process import ROOT, EdgeProcess
 from tests.integration.node_device import NodeDevice
 from tests.integration.node_sdk import FOLDER, NODE, need_node
@@ -196,10 +197,16 @@ class SdkSite:
                 except AskTimeout:
                     assert time.monotonic() < deadline_s, "the hub does not store it"
 
-    def desire(self, identity: str, version: int, patch: bytes) -> None:
-        """Change desired properties as the cloud's actor says it."""
-        with Client.outside(self.edge.run.path) as us:
-            us.tell(TWINS, DesiredChanged(identity, version, patch))
+    def desire(self, identity: str, patch: dict[str, Any]) -> int:
+        """Change desired properties in the edge's own IoT Hub; return their version."""
+        path = twin_path(*_parts(identity))
+        twin = Cloud(self.edge.home).call("PATCH", path, {"properties": {"desired": patch}})
+        return int(twin["properties"]["desired"]["$version"])
+
+    def registered(self, identity: str) -> dict[str, Any]:
+        """Return an identity as the edge's own IoT Hub knows it."""
+        found: dict[str, Any] = Cloud(self.edge.home).get(device_path(*_parts(identity)))
+        return found
 
     # trouble
 
@@ -233,3 +240,8 @@ class SdkSite:
                 leaf.__exit__()
         self.edge.close()
         self._door.close()
+
+
+def _parts(identity: str) -> tuple[str, str | None]:
+    device, _, module = identity.partition("/")
+    return device, module or None

@@ -14,7 +14,7 @@ import pytest
 
 from actors.agent_root import AGENT
 from actors.module_report import ModuleReported
-from actors.supervisor import RestartModule, StartModule, StopModule
+from actors.supervisor_messages import RestartModule, StartModule, StopModule
 from messaging.version import VERSION
 from runtime import process_table
 from runtime.listening_sockets import bind, parse_listen_address

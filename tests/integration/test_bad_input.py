@@ -150,14 +150,18 @@ def test_an_address_of_another_machine_is_refused(edge: EdgeProcess) -> None:
     assert told.startswith("cannot listen on 192.0.2.1:8883: 192.0.2.1 is not an address of this machine")
 
 
-def test_a_home_that_is_a_file_is_refused_and_left_alone(edge: EdgeProcess) -> None:
-    edge.home.write_text("precious")
+@pytest.mark.parametrize("below", ["", "/home"], ids=["the file", "below it"])
+def test_a_home_that_is_a_file_is_refused_and_left_alone(edge: EdgeProcess, below: str) -> None:
+    file = edge.home
+    file.write_text("precious")
+    edge.home = Path(f"{file}{below}")
+    edge.environment["EDGE_ACTORS_HOME"] = str(edge.home)
 
     code, told = refused(edge, "--deployment", str(SAMPLE))
 
     assert (code, told) == (1, f"home {edge.home} is not a folder; choose another with --home")
-    assert edge.home.read_text() == "precious"
-    edge.home.unlink()
+    assert file.read_text() == "precious"
+    file.unlink()
 
 
 def test_a_home_that_cannot_be_written_is_refused(edge: EdgeProcess) -> None:
@@ -189,7 +193,7 @@ def test_a_home_longer_than_a_socket_path_works(tmp_path: Path) -> None:
     try:
         edge.start()
 
-        assert set(edge.modules()) == {"edgeAgent", "edgeHub", "filter", "sensor"}
+        assert set(edge.modules()) == {"edgeAgent", "edgeCloud", "edgeHub", "filter", "sensor"}
     finally:
         edge.close()
     assert not edge.home.exists()

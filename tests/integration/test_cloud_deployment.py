@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,9 @@ import pytest
 
 from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.actors.manifests import HUB as HUB_PATH
-from tests.actors.manifests import manifest
-from tests.integration.cloud_program import CloudProgram
-from tests.integration.edge_process import UP, EdgeProcess
+from tests.integration.cloud_site import Site, code
+from tests.integration.edge_process import UP
 
-EDGE = "edge1"
-LIMIT_S = 30.0
 COMMAND = ["/bin/sh", "-c", "echo $0 up && exec sleep 1000"]
 HUB = (*AGENT_PATH, "systemModules", "edgeHub")
 
@@ -27,69 +22,11 @@ def sleeper(**others: Any) -> dict[str, Any]:
     return module | {"settings": {"command": COMMAND}} | others
 
 
-class Site:
-    """A stand-in, and an edge that is a device of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cloud = CloudProgram()
-        self.cloud.start()
-        self.edge = EdgeProcess()
-        self.cloud.do("device", "create", EDGE, "--edge")
-        self._settings = {
-            "EDGE_ACTORS_CONNECTION_STRING": self.cloud.do("connection-string", "--device", EDGE),
-            "EDGE_ACTORS_CLOUD_CA": str(self.cloud.ca_file),
-            "EDGE_ACTORS_PROCESS_ALLOW": "/bin/sh -c 'echo $0 up && exec sleep 1000'",
-        }
-
-    def start(self) -> None:
-        self.edge.start(from_file=False, **self._settings)
-
-    def deploy(self, modules: dict[str, Any], *changes: tuple[tuple[str, ...], Any]) -> None:
-        content = manifest(((*AGENT_PATH, "modules"), modules), ((*HUB_PATH, "routes"), UP), *changes)
-        file = self.folder / "deployment.json"
-        file.write_text(json.dumps(content))
-        self.cloud.do("deploy", EDGE, str(file))
-
-    def twin(self, module: str = "$edgeAgent") -> dict[str, Any]:
-        twin = self.cloud.ask("twin", "get", EDGE, "--module", module)
-        properties = twin["properties"]
-        assert isinstance(properties, dict)
-        return properties
-
-    def call(self, method: str, **payload: Any) -> dict[str, Any]:
-        """Call a method of `$edgeAgent`; returns status and payload."""
-        module = ("--module", "$edgeAgent")
-        answer = self.cloud.ask("method", EDGE, method, *module, "--payload", json.dumps(payload))
-        assert isinstance(answer, dict)
-        return answer
-
-    def wait_for_report(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait until something holds of what `$edgeAgent` has reported, and return that."""
-        deadline_s = time.monotonic() + LIMIT_S
-        while True:
-            reported: dict[str, Any] = self.twin()["reported"]
-            if holds(reported):
-                return reported
-            assert time.monotonic() < deadline_s, f"{reported}\n{self.edge.log.read_text()}"
-            time.sleep(0.1)  # between two looks at what other processes do
-
-    def close(self) -> None:
-        self.edge.close()
-        self.cloud.__exit__()
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path)
     yield made
     made.close()
-
-
-def code(reported: dict[str, Any]) -> int | None:
-    status = reported.get("lastDesiredStatus", {}).get("code")
-    assert status is None or isinstance(status, int)
-    return status
 
 
 def test_an_edge_runs_what_the_cloud_says_and_says_how_that_fares(site: Site) -> None:
@@ -215,7 +152,7 @@ def test_a_file_of_the_device_goes_before_the_cloud_and_that_is_reported(site: S
     site.deploy({"theirs": sleeper()})
     site.edge.deploy({"mine": sleeper()})
 
-    site.edge.start(**site._settings)
+    site.edge.start(**site.settings)
 
     site.edge.wait_for(mine="running")
     in_force = "the deployment file deployment.json of this device is in force"

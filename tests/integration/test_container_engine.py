@@ -12,7 +12,7 @@ import pytest
 
 from actors.agent_root import AGENT
 from actors.module_report import ModuleReported
-from actors.supervisor import RestartModule
+from actors.supervisor_messages import RestartModule
 from runtime.docker_leftovers import remove_containers
 from tests.docker_image import image, why_no_private_engine
 from tests.integration.containers import PrivateEngine, container

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from actors.agent_root import AGENT
+from actors.module_report import ModuleReported
 from actors.module_spec import DockerSettings, ImagePullPolicy, ModuleSpec
 from actors.ports import Preparation
 from actors.registries import RegistryCredential
+from actors.supervisor_messages import RestartModule
 from runtime.cli.main import invoke
 from runtime.container_maker import ContainerNames
 from runtime.docker_engine import DockerEngine
 from runtime.docker_runtime import DockerRuntime
 from runtime.image_collector import CollectionTimes, ImageCollector
 from runtime.image_use import ImageUse
+from tests.docker_image import why_no_private_engine
 from tests.integration.container_edge import ContainerEdge
 from tests.integration.containers import container
 from tests.integration.edge_process import LIMIT_S, shell
@@ -127,6 +133,39 @@ def test_who_may_not_pull_is_told_what_to_fix_and_the_others_run(
     told = capsys.readouterr().out
     assert words in told
     assert "wrong" not in told
+
+
+def test_a_registry_whose_certificate_is_not_trusted_is_told_and_used_once_it_is(
+    edge: ContainerEdge, client: APIClient, docker_image: str
+) -> None:
+    reason = why_no_registry() or why_no_private_engine()
+    if reason is not None:
+        pytest.skip(reason)
+    # On 127.0.0.1 an engine trusts anybody.
+    [network] = client.inspect_network("bridge")["IPAM"]["Config"]
+    registry = PrivateRegistry(str(next(ip_network(network["Subnet"]).hosts())))
+    trusted = Path("/etc/docker/certs.d") / registry.address
+    try:
+        registry.start()
+        trusted.mkdir(parents=True)
+        (trusted / "ca.crt").write_text(registry.certificate)
+        pump = registry.push(client, another_image(client, docker_image, uuid.uuid4().hex), "pump:1")
+        (trusted / "ca.crt").unlink()
+        edge.deploy({"pump": container(pump, *SLEEP), "valve": container(docker_image, *SLEEP)})
+        edge.give_account(registry.address, USER, PASSWORD)
+
+        edge.start()
+
+        edge.wait_for(valve="running")
+        listed = edge.wait_until(lambda now: "pulled:" in now["pump"]["description"])
+        assert f"put its CA into {trusted}/ca.crt" in listed["pump"]["description"]
+
+        (trusted / "ca.crt").write_text(registry.certificate)
+        edge.ask(AGENT, RestartModule("pump"), ModuleReported, timeout_s=LIMIT_S)
+        edge.wait_for(pump="running")
+    finally:
+        registry.close()
+        shutil.rmtree(trusted, ignore_errors=True)
 
 
 def test_a_registry_that_is_down_keeps_nobody_from_the_image_that_is_here(

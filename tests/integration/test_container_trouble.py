@@ -17,7 +17,7 @@ import pytest
 
 from actors.agent_root import AGENT
 from actors.module_report import ModuleReported
-from actors.supervisor import StopModule
+from actors.supervisor_messages import StopModule
 from runtime.cli.main import invoke
 from tests.docker_image import why_no_private_engine
 from tests.integration.container_edge import ContainerEdge, health_check, make_ill

@@ -16,7 +16,8 @@ import pytest
 
 from actors.agent_root import AGENT
 from actors.module_report import ModuleReported
-from actors.supervisor import StartModule, StopModule
+from actors.supervisor_messages import StartModule, StopModule
+from runtime.cli.main import invoke
 from runtime.docker_leftovers import remove_containers
 from tests.integration.container_edge import ContainerEdge, health_check, make_ill
 from tests.integration.containers import container
@@ -301,7 +302,9 @@ def test_a_home_that_was_copied_has_containers_of_its_own_and_leaves_the_origina
     assert "was copied or moved here from another machine or folder" in other.log.read_text()
 
 
-def test_a_port_that_another_container_has_is_named_with_it(edge: ContainerEdge, docker_image: str) -> None:
+def test_a_port_that_another_container_has_is_named_with_it(
+    edge: ContainerEdge, docker_image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as probe:
         probe.bind(("0.0.0.0", 0))
         port = probe.getsockname()[1]
@@ -320,6 +323,8 @@ def test_a_port_that_another_container_has_is_named_with_it(edge: ContainerEdge,
     said = edge.wait_for(first="running", second="backoff")["second"]["description"]
     assert f"port {port} is taken by container 'first'" in said
     assert "PortBindings" in said
+    assert invoke(["explain", "second", "--home", str(edge.home)]) == 0
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

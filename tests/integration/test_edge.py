@@ -20,7 +20,7 @@ from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
-from actors.supervisor import StopModule
+from actors.supervisor_messages import StopModule
 from messaging.client import Client, RequestRefused
 from messaging.lifecycle import Describe, Described
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate

@@ -22,7 +22,7 @@ from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
-from actors.supervisor import StartModule, StopModule
+from actors.supervisor_messages import StartModule, StopModule
 from messaging.client import Client
 from messaging.lifecycle import DeadLetterList, ListDeadLetters
 from runtime.certificates import SERVER_FILE, ensure_edge_ca, ensure_server_certificate

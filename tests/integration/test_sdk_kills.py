@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import threading
 import time
@@ -112,15 +111,14 @@ def twin(site: SdkSite, identity: str) -> Do:
 def desired(site: SdkSite, identity: str) -> Do:
     """Have a number desired by the cloud, and hear of it."""
     client = site.clients[identity]
-    version = client.ask("twin")["desired"]["$version"]
+    client.ask("twin")
     client.ask("desired")
 
     def do(number: int) -> None:
-        patch = json.dumps({"number": number}).encode()
         deadline_s = time.monotonic() + GIVE_UP_S
         while time.monotonic() < deadline_s:
             try:
-                site.desire(identity, version + 1 + number, patch)  # the cloud says it until it is heard
+                site.desire(identity, {"number": number})  # the cloud says it until it is heard
                 client.event("desired", lambda event: event["patch"].get("number") == number, TRIES_S)
                 return
             except AssertionError:

@@ -130,5 +130,6 @@ def test_a_hub_that_hangs_in_a_commit_is_started_again_and_nothing_acknowledged_
     assert "in transaction" in said
     assert "this process ends: hub/store has not come back from on_turn_end for 10 s" in said
     assert connect(edge, leaf).publish_and_wait(b"after")
-    sent = (edge.home / "upstream.jsonl").read_text()
-    assert base64.b64encode(b"before").decode() in sent
+    sent = edge.home / "upstream.jsonl"
+    before = base64.b64encode(b"before").decode()
+    edge.wait_until(lambda _: sent.exists() and before in sent.read_text())

@@ -195,6 +195,7 @@ def named_by_values(values: object) -> dict[str, Any]:
 
 @given(objects, objects)
 def test_the_difference_of_two_twins_turns_one_into_the_other(old: Any, new: Any) -> None:
+    """Source: agent.md section 8, row 91."""
     made = merge(old, difference(old, new))
 
     assert msgspec.json.encode(made, order="deterministic") == msgspec.json.encode(new, order="deterministic")

@@ -42,6 +42,7 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         image_gc_enabled=True,
         image_gc_interval=86_400.0,
         image_gc_threshold=604_800.0,
+        image_gc_time=None,
         trust_bundle_cert=None,
         process_allow=(),
         process_isolation="auto",

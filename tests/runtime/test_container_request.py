@@ -42,6 +42,7 @@ def request(
 
 
 def test_a_module_without_options_gets_all_it_needs() -> None:
+    """Source: agent.md section 8, row 72; a folder is mounted."""
     module = ModuleSpec("pump", DockerSettings("pump:1"))
 
     body = dict(request().body)
@@ -63,6 +64,14 @@ def test_a_module_without_options_gets_all_it_needs() -> None:
         },
         "NetworkingConfig": {"EndpointsConfig": {"edge-actors-0a1b2c3d": {"Aliases": ["pump"]}}},
     }
+
+
+def test_a_label_of_ours_cannot_be_given_by_the_options() -> None:
+    """Source: agent.md section 8, row 74; the edge itself is no container, its labels are on modules."""
+    labels = dict(request({"labels": {"net.edge-actors.home": "another", "mine": "1"}}).body)["Labels"]
+
+    assert labels["net.edge-actors.home"] == "0a1b2c3d"
+    assert labels["mine"] == "1"
 
 
 def test_options_are_passed_on_whatever_they_are_and_however_they_are_spelt() -> None:
@@ -110,6 +119,7 @@ def test_env_of_the_options_wins_and_one_without_a_value_is_empty() -> None:
 def test_a_container_joins_our_network_unless_its_options_say_where_it_belongs(
     host: dict[str, Any], endpoints: dict[str, Any], mode: str | None, joined: bool, hosts: bool
 ) -> None:
+    """Source: agent.md section 8, row 73."""
     body = request({"HostConfig": host, "NetworkingConfig": {"EndpointsConfig": endpoints}}).body
 
     assert body["HostConfig"].get("NetworkMode") == mode
@@ -150,6 +160,7 @@ def test_the_digest_changes_with_all_that_is_asked_for(changed: ContainerRequest
 
 
 def test_a_module_without_a_workload_socket_mounts_none() -> None:
+    """Source: agent.md section 8, row 72."""
     assert "Binds" not in request(folder="").body["HostConfig"]
 
 

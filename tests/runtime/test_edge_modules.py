@@ -72,6 +72,7 @@ def python(code: str, **fields: object) -> ModuleSpec:
 
 
 def test_a_module_is_told_all_that_a_device_sdk_looks_for(workshop: Workshop) -> None:
+    """Source: agent.md section 8, row 75."""
     told = workshop.printed(python(TELL))
 
     assert {name: value for name, value in told.items() if name.startswith("IOTEDGE_")} == {
@@ -90,6 +91,7 @@ def test_a_module_is_told_all_that_a_device_sdk_looks_for(workshop: Workshop) ->
 def test_the_manifest_sets_what_it_likes_but_not_who_the_module_is(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Source: agent.md section 8, row 75."""
     monkeypatch.setenv("A_SECRET_OF_OURS", "x")
 
     told = workshop.printed(python(TELL, env={"INTERVAL": "5", "IOTEDGE_MODULEID": "other", "HOME": "/tmp"}))

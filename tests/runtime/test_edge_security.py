@@ -9,12 +9,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from actors.hub_identity import HubIdentity
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
 from runtime import process_table
 from runtime.edge_security import EdgeSecurity
 from runtime.home import Home
 from runtime.module_environment import EdgeNames
+from runtime.provisioning import Provisioned
+from runtime.scope_file import ScopeFile
 from tests.runtime.client_certificates import make_signer
 
 NOW_S = 1_800_000_000.0
@@ -29,7 +32,10 @@ def security(run_dir: Path) -> Iterator[EdgeSecurity]:
 
 
 def make(
-    run_dir: Path, image_of: Callable[[str], str | None] = lambda name: None, trusted_pem: str = ""
+    run_dir: Path,
+    image_of: Callable[[str], str | None] = lambda name: None,
+    trusted_pem: str = "",
+    provisioned: Provisioned | None = None,
 ) -> EdgeSecurity:
     return EdgeSecurity(
         Home(run_dir / "home"),
@@ -40,6 +46,7 @@ def make(
         trusted_pem=trusted_pem,
         image_of=image_of,
         now_s=lambda: NOW_S,
+        provisioned=provisioned,
     )
 
 
@@ -159,3 +166,23 @@ def test_whoever_asks_is_told_which_modules_are_containers(run_dir: Path) -> Non
 
     assert told == [("edgeHub", "docker", ""), ("pump", "docker", "pump:1"), ("sensor", "process", "")]
     security.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"], ids=["empty", "cut off", "something else"])
+def test_who_is_known_is_not_all_when_the_list_of_the_cloud_is_damaged(
+    run_dir: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    linked = Provisioned("hub.example", "edge1", Secret(b"a2V5"))
+    scope = Home(run_dir / "home").scope
+    scope.parent.mkdir()
+    ScopeFile(scope).replace(NOW_S, [HubIdentity("leaf")])
+    first = make(run_dir, provisioned=linked)
+    assert first.identities().is_whole
+    first.close()
+    scope.write_bytes(content)
+
+    second = make(run_dir, provisioned=linked)
+
+    assert not second.identities().is_whole
+    assert "the hub's copy counts until the cloud answers" in caplog.text
+    second.close()

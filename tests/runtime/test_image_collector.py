@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+from datetime import datetime, time
 from pathlib import Path
 
 import pytest
 
 from messaging.clock import ManualClock
-from runtime.image_collector import collectable
+from runtime.image_collector import CollectionTimes, collectable, next_look_s
 from runtime.image_use import ImageRecord, ImageUse, PulledImage
 
 NOW_S = 1_000_000.0
-WEEK_S = 604_800.0
+DAY_S, WEEK_S = 86_400.0, 604_800.0
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,34 @@ def test_an_image_goes_when_nobody_has_used_it_for_long(
     record = ImageRecord(pulled={"a": PulledImage(["pump:1"], used_at_s)})
 
     assert collectable(record, kept, NOW_S, WEEK_S) == (("a",) if is_removed else ())
+
+
+def local_s(day: int, hour: int) -> float:
+    return datetime(2026, 3, day, hour).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("looked_at_s", "now_s", "at", "due_s"),
+    [
+        (local_s(3, 15), local_s(3, 16), None, local_s(4, 15)),
+        (local_s(3, 15), local_s(3, 16), time(2, 0), local_s(4, 2)),
+        (local_s(4, 2), local_s(4, 3), time(2, 0), local_s(5, 2)),
+        (local_s(3, 15), local_s(9, 9), time(2, 0), local_s(9, 9)),
+        (0.0, local_s(9, 9), time(2, 0), local_s(9, 9)),
+        (local_s(9, 15), local_s(9, 9), time(2, 0), local_s(9, 9)),
+    ],
+    ids=["any time", "in the first night", "every night", "missed", "never looked", "the clock was set back"],
+)
+def test_images_to_remove_are_looked_for_at_their_time(
+    looked_at_s: float, now_s: float, at: time | None, due_s: float
+) -> None:
+    assert next_look_s(looked_at_s, now_s, CollectionTimes(DAY_S, WEEK_S, at)) == due_s
+
+
+def test_more_looks_than_one_a_day_are_one_a_day_at_a_time_of_day() -> None:
+    times = CollectionTimes(DAY_S / 2, WEEK_S, time(2, 0))
+
+    assert next_look_s(local_s(4, 2), local_s(4, 3), times) == local_s(5, 2)
 
 
 @pytest.fixture

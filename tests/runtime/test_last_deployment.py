@@ -36,6 +36,7 @@ def last(tmp_path: Path, keys: KeyStore) -> LastDeployment:
 def test_what_is_kept_is_read_by_the_next_start_and_by_nobody_else(
     tmp_path: Path, last: LastDeployment
 ) -> None:
+    """Source: agent.md section 8, row 96."""
     last.keep(KEPT)
 
     again = LastDeployment(Home(tmp_path).last_deployment, KeyStore.open(Home(tmp_path).keys))
@@ -62,6 +63,7 @@ def test_without_a_file_there_is_nothing(last: LastDeployment) -> None:
 def test_a_file_that_was_altered_is_not_used_and_that_is_said(
     tmp_path: Path, last: LastDeployment, at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Source: agent.md section 8, rows 40 and 95."""
     last.keep(KEPT)
     path = Home(tmp_path).last_deployment
     content = bytearray(path.read_bytes())

@@ -57,6 +57,7 @@ def answer(worker: ModuleLogWorker, request: LogRequest) -> tuple[int, Any]:
 def test_each_module_has_an_entry_in_the_form_asked_for(
     worker: ModuleLogWorker, encoding: str, content_type: str
 ) -> None:
+    """Source: agent.md section 8, row 121."""
     status, [entry] = answer(worker, asked(encoding=encoding, contentType=content_type))
 
     assert status == 200
@@ -99,6 +100,7 @@ def test_a_module_without_a_log_has_an_empty_one_and_none_at_all_an_empty_list(
 def test_more_than_fits_into_an_answer_is_refused(
     worker: ModuleLogWorker, home: Home, characters: int, status: int
 ) -> None:
+    """Source: agent.md section 8, row 122."""
     line = "y" * 999 + "\n"
     text = line * (characters // 1000) + "y" * (characters % 1000)
     home.log_of("sensor").write_text(text)
@@ -168,6 +170,7 @@ def put(worker: ModuleLogWorker, request: LogRequest) -> str:
 
 
 def test_json_is_one_block_blob(worker: ModuleLogWorker, storage: Storage) -> None:
+    """Source: agent.md section 8, row 123."""
     problem = put(worker, asked(needs_url=True, sasUrl=storage.url, contentType="json"))
 
     [(path, headers, body)] = storage.puts
@@ -181,6 +184,7 @@ def test_json_is_one_block_blob(worker: ModuleLogWorker, storage: Storage) -> No
 
 
 def test_text_is_an_append_blob(worker: ModuleLogWorker, storage: Storage) -> None:
+    """Source: agent.md section 8, rows 120 and 123."""
     request = asked(needs_url=True, sasUrl=storage.url, contentType="text", encoding="gzip")
 
     assert put(worker, request) == ""
@@ -196,6 +200,7 @@ def test_text_is_an_append_blob(worker: ModuleLogWorker, storage: Storage) -> No
 def test_all_modules_are_uploaded_and_one_that_fails_fails_the_task(
     worker: ModuleLogWorker, storage: Storage
 ) -> None:
+    """Source: agent.md section 8, row 111."""
     storage.refuse = 1
     request = asked(needs_url=True, sasUrl=storage.url, contentType="text", items={"id": "all"})
 

@@ -152,6 +152,7 @@ class Moving:
 
 
 def test_a_device_that_was_moved_to_another_hub_goes_there(tmp_path: Path) -> None:
+    """Source: agent.md section 8, row 101."""
     edge = Moving(tmp_path, ("hub8", "d7"))
 
     fault = edge.again.after(REFUSED)
@@ -202,6 +203,7 @@ def test_the_service_is_asked_once_an_hour_at_most(tmp_path: Path) -> None:
     ids=lambda fault: fault.kind.name,
 )
 def test_what_is_no_refusal_of_the_device_is_no_reason_to_ask(tmp_path: Path, fault: CloudFault) -> None:
+    """Source: agent.md section 8, row 101."""
     edge = Moving(tmp_path)
 
     assert edge.again.after(fault) == fault

@@ -1,0 +1,133 @@
+"""The link of a real hub to the stand-in over lines that are bad: nothing is lost, nothing comes in disorder.
+
+All profiles in turn over one edge, short; as a campaign (`-m campaign`) each for itself, again and again. How
+long something lasts is counted in messages that each source publishes meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from actors.hub_environment import HubEnvironment
+from tests.integration.link_story import LinkStory
+from tests.integration.linked_hub import LinkedHub
+from tests.integration.network import MOBILE, NARROW, OUTAGES_MINUTES, SATELLITE, Profile
+
+ROUTES = {"up": "FROM /messages/* INTO $upstream"}
+MODULES, DEVICES = ("pump", "fan"), ("leaf",)
+PER_S = 50.0  # of each source
+MINUTE = 10  # messages of each source: 0.2 s of a campaign, and less of the short test
+HASTY = HubEnvironment(cloud_operation_timeout_s=3.0)
+
+Happen = Callable[[LinkStory, random.Random, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What happens to the line, as a function of the scale of its times; `times` in a campaign."""
+
+    name: str
+    happen: Happen
+    times: int = 10
+
+
+def outage(off_minutes: float, on_minutes: float) -> Trouble:
+    def happen(story: LinkStory, chance: random.Random, scale: float) -> None:
+        story.linked.line.cut()
+        story.change()
+        story.publish(round(off_minutes * MINUTE * scale))
+        story.linked.line.restore()
+        story.returned()
+        story.publish(round(on_minutes * MINUTE * scale))
+
+    return Trouble(f"{off_minutes}/{on_minutes} minutes off/on", happen)
+
+
+def slow(name: str, profile: Profile, messages: int, times: int = 10) -> Trouble:
+    def happen(story: LinkStory, chance: random.Random, scale: float) -> None:
+        story.linked.line.profile = profile
+        story.linked.line.reset()  # connections are to be opened over it, too
+        story.change()
+        story.publish(round(messages * scale))
+        story.wait_for_changes()
+        story.returned()
+        story.linked.line.profile = Profile()
+
+    return Trouble(name, happen, times)
+
+
+def half_open(story: LinkStory, chance: random.Random, scale: float) -> None:
+    story.linked.line.swallow()
+    story.change()
+    story.publish(round(100 * scale))
+    story.linked.line.restore()
+    story.returned()
+
+
+def stranded(story: LinkStory, chance: random.Random, scale: float) -> None:
+    story.linked.line.strand()
+    story.change()
+    story.flows()  # once each connection is found to be dead
+    story.returned()
+
+
+def reset_inside_packets(story: LinkStory, chance: random.Random, scale: float) -> None:
+    line = story.linked.line
+    line.reset_after(chance.randrange(1, 400))
+    story.change()
+    story.publish(round(50 * scale))
+    line.reset_after(chance.randrange(4_000, 12_000), again=True)
+    story.publish(round(100 * scale))
+    line.reset_after(1 << 60)
+    story.returned()
+
+
+TROUBLES = (
+    *(outage(off, on) for off, on in OUTAGES_MINUTES),
+    slow("600 ms ± 50 ms, 2 % of connections lost, 25 Mbit/s", SATELLITE, 100),
+    slow("100 ms ± 10 ms", MOBILE, 100),
+    slow("25 kbit/s", NARROW, 50, times=3),
+    Trouble("half open", half_open),
+    Trouble("half open, and nobody resets it", stranded, times=3),
+    Trouble("reset inside a packet", reset_inside_packets),
+)
+
+
+@contextmanager
+def told(seed: int) -> Iterator[LinkStory]:
+    """Tell a story to its end, and what came of it."""
+    with LinkedHub(ROUTES, MODULES, DEVICES, seed=seed, environment=HASTY) as linked:
+        story = LinkStory(linked, PER_S)
+        story.start()
+        yield story
+        story.end()
+    resumed, answered = sorted(story.resumed_s), sorted(story.answered_s)
+    print(
+        f"seed {seed}, {len(resumed)} returns, {story.published} messages: flowing again after "
+        f"{resumed[len(resumed) // 2]:.2f} s, {resumed[-1]:.2f} at most; methods answered after "
+        f"{answered[len(answered) // 2]:.2f} s, {answered[-1]:.2f} at most"
+    )
+
+
+def test_over_bad_lines_in_turn_everything_arrives_in_order_and_books_agree() -> None:
+    chance = random.Random(20261121)
+    with told(20261121) as story:
+        for trouble in chance.sample(TROUBLES, len(TROUBLES)):
+            trouble.happen(story, chance, 0.1)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
+def test_over_a_bad_line_for_long_everything_arrives_in_order_and_books_agree(trouble: Trouble) -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    chance = random.Random(seed)
+    with told(seed) as story:
+        for _ in range(trouble.times):
+            trouble.happen(story, chance, 1.0)
