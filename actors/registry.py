@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 REGISTRY: Final = "agent/registry"
 FIRST_S: Final = 0.2  # until the first sync, unless modules are to be made: then it is for them, too
 SPACING_S: Final = 1.0  # between two, whoever asks how often
+OWN_S: Final = 5.0  # at most, between two tries at a stand-in of our own, whom that costs nothing
 NO_CLOUD: Final = "no cloud"
 CONNECTING: Final = "connecting"
 
@@ -152,7 +153,9 @@ class RegistryActor(EdgeActor):
         if again and fault is None:
             self._want()
         else:
-            self._set_timer(wait_s(fault, self._failures, bool(message.problems), self._random()))
+            wait = wait_s(fault, self._failures, bool(message.problems), self._random())
+            is_near = self._registry is not None and self._registry.is_own and fault is not None
+            self._set_timer(min(wait, OWN_S) if is_near else wait)
 
     def on_get_provisioning(self, message: GetProvisioning) -> None:
         registry = self._registry

@@ -35,6 +35,7 @@ from runtime.process_runtime import ProcessRuntime
 from runtime.run_directory import EMBEDDED_CLOUD, RunDirectory
 
 START_WAIT_S: Final = 2.0  # for a start under way, when the module already asks the workload API
+RUN_BASE: Final = "XDG_RUNTIME_DIR"  # our own programs have to find the same run directories
 # What programs expect to find; everything else of our own environment is none of a module's business.
 PASSED_ON: Final = ("HOME", "LANG", "TZ", "USER")
 HUB_PROGRAM: Final = "runtime.hub"
@@ -231,7 +232,7 @@ class EdgeModules:
         sockets, descriptors = take_sockets()
         home = self._run.home
         environment = {
-            **self._common_environment(),
+            **self._common_environment(RUN_BASE),
             **sockets,
             "EDGE_ACTORS_LOG_LEVEL": self._log_level,
             "PYTHONPATH": str(SOURCES),
@@ -239,10 +240,11 @@ class EdgeModules:
         command = (sys.executable, "-m", program, *arguments)
         return ProcessSpec(name, command, environment, home, Home(home).log_of(name), descriptors)
 
-    def _common_environment(self) -> dict[str, str]:
+    def _common_environment(self, *more: str) -> dict[str, str]:
         own_folder = str(Path(sys.executable).parent)  # so that `python3` is the one that has the device SDK
         path = os.pathsep.join((own_folder, os.environ.get("PATH", os.defpath)))
-        return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"PATH": path}
+        passed_on = {name: os.environ[name] for name in (*PASSED_ON, *more) if name in os.environ}
+        return passed_on | {"PATH": path}
 
 
 def _run(running: RunningModule) -> ModuleRun:

@@ -35,7 +35,7 @@ from scripts.bench.raw_limits import fdatasync_ms, file_system
 SOURCES = 20
 LOCAL = SOURCES  # the publisher behind them, which sends to a module
 BODY_BYTES = 1024
-WINDOW = 2  # messages on their way of each source at the steady pace
+PACE = {"window": 100, "pause_us": 3000, "payload_bytes": BODY_BYTES}  # of the sources, at the steady pace
 LOOK_S = 0.05
 HOUR_MESSAGES = SOURCES * 3600
 STILL_S = 30.0  # without anything new in the cloud: what is missing does not come any more
@@ -138,8 +138,7 @@ def sustained(peer: LinkPeer, per_s: int, seconds: float, *, on: bool) -> dict[s
     arrivals = Arrivals(peer.cloud_database)
     arrivals.skip()
     arrivals.start()
-    pause_us = int(SOURCES * WINDOW / per_s * 1e6)
-    pace = {"window": WINDOW, "pause_us": pause_us, "payload_bytes": BODY_BYTES, "seconds": seconds}
+    pace = PACE | {"per_s": per_s / SOURCES, "seconds": seconds}
     hub, before_s, began_s = peer.hub_pid, cpu_s(peer.hub_pid), time.monotonic()
     with ThreadPoolExecutor() as pool:
         up = pool.submit(run_load, Part(peer, 0, LOCAL, **pace), f"tls/{SOURCES}/burst", seconds)

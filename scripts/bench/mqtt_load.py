@@ -21,6 +21,8 @@ Configuration, on standard input because it holds passwords:
     payload_bytes at least 24                                                    default 256
     warmup_s, seconds                                                            default 0.5 and 3
     messages      stop after so many per publisher instead; no warm-up then      default 0: no such limit
+    per_s         messages a second of each publisher, as far as its window has room; for bursts
+                                                                                 default 0: as fast as it goes
     drain_s       longest wait without progress at the end                       default 5
 
 Without the pause the generator would wake for every single acknowledgement and spend a core on system calls
@@ -65,6 +67,7 @@ class Load:
     warmup_s: float = 0.5
     seconds: float = 3.0
     messages: int = 0
+    per_s: float = 0.0
     drain_s: float = 5.0
 
     @classmethod
@@ -90,6 +93,8 @@ class Publisher:
     window: int
     limit: int  # messages, 0 for none
     most_at_once: int  # messages in one write
+    per_s: float = 0.0  # 0: as fast as it goes
+    began_ns: int = 0  # of the pace
     latencies_ns: array = field(default_factory=lambda: array("q"))
     recording: bool = False
     sent: int = 0
@@ -101,7 +106,9 @@ class Publisher:
         free = self.window - (self.sent - self.acknowledged)
         if self.limit:
             free = min(free, self.limit - self.sent)
-        while free:
+        if self.per_s:
+            free = min(free, int((clock_ns() - self.began_ns) * self.per_s / NS) - self.sent)
+        while free > 0:
             free -= self._write(min(free, self.most_at_once))
 
     def _write(self, free: int) -> int:
@@ -220,7 +227,7 @@ class Run:
                 client["topic"], load.payload_bytes, publisher_id, load.in_flight()
             )
             most = load.in_flight() if load.mode == "burst" else 1
-            publisher = Publisher(link, buffer, acks, load.in_flight(), load.messages, most)
+            publisher = Publisher(link, buffer, acks, load.in_flight(), load.messages, most, load.per_s)
             self._watch(link, publisher)
             self.publishers.append(publisher)
 
@@ -232,6 +239,10 @@ class Run:
         """Serve every socket that has something, once."""
         if self.pause_s:
             time.sleep(self.pause_s)
+        if publish and self.load.per_s:
+            timeout_s = 0.0  # the pause is the clock
+            for publisher in self.publishers:
+                publisher.publish()
         for fd, events in self.poll.poll(timeout_s):
             client = self.by_fd[fd]
             if events & select.EPOLLOUT:
@@ -281,7 +292,9 @@ class Run:
         gc.disable()  # nothing here makes cycles, and a pause would look like the broker's
         self._record(bool(load.messages))
         opened = self._snapshot()
-        for publisher in self.publishers:
+        for number, publisher in enumerate(self.publishers):
+            if load.per_s:  # not all of them at the same moment
+                publisher.began_ns = clock_ns() + int(number / len(self.publishers) / load.per_s * NS)
             publisher.publish()
         if load.messages:
             closed = drained = self._finish(load.messages * len(self.publishers), publish=True)

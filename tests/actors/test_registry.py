@@ -9,6 +9,7 @@ import pytest
 from actors.cloud_connection import CloudFault, Fault
 from actors.ports import SyncOutcome
 from actors.registry import (
+    OWN_S,
     SPACING_S,
     GetProvisioning,
     ProvisioningState,
@@ -181,6 +182,18 @@ def test_a_fault_is_logged_once_and_its_end_too(
         world.ends()
 
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+def test_a_stand_in_of_our_own_is_tried_every_few_seconds(
+    world: RegistryWorld, registry: FakeRegistry
+) -> None:
+    registry.is_own = True
+    world.want(1)
+    for _ in range(5):
+        world.ends(failed(Fault.UNAUTHORIZED, 401))
+        begun = registry.begun
+        world.system.advance(OWN_S)
+        assert registry.begun == begun + 1
 
 
 def test_a_cloud_that_is_just_starting_is_no_news(

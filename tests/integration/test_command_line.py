@@ -365,7 +365,7 @@ def test_without_a_terminal_nothing_that_draws_is_loaded(edge: EdgeProcess) -> N
 
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "actors.agent" in imported
-    assert not [name for name in imported if name.split(".")[0] in ("rich", "docker", "aiohttp", "azure")]
+    assert not [name for name in imported if name.split(".")[0] in ("rich", "docker", "aiohttp")]
 
 
 def test_with_json_the_log_lines_of_run_are_objects(edge: EdgeProcess) -> None:

@@ -146,6 +146,7 @@ def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: E
     assert (edge.home / "cloud" / "cloud.db").exists()
 
 
+@pytest.mark.timeout(300)  # five starts
 def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
     edge: EdgeProcess, tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_stand_in_that_cannot_start_is_told_and_nothing_else_runs(edge: EdgePr
     assert not RunDirectory.of(edge.home).path.exists()
 
 
+@pytest.mark.timeout(300)
 def test_a_device_of_the_edge_that_was_deleted_is_made_again_and_taken(edge: EdgeProcess) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from actors.module_spec import EDGE_HUB, BuiltInSettings, DockerSettings, ModuleSpec, ProcessSettings
+from actors.module_spec import (
+    EDGE_CLOUD,
+    EDGE_HUB,
+    BuiltInSettings,
+    DockerSettings,
+    ModuleSpec,
+    ProcessSettings,
+)
 from actors.ports import ModuleAccess, ModuleEnd
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.edge_modules import EdgeModules
@@ -106,6 +113,16 @@ def test_a_relative_working_directory_starts_at_the_deployment_file(workshop: Wo
 def test_a_container_is_refused_by_the_runtime_of_processes(workshop: Workshop) -> None:
     with pytest.raises(ConfigError, match="module 'pump' is not a process"):
         workshop.modules.start(ModuleSpec("pump", DockerSettings("pump:1")), ACCESS, workshop.ends.put)
+
+
+def test_a_program_of_ours_finds_the_run_directories_that_we_find(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/somewhere")
+
+    spec = workshop.modules._spec_of(ModuleSpec(EDGE_CLOUD, BuiltInSettings()), ModuleAccess())
+
+    assert spec.env["XDG_RUNTIME_DIR"] == "/somewhere"
 
 
 def test_a_hub_without_its_sockets_says_why(workshop: Workshop) -> None:

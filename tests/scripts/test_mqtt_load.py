@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench.mqtt_load import Load, Subscriber, summary
+from scripts.bench import mqtt_load
+from scripts.bench.mqtt_load import Load, Publisher, Subscriber, summary
 from scripts.bench.mqtt_wire import (
     BadPacket,
     PublishBuffer,
@@ -163,6 +164,24 @@ def test_a_message_of_an_earlier_run_is_acknowledged_and_set_apart() -> None:
 
 def test_a_summary_gives_the_middle_and_the_tail_in_ms() -> None:
     assert summary([n * 1_000_000 for n in range(100, -1, -1)]) == {"p50": 50.0, "p99": 99.0, "max": 100.0}
+
+
+def test_a_publisher_with_a_pace_sends_by_the_clock_as_far_as_its_window_has_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_ns = [0]
+    monkeypatch.setattr(mqtt_load, "clock_ns", lambda: now_ns[0])
+    link = SilentLink()
+    buffer = PublishBuffer("t", 24, PUBLISHER, 10)
+    paced = Publisher(link, buffer, b"", 10, 0, 10, per_s=100.0, began_ns=5_000_000)  # type: ignore[arg-type]
+
+    sent = []
+    for at_ms in (0, 16, 16, 45, 1000):
+        now_ns[0] = at_ms * 1_000_000
+        paced.publish()
+        sent.append(paced.sent)
+
+    assert sent == [0, 1, 1, 4, 10]
 
 
 def test_an_unknown_mode_is_named() -> None:
