@@ -69,6 +69,16 @@ class DesiredChanged:
     patch: bytes
 
 
+@message
+class DesiredFollowed:
+    """From the cloud's actor: changes of this identity's desired properties are told from now on.
+
+    There may have been some that nobody told of.
+    """
+
+    identity: str
+
+
 @data_message
 class C2dReceived:
     """From the cloud: a cloud-to-device message for a device that has the feature C2D, in their order.

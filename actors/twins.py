@@ -2,7 +2,7 @@
 
 Understands: GetTwin, PatchReported, SetDesired, DesiredTold, ForgetTwin, HeadStarted, ClientChanged,
              ClientGone, Stored; from the cloud's side ActorRestarted, LinkChanged, CloudTwin, CloudRefused,
-             ReportedSent, DesiredChanged, DeadlinePassed, RequestFailed
+             ReportedSent, DesiredChanged, DesiredFollowed, DeadlinePassed, RequestFailed
 Tells:       whoever asked (Twin, ReportedPatched, TwinRefused, TwinForgotten), heads (DesiredPatch),
              hub/router (Publish), the cloud's actor (WatchLink, FetchTwin, SendReported)
 Started by:  HubRootActor, on a thread of its own: it waits for the disk
@@ -42,6 +42,7 @@ from actors.cloud import (
     CloudRefused,
     CloudTwin,
     DesiredChanged,
+    DesiredFollowed,
     FetchTwin,
     LinkChanged,
     ReportedSent,
@@ -345,6 +346,9 @@ class TwinActor(EdgeActor):
             self._refresh(identity)  # something in between was missed
         else:
             self._change(identity, record, lambda: self._tell_desired(identity, before, record))
+
+    def on_desired_followed(self, message: DesiredFollowed) -> None:
+        self._refresh(message.identity)
 
     def on_twin_retry(self, message: TwinRetry) -> None:
         self._go_on(message.identity)

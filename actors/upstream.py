@@ -5,8 +5,9 @@ Understands: QueuesWaiting, Ready (from the store); FetchTwin, SendReported, Wat
              MethodFailed; Stored; PeerUp, PeerDown (of the agent); SwitchLink, GetLinkState; its own
              CloudTold, RetryDue, SettleDue, RateDue, LookDue
 Tells:       hub/store (WatchQueues, Attach, Detach, Delivered, Undeliverable), hub/identities (GetAccess),
-             hub/router (C2dReceived), hub/twins (CloudTwin, ReportedSent, CloudRefused, DesiredChanged),
-             hub/methods (InvokeMethod), whoever watches the link (LinkChanged), agent/registry (RefreshScope)
+             hub/router (C2dReceived), hub/twins (CloudTwin, ReportedSent, CloudRefused, DesiredChanged,
+             DesiredFollowed), hub/methods (InvokeMethod), whoever watches the link (LinkChanged),
+             agent/registry (RefreshScope)
 Started by:  HubRootActor, on a thread of its own; a restart closes all connections and begins anew
 
 Source: routing.md section 6; hub-protocols.md sections 7.4, 7.5, 7.8
@@ -202,10 +203,7 @@ class UpstreamActor(EdgeActor):
             return
         if Feature.C2D not in features:
             self._c2d.unwanted(identity)
-        source.features = features
-        if source.connection is not None:
-            source.connection.want(features)
-        self._board.consider(source)
+        self._board.want(source, features)
 
     def on_fetch_twin(self, message: FetchTwin) -> None:
         self._ask_twin(message.identity, None)

@@ -11,7 +11,7 @@ import msgspec
 
 from actors.base import EdgeActor
 from actors.client_services import InvokeMethod, MethodResult
-from actors.cloud import CloudRefused, CloudTwin, DesiredChanged, ReportedSent
+from actors.cloud import CloudRefused, CloudTwin, DesiredChanged, DesiredFollowed, ReportedSent
 from actors.cloud_connection import CloudConnection, CloudFault
 from actors.upstream_events import MethodCalled
 from actors.upstream_rate import is_probed
@@ -135,6 +135,11 @@ class UpstreamServices:
 
     def _refuse(self, source: Source, request: TwinRequest, status: int, reason: str) -> None:
         self._actor.reply(CloudRefused(source.identity, status, reason), request.envelope)
+
+    def desired_followed(self, source: Source) -> None:
+        """Patches of desired properties come from now on; a twin that is fetched later has those before."""
+        if all(request.patch is not None or request.number for request in source.twins):
+            self._actor.tell(self._twins, DesiredFollowed(source.identity))
 
     def desired_patched(self, source: Source, patch: bytes) -> None:
         """Desired properties were patched in the cloud."""

@@ -27,6 +27,7 @@ from actors.upstream_services import UpstreamServices
 from actors.upstream_source import Phase, Source
 from messaging.identity import Identity
 from messaging.kinds import message
+from messaging.topics import Feature
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +248,19 @@ class Switchboard:
                 if other.phase is Phase.WAITING and other.fault is not None and is_probed(other.fault.kind):
                     self._enter(other, Phase.CLOSED)
                     self.consider(other)
+        if Feature.DESIRED_PROPERTIES in source.features:
+            self._services.desired_followed(source)
         self.serve(source)
+
+    def want(self, source: Source, features: frozenset[Feature]) -> None:
+        """Have the cloud tell a source what its client wants."""
+        is_news = Feature.DESIRED_PROPERTIES in features - source.features
+        source.features = features
+        if source.connection is not None:
+            source.connection.want(features)
+            if is_news and source.phase is Phase.OPEN:
+                self._services.desired_followed(source)
+        self.consider(source)
 
     def serve(self, source: Source) -> None:
         """Do on an open connection what is to be done: twins first, then messages."""

@@ -25,6 +25,7 @@ from actors.cloud import (
     CloudRefused,
     CloudTwin,
     DesiredChanged,
+    DesiredFollowed,
     FetchTwin,
     LinkChanged,
     ReportedSent,
@@ -462,6 +463,22 @@ def test_after_a_desired_patch_was_missed_the_client_gets_the_difference(world: 
     world.cloud_twin(to, {"rpm": 3, "new": 2, "$version": 5})
 
     assert world.desired_patches() == [{"rpm": 3, "new": 2, "old": None, "$version": 5}]
+
+
+def test_what_was_patched_before_patches_were_told_is_fetched_behind_what_is_under_way(
+    world: TwinWorld,
+) -> None:
+    world.link()
+    world.connects()
+    [(_, to)] = world.fetches()
+
+    world.tell(TWINS, DesiredFollowed(PUMP), CLOUD)
+    world.cloud_twin(to, {"rpm": 1, "$version": 3})
+    [(_, again)] = world.fetches()
+    world.desired_patches()
+    world.cloud_twin(again, {"rpm": 2, "$version": 4})
+
+    assert world.desired_patches() == [{"rpm": 2, "$version": 4}]
 
 
 def test_a_new_link_asks_for_every_twin_there_is(world: TwinWorld) -> None:

@@ -9,6 +9,7 @@ from actors.cloud import (
     CloudRefused,
     CloudTwin,
     DesiredChanged,
+    DesiredFollowed,
     FetchTwin,
     LinkChanged,
     ReportedSent,
@@ -537,6 +538,37 @@ def test_patches_of_the_cloud_come_to_the_twins_with_their_version(world: LinkWo
     [told] = world.told(TWINS, DesiredChanged)
     assert (told.identity, told.version) == (A, world.cloud.desired[A].version)
     assert b'"rate"' in told.patch
+
+
+def test_what_was_patched_before_a_client_wanted_patches_is_fetched(world: LinkWorld) -> None:
+    world.cloud.hold()
+    ask(world, FetchTwin(A))  # is answered with what was before the patch, and heard before the wish
+
+    world.tell(UP, ClientChanged(A, ("DESIRED_PROPERTIES",)), HEAD)
+
+    assert world.told(TWINS, DesiredFollowed) == [DesiredFollowed(A)]
+
+
+def test_what_was_patched_while_one_connection_was_away_is_fetched(world: LinkWorld) -> None:
+    world.tell(UP, ClientChanged(A, ("DESIRED_PROPERTIES",)), HEAD)
+    world.tell(UP, ClientChanged(B, ("METHODS",)), HEAD)
+    world.system.run()
+    world.letters(TWINS)
+
+    for identity in (A, B):
+        world.cloud.cut(identity)
+    world.system.advance(SOON_S)
+
+    assert world.told(TWINS, DesiredFollowed) == [DesiredFollowed(A)]
+
+
+def test_a_twin_that_is_yet_to_be_fetched_is_not_fetched_twice(world: LinkWorld) -> None:
+    world.system.run()
+    world.system.bus.send(UP, ClientChanged(A, ("DESIRED_PROPERTIES",)), sender=HEAD)
+    ask(world, FetchTwin(A))
+
+    assert len(world.told(TWINS, CloudTwin)) == 1
+    assert world.told(TWINS, DesiredFollowed) == []
 
 
 # methods
