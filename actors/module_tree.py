@@ -122,6 +122,7 @@ class ModuleTree(EdgeActor):
         self._reports: dict[str, ModuleReported] = {}
         self._stop_asked: Envelope | None = None
         self._stopping = False
+        self._stops_at_once = False
 
     # for AgentActor
 
@@ -251,6 +252,7 @@ class ModuleTree(EdgeActor):
     def on_kill_modules(self, message: KillModules) -> None:
         for name in self._children:
             self.tell(child_of(self.address, name), KillModule())
+        self._stops_at_once = True  # else those of older groups would be started again meanwhile
         self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
@@ -263,7 +265,7 @@ class ModuleTree(EdgeActor):
 
     def _stop_next_group(self) -> None:
         """Stop the supervisors of the youngest group that is left, all at once; each ends its module."""
-        if self._awaited:
+        if self._awaited and not self._stops_at_once:
             return
         if not self._children:
             if self._stop_asked is not None:
@@ -272,9 +274,10 @@ class ModuleTree(EdgeActor):
             return
         youngest = self._children[-1]
         group = next((group for group in self._groups if youngest in group), (youngest,))
-        self._awaited = set(group) & set(self._children)
-        for name in sorted(self._awaited):
+        wanted = set(self._children) & set(self._children if self._stops_at_once else group)
+        for name in sorted(wanted - self._awaited):
             self.context.stop_child(name)
+        self._awaited = wanted
 
     # helpers
 

@@ -61,7 +61,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, host_name: str) -> Clou
     else:
         reason = (
             f"{what} is not trusted ({error.verify_message}); if the cloud has a CA of its own, as the "
-            "stand-in has, name its file in the settings"
+            "stand-in has, name its ca.pem with EDGE_ACTORS_CLOUD_CA"
         )
     return CloudFault(Fault.UNTRUSTED, reason)
 

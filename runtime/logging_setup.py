@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import Final, TextIO
 
@@ -24,8 +25,20 @@ class LineFormatter(logging.Formatter):
         return super().format(record)
 
 
+class PatientHandler(logging.Handler):
+    """Lets a line go that cannot be written, on a full disk for example: whoever logs has work to do."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is the library's
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
+class _StreamHandler(PatientHandler, logging.StreamHandler[TextIO]):
+    pass
+
+
 def log_to_stderr(level: str, stream: TextIO | None = None) -> None:
     """Send the log of this process to stderr, or to `stream`; `level` is a setting's: debug, info, …"""
-    handler = logging.StreamHandler(stream)
+    handler = _StreamHandler(stream)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -13,14 +13,14 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.logging_setup import LineFormatter
+from runtime.logging_setup import LineFormatter, PatientHandler
 
 MAX_FILE_BYTES: Final = 10 * 1024 * 1024
 KEPT_FILES: Final = 2
 KEPT_WARNINGS: Final = 20
 
 
-class PrivateLogFile(RotatingFileHandler):
+class PrivateLogFile(PatientHandler, RotatingFileHandler):
     """A log file for its owner alone, which begins with its first line.
 
     So a command that is refused because of bad input leaves no trace in the home.

@@ -54,9 +54,10 @@ class RunningEdge:
 
     def _no_answer(self, to: str, timeout_s: float) -> EnvironmentFault:
         part = "hub" if to.startswith("hub") else "agent"
+        why = " or not be deployed yet, which `edge-actors list` shows" if part == "hub" else ""
         return EnvironmentFault(
             f"the {part} of the edge on home {self._home} did not answer within {timeout_s:g} s; "
-            f"it may be starting: try again, or see `edge-actors logs edge{part.capitalize()}`"
+            f"it may be starting{why}: try again, or see `edge-actors logs edge{part.capitalize()}`"
         )
 
 

@@ -237,8 +237,8 @@ def show(found: dict[str, Any]) -> None:
             f"outage, {one['waited']:,} messages of {one['sources']} source{'s'[: one['sources'] - 1]}: "
             f"flowing {one['first_s']:.2f} s after the link was switched on, drained "
             f"{one['drained_per_s']:,.0f}/s at {one['hub_us']:.0f} us of the hub each; hub memory "
-            f"{before_mb:.1f} → {full_mb:.1f} → {drained_mb:.1f} MB: before, full, drained "
-            f"({verdict('growth_mb', growth_mb)} more); {one['again']} came twice"
+            f"{before_mb:.1f} → {full_mb:.1f} → {drained_mb:.1f} MB: before, full, drained; "
+            f"+{growth_mb:.1f} ({verdict('growth_mb', growth_mb)}); {one['again']} came twice"
         )
     print(f"{wrong(found)} lost or out of order")
 

@@ -330,6 +330,7 @@ def test_a_stubborn_module_holds_up_the_stop_until_it_is_killed() -> None:
     edge.tell(AGENT, KillModules())
 
     assert [edge.runtime.pid(name) for name in ("first", "second", "edgeHub")] == [0, 0, 0]
+    assert [edge.runtime.story.count(f"start {name}") for name in ("first", "second", "edgeHub")] == [1, 1, 1]
     assert edge.system.cells == {}
 
 
