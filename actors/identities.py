@@ -38,7 +38,7 @@ REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hu
 MOST_ASKED_FOR: Final = (
     4096  # identities, most of them made up by somebody, whose last question is remembered
 )
-FORGET_AGAIN_S: Final = 30.0  # after a head did not say that it has forgotten who is gone
+FORGET_AGAIN_S: Final = 2.0  # after a head, which may be starting, did not say that it has forgotten one
 ACCEPTED: Final = 0
 TRY_AGAIN: Final = 3  # CONNACK: the client retries
 NOT_AUTHORIZED: Final = 5  # CONNACK: SDK clients stop for good, so only for what is final
@@ -196,6 +196,7 @@ class IdentityActor(EdgeActor):
         if stored is not None:
             self._hold(stored)
             if stored.left:
+                self._forgetting = {identity: set(self._heads) for identity in stored.left}
                 self.set_timer(FORGET_AGAIN_S, ForgetAgain())  # until then the heads are there
                 self._forget_timer = True
         self.context.watch_peer(AGENT)
@@ -206,7 +207,8 @@ class IdentityActor(EdgeActor):
         if not self._agent_is_up:
             waiting, self._waiting = self._waiting, []
             for one in waiting:
-                if isinstance(one.asked, Authenticate) and one.asked.identity in self._by_id:
+                known = one.asked.identity in self._by_id and not self._is_left(one.asked)
+                if isinstance(one.asked, Authenticate) and known:
                     self.reply(self._judge(one.asked), one.envelope)
                 else:
                     self._waiting.append(one)
@@ -242,6 +244,9 @@ class IdentityActor(EdgeActor):
             self._save(now)
 
     def on_authenticate(self, message: Authenticate) -> None:
+        if self._is_left(message):
+            self._waiting.append(_Waiting(self.envelope, message, is_late=True))
+            return
         if self._known is not None:
             verdict = self._judge(message)
             by_copy = message.identity in self._by_id and not self._is_starting
@@ -269,6 +274,7 @@ class IdentityActor(EdgeActor):
         self._known = replace(self._known, left=left)
         self._save(self._known)
         log.info("%s is gone, and all that was kept for it", message.identity)
+        self._answer_waiting(answered=False)
 
     def on_forget_again(self, message: ForgetAgain) -> None:
         self._forget_timer = False
@@ -349,13 +355,20 @@ class IdentityActor(EdgeActor):
             self._asked = 0
         waiting, self._waiting = self._waiting, []
         for one in waiting:
+            if self._is_left(one.asked):
+                self._waiting.append(one)
+                continue
             answer, is_final = self._answer(one.asked)
             if is_final or (answered and not one.is_late):
                 self.reply(answer, one.envelope)
             else:
                 self._waiting.append(replace(one, is_late=one.is_late and not answered))
-        if self._waiting:
+        if any(not self._is_left(one.asked) for one in self._waiting):
             self._ask_agent(refresh=True)
+
+    def _is_left(self, asked: Authenticate | GetAccess) -> bool:
+        """Tell whether the last one of this name is not forgotten yet: nobody shall have what it left."""
+        return isinstance(asked, Authenticate) and asked.identity in self._forgetting
 
     def _answer(self, asked: Authenticate | GetAccess) -> tuple[object, bool]:
         """Return the answer from what is known, and whether nothing that the agent says would change it."""

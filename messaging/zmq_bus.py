@@ -36,6 +36,7 @@ RECONNECT_MS: Final = 20
 LOOK_AHEAD: Final = 1024  # data frames taken over at once
 LONGEST_WAIT_MS: Final = 1000  # one value for all long waits saves setting the option each time
 CONNECT_LIMIT_MS: Final = 100  # first send of a thread to a living peer: a local connect takes < 1 ms
+OUTSIDE_LIMIT_MS: Final = 1000  # likewise, of a client that only asks: it has nothing else to do
 GREETING: Final = kind_of(Hello).name
 EPHEMERAL: Final = "cli-"  # processes that come, ask and go: no socket is kept for them
 
@@ -289,7 +290,8 @@ class ZmqBus:
             socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.connect(endpoint)
         if peer and not peer.startswith(EPHEMERAL):
-            socket.poll(CONNECT_LIMIT_MS, zmq.POLLOUT)
+            only_asks = self.process.startswith(EPHEMERAL)
+            socket.poll(OUTSIDE_LIMIT_MS if only_asks else CONNECT_LIMIT_MS, zmq.POLLOUT)
         sender = _Sender(socket.send, socket, peer, generation)
         self._senders.by_address[to] = sender
         return sender
