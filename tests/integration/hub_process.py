@@ -23,7 +23,6 @@ from actors.stored import Ledger
 from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity
-from messaging.upstream_queues import upstream_queue
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
 from runtime.identity_copy import IdentityFile
 from runtime.listening_sockets import Use, bind, parse_listen_address, to_environment
@@ -165,15 +164,6 @@ class HubProcess:
             return store.ledger()
         finally:
             store.close()
-
-    def waiting(self, source: str) -> list[bytes]:
-        """Return the bodies of what waits for the cloud of one sender, in the stopped hub."""
-        store = MessageDb.open(self.database)
-        try:
-            runs = store.read(upstream_queue(source), -1, 1_000_000, 1 << 30, time.time())
-        finally:
-            store.close()
-        return [body for run in runs for _, body in run.entries]
 
     def kill(self) -> None:
         """kill -9."""
