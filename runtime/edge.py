@@ -162,11 +162,11 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
         lock.acquire()
         stack.callback(lock.release)
         stack.callback(_remove_unless_modules_live, run)
-        as_set, settings = settings, as_deployed(settings, deployment)
-        if cloud is not None:  # before anything that tells modules the name of their IoT Hub
+        if cloud is not None:  # first of all: modules of every kind are told its name
             stack.callback(cloud.close)
             cloud.prepare(run.path)
             settings = replace(settings, iothub_hostname=cloud.host_name, cloud_https_port=cloud.https_port)
+        as_set, settings = settings, as_deployed(settings, deployment)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
         edge = _Edge(settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask)

@@ -165,6 +165,8 @@ def test_the_deployment_before_comes_back_when_a_new_container_does_not_stay_up(
     )
     assert code(reported) == 500
     assert "module 'pump' does not stay up" in reported["lastDesiredStatus"]["description"]
+    # The bad one runs until it has ended, which its shell does not do for a SIGTERM.
+    edge.wait_for_containers(lambda found: "pump" in found and found["pump"]["Command"] == " ".join(SLEEP))
     edge.wait_for(pump="running", valve="running")
     assert edge.inspect("pump")["Config"]["Cmd"] == [*SLEEP]  # the last one that stayed up
     assert ids(edge)["valve"] == valve

@@ -12,10 +12,13 @@ from actors.deployment import parse_deployment
 from actors.hub_config import RouteText
 from actors.hub_environment import DEFAULTS, HubEnvironment
 from messaging.errors import ConfigError
-from runtime.config import ListenAddress, local_name, read_settings
-from runtime.edge import hub_listeners, hub_settings
+from runtime import edge
+from runtime.config import ListenAddress, Settings, local_name, read_settings
+from runtime.edge import hub_listeners, hub_settings, run_edge
 from runtime.edge_deployment import read_deployment
+from runtime.embedded_cloud import EmbeddedCloud, Kept
 from runtime.logging_setup import LineFormatter
+from runtime.run_directory import RunDirectory
 from tests.actors.manifests import HUB, manifest_text
 
 TTL = (*HUB, "storeAndForwardConfiguration", "timeToLiveSecs")
@@ -115,6 +118,32 @@ def test_the_hub_listens_as_its_deployment_says(
     settings = read_settings({"home": str(tmp_path), **options}, {}, host_name="box")
 
     assert [f"{one.use} {one.address}" for one in hub_listeners(settings, environment)] == listeners
+
+
+def test_containers_are_told_the_iot_hub_of_the_edge_in_its_first_run_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def prepare(cloud: EmbeddedCloud, run_dir: Path) -> None:
+        cloud._kept = Kept("127.0.0.9", 8443, folder_is_ours=True)
+
+    told: list[tuple[str, int]] = []
+
+    def container_runtime(settings: Settings, run: RunDirectory) -> None:
+        told.append((settings.iothub_hostname, settings.cloud_https_port))
+        raise Seen
+
+    monkeypatch.setattr(EmbeddedCloud, "prepare", prepare)
+    monkeypatch.setattr(edge, "container_runtime", container_runtime)
+    deployment = tmp_path / "d.json"
+    deployment.write_text(manifest_text())
+
+    # A later run would take a container that was told another one for one made from something else.
+    with pytest.raises(Seen):
+        run_edge(read_settings({"home": str(tmp_path / "home")}, {}, host_name="box"), deployment)
+    assert told == [("127.0.0.9", 8443)]
 
 
 def test_a_deployment_that_is_not_there_is_named(tmp_path: Path) -> None:
