@@ -18,12 +18,17 @@ from tests.integration.node_sdk import FOLDER, need_node
 from tests.integration.test_web_socket import WEB_PORT, needs_443
 
 PYTHON = """
-import signal, time
-from azure.iot.device import IoTHubModuleClient
+import time
+from azure.iot.device import IoTHubModuleClient, exceptions
 client = IoTHubModuleClient.create_from_edge_environment(websockets=True)
 client.connect()
-for number in range(1_000_000):
-    client.send_message_to_output(f"message {number}", "out")
+number = 0
+while True:
+    try:
+        client.send_message_to_output(f"message {number}", "out")
+        number += 1
+    except exceptions.NoConnectionError:
+        pass  # the moment in which the connection breaks; the SDK leaves that to its caller
     time.sleep(0.05)
 """
 ROUTES = {
