@@ -80,6 +80,12 @@ def test_a_bad_deployment_is_refused_and_the_last_good_one_goes_on(site: Site) -
     site.wait_for_report(lambda told: code(told) == 200 and "first" not in told["modules"])
 
 
+def hub_status(told: dict[str, Any]) -> str | None:
+    """Return what is reported of the hub; None before anything is."""
+    hub = told["systemModules"].get("edgeHub")
+    return None if hub is None else hub["runtimeStatus"]
+
+
 def test_a_hub_that_was_stopped_from_the_cloud_is_repaired_from_there(site: Site) -> None:
     site.deploy({"first": sleeper()})
     site.start()
@@ -87,11 +93,11 @@ def test_a_hub_that_was_stopped_from_the_cloud_is_repaired_from_there(site: Site
 
     site.deploy({"first": sleeper()}, ((*HUB, "status"), "stopped"))
     site.edge.wait_for(edgeHub="stopped")
-    site.wait_for_report(lambda told: told["systemModules"]["edgeHub"]["runtimeStatus"] == "stopped")
+    site.wait_for_report(lambda told: hub_status(told) == "stopped")
 
     site.deploy({"first": sleeper()}, ((*HUB, "env"), {"RuntimeLogLevel": {"value": "debug"}}))
     listed = site.edge.wait_for(edgeHub="running")
-    site.wait_for_report(lambda told: told["systemModules"]["edgeHub"]["runtimeStatus"] == "running")
+    site.wait_for_report(lambda told: hub_status(told) == "running")
     assert listed["first"]["pid"] == pid
 
 
