@@ -372,7 +372,10 @@ class IdentityActor(EdgeActor):
         if known is None:
             reason = f"'{identity}' is not known to this edge; make it a child of its device in the cloud"
         elif not known.enabled:
-            reason = f"'{identity}' is disabled; enable it"
+            device = identity.partition("/")[0]
+            reason = (
+                f"'{identity}' is disabled; `edge-actors identity enable {device}` changes it, or says where"
+            )
         elif known.auth_type in CERTIFICATES:
             reason = (
                 f"'{identity}' proves itself with a certificate, and only it has the key of that; the key of "

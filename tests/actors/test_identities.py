@@ -484,7 +484,7 @@ def test_the_link_gets_the_primary_key_of_an_identity(world: IdentityWorld) -> N
     ("identity", "reason"),
     [
         ("nobody", "'nobody' is not known to this edge; make it a child"),
-        ("off", "'off' is disabled; enable it"),
+        ("off", "'off' is disabled; `edge-actors identity enable off` changes it, or says where"),
         ("by-certificate", "'by-certificate' proves itself with a certificate, and only it has the key"),
         ("nothing", "'nothing' has neither a key nor a certificate; give it one"),
     ],
