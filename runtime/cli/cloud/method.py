@@ -24,6 +24,15 @@ from runtime.cli.output import print_json
     metavar="SECONDS",
     help="How long to wait for the answer.",
 )
+@click.option(
+    "--connect-timeout",
+    "connect_timeout_s",
+    type=click.IntRange(0, 300),
+    default=5,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for a device that is not connected.",
+)
 @common_options
 def method(
     device_id: str,
@@ -31,6 +40,7 @@ def method(
     module: str | None,
     payload: str | None,
     timeout_s: int,
+    connect_timeout_s: int,
     home: Path,
     as_json: bool,
 ) -> None:
@@ -42,6 +52,7 @@ def method(
         "methodName": name,
         "payload": None if payload is None else json_or_text(payload),
         "responseTimeoutInSeconds": timeout_s,
+        "connectTimeoutInSeconds": connect_timeout_s,
     }
     path = twin_path(device_id, module) + "/methods"
-    print_json(Cloud(home).call("POST", path, body, timeout_s=timeout_s + ANSWER_LIMIT_S))
+    print_json(Cloud(home).call("POST", path, body, timeout_s=connect_timeout_s + timeout_s + ANSWER_LIMIT_S))
