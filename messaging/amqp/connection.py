@@ -25,6 +25,8 @@ from messaging.amqp.values import put_fields
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 
 HEART_BEAT_S = 120.0  # for a peer that announces no idle time-out: spec sheet section 3.1
+# Of a frame that is no transfer: a link keeps what its Attach says, and a connection may have many.
+MAX_CONTROL_FRAME_BYTES = 8_192
 _MAX_BATCH_TAGS = 4_096
 
 
@@ -136,6 +138,7 @@ class Connection(Engine):
         if frames.BATCH_BYTES in data:
             patched = bytearray(data)
         wanted = 8
+        too_long = 0
         while end - pos >= 8:
             stop = pos + int.from_bytes(data[pos : pos + 4], "big")
             if stop - pos < 8 or stop - pos > limit:
@@ -143,6 +146,9 @@ class Connection(Engine):
                 break
             if stop > end:
                 wanted = stop - pos
+                break
+            if stop - pos > MAX_CONTROL_FRAME_BYTES and not frames.is_transfer(data, pos):
+                too_long = stop - pos
                 break
             if patched is not None:
                 tag = frames.batch_to_tag(patched, pos, stop)
@@ -154,6 +160,9 @@ class Connection(Engine):
             self._wanted_bytes = wanted
         if pos > start:
             self._push(data if patched is None else bytes(patched), pos, events)
+        if too_long and not self.ended:
+            text = f"a frame of {too_long} bytes that is no transfer"
+            self._refuse("amqp:resource-limit-exceeded", text, events)
 
     def _push(self, data: bytes, end: int, events: list[Event]) -> None:
         transport = self._transport

@@ -78,6 +78,8 @@ class Engine:
         self._closing = False  # our Close is sent or waits to be
         self._links: dict[Any, Link] = {}  # by the engine's
         self._session: Any = None  # a client's one
+        self._sessions = 0  # begun by the peer
+        self._opened = False  # by the peer
         self._partial_bytes = 0
         self._batch_tags: set[bytes] = set()  # of deliveries that came as BATCH_FORMAT
         self._sent_tags: set[bytes] = set()  # of deliveries that go out as BATCH_FORMAT
@@ -238,6 +240,10 @@ class Engine:
             events.append(Settled(delivery, outcome, condition, description))
 
     def _on_open(self, event: Any, events: list[Event]) -> None:
+        if self._opened:
+            self._refuse("amqp:illegal-state", "a second Open", events)
+            return
+        self._opened = True
         idle_timeout_ms = lib.pn_transport_get_remote_idle_timeout(self._transport)
         if not self.is_client and 0 < idle_timeout_ms < MIN_PEER_IDLE_TIMEOUT_MS:
             text = f"idle-time-out {idle_timeout_ms} ms is too short: {MIN_PEER_IDLE_TIMEOUT_MS} ms at least"
@@ -263,7 +269,15 @@ class Engine:
         self._end(events, "", "", offence=False)
 
     def _on_begin(self, event: Any, events: list[Event]) -> None:
-        lib.pn_session_open(lib.pn_event_session(event))
+        session = lib.pn_event_session(event)
+        if not self._opened:
+            self._refuse("amqp:illegal-state", "Begin before Open", events)
+        elif session != self._session:
+            self._sessions += 1
+            if self._sessions > MAX_SESSIONS:
+                self._refuse("amqp:resource-limit-exceeded", f"more than {MAX_SESSIONS} sessions", events)
+            else:
+                lib.pn_session_open(session)
 
     def _on_session_end(self, event: Any, events: list[Event]) -> None:
         session = lib.pn_event_session(event)
@@ -274,6 +288,8 @@ class Engine:
                 self._lose(link, condition, description, events)
         if session == self._session:
             self._session = None
+        else:
+            self._sessions -= 1
         lib.pn_session_close(session)
         lib.pn_session_free(session)
 
@@ -334,11 +350,11 @@ class Engine:
 
     def _on_flow(self, event: Any, events: list[Event]) -> None:
         link = self._links.get(lib.pn_event_link(event))
-        if link is None or not link.is_sender or not link.is_open:
+        if link is None or not link.is_sender or link._pn is None:
             return
         # The engine says this also when a message of ours has left.
         credit = lib.pn_link_credit(link._pn)
-        if credit > link._credit_told or (credit > 0 and link.drain):
+        if credit > link._credit_told or (credit > 0 and lib.pn_link_get_drain(link._pn)):
             events.append(CreditGranted(link))
         link._credit_told = credit
 
