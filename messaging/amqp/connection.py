@@ -189,28 +189,26 @@ class Connection(Engine):
             self._handshake.output.clear()
             return said
         transport = self._transport
-        if transport is None:
-            return b""
         chunks = [self._said] if self._said else []
         self._said = b""
-        scratch = scratches.pop() if scratches else ffi.new("char[]", SCRATCH_BYTES)
-        while (pending := lib.pn_transport_pending(transport)) > 0:
-            taken = lib.pn_transport_peek(transport, scratch, min(pending, SCRATCH_BYTES))
-            chunks.append(ffi.unpack(scratch, taken))
-            lib.pn_transport_pop(transport, taken)
-        scratches.append(scratch)
-        if self._heart_beat:
-            chunks.append(self._heart_beat)
-            self._heart_beat = b""
+        if transport is not None and (self._last_words or not self._closing):
+            scratch = scratches.pop() if scratches else ffi.new("char[]", SCRATCH_BYTES)
+            while (pending := lib.pn_transport_pending(transport)) > 0:
+                taken = lib.pn_transport_peek(transport, scratch, min(pending, SCRATCH_BYTES))
+                chunks.append(ffi.unpack(scratch, taken))
+                lib.pn_transport_pop(transport, taken)
+            scratches.append(scratch)
+            chunks.append(self._last_words or self._heart_beat)
+            self._heart_beat = self._last_words = b""
         if self.ended:
             self._free()
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        data = b"".join(chunks)
         return self._with_formats(data) if self._sent_tags else data
 
     def _with_formats(self, data: bytes) -> bytes:
         """Say BATCH_FORMAT where it belongs; `data` is whole frames, because all is taken from the engine."""
         patched = bytearray(data)
-        pos = 8 if patched.startswith(b"AMQP") else 0
+        pos = 0
         while pos < len(patched) and self._sent_tags:
             stop = pos + int.from_bytes(patched[pos : pos + 4], "big")
             frames.tag_to_batch(patched, pos, stop, self._sent_tags)

@@ -32,9 +32,8 @@ from messaging.amqp.link import (
     RcvSettleMode,
     SndSettleMode,
     octets,
-    set_condition,
 )
-from messaging.amqp.values import Described, get, put_fields
+from messaging.amqp.values import Described, Symbol, ULong, encode_value, get, put_fields
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 
 MIN_PEER_IDLE_TIMEOUT_MS = 5_000  # a client that asks for less is refused: spec sheet section 3.1
@@ -76,6 +75,7 @@ class Engine:
         self.is_client = is_client
         self.ended = False
         self._closing = False  # our Close is sent or waits to be
+        self._last_words = b""  # our Close, while it waits
         self._links: dict[Any, Link] = {}  # by the engine's
         self._session: Any = None  # a client's one
         self._sessions = 0  # begun by the peer
@@ -135,9 +135,10 @@ class Engine:
             return
         self._closing = True
         lib.pn_connection_open(self._connection)
-        if condition:
-            set_condition(lib.pn_connection_condition(self._connection), condition, description)
-        lib.pn_connection_close(self._connection)
+        # The engine would keep its Close back until the peer has opened, and has taken all that is queued.
+        error = Described(ULong(0x1D), [Symbol(condition), description]) if condition else None
+        close = b"\x02\x00\x00\x00" + encode_value(Described(ULong(0x18), [error]))
+        self._last_words = (len(close) + 4).to_bytes(4, "big") + close
 
     def _collect(self, events: list[Event]) -> None:
         """Turn the engine's events into ours."""
@@ -257,8 +258,9 @@ class Engine:
 
     def _on_close(self, event: Any, events: list[Event]) -> None:
         condition, description = _condition(lib.pn_connection_remote_condition(self._connection))
-        lib.pn_connection_open(self._connection)
-        lib.pn_connection_close(self._connection)
+        if not self._closing:
+            lib.pn_connection_open(self._connection)
+            lib.pn_connection_close(self._connection)
         self._end(events, condition, description, offence=False)
 
     def _on_transport_error(self, event: Any, events: list[Event]) -> None:
@@ -266,7 +268,8 @@ class Engine:
         self._end(events, condition, description, offence=True)
 
     def _on_transport_closed(self, event: Any, events: list[Event]) -> None:
-        self._end(events, "", "", offence=False)
+        """The engine reads no more, without having said why: that is so for frames that it cannot read."""
+        self._refuse("amqp:connection:framing-error", "a frame that cannot be read", events)
 
     def _on_begin(self, event: Any, events: list[Event]) -> None:
         session = lib.pn_event_session(event)
@@ -420,7 +423,7 @@ def _condition(condition: Any) -> tuple[str, str]:
     return _text(lib.pn_condition_get_name(condition)), _text(lib.pn_condition_get_description(condition))
 
 
-_ENDINGS = frozenset({lib.PN_CONNECTION_REMOTE_CLOSE, lib.PN_TRANSPORT_ERROR, lib.PN_TRANSPORT_CLOSED})
+_ENDINGS = frozenset({lib.PN_CONNECTION_REMOTE_CLOSE, lib.PN_TRANSPORT_ERROR, lib.PN_TRANSPORT_TAIL_CLOSED})
 _ON_EVENT: dict[int, Callable[[Engine, Any, list[Event]], None]] = {
     lib.PN_CONNECTION_REMOTE_OPEN: Engine._on_open,
     lib.PN_CONNECTION_REMOTE_CLOSE: Engine._on_close,
@@ -431,5 +434,5 @@ _ON_EVENT: dict[int, Callable[[Engine, Any, list[Event]], None]] = {
     lib.PN_LINK_REMOTE_DETACH: Engine._on_detach,
     lib.PN_LINK_FLOW: Engine._on_flow,
     lib.PN_TRANSPORT_ERROR: Engine._on_transport_error,
-    lib.PN_TRANSPORT_CLOSED: Engine._on_transport_closed,
+    lib.PN_TRANSPORT_TAIL_CLOSED: Engine._on_transport_closed,
 }
