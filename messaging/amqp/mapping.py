@@ -129,11 +129,11 @@ def message_to_device(
     device_id = reporter or system_properties.get(names.CONNECTION_DEVICE_ID)
     module_id = system_properties.get(names.REPORTER_MODULE_ID if reporter else names.CONNECTION_MODULE_ID)
     for wire, value in (
+        (_LOCK_TOKEN, None if lock is None else str(lock)),  # first: see heads.py
         (_INPUT, input_name),
         (_DEVICE, device_id),
         (_MODULE, module_id),
         (names.COMPONENT, system_properties.get(names.COMPONENT)),
-        (_LOCK_TOKEN, None if lock is None else str(lock)),
     ):
         if value:
             annotations[wire] = value
