@@ -1,7 +1,7 @@
 """Messages of one sender, most of which differ in their bodies alone: what is known of them is used again.
 
-All but the body of a message is its head. What is made of a head is made once (10 to 30 µs); from then on it is
-found by its bytes or its properties (1 to 3 µs). Peers choose heads, so what is remembered is bounded.
+All but the body of a message is its head. What is made of a head is made once (10 to 30 µs); from then on it
+is found by its bytes or its properties (1 to 3 µs). Peers choose heads, so what is remembered is bounded.
 
 Source: AMQP 1.0 part 3.2; spec sheet hub-protocols.md sections 3.4, 3.6 and 3.8
 """
