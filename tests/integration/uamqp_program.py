@@ -255,10 +255,14 @@ class Program:
         self._methods: Pair | None = None
         self._twin: Pair | None = None
         self._retry_at_s = 0.0
+        self._later: list[Callable[[], None]] = []
 
     def work(self) -> None:
         """Do what is to be done now."""
         try:
+            later, self._later = self._later, []
+            for do in later:
+                do()
             if self.connection is not None:
                 self.connection.work()
             elif self._reopens and time.monotonic() >= self._retry_at_s:
@@ -385,7 +389,7 @@ class Program:
                 properties=MessageProperties(correlation_id=identifier),
                 application_properties={"IoThub-status": AMQPInt(status)},
             )
-            self._connected().send(pair.sender, answer, lambda result, error: None)
+            self.later(lambda: self._connected().send(pair.sender, answer, lambda result, error: None))
 
     def _request(self, operation: str, body: bytes, done: Done) -> None:
         """Ask for something of the twin."""
@@ -426,11 +430,7 @@ class Program:
 
     def run(self, requests: queue.SimpleQueue[tuple[int, str, list[Any]] | None]) -> None:
         """Do what is asked for until there is nobody to ask."""
-        self._later: list[Callable[[], None]] = []
         while True:
-            later, self._later = self._later, []
-            for do in later:
-                do()
             self.work()
             try:
                 asked = requests.get(timeout=0 if self._later else IDLE_S)
@@ -447,7 +447,7 @@ class Program:
                 done(None, exc)
 
     def later(self, do: Callable[[], None]) -> None:
-        """Do something behind what is being done: the engine calls from within its own work."""
+        """Do something behind what is being done: the engine calls from within its work, under its lock."""
         self._later.append(do)
 
     def _done(self, request_id: int) -> Done:
