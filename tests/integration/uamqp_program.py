@@ -372,8 +372,7 @@ class Program:
     # what comes
 
     def _message(self, message: Message) -> None:
-        annotations = plain(message.annotations or {})
-        self.say({"event": "message", "input": annotations.get("x-opt-input-name"), **shown(message)})
+        self.say({"event": "message", **shown(message)})
         message.accept()
 
     def _called(self, pair: Pair, call: Message) -> None:
@@ -495,12 +494,15 @@ def section(**parts: Any) -> bytes:
 def shown(message: Message) -> dict[str, Any]:
     found = message.properties
     properties = plain(message.application_properties or {})
+    annotations = plain(message.annotations or {})
     expires_ms = found.absolute_expiry_time if found else None
     body = b"".join(message.get_data() or ())
     return {
         "body": body.decode(),
         "ack": properties.pop("iothub-ack", None),
         "properties": properties,
+        "input": annotations.get("x-opt-input-name"),
+        "sender": [annotations.get(f"iothub-connection-{kind}-id", "") for kind in ("device", "module")],
         "messageId": text_of(found.message_id),
         "correlationId": text_of(found.correlation_id),
         "userId": text_of(found.user_id),

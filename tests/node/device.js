@@ -60,7 +60,14 @@ function shown (message) {
   const { messageId, correlationId, userId, contentType, contentEncoding, expiryTimeUtc, ack } = message
   const expires = onAmqp && expiryTimeUtc ? new Date(Number(expiryTimeUtc)).toISOString() : expiryTimeUtc
   const system = { messageId, correlationId, userId, contentType, contentEncoding, expiryTimeUtc: expires, ack }
-  return { body: message.getData().toString(), properties, ...system }
+  return { body: message.getData().toString(), properties, sender: senderOf(message), ...system }
+}
+
+// Over MQTT that is told by properties.
+function senderOf (message) {
+  if (!onAmqp) return undefined
+  const annotations = message.transportObj.message_annotations || {}
+  return [annotations['iothub-connection-device-id'] || '', annotations['iothub-connection-module-id'] || '']
 }
 
 const does = {
