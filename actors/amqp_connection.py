@@ -9,12 +9,13 @@ import uuid
 from collections import deque
 from typing import Final
 
-from actors.amqp_links import ClientLink, EventsLink
+from actors.amqp_links import ClientLink, EventsLink, MessageLink
 from actors.ports import Transport
 from messaging.amqp.addresses import DeviceLink, LinkKind, LinkProperties
 from messaging.amqp.cbs import Tokens
 from messaging.amqp.codec import AmqpMessage, encode
 from messaging.amqp.connection import Connection
+from messaging.amqp.events import Settled
 from messaging.amqp.link import Link
 from messaging.amqp.sasl import ServerSasl
 from messaging.errors import LocalProtocolError
@@ -48,6 +49,7 @@ class AmqpConnection:
         self.clients: dict[str, AmqpClient] = {}
         self.write_paused_at_s = 0.0
         self.events_links: set[EventsLink] = set()  # that have brought something in this read
+        self.outcomes: dict[MessageLink, list[Settled]] = {}  # of messages of ours, in this read
         self._holds: set[str] = set()  # why its socket is not read
         self._cbs_receiver: Link | None = None  # on which it sends tokens
         self._cbs_sender: Link | None = None  # on which it is answered

@@ -234,7 +234,6 @@ class AmqpHead(EdgeActor):
     # what the engine tells
 
     def _handle(self, connection: AmqpConnection, events: list[Event]) -> None:
-        settled: dict[MessageLink, list[Settled]] = {}
         for event in events:
             if connection.closed and not isinstance(event, Ended):
                 continue
@@ -252,12 +251,19 @@ class AmqpHead(EdgeActor):
                 assert isinstance(event, Settled)
                 link = event.delivery.link.context
                 if type(link) is MessageLink:
-                    settled.setdefault(link, []).append(event)
+                    connection.outcomes.setdefault(link, []).append(event)
             else:
+                self._finish_read(connection)  # what came before the end of a link counts
                 self._handle_rare(connection, event)
-        for link, outcomes in settled.items():
-            self._deliveries.settled(link, outcomes)
-            self._deliveries.pump(link)
+        self._finish_read(connection)
+
+    def _finish_read(self, connection: AmqpConnection) -> None:
+        """Hand on what messages a read brought, and what it answered to ours: once for all of them."""
+        if connection.outcomes:
+            outcomes, connection.outcomes = connection.outcomes, {}
+            for link, its in outcomes.items():
+                self._deliveries.settled(link, its)
+                self._deliveries.pump(link)
         if connection.events_links:
             self._telemetry.read(connection)
 
