@@ -45,7 +45,6 @@ ROUTES = {
     "in": 'FROM /messages/modules/a/* INTO BrokeredEndpoint("/modules/filter/inputs/in")',
 }
 EVENTS = "/devices/leaf/messages/events"
-FAIL = "amqp:decode-error"
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +118,9 @@ def client(hub: HubProcess) -> Iterator[AmqpSocket]:
 def test_links_of_another_identity_are_refused(client: AmqpSocket, other: str, node: str) -> None:
     own = client.events_sender("leaf")
 
+    attach = client.sender if node == "messages/events" else client.receiver
     with pytest.raises(LinkRefused) as caught:
-        if node == "messages/events":
-            client.sender(f"{other}/{node}")
-        else:
-            client.receiver(f"{other}/{node}")
+        attach(f"{other}/{node}")
 
     assert caught.value.condition in {"amqp:unauthorized-access", "amqp:not-allowed"}
     if "%" not in other:
@@ -345,23 +342,19 @@ def test_odd_frames_harm_nobody(hub: HubProcess, client: AmqpSocket, oddity: byt
         again.send_ok(again.events_sender("leaf"), b"another time")
 
 
-@pytest.mark.parametrize(
-    "offence", [SASL_HEADER[:4], b"HTTP", b"AMQP\x01\x01\x00\x00", b"\x10\x20\x00\x04MQTT"]
-)
+@pytest.mark.parametrize("offence", [b"HTTP", b"AMQP\x01\x01\x00\x00", b"\x10\x20\x00\x04MQTT"])
 def test_what_does_not_begin_as_amqp_is_answered_with_a_header_and_closed(
     hub: HubProcess, offence: bytes
 ) -> None:
+    """Source: AMQP 1.0 part 2.2."""
     with AmqpSocket(hub, connect=False) as client:
         client.send_bytes(offence)
-        if offence == SASL_HEADER[:4]:
-            client.socket.close()
-            return
 
         said = b""
         while part := client.socket.recv(100):
             said += part
 
-    assert said in (SASL_HEADER, AMQP_HEADER, b"")
+    assert said == SASL_HEADER
 
 
 def test_an_idle_time_out_that_is_too_short_is_refused(hub: HubProcess) -> None:
