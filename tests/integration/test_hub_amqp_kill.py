@@ -1,4 +1,4 @@
-"""kill -9 of the hub while many AMQP messages are under way: order and completeness as seen from both ends."""
+"""kill -9 of the hub while many AMQP messages are under way: order and completeness seen from both ends."""
 
 from __future__ import annotations
 
