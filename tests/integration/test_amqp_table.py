@@ -46,6 +46,8 @@ AT_ONCE = {"snd_settle_mode": SndSettleMode.SETTLED, "rcv_settle_mode": RcvSettl
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubProcess]:
     with HubProcess(ROUTES, modules=("filter", "a", "b"), devices=("leaf", "other")) as made:
+        with AmqpSocket(made):
+            pass  # it is up; what is said to its actors before that is lost
         yield made
 
 
