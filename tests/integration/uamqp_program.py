@@ -85,7 +85,7 @@ class Account:
         self.audience = iothub + self.path
 
     def token(self) -> RenewableSasToken:
-        return RenewableSasToken(urllib.parse.quote_plus(self.audience), self._signing, ttl=3600)
+        return RenewableSasToken(self.audience, self._signing, ttl=3600)
 
 
 class Pair:
