@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from actors.append_guard import AppendGuard
-from actors.base import ChildSpec
+from actors.base import ChildSpec, EdgeActor
 from actors.cloud_connection import CloudConnections
+from actors.connected_clients import ConnectedClients
 from actors.http_head import HttpGate, HttpHead
 from actors.hub_client import HubClientActor
 from actors.hub_config import CertificateChanged, HubConfig
@@ -43,6 +44,7 @@ TWINS: Final = "hub/twins"
 METHODS: Final = "hub/methods"
 HUB_CLIENT: Final = "hub/client"
 MQTT: Final = "hub/mqtt"
+AMQP: Final = "hub/amqp"
 AGENT: Final = "agent"
 HELLO_S: Final = 1.0
 # Store, router and heads exchange an envelope for every read of a socket: on one event loop they handle a
@@ -70,7 +72,8 @@ class HubRootActor(RootActor):
         make_connections: Callable[[], CloudConnections],
         link_switch: LinkSwitch,
         cloud_ca_pem: Callable[[], str],
-        make_mqtt_listener: Callable[[], Listener],
+        mqtt_listener: Listener,
+        amqp_listener: Listener,
         http_gate: HttpGate,
         load_certificate: Callable[[], bool],
     ) -> None:
@@ -80,6 +83,7 @@ class HubRootActor(RootActor):
         guard = AppendGuard()
         routes = KeptRoutes(config.routes, config.ttl_s)
         routing_trail, storage_trail = RoutingTrail(), StorageTrail()
+        heads = (MQTT, AMQP) if config.environment.amqp_enabled else (MQTT,)
         hosts = (config.iothub_hostname, *config.host_names)
 
         def store() -> StoreActor:
@@ -93,13 +97,14 @@ class HubRootActor(RootActor):
 
         def identities() -> IdentityActor:
             return IdentityActor(
-                identity_copy, hosts, (MQTT,), check_certificate, agent_lives, UPSTREAM, config.device_id
+                identity_copy, hosts, heads, check_certificate, agent_lives, UPSTREAM, config.device_id
             )
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
 
         environment = config.environment
+        connected = ConnectedClients(environment.max_connected_clients)
         limits = LinkLimits(
             config.cloud_connections,
             config.cloud_messages_per_s,
@@ -128,7 +133,7 @@ class HubRootActor(RootActor):
 
         def mqtt() -> MqttHead:
             return MqttHead(
-                make_mqtt_listener(),
+                mqtt_listener,
                 config.device_id,
                 store=STORE,
                 router=ROUTER,
@@ -138,6 +143,24 @@ class HubRootActor(RootActor):
                 cloud=UPSTREAM,
                 hub_client=HUB_CLIENT,
                 environment=environment,
+                connected=connected,
+            )
+
+        def amqp() -> EdgeActor:
+            from actors.amqp_head import AmqpHead  # with its engine: only where it is used
+
+            return AmqpHead(
+                amqp_listener,
+                config.device_id,
+                store=STORE,
+                router=ROUTER,
+                identities=IDENTITIES,
+                twins=TWINS,
+                methods=METHODS,
+                cloud=UPSTREAM,
+                hub_client=HUB_CLIENT,
+                environment=environment,
+                connected=connected,
             )
 
         def http() -> HttpHead:
@@ -169,6 +192,7 @@ class HubRootActor(RootActor):
                 ChildSpec("client", hub_client, exported=True),
                 ChildSpec("http", http, FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
+                *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
             )
         )
 
