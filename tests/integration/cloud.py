@@ -19,10 +19,12 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
+from actors.ports import Listener
 from messaging import sas
 from messaging.identity import Identity
 from runtime.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
 from runtime.http_exchange import Response, error_response
+from runtime.iothub.amqp_server import AmqpServer
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.cloud_process import CA_VALID_DAYS, SERVER_VALID_DAYS
 from runtime.iothub.cloud_settings import read_cloud_settings
@@ -32,30 +34,40 @@ from runtime.listening_sockets import bind, parse_listen_address
 from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import WebListener, WebRequest
+from runtime.web_socket import AMQP, MQTT
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMIT_S: Final = 20.0
 MQTT_PORT: Final = 8883  # the SDKs' own, not to be changed
+AMQP_PORT: Final = 5671
 WEB_PORT: Final = 443
+PORTS: Final = (MQTT_PORT, AMQP_PORT, WEB_PORT)
 T = TypeVar("T")
 
 
 class Serving:
-    """A hub with its MQTT server on one address, on the loop that it is made in."""
+    """A hub with its MQTT and AMQP servers on one address, on the loop that it is made in."""
 
     def __init__(self, hub: IotHub, folder: Path, address: str) -> None:
         certificate = folder / "certificates" / SERVER_FILE
         self.hub = hub
-        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in (MQTT_PORT, WEB_PORT)])
-        self.server = MqttServer(hub)
+        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in PORTS])
+        mqtt, amqp, https = ([listening] for listening in self._sockets)
+        self.server, self.amqp_server = MqttServer(hub), AmqpServer(hub)
         tls = ServerCertificate(str(certificate), str(certificate))
-        self._listeners = [
-            StreamListener("MQTT", self._sockets[:1], [], tls),
-            WebListener(self._sockets[1:], tls, _no_requests),
+        web = WebListener(https, tls, _no_requests, subprotocols=(MQTT, AMQP))
+        self._listeners: list[Listener] = [
+            StreamListener("MQTT", mqtt, [], tls),
+            web.part(MQTT),
+            StreamListener("AMQP", amqp, [], tls),
+            web.part(AMQP),
         ]
         self.server.open()
-        for listener in self._listeners:
+        self.amqp_server.open()
+        for listener in self._listeners[:2]:
             listener.open(self.server)
+        for listener in self._listeners[2:]:
+            listener.open(self.amqp_server)
 
     @classmethod
     async def start(cls, folder: Path, address: str, name: str) -> Serving:
@@ -67,6 +79,7 @@ class Serving:
         for listener in self._listeners:
             listener.close()
         self.server.close()
+        self.amqp_server.close()
         await self.hub.close()
         for listening in self._sockets:
             listening.close()
