@@ -45,7 +45,7 @@ PRECONDITION_FAILED: Final = "com.microsoft:precondition-failed"
 QUOTA_EXCEEDED: Final = "com.microsoft:quota-exceeded"
 TIMEOUT: Final = "com.microsoft:timeout"
 
-# The status, as HTTP has it, that says the same. Where conditions share one, the first is that to answer with.
+# The status, as HTTP has it, that says the same. Where conditions share one, the first is the answer to it.
 _STATUS: Final = {
     ARGUMENT_ERROR: 400,
     ARGUMENT_OUT_OF_RANGE: 400,

@@ -1,4 +1,4 @@
-"""What services send to IoT Hub and get from it over AMQP: messages to devices, feedback, the stream of events.
+"""What services send to IoT Hub and get from it: messages to devices, feedback, the stream of events.
 
 Source: spec sheets hub-protocols.md sections 3.6, 7.4 and 7.7, security-daemon.md section 4.7
 """
