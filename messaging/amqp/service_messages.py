@@ -13,10 +13,9 @@ from messaging.amqp.addresses import LinkKind, parse_address
 from messaging.amqp.codec import AmqpMessage, Long, Timestamp
 from messaging.amqp.conditions import ARGUMENT_ERROR, Refusal
 from messaging.amqp.mapping import ACK, message_to_cloud, read_message
-from messaging.message import Message
+from messaging.message import FEEDBACK_TYPE, Message
 from messaging.text import quoted
 
-FEEDBACK_TYPE: Final = "application/vnd.microsoft.iothub.feedback.json"
 Ack = Literal["none", "positive", "negative", "full"]
 
 _TELLS: Final = get_args(Ack)

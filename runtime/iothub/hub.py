@@ -20,6 +20,7 @@ from messaging.twin import Json
 from runtime.iothub import documents, identities, methods, proofs, refusals, twins
 from runtime.iothub.c2d import C2dQueues
 from runtime.iothub.cloud_db import CloudDb
+from runtime.iothub.feedback import FeedbackQueue
 from runtime.iothub.identities import Change
 from runtime.iothub.methods import MethodCalls
 from runtime.iothub.policies import Policies
@@ -29,7 +30,7 @@ from runtime.iothub.records import (
     DeviceSession,
     Event,
     Features,
-    Feedback,
+    FeedbackBatch,
     Grant,
     MethodResult,
     Registered,
@@ -65,6 +66,7 @@ class IotHub:
         self._stream = TelemetryStream(db, clock, ring_bytes)
         self._methods = MethodCalls(self._sessions)
         self._c2d = C2dQueues(db, clock, self._sessions)
+        self._feedback = FeedbackQueue(db, clock)
         self.service = ServiceSide(db, self._sessions, clock, self._tell_desired)
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -342,25 +344,34 @@ class IotHub:
         """
         return await self._c2d.purge(device_id)
 
-    async def receive_feedback(self) -> tuple[str, list[Feedback]] | None:
-        """Return a lock and what became of messages whose senders asked, None when there is nothing."""
-        return await self._c2d.receive_feedback()
+    async def receive_feedback(self) -> FeedbackBatch | None:
+        """Return what became of messages whose senders asked, None when there is nothing."""
+        return await self._feedback.receive()
+
+    async def next_feedback(self) -> FeedbackBatch:
+        """Wait for a whole batch of feedback: 64 records, or what came within 15 s."""
+        return await self._feedback.next()
 
     async def complete_feedback(self, lock: str) -> None:
-        """The service has the records.
+        """The service has the records, or wants none of them.
 
         Raises:
             IotHubError: 412002 the lock is unknown or has run out.
         """
-        await self._c2d.complete_feedback(lock)
+        await self._feedback.complete(lock)
 
-    def abandon_feedback(self, lock: str) -> None:
-        """The service wants the records later. Raises as `complete_feedback`."""
-        self._c2d.abandon_feedback(lock)
+    async def abandon_feedback(self, lock: str) -> None:
+        """The service wants the records later; too often is too often. Raises as `complete_feedback`."""
+        await self._feedback.abandon(lock)
+
+    def release_feedback(self, lock: str) -> None:
+        """The service is gone without a word on the records: others may have them at once."""
+        self._feedback.release(lock)
 
     async def sweep(self) -> None:
         """Do what is due by the clock: expired messages, locks that ran out. Called each second."""
         await self._c2d.sweep()
+        await self._feedback.sweep()
 
     # ---- what a protocol head keeps of a client, MQTT sessions for example
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -108,6 +108,15 @@ class Feedback:
     generation_id: str
     outcome: Outcome
     at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackBatch:
+    """Records that a service has under a lock."""
+
+    lock: str  # a UUID
+    enqueued_s: float  # when the batch was made
+    records: Sequence[Feedback]
 
 
 @dataclass(frozen=True, slots=True)
