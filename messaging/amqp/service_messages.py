@@ -71,10 +71,14 @@ def read_to_device(received: AmqpMessage) -> ToDevice | Refusal:
     )
 
 
-def feedback(records: bytes, enqueued_ms: int) -> AmqpMessage:
-    """Return what became of messages, for the services that have sent them; `records` is a JSON array."""
+def feedback(records: bytes, enqueued_ms: int, hub: str) -> AmqpMessage:
+    """Return what became of messages, for the services that have sent them; `records` is a JSON array.
+
+    The .NET SDK cannot read one without a user id: IoT Hub names itself there.
+    """
     return AmqpMessage(
         body=records,
+        user_id=hub.encode(),
         content_type=FEEDBACK_TYPE,
         content_encoding="utf-8",
         annotations={"iothub-enqueuedtime": Timestamp(enqueued_ms)},

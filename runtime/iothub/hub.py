@@ -29,6 +29,7 @@ from runtime.iothub.records import (
     C2dMessage,
     DeviceSession,
     Event,
+    Extent,
     Features,
     FeedbackBatch,
     Grant,
@@ -38,7 +39,7 @@ from runtime.iothub.records import (
 )
 from runtime.iothub.service import ServiceSide
 from runtime.iothub.sessions import Sessions
-from runtime.iothub.telemetry import RING_BYTES, Follower, TelemetryStream
+from runtime.iothub.telemetry import HELD_BYTES, RING_BYTES, Follower, TelemetryStream
 from runtime.iothub.twins import DesiredChange
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class IotHub:
         self.hosts = tuple(hosts)
         self.policies = policies
         self.clock = clock
+        self.opened_s = clock.now_s()
         self._db = db
         self._sessions = Sessions(db, clock)
         self._stream = TelemetryStream(db, clock, ring_bytes)
@@ -190,12 +192,26 @@ class IotHub:
         """Have somebody told of telemetry that was stored; see `TelemetryStream.follow`."""
         self._stream.follow(follower)
 
-    async def events(self, after: int, max_count: int = 1000, wait_s: float = 0.0) -> list[Event]:
+    async def events(
+        self, after: int, max_count: int = 1000, wait_s: float = 0.0, most_bytes: int = HELD_BYTES
+    ) -> list[Event]:
         """Return what follows sequence number `after` (0: from the oldest kept) in order.
 
-        Waits up to `wait_s` for something when there is nothing.
+        Waits up to `wait_s` for something when there is nothing. With `most_bytes` it stops at about that
+        much, behind one message at least.
         """
-        return await self._stream.read(after, max_count, wait_s)
+        return await self._stream.read(after, max_count, wait_s, most_bytes)
+
+    async def stream_extent(self) -> Extent:
+        """Return which messages the stream holds."""
+        return await self._stream.extent()
+
+    async def last_before(self, at_ms: int, inclusive: bool = False) -> int:
+        """Return the number in front of the first message enqueued after a time, or at it if `inclusive`.
+
+        That is the number of the newest message when there is none. The time is in ms since 1970-01-01 UTC.
+        """
+        return await self._stream.last_before(at_ms, inclusive)
 
     async def last_sequence_number(self) -> int:
         """Return the number of the newest message, 0 when there never was one."""

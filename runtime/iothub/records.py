@@ -85,6 +85,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Which messages the stream holds, by sequence number."""
+
+    first: int
+    last: int  # `first` - 1 when there never was one
+    last_enqueued_s: float  # 0 when there never was one
+
+
+@dataclass(frozen=True, slots=True)
 class C2dMessage:
     """A message from the cloud to a device."""
 
