@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from cproton_ffi import ffi, lib
 
 from messaging.amqp import frames
-from messaging.amqp.values import Symbol, put
+from messaging.amqp.values import put_fields
 from messaging.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from messaging.amqp.connection import Connection
+    from messaging.amqp.engine import Engine
 
 MAX_MESSAGE_BYTES = 1_048_576  # spec sheet hub-protocols.md section 3.4
 MAX_TAG_BYTES = 32  # AMQP 1.0 part 2.8.7
@@ -75,7 +75,7 @@ class Link:
         "target",
     )
 
-    def __init__(self, connection: Connection, pn: Any, name: str, is_sender: bool) -> None:
+    def __init__(self, connection: Engine, pn: Any, name: str, is_sender: bool) -> None:
         self._connection = connection
         self._pn = pn  # None once link or connection have ended
         self._deliveries: dict[Any, Delivery] = {}  # the unsettled ones, by the engine's
@@ -122,7 +122,11 @@ class Link:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         properties: Mapping[str, object] | None = None,
     ) -> None:
-        """Answer an attach of the peer; a settle mode left out is the one asked for."""
+        """Answer an attach of the peer.
+
+        Modes left out are those asked for, but as receiver we settle FIRST: senders built on uamqp ask for
+        SECOND and then wait for ever for our settlement.
+        """
         pn = self._pn
         if pn is None or self.is_open:
             return
@@ -130,6 +134,8 @@ class Link:
             self.snd_settle_mode = snd_settle_mode
         if rcv_settle_mode is not None:
             self.rcv_settle_mode = rcv_settle_mode
+        elif not self.is_sender:
+            self.rcv_settle_mode = RcvSettleMode.FIRST
         lib.pn_link_set_snd_settle_mode(pn, self.snd_settle_mode)
         lib.pn_link_set_rcv_settle_mode(pn, self.rcv_settle_mode)
         lib.pn_terminus_copy(lib.pn_link_source(pn), lib.pn_link_remote_source(pn))
@@ -223,7 +229,7 @@ class Link:
         self._max_received_bytes = max_message_bytes
         lib.pn_link_set_max_message_size(self._pn, max_message_bytes)
         if properties:
-            put(lib.pn_link_properties(self._pn), {Symbol(key): value for key, value in properties.items()})
+            put_fields(lib.pn_link_properties(self._pn), properties)
 
     def _detach(self, condition: str, description: str) -> None:
         pn = self._pn
