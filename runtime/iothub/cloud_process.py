@@ -43,11 +43,12 @@ from runtime.iothub.provisioning import Provisioning
 from runtime.iothub.rest.api import RestApi
 from runtime.iothub.telemetry_file import TelemetryFile
 from runtime.listening_sockets import address_of
-from runtime.mqtt_listener import MqttListener
 from runtime.run_directory import prepare_home
+from runtime.stream_listener import StreamListener
 from runtime.tcp_listener import Visit, most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import HandleRequest, WebConnection, WebLimits, WebListener, WebRequest
+from runtime.web_socket import MQTT
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ class _Cloud:
         front = MqttFront(devices, provisioning)
         handle = _handler(hub, service)
         admission = Admission(most_connections())
-        mqtt = MqttListener(self._mqtt, (), certificate, admission)
+        mqtt = StreamListener("MQTT", self._mqtt, (), certificate, admission)
         web = WebListener(self._https, certificate, handle, admission)
         local = _LocalDoor(self._home.socket, handle, front)
         try:
@@ -273,7 +274,7 @@ class _LocalDoor:
         self._admission.enter(LOCAL)
         visit = Visit(self._admission, LOCAL, 0)
         visit.authenticated()
-        return WebConnection(self._handle, self._front, visit, WebLimits(), self._asking)
+        return WebConnection(self._handle, {MQTT: self._front}, visit, WebLimits(), self._asking)
 
 
 def _bind_https(settings: CloudSettings) -> list[socket.socket]:
