@@ -108,7 +108,7 @@ class ServiceLinks:
 
     def _redirect(self, link: Link, asked: ServiceLink) -> None:
         """Say where the stream is read: clients of IoT Hub ask there for the endpoint of Event Hubs."""
-        host = self._connection.host_name
+        host = self._connection.hub.host_name
         end = "$management" if asked.kind in _MANAGEMENT else ""
         refusal = Refusal(REDIRECT, f"the stream is read from {NAME} on {host}")
         link.refuse(
@@ -357,7 +357,9 @@ class _Questions:
             return stream_messages.refused_answer(request, refusal)
         hub = self._connection.hub
         if question.partition is None:
-            return stream_messages.stream_answer(request, question.stream, PARTITIONS, int(hub.opened_s * 1000))
+            return stream_messages.stream_answer(
+                request, question.stream, PARTITIONS, int(hub.opened_s * 1000)
+            )
         extent = await hub.stream_extent()
         state = PartitionState(extent.first, extent.last, int(extent.last_enqueued_s * 1000))
         return stream_messages.partition_answer(request, question, state)

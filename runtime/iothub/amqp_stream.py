@@ -1,10 +1,10 @@
 """Readers of the stream of events over AMQP: each link gets what follows its position, as its credit allows.
 
-There is one partition, so the order of a reader is that of the stream. A link's position is settled before the
-attach is answered: whoever asks for what is new gets all that is sent after the answer.
+There is one partition, so the order of a reader is that of the stream. A link's position is settled before
+the attach is answered: whoever asks for what is new gets all that is sent after the answer.
 
 Source: spec sheet security-daemon.md section 4.7
-        MicrosoftDocs/azure-docs: articles/event-hubs/event-hubs-event-processor-host.md (readers with an epoch)
+        MicrosoftDocs/azure-docs: articles/event-hubs/event-hubs-features.md (readers, epochs)
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class StreamReaders:
         elif highest is not None and highest > reader.epoch:
             return Refusal(
                 STOLEN,
-                f"consumer group {quoted(group)} has a reader with epoch {highest}, higher than {reader.epoch}",
+                f"consumer group {quoted(group)} has a reader with epoch {highest}, over {reader.epoch}",
             )
         else:
             for other in list(readers):
@@ -134,9 +134,7 @@ class StreamReader:
         refusal = self._readers.enter(self._group, self)
         if refusal is not None:
             return refusal
-        self._link.accept(
-            snd_settle_mode=SndSettleMode.SETTLED if self._settles else SndSettleMode.UNSETTLED
-        )
+        self._link.accept(snd_settle_mode=SndSettleMode.SETTLED if self._settles else SndSettleMode.UNSETTLED)
         if not self._link.is_open:  # the client has not waited
             self._readers.leave(self._group, self)
             return None

@@ -204,8 +204,8 @@ def _extent(connection: sqlite3.Connection) -> Extent:
 
 def _last_before(connection: sqlite3.Connection, at_ms: int, inclusive: bool) -> int:
     (first,) = connection.execute(
-        f"SELECT min(first_seq) FROM telemetry WHERE CAST(at_s * 1000 AS INTEGER) {'>=' if inclusive else '>'} ?",
-        (at_ms,),
+        "SELECT min(first_seq) FROM telemetry WHERE CAST(at_s * 1000 AS INTEGER) > ?",
+        (at_ms - inclusive,),
     ).fetchone()
     return next_seq(connection) - 1 if first is None else int(first) - 1
 
