@@ -1,7 +1,7 @@
 """Frames with all fields of their performative, those at the end that are null included.
 
-The standard lets a sender leave such fields out, which the engine does; the AMQP library of the Azure SDKs for
-Python (`azure-eventhub`) reads fields by their place and fails where one is missing.
+The standard lets a sender leave such fields out, which the engine does. The AMQP library inside the Python
+SDK `azure-eventhub` reads fields by their place and fails where one is missing.
 
 Source: AMQP 1.0 parts 1.4 and 2.7; azure-eventhub 5.15.1: azure/eventhub/_pyamqp/_connection.py, session.py
 """
@@ -12,6 +12,7 @@ from typing import Final
 
 # How many fields each performative has, by its descriptor: open to close.
 _FIELDS: Final = {0x10: 10, 0x11: 8, 0x12: 14, 0x13: 11, 0x14: 11, 0x15: 6, 0x16: 3, 0x17: 1, 0x18: 1}
+_SMALL: Final = b"\x00\x53"  # in front of a descriptor of one byte
 _ERROR: Final = b"\x00\x53\x1d"
 _ERROR_FIELDS: Final = 3
 _NULL: Final = b"\x40"
@@ -33,7 +34,9 @@ def with_all_fields(data: bytes) -> bytes:
             continue
         stop = pos + int.from_bytes(data[pos : pos + 4], "big")
         start = pos + data[pos + 4] * 4
-        fields = _FIELDS.get(data[start + 2]) if data[pos + 5] == _AMQP_FRAME and stop > start + 3 else None
+        fields = None
+        if data[pos + 5] == _AMQP_FRAME and data.startswith(_SMALL, start):
+            fields = _FIELDS.get(data[start + 2])
         if fields is None:
             parts.append(data[pos:stop])
         else:

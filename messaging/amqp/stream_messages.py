@@ -17,6 +17,7 @@ from typing import Final
 
 from messaging.amqp.codec import AmqpMessage, Int, Long, StringArray, Symbol, Timestamp
 from messaging.amqp.conditions import ARGUMENT_ERROR, Refusal, status_of
+from messaging.amqp.plain import number_of
 from messaging.text import quoted
 
 SELECTOR: Final = "apache.org:selector-filter:string"
@@ -91,12 +92,13 @@ def read_position(source_filter: Mapping[str, object]) -> Position | Refusal:
 
 def read_epoch(properties: Mapping[str, object]) -> int | Refusal | None:
     """Return the rank of a receiver that wants to be alone, None for one that does not."""
-    epoch = properties.get(EPOCH)
-    if epoch is None:
+    asked = properties.get(EPOCH)
+    if asked is None:
         return None
-    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-        return Refusal(ARGUMENT_ERROR, f"{EPOCH} is {quoted(str(epoch))}; it has to be a number from 0 on")
-    return int(epoch)
+    epoch = number_of(asked)
+    if epoch is None or epoch < 0:
+        return Refusal(ARGUMENT_ERROR, f"{EPOCH} is {quoted(str(asked))}; it has to be a number from 0 on")
+    return epoch
 
 
 def read_question(request: AmqpMessage) -> Question | Refusal:

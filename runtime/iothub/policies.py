@@ -60,7 +60,7 @@ class Policy:
 
     @property
     def event_hubs_keys(self) -> tuple[bytes, bytes]:
-        """Both keys as clients of Event Hubs sign with them: the base64 text itself, not what it stands for."""
+        """Both keys as clients of Event Hubs sign with them: the base64 text, not what it stands for."""
         return self.primary_key.encode(), self.secondary_key.encode()
 
 
