@@ -153,12 +153,12 @@ def partition_answer(request: AmqpMessage, question: Question, state: PartitionS
 
 def refused_answer(request: AmqpMessage, refusal: Refusal) -> AmqpMessage:
     """Return the answer to a question that cannot be answered."""
-    status = status_of(refusal.condition)
     return AmqpMessage(
         correlation_id=request.message_id,
         application_properties={
-            "status-code": Int(status),
+            "status-code": Int(status_of(refusal.condition)),
             "status-description": refusal.reason,
+            "statusDescription": refusal.reason,  # where azure-eventhub for Python looks for it
             "error-condition": Symbol(refusal.condition),
         },
     )

@@ -57,13 +57,13 @@ class ServiceLinks:
         self._connection = connection
         self._readers = readers
         self._questions = _Questions(connection)
-        self._resources: dict[Link, tuple[str, ...]] = {}
+        self._resources: dict[Link, str] = {}
 
     async def attach(self, link: Link, asked: ServiceLink) -> Refusal | None:
         """Accept a link, or say why not. Raises EdgeError when the database does not answer."""
-        resources = _resources(asked)
-        self._permit(resources)
-        if asked.kind is ServiceKind.ENDPOINT or (asked.kind in _MANAGEMENT and asked.stream == NAMES[1]):
+        resource = _resource(asked)
+        _permit(self._connection, resource)
+        if asked.kind is ServiceKind.ENDPOINT or (asked.kind in _MANAGEMENT and asked.stream.lower() == NAMES[1]):
             self._redirect(link, asked)
             return None
         if asked.kind is ServiceKind.EVENTS:
@@ -75,36 +75,22 @@ class ServiceLinks:
             _begin(self._connection, link, asked.kind)
         self._resources = {link: needed for link, needed in self._resources.items() if link.is_open}
         if link.is_open:
-            self._resources[link] = resources
+            self._resources[link] = resource
         return refusal
 
     def look(self) -> None:
         """End the links for which no token counts any more."""
-        for link, resources in list(self._resources.items()):
+        for link, resource in list(self._resources.items()):
             if not link.is_open:
                 del self._resources[link]
                 continue
             try:
-                self._permit(resources)
+                _permit(self._connection, resource)
             except AuthError as exc:
                 del self._resources[link]
                 owner = link.context
                 self._connection.detach(link, refusal_of(exc))
                 owner.detached(link)
-
-    def _permit(self, resources: tuple[str, ...]) -> None:
-        """Return when a token of this connection covers one of them.
-
-        Raises:
-            AuthError: none does.
-        """
-        for resource in resources[:-1]:
-            try:
-                self._connection.tokens.permit(Permission.SERVICE_CONNECT, resource)
-            except AuthError:
-                continue
-            return
-        self._connection.tokens.permit(Permission.SERVICE_CONNECT, resources[-1])
 
     def _redirect(self, link: Link, asked: ServiceLink) -> None:
         """Say where the stream is read: clients of IoT Hub ask there for the endpoint of Event Hubs."""
@@ -123,13 +109,24 @@ class ServiceLinks:
         )
 
 
-def _resources(asked: ServiceLink) -> tuple[str, ...]:
-    """Return what a token has to cover, any of these."""
+def _permit(connection: AmqpConnection, resource: str) -> None:
+    """Return when a token of this connection covers a resource.
+
+    Raises:
+        AuthError: none does.
+    """
+    if resource:
+        connection.tokens.permit(Permission.SERVICE_CONNECT, resource)
+
+
+def _resource(asked: ServiceLink) -> str:
+    """Return what a token has to cover, "" for nothing."""
     if asked.kind is ServiceKind.EVENTS:
-        return (f"/{asked.stream}/ConsumerGroups/{asked.consumer_group}/Partitions/{asked.partition}",)
+        return f"/{asked.stream}/ConsumerGroups/{asked.consumer_group}/Partitions/{asked.partition}"
     if asked.kind in _MANAGEMENT:
-        return tuple(f"/{name}/$management" for name in ((asked.stream,) if asked.stream else NAMES))
-    return (_RESOURCES[asked.kind],)
+        # Without a stream, each question has to be permitted: clients hide why a link of theirs is refused.
+        return f"/{asked.stream}/$management" if asked.stream else ""
+    return _RESOURCES[asked.kind]
 
 
 def _begin(connection: AmqpConnection, link: Link, kind: ServiceKind) -> None:
@@ -349,6 +346,7 @@ class _Questions:
         question = read_question(request)
         if isinstance(question, Refusal):
             return stream_messages.refused_answer(request, question)
+        _permit(self._connection, f"/{question.stream}/$management")
         if question.stream.lower() not in NAMES or question.partition not in (None, *PARTITIONS):
             what = f"stream {quoted(question.stream)}"
             if question.partition is not None:
