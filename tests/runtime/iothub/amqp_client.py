@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from messaging import sas
@@ -48,13 +47,13 @@ class AmqpClient:
         self.engine = Connection(container_id="client", hostname=HOST, sasl=sasl)
         self.events: list[Event] = []
         self._tags = itertools.count(1)
-        self._known: Any = None
+        self.known: Any = None
         scene.do(self._connect)
         self.engine.open()
         self._cbs: tuple[Link, Link] | None = None
 
     def _connect(self) -> None:
-        self._known = self.scene.amqp_server.connected(self.transport)
+        self.known = self.scene.amqp_server.connected(self.transport)
 
     # bytes
 
@@ -70,11 +69,11 @@ class AmqpClient:
 
     def send_bytes(self, data: bytes) -> None:
         """Send bytes."""
-        self.scene.do(self.scene.amqp_server.received, self._known, data)
+        self.scene.do(self.scene.amqp_server.received, self.known, data)
 
     def lose(self) -> None:
         """Go without a word."""
-        self.scene.do(self.scene.amqp_server.disconnected, self._known, "connection lost")
+        self.scene.do(self.scene.amqp_server.disconnected, self.known, "connection lost")
 
     # events
 
@@ -113,8 +112,9 @@ class AmqpClient:
         audience = sas.audience_of(HOST, Identity.parse(client_id))
         return self.ask_cbs(cbs.put_token(audience, shown, message_id)).status
 
-    def ask_cbs(self, request: AmqpMessage) -> cbs.CbsAnswer:
-        """Send a request to `$cbs`, and return the answer."""
+    @property
+    def cbs(self) -> tuple[Link, Link]:
+        """The links of `$cbs`, attached."""
         if self._cbs is None:
             self._cbs = (
                 self.engine.attach_sender("cbs-s", "$cbs"),
@@ -123,30 +123,17 @@ class AmqpClient:
             for link in self._cbs:
                 self.wait(LinkAttached, link)
             self._cbs[1].grant(CREDIT)
-        sender, receiver = self._cbs
+        return self._cbs
+
+    def ask_cbs(self, request: AmqpMessage) -> cbs.CbsAnswer:
+        """Send a request to `$cbs`, and return the answer."""
+        sender, receiver = self.cbs
         self.send(sender, request)
         return cbs.parse_answer(self.receive(receiver))
 
-    def attach(
-        self,
-        kind: LinkKind,
-        client_id: str,
-        *,
-        credit: int = CREDIT,
-        channel: str = "",
-        chain: tuple[str, ...] = (),
-        properties: Mapping[str, object] | None = None,
-        rcv_settle_mode: RcvSettleMode = RcvSettleMode.FIRST,
-    ) -> Link:
-        """Attach a link that has to be accepted."""
-        link = self.ask(
-            kind,
-            client_id,
-            channel=channel,
-            chain=chain,
-            properties=properties,
-            rcv_settle_mode=rcv_settle_mode,
-        )
+    def attach(self, kind: LinkKind, client_id: str, *, credit: int = CREDIT, **asked: Any) -> Link:
+        """Attach a link that has to be accepted; arguments as `ask`."""
+        link = self.ask(kind, client_id, **asked)
         self.wait(LinkAttached, link)
         if kind in _RECEIVES:
             link.grant(credit)
@@ -161,22 +148,18 @@ class AmqpClient:
         *,
         channel: str = "",
         chain: tuple[str, ...] = (),
-        properties: Mapping[str, object] | None = None,
+        address: str = "",
         rcv_settle_mode: RcvSettleMode = RcvSettleMode.FIRST,
     ) -> Link:
         """Ask for a link."""
-        said = (
-            link_properties(kind, "test", channel=channel, auth_chain=chain)
-            if properties is None
-            else properties
-        )
-        address = address_of(kind, Identity.parse(client_id))
+        properties = link_properties(kind, "test", channel=channel, auth_chain=chain)
+        address = address or address_of(kind, Identity.parse(client_id))
         name = f"{kind.name}-{next(self._tags)}"
         if kind in _RECEIVES:
             return self.engine.attach_receiver(
-                name, address, properties=said, rcv_settle_mode=rcv_settle_mode
+                name, address, properties=properties, rcv_settle_mode=rcv_settle_mode
             )
-        return self.engine.attach_sender(name, address, properties=said)
+        return self.engine.attach_sender(name, address, properties=properties)
 
     def refused(self, link: Link) -> tuple[str, str]:
         """Wait for the end of a link, and return condition and description."""
@@ -238,7 +221,12 @@ class AmqpClient:
 
     def wait_for_end(self) -> Ended:
         """Wait until the hub closes the connection."""
-        self.scene.wait(lambda: self.transport.closed, "the end of the connection")
+
+        def closed() -> bool:
+            self.exchange()
+            return self.transport.closed
+
+        self.scene.wait(closed, "the end of the connection")
         return self.wait(Ended)
 
 

@@ -1,4 +1,4 @@
-"""A hub on disk with its MQTT and AMQP servers, a clock that is moved by hand, clients without sockets."""
+"""A hub on disk with its MQTT and AMQP servers, a clock moved by hand, and clients without sockets."""
 
 from __future__ import annotations
 
