@@ -202,6 +202,9 @@ class Connection(Engine):
                 chunks.append(ffi.unpack(scratch, taken))
                 lib.pn_transport_pop(transport, taken)
             scratches.append(scratch)
+            for free, pn in self._leaving:
+                free(pn)
+            self._leaving.clear()
             chunks.append(self._last_words or self._heart_beat)
             self._heart_beat = self._last_words = b""
         if self.ended:
