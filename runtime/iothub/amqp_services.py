@@ -63,7 +63,8 @@ class ServiceLinks:
         """Accept a link, or say why not. Raises EdgeError when the database does not answer."""
         resource = _resource(asked)
         _permit(self._connection, resource)
-        if asked.kind is ServiceKind.ENDPOINT or (asked.kind in _MANAGEMENT and asked.stream.lower() == NAMES[1]):
+        asks_where = asked.kind in _MANAGEMENT and asked.stream.lower() == NAMES[1]
+        if asks_where or asked.kind is ServiceKind.ENDPOINT:
             self._redirect(link, asked)
             return None
         if asked.kind is ServiceKind.EVENTS:
