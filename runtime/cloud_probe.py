@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from runtime.cloud_faults import PORT
-
 INTERVAL_S: Final = 0.5
 TRY_S: Final = 5.0
 _JOIN_S: Final = 1.0
@@ -26,8 +24,9 @@ _Address = tuple[socket.AddressFamily, Any]
 class Probes:
     """Probes hosts in threads that end with the answer."""
 
-    def __init__(self, port: int = PORT) -> None:
-        self._port = port
+    def __init__(self, *ports: int) -> None:
+        """Take the ports; a host is reached when one of them is."""
+        self._ports = ports
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Callable[[], None]]] = {}
         self._reached_s: dict[str, float] = {}
@@ -73,7 +72,7 @@ class Probes:
             reached()
 
     def _try_until_reached(self, host_name: str) -> bool:
-        resolver = _Resolver(host_name, self._port, self._addresses)
+        resolver = _Resolver(host_name, self._ports, self._addresses)
         tries: list[tuple[float, socket.socket]] = []
         with selectors.DefaultSelector() as selector:
             try:
@@ -115,9 +114,9 @@ class Probes:
 class _Resolver:
     """Resolves one name in a thread of its own, because that may take long."""
 
-    def __init__(self, host_name: str, port: int, addresses: dict[str, list[_Address]]) -> None:
+    def __init__(self, host_name: str, ports: tuple[int, ...], addresses: dict[str, list[_Address]]) -> None:
         self._host_name = host_name
-        self._port = port
+        self._ports = ports
         self._addresses = addresses
         self._thread: threading.Thread | None = None
 
@@ -130,7 +129,11 @@ class _Resolver:
 
     def _resolve(self) -> None:
         try:
-            found = socket.getaddrinfo(self._host_name, self._port, type=socket.SOCK_STREAM)
+            found = [
+                one
+                for port in self._ports
+                for one in socket.getaddrinfo(self._host_name, port, type=socket.SOCK_STREAM)
+            ]
         except (OSError, UnicodeError):
             return  # what was known before still is; opening the connection says what is wrong with the name
         self._addresses[self._host_name] = [(family, address) for family, _, _, _, address in found]
