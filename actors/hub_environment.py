@@ -31,6 +31,8 @@ class HubEnvironment:
     """What the hub obeys."""
 
     mqtt_enabled: bool = True
+    amqp_enabled: bool = True
+    amqp_port: int | None = None  # None: what this device is set to, else 5671
     http_enabled: bool = True
     http_port: int | None = None  # None: what this device is set to, else 443
     client_cert_auth_enabled: bool = True
@@ -194,7 +196,6 @@ def _none(name: str, default: str, here: str) -> Variable:
 
 
 _DAY_S: Final = 24 * 3600
-_NO_AMQP: Final = "this hub does not speak AMQP"
 _AMQP_LINK: Final = "is about AMQP; the link to the cloud is MQTT"
 _NO_ROCKSDB: Final = "messages are in SQLite, not in RocksDB"
 _NO_METRICS: Final = "there is no metrics end point yet"
@@ -209,6 +210,20 @@ VARIABLES: Final = (
         "mqtt_enabled",
         _SWITCH,
         "false: no port 8883, and no MQTT over WebSocket on 443",
+    ),
+    _obeyed(
+        "AmqpSettings__Enabled",
+        "true",
+        "amqp_enabled",
+        _SWITCH,
+        "false: no port 5671, and no AMQP over WebSocket on 443",
+    ),
+    _obeyed(
+        "AmqpSettings__Port",
+        "5671",
+        "amqp_port",
+        _whole(1, 65_535),
+        "port of AMQP; EDGE_ACTORS_AMQP_LISTEN of the device goes before it",
     ),
     _obeyed(
         "HttpSettings__Enabled", "true", "http_enabled", _SWITCH, "false: no port 443, so no WebSocket either"
@@ -233,7 +248,7 @@ VARIABLES: Final = (
         "100",
         "max_connected_clients",
         _whole(1, 1_000_000),
-        "further clients are told to try again later (CONNACK 3)",
+        "further clients are told to try again later (CONNACK 3; AMQP: amqp:resource-limit-exceeded)",
         "no limit but file descriptors and memory",
     ),
     _obeyed(
@@ -342,7 +357,7 @@ VARIABLES: Final = (
         "IoTEdgeAPIProxy",
         "api_proxy_module_id",
         _MODULE,
-        "of the one module that may pass on the certificate of a client of its own, for MQTT over WebSocket",
+        "of the one module that may pass on the certificate of a client of its own, over WebSocket",
     ),
     _obeyed(
         "CloudConnectionIdleTimeoutSecs",
@@ -376,9 +391,6 @@ VARIABLES: Final = (
     _refused(
         "AuthenticationMode", "Scope", "identities are judged by what this edge knows, as Scope", "scope"
     ),
-    _refused("AmqpSettings__Enabled", "true", _NO_AMQP, "false"),
-    _none("AmqpSettings__Port", "5671", _NO_AMQP),
-    _none("AmqpSettings__DelayedBatchingEnabled", "false", _NO_AMQP),
     _refused(
         "UsePersistentStorage",
         "true",
@@ -412,6 +424,11 @@ VARIABLES: Final = (
     _none("MqttSettings__DeviceReceiveAckTimeout", "0", "MessageAckTimeoutSecs says when is sent again"),
     _none("MqttSettings__MaxPendingInboundMessages", "10", "what is not on disk yet is bounded by bytes"),
     _none("MqttSettings__UsePooledBuffers", "false", _NO_POOL),
+    _none(
+        "AmqpSettings__DelayedBatchingEnabled",
+        "false",
+        "dispositions leave when messages are on disk, those of one read together",
+    ),
     _none("CacheTokens", "false", "identities are on disk, so clients connect offline with any valid token"),
     _none("CheckEntireQueueOnCleanup", "false", "expired messages are found wherever they are"),
     _none("MaxUpstreamBatchSize", "10", "MQTT has no batches; as many go at once as arrive in good time"),

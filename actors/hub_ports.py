@@ -33,6 +33,7 @@ class HubPorts:
 
     mqtt: tuple[BoundPort, ...] | None = None
     web: tuple[BoundPort, ...] | None = None
+    amqp: tuple[BoundPort, ...] | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -50,13 +51,11 @@ def hub_ports(create_options: str) -> HubPorts:
     for name, entries in bindings.items():
         port, _, protocol = str(name).partition("/")
         name = f"{port}/{protocol or 'tcp'}"
-        if name == AMQP:
-            continue  # manifests of the reference have all three; what is not spoken is told elsewhere
-        if name not in (MQTT, WEB):
-            problems.append(f"port {name} is none of the hub's; it serves {MQTT} and {WEB}")
+        if name not in (MQTT, WEB, AMQP):
+            problems.append(f"port {name} is none of the hub's; it serves {MQTT}, {AMQP} and {WEB}")
             continue
         found[name] = tuple(dict.fromkeys(_bound(name, entries, problems)))
-    return HubPorts(found.get(MQTT) or None, found.get(WEB) or None, tuple(problems))
+    return HubPorts(found.get(MQTT) or None, found.get(WEB) or None, found.get(AMQP) or None, tuple(problems))
 
 
 def _bound(name: str, entries: Any, problems: list[str]) -> Iterator[BoundPort]:

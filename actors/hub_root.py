@@ -69,7 +69,8 @@ class HubRootActor(RootActor):
         make_connections: Callable[[], CloudConnections],
         link_switch: LinkSwitch,
         cloud_ca_pem: Callable[[], str],
-        make_mqtt_listener: Callable[[], Listener],
+        mqtt_listener: Listener,
+        amqp_listener: Listener,
         http_gate: HttpGate,
         load_certificate: Callable[[], bool],
     ) -> None:
@@ -125,7 +126,7 @@ class HubRootActor(RootActor):
 
         def mqtt() -> MqttHead:
             return MqttHead(
-                make_mqtt_listener(),
+                mqtt_listener,
                 config.device_id,
                 store=STORE,
                 router=ROUTER,

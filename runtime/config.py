@@ -36,6 +36,7 @@ RUNTIME_VARIABLES = frozenset(
 
 DEVICE_FILE = "device.json"
 MQTT_TLS_PORT = 8883
+AMQP_TLS_PORT = 5671
 MQTT_PLAIN_PORT = 1883
 WEB_PORT = 443
 MOST_CLOUD_CONNECTIONS = 100
@@ -136,10 +137,18 @@ def _listen(text: str, default_port: int = MQTT_TLS_PORT) -> tuple[ListenAddress
 
 
 def _web_listen(text: str) -> tuple[ListenAddress, ...]:
+    return _listen_or_off(text, WEB_PORT)
+
+
+def _amqp_listen(text: str) -> tuple[ListenAddress, ...]:
+    return _listen_or_off(text, AMQP_TLS_PORT)
+
+
+def _listen_or_off(text: str, default_port: int) -> tuple[ListenAddress, ...]:
     if text == "off":
         return ()
     try:
-        return _listen(text, WEB_PORT)
+        return _listen(text, default_port)
     except ValueError as exc:
         raise ValueError(f"{exc}; or off") from None
 
@@ -313,7 +322,15 @@ class Settings:
             _web_listen,
             default="port 443 of the addresses of listen, as far as it is to be had",
             unit="ADDRESS[:PORT], several with commas, or off",
-            help="where the hub accepts MQTT over WebSocket and HTTPS; device SDKs always use port 443",
+            help="where the hub accepts HTTPS, and MQTT and AMQP over WebSocket; device SDKs use port 443",
+        )
+    )
+    amqp_listen: tuple[ListenAddress, ...] | None = field(
+        metadata=_about(
+            _amqp_listen,
+            default="port 5671 of the addresses of listen, as far as it is to be had",
+            unit="ADDRESS[:PORT], several with commas, or off",
+            help="where the hub accepts AMQP over TLS; device SDKs always use port 5671",
         )
     )
     plain_listen: ListenAddress | None = field(
@@ -578,6 +595,7 @@ def read_settings(
         hostname=pick("hostname", default_hostname(listen, host_name)),
         listen=listen,
         web_listen=pick("web_listen", None),
+        amqp_listen=pick("amqp_listen", None),
         plain_listen=pick("plain_listen", None),
         stop_grace_s=pick("stop_grace_s", float(about("stop_grace_s").default)),
         process_allow=pick("process_allow", ()),
@@ -611,10 +629,20 @@ def web_addresses(settings: Settings, port: int | None = None) -> tuple[ListenAd
     """Return where the web front goes: as set, else wherever MQTT is accepted, to `port` or 443."""
     if settings.web_listen is not None:
         return settings.web_listen
+    return _beside_mqtt(settings, port or WEB_PORT)
+
+
+def amqp_addresses(settings: Settings, port: int | None = None) -> tuple[ListenAddress, ...]:
+    """Return where AMQP is accepted: as set, else wherever MQTT is, on `port` or 5671."""
+    if settings.amqp_listen is not None:
+        return settings.amqp_listen
+    return _beside_mqtt(settings, port or AMQP_TLS_PORT)
+
+
+def _beside_mqtt(settings: Settings, port: int) -> tuple[ListenAddress, ...]:
     hosts = dict.fromkeys(address.host for address in settings.listen)
-    return tuple(
-        address for host in hosts if (address := ListenAddress(host, port or WEB_PORT)) not in settings.listen
-    )
+    taken = {*settings.listen, *(settings.web_listen or ())}
+    return tuple(address for host in hosts if (address := ListenAddress(host, port)) not in taken)
 
 
 def default_hostname(listen: Sequence[ListenAddress], host_name: str) -> str:

@@ -28,12 +28,14 @@ def as_deployed(settings: Settings, deployment: Deployment, host_name: str | Non
     ports = hub_ports(hub.settings.create_options)
     for problem in ports.problems:
         log.warning("edgeHub: HostConfig.PortBindings of its createOptions: %s", problem)
-    listen, web = settings.listen, settings.web_listen
+    listen, web, amqp = settings.listen, settings.web_listen, settings.amqp_listen
     if ports.mqtt is not None and "listen" not in settings.given:
         listen = tuple(ListenAddress(bound.host, bound.port) for bound in ports.mqtt)
     if ports.web is not None and "web_listen" not in settings.given:
         web = tuple(ListenAddress(bound.host, bound.port) for bound in ports.web)
+    if ports.amqp is not None and "amqp_listen" not in settings.given:
+        amqp = tuple(ListenAddress(bound.host, bound.port) for bound in ports.amqp)
     hostname = settings.hostname
     if "hostname" not in settings.given:
         hostname = default_hostname(listen, socket.gethostname() if host_name is None else host_name)
-    return replace(settings, listen=listen, web_listen=web, hostname=hostname)
+    return replace(settings, listen=listen, web_listen=web, amqp_listen=amqp, hostname=hostname)

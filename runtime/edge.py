@@ -63,7 +63,7 @@ from runtime import listening_sockets
 from runtime.agent_cloud import cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
-from runtime.config import Settings, remember_device, web_addresses
+from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
 from runtime.deployed_ports import as_deployed
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
@@ -590,7 +590,12 @@ class _Edge:
                 settings = with_gateway(settings, address.host)
         # Known before the hub starts, or else it would have to start again for the first container.
         settings = listening_for_containers(settings, deployment, self._containers)
-        return replace(self._settings, listen=settings.listen, web_listen=settings.web_listen)
+        return replace(
+            self._settings,
+            listen=settings.listen,
+            web_listen=settings.web_listen,
+            amqp_listen=settings.amqp_listen,
+        )
 
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
@@ -621,21 +626,28 @@ def _cloud_spec(cloud: EmbeddedCloud) -> ModuleSpec:
 
 
 def _server_names(settings: Settings) -> tuple[str, ...]:
-    addresses = (*settings.listen, *web_addresses(settings))
+    addresses = (*settings.listen, *web_addresses(settings), *amqp_addresses(settings))
     return server_names(settings.hostname, (address.host for address in addresses))
 
 
 def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wanted]:
-    """Return on what the hub is to listen. A web port that this device does not ask for may be missing."""
+    """Return on what the hub is to listen. A port that this device does not ask for may be missing."""
     mqtt = settings.listen if environment.mqtt_enabled else ()
+    amqp = amqp_addresses(settings, environment.amqp_port) if environment.amqp_enabled else ()
     web = web_addresses(settings, environment.http_port) if environment.http_enabled else ()
     plain = [settings.plain_listen] if settings.plain_listen and environment.mqtt_enabled else []
-    by_use = ((Use.MQTT, mqtt), (Use.WEB, web), (Use.PLAIN_MQTT, plain))
+    by_use = ((Use.MQTT, mqtt), (Use.AMQP, amqp), (Use.WEB, web), (Use.PLAIN_MQTT, plain))
+    asked_for = {
+        Use.MQTT: True,
+        Use.AMQP: "amqp_listen" in settings.given,
+        Use.WEB: "web_listen" in settings.given,
+        Use.PLAIN_MQTT: True,
+    }
     return [
         Wanted(
             use,
             listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port),
-            is_optional=use is Use.WEB and "web_listen" not in settings.given,
+            is_optional=not asked_for[use],
         )
         for use, addresses in by_use
         for address in addresses

@@ -33,7 +33,7 @@ from messaging.zmq_bus import ZmqBus
 from runtime.client_certificates import check_certificate
 from runtime.home import Home
 from runtime.http_gate import HttpGate
-from runtime.hub_listener import hub_listener
+from runtime.hub_listener import head_listeners
 from runtime.identity_copy import IdentityFile
 from runtime.link_switch import LinkSwitchFile
 from runtime.listening_sockets import Use, from_environment
@@ -89,6 +89,9 @@ def run_hub(
     most_open = most_connections()
     bus = ZmqBus(HUB, run_dir)
     gate = HttpGate()
+    listeners = head_listeners(
+        by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment
+    )
     ended = threading.Event()
     failures: list[str] = []
 
@@ -102,14 +105,8 @@ def run_hub(
             make_connections=lambda: make_connections(home, config),
             link_switch=LinkSwitchFile(home / "upstream.off"),
             cloud_ca_pem=lambda: cloud_ca_pem(config.cloud_ca_file),
-            make_mqtt_listener=lambda: hub_listener(
-                by_use,
-                certificate,
-                Admission(most_open),
-                gate.answer,
-                gate.passed_on,
-                web_socket=environment.mqtt_enabled,
-            ),
+            mqtt_listener=listeners.mqtt,
+            amqp_listener=listeners.amqp,
             http_gate=gate,
             load_certificate=certificate.load,
         )

@@ -1,16 +1,19 @@
-"""All listeners of the hub as one, for its MQTT head: MQTT over TLS, over WebSocket, and plain."""
+"""The listeners of the hub's protocol heads: over TLS, over WebSocket, and plain; what they share."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from actors.admission import Admission
+from actors.hub_environment import HubEnvironment
 from actors.ports import ConnectionHandler, Listener
 from runtime.listening_sockets import Use
-from runtime.mqtt_listener import MqttListener
+from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import HandleRequest, TakePassedOn, WebListener
+from runtime.web_socket import AMQP, MQTT
 
 
 class Listeners:
@@ -30,23 +33,41 @@ class Listeners:
             listener.close()
 
 
-def hub_listener(
+@dataclass(frozen=True, slots=True)
+class HeadListeners:
+    """What the MQTT head and the AMQP head listen with."""
+
+    mqtt: Listener
+    amqp: Listener
+
+
+def head_listeners(
     sockets: Mapping[Use, Sequence[socket.socket]],
     certificate: ServerCertificate,
     admission: Admission,
     answer: HandleRequest,
     passed_on: TakePassedOn,
-    *,
-    web_socket: bool = True,
-) -> Listeners:
+    environment: HubEnvironment,
+) -> HeadListeners:
     """Return what serves these sockets; their connections are admitted together, requests go to `answer`,
     certificates that a proxy passes on to `passed_on`.
 
-    Without `web_socket` there is no MQTT on the web port.
+    The web port takes connections while all heads that there are have opened their part of it: without AMQP
+    there is no AMQP head. There always is one for MQTT, whose part is then switched off.
     """
-    return Listeners(
-        MqttListener(sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], certificate, admission),
-        WebListener(
-            sockets[Use.WEB], certificate, answer, admission, web_socket=web_socket, passed_on=passed_on
+    web = WebListener(
+        sockets[Use.WEB],
+        certificate,
+        answer,
+        admission,
+        subprotocols=(MQTT, AMQP) if environment.amqp_enabled else (MQTT,),
+        switched_off=() if environment.mqtt_enabled else (MQTT,),
+        passed_on=passed_on,
+    )
+    return HeadListeners(
+        Listeners(
+            StreamListener("MQTT", sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], certificate, admission),
+            web.part(MQTT),
         ),
+        Listeners(StreamListener("AMQP", sockets[Use.AMQP], (), certificate, admission), web.part(AMQP)),
     )

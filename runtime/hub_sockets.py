@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 
 SETTINGS: Final = {
     Use.MQTT: "--listen",
+    Use.AMQP: "EDGE_ACTORS_AMQP_LISTEN",
     Use.WEB: "EDGE_ACTORS_WEB_LISTEN",
     Use.PLAIN_MQTT: "EDGE_ACTORS_PLAIN_LISTEN",
 }
+MISSED: Final = {Use.AMQP: "no AMQP", Use.WEB: "no MQTT and AMQP over WebSocket, and no HTTPS"}
 TAKE_LIMIT_S: Final = 5.0  # a hub that was started a moment ago needs a part of a second
 
 
@@ -132,7 +134,7 @@ class HubSockets:
                 raise
             if wanted not in self._missed:
                 self._missed.add(wanted)
-                log.warning("no MQTT over WebSocket and no HTTPS: %s", exc)
+                log.warning("%s: %s", MISSED[wanted.use], exc)
 
     def _close(self, listener: socket.socket) -> None:
         if listener in self._held:

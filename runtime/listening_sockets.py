@@ -26,6 +26,7 @@ class Use(StrEnum):
     """What the hub speaks on a socket."""
 
     MQTT = "mqtts"
+    AMQP = "amqps"
     WEB = "https"
     PLAIN_MQTT = "mqtt"
 

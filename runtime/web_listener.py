@@ -1,6 +1,6 @@
-"""The web front, port 443: HTTP/1.1 requests, and MQTT over WebSocket on one path, both over TLS.
+"""The web front, port 443: HTTP/1.1 requests, and MQTT and AMQP over WebSocket on one path, all over TLS.
 
-Source: spec sheet hub-protocols.md sections 1.16, 4.1 and 6
+Source: spec sheet hub-protocols.md sections 1.16, 3.8, 4.1 and 6
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Any, Final, cast
@@ -18,10 +18,10 @@ from actors.admission import Admission
 from actors.http_head import PROXIED_CERTIFICATE
 from actors.ports import ConnectionHandler
 from runtime.http_exchange import HttpExchange, HttpRequest, Refusal, Response, error_response
-from runtime.mqtt_listener import CLOSE_LIMIT_S
+from runtime.stream_listener import CLOSE_LIMIT_S
 from runtime.tcp_listener import TcpListener, Visit
 from runtime.tls_server import ServerCertificate, peer_certificates
-from runtime.web_socket import WebSocket, accept, is_upgrade
+from runtime.web_socket import MQTT, WebSocket, accept, is_upgrade
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,10 @@ TakePassedOn = Callable[[WebRequest], Awaitable[tuple[bytes, ...]]]
 
 
 class WebListener:
-    """Implements `actors.ports.Listener` for MQTT over WebSocket, and answers all other requests by `handle`.
+    """Implements `actors.ports.Listener` for WebSocket, and answers all other requests by `handle`.
+
+    Each subprotocol may have a handler of its own (`part`); connections are accepted while all have theirs,
+    and wait in the backlog otherwise.
 
     `handle` runs on the loop of the thread that opens the listener, once at a time per connection, and is
     cancelled when the peer goes away. A Refusal that it raises is answered with status and message.
@@ -67,35 +70,77 @@ class WebListener:
         admission: Admission | None = None,
         limits: WebLimits | None = None,
         *,
-        web_socket: bool = True,
+        subprotocols: Sequence[str] = (MQTT,),
+        switched_off: Collection[str] = (),
         passed_on: TakePassedOn | None = None,
     ) -> None:
-        """Take the sockets. Without `passed_on`, certificates that a proxy passes on mean nothing."""
+        """Take the sockets.
+
+        Args:
+            tls: Listening sockets of somebody else.
+            certificate: Of this server.
+            handle: Answers requests.
+            admission: Who may connect, perhaps shared.
+            limits: Of one connection.
+            subprotocols: Those that get a handler.
+            switched_off: Those of them for which no upgrade is taken all the same.
+            passed_on: Without it, certificates that a proxy passes on mean nothing.
+        """
         self._listener = TcpListener("HTTP and WebSocket", tls, (), certificate, admission or Admission())
         self._handle = handle
         self._limits = limits or WebLimits()
-        self._takes_web_socket = web_socket
+        self._subprotocols = tuple(subprotocols)
+        self._switched_off = frozenset(switched_off)
         self._passed_on = passed_on
+        self._handlers: dict[str, ConnectionHandler] = {}  # by subprotocol
         self._asking: set[WebConnection] = set()  # those that speak HTTP
 
+    def part(self, subprotocol: str) -> WebPart:
+        """Return the listener of one subprotocol."""
+        return WebPart(self, subprotocol)
+
     def open(self, handler: ConnectionHandler) -> None:
-        """Accept connections on the loop of this thread; `handler` gets the upgraded ones."""
-        self._listener.open(
-            lambda visit: WebConnection(
-                self._handle,
-                handler if self._takes_web_socket else None,
-                visit,
-                self._limits,
-                self._asking,
-                self._passed_on,
-            )
-        )
+        """Accept connections on the loop of this thread; `handler` gets all upgraded ones."""
+        for subprotocol in self._subprotocols:
+            self.open_part(subprotocol, handler)
 
     def close(self) -> None:
         """Accept no more; who comes waits in the backlog. Upgraded connections are left to their handler."""
+        for subprotocol in self._subprotocols:
+            self.close_part(subprotocol)
+
+    def open_part(self, subprotocol: str, handler: ConnectionHandler) -> None:
+        """Give connections of a subprotocol to a handler."""
+        self._handlers[subprotocol] = handler
+        if len(self._handlers) == len(self._subprotocols):
+            spoken = {name: its for name, its in self._handlers.items() if name not in self._switched_off}
+            self._listener.open(lambda visit: self._connection(visit, spoken))
+
+    def close_part(self, subprotocol: str) -> None:
+        """Give no more of them to it; nobody is accepted until another handler comes."""
+        self._handlers.pop(subprotocol, None)
         self._listener.close()
         for connection in list(self._asking):
             connection.close()
+
+    def _connection(self, visit: Visit, spoken: Mapping[str, ConnectionHandler]) -> WebConnection:
+        return WebConnection(self._handle, spoken, visit, self._limits, self._asking, self._passed_on)
+
+
+class WebPart:
+    """Implements `actors.ports.Listener` for one subprotocol of a web listener."""
+
+    def __init__(self, listener: WebListener, subprotocol: str) -> None:
+        self._listener = listener
+        self._subprotocol = subprotocol
+
+    def open(self, handler: ConnectionHandler) -> None:
+        """Take the connections of this subprotocol."""
+        self._listener.open_part(self._subprotocol, handler)
+
+    def close(self) -> None:
+        """Take no more."""
+        self._listener.close_part(self._subprotocol)
 
 
 class WebConnection(asyncio.Protocol):
@@ -104,7 +149,7 @@ class WebConnection(asyncio.Protocol):
     def __init__(
         self,
         handle: HandleRequest,
-        handler: ConnectionHandler | None,
+        handlers: Mapping[str, ConnectionHandler],
         visit: Visit,
         limits: WebLimits,
         asking: set[WebConnection],
@@ -112,11 +157,11 @@ class WebConnection(asyncio.Protocol):
     ) -> None:
         """Take what is needed; the connection is in `asking` until it is upgraded or ends.
 
-        Without a handler nothing is upgraded.
+        `handlers` are those of the subprotocols; without any nothing is upgraded.
         """
         self._asking = asking
         self._handle = handle
-        self._handler = handler
+        self._handlers = handlers
         self._take_passed_on = passed_on
         self._visit = visit
         self._limits = limits
@@ -218,14 +263,14 @@ class WebConnection(asyncio.Protocol):
     def _upgrade(self, request: HttpRequest, passed_on: tuple[bytes, ...] = ()) -> None:
         if unquote(request.target.partition("?")[0]) != WEBSOCKET_PATH:
             raise Refusal(404, f"there is no WebSocket at this path, only at {WEBSOCKET_PATH}")
-        if self._handler is None:
-            raise Refusal(404, "this hub speaks no MQTT: MqttSettings__Enabled of edgeHub is false")
-        connection, reply = accept(request)
+        if not self._handlers:
+            raise Refusal(404, "WebSocket is switched off: MqttSettings__Enabled and AmqpSettings__Enabled")
+        subprotocol, connection, reply = accept(request, self._handlers)
         self._set_timer(None)
         self._asking.discard(self)
         self._transport.write(reply)
         self._web_socket = WebSocket(connection, self._transport, self._visit, passed_on)
-        self._web_socket.opened(self._handler, self._http.rest())
+        self._web_socket.opened(self._handlers[subprotocol], self._http.rest())
 
     async def _answer(self, request: HttpRequest) -> None:
         try:

@@ -1,12 +1,13 @@
-"""MQTT over WebSocket: one connection after its upgrade, as the Transport of an MQTT head.
+"""MQTT or AMQP over WebSocket: one connection after its upgrade, as the Transport of a protocol head.
 
-Source: RFC 6455; MQTT 3.1.1 chapter 6; spec sheet hub-protocols.md section 1.16
+Source: RFC 6455; MQTT 3.1.1 chapter 6; spec sheet hub-protocols.md sections 1.16 and 3.8
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Any, Final
 
 from wsproto import ConnectionType, WSConnection
@@ -17,13 +18,14 @@ from wsproto.utilities import RemoteProtocolError
 
 from actors.ports import ConnectionHandler
 from runtime.http_exchange import HttpRequest, Refusal
-from runtime.mqtt_listener import CLOSE_LIMIT_S, WRITE_BUFFER_BYTES
+from runtime.stream_listener import CLOSE_LIMIT_S, WRITE_BUFFER_BYTES
 from runtime.tcp_listener import Visit
 from runtime.tls_server import peer_certificates
 
 log = logging.getLogger(__name__)
 
-SUBPROTOCOL: Final = "mqtt"
+MQTT: Final = "mqtt"
+AMQP: Final = "AMQPWSB10"
 FRAMES_AT_ONCE: Final = 512  # of one client; a read may bring 40,000 empty ones, and others wait meanwhile
 PROTOCOL_HEADER: Final = "sec-websocket-protocol"
 
@@ -33,10 +35,11 @@ def is_upgrade(request: HttpRequest) -> bool:
     return (request.header("upgrade") or "").strip().lower() == "websocket"
 
 
-def accept(request: HttpRequest) -> tuple[WSConnection, bytes]:
-    """Accept an upgrade; return the connection and the reply.
+def accept(request: HttpRequest, spoken: Collection[str]) -> tuple[str, WSConnection, bytes]:
+    """Accept an upgrade; return the subprotocol, the connection and the reply.
 
-    Subprotocols are compared without regard to case, and the reply has our spelling: the C SDK offers `MQTT`.
+    The first one offered that is `spoken` is taken. They are compared without regard to case, and the reply
+    has our spelling: the C SDK offers `MQTT`.
 
     Raises:
         Refusal: 400 or 426, with what the request lacks.
@@ -49,20 +52,23 @@ def accept(request: HttpRequest) -> tuple[WSConnection, bytes]:
         if header == PROTOCOL_HEADER
         for name in value.lower().split(",")
     ]
-    if SUBPROTOCOL not in offered:
-        raise Refusal(400, f"the WebSocket subprotocol '{SUBPROTOCOL}' has to be offered")
+    ours = {name.lower(): name for name in spoken}
+    subprotocol = next((ours[name] for name in offered if name in ours), None)
+    if subprotocol is None:
+        known = " or ".join(f"'{name}'" for name in spoken)
+        raise Refusal(400, f"the WebSocket subprotocol {known} has to be offered")
     headers = [
         (name.encode("ascii"), value.encode("latin-1"))
         for name, value in request.headers
         if name != PROTOCOL_HEADER
     ]
-    headers.append((PROTOCOL_HEADER.encode(), SUBPROTOCOL.encode()))
+    headers.append((PROTOCOL_HEADER.encode(), subprotocol.encode()))
     connection = WSConnection(ConnectionType.SERVER)
     try:
         connection.initiate_upgrade_connection(headers, request.target)
         if not any(isinstance(event, Request) for event in connection.events()):
             raise Refusal(400, "the WebSocket upgrade is not complete")
-        return connection, connection.send(AcceptConnection(subprotocol=SUBPROTOCOL))
+        return subprotocol, connection, connection.send(AcceptConnection(subprotocol=subprotocol))
     except RemoteProtocolError as exc:
         status = getattr(exc.event_hint, "status_code", 400)
         raise Refusal(status, f"the WebSocket upgrade is not valid: {exc}") from exc
@@ -179,7 +185,7 @@ class WebSocket:
         if isinstance(end, CloseConnection):
             self._peer_ends(end)
         elif end is not None:
-            self._offended(CloseReason.UNSUPPORTED_DATA, "MQTT has to come in binary frames")
+            self._offended(CloseReason.UNSUPPORTED_DATA, "messages have to come in binary frames")
         behind = end is None and frames == FRAMES_AT_ONCE
         if behind:
             asyncio.get_running_loop().call_soon(self._take_frames)

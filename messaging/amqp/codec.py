@@ -11,6 +11,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 from messaging.amqp.values import (
     Described,
@@ -40,9 +42,13 @@ __all__ = [
     "UInt",
     "ULong",
     "decode",
+    "decode_head",
     "encode",
+    "encode_body",
+    "encode_head",
     "join_batch",
     "split_batch",
+    "split_body",
 ]
 
 BATCH_FORMAT = 0x80013700  # message-format of a transfer whose Data sections are one encoded message each
@@ -85,19 +91,59 @@ def decode(data: bytes) -> AmqpMessage:
     Raises:
         RemoteProtocolError: This is no AMQP message.
     """
-    message = AmqpMessage()
+    head, body = split_body(data)
+    message = decode_head(head)
+    message.body = body
+    return message
+
+
+def split_body(data: bytes) -> tuple[bytes, bytes]:
+    """Return the sections of a message without Data, for `decode_head`, and the Data sections joined.
+
+    Messages of one sender are alike but for their bodies: what is made of a head may be kept by its bytes.
+
+    Raises:
+        RemoteProtocolError: This is no AMQP message.
+    """
+    head = body = b""
+    pos = 0
     for code, start, end in _sections(data):
         if code == _DATA:
-            body = _binary(data, start, end)
-            message.body = message.body + body if message.body else body
-        elif code == _PROPERTIES:
-            _read_properties(message, decode_value(data[start:end]))
+            body = body + _binary(data, start, end) if body else _binary(data, start, end)
+        else:
+            head = head + data[pos:end] if head else data[pos:end]
+        pos = end
+    return head, body
+
+
+def decode_head(head: bytes) -> AmqpMessage:
+    """Read the sections without Data; there may be none.
+
+    Raises:
+        RemoteProtocolError: These are no sections of an AMQP message.
+    """
+    message = AmqpMessage()
+    for code, start, end in _sections(head) if head else ():
+        if code == _PROPERTIES:
+            read = _read_properties if end - start <= _MAX_CACHED_BYTES else _read_properties.__wrapped__
+            (
+                message.message_id,
+                message.user_id,
+                message.to,
+                message.subject,
+                message.reply_to,
+                message.correlation_id,
+                message.content_type,
+                message.content_encoding,
+                message.absolute_expiry_time_ms,
+                message.creation_time_ms,
+            ) = read(head[start:end])
         elif code == _APPLICATION_PROPERTIES:
-            message.application_properties = _read_map(data[start:end])
+            message.application_properties = _map(head[start:end])
         elif code == _ANNOTATIONS:
-            message.annotations = _read_map(data[start:end])
+            message.annotations = _map(head[start:end])
         elif code == _VALUE:
-            message.value = decode_value(data[start:end])
+            message.value = decode_value(head[start:end])
             message.is_value = True
         elif code == _SEQUENCE:
             raise RemoteProtocolError("an AMQP message with a sequence as body")
@@ -110,6 +156,16 @@ def encode(message: AmqpMessage) -> bytes:
     Raises:
         LocalProtocolError: A value has no AMQP type, or does not fit into the one it names.
     """
+    head = encode_head(message)
+    return head if message.is_value else head + encode_body(message.body)
+
+
+def encode_head(message: AmqpMessage) -> bytes:
+    """Write what stands in front of the Data section; a body that is a value belongs to it.
+
+    Raises:
+        LocalProtocolError: As in `encode`.
+    """
     parts: list[bytes] = []
     if message.annotations:
         keys = {Symbol(key): value for key, value in message.annotations.items()}
@@ -121,9 +177,15 @@ def encode(message: AmqpMessage) -> bytes:
         parts += (b"\x00\x53\x74", encode_value(message.application_properties))
     if message.is_value:
         parts += (b"\x00\x53\x77", encode_value(message.value))
-    else:
-        parts += _data_section(message.body)
     return b"".join(parts)
+
+
+def encode_body(body: bytes) -> bytes:
+    """Write one Data section."""
+    size = len(body)
+    if size < 256:
+        return b"\x00\x53\x75\xa0" + bytes((size,)) + body
+    return b"\x00\x53\x75\xb0" + size.to_bytes(4, "big") + body
 
 
 def split_batch(data: bytes) -> list[bytes]:
@@ -140,10 +202,7 @@ def split_batch(data: bytes) -> list[bytes]:
 
 def join_batch(encoded: Sequence[bytes]) -> bytes:
     """Return the transfer, to be sent with BATCH_FORMAT, that carries these messages."""
-    parts: list[bytes] = []
-    for one in encoded:
-        parts += _data_section(one)
-    return b"".join(parts)
+    return b"".join(map(encode_body, encoded))
 
 
 def _sections(data: bytes) -> list[tuple[int, int, int]]:
@@ -176,15 +235,20 @@ def _binary(data: bytes, start: int, end: int) -> bytes:
     raise RemoteProtocolError("an AMQP Data section that is not binary")
 
 
-def _data_section(body: bytes) -> tuple[bytes, bytes]:
-    size = len(body)
-    if size < 256:
-        return b"\x00\x53\x75\xa0" + bytes((size,)), body
-    return b"\x00\x53\x75\xb0" + size.to_bytes(4, "big"), body
+# Messages of one sender are alike but for their bodies, so sections are read once and looked up after that.
+_MAX_CACHED_BYTES = 1024  # longer sections are read each time
+_CACHED_SECTIONS = 1024
 
 
+def _map(encoded: bytes) -> dict[str, object]:
+    if len(encoded) > _MAX_CACHED_BYTES:
+        return _read_map.__wrapped__(encoded)
+    return _read_map(encoded).copy()
+
+
+@lru_cache(_CACHED_SECTIONS)
 def _read_map(encoded: bytes) -> dict[str, object]:
-    """Return a map with names as keys; other keys of annotations are left out."""
+    """Return a map with names as keys; annotations with other keys are left out."""
     pairs = decode_value(encoded)
     if pairs is None:
         return {}
@@ -193,34 +257,35 @@ def _read_map(encoded: bytes) -> dict[str, object]:
     return {str(key): value for key, value in pairs.items() if isinstance(key, str)}
 
 
-_TEXT = (str, type(None))
-_NUMBER = (int, type(None))
-_ID = (str, int, uuid.UUID, bytes, type(None))
-_BINARY = (bytes, type(None))
-# Where a field of the section `properties` is kept, and as what. Source: AMQP 1.0 part 3.2.4.
-_PROPERTY_FIELDS: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("message_id", _ID),
-    ("user_id", _BINARY),
-    ("to", _TEXT),
-    ("subject", _TEXT),
-    ("reply_to", _TEXT),
-    ("correlation_id", _ID),
-    ("content_type", _TEXT),
-    ("content_encoding", _TEXT),
-    ("absolute_expiry_time_ms", _NUMBER),
-    ("creation_time_ms", _NUMBER),
+_TEXT = (str,)
+_NUMBER = (int,)
+_ID = (str, int, uuid.UUID, bytes)
+# The fields of the section `properties` that are read, and their types. Source: AMQP 1.0 part 3.2.4.
+_PROPERTY_TYPES: tuple[tuple[type, ...], ...] = (
+    _ID,  # message-id
+    (bytes,),  # user-id
+    _TEXT,  # to
+    _TEXT,  # subject
+    _TEXT,  # reply-to
+    _ID,  # correlation-id
+    _TEXT,  # content-type
+    _TEXT,  # content-encoding
+    _NUMBER,  # absolute-expiry-time
+    _NUMBER,  # creation-time
 )
 
 
-def _read_properties(message: AmqpMessage, fields: object) -> None:
+@lru_cache(_CACHED_SECTIONS)
+def _read_properties(encoded: bytes) -> tuple[Any, ...]:
+    """Return the fields in the standard's order, None for what is not there."""
+    fields = decode_value(encoded)
     if not isinstance(fields, list):
         raise RemoteProtocolError("AMQP properties that are not a list")
-    for (name, types), value in zip(_PROPERTY_FIELDS, fields, strict=False):
-        if value is None:
-            continue
-        if not isinstance(value, types) or isinstance(value, bool):
-            raise RemoteProtocolError(f"AMQP property {name} has a wrong type")
-        setattr(message, name, value)
+    read = fields[: len(_PROPERTY_TYPES)]
+    for value, types in zip(read, _PROPERTY_TYPES, strict=False):
+        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
+            raise RemoteProtocolError("an AMQP property of a wrong type")
+    return (*read, *(None,) * (len(_PROPERTY_TYPES) - len(read)))
 
 
 def _properties(message: AmqpMessage) -> list[object]:

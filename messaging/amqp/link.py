@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from cproton_ffi import ffi, lib
 
 from messaging.amqp import frames
-from messaging.amqp.values import Symbol, put
+from messaging.amqp.values import put_fields
 from messaging.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from messaging.amqp.connection import Connection
+    from messaging.amqp.engine import Engine
 
 MAX_MESSAGE_BYTES = 1_048_576  # spec sheet hub-protocols.md section 3.4
 MAX_TAG_BYTES = 32  # AMQP 1.0 part 2.8.7
@@ -75,7 +75,7 @@ class Link:
         "target",
     )
 
-    def __init__(self, connection: Connection, pn: Any, name: str, is_sender: bool) -> None:
+    def __init__(self, connection: Engine, pn: Any, name: str, is_sender: bool) -> None:
         self._connection = connection
         self._pn = pn  # None once link or connection have ended
         self._deliveries: dict[Any, Delivery] = {}  # the unsettled ones, by the engine's
@@ -213,7 +213,7 @@ class Link:
         self._max_received_bytes = max_message_bytes
         lib.pn_link_set_max_message_size(self._pn, max_message_bytes)
         if properties:
-            put(lib.pn_link_properties(self._pn), {Symbol(key): value for key, value in properties.items()})
+            put_fields(lib.pn_link_properties(self._pn), properties)
 
     def _detach(self, condition: str, description: str) -> None:
         pn = self._pn

@@ -46,6 +46,7 @@ class Handshake:
 
     def __init__(self) -> None:
         self.done = False
+        self.denied = False  # it failed for who the client is, or how it wanted to prove it
         self.output = bytearray()
 
     def receive(self, buffer: bytearray) -> SaslDone | None:
@@ -125,6 +126,7 @@ class ServerHandshake(Handshake):
         mechanism = "PLAIN" if self._expects == _RESPONSE else fields[0] if fields else None
         if mechanism not in self._mechanisms:
             self.outcome(ok=False)
+            self.denied = True
             raise RemoteProtocolError(f"SASL mechanism {str(mechanism)[:40]!r} was not offered")
         response = fields[0] if self._expects == _RESPONSE else fields[1] if len(fields) > 1 else None
         if mechanism == "PLAIN" and response is None:
@@ -141,6 +143,7 @@ class ServerHandshake(Handshake):
             return SaslDone("PLAIN", user.decode(), Secret(password))
         except (AttributeError, TypeError, ValueError) as exc:
             self.outcome(ok=False)
+            self.denied = True
             raise RemoteProtocolError("the response to SASL PLAIN is not: identity, user, password") from exc
 
     def outcome(self, ok: bool) -> None:
@@ -183,6 +186,7 @@ class ClientHandshake(Handshake):
             offered = fields[0] if fields else None
             names = offered if isinstance(offered, list) else [offered]
             if mechanism not in names:
+                self.denied = True
                 raise RemoteProtocolError(f"the server does not offer SASL {mechanism}, but {names}")
             response = None
             if mechanism == "PLAIN":
@@ -193,5 +197,6 @@ class ClientHandshake(Handshake):
             return
         code = fields[0] if fields else None
         if code != _OK:
+            self.denied = True
             raise RemoteProtocolError(f"the server refused SASL {mechanism} with code {code}")
         self.done = True

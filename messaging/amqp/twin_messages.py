@@ -75,13 +75,12 @@ def parse_twin_request(message: AmqpMessage) -> TwinRequest | Unknown:
     if operation is None:
         shown = quoted(asked) if isinstance(asked, str) else "none"
         return Unknown(f"a twin request with the operation {shown}; it can be {', '.join(_OPERATIONS)}")
+    correlation_id = None if message.correlation_id == "" else message.correlation_id
     if operation is TwinOperation.PATCH:
-        return TwinRequest(operation, message.correlation_id, message.body)
-    if message.correlation_id is None:
-        return Unknown(
-            f"a twin request {operation.value} without a correlation id, so nobody can be answered"
-        )
-    return TwinRequest(operation, message.correlation_id, b"")
+        return TwinRequest(operation, correlation_id, message.body)
+    if correlation_id is None:
+        return Unknown(f"a twin request {operation.value} without a correlation id: nobody can be answered")
+    return TwinRequest(operation, correlation_id, b"")
 
 
 def twin_request(operation: TwinOperation, correlation_id: MessageId, patch: bytes = b"") -> AmqpMessage:

@@ -75,18 +75,23 @@ def encode_value(value: object) -> bytes:
     Raises:
         LocalProtocolError: It has no AMQP type, or does not fit into the one it names.
     """
-    data = _pool.pop() if _pool else _new_data()
+    desk = _desks.pop() if _desks else _new_desk()
+    data, room = desk
     try:
         put(data, value)
-        size = lib.pn_data_encoded_size(data)
-        room = ffi.new("char[]", size)
-        written = lib.pn_data_encode(data, room, size)
+        written = lib.pn_data_encode(data, room, _ROOM_BYTES)
+        if written == lib.PN_OVERFLOW:
+            size = lib.pn_data_encoded_size(data)
+            room = ffi.new("char[]", size)
+            written = lib.pn_data_encode(data, room, size)
         if written < 0:
             raise LocalProtocolError(f"a value of type {type(value).__name__} cannot be encoded")
         return bytes(ffi.unpack(room, written))
+    except RecursionError as exc:
+        raise LocalProtocolError("a value of too many levels for AMQP") from exc
     finally:
         lib.pn_data_clear(data)
-        _pool.append(data)
+        _desks.append(desk)
 
 
 def decode_value(encoded: bytes) -> object:
@@ -97,7 +102,8 @@ def decode_value(encoded: bytes) -> object:
     """
     if value_end(encoded, 0) != len(encoded):
         raise RemoteProtocolError("bytes behind an AMQP value")
-    data = _pool.pop() if _pool else _new_data()
+    desk = _desks.pop() if _desks else _new_desk()
+    data = desk[0]
     try:
         if lib.pn_data_decode(data, ffi.from_buffer(encoded), len(encoded)) < 0:
             raise RemoteProtocolError("an AMQP value that cannot be read")
@@ -109,15 +115,17 @@ def decode_value(encoded: bytes) -> object:
         raise RemoteProtocolError("an AMQP value of too many levels") from exc
     finally:
         lib.pn_data_clear(data)
-        _pool.append(data)
+        _desks.append(desk)
 
 
-# Engine data objects to be used again; taking one out and putting it back is atomic, so threads may share it.
-_pool: list[Any] = []
+# The engine's room for one value and its bytes, used again and again: making one costs more than using it.
+# Taking one and giving it back is atomic, so threads may share them.
+_desks: list[tuple[Any, Any]] = []
+_ROOM_BYTES = 4096
 
 
-def _new_data() -> Any:
-    return ffi.gc(lib.pn_data(16), lib.pn_data_free)
+def _new_desk() -> tuple[Any, Any]:
+    return ffi.gc(lib.pn_data(16), lib.pn_data_free), ffi.new("char[]", _ROOM_BYTES)
 
 
 # Widths by the upper four bits of a constructor: how many bytes follow, or how long the length in front is.
@@ -297,3 +305,8 @@ def put(data: Any, value: object) -> None:
         raise LocalProtocolError(
             f"a value does not fit into the AMQP type of {type(value).__name__}"
         ) from exc
+
+
+def put_fields(data: Any, fields: Mapping[str, object]) -> None:
+    """Append a map with symbols as keys, as properties and annotations have them."""
+    put(data, {Symbol(key): value for key, value in fields.items()})

@@ -26,6 +26,7 @@ from runtime.iothub.policies import Policies
 from runtime.iothub.records import (
     Ack,
     C2dMessage,
+    CutOff,
     DeviceSession,
     Event,
     Features,
@@ -106,7 +107,7 @@ class IotHub:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connected in self._sessions.all():
-            self._sessions.cut_off(connected.grant.identity, "the hub stops")
+            self._sessions.cut_off(connected.grant.identity, CutOff.STOPPING)
         await self._db.close()
 
     # ---- who may connect, who is connected
@@ -334,6 +335,10 @@ class IotHub:
         """Back to the queue; too often is too often."""
         await self._c2d.abandon(grant, lock)
 
+    def release_c2d(self, grant: Grant) -> None:
+        """The device has stopped to listen: what it had not decided on waits again."""
+        self._c2d.release(grant.identity)
+
     async def purge_c2d(self, device_id: str) -> int:
         """Empty the queue of a device and return how many messages that were.
 
@@ -430,7 +435,7 @@ class IotHub:
                     if each.grant.identity.device_id == identity.device_id
                 ]
             for each in whom:
-                self._sessions.cut_off(each, "the identity was deleted, disabled or given other credentials")
+                self._sessions.cut_off(each, CutOff.REFUSED)
                 self._c2d.release(each)
             if change.after is None:
                 self._sessions.forget(identity)

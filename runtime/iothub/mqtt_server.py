@@ -1,7 +1,7 @@
 """Serves MQTT 3.1.1 to devices and modules of the IoT Hub stand-in: the handler behind its listeners.
 
-It knows nothing of sockets: `MqttListener` gives it connections over TCP with TLS, the WebSocket front those
-over WebSocket.
+It knows nothing of sockets: `StreamListener` gives it connections over TCP with TLS, the WebSocket front
+those over WebSocket.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Final
 
 from actors.ports import Transport
 from messaging.clock import Clock, SystemClock
+from runtime.iothub.credit import Credit
 from runtime.iothub.hub import IotHub
-from runtime.iothub.mqtt_credit import Credit
 from runtime.iothub.mqtt_session import MqttSession
 
 TICK_S: Final = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -127,6 +128,14 @@ class Features:
     c2d: bool = False
 
 
+class CutOff(enum.Enum):
+    """Why a connection is ended by the hub, and how it is told."""
+
+    REPLACED = "the same identity connected anew"
+    REFUSED = "the identity was deleted, disabled or given other credentials"
+    STOPPING = "the hub stops"
+
+
 class DeviceSession(Protocol):
     """One live connection of an identity, implemented by a protocol head.
 
@@ -142,5 +151,5 @@ class DeviceSession(Protocol):
     def c2d(self, message: C2dMessage, lock: str) -> None:
         """Pass on a C2D message; the client's acknowledgement goes to `IotHub.complete_c2d` with `lock`."""
 
-    def cut_off(self, reason: str) -> None:
-        """End the connection: the identity is gone, disabled or re-keyed, or connected anew elsewhere."""
+    def cut_off(self, why: CutOff) -> None:
+        """End the connection of this identity."""

@@ -52,6 +52,8 @@ def test_every_setting_of_the_hub_has_exactly_one_variable() -> None:
         ("MqttSettings:Enabled", "false", "mqtt_enabled", False),
         ("HttpSettings__Enabled", " false ", "http_enabled", False),
         ("HttpSettings__Port", "8443", "http_port", 8443),
+        ("AmqpSettings__Enabled", "false", "amqp_enabled", False),
+        ("AmqpSettings__Port", "5672", "amqp_port", 5672),
         ("ClientCertAuthEnabled", "false", "client_cert_auth_enabled", False),
         ("SslProtocols", "tls1.2", "ssl_protocols", ("tls1.2",)),
         ("SslProtocols", "Tls13, TLS12", "ssl_protocols", ("tls1.2", "tls1.3")),
@@ -143,7 +145,6 @@ def test_what_is_not_to_be_had_is_told_by_name_and_changes_nothing(
     [
         ("AuthenticationMode", "Scope"),
         ("UsePersistentStorage", "True"),
-        ("AmqpSettings__Enabled", "false"),
         ("UpstreamProtocol", "Mqtt"),
         ("MaxConnectedClients", " "),
         ("StorageFolder", "/mnt/messages"),

@@ -29,7 +29,7 @@ from runtime.iothub.cloud_settings import read_cloud_settings
 from runtime.iothub.hub import IotHub
 from runtime.iothub.mqtt_server import MqttServer
 from runtime.listening_sockets import bind, parse_listen_address
-from runtime.mqtt_listener import MqttListener
+from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import WebListener, WebRequest
 
@@ -50,7 +50,7 @@ class Serving:
         self.server = MqttServer(hub)
         tls = ServerCertificate(str(certificate), str(certificate))
         self._listeners = [
-            MqttListener(self._sockets[:1], [], tls),
+            StreamListener("MQTT", self._sockets[:1], [], tls),
             WebListener(self._sockets[1:], tls, _no_requests),
         ]
         self.server.open()

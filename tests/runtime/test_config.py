@@ -34,6 +34,7 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         hostname="localhost",
         listen=(ListenAddress("127.0.0.1", 8883),),
         web_listen=None,
+        amqp_listen=None,
         plain_listen=None,
         stop_grace_s=10.0,
         allow_elevated_docker_permissions=True,

@@ -11,7 +11,11 @@ from runtime.deployed_ports import as_deployed
 from tests.actors.manifests import AGENT, manifest_text
 
 HUB_OPTIONS = (*AGENT, "systemModules", "edgeHub", "settings", "createOptions")
-BOUND = {"8883/tcp": [{"HostPort": "18883"}], "443/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8443"}]}
+BOUND = {
+    "8883/tcp": [{"HostPort": "18883"}],
+    "443/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8443"}],
+    "5671/tcp": [{"HostPort": "15671"}],
+}
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,24 @@ def test_a_deployment_that_binds_nothing_changes_nothing(tmp_path: Path) -> None
     settings = read_settings({"home": str(tmp_path)}, {}, host_name="box")
 
     assert as_deployed(settings, parse_deployment(manifest_text(), "d.json"), "box") == settings
+
+
+@pytest.mark.parametrize(
+    ("environment", "amqp"),
+    [
+        ({}, ["0.0.0.0:15671"]),
+        ({"EDGE_ACTORS_AMQP_LISTEN": "127.0.0.1"}, ["127.0.0.1:5671"]),
+        ({"EDGE_ACTORS_AMQP_LISTEN": "off"}, []),
+    ],
+    ids=["nothing set", "set", "switched off"],
+)
+def test_amqp_too_is_where_the_deployment_says_unless_this_device_is_set_otherwise(
+    tmp_path: Path, environment: dict[str, str], amqp: list[str]
+) -> None:
+    settings = read_settings({"home": str(tmp_path)}, environment, host_name="box")
+    options = json.dumps({"HostConfig": {"PortBindings": BOUND}})
+    deployment = parse_deployment(manifest_text((HUB_OPTIONS, options)), "d.json")
+
+    found = as_deployed(settings, deployment, host_name="box")
+
+    assert [str(one) for one in found.amqp_listen or ()] == amqp

@@ -65,23 +65,34 @@ def test_the_hub_is_told_names_routes_and_times(tmp_path: Path, manifest_ttl: in
 @pytest.mark.parametrize(
     ("options", "listeners"),
     [
-        ({}, ["mqtts 127.0.0.1:8883", "https 127.0.0.1:443 optional"]),
+        (
+            {},
+            ["mqtts 127.0.0.1:8883", "amqps 127.0.0.1:5671 optional", "https 127.0.0.1:443 optional"],
+        ),
         (
             {"listen": ["10.0.0.5:0", "[::1]", "10.0.0.5:1"], "plain_listen": "127.0.0.1"},
             [
                 "mqtts 10.0.0.5:0",
                 "mqtts [::1]:8883",
                 "mqtts 10.0.0.5:1",
+                "amqps 10.0.0.5:5671 optional",
+                "amqps [::1]:5671 optional",
                 "https 10.0.0.5:443 optional",
                 "https [::1]:443 optional",
                 "mqtt 127.0.0.1:1883",
             ],
         ),
-        ({"listen": ["127.0.0.1:443"]}, ["mqtts 127.0.0.1:443"]),
-        ({"web_listen": "off"}, ["mqtts 127.0.0.1:8883"]),
+        ({"listen": ["127.0.0.1:443"]}, ["mqtts 127.0.0.1:443", "amqps 127.0.0.1:5671 optional"]),
+        ({"web_listen": "off", "amqp_listen": "off"}, ["mqtts 127.0.0.1:8883"]),
         (
-            {"web_listen": "0.0.0.0,127.0.0.1:8443"},
-            ["mqtts 127.0.0.1:8883", "https 0.0.0.0:443", "https 127.0.0.1:8443"],
+            {"web_listen": "0.0.0.0,127.0.0.1:8443", "amqp_listen": "0.0.0.0,127.0.0.1:5672"},
+            [
+                "mqtts 127.0.0.1:8883",
+                "amqps 0.0.0.0:5671",
+                "amqps 127.0.0.1:5672",
+                "https 0.0.0.0:443",
+                "https 127.0.0.1:8443",
+            ],
         ),
     ],
     ids=["default", "several", "MQTT has 443", "off", "given"],
@@ -100,17 +111,26 @@ def test_the_hub_listens_as_set_and_on_443_where_it_can(
 @pytest.mark.parametrize(
     ("environment", "options", "listeners"),
     [
-        (HubEnvironment(mqtt_enabled=False), {"plain_listen": "127.0.0.1"}, ["https 127.0.0.1:443"]),
-        (HubEnvironment(http_enabled=False), {}, ["mqtts 127.0.0.1:8883"]),
-        (HubEnvironment(mqtt_enabled=False, http_enabled=False), {}, []),
-        (HubEnvironment(http_port=8443), {}, ["mqtts 127.0.0.1:8883", "https 127.0.0.1:8443"]),
         (
-            HubEnvironment(http_port=8443),
-            {"web_listen": "0.0.0.0:9443"},
-            ["mqtts 127.0.0.1:8883", "https 0.0.0.0:9443"],
+            HubEnvironment(mqtt_enabled=False),
+            {"plain_listen": "127.0.0.1"},
+            ["amqps 127.0.0.1:5671", "https 127.0.0.1:443"],
+        ),
+        (HubEnvironment(amqp_enabled=False), {}, ["mqtts 127.0.0.1:8883", "https 127.0.0.1:443"]),
+        (HubEnvironment(http_enabled=False), {}, ["mqtts 127.0.0.1:8883", "amqps 127.0.0.1:5671"]),
+        (HubEnvironment(mqtt_enabled=False, amqp_enabled=False, http_enabled=False), {}, []),
+        (
+            HubEnvironment(http_port=8443, amqp_port=5672),
+            {},
+            ["mqtts 127.0.0.1:8883", "amqps 127.0.0.1:5672", "https 127.0.0.1:8443"],
+        ),
+        (
+            HubEnvironment(http_port=8443, amqp_port=5672),
+            {"web_listen": "0.0.0.0:9443", "amqp_listen": "0.0.0.0:9671"},
+            ["mqtts 127.0.0.1:8883", "amqps 0.0.0.0:9671", "https 0.0.0.0:9443"],
         ),
     ],
-    ids=["no MQTT", "no HTTP", "nothing", "port", "the device's own goes before"],
+    ids=["no MQTT", "no AMQP", "no HTTP", "nothing", "ports", "the device's own go before"],
 )
 def test_the_hub_listens_as_its_deployment_says(
     tmp_path: Path, environment: HubEnvironment, options: dict[str, Any], listeners: list[str]

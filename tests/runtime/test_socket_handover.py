@@ -305,7 +305,7 @@ def test_an_optional_address_that_cannot_be_had_is_told_once_and_tried_again(
     environment, _ = sockets.to_environment()
     assert [entry.partition("=")[0] for entry in environment[ENVIRONMENT_NAME].split(",")] == ["mqtt"]
     [told] = [record.getMessage() for record in caplog.records]
-    assert told.startswith("no MQTT over WebSocket and no HTTPS: cannot listen on ")
+    assert told.startswith("no MQTT and AMQP over WebSocket, and no HTTPS: cannot listen on ")
     assert told.endswith("or choose another port with EDGE_ACTORS_WEB_LISTEN")
     foreign.close()
     sockets.bind()

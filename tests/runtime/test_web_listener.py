@@ -38,8 +38,9 @@ def play(tmp_path: Path, ca: EdgeCa) -> Callable[..., None]:
 
     def run(scene: Scene, **settings: Any) -> None:
         async def main() -> None:
-            if "make_handler" in settings:
-                settings["handler"] = settings.pop("make_handler")()
+            for name in ("handler", "amqp_handler"):
+                if f"make_{name}" in settings:
+                    settings[name] = settings.pop(f"make_{name}")()
             async with web_front(tmp_path, ca, NOW_S, **settings) as front:
                 await scene(front)
 
@@ -297,7 +298,7 @@ def test_application_sees_the_certificate_of_the_client(play: Play, tmp_path: Pa
     ids=["path", "query", "encoded", "one of two", "unknown", "AMQP", "none offered", "other path", "root"],
 )
 def test_upgrade_is_for_mqtt_on_one_path(play: Play, target: str, offered: list[str], status: int) -> None:
-    """Source: hub-protocols.md section 8.4, row 68; AMQP is not spoken here."""
+    """Source: hub-protocols.md section 8.4, row 68; only MQTT has a handler."""
 
     async def scene(front: Front) -> None:
         client = WebSocketClient(*await front.connect())
@@ -314,6 +315,70 @@ def test_upgrade_is_for_mqtt_on_one_path(play: Play, target: str, offered: list[
         client.writer.close()
 
     play(scene)
+
+
+@pytest.mark.parametrize(
+    ("offered", "spoken"),
+    [
+        (["mqtt"], "mqtt"),
+        (["AMQPWSB10"], "AMQPWSB10"),
+        (["foo", "AMQPWSB10", "mqtt"], "AMQPWSB10"),
+        (["foo"], None),
+    ],
+    ids=["MQTT", "AMQP", "the first that is spoken", "unknown"],
+)
+def test_each_subprotocol_has_its_own_handler(play: Play, offered: list[str], spoken: str | None) -> None:
+    """Source: hub-protocols.md section 8.4, row 68"""
+    amqp: list[EchoHandler] = []
+
+    async def scene(front: Front) -> None:
+        client = WebSocketClient(*await front.connect())
+
+        answer = await client.open(subprotocols=offered)
+
+        if spoken is None:
+            assert isinstance(answer, RejectConnection)
+            assert answer.status_code == 400
+        else:
+            assert isinstance(answer, AcceptConnection)
+            assert answer.subprotocol == spoken
+        assert len(front.handler.clients) == (spoken == "mqtt")
+        assert len(amqp[0].clients) == (spoken == "AMQPWSB10")
+        client.writer.close()
+
+    def make_amqp() -> EchoHandler:
+        amqp.append(EchoHandler())
+        return amqp[0]
+
+    play(scene, make_amqp_handler=make_amqp)
+
+
+def test_a_subprotocol_that_is_switched_off_is_refused_and_the_other_is_not(play: Play) -> None:
+    async def scene(front: Front) -> None:
+        refused, taken = WebSocketClient(*await front.connect()), WebSocketClient(*await front.connect())
+
+        answers = [await refused.open(subprotocols=["mqtt"]), await taken.open(subprotocols=["AMQPWSB10"])]
+
+        assert [type(answer) for answer in answers] == [RejectConnection, AcceptConnection]
+        refused.writer.close()
+        taken.writer.close()
+
+    play(scene, make_amqp_handler=EchoHandler, switched_off=("mqtt",))
+
+
+def test_who_comes_while_a_head_starts_again_waits_and_is_served_then(play: Play) -> None:
+    async def scene(front: Front) -> None:
+        part = front.listener.part("AMQPWSB10")
+        part.close()
+        asking = asyncio.ensure_future(front.ask(LAST_GET))
+        await asyncio.sleep(0)
+        assert not asking.done()
+
+        part.open(EchoHandler())
+
+        assert (await asking).startswith(b"HTTP/1.1 200 ")
+
+    play(scene, make_amqp_handler=EchoHandler)
 
 
 def _upgrade(**changed: str | None) -> bytes:

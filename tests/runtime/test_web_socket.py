@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from actors.admission import Admission
 from runtime.http_exchange import HttpRequest
 from runtime.tcp_listener import Visit
-from runtime.web_socket import WebSocket, accept
+from runtime.web_socket import MQTT, WebSocket, accept
 from tests.runtime.web_client import WEBSOCKET, EchoHandler, Heard
 
 UPGRADE = HttpRequest(
@@ -64,7 +64,7 @@ def heard_of(pieces: Sequence[bytes]) -> tuple[Heard, MemoryTransport]:
     async def main() -> tuple[Heard, MemoryTransport]:
         transport = MemoryTransport()
         handler = EchoHandler(echo=False)
-        connection, reply = accept(UPGRADE)
+        _, connection, reply = accept(UPGRADE, (MQTT,))
         assert reply.startswith(b"HTTP/1.1 101 ")
         admission = Admission()
         admission.enter("127.0.0.1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from runtime.http_exchange import Response, json_response
 from runtime.listening_sockets import bind, parse_listen_address
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import WebLimits, WebListener, WebRequest
+from runtime.web_socket import AMQP, MQTT
 
 LIMIT_S = 20.0
 WEBSOCKET = "/$iothub/websocket"
@@ -137,17 +138,30 @@ async def web_front(
     handle: Callable[[WebRequest], Awaitable[Response]] = echo,
     handler: EchoHandler | None = None,
     limits: WebLimits | None = None,
+    amqp_handler: EchoHandler | None = None,
+    switched_off: Collection[str] = (),
 ) -> AsyncIterator[Front]:
-    """Serve on a free port until the block ends."""
+    """Serve on a free port until the block ends; with a handler for AMQP, that too is spoken."""
     issued = issue_server(ca, "localhost", ["localhost"], now_s)
     path = folder / "front.pem"
     path.write_text(issued.private_key_pem + issued.chain_pem)
     sockets = bind([parse_listen_address("127.0.0.1:0")])
     admission = Admission()
     certificate = ServerCertificate(str(path), str(path))
-    listener = WebListener(sockets, certificate, handle, admission, limits)
+    subprotocols = (MQTT,) if amqp_handler is None else (MQTT, AMQP)
+    listener = WebListener(
+        sockets,
+        certificate,
+        handle,
+        admission,
+        limits,
+        subprotocols=subprotocols,
+        switched_off=switched_off,
+    )
     front = Front(sockets[0].getsockname()[1], ca, handler or EchoHandler(), admission, listener)
-    listener.open(front.handler)
+    listener.part(MQTT).open(front.handler)
+    if amqp_handler is not None:
+        listener.part(AMQP).open(amqp_handler)
     try:
         yield front
     finally:

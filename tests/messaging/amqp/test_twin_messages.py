@@ -20,7 +20,7 @@ from messaging.amqp.twin_messages import (
 )
 from messaging.topics import Unknown
 
-message_ids = st.text() | st.integers(0, 2**64 - 1) | st.uuids() | st.binary()
+message_ids = st.text(min_size=1) | st.integers(0, 2**64 - 1) | st.uuids() | st.binary()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,14 @@ message_ids = st.text() | st.integers(0, 2**64 - 1) | st.uuids() | st.binary()
             id="a symbol, and an id of another type",
         ),
         pytest.param(AmqpMessage(annotations={"operation": "GET"}), None, id="GET without an id"),
+        pytest.param(
+            AmqpMessage(correlation_id="", annotations={"operation": "GET"}), None, id="GET with an empty id"
+        ),
+        pytest.param(
+            AmqpMessage(correlation_id="", annotations={"operation": "PATCH"}),
+            TwinRequest(TwinOperation.PATCH, None, b""),
+            id="PATCH with an empty id",
+        ),
         pytest.param(AmqpMessage(annotations={"operation": "PUT"}), None, id="PUT without an id"),
         pytest.param(AmqpMessage(annotations={"operation": "DELETE"}), None, id="DELETE without an id"),
         pytest.param(

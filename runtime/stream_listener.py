@@ -1,4 +1,4 @@
-"""Puts sockets and TLS around the MQTT head: one asyncio protocol per connection, on the head's own loop."""
+"""Puts sockets and TLS around a protocol head: one asyncio protocol per connection, on its loop."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ CLOSE_LIMIT_S: Final = 10.0  # for a peer to take what it is still owed
 WRITE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 
-class MqttListener:
+class StreamListener:
     """Implements `actors.ports.Listener` over listening sockets that somebody else owns."""
 
     def __init__(
         self,
+        speaks: str,
         tls: Sequence[socket.socket],
         plain: Sequence[socket.socket],
         certificate: ServerCertificate,
         admission: Admission | None = None,
     ) -> None:
-        self._listener = TcpListener("MQTT", tls, plain, certificate, admission or Admission())
+        """Take the sockets; `speaks` names the protocol for the log."""
+        self._listener = TcpListener(speaks, tls, plain, certificate, admission or Admission())
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the loop of this thread."""
-        self._listener.open(lambda visit: MqttConnection(handler, visit))
+        self._listener.open(lambda visit: StreamConnection(handler, visit))
 
     def close(self) -> None:
         """Accept no more; who comes waits in the backlog."""
         self._listener.close()
 
 
-class MqttConnection(asyncio.Protocol):
+class StreamConnection(asyncio.Protocol):
     """One accepted connection; also the Transport that its head writes to."""
 
     def __init__(self, handler: ConnectionHandler, visit: Visit) -> None:
