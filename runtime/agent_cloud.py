@@ -6,6 +6,7 @@ from actors.agent_link import AgentLinkActor
 from actors.agent_methods import AgentMethodsActor
 from actors.agent_root import AGENT
 from actors.base import ChildSpec
+from actors.upstream_protocol import UpstreamProtocol
 from runtime.home import Home
 from runtime.provisioning import Provisioned
 
@@ -20,12 +21,12 @@ def cloud_actors(provisioned: Provisioned, home: Home) -> tuple[ChildSpec, ...]:
         return AgentMethodsActor(AGENT, worker)
 
     def link() -> AgentLinkActor:
-        from runtime.upstream import SdkConnections
+        from runtime.upstream import UpstreamConnections
 
         return AgentLinkActor(
             provisioned.device_id,
             provisioned.host_name,
-            SdkConnections(),
+            UpstreamConnections(UpstreamProtocol.MQTT),
             ca_pem=provisioned.ca_pem,
             https_port=provisioned.https_port,
         )

@@ -27,6 +27,7 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
 from actors.hub_root import HUB, HubRootActor
 from actors.ports import MessageStore
+from actors.upstream_protocol import UpstreamProtocol
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
@@ -46,7 +47,7 @@ from runtime.store_place import StoreLock
 from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.twin_db import TwinDb
-from runtime.upstream import SdkConnections
+from runtime.upstream import UpstreamConnections
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ MakeConnections = Callable[[Path, HubConfig], CloudConnections]
 
 
 def connections_to_cloud(home: Path, config: HubConfig) -> CloudConnections:
-    """Return what makes connections to IoT Hub; the SDK is loaded with the first of them."""
-    return SdkConnections()
+    """Return what makes connections to IoT Hub; what they need is loaded with the first of them."""
+    return UpstreamConnections(UpstreamProtocol.MQTT)
 
 
 def run_hub(

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from actors.cloud_connection import CloudAccess, CloudConnection, CloudObserver
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream_protocol import DEFAULT, UpstreamProtocol
 from messaging.clock import Clock, SystemClock
 from runtime.cloud_loop import CloudLoop
 from runtime.cloud_openers import Openers
@@ -38,7 +38,7 @@ class UpstreamConnections:
 
     def __init__(
         self,
-        protocol: UpstreamProtocol,
+        protocol: UpstreamProtocol = DEFAULT,
         times: CloudTimes | None = None,
         clock: Clock | None = None,
         *,

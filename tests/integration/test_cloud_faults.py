@@ -20,8 +20,8 @@ from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
 from runtime.certificates import ensure_named_ca, ensure_server_certificate
-from runtime.upstream import SdkConnections
-from runtime.upstream_connection import CloudTimes
+from runtime.cloud_shared import CloudTimes
+from runtime.upstream import UpstreamConnections
 from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud import MQTT_PORT
 from tests.integration.cloud_worlds import StandInWorld, connect
@@ -37,7 +37,7 @@ def world() -> Iterator[StandInWorld]:
         yield stand_in
 
 
-def fault_of(connections: SdkConnections, access: CloudAccess) -> CloudFault:
+def fault_of(connections: UpstreamConnections, access: CloudAccess) -> CloudFault:
     """Return with what opening ends."""
     observer = ObservedConnection()
     connection = connections.make(access, observer)
@@ -102,7 +102,7 @@ class _ClockOff:
 
 
 def test_a_clock_that_is_a_day_behind_is_told_from_a_wrong_key(world: StandInWorld) -> None:
-    connections = SdkConnections(clock=_ClockOff(-DAY_S))
+    connections = UpstreamConnections(clock=_ClockOff(-DAY_S))
     access = replace(world.access("d1"), host_name=world.cloud.address)
 
     with closing(connections):
@@ -113,7 +113,7 @@ def test_a_clock_that_is_a_day_behind_is_told_from_a_wrong_key(world: StandInWor
 
 
 def test_a_clock_that_is_a_day_ahead_does_no_harm(world: StandInWorld) -> None:
-    connections = SdkConnections(clock=_ClockOff(DAY_S))
+    connections = UpstreamConnections(clock=_ClockOff(DAY_S))
     observer = ObservedConnection()
 
     with closing(connections):
@@ -165,7 +165,10 @@ def test_a_certificate_out_of_its_time_points_to_the_clock(
     tmp_path: Path, issued_days_ago: int, expected: str
 ) -> None:
     address = loopback_address()
-    with closing(SdkConnections()) as connections, _tls_server(tmp_path, address, issued_days_ago) as ca_pem:
+    with (
+        closing(UpstreamConnections()) as connections,
+        _tls_server(tmp_path, address, issued_days_ago) as ca_pem,
+    ):
         access = CloudAccess(Identity("d1"), address, Secret(b"a2V5"), ca_pem)
         fault = fault_of(connections, access)
 
@@ -176,7 +179,10 @@ def test_a_certificate_out_of_its_time_points_to_the_clock(
 
 def test_what_does_not_speak_tls_is_no_iot_hub() -> None:
     address = loopback_address()
-    with closing(SdkConnections()) as connections, _answering(address, b"HTTP/1.1 400 Bad Request\r\n\r\n"):
+    with (
+        closing(UpstreamConnections()) as connections,
+        _answering(address, b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    ):
         fault = fault_of(connections, CloudAccess(Identity("d1"), address, Secret(b"a2V5")))
 
     assert fault.kind is Fault.UNTRUSTED
@@ -192,7 +198,7 @@ def test_a_ca_that_is_no_certificate_is_named(world: StandInWorld) -> None:
 
 def test_a_host_that_accepts_and_never_answers_is_given_up() -> None:
     address = loopback_address()
-    connections = SdkConnections(CloudTimes(open_s=0.5))
+    connections = UpstreamConnections(times=CloudTimes(open_s=0.5))
     with closing(connections), _answering(address, b""):
         fault = fault_of(connections, CloudAccess(Identity("d1"), address, Secret(b"a2V5")))
 

@@ -19,7 +19,7 @@ from actors.cloud_connection import CloudConnection, Fault
 from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
-from runtime.upstream_connection import CloudTimes
+from runtime.cloud_shared import CloudTimes
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
 from tests.integration.network import MOBILE, NARROW, SATELLITE, Profile, alternating
