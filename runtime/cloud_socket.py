@@ -271,7 +271,7 @@ class CloudSocket:
         self._is_ended = True
         self._close()
         if not told:
-            self._broken(cause)
+            self._loop.call(self._broken, cause)  # after what was asked before
 
     def _close(self) -> None:
         if not self._is_closed:

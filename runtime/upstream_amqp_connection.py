@@ -1,9 +1,9 @@
 """One identity on an AMQP line to IoT Hub: its links, and exactly one answer for each number.
 
 Whatever is asked in whatever thread is done on one loop, in order, so that no state here needs a lock. The
-link for telemetry is attached first and proves that the cloud lets the identity in; when it ends, or any other
-that was attached, the connection of this identity is lost, and no other's. Links for twins, methods and
-messages from the cloud are attached when they are needed.
+link for telemetry is attached first and proves that the cloud lets the identity in; when it or any other link
+ends, the connection of this identity is lost, and no other's. Links for twins, methods and messages from the
+cloud are attached when they are needed.
 
 Source: spec sheet hub-protocols.md sections 3.3 to 3.8
 """
