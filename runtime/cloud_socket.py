@@ -32,6 +32,7 @@ class Opening:
     """A connection that is being made; any thread may break it off."""
 
     def __init__(self) -> None:
+        self.has_begun = False  # somebody was there to take the connection
         self._handshaking: socket.socket | None = None
         self._is_broken_off = False
 
@@ -41,6 +42,7 @@ class Opening:
         Raises:
             ConnectionAbortedError: Nobody wants it any more.
         """
+        self.has_begun = True
         self._handshaking = connected.dup()
         if self._is_broken_off:
             self._handshaking.close()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
+LEAST_IDLE_S: Final = 5.0  # who asks to be told of itself more often is refused
 _TURN_BYTES: Final = 64 * 1024  # of telemetry handed to the engine before all of that is with the kernel
 _IMPATIENT_S: Final = 10.0  # for one of several ways
 
@@ -194,7 +195,10 @@ class Line:
                 trust = self.shared.trust.context(self._ca_pem)
                 secured, upgraded = open_socket(self.host_name, way, trust, limit_s, opening)
             except (OSError, EdgeError) as exc:
-                fault = faults.of_connecting(exc, self.host_name, way.port)
+                if isinstance(exc, TimeoutError) and opening.has_begun:
+                    fault = faults.silent(self.host_name, limit_s)
+                else:
+                    fault = faults.of_connecting(exc, self.host_name, way.port)
                 if first is None or index == 0:
                     first = fault
                 if fault.kind is not Fault.UNREACHABLE:
@@ -203,7 +207,7 @@ class Line:
             engine = Connection(
                 container_id=f"edge-actors-{uuid.uuid4()}",
                 hostname=self.host_name,
-                idle_timeout_s=float(self.shared.times.keep_alive_s),
+                idle_timeout_s=max(LEAST_IDLE_S, self.shared.times.keep_alive_s),
             )
             made = CloudSocket(
                 secured,
