@@ -214,6 +214,24 @@ def is_paired(kind: LinkKind) -> bool:
     return kind in _PAIRS
 
 
+def replaced_by(kind: LinkKind, channel: str, attached: Mapping[LinkKind, str]) -> tuple[LinkKind, ...]:
+    """Return which links of an identity end when it attaches another one.
+
+    That is the one of the same kind, and the other one of a pair when it names another channel.
+
+    Args:
+        kind: Of the new link.
+        channel: What it names, "" for nothing.
+        attached: The channel of each link that there is, "" for nothing.
+    """
+    pair = _PAIRS.get(kind)
+    return tuple(
+        other
+        for other, other_channel in attached.items()
+        if other is kind or (pair and _PAIRS.get(other) == pair and other_channel != channel)
+    )
+
+
 def channel_id(kind: LinkKind, name: str) -> str:
     """Return the value of `CHANNEL_ID` for a link of the pair that is called `name`, say a UUID."""
     return f"{_PAIRS[kind]}:{name}"

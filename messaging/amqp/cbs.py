@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from messaging.amqp.codec import AmqpMessage, Int, MessageId
 from messaging.amqp.conditions import ARGUMENT_ERROR, RESOURCE_LIMIT_EXCEEDED, Refusal
+from messaging.amqp.plain import number_of
 from messaging.envelope import Secret
 from messaging.errors import AuthError, ConfigError
 from messaging.identity import Identity
@@ -118,11 +119,11 @@ def put_token(audience: str, token: str, message_id: MessageId) -> AmqpMessage:
 
 def parse_answer(message: AmqpMessage) -> CbsAnswer:
     """Read what a token of ours was answered with; without a status it is a failure."""
-    status = message.application_properties.get(_STATUS)
+    status = number_of(message.application_properties.get(_STATUS))
     description = message.application_properties.get(_DESCRIPTION)
     return CbsAnswer(
         message.correlation_id,
-        int(status) if isinstance(status, int) and not isinstance(status, bool) else FAILED,
+        FAILED if status is None else status,
         description if isinstance(description, str) else "",
     )
 

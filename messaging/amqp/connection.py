@@ -25,6 +25,8 @@ from messaging.amqp.values import put_fields
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 
 HEART_BEAT_S = 120.0  # for a peer that announces no idle time-out: spec sheet section 3.1
+# Of a frame that is no transfer: a link keeps what its Attach says, and a connection may have many.
+MAX_CONTROL_FRAME_BYTES = 8_192
 _MAX_BATCH_TAGS = 4_096
 
 
@@ -136,6 +138,7 @@ class Connection(Engine):
         if frames.BATCH_BYTES in data:
             patched = bytearray(data)
         wanted = 8
+        too_long = 0
         while end - pos >= 8:
             stop = pos + int.from_bytes(data[pos : pos + 4], "big")
             if stop - pos < 8 or stop - pos > limit:
@@ -143,6 +146,9 @@ class Connection(Engine):
                 break
             if stop > end:
                 wanted = stop - pos
+                break
+            if stop - pos > MAX_CONTROL_FRAME_BYTES and not frames.is_transfer(data, pos):
+                too_long = stop - pos
                 break
             if patched is not None:
                 tag = frames.batch_to_tag(patched, pos, stop)
@@ -154,6 +160,9 @@ class Connection(Engine):
             self._wanted_bytes = wanted
         if pos > start:
             self._push(data if patched is None else bytes(patched), pos, events)
+        if too_long and not self.ended:
+            text = f"a frame of {too_long} bytes that is no transfer"
+            self._refuse("amqp:resource-limit-exceeded", text, events)
 
     def _push(self, data: bytes, end: int, events: list[Event]) -> None:
         transport = self._transport
@@ -180,28 +189,26 @@ class Connection(Engine):
             self._handshake.output.clear()
             return said
         transport = self._transport
-        if transport is None:
-            return b""
         chunks = [self._said] if self._said else []
         self._said = b""
-        scratch = scratches.pop() if scratches else ffi.new("char[]", SCRATCH_BYTES)
-        while (pending := lib.pn_transport_pending(transport)) > 0:
-            taken = lib.pn_transport_peek(transport, scratch, min(pending, SCRATCH_BYTES))
-            chunks.append(ffi.unpack(scratch, taken))
-            lib.pn_transport_pop(transport, taken)
-        scratches.append(scratch)
-        if self._heart_beat:
-            chunks.append(self._heart_beat)
-            self._heart_beat = b""
+        if transport is not None and (self._last_words or not self._closing):
+            scratch = scratches.pop() if scratches else ffi.new("char[]", SCRATCH_BYTES)
+            while (pending := lib.pn_transport_pending(transport)) > 0:
+                taken = lib.pn_transport_peek(transport, scratch, min(pending, SCRATCH_BYTES))
+                chunks.append(ffi.unpack(scratch, taken))
+                lib.pn_transport_pop(transport, taken)
+            scratches.append(scratch)
+            chunks.append(self._last_words or self._heart_beat)
+            self._heart_beat = self._last_words = b""
         if self.ended:
             self._free()
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        data = b"".join(chunks)
         return self._with_formats(data) if self._sent_tags else data
 
     def _with_formats(self, data: bytes) -> bytes:
         """Say BATCH_FORMAT where it belongs; `data` is whole frames, because all is taken from the engine."""
         patched = bytearray(data)
-        pos = 8 if patched.startswith(b"AMQP") else 0
+        pos = 0
         while pos < len(patched) and self._sent_tags:
             stop = pos + int.from_bytes(patched[pos : pos + 4], "big")
             frames.tag_to_batch(patched, pos, stop, self._sent_tags)

@@ -32,9 +32,8 @@ from messaging.amqp.link import (
     RcvSettleMode,
     SndSettleMode,
     octets,
-    set_condition,
 )
-from messaging.amqp.values import Described, get, put_fields
+from messaging.amqp.values import Described, Symbol, ULong, encode_value, get, put_fields
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 
 MIN_PEER_IDLE_TIMEOUT_MS = 5_000  # a client that asks for less is refused: spec sheet section 3.1
@@ -76,8 +75,11 @@ class Engine:
         self.is_client = is_client
         self.ended = False
         self._closing = False  # our Close is sent or waits to be
+        self._last_words = b""  # our Close, while it waits
         self._links: dict[Any, Link] = {}  # by the engine's
         self._session: Any = None  # a client's one
+        self._sessions = 0  # begun by the peer
+        self._opened = False  # by the peer
         self._partial_bytes = 0
         self._batch_tags: set[bytes] = set()  # of deliveries that came as BATCH_FORMAT
         self._sent_tags: set[bytes] = set()  # of deliveries that go out as BATCH_FORMAT
@@ -133,9 +135,10 @@ class Engine:
             return
         self._closing = True
         lib.pn_connection_open(self._connection)
-        if condition:
-            set_condition(lib.pn_connection_condition(self._connection), condition, description)
-        lib.pn_connection_close(self._connection)
+        # The engine would keep its Close back until the peer has opened, and has taken all that is queued.
+        error = Described(ULong(0x1D), [Symbol(condition), description]) if condition else None
+        close = b"\x02\x00\x00\x00" + encode_value(Described(ULong(0x18), [error]))
+        self._last_words = (len(close) + 4).to_bytes(4, "big") + close
 
     def _collect(self, events: list[Event]) -> None:
         """Turn the engine's events into ours."""
@@ -238,6 +241,10 @@ class Engine:
             events.append(Settled(delivery, outcome, condition, description))
 
     def _on_open(self, event: Any, events: list[Event]) -> None:
+        if self._opened:
+            self._refuse("amqp:illegal-state", "a second Open", events)
+            return
+        self._opened = True
         idle_timeout_ms = lib.pn_transport_get_remote_idle_timeout(self._transport)
         if not self.is_client and 0 < idle_timeout_ms < MIN_PEER_IDLE_TIMEOUT_MS:
             text = f"idle-time-out {idle_timeout_ms} ms is too short: {MIN_PEER_IDLE_TIMEOUT_MS} ms at least"
@@ -251,8 +258,9 @@ class Engine:
 
     def _on_close(self, event: Any, events: list[Event]) -> None:
         condition, description = _condition(lib.pn_connection_remote_condition(self._connection))
-        lib.pn_connection_open(self._connection)
-        lib.pn_connection_close(self._connection)
+        if not self._closing:
+            lib.pn_connection_open(self._connection)
+            lib.pn_connection_close(self._connection)
         self._end(events, condition, description, offence=False)
 
     def _on_transport_error(self, event: Any, events: list[Event]) -> None:
@@ -260,10 +268,19 @@ class Engine:
         self._end(events, condition, description, offence=True)
 
     def _on_transport_closed(self, event: Any, events: list[Event]) -> None:
-        self._end(events, "", "", offence=False)
+        """The engine reads no more, without having said why: that is so for frames that it cannot read."""
+        self._refuse("amqp:connection:framing-error", "a frame that cannot be read", events)
 
     def _on_begin(self, event: Any, events: list[Event]) -> None:
-        lib.pn_session_open(lib.pn_event_session(event))
+        session = lib.pn_event_session(event)
+        if not self._opened:
+            self._refuse("amqp:illegal-state", "Begin before Open", events)
+        elif session != self._session:
+            self._sessions += 1
+            if self._sessions > MAX_SESSIONS:
+                self._refuse("amqp:resource-limit-exceeded", f"more than {MAX_SESSIONS} sessions", events)
+            else:
+                lib.pn_session_open(session)
 
     def _on_session_end(self, event: Any, events: list[Event]) -> None:
         session = lib.pn_event_session(event)
@@ -274,6 +291,8 @@ class Engine:
                 self._lose(link, condition, description, events)
         if session == self._session:
             self._session = None
+        else:
+            self._sessions -= 1
         lib.pn_session_close(session)
         lib.pn_session_free(session)
 
@@ -334,11 +353,11 @@ class Engine:
 
     def _on_flow(self, event: Any, events: list[Event]) -> None:
         link = self._links.get(lib.pn_event_link(event))
-        if link is None or not link.is_sender or not link.is_open:
+        if link is None or not link.is_sender or link._pn is None:
             return
         # The engine says this also when a message of ours has left.
         credit = lib.pn_link_credit(link._pn)
-        if credit > link._credit_told or (credit > 0 and link.drain):
+        if credit > link._credit_told or (credit > 0 and lib.pn_link_get_drain(link._pn)):
             events.append(CreditGranted(link))
         link._credit_told = credit
 
@@ -404,7 +423,7 @@ def _condition(condition: Any) -> tuple[str, str]:
     return _text(lib.pn_condition_get_name(condition)), _text(lib.pn_condition_get_description(condition))
 
 
-_ENDINGS = frozenset({lib.PN_CONNECTION_REMOTE_CLOSE, lib.PN_TRANSPORT_ERROR, lib.PN_TRANSPORT_CLOSED})
+_ENDINGS = frozenset({lib.PN_CONNECTION_REMOTE_CLOSE, lib.PN_TRANSPORT_ERROR, lib.PN_TRANSPORT_TAIL_CLOSED})
 _ON_EVENT: dict[int, Callable[[Engine, Any, list[Event]], None]] = {
     lib.PN_CONNECTION_REMOTE_OPEN: Engine._on_open,
     lib.PN_CONNECTION_REMOTE_CLOSE: Engine._on_close,
@@ -415,5 +434,5 @@ _ON_EVENT: dict[int, Callable[[Engine, Any, list[Event]], None]] = {
     lib.PN_LINK_REMOTE_DETACH: Engine._on_detach,
     lib.PN_LINK_FLOW: Engine._on_flow,
     lib.PN_TRANSPORT_ERROR: Engine._on_transport_error,
-    lib.PN_TRANSPORT_CLOSED: Engine._on_transport_closed,
+    lib.PN_TRANSPORT_TAIL_CLOSED: Engine._on_transport_closed,
 }

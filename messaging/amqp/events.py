@@ -23,7 +23,10 @@ class Outcome(Enum):
 
 
 class SaslDone(NamedTuple):
-    """Server: the client chose a mechanism. Answer with `Connection.sasl_outcome`, now or later."""
+    """Server: the client chose a mechanism. Answer with `Connection.sasl_outcome`, now or later.
+
+    A client that skips SASL brings none.
+    """
 
     mechanism: str  # "ANONYMOUS", "MSSBCBS" or "PLAIN"
     user: str  # PLAIN alone, else ""
@@ -45,7 +48,10 @@ class LinkAttached(NamedTuple):
 
 
 class LinkDetached(NamedTuple):
-    """The peer ended the link, or refused it, or its session ended; `link` is of no more use."""
+    """The peer ended the link, or refused it, or its session ended; or we ended it for what the peer did.
+
+    `link` and its deliveries are of no more use.
+    """
 
     link: Link
     condition: str  # "" without an error
@@ -61,8 +67,8 @@ class Received(NamedTuple):
 class Settled(NamedTuple):
     """What we sent has its outcome; each delivery sent unsettled gets this once, or its link's LinkDetached.
 
-    On a link with RcvSettleMode.SECOND the owner now calls `delivery.settle()`; on others that is done.
-    A receiver on such a link gets this too, when the sender has settled after the receiver's outcome.
+    On a link with RcvSettleMode.SECOND the owner now calls `delivery.settle()`; on others that is done. The
+    receiver on such a link gets Settled too, when the sender has settled after the receiver's outcome.
     """
 
     delivery: Delivery
@@ -72,7 +78,10 @@ class Settled(NamedTuple):
 
 
 class CreditGranted(NamedTuple):
-    """A link of which we are the sender has credit: see `link.credit` and `link.drain`."""
+    """A link of which we are the sender has credit: see `link.credit` and `link.drain`.
+
+    It may come right behind LinkAttached; who accepts a link later looks at its credit then.
+    """
 
     link: Link
 

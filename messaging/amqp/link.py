@@ -122,7 +122,11 @@ class Link:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         properties: Mapping[str, object] | None = None,
     ) -> None:
-        """Answer an attach of the peer; a settle mode left out is the one asked for."""
+        """Answer an attach of the peer.
+
+        Modes left out are those asked for, but as receiver we settle FIRST: senders built on uamqp ask for
+        SECOND and then wait for ever for our settlement.
+        """
         pn = self._pn
         if pn is None or self.is_open:
             return
@@ -130,6 +134,8 @@ class Link:
             self.snd_settle_mode = snd_settle_mode
         if rcv_settle_mode is not None:
             self.rcv_settle_mode = rcv_settle_mode
+        elif not self.is_sender:
+            self.rcv_settle_mode = RcvSettleMode.FIRST
         lib.pn_link_set_snd_settle_mode(pn, self.snd_settle_mode)
         lib.pn_link_set_rcv_settle_mode(pn, self.rcv_settle_mode)
         lib.pn_terminus_copy(lib.pn_link_source(pn), lib.pn_link_remote_source(pn))

@@ -15,7 +15,7 @@ from typing import Final
 from messaging import system_properties as names
 from messaging.amqp.codec import AmqpMessage, Timestamp, UByte, ULong
 from messaging.amqp.conditions import ARGUMENT_ERROR, MESSAGE_SIZE_EXCEEDED, Refusal
-from messaging.amqp.method_messages import id_text
+from messaging.amqp.plain import id_text, number_of
 from messaging.message import LARGEST_MESSAGE_BYTES, Message
 from messaging.property_bag import Properties
 from messaging.time_text import iso_of_ms, ms_of_iso
@@ -65,12 +65,12 @@ def read_cloud_message(received: AmqpMessage) -> Message | Refusal:
     if isinstance(message, Refusal):
         return message
     system_properties = dict(message.system_properties)
-    enqueued = received.annotations.get(_ENQUEUED)
-    if _is_number(enqueued):
-        system_properties[names.ENQUEUED_TIME] = iso_of_ms(int(enqueued))  # type: ignore[call-overload]
+    enqueued_ms = number_of(received.annotations.get(_ENQUEUED))
+    if enqueued_ms is not None:
+        system_properties[names.ENQUEUED_TIME] = iso_of_ms(enqueued_ms)
     for wire, name in ((_DELIVERY_COUNT, names.DELIVERY_COUNT), (_SEQUENCE_NUMBER, names.SEQUENCE_NUMBER)):
-        count = received.annotations.get(wire)
-        if _is_number(count):
+        count = number_of(received.annotations.get(wire))
+        if count is not None:
             system_properties[name] = str(count)
     return Message("", message.properties, system_properties, message.body)
 
@@ -129,11 +129,11 @@ def message_to_device(
     device_id = reporter or system_properties.get(names.CONNECTION_DEVICE_ID)
     module_id = system_properties.get(names.REPORTER_MODULE_ID if reporter else names.CONNECTION_MODULE_ID)
     for wire, value in (
+        (_LOCK_TOKEN, None if lock is None else str(lock)),  # first: see heads.py
         (_INPUT, input_name),
         (_DEVICE, device_id),
         (_MODULE, module_id),
         (names.COMPONENT, system_properties.get(names.COMPONENT)),
-        (_LOCK_TOKEN, None if lock is None else str(lock)),
     ):
         if value:
             annotations[wire] = value
@@ -253,7 +253,3 @@ def _number(text: str | None, most: int) -> int | None:
     except ValueError:
         return None
     return number if number is not None and 0 <= number <= most else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from messaging.amqp.codec import AmqpMessage, Int, MessageId
+from messaging.amqp.plain import id_text, number_of
 from messaging.topics import STATUS_NOT_A_NUMBER, MethodResponse, Unknown
 
 _NAME: Final = "IoThub-methodname"
@@ -67,13 +68,6 @@ def parse_method_answer(message: AmqpMessage) -> MethodResponse | Unknown:
     )
 
 
-def id_text(value: MessageId) -> str:
-    """Return a message id or correlation id as text, whichever of its four types it has; binary as hex."""
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)
-
-
 def _uuid_if_one(text: str) -> MessageId:
     try:
         found = uuid.UUID(text)
@@ -83,8 +77,7 @@ def _uuid_if_one(text: str) -> MessageId:
 
 
 def _status(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return int(value)
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value)
-    return STATUS_NOT_A_NUMBER
+    number = number_of(value)
+    return STATUS_NOT_A_NUMBER if number is None else number

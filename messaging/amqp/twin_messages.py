@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from messaging.amqp.codec import AmqpMessage, Int, Long, MessageId
+from messaging.amqp.plain import number_of
 from messaging.text import quoted
 from messaging.topics import Unknown
 
@@ -126,16 +127,8 @@ def parse_twin_answer(message: AmqpMessage) -> TwinAnswer | DesiredPatch | Unkno
     """Read what the hub sends to a client."""
     if message.correlation_id is None:
         return DesiredPatch(message.body)
-    status, version = message.annotations.get(_STATUS), message.annotations.get(_VERSION)
-    if not _is_number(status):
+    status = number_of(message.annotations.get(_STATUS))
+    if status is None:
         return Unknown("an answer to a twin request without a status")
-    return TwinAnswer(
-        message.correlation_id,
-        int(status),  # type: ignore[call-overload]
-        int(version) if _is_number(version) else None,  # type: ignore[call-overload]
-        message.body,
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    version = number_of(message.annotations.get(_VERSION))
+    return TwinAnswer(message.correlation_id, status, version, message.body)

@@ -18,6 +18,7 @@ PLAYED_PYTHON = """#!/bin/sh
 case "$*" in
 *version_info*) {version} ;;
 *"import venv"*) {has_venv} ;;
+*Python.h*) {can_compile} ;;
 "-m venv"*)
     for folder; do :; done
     mkdir -p "$folder/bin"
@@ -56,10 +57,22 @@ class Machine:
         ):
             shutil.copy(ROOT / name, self.checkout / name)
 
-    def add(self, name: str, *, version: str = "echo 3.11", has_venv: bool = True, pip: str = "") -> None:
+    def add(
+        self,
+        name: str,
+        *,
+        version: str = "echo 3.11",
+        has_venv: bool = True,
+        can_compile: bool = True,
+        pip: str = "",
+    ) -> None:
         """Put a program that plays Python on PATH."""
         text = PLAYED_PYTHON.format(
-            version=version, has_venv="exit 0" if has_venv else "exit 1", log=self.log, pip=pip
+            version=version,
+            has_venv="exit 0" if has_venv else "exit 1",
+            can_compile="exit 0" if can_compile else "exit 1",
+            log=self.log,
+            pip=pip,
         )
         (self.programs / name).write_text(text)
         (self.programs / name).chmod(0o755)
@@ -132,9 +145,18 @@ SUDO = "" if os.geteuid() == 0 else "sudo "
             id="no venv",
         ),
         pytest.param(
+            lambda m: m.add("python3.12", version="echo 3.12", can_compile=False),
+            [
+                "error: The AMQP engine (python-qpid-proton) is compiled here, once; for that the C compiler",
+                "       or the headers of {programs}/python3.12 (Python 3.12) are missing; install them:",
+                f"       {SUDO}apt-get install -y gcc libc6-dev python3.12-dev",
+            ],
+            id="no compiler",
+        ),
+        pytest.param(
             lambda m: m.add("python3", pip="exit 1"),
             [
-                "Setting up {checkout}/.venv with Python 3.11, once; this takes about a minute.",
+                "Setting up {checkout}/.venv with Python 3.11, once; this takes a minute or two.",
                 "error: the packages could not be installed (see above); with a network connection, "
                 "run it again",
             ],

@@ -16,6 +16,7 @@ from messaging.amqp.addresses import (
     parse_address,
     parse_link_properties,
     parse_service_address,
+    replaced_by,
     settlement_of,
 )
 from messaging.amqp.conditions import Refusal
@@ -281,6 +282,45 @@ def test_a_client_names_the_channel_on_links_of_a_pair_alone(kind: LinkKind, pre
 
     assert is_paired(kind) is (prefix is not None)
     assert properties.get("com.microsoft:channel-correlation-id") == (prefix and f"{prefix}4f")
+
+
+TWIN = {LinkKind.TWIN_REQUESTS: "4f", LinkKind.TWIN_ANSWERS: "4f"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "channel", "attached", "ended"),
+    [
+        pytest.param(LinkKind.EVENTS, "", {}, set(), id="the first link"),
+        pytest.param(
+            LinkKind.EVENTS, "", {LinkKind.EVENTS: ""}, {LinkKind.EVENTS}, id="row 62: a second of its kind"
+        ),
+        pytest.param(LinkKind.INPUTS, "", {LinkKind.EVENTS: "", LinkKind.C2D: ""}, set(), id="others stay"),
+        pytest.param(
+            LinkKind.TWIN_ANSWERS, "4f", {LinkKind.TWIN_REQUESTS: "4f"}, set(), id="second of a pair"
+        ),
+        pytest.param(
+            LinkKind.TWIN_ANSWERS,
+            "5a",
+            {LinkKind.TWIN_REQUESTS: "4f"},
+            {LinkKind.TWIN_REQUESTS},
+            id="row 62: another channel than its other half",
+        ),
+        pytest.param(
+            LinkKind.TWIN_REQUESTS, "5a", TWIN, set(TWIN), id="row 62: another channel ends the older pair"
+        ),
+        pytest.param(
+            LinkKind.TWIN_REQUESTS, "4f", TWIN, {LinkKind.TWIN_REQUESTS}, id="half of a pair attached anew"
+        ),
+        pytest.param(LinkKind.METHOD_CALLS, "5a", TWIN, set(), id="methods and twins do not meet"),
+        pytest.param(
+            LinkKind.METHOD_CALLS, "", {LinkKind.METHOD_RESPONSES: ""}, set(), id="C, whose channel is empty"
+        ),
+    ],
+)
+def test_a_new_link_ends_those_that_it_takes_the_place_of(
+    kind: LinkKind, channel: str, attached: dict[LinkKind, str], ended: set[LinkKind]
+) -> None:
+    assert set(replaced_by(kind, channel, attached)) == ended
 
 
 def test_link_properties_are_read_as_they_were_made() -> None:

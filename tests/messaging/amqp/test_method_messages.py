@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from messaging.amqp.codec import AmqpMessage, Int, Long, MessageId
 from messaging.amqp.method_messages import (
     MethodCall,
-    id_text,
     method_answer,
     method_call,
     parse_method_answer,
     parse_method_call,
 )
+from messaging.amqp.plain import id_text
 from messaging.topics import STATUS_NOT_A_NUMBER, MethodResponse, Unknown
 
 ONE = uuid.UUID("7d6c2d1e-0c1b-4a4e-9d55-2f6a3c8f9b01")
