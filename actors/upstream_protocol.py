@@ -6,6 +6,9 @@ Source: spec sheets agent.md section 8, observability.md section 6
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
+
+from messaging.nearest import did_you_mean
 
 
 class UpstreamProtocol(StrEnum):
@@ -22,17 +25,19 @@ class UpstreamProtocol(StrEnum):
         return self in (UpstreamProtocol.AMQP, UpstreamProtocol.AMQP_WS, UpstreamProtocol.AMQP_ELSE_WS)
 
 
-DEFAULT = UpstreamProtocol.MQTT
-NAMES = tuple(each.value for each in UpstreamProtocol if each is not UpstreamProtocol.AMQP_ELSE_WS)
+DEFAULT: Final = UpstreamProtocol.MQTT
+NAMES: Final = tuple(each.value for each in UpstreamProtocol if each is not UpstreamProtocol.AMQP_ELSE_WS)
+ALLOWED: Final = "Amqp, AmqpWs, Mqtt or MqttWs, in any case"
+VARIABLE: Final = "UpstreamProtocol"  # of edgeHub and of edgeAgent
 
 
 def parse_protocol(text: str) -> UpstreamProtocol:
     """Read one of `NAMES`, in any case.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is none of them; says which there are.
     """
     for name in NAMES:
         if name.casefold() == text.strip().casefold():
             return UpstreamProtocol(name)
-    raise ValueError
+    raise ValueError(f"{ALLOWED}{did_you_mean(text, NAMES)}")

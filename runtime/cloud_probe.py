@@ -26,13 +26,17 @@ class Probes:
 
     def __init__(self, *ports: int) -> None:
         """Take the ports; a host is reached when one of them is."""
-        self._ports = ports
+        self.use(*ports)
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Callable[[], None]]] = {}
         self._reached_s: dict[str, float] = {}
         self._addresses: dict[str, list[_Address]] = {}
         self._threads: set[threading.Thread] = set()
         self._closed = threading.Event()
+
+    def use(self, *ports: int) -> None:
+        """Try these ports from now on, also for those who wait."""
+        self._ports = ports
 
     def probe(self, host_name: str, reached: Callable[[], None]) -> None:
         """See `CloudConnections.probe`. A host is reached twice a second at most, however often asked for."""
@@ -72,7 +76,7 @@ class Probes:
             reached()
 
     def _try_until_reached(self, host_name: str) -> bool:
-        resolver = _Resolver(host_name, self._ports, self._addresses)
+        resolver = _Resolver(host_name, lambda: self._ports, self._addresses)
         tries: list[tuple[float, socket.socket]] = []
         with selectors.DefaultSelector() as selector:
             try:
@@ -114,7 +118,9 @@ class Probes:
 class _Resolver:
     """Resolves one name in a thread of its own, because that may take long."""
 
-    def __init__(self, host_name: str, ports: tuple[int, ...], addresses: dict[str, list[_Address]]) -> None:
+    def __init__(
+        self, host_name: str, ports: Callable[[], tuple[int, ...]], addresses: dict[str, list[_Address]]
+    ) -> None:
         self._host_name = host_name
         self._ports = ports
         self._addresses = addresses
@@ -131,7 +137,7 @@ class _Resolver:
         try:
             found = [
                 one
-                for port in self._ports
+                for port in self._ports()
                 for one in socket.getaddrinfo(self._host_name, port, type=socket.SOCK_STREAM)
             ]
         except (OSError, UnicodeError):

@@ -27,7 +27,6 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
 from actors.hub_root import HUB, HubRootActor
 from actors.ports import MessageStore
-from actors.upstream_protocol import UpstreamProtocol
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
@@ -60,7 +59,8 @@ MakeConnections = Callable[[Path, HubConfig], CloudConnections]
 
 def connections_to_cloud(home: Path, config: HubConfig) -> CloudConnections:
     """Return what makes connections to IoT Hub; what they need is loaded with the first of them."""
-    return UpstreamConnections(UpstreamProtocol.MQTT)
+    batch_messages = config.environment.upstream_batch_messages
+    return UpstreamConnections(config.cloud_protocol, batch_messages=batch_messages)
 
 
 def run_hub(

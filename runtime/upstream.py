@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from actors.cloud_connection import CloudAccess, CloudConnection, CloudObserver
+from actors.cloud_connection import CloudAccess, CloudConnection, CloudFault, CloudObserver, Fault
 from actors.upstream_protocol import DEFAULT, UpstreamProtocol
 from messaging.clock import Clock, SystemClock
 from runtime.cloud_loop import CloudLoop
@@ -20,7 +20,9 @@ from runtime.cloud_trust import Trust
 from runtime.upstream_batches import BATCH_MESSAGES, Batches
 
 if TYPE_CHECKING:
+    from runtime.upstream_amqp_connection import AmqpConnection
     from runtime.upstream_amqp_line import Line
+    from runtime.upstream_connection import SdkConnection
 
 _FAREWELL_S: Final = 2.0
 MEMBERS: Final = 900  # identities on one line: IoT Hub takes a thousand
@@ -46,31 +48,37 @@ class UpstreamConnections:
     ) -> None:
         self._ways: tuple[Way, ...] = _WAYS[protocol]
         self._is_amqp = protocol.is_amqp
+        self._probes = Probes(*(way.port for way in self._ways))
         self._batch_messages = batch_messages
         self._loop = CloudLoop()
         self._openers = Openers()
-        self._probes = Probes(*(way.port for way in self._ways))
         self._shared = Shared(
             self._loop, self._openers, Trust(), times or CloudTimes(), clock or SystemClock()
         )
-        self._made: set[CloudConnection] = set()
-        self._lines: dict[tuple[str, str], list[Line]] = {}  # by host and whom to trust
+        self._made: set[AmqpConnection | SdkConnection] = set()
+        self._lines: dict[tuple[str, str, tuple[Way, ...]], list[Line]] = {}  # by host and whom to trust
 
     def make(self, access: CloudAccess, observer: CloudObserver) -> CloudConnection:
-        made: CloudConnection
+        made: AmqpConnection | SdkConnection
         if self._is_amqp:
             from runtime.upstream_amqp_connection import AmqpConnection
 
             batches = Batches(self._batch_messages)
-            made = over_amqp = AmqpConnection(access, observer, self._line(access), batches)
-            over_amqp.on_closed = partial(self._made.discard, made)
+            made = AmqpConnection(access, observer, self._line(access), batches)
         else:
             from runtime.upstream_connection import SdkConnection
 
-            made = over_mqtt = SdkConnection(access, observer, self._shared, self._ways[0])
-            over_mqtt.on_closed = partial(self._made.discard, made)
+            made = SdkConnection(access, observer, self._shared, self._ways[0])
+        made.on_closed = partial(self._made.discard, made)
         self._made.add(made)
         return made
+
+    def speak(self, protocol: UpstreamProtocol) -> None:
+        """Make connections like this from now on; those there are, of another protocol, are lost."""
+        self._is_amqp, self._ways = protocol.is_amqp, _WAYS[protocol]
+        self._probes.use(*(way.port for way in self._ways))
+        for made in list(self._made):
+            made.drop(CloudFault(Fault.UNREACHABLE, f"the link speaks {protocol} from now on"))
 
     def probe(self, host_name: str, reached: Callable[[], None]) -> None:
         self._probes.probe(host_name, reached)
@@ -86,7 +94,7 @@ class UpstreamConnections:
         """Return the line for an identity: all to one host share one, until it is full."""
         from runtime.upstream_amqp_line import Line
 
-        lines = self._lines.setdefault((access.host_name, access.ca_pem), [])
+        lines = self._lines.setdefault((access.host_name, access.ca_pem, self._ways), [])
         for line in lines:
             if len(line.members) < MEMBERS:
                 return line

@@ -118,6 +118,10 @@ class SdkConnection:
     def answer_method(self, request_id: str, status: int, payload: bytes) -> None:
         self._loop.call(self._answer, request_id, status, payload)
 
+    def drop(self, fault: CloudFault) -> None:
+        """Lose the connection, if there is one."""
+        self._loop.call(self._drop, fault)
+
     def close(self) -> None:
         self._loop.call(self._close)
 
@@ -219,6 +223,10 @@ class SdkConnection:
         for number in failed:
             self._observer.failed(number, fault)
         self._observer.lost(fault)
+
+    def _drop(self, fault: CloudFault) -> None:
+        if self._state is not _State.CLOSED:
+            self._lose(fault)
 
     def _close(self) -> None:
         if not self._is_closed:
