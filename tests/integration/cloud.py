@@ -19,8 +19,8 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from actors.ports import Listener
 from messaging import sas
+from messaging.clock import SystemClock
 from messaging.identity import Identity
 from runtime.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
 from runtime.http_exchange import Response, error_response
@@ -41,33 +41,30 @@ LIMIT_S: Final = 20.0
 MQTT_PORT: Final = 8883  # the SDKs' own, not to be changed
 AMQP_PORT: Final = 5671
 WEB_PORT: Final = 443
-PORTS: Final = (MQTT_PORT, AMQP_PORT, WEB_PORT)
 T = TypeVar("T")
 
 
 class Serving:
-    """A hub with its MQTT and AMQP servers on one address, on the loop that it is made in."""
+    """A hub with its servers on one address, on the loop that it is made in."""
 
     def __init__(self, hub: IotHub, folder: Path, address: str) -> None:
         certificate = folder / "certificates" / SERVER_FILE
         self.hub = hub
-        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in PORTS])
-        mqtt, amqp, https = ([listening] for listening in self._sockets)
-        self.server, self.amqp_server = MqttServer(hub), AmqpServer(hub)
+        ports = (MQTT_PORT, AMQP_PORT, WEB_PORT)
+        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in ports])
+        self.server = MqttServer(hub)
+        self._amqp = AmqpServer(hub, SystemClock())
         tls = ServerCertificate(str(certificate), str(certificate))
-        web = WebListener(https, tls, _no_requests, subprotocols=(MQTT, AMQP))
-        self._listeners: list[Listener] = [
-            StreamListener("MQTT", mqtt, [], tls),
-            web.part(MQTT),
-            StreamListener("AMQP", amqp, [], tls),
-            web.part(AMQP),
-        ]
+        mqtt = StreamListener("MQTT", self._sockets[:1], [], tls)
+        amqp = StreamListener("AMQP", self._sockets[1:2], [], tls)
+        web = WebListener(self._sockets[2:], tls, _no_requests, subprotocols=(MQTT, AMQP))
+        self._listeners: list[StreamListener | WebListener] = [mqtt, amqp, web]
         self.server.open()
-        self.amqp_server.open()
-        for listener in self._listeners[:2]:
-            listener.open(self.server)
-        for listener in self._listeners[2:]:
-            listener.open(self.amqp_server)
+        self._amqp.open()
+        mqtt.open(self.server)
+        amqp.open(self._amqp)
+        web.open_part(MQTT, self.server)
+        web.open_part(AMQP, self._amqp)
 
     @classmethod
     async def start(cls, folder: Path, address: str, name: str) -> Serving:
@@ -79,7 +76,7 @@ class Serving:
         for listener in self._listeners:
             listener.close()
         self.server.close()
-        self.amqp_server.close()
+        self._amqp.close()
         await self.hub.close()
         for listening in self._sockets:
             listening.close()
