@@ -24,6 +24,7 @@ from messaging.text import quoted
 SCHEME = "SharedAccessSignature"
 CLOCK_SKEW_S = 300
 
+_URI_SCHEME = re.compile(r"^[a-z]+://", re.ASCII | re.IGNORECASE)
 _SECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 
 
@@ -136,7 +137,8 @@ def check_resource(
         keys: Of the shared access policy, device or module that the token claims to be of.
         signer: Its name, for errors.
         resource: The path of the request, decoded: `/devices/d`.
-        hosts: Host names of the IoT Hub; a port behind one in the audience is let pass, case is ignored.
+        hosts: Host names of the IoT Hub; a scheme before one in the audience and a port behind it are let
+            pass, case is ignored.
         now_s: Seconds since 1970-01-01 UTC.
 
     Raises:
@@ -146,12 +148,23 @@ def check_resource(
     """
     _check_time(token, signer, now_s)
     audience = unquote(token.audience)
-    host, slash, path = audience.partition("/")
+    host, path = _host_and_path(token)
     _check_host(host.partition(":")[0], signer, hosts)
-    above = f"{slash}{unquote(path)}".rstrip("/").lower()
+    above = path.rstrip("/").lower()
     if above and above != resource.lower() and not resource.lower().startswith(f"{above}/"):
         raise AuthError(f"token of '{signer}': audience {quoted(audience)} is another resource than this")
     _check_signature(token, keys, signer)
+
+
+def resource_of(token: SasToken) -> str:
+    """Return the path in a token's audience, decoded: `/devices/d`; "" when it is a host alone."""
+    return _host_and_path(token)[1]
+
+
+def _host_and_path(token: SasToken) -> tuple[str, str]:
+    audience = _URI_SCHEME.sub("", unquote(token.audience), 1)
+    host, slash, path = audience.partition("/")
+    return host, f"{slash}{unquote(path)}"
 
 
 def _check_time(token: SasToken, signer: str, now_s: float) -> None:

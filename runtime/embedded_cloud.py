@@ -2,8 +2,8 @@
 
 The stand-in is a process beside the hub (iothub/embedded.py), supervised like a module. Its home is
 HOME/cloud, so that `edge-actors cloud …` works on it. It listens on an address of its own, 127.0.0.2 or the
-next one that is free, on port 8883, and for REST on 443 or, without the permission, 8443. HOME/cloud.json
-keeps the address: it is the stand-in's host name.
+next one that is free, on port 8883, and for REST on 443 or, without the permission, 8443; for AMQP on 5671,
+unless another program has that port. HOME/cloud.json keeps the address: it is the stand-in's host name.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from runtime.run_directory import EMBEDDED_CLOUD
 log = logging.getLogger(__name__)
 
 MQTT_PORT: Final = 8883  # device SDKs know no other
+AMQP_PORT: Final = 5671  # likewise
 HTTPS_PORTS: Final = (443, 8443)
 FIRST_ADDRESS: Final = ipaddress.IPv4Address("127.0.0.2")
 MOST_ADDRESSES: Final = 250
@@ -109,6 +110,11 @@ class EmbeddedCloud:
         """Return what is held of the sockets."""
         return [listener for _, listener in self._sockets]
 
+    @property
+    def speaks_amqp(self) -> bool:
+        """Whether it has a socket for AMQP."""
+        return any(use is Use.AMQP for use, _ in self._sockets)
+
     def prepare(self, run_dir: Path) -> None:
         """Have an address with its sockets. A stand-in that outlived its agent gives its own back.
 
@@ -156,8 +162,10 @@ class EmbeddedCloud:
         if not self._sockets:
             assert self._kept is not None
             wanted = [_listen(self.host_name, MQTT_PORT), _listen(self.host_name, self.https_port)]
-            bound = listening_sockets.bind(wanted, beside=self.beside())
+            beside = self.beside()
+            bound = listening_sockets.bind(wanted, beside=beside)
             self._sockets = list(zip((Use.MQTT, Use.WEB), bound, strict=True))
+            self._sockets += self._bind_amqp(self.host_name, beside)
         return listening_sockets.to_environment(self._sockets)
 
     def close(self) -> None:
@@ -241,9 +249,9 @@ class EmbeddedCloud:
         if taken is None or self._kept is None:
             return False
         by_port = {address_of(listener).port: listener for listener in taken}
-        uses = ((Use.MQTT, MQTT_PORT), (Use.WEB, self._kept.https_port))
+        uses = ((Use.MQTT, MQTT_PORT), (Use.WEB, self._kept.https_port), (Use.AMQP, AMQP_PORT))
         self._sockets = [(use, by_port[port]) for use, port in uses if port in by_port]
-        return len(self._sockets) == len(uses)
+        return {Use.MQTT, Use.WEB} <= {use for use, _ in self._sockets}
 
     def _lives(self) -> bool:
         """Tell whether a stand-in of ours runs; refuse another one."""
@@ -269,6 +277,7 @@ class EmbeddedCloud:
             https = self._bind_https(address, beside)
             if https:
                 self._sockets = [(Use.MQTT, mqtt[0]), (Use.WEB, https[0])]
+                self._sockets += self._bind_amqp(address, beside)
                 self._kept = Kept(address, address_of(https[0]).port, ours)
                 return
             mqtt[0].close()
@@ -282,6 +291,17 @@ class EmbeddedCloud:
             yield self._kept.address
         for number in range(MOST_ADDRESSES):
             yield str(FIRST_ADDRESS + number)
+
+    def _bind_amqp(self, address: str, beside: Sequence[socket.socket]) -> list[tuple[Use, socket.socket]]:
+        """Return the socket for AMQP. Who has that port has it on all addresses: another one is no help."""
+        try:
+            bound = listening_sockets.bind([_listen(address, AMQP_PORT)], beside=beside)
+        except EnvironmentFault:
+            wanted = _listen(address, AMQP_PORT)
+            holder = listening_sockets.holder_of(wanted)
+            log.warning("the IoT Hub of this edge speaks no AMQP: %s has %s", holder, wanted)
+            return []
+        return [(Use.AMQP, bound[0])]
 
     def _bind_https(self, address: str, beside: Sequence[socket.socket]) -> list[socket.socket]:
         kept = () if self._kept is None else (self._kept.https_port,)

@@ -33,6 +33,7 @@ class Serving(msgspec.Struct, frozen=True, rename="camel"):
     https: list[str]  # likewise; empty without the permission to listen on that port
     https_port: int
     id_scope: str
+    amqp: list[str] = []  # addresses with ports
 
     @property
     def service_host(self) -> str:

@@ -31,6 +31,7 @@ from runtime import listening_sockets
 from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
 from runtime.http_exchange import Response
+from runtime.iothub.amqp_server import AmqpServer
 from runtime.iothub.cloud_home import CloudHome, Serving
 from runtime.iothub.cloud_settings import CloudSettings
 from runtime.iothub.dps_api import DpsApi
@@ -48,7 +49,7 @@ from runtime.stream_listener import StreamListener
 from runtime.tcp_listener import Visit, most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import HandleRequest, WebConnection, WebLimits, WebListener, WebRequest
-from runtime.web_socket import MQTT
+from runtime.web_socket import AMQP, MQTT
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class CloudSockets:
     """On what the stand-in listens."""
 
     mqtt: list[socket.socket]
+    amqp: list[socket.socket]
     https: list[socket.socket]
 
 
@@ -95,9 +97,11 @@ def run_cloud(
         if sockets is None:
             mqtt = listening_sockets.bind(settings.mqtt, "--mqtt-port")
             stack.callback(_close_all, mqtt)
+            amqp = listening_sockets.bind(settings.amqp, "--amqp-port")
+            stack.callback(_close_all, amqp)
             https = _bind_https(settings)
             stack.callback(_close_all, https)
-            sockets = CloudSockets(mqtt, https)
+            sockets = CloudSockets(mqtt, amqp, https)
         prepare_home(home.path)
         make_private_folder(home.path)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -119,6 +123,7 @@ class _Cloud:
         self._home = home
         self._settings = settings
         self._mqtt = sockets.mqtt
+        self._amqp = sockets.amqp
         self._https = sockets.https
         self._copy = copy
         self._clock = clock
@@ -174,23 +179,30 @@ class _Cloud:
         devices = MqttServer(hub, self._clock)
         provisioning = DpsMqtt(service)
         front = MqttFront(devices, provisioning)
+        amqp_server = AmqpServer(hub, self._clock)
         handle = _handler(hub, service)
         admission = Admission(most_connections())
         mqtt = StreamListener("MQTT", self._mqtt, (), certificate, admission)
-        web = WebListener(self._https, certificate, handle, admission)
+        amqp = StreamListener("AMQP", self._amqp, (), certificate, admission)
+        web = WebListener(self._https, certificate, handle, admission, subprotocols=(MQTT, AMQP))
         local = _LocalDoor(self._home.socket, handle, front)
         try:
             await local.open()
             devices.open()
+            amqp_server.open()
             mqtt.open(front)
-            web.open(front)
+            amqp.open(amqp_server)
+            web.open_part(MQTT, front)
+            web.open_part(AMQP, amqp_server)
             yield
         finally:
             mqtt.close()
+            amqp.close()
             web.close()
             local.close()
             front.close()
             devices.close()
+            amqp_server.close()
             provisioning.close()
 
     def _tell(self, service: Provisioning) -> None:
@@ -201,6 +213,7 @@ class _Cloud:
             [str(address_of(listener)) for listener in self._https],
             address_of(self._https[0]).port if self._https else settings.https_port,
             service.id_scope,
+            [str(address_of(listener)) for listener in self._amqp],
         )
         self._home.say_serving(serving)
         if not settings.is_loopback:
@@ -286,7 +299,7 @@ def _bind_https(settings: CloudSettings) -> list[socket.socket]:
         if not isinstance(cause, OSError) or cause.errno != errno.EACCES:
             raise
         log.warning(
-            "no HTTPS (REST for SDKs, provisioning over HTTP, MQTT over WebSocket): port %d is not permitted "
+            "no HTTPS (REST for SDKs, provisioning over HTTP, WebSocket): port %d is not permitted "
             "to this user; `sudo sysctl net.ipv4.ip_unprivileged_port_start=%d` permits it, "
             "or take another one: --https-port 8443",
             settings.https_port,

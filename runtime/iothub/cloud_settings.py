@@ -17,6 +17,7 @@ from runtime.listening_sockets import ListenAddress
 
 DEFAULT_ADDRESS: Final = "127.0.0.2"
 MQTT_PORT: Final = 8883
+AMQP_PORT: Final = 5671
 HTTPS_PORT: Final = 443
 # A name for /etc/hosts or DNS; `edge-actors run` takes it for its IoT Hub unless told otherwise.
 KNOWN_NAME: Final = about("iothub_hostname").default
@@ -41,6 +42,7 @@ class CloudSettings:
 
     addresses: tuple[str, ...]
     mqtt_port: int
+    amqp_port: int
     https_port: int
     host_name: str  # in connection strings and tokens
     aliases: tuple[str, ...]  # other names and addresses by which clients may call it
@@ -52,11 +54,18 @@ class CloudSettings:
 
     @property
     def mqtt(self) -> list[ListenAddress]:
-        return [ListenAddress(ipaddress.ip_address(address), self.mqtt_port) for address in self.addresses]
+        return self._listen(self.mqtt_port)
+
+    @property
+    def amqp(self) -> list[ListenAddress]:
+        return self._listen(self.amqp_port)
 
     @property
     def https(self) -> list[ListenAddress]:
-        return [ListenAddress(ipaddress.ip_address(address), self.https_port) for address in self.addresses]
+        return self._listen(self.https_port)
+
+    def _listen(self, port: int) -> list[ListenAddress]:
+        return [ListenAddress(ipaddress.ip_address(address), port) for address in self.addresses]
 
     @property
     def is_loopback(self) -> bool:
@@ -67,6 +76,7 @@ def read_cloud_settings(
     listen: Sequence[str] = (),
     hosts: Sequence[str] = (),
     mqtt_port: int = MQTT_PORT,
+    amqp_port: int = AMQP_PORT,
     https_port: int = HTTPS_PORT,
 ) -> CloudSettings:
     """Return the settings of a run.
@@ -92,7 +102,7 @@ def read_cloud_settings(
     else:
         own, *others = callable_by
     aliases = tuple(name for name in dict.fromkeys((*others, KNOWN_NAME)) if name != own)
-    return CloudSettings(addresses, mqtt_port, https_port, own, aliases)
+    return CloudSettings(addresses, mqtt_port, amqp_port, https_port, own, aliases)
 
 
 def is_azure(host: str) -> bool:
@@ -107,7 +117,7 @@ def _address(text: str) -> str:
     except ValueError as exc:
         raise ConfigError(
             f"--listen: {quoted(text)} is not an IP address, such as {DEFAULT_ADDRESS}; "
-            "ports are set with --mqtt-port and --https-port"
+            "ports are set with --mqtt-port, --amqp-port and --https-port"
         ) from exc
 
 

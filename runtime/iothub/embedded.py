@@ -16,7 +16,7 @@ from messaging.errors import EdgeError
 from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.cloud_process import CloudSockets, run_cloud
-from runtime.iothub.cloud_settings import MQTT_PORT, read_cloud_settings
+from runtime.iothub.cloud_settings import read_cloud_settings
 from runtime.listening_sockets import Use, address_of, from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.socket_handover import SocketOffer
@@ -31,12 +31,12 @@ def run_embedded(home: Path) -> int:
     place.run.prepare()
     offer = SocketOffer(place.run.path, [listener for _, listener in inherited])
     offer.open()
-    mqtt, https = ([listener for its, listener in inherited if its is use] for use in (Use.MQTT, Use.WEB))
-    settings = read_cloud_settings(
-        [str(address_of(mqtt[0]).address)], (), MQTT_PORT, address_of(https[0]).port
+    mqtt, amqp, https = (
+        [listener for its, listener in inherited if its is use] for use in (Use.MQTT, Use.AMQP, Use.WEB)
     )
+    settings = read_cloud_settings([str(address_of(mqtt[0]).address)], https_port=address_of(https[0]).port)
     try:
-        return run_cloud(place, settings, CloudSockets(mqtt, https), Home(home).telemetry)
+        return run_cloud(place, settings, CloudSockets(mqtt, amqp, https), Home(home).telemetry)
     finally:
         offer.close()
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from messaging.errors import AuthError, EdgeError, RemoteProtocolError
 from messaging.mqtt.packets import Connect, ReturnCode
-from messaging.sas import CLOCK_SKEW_S
 from messaging.username import UserName, parse_user_name
 from runtime.iothub.hub import IotHub
 from runtime.iothub.records import Grant
@@ -67,13 +66,3 @@ async def log_in(hub: IotHub, packet: Connect, certificates: Sequence[bytes]) ->
         return Refusal(ReturnCode.NOT_AUTHORIZED, str(exc))
     except EdgeError as exc:
         return Refusal(ReturnCode.SERVER_UNAVAILABLE, str(exc))
-
-
-def end_of_token(grant: Grant, now_s: float) -> float | None:
-    """Return when a connection that is made now has to end, None when its client needs no token.
-
-    A token that was accepted although it had run out gets what is allowed for clocks that differ.
-    """
-    if grant.expires_s is None or grant.expires_s > now_s:
-        return grant.expires_s
-    return grant.expires_s + CLOCK_SKEW_S

@@ -11,8 +11,8 @@ from typing import Final
 
 from actors.ports import Transport
 from messaging.clock import Clock, SystemClock
+from runtime.iothub.credit import Credit
 from runtime.iothub.hub import IotHub
-from runtime.iothub.mqtt_credit import Credit
 from runtime.iothub.mqtt_session import MqttSession
 
 TICK_S: Final = 1.0

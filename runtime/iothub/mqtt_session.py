@@ -41,13 +41,14 @@ from messaging.mqtt.packets import (
 from messaging.text import quoted
 from messaging.topics import MethodResponse, desired_patch_topic, method_topic
 from runtime.iothub import mqtt_twin
+from runtime.iothub.credit import Credit
 from runtime.iothub.hub import IotHub
-from runtime.iothub.mqtt_credit import Credit
 from runtime.iothub.mqtt_incoming import Incoming
-from runtime.iothub.mqtt_login import Login, Refusal, end_of_token, log_in
+from runtime.iothub.mqtt_login import Login, Refusal, log_in
 from runtime.iothub.mqtt_outgoing import Outgoing, topic_of
 from runtime.iothub.mqtt_subscriptions import Subscriptions
-from runtime.iothub.records import C2dMessage, Features, Grant, Telemetry
+from runtime.iothub.proofs import end_of_token
+from runtime.iothub.records import C2dMessage, CutOff, Features, Grant, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -455,9 +456,9 @@ class MqttSession:
         """Pass on a C2D message."""
         self._push(topic_of(self._grant.identity.device_id, message), message.body, lock)
 
-    def cut_off(self, reason: str) -> None:
+    def cut_off(self, why: CutOff) -> None:
         """End the connection."""
-        self._close(f"cut off: {reason}", logging.WARNING)
+        self._close(f"cut off: {why.value}", logging.WARNING)
 
     def _push(self, topic: str, payload: bytes, lock: str = "") -> None:
         """Publish to the client, at the QoS of its filter; without a filter nothing is sent."""

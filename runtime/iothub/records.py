@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -85,6 +86,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Which messages the stream holds, by sequence number."""
+
+    first: int
+    last: int  # `first` - 1 when there never was one
+    last_enqueued_s: float  # 0 when there never was one
+
+
+@dataclass(frozen=True, slots=True)
 class C2dMessage:
     """A message from the cloud to a device."""
 
@@ -111,6 +121,15 @@ class Feedback:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedbackBatch:
+    """Records that a service has under a lock."""
+
+    lock: str  # a UUID
+    enqueued_s: float  # when the batch was made
+    records: Sequence[Feedback]
+
+
+@dataclass(frozen=True, slots=True)
 class MethodResult:
     """What a device answered a direct method with. The status is its own; `payload` any JSON value."""
 
@@ -125,6 +144,14 @@ class Features:
     methods: bool = False
     desired: bool = False
     c2d: bool = False
+
+
+class CutOff(enum.Enum):
+    """Why a connection is ended by the hub, and how it is told."""
+
+    REPLACED = "the same identity connected anew"
+    REFUSED = "the identity was deleted, disabled or given other credentials"
+    STOPPING = "the hub stops"
 
 
 class DeviceSession(Protocol):
@@ -142,5 +169,5 @@ class DeviceSession(Protocol):
     def c2d(self, message: C2dMessage, lock: str) -> None:
         """Pass on a C2D message; the client's acknowledgement goes to `IotHub.complete_c2d` with `lock`."""
 
-    def cut_off(self, reason: str) -> None:
-        """End the connection: the identity is gone, disabled or re-keyed, or connected anew elsewhere."""
+    def cut_off(self, why: CutOff) -> None:
+        """End the connection of this identity."""

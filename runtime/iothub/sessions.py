@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from messaging.clock import Clock
 from messaging.identity import Identity
 from runtime.iothub.cloud_db import CloudDb
-from runtime.iothub.records import DeviceSession, Features, Grant
+from runtime.iothub.records import CutOff, DeviceSession, Features, Grant
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Sessions:
         self._connected[grant.identity] = Connected(grant, session, Features())
         self._changed(grant.identity)
         if older is not None:
-            older.session.cut_off("the same identity connected anew")
+            older.session.cut_off(CutOff.REPLACED)
 
     def features_changed(self, grant: Grant, session: DeviceSession, features: Features) -> bool:
         """Take what a client listens for; False when it is not the connection that counts."""
@@ -93,12 +93,12 @@ class Sessions:
         self._changed(grant.identity)
         return True
 
-    def cut_off(self, identity: Identity, reason: str) -> None:
+    def cut_off(self, identity: Identity, why: CutOff) -> None:
         """End the connection of an identity, if there is one."""
         found = self._connected.pop(identity, None)
         if found is not None:
             self._changed(identity)
-            found.session.cut_off(reason)
+            found.session.cut_off(why)
 
     def forget(self, identity: Identity) -> None:
         """The identity is deleted."""

@@ -27,21 +27,23 @@ PORT = click.IntRange(0, 65535)
     "address it listens on.  [default: the address]",
 )
 @click.option("--mqtt-port", type=PORT, default=8883, help="Device SDKs know no other.", show_default=True)
+@click.option("--amqp-port", type=PORT, default=5671, help="Most SDKs know no other.", show_default=True)
 @click.option("--https-port", type=PORT, default=443, help="Most SDKs know no other.", show_default=True)
 @common_options
 def run(
     listen: tuple[str, ...],
     hosts: tuple[str, ...],
     mqtt_port: int,
+    amqp_port: int,
     https_port: int,
     home: Path,
     as_json: bool,
 ) -> int:
     """Run an IoT Hub for devices, modules and services on this machine, until Ctrl-C or SIGTERM.
 
-    MQTT over TLS on port 8883; REST, provisioning (DPS) and MQTT over WebSocket on port 443. Clients have to
-    trust the CA in HOME/cloud/ca.pem, which counts for this hub's names alone. The log goes to stdout, with
-    --json as objects, and to HOME/cloud/logs/cloud.log.
+    MQTT over TLS on port 8883, AMQP on 5671; REST, provisioning (DPS), MQTT and AMQP over WebSocket on port
+    443. Clients have to trust the CA in HOME/cloud/ca.pem, which counts for this hub's names alone. The log
+    goes to stdout, with --json as objects, and to HOME/cloud/logs/cloud.log.
     """
     import os
 
@@ -57,7 +59,7 @@ def run(
         level = about("log_level").read(text)
     except ValueError as exc:
         raise ConfigError(f"{name}: {text!r} is not allowed; allowed: {exc}") from exc
-    settings = read_cloud_settings(listen, hosts, mqtt_port, https_port)
+    settings = read_cloud_settings(listen, hosts, mqtt_port, amqp_port, https_port)
     place = CloudHome.in_home(home)
     log_to(place.log, level, console=True, as_json=as_json)
     from runtime.iothub.cloud_process import run_cloud

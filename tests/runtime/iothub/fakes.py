@@ -12,7 +12,7 @@ from messaging.clock import ManualClock
 from messaging.identity import Identity
 from messaging.sas import audience_of, decode_key, make_token
 from runtime.iothub.hub import IotHub
-from runtime.iothub.records import C2dMessage, Features, Grant
+from runtime.iothub.records import C2dMessage, CutOff, Features, Grant
 
 HOST = "hub.local"
 LIMIT_S = 10.0
@@ -75,8 +75,8 @@ class FakeDevice:
     def c2d(self, message: C2dMessage, lock: str) -> None:
         self.told.put_nowait(("c2d", message, lock))
 
-    def cut_off(self, reason: str) -> None:
-        self.told.put_nowait(("cut off", reason))
+    def cut_off(self, why: CutOff) -> None:
+        self.told.put_nowait(("cut off", why))
 
 
 async def token_of(hub: IotHub, identity: Identity, seconds: float = 60) -> str:

@@ -1,4 +1,4 @@
-"""A hub on disk with its MQTT server, a clock that is moved by hand, and clients without sockets."""
+"""A hub on disk with its MQTT and AMQP servers, a clock moved by hand, and clients without sockets."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from messaging.mqtt.packets import (
     Subscribe,
     Will,
 )
+from runtime.iothub.amqp_server import AmqpServer
 from runtime.iothub.hub import IotHub
 from runtime.iothub.mqtt_server import MqttServer
 from runtime.iothub.records import Event
@@ -46,15 +47,17 @@ class Scene:
         self.start()
 
     def start(self) -> None:
-        """Open hub and server."""
+        """Open hub and servers."""
         self.hub = self.run(IotHub.open(self._folder, HOST, clock=self.clock))
         self.server = MqttServer(self.hub, self.clock)
         self._listener = MemoryListener()
         self._listener.open(self.server)
+        self.amqp_server = AmqpServer(self.hub, self.clock)
 
     def stop(self) -> None:
-        """Stop server and hub."""
+        """Stop servers and hub."""
         self.do(self.server.close)
+        self.do(self.amqp_server.close)
         self.run(self.hub.close())
 
     def close(self) -> None:
@@ -75,8 +78,9 @@ class Scene:
         self.run(called())
 
     def look(self) -> None:
-        """Let the server look for what is overdue, as it does each second."""
+        """Let the servers look for what is overdue, as they do each second."""
         self.do(self.server.look)
+        self.do(self.amqp_server.look)
 
     def wait(self, is_so: Callable[[], bool], what: str) -> None:
         """Let everything run until it is so."""
@@ -108,9 +112,13 @@ class Scene:
 
     # clients
 
+    def port(self) -> int:
+        """Return a port that no client has had."""
+        return next(self._ports)
+
     def client(self) -> Client:
         """Return a connection that has said nothing yet."""
-        return Client(self, self._listener, next(self._ports))
+        return Client(self, self._listener, self.port())
 
     def connect(
         self,

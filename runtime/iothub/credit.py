@@ -1,4 +1,4 @@
-"""How much of what all MQTT clients sent is on its way to the disk: beyond a limit, sockets are not read."""
+"""How much of what clients sent is on its way to the disk: beyond a limit, sockets are not read."""
 
 from __future__ import annotations
 
