@@ -81,7 +81,6 @@ class Engine:
         # Links and sessions that ended, and what frees them: to be called when Detach or End are out, because
         # those that are freed earlier stay in memory as long as the connection.
         self._leaving: list[tuple[Callable[[Any], None], Any]] = []
-        self._sessions = 0  # begun by the peer
         self._opened = False  # by the peer
         self._partial_bytes = 0
         self._batch_tags: set[bytes] = set()  # of deliveries that came as BATCH_FORMAT
@@ -279,12 +278,8 @@ class Engine:
         session = lib.pn_event_session(event)
         if not self._opened:
             self._refuse("amqp:illegal-state", "Begin before Open", events)
-        elif session != self._session:
-            self._sessions += 1
-            if self._sessions > MAX_SESSIONS:
-                self._refuse("amqp:resource-limit-exceeded", f"more than {MAX_SESSIONS} sessions", events)
-            else:
-                lib.pn_session_open(session)
+        else:
+            lib.pn_session_open(session)
 
     def _on_session_end(self, event: Any, events: list[Event]) -> None:
         session = lib.pn_event_session(event)
@@ -295,8 +290,6 @@ class Engine:
                 self._lose(link, condition, description, events)
         if session == self._session:
             self._session = None
-        else:
-            self._sessions -= 1
         lib.pn_session_close(session)
         self._leaving.append((lib.pn_session_free, session))
 
