@@ -20,6 +20,8 @@ from actors.module_manifest import MODULE_NAME, parse_edge_agent, parse_edge_hub
 from actors.module_spec import EDGE_AGENT, EDGE_HUB, ModuleSpec
 from actors.registries import RegistryCredential
 from actors.schema_version import agent_schema_version
+from actors.upstream_protocol import VARIABLE as UPSTREAM_PROTOCOL
+from actors.upstream_protocol import UpstreamProtocol, parse_protocol
 from messaging.nearest import did_you_mean
 
 _IDENTITIES = ("$edgeAgent", "$edgeHub")
@@ -53,6 +55,7 @@ class Deployment:
     twins: Mapping[str, Mapping[str, Any]] = field(repr=False)  # may hold secrets
     warnings: tuple[str, ...] = ()
     hub_environment: ReadEnvironment = NOTHING_READ
+    agent_protocol: UpstreamProtocol | None = None  # how edgeAgent is to speak to the cloud
 
     @property
     def supervised(self) -> dict[str, ModuleSpec]:
@@ -87,6 +90,9 @@ def parse_deployment(content: bytes | str, file_name: str) -> Deployment:
     agent_node, hub_node = system_fields.get(EDGE_AGENT), system_fields.get(EDGE_HUB)
     edge_agent = None if agent_node is None else parse_edge_agent(agent_node)
     edge_hub = None if hub_node is None else parse_edge_hub(hub_node)
+    agent_protocol = None
+    if agent_node is not None and edge_agent is not None:
+        agent_protocol = _agent_protocol(agent_node, edge_agent.env)
     modules_node = fields.get("modules")
     modules = dict(_modules(modules_node)) if modules_node is not None else {}
     if (integrity := fields.get("integrity")) is not None:
@@ -106,7 +112,20 @@ def parse_deployment(content: bytes | str, file_name: str) -> Deployment:
         twins=_twins(entries, modules),
         warnings=tuple(source.warnings),
         hub_environment=parse_environment({} if edge_hub is None else edge_hub.env),
+        agent_protocol=agent_protocol,
     )
+
+
+def _agent_protocol(agent: Node, environment: Mapping[str, str]) -> UpstreamProtocol | None:
+    """Return how edgeAgent is to speak to the cloud. Source: spec sheet agent.md section 8"""
+    for name, value in environment.items():
+        if name.casefold() != UPSTREAM_PROTOCOL.casefold() or not value.strip():
+            continue
+        try:
+            return parse_protocol(value)
+        except ValueError as exc:
+            agent.warn(f"its variable '{name}' is {quoted(value)}; allowed: {exc}. It has no effect")
+    return None
 
 
 def _modules_content(root: Node) -> Node:

@@ -12,6 +12,8 @@ import msgspec
 
 from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.hub_manifest import HubSettings
+from actors.upstream_protocol import DEFAULT as DEFAULT_PROTOCOL
+from actors.upstream_protocol import UpstreamProtocol
 from messaging.errors import ConfigError
 from messaging.kinds import message
 
@@ -56,6 +58,7 @@ class HubConfig(msgspec.Struct, frozen=True):
     cloud_ca_file: str = ""  # PEM, what to trust at the IoT Hub besides the system's authorities
     cloud_https_port: int = 443
     cloud_connections: int = 100  # at the same time, besides the hub's own
+    cloud_protocol: UpstreamProtocol = DEFAULT_PROTOCOL
     cloud_messages_per_s: float | None = None  # of all senders together; None: as fast as they go
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from actors.upstream_protocol import ALLOWED as PROTOCOLS
+from actors.upstream_protocol import UpstreamProtocol, parse_protocol
 from messaging.errors import ConfigError
 from messaging.identity import Identity
 from messaging.nearest import did_you_mean
@@ -55,6 +57,8 @@ class HubEnvironment:
     closes_idle_cloud_connections: bool = True
     closes_cloud_connection_with_client: bool = True
     cloud_operation_timeout_s: float = 20.0
+    upstream_protocol: UpstreamProtocol | None = None  # None: that of edgeAgent, or of this device
+    upstream_batch_messages: int = 100
 
 
 DEFAULTS: Final = HubEnvironment()
@@ -154,6 +158,7 @@ def _read_module_id(text: str) -> str:
     return text
 
 
+_PROTOCOL: Final = Kind(parse_protocol, PROTOCOLS)
 _SWITCH: Final = Kind(_read_switch, "true or false")
 _LEVEL: Final = Kind(_read_level, "verbose, debug, info, warning, error or fatal")
 _TLS_LIST: Final = Kind(_read_tls, "tls1.2, tls1.3 or both with a comma; older versions are broken")
@@ -196,7 +201,6 @@ def _none(name: str, default: str, here: str) -> Variable:
 
 
 _DAY_S: Final = 24 * 3600
-_AMQP_LINK: Final = "is about AMQP; the link to the cloud is MQTT"
 _NO_ROCKSDB: Final = "messages are in SQLite, not in RocksDB"
 _NO_METRICS: Final = "there is no metrics end point yet"
 _AT_ONCE: Final = "changes are told as they happen, so nothing is asked for at intervals"
@@ -388,6 +392,23 @@ VARIABLES: Final = (
         "a connection to the cloud on which nothing moves for so many seconds, though an answer is due, is "
         "built anew; large messages on a slow line get more",
     ),
+    _obeyed(
+        "UpstreamProtocol",
+        "Amqp, else AmqpWs",
+        "upstream_protocol",
+        _PROTOCOL,
+        "how edgeHub speaks to the cloud: AMQP on port 5671, MQTT on 8883, either through WebSocket on 443",
+        "that of edgeAgent, else EDGE_ACTORS_UPSTREAM_PROTOCOL of the device",
+    ),
+    _obeyed(
+        "MaxUpstreamBatchSize",
+        "10",
+        "upstream_batch_messages",
+        _whole(1, 1000),
+        "messages of one sender that go to the cloud together over AMQP; they are not waited for longer than "
+        "20 ms. MQTT has no batches",
+        "100, or 64 KiB",
+    ),
     _refused(
         "AuthenticationMode", "Scope", "identities are judged by what this edge knows, as Scope", "scope"
     ),
@@ -404,7 +425,6 @@ VARIABLES: Final = (
         "storeAndForwardConfiguration.timeToLiveSecs of '$edgeHub' says how long messages are kept",
     ),
     _refused("ConfigSource", "twin", "routes are those of the deployment", "twin"),
-    _refused("UpstreamProtocol", "Amqp, else AmqpWs", "the link to the cloud is MQTT on port 8883", "mqtt"),
     _refused("Https_Proxy", "none", "the link to the cloud takes no proxy"),
     _refused("HttpSettings__metrics_port", "9600", _NO_METRICS),
     _refused("Metrics__Listener__MetricsEnabled", "true", _NO_METRICS, "false"),
@@ -431,10 +451,11 @@ VARIABLES: Final = (
     ),
     _none("CacheTokens", "false", "identities are on disk, so clients connect offline with any valid token"),
     _none("CheckEntireQueueOnCleanup", "false", "expired messages are found wherever they are"),
-    _none("MaxUpstreamBatchSize", "10", "MQTT has no batches; as many go at once as arrive in good time"),
-    _none("UpstreamFanOutFactor", "10", "all senders are served in turns, each over its own connection"),
-    _none("IotHubConnectionPoolSize", "1", _AMQP_LINK),
-    _none("UseServerHeartbeat", "true", _AMQP_LINK),
+    _none("UpstreamFanOutFactor", "10", "all senders are served in turns"),
+    _none(
+        "IotHubConnectionPoolSize", "1", "over AMQP all identities share one connection, up to 900 of them"
+    ),
+    _none("UseServerHeartbeat", "true", "the cloud is always looked for when it is silent"),
     _none("CloudConnectionHangingTimeoutSecs", "50", "CloudOperationTimeoutSecs says when one hangs"),
     _none("ConnectivityCheckFrequencySecs", "300", "the connections themselves tell that"),
     _none("ConfigRefreshFrequencySecs", "3600", _AT_ONCE),

@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from actors.agent_link import AgentLinkActor
 from actors.agent_methods import AgentMethodsActor
 from actors.agent_root import AGENT
 from actors.base import ChildSpec
+from actors.cloud_connection import CloudConnections
+from actors.upstream_protocol import UpstreamProtocol
 from runtime.home import Home
 from runtime.provisioning import Provisioned
 
+if TYPE_CHECKING:
+    from runtime.upstream import UpstreamConnections
 
-def cloud_actors(provisioned: Provisioned, home: Home) -> tuple[ChildSpec, ...]:
+log = logging.getLogger(__name__)
+
+
+class AgentLinkChoice:
+    """How the agent speaks to the cloud: a deployment may choose anew while it does."""
+
+    def __init__(self, protocol: UpstreamProtocol) -> None:
+        self._protocol = protocol
+        self._connections: UpstreamConnections | None = None
+
+    def connections(self) -> CloudConnections:
+        """Return what makes the agent's connections, for an actor that starts."""
+        from runtime.upstream import UpstreamConnections
+
+        self._connections = UpstreamConnections(self._protocol)
+        return self._connections
+
+    def choose(self, protocol: UpstreamProtocol) -> None:
+        """Speak like this from now on; a connection that speaks otherwise is lost."""
+        if protocol is not self._protocol:
+            log.info("the agent speaks %s to the cloud from now on, not %s", protocol, self._protocol)
+            self._protocol = protocol
+            if self._connections is not None:
+                self._connections.speak(protocol)
+
+
+def cloud_actors(
+    provisioned: Provisioned, home: Home, make_connections: Callable[[], CloudConnections]
+) -> tuple[ChildSpec, ...]:
     """Return what runs besides security and agent."""
 
     def methods() -> AgentMethodsActor:
@@ -20,12 +56,10 @@ def cloud_actors(provisioned: Provisioned, home: Home) -> tuple[ChildSpec, ...]:
         return AgentMethodsActor(AGENT, worker)
 
     def link() -> AgentLinkActor:
-        from runtime.upstream import SdkConnections
-
         return AgentLinkActor(
             provisioned.device_id,
             provisioned.host_name,
-            SdkConnections(),
+            make_connections(),
             ca_pem=provisioned.ca_pem,
             https_port=provisioned.https_port,
         )

@@ -2,7 +2,8 @@
 
 Pure: errors and numbers in, `CloudFault` out. No reason holds a key, a token or a body.
 
-Source: spec sheet hub-protocols.md sections 1.2, 1.12, 7.2; the verify codes of OpenSSL's x509_vfy.h
+Source: spec sheet hub-protocols.md sections 1.2, 1.12, 3.2, 3.5 and 7.2; the verify codes of OpenSSL's
+x509_vfy.h
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ import ssl
 from typing import Final
 
 from actors.cloud_connection import CloudFault, Fault
-from messaging.errors import AuthError, EdgeError
+from messaging.amqp import conditions
+from messaging.errors import AuthError, EdgeError, RemoteProtocolError
 
-PORT: Final = 8883
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _OTHER_NAME: Final = (62, 64)  # host name, IP address
 
 
-def of_connecting(error: BaseException, host_name: str) -> CloudFault:
+def of_connecting(error: BaseException, host_name: str, port: int) -> CloudFault:
     """Return why no TLS connection came about."""
-    place = f"'{host_name}:{PORT}'"
+    place = f"'{host_name}:{port}'"
     if isinstance(error, AuthError):
         return CloudFault(Fault.UNAUTHORIZED, str(error))
+    if isinstance(error, RemoteProtocolError):
+        return CloudFault(Fault.REFUSED, str(error), 400)
     if isinstance(error, EdgeError):
         return CloudFault(Fault.UNTRUSTED, str(error))
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _of_certificate(error, host_name)
+        return _of_certificate(error, place)
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         detail = getattr(error, "reason", None) or error  # only those of OpenSSL itself have one
         reason = f"{place} does not speak TLS as expected ({detail}); is it an IoT Hub?"
@@ -40,7 +43,7 @@ def of_connecting(error: BaseException, host_name: str) -> CloudFault:
     elif isinstance(error, ConnectionRefusedError):
         reason = f"nothing listens at {place} (connection refused)"
     elif isinstance(error, TimeoutError):
-        reason = f"{place} does not answer; check that a firewall lets TCP port {PORT} out"
+        reason = f"{place} does not answer; check that a firewall lets TCP port {port} out"
     elif isinstance(error, ssl.SSLError | ConnectionError):
         reason = f"{place} closed the connection during the TLS handshake"
     elif isinstance(error, OSError):
@@ -50,8 +53,8 @@ def of_connecting(error: BaseException, host_name: str) -> CloudFault:
     return CloudFault(Fault.UNREACHABLE, reason)
 
 
-def _of_certificate(error: ssl.SSLCertVerificationError, host_name: str) -> CloudFault:
-    what = f"the certificate of '{host_name}:{PORT}'"
+def _of_certificate(error: ssl.SSLCertVerificationError, place: str) -> CloudFault:
+    what = f"the certificate of {place}"
     if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
         when = "has expired" if error.verify_code == _EXPIRED else "is not valid yet"
         reason = f"{what} {when}; check the clock of this machine, else the certificate has to be renewed"
@@ -70,15 +73,20 @@ def of_connack(error: BaseException, identity: str, host_name: str) -> CloudFaul
     """Return what a refused CONNECT means; `error` is the SDK's for the return code."""
     kind = type(error).__name__
     if kind == "UnauthorizedError":  # 4 and 5; MQTT does not say which of these it is
-        reason = (
-            f"'{host_name}' does not let '{identity}' in: its key is wrong, or it is disabled, or it does "
-            "not exist; look it up in the IoT Hub and compare the keys"
-        )
-        return CloudFault(Fault.UNAUTHORIZED, reason, 401)
+        return not_let_in(identity, host_name)
     if kind == "ConnectionFailedError":  # 3
         reason = f"'{host_name}' does not take connections at the moment (CONNACK 3)"
         return CloudFault(Fault.THROTTLED, reason, 503)
     return CloudFault(Fault.REFUSED, f"'{host_name}' does not accept MQTT 3.1.1: {error}", 400)
+
+
+def not_let_in(identity: str, host_name: str) -> CloudFault:
+    """Return what it means that a token was refused: the cloud does not say for which reason."""
+    reason = (
+        f"'{host_name}' does not let '{identity}' in: its key is wrong, or it is disabled, or it does "
+        "not exist; look it up in the IoT Hub and compare the keys"
+    )
+    return CloudFault(Fault.UNAUTHORIZED, reason, 401)
 
 
 def clock_differs(identity: str, host_name: str, behind_s: float) -> CloudFault:
@@ -120,6 +128,62 @@ def no_answer(request: str, limit_s: float) -> CloudFault:
     """Return that a twin request was not answered in time."""
     return CloudFault(Fault.TIMEOUT, f"{request}: the cloud did not answer within {limit_s:.0f} s", 504)
 
+
+def of_close(host_name: str, condition: str, description: str) -> CloudFault:
+    """Return what it means that the cloud has ended an AMQP connection; "" for what it did not say."""
+    detail = f" ({_said(condition, description)})" if condition else ""
+    return CloudFault(Fault.UNREACHABLE, f"'{host_name}' has closed the connection{detail}")
+
+
+def of_token(status: int, identity: str, host_name: str, description: str) -> CloudFault:
+    """Return why a token was not taken over AMQP; `status` is as HTTP has it."""
+    if status in _NOT_LET_IN:
+        return not_let_in(identity, host_name)
+    return of_status(status, f"'{host_name}' was shown the token of '{identity}'", description.encode())
+
+
+def of_detach(identity: str, host_name: str, condition: str, description: str) -> CloudFault:
+    """Return what it means that the cloud has ended a link over AMQP, or does not attach it."""
+    if condition in _PASSING:
+        detail = f" ({_said(condition, description)})" if condition else ""
+        return CloudFault(Fault.UNREACHABLE, f"'{host_name}' has ended the link of '{identity}'{detail}")
+    status = conditions.status_of(condition)
+    if status in _NOT_LET_IN:
+        return not_let_in(identity, host_name)
+    kind = _KINDS.get(status, Fault.THROTTLED if status >= 500 else Fault.REFUSED)
+    said = _said(condition, description)
+    return CloudFault(kind, f"the link of '{identity}' was ended: {_MEANINGS[kind]} ({said})", status)
+
+
+def of_rejection(identity: str, host_name: str, condition: str, description: str) -> CloudFault:
+    """Return why the cloud did not take a message over AMQP."""
+    status = conditions.status_of(condition)
+    if status in (401, 404):
+        return not_let_in(identity, host_name)
+    kind = _KINDS.get(status, Fault.THROTTLED if status >= 500 else Fault.REFUSED)
+    said = _said(condition, description)
+    return CloudFault(kind, f"a message of '{identity}' was not taken: {_MEANINGS[kind]} ({said})", status)
+
+
+def not_taken(identity: str, host_name: str) -> CloudFault:
+    """Return what it means that the cloud gave a message back over AMQP, without a reason."""
+    return CloudFault(Fault.THROTTLED, f"'{host_name}' gave a message of '{identity}' back", 503)
+
+
+def _said(condition: str, description: str) -> str:
+    code, _ = conditions.reason_in(description)
+    return f"{condition}, error {code}" if code else condition
+
+
+_NOT_LET_IN: Final = (400, 401, 404, 405)
+# The link may be attached again: it is another connection of this identity that ended it, or a restart.
+_PASSING: Final = (
+    "",
+    conditions.DETACH_FORCED,
+    conditions.CONNECTION_FORCED,
+    conditions.STOLEN,
+    conditions.INTERNAL_ERROR,
+)
 
 _KINDS: Final = {
     401: Fault.UNAUTHORIZED,

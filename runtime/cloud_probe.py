@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from runtime.cloud_faults import PORT
-
 INTERVAL_S: Final = 0.5
 TRY_S: Final = 5.0
 _JOIN_S: Final = 1.0
@@ -26,14 +24,19 @@ _Address = tuple[socket.AddressFamily, Any]
 class Probes:
     """Probes hosts in threads that end with the answer."""
 
-    def __init__(self, port: int = PORT) -> None:
-        self._port = port
+    def __init__(self, *ports: int) -> None:
+        """Take the ports; a host is reached when one of them is."""
+        self.use(*ports)
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Callable[[], None]]] = {}
         self._reached_s: dict[str, float] = {}
         self._addresses: dict[str, list[_Address]] = {}
         self._threads: set[threading.Thread] = set()
         self._closed = threading.Event()
+
+    def use(self, *ports: int) -> None:
+        """Try these ports from now on, also for those who wait."""
+        self._ports = ports
 
     def probe(self, host_name: str, reached: Callable[[], None]) -> None:
         """See `CloudConnections.probe`. A host is reached twice a second at most, however often asked for."""
@@ -73,7 +76,7 @@ class Probes:
             reached()
 
     def _try_until_reached(self, host_name: str) -> bool:
-        resolver = _Resolver(host_name, self._port, self._addresses)
+        resolver = _Resolver(host_name, lambda: self._ports, self._addresses)
         tries: list[tuple[float, socket.socket]] = []
         with selectors.DefaultSelector() as selector:
             try:
@@ -115,9 +118,11 @@ class Probes:
 class _Resolver:
     """Resolves one name in a thread of its own, because that may take long."""
 
-    def __init__(self, host_name: str, port: int, addresses: dict[str, list[_Address]]) -> None:
+    def __init__(
+        self, host_name: str, ports: Callable[[], tuple[int, ...]], addresses: dict[str, list[_Address]]
+    ) -> None:
         self._host_name = host_name
-        self._port = port
+        self._ports = ports
         self._addresses = addresses
         self._thread: threading.Thread | None = None
 
@@ -130,7 +135,11 @@ class _Resolver:
 
     def _resolve(self) -> None:
         try:
-            found = socket.getaddrinfo(self._host_name, self._port, type=socket.SOCK_STREAM)
+            found = [
+                one
+                for port in self._ports()
+                for one in socket.getaddrinfo(self._host_name, port, type=socket.SOCK_STREAM)
+            ]
         except (OSError, UnicodeError):
             return  # what was known before still is; opening the connection says what is wrong with the name
         self._addresses[self._host_name] = [(family, address) for family, _, _, _, address in found]

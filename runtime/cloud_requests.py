@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from messaging.cloud_topics import twin_get_topic, twin_reported_topic
-
 
 @dataclass(frozen=True, slots=True)
 class TwinRequest:
     """One request; `number` is the asker's, the other id travels."""
 
     number: int
-    topic: str
+    request_id: str
     payload: bytes
     is_get: bool
     due_s: float
@@ -37,8 +35,7 @@ class TwinRequests:
 
     def add(self, request_id: str, number: int, is_get: bool, payload: bytes, due_s: float) -> None:
         """Keep a request that is to leave."""
-        topic = twin_get_topic(request_id) if is_get else twin_reported_topic(request_id)
-        self._open[request_id] = TwinRequest(number, topic, payload, is_get, due_s)
+        self._open[request_id] = TwinRequest(number, request_id, payload, is_get, due_s)
         self._waiting.append(request_id)
 
     def next_to_leave(self) -> TwinRequest | None:

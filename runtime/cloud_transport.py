@@ -24,6 +24,7 @@ from azure.iot.device.common.mqtt_transport import MQTTTransport
 
 from actors.cloud_connection import CloudAccess
 from runtime.cloud_loop import FAREWELL_S, CloudLoop
+from runtime.cloud_shared import Way
 
 # What it says of each message, topics with their properties among it, is no story for an operator.
 for _name in ("azure.iot.device", "paho"):
@@ -46,7 +47,7 @@ class CloudTransport(MQTTTransport):
     """One connection, used once. `connect` blocks and has a thread of its own; all else is for the loop."""
 
     def __init__(
-        self, access: CloudAccess, trust: ssl.SSLContext, loop: CloudLoop, keep_alive_s: int
+        self, access: CloudAccess, trust: ssl.SSLContext, loop: CloudLoop, keep_alive_s: int, way: Way
     ) -> None:
         self._trust = trust
         super().__init__(  # type: ignore[no-untyped-call]  # the SDK has few types
@@ -54,6 +55,7 @@ class CloudTransport(MQTTTransport):
             hostname=access.host_name,
             username=user_name(access),
             keep_alive=keep_alive_s,
+            websockets=way.is_web_socket,
         )
         self.refill: Callable[[], bool] = lambda: False  # publishes what waits; tells whether there is more
         self.heard: Callable[[], object] = lambda: None

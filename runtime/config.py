@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
 
+from actors.upstream_protocol import DEFAULT as DEFAULT_PROTOCOL
+from actors.upstream_protocol import UpstreamProtocol, parse_protocol
 from messaging.connection_string import ConnectionString
 from messaging.errors import ConfigError, EnvironmentFault
 from messaging.nearest import did_you_mean
@@ -535,6 +537,15 @@ class Settings:
             help="how fast messages go to the cloud at most, all senders together",
         ),
     )
+    upstream_protocol: UpstreamProtocol = field(
+        default=DEFAULT_PROTOCOL,
+        metadata=_about(
+            parse_protocol,
+            default=DEFAULT_PROTOCOL.value,
+            unit="one of Amqp, AmqpWs, Mqtt, MqttWs",
+            help="how the edge speaks to the cloud; a deployment may say otherwise for edgeHub and edgeAgent",
+        ),
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -621,6 +632,7 @@ def read_settings(
         cloud_https_port=pick("cloud_https_port", HTTPS_PORT),
         cloud_connections=pick("cloud_connections", MOST_CLOUD_CONNECTIONS),
         cloud_messages_per_s=pick("cloud_messages_per_s", None),
+        upstream_protocol=pick("upstream_protocol", DEFAULT_PROTOCOL),
         given=frozenset(name for name, found in given.items() if found is not None),
     )
 

@@ -55,12 +55,13 @@ from actors.restart_policy import RestartState
 from actors.rollout import start_groups
 from actors.security import SecurityActor
 from actors.supervisor_messages import RestartModule
+from actors.upstream_protocol import UpstreamProtocol
 from messaging.address import child_of
 from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import listening_sockets
-from runtime.agent_cloud import cloud_actors
+from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
 from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
@@ -180,6 +181,11 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
         return edge.run(limit.begin())
 
 
+def upstream_protocol(settings: Settings, deployment: Deployment) -> UpstreamProtocol:
+    """Return how the agent speaks to the cloud, and the hub, unless that is told otherwise."""
+    return deployment.agent_protocol or settings.upstream_protocol
+
+
 def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) -> HubConfig:
     """Return what the hub process has to know."""
     hub = deployment.hub
@@ -189,6 +195,8 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         cloud_ca_file=_cloud_ca_file(settings),
         cloud_https_port=settings.cloud_https_port,
         cloud_connections=settings.cloud_connections,
+        cloud_protocol=deployment.hub_environment.values.upstream_protocol
+        or upstream_protocol(settings, deployment),
         cloud_messages_per_s=settings.cloud_messages_per_s,
         host_names=_server_names(settings),
         certificate_file=str(certificate),
@@ -258,6 +266,7 @@ class _Edge:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
+        self._link = AgentLinkChoice(upstream_protocol(settings, chosen.deployment))
         self._containers = containers
         containers.tell_gateway(self._listen_for_container)
         isolated = os.geteuid() == 0 and settings.process_isolation != "off"
@@ -391,7 +400,11 @@ class _Edge:
         assert security is not None
         enrollment = enrollment_of(self._settings, self._provisioned)
         registry = security.registry(enrollment, self._on_moved, self._cloud is not None)
-        cloud = () if self._provisioned is None else cloud_actors(self._provisioned, self._home)
+        cloud = (
+            ()
+            if self._provisioned is None
+            else cloud_actors(self._provisioned, self._home, self._link.connections)
+        )
         return AgentRootActor(
             lambda: SecurityActor(security, REGISTRY if registry else ""),
             lambda: RegistryActor(registry, security=SECURITY, random=random.random),
@@ -574,6 +587,7 @@ class _Edge:
                 security.serve_under(_server_names(settings))
             write_private_file(self._home.hub_config, hub_config.encode(config))
             self._settings, self._deployment, self._environment = settings, made, environment
+        self._link.choose(upstream_protocol(settings, deployment))
         credentials = deployment.runtime.registry_credentials.values()
         self._modules.deployed(tuple(deployment.modules.values()), tuple(credentials))
         return made

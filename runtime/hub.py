@@ -46,7 +46,7 @@ from runtime.store_place import StoreLock
 from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.twin_db import TwinDb
-from runtime.upstream import SdkConnections
+from runtime.upstream import UpstreamConnections
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,9 @@ MakeConnections = Callable[[Path, HubConfig], CloudConnections]
 
 
 def connections_to_cloud(home: Path, config: HubConfig) -> CloudConnections:
-    """Return what makes connections to IoT Hub; the SDK is loaded with the first of them."""
-    return SdkConnections()
+    """Return what makes connections to IoT Hub; what they need is loaded with the first of them."""
+    batch_messages = config.environment.upstream_batch_messages
+    return UpstreamConnections(config.cloud_protocol, batch_messages=batch_messages)
 
 
 def run_hub(

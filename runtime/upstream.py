@@ -1,42 +1,84 @@
-"""Connections to IoT Hub, or to what stands in for it: one per identity, on `azure-iot-device`.
+"""Connections to IoT Hub, or to what stands in for it: one per identity, over MQTT or AMQP.
 
-Implements `actors/cloud_connection.py`. The SDK is loaded with the first connection that opens.
+Implements `actors/cloud_connection.py`. What a protocol needs is loaded with the first connection that opens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from actors.cloud_connection import CloudAccess, CloudObserver
+from actors.cloud_connection import CloudAccess, CloudConnection, CloudFault, CloudObserver, Fault
+from actors.upstream_protocol import DEFAULT, UpstreamProtocol
 from messaging.clock import Clock, SystemClock
 from runtime.cloud_loop import CloudLoop
 from runtime.cloud_openers import Openers
 from runtime.cloud_probe import Probes
+from runtime.cloud_shared import AMQP, AMQP_WS, MQTT, MQTT_WS, CloudTimes, Shared, Way
 from runtime.cloud_trust import Trust
-from runtime.upstream_connection import CloudTimes, SdkConnection, Shared
+from runtime.upstream_batches import BATCH_MESSAGES, Batches
+
+if TYPE_CHECKING:
+    from runtime.upstream_amqp_connection import AmqpConnection
+    from runtime.upstream_amqp_line import Line
+    from runtime.upstream_connection import SdkConnection
 
 _FAREWELL_S: Final = 2.0
+MEMBERS: Final = 900  # identities on one line: IoT Hub takes a thousand
+_WAYS: Final = {
+    UpstreamProtocol.AMQP: (AMQP,),
+    UpstreamProtocol.AMQP_WS: (AMQP_WS,),
+    UpstreamProtocol.MQTT: (MQTT,),
+    UpstreamProtocol.MQTT_WS: (MQTT_WS,),
+    UpstreamProtocol.AMQP_ELSE_WS: (AMQP, AMQP_WS),
+}
 
 
-class SdkConnections:
+class UpstreamConnections:
     """Implements `CloudConnections`: a loop, a few threads that open connections, and probes."""
 
-    def __init__(self, times: CloudTimes | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        protocol: UpstreamProtocol = DEFAULT,
+        times: CloudTimes | None = None,
+        clock: Clock | None = None,
+        *,
+        batch_messages: int = BATCH_MESSAGES,
+    ) -> None:
+        self._ways: tuple[Way, ...] = _WAYS[protocol]
+        self._is_amqp = protocol.is_amqp
+        self._probes = Probes(*(way.port for way in self._ways))
+        self._batch_messages = batch_messages
         self._loop = CloudLoop()
         self._openers = Openers()
-        self._probes = Probes()
         self._shared = Shared(
             self._loop, self._openers, Trust(), times or CloudTimes(), clock or SystemClock()
         )
-        self._made: set[SdkConnection] = set()
+        self._made: set[AmqpConnection | SdkConnection] = set()
+        self._lines: dict[tuple[str, str, tuple[Way, ...]], list[Line]] = {}  # by host and whom to trust
 
-    def make(self, access: CloudAccess, observer: CloudObserver) -> SdkConnection:
-        made = SdkConnection(access, observer, self._shared)
+    def make(self, access: CloudAccess, observer: CloudObserver) -> CloudConnection:
+        made: AmqpConnection | SdkConnection
+        if self._is_amqp:
+            from runtime.upstream_amqp_connection import AmqpConnection
+
+            batches = Batches(self._batch_messages)
+            made = AmqpConnection(access, observer, self._line(access), batches)
+        else:
+            from runtime.upstream_connection import SdkConnection
+
+            made = SdkConnection(access, observer, self._shared, self._ways[0])
         made.on_closed = partial(self._made.discard, made)
         self._made.add(made)
         return made
+
+    def speak(self, protocol: UpstreamProtocol) -> None:
+        """Make connections like this from now on; those there are, of another protocol, are lost."""
+        self._is_amqp, self._ways = protocol.is_amqp, _WAYS[protocol]
+        self._probes.use(*(way.port for way in self._ways))
+        for made in list(self._made):
+            made.drop(CloudFault(Fault.UNREACHABLE, f"the link speaks {protocol} from now on"))
 
     def probe(self, host_name: str, reached: Callable[[], None]) -> None:
         self._probes.probe(host_name, reached)
@@ -47,3 +89,14 @@ class SdkConnections:
             made.close()
         self._loop.close()
         self._openers.close(_FAREWELL_S)
+
+    def _line(self, access: CloudAccess) -> Line:
+        """Return the line for an identity: all to one host share one, until it is full."""
+        from runtime.upstream_amqp_line import Line
+
+        lines = self._lines.setdefault((access.host_name, access.ca_pem, self._ways), [])
+        for line in lines:
+            if len(line.members) < MEMBERS:
+                return line
+        lines.append(Line(access.host_name, access.ca_pem, self._shared, self._ways))
+        return lines[-1]

@@ -17,8 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from actors.cloud_connection import CloudAccess, CloudFault, CloudObserver, Fault
-from messaging import sas
-from messaging.clock import Clock
 from messaging.cloud_topics import (
     C2d,
     DesiredPatch,
@@ -27,61 +25,28 @@ from messaging.cloud_topics import (
     filter_of,
     method_response_topic,
     parse_cloud_topic,
+    twin_get_topic,
+    twin_reported_topic,
 )
-from messaging.errors import AuthError, EdgeError, RemoteProtocolError
+from messaging.errors import EdgeError, RemoteProtocolError
 from messaging.message import LARGEST_MESSAGE_BYTES, Message
 from messaging.property_bag import decode_bag, encode_upstream_bag
 from messaging.topics import Feature, events_topic
 from runtime import cloud_faults as faults
-from runtime.cloud_loop import CloudLoop
-from runtime.cloud_openers import Openers
 from runtime.cloud_requests import TwinRequests
-from runtime.cloud_trust import Trust
+from runtime.cloud_shared import METHOD_LIFE_S, SLOWEST_BYTES_PER_S, Shared, Way, token_of
 
 if TYPE_CHECKING:
     from runtime.cloud_transport import CloudTransport, HeldMessage
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_S: Final = 60  # the SDK's own; half of it would not let 256 KB through 25 kbit/s
-TOKEN_LIFE_S: Final = 3600
-RENEW_BEFORE_S: Final = 300
-OPEN_LIMIT_S: Final = 30.0
-TWIN_LIMIT_S: Final = 20.0
-SILENCE_LIMIT_S: Final = 20.0  # of a cloud that has something to acknowledge …
-SLOWEST_BYTES_PER_S: Final = 2048  # … plus what the message itself may take on a slow line
-DRAIN_LIMIT_S: Final = 30.0
-METHOD_LIFE_S: Final = 360.0  # the cloud waits five and a half minutes for an answer
 _FEATURES: Final = (Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D)
 _BATCH_BYTES: Final = 16 * 1024
 _PACKET_HEAD_BYTES: Final = 8  # the cloud's limit is one of packets, and ends the connection
 _LONGEST_TOPIC: Final = 65_535
 _TICK_S: Final = 1.0
 _FAREWELL_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class CloudTimes:
-    """Time limits of a connection, in seconds; tests shorten them."""
-
-    keep_alive_s: int = KEEP_ALIVE_S
-    token_life_s: float = TOKEN_LIFE_S
-    renew_before_s: float = RENEW_BEFORE_S
-    open_s: float = OPEN_LIMIT_S
-    twin_s: float = TWIN_LIMIT_S
-    silence_s: float = SILENCE_LIMIT_S
-    drain_s: float = DRAIN_LIMIT_S
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all connections have in common."""
-
-    loop: CloudLoop
-    openers: Openers
-    trust: Trust
-    times: CloudTimes
-    clock: Clock
 
 
 class _State(Enum):
@@ -103,13 +68,14 @@ class _Unacknowledged:
 class SdkConnection:
     """Implements `CloudConnection`. Public methods hand over to the loop; all others run on it."""
 
-    def __init__(self, access: CloudAccess, observer: CloudObserver, shared: Shared) -> None:
+    def __init__(self, access: CloudAccess, observer: CloudObserver, shared: Shared, way: Way) -> None:
         self.on_closed: Callable[[], None] = lambda: None
         self._access = access
         self._observer = observer
+        self._way = way
+        self._shared = shared
         self._loop = shared.loop
         self._openers = shared.openers
-        self._trusted = shared.trust.context
         self._times = shared.times
         self._clock = shared.clock
         self._topic = events_topic(access.identity)
@@ -152,6 +118,10 @@ class SdkConnection:
     def answer_method(self, request_id: str, status: int, payload: bytes) -> None:
         self._loop.call(self._answer, request_id, status, payload)
 
+    def drop(self, fault: CloudFault) -> None:
+        """Lose the connection, if there is one."""
+        self._loop.call(self._drop, fault)
+
     def close(self) -> None:
         self._loop.call(self._close)
 
@@ -176,9 +146,9 @@ class SdkConnection:
             from runtime.cloud_transport import CloudTransport
 
             expires_s = int(self._clock.now_s() + self._times.token_life_s)
-            token = _token(self._access, expires_s)
-            trust = self._trusted(self._access.ca_pem)
-            transport = CloudTransport(self._access, trust, self._loop, self._times.keep_alive_s)
+            token = token_of(self._access, expires_s)
+            trust = self._shared.trust.context(self._access.ca_pem)
+            transport = CloudTransport(self._access, trust, self._loop, self._times.keep_alive_s, self._way)
             # Paho holds a lock while it calls: what may close the connection has to wait for its return.
             call = self._loop.call
             transport.on_mqtt_connected_handler = partial(call, self._connected, attempt)
@@ -220,7 +190,7 @@ class SdkConnection:
         self._transport.has_more()
 
     def _not_connected(self, attempt: int, error: BaseException) -> None:
-        self._lose_if(attempt, faults.of_connecting(error, self._access.host_name))
+        self._lose_if(attempt, faults.of_connecting(error, self._access.host_name, self._way.port))
 
     def _refused(self, attempt: int, error: BaseException) -> None:
         if attempt != self._attempt:
@@ -234,15 +204,7 @@ class SdkConnection:
 
     def _compare_clocks(self, attempt: int, fault: CloudFault) -> None:
         """Find out whether the key was refused or the time. Runs in a thread of its own."""
-        from runtime.cloud_clock import TOLERATED_S, behind_s
-
-        access = self._access
-        difference_s = behind_s(
-            access.host_name, access.https_port, self._trusted(access.ca_pem), self._clock.now_s()
-        )
-        if difference_s is not None and abs(difference_s) > TOLERATED_S:
-            fault = faults.clock_differs(str(access.identity), access.host_name, difference_s)
-        self._loop.call(self._lose_if, attempt, fault)
+        self._loop.call(self._lose_if, attempt, self._shared.key_or_clock(self._access, fault))
 
     def _lose_if(self, attempt: int, fault: CloudFault) -> None:
         if attempt == self._attempt:
@@ -261,6 +223,10 @@ class SdkConnection:
         for number in failed:
             self._observer.failed(number, fault)
         self._observer.lost(fault)
+
+    def _drop(self, fault: CloudFault) -> None:
+        if self._state is not _State.CLOSED:
+            self._lose(fault)
 
     def _close(self) -> None:
         if not self._is_closed:
@@ -451,7 +417,8 @@ class SdkConnection:
             request = self._requests.next_to_leave()
             if request is None:
                 return
-            self._publish(request.topic, request.payload)
+            topic_of = twin_get_topic if request.is_get else twin_reported_topic
+            self._publish(topic_of(request.request_id), request.payload)
 
     def _answered(self, answer: TwinAnswer, payload: bytes) -> None:
         request = self._requests.answered(answer.request_id)
@@ -530,20 +497,6 @@ class SdkConnection:
             self._held -= 1
             if is_taken:
                 transport.acknowledge(held)
-
-
-def _token(access: CloudAccess, expires_s: int) -> str:
-    """Return the password for an identity.
-
-    Raises:
-        AuthError: its key is no key.
-    """
-    signer = access.signer or access.identity
-    try:
-        key = sas.decode_key(access.key.reveal().decode("ascii", "replace"))
-    except AuthError as exc:
-        raise AuthError(f"the key of '{signer}' cannot be used: {exc}; see the IoT Hub for it") from exc
-    return sas.make_token(sas.audience_of(access.host_name, signer), key, expires_s)
 
 
 def _root(error: Exception) -> BaseException:

@@ -110,10 +110,12 @@ def _is_same_hub(parts: Mapping[str, str], deployment: Deployment, config: HubCo
 
     assert deployment.edge_hub is not None
     wanted, hub = part_hashes(deployment.edge_hub), deployment.hub
+    protocol = deployment.hub_environment.values.upstream_protocol or deployment.agent_protocol
     return (
         config is not None
         and all(parts.get(name) == value for name, value in wanted.items() if name != "version")
         and config.environment == deployment.hub_environment.values
+        and (protocol is None or config.cloud_protocol is protocol)
         and config.max_store_bytes == hub.max_size_bytes
         and config.drops_oldest is (hub.when_full is StoreFullPolicy.DROP_OLDEST)
     )

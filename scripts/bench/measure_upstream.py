@@ -21,7 +21,7 @@ from actors.cloud_connection import CloudAccess, CloudConnection, CloudFault
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
-from runtime.upstream import SdkConnections
+from runtime.upstream import UpstreamConnections
 from scripts.bench.peer_cloud import CloudPeer
 from scripts.bench.processes import machine_cpu_s, pss_kb
 
@@ -132,7 +132,10 @@ def main() -> None:
     options.add_argument("--per-s", type=int, default=1000, help="messages a second of the paced rounds")
     options.add_argument("--directory", type=Path, default=Path("/tmp"))
     chosen = options.parse_args()
-    with CloudPeer(chosen.directory, MOST, ADDRESS, PORT) as cloud, closing(SdkConnections()) as connections:
+    with (
+        CloudPeer(chosen.directory, MOST, ADDRESS, PORT) as cloud,
+        closing(UpstreamConnections()) as connections,
+    ):
         before_kb = pss_kb(os.getpid())
         senders: list[Sender] = []
         for device in cloud.devices:

@@ -41,7 +41,8 @@ class CloudPeer:
         self._port = self._wanted_port or free_port()
         self._log = self.directory / "cloud.log"
         command = [*COMMAND, "cloud", "run", "--home", str(self._home.parent), "--listen", self.address]
-        command += ["--mqtt-port", str(self._port), "--https-port", str(free_port())]
+        command += ["--mqtt-port", str(self._port)]
+        command += ["--amqp-port", str(free_port()), "--https-port", str(free_port())]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -18,6 +18,7 @@ from actors.hub_environment import (
     Variable,
     parse_environment,
 )
+from actors.upstream_protocol import UpstreamProtocol
 from tests.actors.manifests import AGENT, manifest_text
 
 DOCUMENT = Path(__file__).parents[2] / "runtime" / "SETTINGS.md"
@@ -82,6 +83,9 @@ def test_every_setting_of_the_hub_has_exactly_one_variable() -> None:
         ("CloseCloudConnectionOnIdleTimeout", "false", "closes_idle_cloud_connections", False),
         ("CloseCloudConnectionOnDeviceDisconnect", "false", "closes_cloud_connection_with_client", False),
         ("CloudOperationTimeoutSecs", "40", "cloud_operation_timeout_s", 40),
+        ("UpstreamProtocol", "amqpWS", "upstream_protocol", UpstreamProtocol.AMQP_WS),
+        ("upstreamprotocol", "MQTT", "upstream_protocol", UpstreamProtocol.MQTT),
+        ("MaxUpstreamBatchSize", "10", "upstream_batch_messages", 10),
     ],
 )
 def test_an_obeyed_variable_sets_its_value(name: str, text: str, field: str, value: Any) -> None:
@@ -121,7 +125,8 @@ def test_an_obeyed_variable_sets_its_value(name: str, text: str, field: str, val
         ("Password", "hush", "edgeHub has no such setting, so it has no effect"),
         ("UsePersistentStorage", "false", "has no effect: what was acknowledged is on disk, always"),
         ("AuthenticationMode", "CloudAndScope", "has no effect: identities are judged by what this edge"),
-        ("UpstreamProtocol", "Amqp", "has no effect: the link to the cloud is MQTT on port 8883"),
+        ("UpstreamProtocol", "Ampq", "'Ampq' is not allowed; allowed: Amqp, AmqpWs, Mqtt or MqttWs"),
+        ("MaxUpstreamBatchSize", "0", "allowed: a whole number from 1 to 1000"),
         ("CloudOperationTimeoutSecs", "1", "allowed: a whole number from 5 to 3600"),
         ("Https_Proxy", "http://user:hush@proxy", "has no effect: the link to the cloud takes no proxy"),
     ],
@@ -129,7 +134,7 @@ def test_an_obeyed_variable_sets_its_value(name: str, text: str, field: str, val
 def test_what_is_not_to_be_had_is_told_by_name_and_changes_nothing(
     name: str, text: str, problem: str
 ) -> None:
-    """Source: agent.md section 8, row 66; the link is MQTT."""
+    """Source: agent.md section 8, row 66"""
     read = parse_environment({name: text})
 
     [(told, why)] = read.problems
@@ -145,13 +150,12 @@ def test_what_is_not_to_be_had_is_told_by_name_and_changes_nothing(
     [
         ("AuthenticationMode", "Scope"),
         ("UsePersistentStorage", "True"),
-        ("UpstreamProtocol", "Mqtt"),
         ("MaxConnectedClients", " "),
         ("StorageFolder", "/mnt/messages"),
     ],
 )
 def test_what_asks_for_what_is_so_anyway_is_no_problem(name: str, text: str) -> None:
-    """Source: agent.md section 8, row 66; the link is MQTT."""
+    """Source: agent.md section 8, row 66"""
     assert parse_environment({name: text}) == parse_environment({})
 
 

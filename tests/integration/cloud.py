@@ -20,9 +20,11 @@ from typing import Any, Final, TypeVar
 import uvloop
 
 from messaging import sas
+from messaging.clock import SystemClock
 from messaging.identity import Identity
 from runtime.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
 from runtime.http_exchange import Response, error_response
+from runtime.iothub.amqp_server import AmqpServer
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.cloud_process import CA_VALID_DAYS, SERVER_VALID_DAYS
 from runtime.iothub.cloud_settings import read_cloud_settings
@@ -32,30 +34,37 @@ from runtime.listening_sockets import bind, parse_listen_address
 from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import WebListener, WebRequest
+from runtime.web_socket import AMQP, MQTT
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMIT_S: Final = 20.0
 MQTT_PORT: Final = 8883  # the SDKs' own, not to be changed
+AMQP_PORT: Final = 5671
 WEB_PORT: Final = 443
 T = TypeVar("T")
 
 
 class Serving:
-    """A hub with its MQTT server on one address, on the loop that it is made in."""
+    """A hub with its servers on one address, on the loop that it is made in."""
 
     def __init__(self, hub: IotHub, folder: Path, address: str) -> None:
         certificate = folder / "certificates" / SERVER_FILE
         self.hub = hub
-        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in (MQTT_PORT, WEB_PORT)])
+        ports = (MQTT_PORT, AMQP_PORT, WEB_PORT)
+        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in ports])
         self.server = MqttServer(hub)
+        self._amqp = AmqpServer(hub, SystemClock())
         tls = ServerCertificate(str(certificate), str(certificate))
-        self._listeners = [
-            StreamListener("MQTT", self._sockets[:1], [], tls),
-            WebListener(self._sockets[1:], tls, _no_requests),
-        ]
+        mqtt = StreamListener("MQTT", self._sockets[:1], [], tls)
+        amqp = StreamListener("AMQP", self._sockets[1:2], [], tls)
+        web = WebListener(self._sockets[2:], tls, _no_requests, subprotocols=(MQTT, AMQP))
+        self._listeners: list[StreamListener | WebListener] = [mqtt, amqp, web]
         self.server.open()
-        for listener in self._listeners:
-            listener.open(self.server)
+        self._amqp.open()
+        mqtt.open(self.server)
+        amqp.open(self._amqp)
+        web.open_part(MQTT, self.server)
+        web.open_part(AMQP, self._amqp)
 
     @classmethod
     async def start(cls, folder: Path, address: str, name: str) -> Serving:
@@ -67,6 +76,7 @@ class Serving:
         for listener in self._listeners:
             listener.close()
         self.server.close()
+        self._amqp.close()
         await self.hub.close()
         for listening in self._sockets:
             listening.close()

@@ -9,16 +9,24 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnections, CloudFault, Fault
+from actors.upstream_protocol import UpstreamProtocol
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
-from runtime.upstream import SdkConnections
-from runtime.upstream_connection import CloudTimes
+from runtime.cloud_shared import CloudTimes
+from runtime.upstream import UpstreamConnections
 from tests.fakes.cloud_connections import MemoryCloud
 from tests.fakes.cloud_observer import ObservedConnection
-from tests.integration.cloud import LIMIT_S, MQTT_PORT, Cloud
+from tests.integration.cloud import AMQP_PORT, LIMIT_S, MQTT_PORT, WEB_PORT, Cloud
 from tests.integration.network import Line, Profile
 from tests.integration.sdk_clients import loopback_address
+
+PORTS = {
+    UpstreamProtocol.MQTT: MQTT_PORT,
+    UpstreamProtocol.MQTT_WS: WEB_PORT,
+    UpstreamProtocol.AMQP: AMQP_PORT,
+    UpstreamProtocol.AMQP_WS: WEB_PORT,
+}
 
 
 class CloudWorld(Protocol):
@@ -107,19 +115,25 @@ class MemoryWorld:
 class StandInWorld:
     """The stand-in behind a line, and the product's connections to it."""
 
-    def __init__(self, profile: Profile | None = None, times: CloudTimes | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile | None = None,
+        times: CloudTimes | None = None,
+        protocol: UpstreamProtocol = UpstreamProtocol.MQTT,
+    ) -> None:
+        self.protocol = protocol
         self.host_name = loopback_address()
         self._times = times
         self._ending = ExitStack()
         self.cloud = Cloud(loopback_address(), self.host_name)
-        self.line = Line((self.host_name, MQTT_PORT), (self.cloud.address, MQTT_PORT), profile)
+        self.line = Line((self.host_name, PORTS[protocol]), (self.cloud.address, PORTS[protocol]), profile)
 
     def __enter__(self) -> StandInWorld:
         self._ending.enter_context(self.cloud)
         self._ending.enter_context(self.line)
         for client_id in ("d1", "d1/m1", "d2"):
             self.cloud.create(client_id)
-        self.connections = SdkConnections(self._times)
+        self.connections = UpstreamConnections(self.protocol, self._times)
         self._ending.callback(self.connections.close)
         return self
 

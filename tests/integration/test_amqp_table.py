@@ -280,9 +280,20 @@ def test_a_message_may_have_256_kib_and_not_a_byte_more(hub: HubProcess) -> None
     assert upstream_of(hub, b"22 behind it")
 
 
-def first_bodies(client: AmqpSocket, link: Link, count: int) -> list[tuple[Delivery, bytes]]:
-    got = [client.receive(link) for _ in range(count)]
-    return [(delivery, message.body) for delivery, message in got]
+def test_what_comes_with_its_end_in_one_segment_counts(hub: HubProcess) -> None:
+    """As row 25 has it of MQTT: messages settled when they are sent, Detach and Close at once."""
+    with AmqpSocket(hub) as client:
+        client.log_in("leaf")
+        link = client.sender(f"{path_of('leaf')}/messages/events", snd_settle_mode=SndSettleMode.SETTLED)
+        for number in range(3):
+            link.send(codec.encode(AmqpMessage(body=b"25-%d" % number)), b"%d" % number, settled=True)
+        link.detach()
+        client.engine.close()
+        client.flush()
+        client.end()
+
+    for number in range(3):
+        assert upstream_of(hub, b"25-%d" % number)
 
 
 def settle(client: AmqpSocket, delivery: Delivery, outcome: str) -> None:
@@ -293,56 +304,74 @@ def settle(client: AmqpSocket, delivery: Delivery, outcome: str) -> None:
     client.flush()
 
 
-@pytest.mark.parametrize("outcome", ["accept", "release", "reject", "modify"])
+TIMES = {"accept": 1, "release": 2, "reject": 1, "modify": 2}  # that a message comes in the end
+
+
+@pytest.mark.parametrize("outcome", TIMES)
 def test_each_outcome_of_a_message_from_the_cloud_has_its_effect(hub: HubProcess, outcome: str) -> None:
     """Source: hub-protocols.md section 8.4, row 64."""
-    address = "/devices/other/messages/devicebound"
+    bodies = [outcome.encode(), b"behind it"]
     with AmqpSocket(hub) as client:
         client.log_in("other")
-        link = client.receiver(address)
-        receive_c2d(hub, "other", outcome.encode())
-        [(delivery, body)] = first_bodies(client, link, 1)
-        assert body == outcome.encode()
-
+        link = client.receiver("/devices/other/messages/devicebound")
+        receive_c2d(hub, "other", bodies[0])
+        delivery, message = client.receive(link)
+        assert message.body == bodies[0]
+        assert message.to == "/devices/other"
         settle(client, delivery, outcome)
-        receive_c2d(hub, "other", b"behind it")
+        receive_c2d(hub, "other", bodies[1])
 
-        if outcome in ("release", "modify"):  # it comes again, and what is behind it waits
-            [(delivery, body)] = first_bodies(client, link, 1)
-            assert body == outcome.encode()
-            settle(client, delivery, "accept")
-        [(delivery, body)] = first_bodies(client, link, 1)
-        assert body == b"behind it"
-        settle(client, delivery, "accept")
+        got = [outcome.encode(), *accepted_until(client, link, bodies[1])]
         client.close()
+    if outcome == "modify":  # is no answer: it comes again, at the latest on the next link
+        with AmqpSocket(hub) as client:
+            client.log_in("other")
+            got += accepted_until(client, client.receiver("/devices/other/messages/devicebound"), bodies[0])
+            client.close()
+
+    assert [got.count(body) for body in bodies] == [TIMES[outcome], 1]
+    if outcome == "release":  # what is behind it waits
+        assert got == [bodies[0], *bodies]
 
 
-@pytest.mark.parametrize("outcome", ["accept", "release", "reject", "modify"])
+@pytest.mark.parametrize("outcome", TIMES)
 def test_each_outcome_of_a_message_at_an_input_has_its_effect(hub: HubProcess, outcome: str) -> None:
     """Source: hub-protocols.md section 8.4, row 64."""
     bodies = [f"64 {outcome} {number}".encode() for number in range(2)]
+    address = f"{path_of(FILTER)}/messages/events"
     with AmqpSocket(hub) as client, AmqpSocket(hub) as sending:
+        client.log_in(FILTER)
+        link = client.receiver(address)
+        drain(client, link)
         sending.log_in("leaf")
         sender = sending.events_sender("leaf")
-        client.log_in(FILTER)
-        link = client.receiver(f"{path_of(FILTER)}/messages/events")
-        drain(client, link)
-        for body in bodies:
-            sending.send_ok(sender, body)
-        refused = outcome
-        got: list[bytes] = []
-        while bodies[1] not in got:
-            delivery, message = client.receive(link)
-            got.append(message.body)
-            settle(client, delivery, refused if message.body == bodies[0] else "accept")
-            if message.body == bodies[0]:
-                refused = "accept"
-            assert message.annotations["x-opt-input-name"] == "in"
-            assert message.annotations["iothub-connection-device-id"] == "leaf"
-        client.close()
+        sending.send_ok(sender, bodies[0])
+        delivery, message = client.receive(link)
+        assert message.body == bodies[0]
+        assert message.annotations["x-opt-input-name"] == "in"
+        assert message.annotations["iothub-connection-device-id"] == "leaf"
+        settle(client, delivery, outcome)
+        sending.send_ok(sender, bodies[1])
 
-    times = 2 if outcome in ("release", "modify") else 1
-    assert got.count(bodies[0]) == times
+        got = [bodies[0], *accepted_until(client, link, bodies[1])]
+        client.close()
+    if outcome == "modify":
+        with AmqpSocket(hub) as client:
+            client.log_in(FILTER)
+            got += accepted_until(client, client.receiver(address), bodies[0])
+            client.close()
+
+    assert [got.count(body) for body in bodies] == [TIMES[outcome], 1]
+
+
+def accepted_until(client: AmqpSocket, link: Link, last: bytes) -> list[bytes]:
+    """Accept what comes until this has come; return the bodies."""
+    got: list[bytes] = []
+    while last not in got:
+        delivery, message = client.receive(link)
+        settle(client, delivery, "accept")
+        got.append(message.body)
+    return got
 
 
 def drain(client: AmqpSocket, link: Link) -> None:

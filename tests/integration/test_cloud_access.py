@@ -91,8 +91,8 @@ def test_the_plug_and_play_model_is_announced(world: StandInWorld, seen: list[Us
 
 def test_the_sdk_is_not_loaded_before_a_connection_opens() -> None:
     program = (
-        "import sys; from runtime.upstream import SdkConnections; made = SdkConnections(); made.close(); "
-        "sys.exit(any(name in sys.modules for name in ('azure', 'paho', 'requests', 'asyncio')))"
+        "import sys; from runtime.upstream import UpstreamConnections; UpstreamConnections().close(); "
+        "sys.exit(any(name in sys.modules for name in ('azure', 'cproton', 'paho', 'requests', 'asyncio')))"
     )
 
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

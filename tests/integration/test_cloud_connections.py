@@ -12,17 +12,17 @@ from actors.cloud_connection import CloudConnection, Fault
 from messaging.message import LARGEST_MESSAGE_BYTES, Message
 from messaging.topics import Feature
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
-from tests.integration.cloud_worlds import CloudWorld, MemoryWorld, StandInWorld, connect
+from tests.integration.cloud_worlds import PORTS, CloudWorld, MemoryWorld, StandInWorld, connect
 
 EVERYTHING = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
 
 
-@pytest.fixture(params=["memory", "stand-in"])
+@pytest.fixture(params=["memory", *PORTS], ids=str)
 def world(request: pytest.FixtureRequest) -> Iterator[CloudWorld]:
     if request.param == "memory":
         yield MemoryWorld()
     else:
-        with StandInWorld() as stand_in:
+        with StandInWorld(protocol=request.param) as stand_in:
             yield stand_in
 
 

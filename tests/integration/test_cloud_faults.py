@@ -16,28 +16,34 @@ from pathlib import Path
 import pytest
 
 from actors.cloud_connection import CloudAccess, CloudFault, Fault
+from actors.upstream_protocol import UpstreamProtocol
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
 from runtime.certificates import ensure_named_ca, ensure_server_certificate
-from runtime.upstream import SdkConnections
-from runtime.upstream_connection import CloudTimes
+from runtime.cloud_shared import CloudTimes
+from runtime.upstream import UpstreamConnections
 from tests.fakes.cloud_observer import ObservedConnection
-from tests.integration.cloud import MQTT_PORT
-from tests.integration.cloud_worlds import StandInWorld, connect
+from tests.integration.cloud_worlds import PORTS, StandInWorld, connect
 from tests.integration.network import Line
 from tests.integration.sdk_clients import loopback_address
 
 DAY_S = 86_400
 
 
+@pytest.fixture(params=PORTS, ids=str)
+def protocol(request: pytest.FixtureRequest) -> UpstreamProtocol:
+    chosen: UpstreamProtocol = request.param
+    return chosen
+
+
 @pytest.fixture
-def world() -> Iterator[StandInWorld]:
-    with StandInWorld() as stand_in:
+def world(protocol: UpstreamProtocol) -> Iterator[StandInWorld]:
+    with StandInWorld(protocol=protocol) as stand_in:
         yield stand_in
 
 
-def fault_of(connections: SdkConnections, access: CloudAccess) -> CloudFault:
+def fault_of(connections: UpstreamConnections, access: CloudAccess) -> CloudFault:
     """Return with what opening ends."""
     observer = ObservedConnection()
     connection = connections.make(access, observer)
@@ -83,7 +89,7 @@ def test_a_device_that_is_deleted_while_connected_hears_of_it_when_it_comes_back
     connection.open()
     (fault,) = observer.next("lost")
 
-    assert lost.kind is Fault.UNREACHABLE
+    assert lost.kind is (Fault.UNAUTHORIZED if world.protocol.is_amqp else Fault.UNREACHABLE)
     assert fault.kind is Fault.UNAUTHORIZED
     assert "does not exist" in fault.reason
 
@@ -102,7 +108,7 @@ class _ClockOff:
 
 
 def test_a_clock_that_is_a_day_behind_is_told_from_a_wrong_key(world: StandInWorld) -> None:
-    connections = SdkConnections(clock=_ClockOff(-DAY_S))
+    connections = UpstreamConnections(world.protocol, clock=_ClockOff(-DAY_S))
     access = replace(world.access("d1"), host_name=world.cloud.address)
 
     with closing(connections):
@@ -113,7 +119,7 @@ def test_a_clock_that_is_a_day_behind_is_told_from_a_wrong_key(world: StandInWor
 
 
 def test_a_clock_that_is_a_day_ahead_does_no_harm(world: StandInWorld) -> None:
-    connections = SdkConnections(clock=_ClockOff(DAY_S))
+    connections = UpstreamConnections(world.protocol, clock=_ClockOff(DAY_S))
     observer = ObservedConnection()
 
     with closing(connections):
@@ -134,7 +140,9 @@ def test_a_port_where_nothing_listens_is_named(world: StandInWorld) -> None:
     fault = fault_of(world.connections, world.access("d1"))
 
     assert fault.kind is Fault.UNREACHABLE
-    assert fault.reason == f"nothing listens at '{world.host_name}:8883' (connection refused)"
+    assert (
+        fault.reason == f"nothing listens at '{world.host_name}:{PORTS[world.protocol]}' (connection refused)"
+    )
 
 
 def test_a_certificate_that_nobody_vouches_for_is_not_trusted(world: StandInWorld) -> None:
@@ -147,7 +155,8 @@ def test_a_certificate_that_nobody_vouches_for_is_not_trusted(world: StandInWorl
 
 def test_a_certificate_for_another_name_is_not_trusted(world: StandInWorld) -> None:
     other = loopback_address()
-    with Line((other, MQTT_PORT), (world.cloud.address, MQTT_PORT)):
+    port = PORTS[world.protocol]
+    with Line((other, port), (world.cloud.address, port)):
         fault = fault_of(world.connections, replace(world.access("d1"), host_name=other))
 
     assert fault.kind is Fault.UNTRUSTED
@@ -162,10 +171,13 @@ def test_a_certificate_for_another_name_is_not_trusted(world: StandInWorld) -> N
     ],
 )
 def test_a_certificate_out_of_its_time_points_to_the_clock(
-    tmp_path: Path, issued_days_ago: int, expected: str
+    tmp_path: Path, protocol: UpstreamProtocol, issued_days_ago: int, expected: str
 ) -> None:
     address = loopback_address()
-    with closing(SdkConnections()) as connections, _tls_server(tmp_path, address, issued_days_ago) as ca_pem:
+    with (
+        closing(UpstreamConnections(protocol)) as connections,
+        _tls_server(tmp_path, (address, PORTS[protocol]), issued_days_ago) as ca_pem,
+    ):
         access = CloudAccess(Identity("d1"), address, Secret(b"a2V5"), ca_pem)
         fault = fault_of(connections, access)
 
@@ -174,9 +186,12 @@ def test_a_certificate_out_of_its_time_points_to_the_clock(
     assert "check the clock of this machine" in fault.reason
 
 
-def test_what_does_not_speak_tls_is_no_iot_hub() -> None:
+def test_what_does_not_speak_tls_is_no_iot_hub(protocol: UpstreamProtocol) -> None:
     address = loopback_address()
-    with closing(SdkConnections()) as connections, _answering(address, b"HTTP/1.1 400 Bad Request\r\n\r\n"):
+    with (
+        closing(UpstreamConnections(protocol)) as connections,
+        _answering((address, PORTS[protocol]), b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+    ):
         fault = fault_of(connections, CloudAccess(Identity("d1"), address, Secret(b"a2V5")))
 
     assert fault.kind is Fault.UNTRUSTED
@@ -190,10 +205,10 @@ def test_a_ca_that_is_no_certificate_is_named(world: StandInWorld) -> None:
     assert "no certificate in PEM" in fault.reason
 
 
-def test_a_host_that_accepts_and_never_answers_is_given_up() -> None:
+def test_a_host_that_accepts_and_never_answers_is_given_up(protocol: UpstreamProtocol) -> None:
     address = loopback_address()
-    connections = SdkConnections(CloudTimes(open_s=0.5))
-    with closing(connections), _answering(address, b""):
+    connections = UpstreamConnections(protocol, CloudTimes(open_s=0.5))
+    with closing(connections), _answering((address, PORTS[protocol]), b""):
         fault = fault_of(connections, CloudAccess(Identity("d1"), address, Secret(b"a2V5")))
 
     assert fault.kind is Fault.UNREACHABLE
@@ -202,7 +217,7 @@ def test_a_host_that_accepts_and_never_answers_is_given_up() -> None:
 
 
 @contextmanager
-def _answering(address: str, answer: bytes) -> Iterator[None]:
+def _answering(place: tuple[str, int], answer: bytes) -> Iterator[None]:
     """Accept connections, say something, and keep them open."""
     kept: list[socket.socket] = []
 
@@ -215,7 +230,7 @@ def _answering(address: str, answer: bytes) -> Iterator[None]:
             kept.append(accepted)
             accepted.sendall(answer)
 
-    with socket.create_server((address, MQTT_PORT)) as listening:
+    with socket.create_server(place) as listening:
         thread = threading.Thread(target=serve)
         thread.start()
         yield
@@ -226,11 +241,11 @@ def _answering(address: str, answer: bytes) -> Iterator[None]:
 
 
 @contextmanager
-def _tls_server(folder: Path, address: str, issued_days_ago: int) -> Iterator[str]:
+def _tls_server(folder: Path, place: tuple[str, int], issued_days_ago: int) -> Iterator[str]:
     """Serve TLS with a certificate that is valid for 30 days from then on; gives its CA."""
     issued_s = time.time() - issued_days_ago * DAY_S
-    ca = ensure_named_ca(folder, "test", (address,), time.time() - 90 * DAY_S, 365)
-    chain = ensure_server_certificate(folder, (address,), ca, issued_s, 30)
+    ca = ensure_named_ca(folder, "test", (place[0],), time.time() - 90 * DAY_S, 365)
+    chain = ensure_server_certificate(folder, (place[0],), ca, issued_s, 30)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain.path)
 
@@ -246,7 +261,7 @@ def _tls_server(folder: Path, address: str, issued_days_ago: int) -> Iterator[st
                 except OSError:
                     pass  # the client does not want it
 
-    with socket.create_server((address, MQTT_PORT)) as listening:
+    with socket.create_server(place) as listening:
         thread = threading.Thread(target=serve)
         thread.start()
         yield ca.certificate_pem

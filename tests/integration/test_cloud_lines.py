@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from actors.cloud_connection import CloudConnection, Fault
+from actors.upstream_protocol import UpstreamProtocol
 from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
-from runtime.upstream_connection import CloudTimes
+from runtime.cloud_shared import CloudTimes
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
 from tests.integration.network import MOBILE, NARROW, SATELLITE, Profile, alternating
@@ -29,15 +30,21 @@ MINUTES_A_SECOND = 5.0  # how much shorter the outages are
 HASTY = CloudTimes(keep_alive_s=1, silence_s=1.0, open_s=2.0, twin_s=2.0)
 
 
+@pytest.fixture(params=[UpstreamProtocol.MQTT, UpstreamProtocol.AMQP], ids=str)
+def protocol(request: pytest.FixtureRequest) -> UpstreamProtocol:
+    chosen: UpstreamProtocol = request.param
+    return chosen
+
+
 @pytest.fixture
-def world() -> Iterator[StandInWorld]:
-    with StandInWorld() as stand_in:
+def world(protocol: UpstreamProtocol) -> Iterator[StandInWorld]:
+    with StandInWorld(protocol=protocol) as stand_in:
         yield stand_in
 
 
 @pytest.fixture
-def hasty() -> Iterator[StandInWorld]:
-    with StandInWorld(times=HASTY) as stand_in:
+def hasty(protocol: UpstreamProtocol) -> Iterator[StandInWorld]:
+    with StandInWorld(times=HASTY, protocol=protocol) as stand_in:
         yield stand_in
 
 
@@ -179,8 +186,10 @@ def test_a_connection_that_opens_into_a_hole_is_given_up(hasty: StandInWorld) ->
     assert "answer" in fault.reason
 
 
-def test_a_twin_request_without_an_answer_fails_in_time_and_the_connection_stays() -> None:
-    with StandInWorld(times=CloudTimes(twin_s=0.5)) as world:
+def test_a_twin_request_without_an_answer_fails_in_time_and_the_connection_stays(
+    protocol: UpstreamProtocol,
+) -> None:
+    with StandInWorld(times=CloudTimes(twin_s=0.5), protocol=protocol) as world:
         connection, observer = connect(world)
         _wait_until_subscribed(connection, observer)
         hub, may_answer = world.cloud.hub, asyncio.Event()
@@ -208,8 +217,10 @@ def test_a_twin_request_without_an_answer_fails_in_time_and_the_connection_stays
         pytest.param(NARROW, 20, 256, id="25 kbit/s"),
     ],
 )
-def test_everything_arrives_over_a_line_that_is_slow(profile: Profile, count: int, size_bytes: int) -> None:
-    with StandInWorld(profile) as world:
+def test_everything_arrives_over_a_line_that_is_slow(
+    protocol: UpstreamProtocol, profile: Profile, count: int, size_bytes: int
+) -> None:
+    with StandInWorld(profile, protocol=protocol) as world:
         connection, observer = connect(world, want=EVERYTHING)
         _wait_until_subscribed(connection, observer)
         for number in range(count):
@@ -238,7 +249,7 @@ def test_everything_arrives_over_a_line_that_is_slow(profile: Profile, count: in
         assert [int(each.body) for each in world.taken("d1")] == list(range(count))
 
 
-def test_a_new_token_neither_loses_nor_doubles_anything() -> None:
+def test_a_new_token_over_mqtt_neither_loses_nor_doubles_anything() -> None:
     times = CloudTimes(token_life_s=302.0, renew_before_s=300.0)
     with StandInWorld(times=times) as world:
         connection, observer = connect(world, want=EVERYTHING)
@@ -262,7 +273,7 @@ def test_a_new_token_neither_loses_nor_doubles_anything() -> None:
         assert came.body == b"after"
 
 
-def test_a_message_that_is_held_when_the_token_ends_is_told_once() -> None:
+def test_a_message_that_is_held_when_the_token_ends_over_mqtt_is_told_once() -> None:
     times = CloudTimes(token_life_s=302.0, renew_before_s=300.0)
     with StandInWorld(times=times) as world:
         connection, observer = connect(world, want=EVERYTHING)
@@ -287,8 +298,8 @@ def test_a_message_that_is_held_when_the_token_ends_is_told_once() -> None:
         assert observer.is_quiet()
 
 
-def test_a_connection_that_is_closed_while_it_opens_never_comes_about() -> None:
-    with StandInWorld(Profile(delay_s=0.2)) as world:
+def test_a_connection_that_is_closed_while_it_opens_never_comes_about(protocol: UpstreamProtocol) -> None:
+    with StandInWorld(Profile(delay_s=0.2), protocol=protocol) as world:
         observer = ObservedConnection()
         closed = world.connections.make(world.access("d1"), observer)
         closed.open()
@@ -317,8 +328,8 @@ def test_a_process_with_very_many_open_files_connects_too(world: StandInWorld) -
         assert observer.next("done") == (1, b"")
 
 
-def test_no_thread_is_left_when_all_is_closed() -> None:
-    with StandInWorld() as world:
+def test_no_thread_is_left_when_all_is_closed(protocol: UpstreamProtocol) -> None:
+    with StandInWorld(protocol=protocol) as world:
         for client_id in ("d1", "d1/m1", "d2"):
             connect(world, client_id, want=EVERYTHING)
         world.line.swallow()

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.parse
 import uuid
 from collections.abc import Callable
 from datetime import datetime
@@ -85,7 +84,7 @@ class Account:
         self.audience = iothub + self.path
 
     def token(self) -> RenewableSasToken:
-        return RenewableSasToken(urllib.parse.quote_plus(self.audience), self._signing, ttl=3600)
+        return RenewableSasToken(self.audience, self._signing, ttl=3600)
 
 
 class Pair:

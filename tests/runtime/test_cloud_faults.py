@@ -37,7 +37,7 @@ class ConnectionFailedError(Exception):
     ],
 )
 def test_why_no_connection_came_about(error: Exception, kind: Fault, words: str) -> None:
-    fault = faults.of_connecting(error, HOST)
+    fault = faults.of_connecting(error, HOST, 8883)
 
     assert fault.kind is kind
     assert words in fault.reason

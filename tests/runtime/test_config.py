@@ -148,6 +148,7 @@ DEVICE_ID = "1 to 128 letters, digits and - . % _ * ? ! ( ) , : = @ $ '"
         ("cloud_connections", "many", "a whole number from 1 to 100000"),
         ("cloud_messages_per_s", "nan", "a number from 0.1 to 1000000, or off"),
         ("cloud_messages_per_s", "0", "a number from 0.1 to 1000000, or off"),
+        ("upstream_protocol", "Ampq", "Amqp, AmqpWs, Mqtt or MqttWs, in any case; did you mean 'Amqp'?"),
         ("process_allow", "python3 x", COMMANDS),
         ("process_allow", "/bin/a; 'b", f"{COMMANDS}; No closing quotation"),
         ("process_isolation", "on", "auto, require, off"),

@@ -11,15 +11,16 @@ from actors import hub_config
 from actors.deployment import parse_deployment
 from actors.hub_config import RouteText
 from actors.hub_environment import DEFAULTS, HubEnvironment
+from actors.upstream_protocol import DEFAULT
 from messaging.errors import ConfigError
 from runtime import edge
 from runtime.config import ListenAddress, Settings, local_name, read_settings
-from runtime.edge import hub_listeners, hub_settings, run_edge
+from runtime.edge import hub_listeners, hub_settings, run_edge, upstream_protocol
 from runtime.edge_deployment import read_deployment
 from runtime.embedded_cloud import EmbeddedCloud, Kept
 from runtime.logging_setup import LineFormatter
 from runtime.run_directory import RunDirectory
-from tests.actors.manifests import HUB, manifest_text
+from tests.actors.manifests import AGENT, HUB, manifest_text
 
 TTL = (*HUB, "storeAndForwardConfiguration", "timeToLiveSecs")
 
@@ -181,3 +182,32 @@ def test_a_log_line_has_time_level_area_and_text() -> None:
     handler.handle(record)
 
     assert stream.getvalue() == "2023-11-14T22:13:20.250Z WARNING supervisor: module a exited\n"
+
+
+@pytest.mark.parametrize(
+    ("of_device", "of_agent", "of_hub", "agent", "hub"),
+    [
+        pytest.param(None, None, None, DEFAULT, DEFAULT, id="nobody says"),
+        pytest.param("amqp", None, None, "Amqp", "Amqp", id="the device"),
+        pytest.param("amqp", "MqttWs", None, "MqttWs", "MqttWs", id="edgeAgent, for both"),
+        pytest.param("amqp", None, "AMQPWS", "Amqp", "AmqpWs", id="edgeHub, for itself"),
+        pytest.param("amqp", "MqttWs", "AmqpWs", "MqttWs", "AmqpWs", id="each for itself"),
+        pytest.param("amqp", "Ampq", "Ampq", "Amqp", "Amqp", id="misspelled ones count as left out"),
+        pytest.param("amqp", " ", "", "Amqp", "Amqp", id="so do blank ones"),
+    ],
+)
+def test_the_deployment_says_how_agent_and_hub_speak_to_the_cloud_else_the_device(
+    tmp_path: Path, of_device: str | None, of_agent: str | None, of_hub: str | None, agent: str, hub: str
+) -> None:
+    given = {} if of_device is None else {"EDGE_ACTORS_UPSTREAM_PROTOCOL": of_device}
+    settings = read_settings({"home": str(tmp_path)}, given, host_name="box")
+    changes = [
+        ((*AGENT, "systemModules", name, "env"), {"UpstreamProtocol": {"value": value}})
+        for name, value in (("edgeAgent", of_agent), ("edgeHub", of_hub))
+        if value is not None
+    ]
+    deployment = parse_deployment(manifest_text(*changes), "d.json")
+
+    assert upstream_protocol(settings, deployment) == agent
+    assert hub_settings(settings, deployment, tmp_path / "server.pem").cloud_protocol == hub
+    assert any("'UpstreamProtocol' is 'Ampq'" in line for line in deployment.warnings) is (of_agent == "Ampq")
