@@ -74,6 +74,7 @@ class Connection(Engine):
             self._handshake = ClientHandshake(sasl)
         self._max_frame_bytes = max_frame_bytes
         self._guard = Guard()
+        self._all_fields = all_fields
         self._heart_beat = b""
         self._heart_beat_at_s = 0.0
         self._frames_sent = 0
