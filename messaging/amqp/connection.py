@@ -19,8 +19,8 @@ from cproton_ffi import ffi, lib
 from messaging.amqp import frames
 from messaging.amqp.engine import SCRATCH_BYTES, Engine, scratches
 from messaging.amqp.events import Event
-from messaging.amqp.guard import Guard
 from messaging.amqp.full_frames import with_all_fields
+from messaging.amqp.guard import Guard
 from messaging.amqp.link import MAX_MESSAGE_BYTES, Link, RcvSettleMode, SndSettleMode
 from messaging.amqp.sasl import ClientHandshake, ClientSasl, Handshake, ServerHandshake, ServerSasl
 from messaging.amqp.values import put_fields
@@ -212,12 +212,14 @@ class Connection(Engine):
             self._leaving.clear()
             chunks.append(self._last_words or self._heart_beat)
             self._heart_beat = self._last_words = b""
-        if self.ended:
-            self._free()
         data = b"".join(chunks)
         if self._sent_tags:
             data = self._with_formats(data)
-        return with_all_fields(data) if self._all_fields else data
+        if self._all_fields and data and transport is not None:
+            data = with_all_fields(data, lib.pn_transport_get_remote_max_frame(transport))
+        if self.ended:
+            self._free()
+        return data
 
     def _with_formats(self, data: bytes) -> bytes:
         """Say BATCH_FORMAT where it belongs; `data` is whole frames, because all is taken from the engine."""

@@ -247,13 +247,6 @@ def test_addresses_are_those_of_the_sheet(scene: Scene, address: str, taken: boo
         assert client.refused(link)[0] == "amqp:not-allowed"
 
 
-def test_a_link_of_a_service_is_refused_by_who_serves_none(scene: Scene) -> None:
-    client = connect(scene, "d1")
-    link = client.engine.attach_sender("c2d", "/messages/devicebound")
-
-    assert client.refused(link)[0] == "amqp:not-allowed"
-
-
 def test_tokens_and_attaches_need_not_wait_for_each_other(scene: Scene) -> None:
     client = AmqpClient(scene).opened()
     client.put_token("d2")
