@@ -1,7 +1,7 @@
 """A line for a measurement: a TCP proxy in a process of its own that delays and counts.
 
-As a program: `python -m scripts.bench.delay_line LISTEN TARGET ROUND_TRIP_MS PORT…`. Each line that it reads is
-answered with one of JSON: connections accepted, bytes passed on from and to the client. It ends with its
+As a program: `python -m scripts.bench.delay_line LISTEN TARGET ROUND_TRIP_MS PORT…`. Each line that it reads
+is answered with one of JSON: connections accepted, bytes passed on from and to the client. It ends with its
 input.
 """
 
