@@ -13,7 +13,7 @@ from typing import Final
 
 BATCH_MESSAGES: Final = 100  # at most
 BATCH_BYTES: Final = 64 * 1024  # what a slow line can do within the time in which the cloud has to answer
-BATCH_AGE_S: Final = 0.02
+BATCH_AGE_S: Final = 0.005
 _ELEMENT_HEAD_BYTES: Final = 8  # descriptor and length of one message in a batch
 
 
