@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from actors.addresses import AGENT
 from actors.agent_link import AgentLinkActor
 from actors.agent_methods import AgentMethodsActor
-from actors.agent_root import AGENT
 from actors.base import ChildSpec
 from runtime.home import Home
 from runtime.provisioning import Provisioned

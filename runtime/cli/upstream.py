@@ -58,7 +58,7 @@ def off(home: Path, as_json: bool) -> None:
 
 
 def _ask(question: object, home: Path, as_json: bool) -> None:
-    from actors.hub_root import STORE, UPSTREAM
+    from actors.addresses import STORE, UPSTREAM
     from actors.link_state import LinkState
     from actors.registry import REGISTRY, GetProvisioning, ProvisioningState
     from actors.store_messages import CountQueues, QueueCounts
