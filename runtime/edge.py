@@ -25,9 +25,10 @@ from typing import Final
 import msgspec
 
 from actors import hub_config
+from actors.addresses import AGENT, AGENT_PROCESS, SECURITY
 from actors.agent import AgentActor
 from actors.agent_link import LINK
-from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
+from actors.agent_root import AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper

@@ -20,12 +20,13 @@ from pathlib import Path
 import uvloop
 
 from actors import hub_config
+from actors.addresses import HUB
 from actors.admission import Admission
 from actors.base import ChildSpec
 from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
-from actors.hub_root import HUB, HubRootActor
+from actors.hub_root import HubRootActor
 from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
