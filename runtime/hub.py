@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -31,6 +32,7 @@ from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
+from runtime import amqp_engine
 from runtime.client_certificates import check_certificate
 from runtime.home import Home
 from runtime.http_gate import HttpGate
@@ -85,6 +87,9 @@ def run_hub(
     offer = SocketOffer(run_dir, [listener for _, listener in sockets])
     offer.open()
     by_use = {use: [listener for its, listener in sockets if its is use] for use in Use}
+    if config.environment.amqp_enabled and not amqp_engine.is_installed():
+        log.warning("AMQP is left out: %s", amqp_engine.WAY_OUT)
+        config = replace(config, environment=replace(config.environment, amqp_enabled=False))
     environment = config.environment
     if environment.log_level is not None:
         logging.getLogger().setLevel(environment.log_level.upper())
