@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from actors import hub_config
@@ -89,7 +90,8 @@ def run_hub(
     by_use = {use: [listener for its, listener in sockets if its is use] for use in Use}
     if config.environment.amqp_enabled and not amqp_engine.is_installed():
         log.warning("AMQP is left out: %s", amqp_engine.WAY_OUT)
-        config = replace(config, environment=replace(config.environment, amqp_enabled=False))
+        without = replace(config.environment, amqp_enabled=False)
+        config = msgspec.structs.replace(config, environment=without)
     environment = config.environment
     if environment.log_level is not None:
         logging.getLogger().setLevel(environment.log_level.upper())
