@@ -66,6 +66,7 @@ class HubRootActor(RootActor):
         open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
         check_certificate: CheckCertificate,
+        agent_lives: Callable[[], bool],
         make_connections: Callable[[], CloudConnections],
         link_switch: LinkSwitch,
         cloud_ca_pem: Callable[[], str],
@@ -91,7 +92,9 @@ class HubRootActor(RootActor):
             )
 
         def identities() -> IdentityActor:
-            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate, UPSTREAM, config.device_id)
+            return IdentityActor(
+                identity_copy, hosts, (MQTT,), check_certificate, agent_lives, UPSTREAM, config.device_id
+            )
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
