@@ -16,7 +16,7 @@ from messaging.amqp.cbs import Tokens
 from messaging.amqp.codec import AmqpMessage, encode
 from messaging.amqp.connection import Connection
 from messaging.amqp.events import Settled
-from messaging.amqp.link import Link
+from messaging.amqp.link import Delivery, Link
 from messaging.amqp.sasl import ServerSasl
 from messaging.errors import LocalProtocolError
 from messaging.identity import Identity
@@ -88,6 +88,15 @@ class AmqpConnection:
         if not self.is_known:
             self.is_known = True
             self.transport.authenticated()
+
+    def accept_first(self, delivery: Delivery) -> None:
+        """Accept a request, and have that written before whatever answers it.
+
+        The C engine of the SDKs takes an answer that comes before its request was accepted for a failure.
+        """
+        if not delivery.settled:
+            delivery.accept()
+            self.flush()
 
     def flush(self) -> None:
         """Write what the engine has to say."""

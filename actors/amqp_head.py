@@ -328,7 +328,7 @@ class AmqpHead(EdgeActor):
     def _put_token(self, connection: AmqpConnection, event: Received) -> None:
         """Take a token: whether it is genuine is asked when a link is attached, or renewed by it."""
         delivery = event.delivery
-        delivery.accept()
+        connection.accept_first(delivery)
         try:
             request = decode(delivery.data)
         except RemoteProtocolError as exc:
