@@ -136,6 +136,10 @@ class AmqpConnection:
         if len(self._cbs_answers) < MOST_CBS_ANSWERS:
             self._cbs_answers.append(encode(answer))
         self.pump_cbs()
+        self.cbs_done()
+
+    def cbs_done(self) -> None:
+        """A token has its answer: another one may come."""
         if self._cbs_receiver is not None:
             self._cbs_receiver.grant(1)
 
