@@ -25,7 +25,7 @@ EVERYBODY = [*MODULES.values(), *LEAVES.values()]
 CALLERS = [MODULES["python"], MODULES["node"], MODULES["node-amqp"]]
 EXPIRY = "2099-01-31T10:00:00+00:00"
 LIMIT_S = 20.0
-HANDLERS = 20  # how far messages may change places between the threads of a busy machine
+HANDLERS = 100  # how far messages may change places between the threads of a busy machine
 
 
 @pytest.fixture(scope="module")
