@@ -15,14 +15,15 @@ from messaging.amqp.addresses import DeviceLink, LinkKind, LinkProperties
 from messaging.amqp.cbs import Tokens
 from messaging.amqp.codec import AmqpMessage, encode
 from messaging.amqp.connection import Connection
-from messaging.amqp.events import Settled
-from messaging.amqp.link import Link
+from messaging.amqp.events import Event, Settled
+from messaging.amqp.link import Delivery, Link
 from messaging.amqp.sasl import ServerSasl
 from messaging.errors import LocalProtocolError
 from messaging.identity import Identity
 
 UNREAD: Final = "unread"  # why a socket is not read: the client does not read what it is sent
 IDLE_TIMEOUT_S: Final = 240.0
+LONGEST_TICK_S: Final = 30.0
 MOST_CBS_ANSWERS: Final = 100  # without credit for them
 CBS_CREDIT: Final = 100
 
@@ -38,7 +39,7 @@ class AmqpConnection:
         )
         self.opened_at_s = now_s
         self.seen_at_s = now_s
-        self.tick_due_s: float | None = now_s
+        self.tick_due_s = now_s  # monotonic
         self.closed = False  # nothing is handled any more
         self.closes_at_s = 0.0  # monotonic: we have said Close, and wait no longer for the client's
         self.is_known = False  # somebody has proved on it who he is
@@ -89,6 +90,24 @@ class AmqpConnection:
             self.is_known = True
             self.transport.authenticated()
 
+    def tick(self, now_s: float) -> list[Event]:
+        """Let the engine do what the time asks for.
+
+        It hears of silence by comparing with what it saw at the tick before, so these must not be far apart.
+        """
+        events, due_s = self.engine.tick(now_s)
+        self.tick_due_s = now_s + LONGEST_TICK_S if due_s is None else min(due_s, now_s + LONGEST_TICK_S)
+        return events
+
+    def accept_first(self, delivery: Delivery) -> None:
+        """Accept a request, and have that written before whatever answers it.
+
+        The C engine of the SDKs takes an answer that comes before its request was accepted for a failure.
+        """
+        if not delivery.settled:
+            delivery.accept()
+            self.flush()
+
     def flush(self) -> None:
         """Write what the engine has to say."""
         data = self.engine.data_to_send()
@@ -127,6 +146,10 @@ class AmqpConnection:
         if len(self._cbs_answers) < MOST_CBS_ANSWERS:
             self._cbs_answers.append(encode(answer))
         self.pump_cbs()
+        self.cbs_done()
+
+    def cbs_done(self) -> None:
+        """A token has its answer: another one may come."""
         if self._cbs_receiver is not None:
             self._cbs_receiver.grant(1)
 

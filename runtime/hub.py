@@ -99,10 +99,10 @@ def run_hub(
     most_open = most_connections()
     bus = ZmqBus(HUB, run_dir)
     gate = HttpGate()
-    agent_lock = Lock(RunDirectory(run_dir, home), AGENT)
     listeners = head_listeners(
         by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment
     )
+    agent_lock = Lock(RunDirectory(run_dir, home), AGENT)
     ended = threading.Event()
     failures: list[str] = []
 
