@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from messaging import sas
 from messaging.amqp import cbs, codec
 from messaging.amqp.codec import AmqpMessage, Int, Long
-from messaging.amqp.events import CreditGranted, LinkAttached, LinkDetached, Outcome, Received
+from messaging.amqp.events import CreditGranted, LinkAttached, LinkDetached, Outcome, Received, Settled
 from messaging.amqp.link import Delivery, Link, SndSettleMode
 from messaging.amqp.sasl import ClientSasl
 from messaging.envelope import Secret
@@ -75,13 +76,18 @@ def bodies(deliveries: list[Delivery]) -> list[bytes]:
 # ---- messages to devices
 
 
-def test_a_message_is_accepted_when_it_is_on_disk(scene: Scene) -> None:
+def test_a_message_is_accepted_when_it_is_on_disk_and_not_before(scene: Scene) -> None:
     client = service(scene)
     link = sender(client)
+    disk = threading.Event()
+    scene.do(scene.hub._db.run, lambda connection: disk.wait(10))
+    delivery = client.start(link, AmqpMessage(b"x", to=TO))
+    client.rest()
+    assert not [event for event in client.events if isinstance(event, Settled)]
 
-    settled = client.send(link, AmqpMessage(b"x", to=TO, application_properties={"iothub-ack": "full"}))
+    disk.set()
 
-    assert settled.outcome is Outcome.ACCEPTED
+    assert client.wait(Settled, delivery).outcome is Outcome.ACCEPTED
     assert scene.run(scene.hub.twin(Identity("d1")))["cloudToDeviceMessageCount"] == 1
 
 
