@@ -132,6 +132,10 @@ class Engine:
         self._sent_tags.add(marked)
         return marked
 
+    def unmark_format(self, tag: bytes) -> None:
+        """Forget a delivery that may not have gone out whole."""
+        self._sent_tags.discard(tag + BATCH_BYTES)
+
     def close(self, condition: str = "", description: str = "") -> None:
         """Send Close, behind an Open if there was none. Ended follows when the peer has closed too."""
         if self.ended or self._closing:
@@ -179,9 +183,8 @@ class Engine:
         size = lib.pn_delivery_pending(pn)
         limit = link._max_received_bytes
         if 0 < limit < size:
-            self._drop(
-                link, "amqp:link:message-size-exceeded", f"a message of more than {limit} bytes", events
-            )
+            text = f"a message of more than {limit} bytes"
+            self._drop(link, "amqp:link:message-size-exceeded", text, events)
             return
         if lib.pn_delivery_partial(pn):
             self._partial_bytes += size - link._partial_bytes

@@ -440,6 +440,25 @@ def test_a_batch_is_told_from_other_messages(piece_bytes: int) -> None:
     assert not pair.server._batch_tags
 
 
+def test_a_batch_that_could_not_leave_is_forgotten_with_its_link() -> None:
+    server = Connection(container_id="s", sasl=ServerSasl())
+    asks = AMQP_HEADER + frame(OPEN, "c") + begin(window=0) + attach("l", 0, receives=True)
+    [_, attached] = server.receive_data(asks)
+    assert isinstance(attached, LinkAttached)
+    server.open()
+    attached.link.accept()
+    server.data_to_send()
+    server.receive_data(frame(FLOW, UInt(0), UInt(0), UInt(0), UInt(99), UInt(0), UInt(0), UInt(5)))
+    attached.link.send(b"m", b"1", settled=False, message_format=BATCH_FORMAT)
+    assert server.data_to_send() == b""  # the session has no window
+    assert server._sent_tags
+
+    [detached] = server.receive_data(frame(DETACH, UInt(0), True))
+
+    assert isinstance(detached, LinkDetached)
+    assert not server._sent_tags
+
+
 def test_a_tag_that_ends_like_the_batch_format_makes_no_batch() -> None:
     pair = Pair().opened()
     ours, _ = pair.client_sends()
