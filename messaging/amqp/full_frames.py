@@ -20,10 +20,11 @@ _LIST0, _LIST8, _LIST32 = 0x45, 0xC0, 0xD0
 _AMQP_FRAME: Final = 0
 
 
-def with_all_fields(data: bytes) -> bytes:
+def with_all_fields(data: bytes, max_frame_bytes: int) -> bytes:
     """Return whole frames, and protocol headers between them, with all fields of their performatives.
 
-    `data` is what the engine wrote: performatives with small descriptors.
+    A frame that would be longer than `max_frame_bytes` then (0: no limit) stays as it is. That is a part of a
+    long message, which those who want all fields get in one frame.
     """
     parts: list[bytes] = []
     pos, end = 0, len(data)
@@ -42,7 +43,10 @@ def with_all_fields(data: bytes) -> bytes:
         else:
             body, behind = _list(data, start + 3, fields)
             size = start + 3 - pos + len(body) + stop - behind
-            parts += (size.to_bytes(4, "big"), data[pos + 4 : start + 3], body, data[behind:stop])
+            if 0 < max_frame_bytes < size:
+                parts.append(data[pos:stop])
+            else:
+                parts += (size.to_bytes(4, "big"), data[pos + 4 : start + 3], body, data[behind:stop])
         pos = stop
     return b"".join(parts)
 

@@ -35,12 +35,12 @@ from messaging.errors import EdgeError, LocalProtocolError
 from messaging.message import Message
 from messaging.text import quoted
 from runtime.iothub.amqp_front import AmqpConnection
+from runtime.iothub.policies import STREAM
 from runtime.iothub.records import Event
 
 log = logging.getLogger(__name__)
 
-NAME: Final = "events"  # of the Event Hubs-compatible endpoint
-NAMES: Final = (NAME, "messages/events")
+NAMES: Final = (STREAM, "messages/events")
 PARTITIONS: Final = ("0",)
 MOST_READERS: Final = 5  # of a consumer group, without an epoch
 MOST_AT_ONCE: Final = 1000

@@ -190,8 +190,8 @@ def test_c2d_messages_wait_arrive_in_order_and_are_told_about(cloud: Cloud, endi
     def told() -> bool:
         found = cloud.call(cloud.hub.receive_feedback())
         if found is not None:
-            cloud.call(cloud.hub.complete_feedback(found[0]))
-            outcomes.extend((record.original_message_id, record.outcome) for record in found[1])
+            cloud.call(cloud.hub.complete_feedback(found.lock))
+            outcomes.extend((record.original_message_id, record.outcome) for record in found.records)
         return len(outcomes) == 3
 
     until(told, "the feedback")

@@ -19,9 +19,9 @@ from runtime.iothub import feedback
 from runtime.iothub.records import C2dMessage
 from tests.integration.cloud_server import LIMIT_S, CloudServer, cloud_server
 from tests.integration.node_sdk import need_node, need_port, run_scene
+from tests.integration.sdk_clients import loopback_address
 from tests.runtime.iothub.fakes import FakeDevice
 
-ADDRESS = "127.0.0.12"
 OVER = pytest.mark.parametrize("over", ["AMQP", "AMQP-WS"])
 
 
@@ -29,8 +29,9 @@ OVER = pytest.mark.parametrize("over", ["AMQP", "AMQP-WS"])
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudServer]:
     """Serve a stand-in with the device `d1`; a batch of feedback waits for half a second only."""
     monkeypatch.setattr(feedback, "BATCH_S", 0.5)
-    need_port(ADDRESS, 443)
-    with cloud_server(tmp_path, ADDRESS, 443, amqp_port=5671) as server:
+    address = loopback_address()
+    need_port(address, 443)
+    with cloud_server(tmp_path, address, 443, amqp_port=5671) as server:
         server.run(server.hub.put(Identity("d1"), {}))
         yield server
 

@@ -16,6 +16,7 @@ from messaging import sas
 from messaging.identity import Identity
 from runtime.iothub.records import Telemetry
 from tests.integration.cloud_server import CloudServer, cloud_server
+from tests.integration.sdk_clients import loopback_address
 from tests.runtime.iothub.fakes import FakeDevice
 
 pytest.importorskip("azure.eventhub", reason="azure-eventhub is not installed; type scripts/setup test")
@@ -23,14 +24,13 @@ pytest.importorskip("azure.eventhub", reason="azure-eventhub is not installed; t
 from azure.eventhub import EventHubConsumerClient
 from azure.eventhub.exceptions import EventHubError
 
-ADDRESS = "127.0.0.13"
 LIMIT_S = 30.0
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudServer]:
     folder = tmp_path_factory.mktemp("cloud")
-    with cloud_server(folder, ADDRESS, amqp_port=5671) as server:
+    with cloud_server(folder, loopback_address(), amqp_port=5671) as server:
         server.run(server.hub.put(Identity("d1"), {}))
         server.run(server.hub.put(Identity("d1", "m1"), {}))
         yield server
@@ -51,7 +51,7 @@ def consumer(
 ) -> Any:
     key = key or cloud.hub.policies.find(policy).primary_key
     return EventHubConsumerClient.from_connection_string(
-        f"Endpoint=sb://{ADDRESS}/;SharedAccessKeyName={policy};SharedAccessKey={key};EntityPath={entity}",
+        f"Endpoint=sb://{cloud.address}/;SharedAccessKeyName={policy};SharedAccessKey={key};EntityPath={entity}",
         consumer_group="$Default",
         connection_verify=str(cloud.ca_file),
         retry_total=0,
@@ -238,11 +238,11 @@ def test_a_reader_of_higher_rank_takes_over(cloud: CloudServer) -> None:
 def test_a_client_that_asks_where_the_stream_is_gets_the_address(cloud: CloudServer) -> None:
     uamqp = pytest.importorskip("uamqp", reason="there is no wheel of uamqp for this Python")
     policy = cloud.hub.policies.find("service")
-    token = sas.make_token(ADDRESS, policy.keys[0], int(time.time()) + 3600, "service")
+    token = sas.make_token(cloud.address, policy.keys[0], int(time.time()) + 3600, "service")
     auth = uamqp.authentication.SASLPlain(
-        ADDRESS, f"service@sas.root.{ADDRESS.partition('.')[0]}", token, verify=str(cloud.ca_file)
+        cloud.address, f"service@sas.root.{cloud.address.partition('.')[0]}", token, verify=str(cloud.ca_file)
     )
-    client = uamqp.ReceiveClient(f"amqps://{ADDRESS}/messages/events/$management", auth=auth)
+    client = uamqp.ReceiveClient(f"amqps://{cloud.address}/messages/events/$management", auth=auth)
 
     def attach() -> None:
         client.open()
@@ -254,5 +254,5 @@ def test_a_client_that_asks_where_the_stream_is_gets_the_address(cloud: CloudSer
         attach()
     client.close()
 
-    assert redirect.value.hostname == ADDRESS.encode()
-    assert redirect.value.address == f"amqps://{ADDRESS}:5671/events/$management".encode()
+    assert redirect.value.hostname == cloud.address.encode()
+    assert redirect.value.address == f"amqps://{cloud.address}:5671/events/$management".encode()
