@@ -55,7 +55,7 @@ from runtime.iothub.hub import IotHub
 log = logging.getLogger(__name__)
 
 STRANGER_LIMIT_S: Final = 30.0  # from the TLS handshake, or the end of the last token, to one that counts
-STORE_LIMIT_S: Final = 20.0  # a write for which the peer does not read by then ends the connection
+UNREAD_LIMIT_S: Final = 240.0  # a client that reads nothing for so long is gone
 MOST_WAITING: Final = 100  # tokens and attaches; beyond, the client is not read
 TOKEN_CREDIT: Final = 100
 MOST_UNSENT_BYTES: Final = 16 * 1024 * 1024  # for a client that does not read; beyond, it is cut off
@@ -170,7 +170,7 @@ class AmqpConnection:
             self._proven_at_s = now_s
         if now_s - self._proven_at_s > STRANGER_LIMIT_S:
             self.end(UNAUTHORIZED_ACCESS, f"nobody has proven who they are for {STRANGER_LIMIT_S:.0f} s")
-        elif _UNREAD in self._holds and now_s - self._write_paused_at_s > STORE_LIMIT_S:
+        elif _UNREAD in self._holds and now_s - self._write_paused_at_s > UNREAD_LIMIT_S:
             self._finish(f"reads too slowly: {self._transport.unsent_bytes} bytes wait", logging.WARNING)
         self._flush()
 
@@ -201,9 +201,13 @@ class AmqpConnection:
         link.context = owner
         self._links.add(link)
 
+    def authenticated(self) -> None:
+        """The client has proven something: it is no stranger any more."""
+        self._transport.authenticated()
+
     def proven(self, holder: str) -> None:
         """A token of a holder is genuine: what it let in before may stay as long as it counts."""
-        self._transport.authenticated()
+        self.authenticated()
         self._devices.renewed(holder)
 
     def detach(self, link: Link, refusal: Refusal) -> None:
@@ -230,8 +234,9 @@ class AmqpConnection:
 
     def take(self, size_bytes: int) -> None:
         """So much more of this client is on its way to the disk."""
-        self.unanswered_bytes += size_bytes
-        self._credit.take(self, size_bytes)
+        if not self._closed:
+            self.unanswered_bytes += size_bytes
+            self._credit.take(self, size_bytes)
 
     def give_back(self, size_bytes: int) -> None:
         """So much of it has arrived there."""
@@ -316,8 +321,8 @@ class AmqpConnection:
             else:
                 self._handle_rare(event)
             if self._closed:
-                return
-        actions, self._after_read = self._after_read, []
+                break
+        actions, self._after_read = self._after_read, []  # also what came in front of its end counts
         for action in actions:
             action()
 

@@ -33,7 +33,7 @@ from messaging.amqp.link import Delivery, Link
 from messaging.amqp.mapping import read_message, size_refusal
 from messaging.amqp.method_messages import method_call, parse_method_answer
 from messaging.amqp.twin_messages import TwinOperation, TwinRequest, desired_patch, parse_twin_request
-from messaging.errors import EdgeError, RemoteProtocolError
+from messaging.errors import EdgeError, RemoteProtocolError, StoreError
 from messaging.identity import Identity
 from messaging.topics import Unknown
 from runtime.iothub import amqp_twin
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 EVENT_CREDIT: Final = 1000  # spec sheet section 3.4
 REQUEST_CREDIT: Final = 100  # of twins and of answers to methods
+STORE_LIMIT_S: Final = 20.0  # a message that is not on disk by then ends its link
 LARGEST_BATCH_BYTES: Final = 600 * 1024  # spec sheet section 3.4
 
 _CUT_OFF: Final = {
@@ -68,6 +69,7 @@ class _Read:
     """What one read brought of the messages of an identity."""
 
     def __init__(self) -> None:
+        self.at_s = 0.0
         self.deliveries: list[Delivery] = []
         self.messages: list[Telemetry] = []
         self.size_bytes = 0
@@ -92,6 +94,7 @@ class AmqpSession:
         self._features = Features()
         self._wants_desired = False
         self._read = _Read()
+        self._reads: dict[_Read, None] = {}  # on their way to the disk, the oldest first
         self._spent: dict[Link, int] = {}  # credit of links on which we receive, to be given anew
         self._c2d = C2dSender(connection, proof.grant)
         self._calls = Outbox(connection)
@@ -136,7 +139,12 @@ class AmqpSession:
             self._ends_s = max(self._ends_s, expires_s)
 
     def look(self) -> None:
-        """End its links when its token has expired."""
+        """End its links when its token has expired, that for messages when these do not get to the disk."""
+        oldest = next(iter(self._reads), None)
+        if oldest is not None and self._connection.clock.monotonic_s() - oldest.at_s > STORE_LIMIT_S:
+            self._reads.clear()
+            reason = f"a message of '{self.identity}' was not stored within {STORE_LIMIT_S:.0f} s"
+            self._end_events(oldest, Refusal(INTERNAL_ERROR, reason))
         if self._ends_s is not None and self._connection.clock.now_s() >= self._ends_s:
             self._end(Refusal(UNAUTHORIZED_ACCESS, f"the token of '{self.identity}' has expired"))
             self._hub.disconnected(self._grant, self)
@@ -260,6 +268,8 @@ class AmqpSession:
 
     def _pass_on(self) -> None:
         read, self._read = self._read, _Read()
+        read.at_s = self._connection.clock.monotonic_s()
+        self._reads[read] = None
         self._hub.telemetry(self._grant, read.messages).add_done_callback(
             lambda future: self._stored(read, future)
         )
@@ -267,20 +277,25 @@ class AmqpSession:
 
     def _stored(self, read: _Read, future: asyncio.Future[None]) -> None:
         self._connection.give_back(read.size_bytes)
-        link = read.deliveries[0].link
-        if future.cancelled() or future.exception() is not None:
-            error = None if future.cancelled() else future.exception()
-            reason = error or "the hub stops"
-            log.error("%s: a message was not stored: %s", self.identity, reason)
-            if link in self._kinds:
-                refusal = refusal_of(error) if isinstance(error, EdgeError) else None
-                self._end_link(link, refusal or Refusal(INTERNAL_ERROR, str(reason)))
-                self._end_if_bare()
+        self._reads.pop(read, None)
+        error = StoreError("the hub stops") if future.cancelled() else future.exception()
+        if error is not None:
+            refusal = refusal_of(error if isinstance(error, EdgeError) else StoreError(str(error)))
+            self._end_events(read, refusal)
             return
         for delivery in read.deliveries:
             delivery.accept()
+        link = read.deliveries[0].link
         self._renew_credit(link, len(read.deliveries), EVENT_CREDIT // 10)
         self._connection.flush_soon()
+
+    def _end_events(self, read: _Read, refusal: Refusal) -> None:
+        """End the link on which something came that could not be stored."""
+        log.error("%s: a message was not stored: %s", self.identity, refusal.reason)
+        link = read.deliveries[0].link
+        if link in self._kinds:
+            self._end_link(link, refusal)
+            self._end_if_bare()
 
     def _renew_credit(self, link: Link, count: int, at_least: int) -> None:
         if link not in self._kinds:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -341,17 +341,17 @@ class IotHub:
             device_id, body, properties or {}, system_properties or {}, ack, expires_s
         )
 
-    async def complete_c2d(self, grant: Grant, lock: str) -> None:
-        """The device has the message. A token that is not locked (any more) is let pass."""
-        await self._c2d.settle(grant, lock, "Success")
+    def complete_c2d(self, grant: Grant, lock: str) -> Coroutine[Any, Any, None]:
+        """The device has the message, as of this call. A token that is not locked (any more) is let pass."""
+        return self._c2d.settle(grant, lock, "Success")
 
-    async def reject_c2d(self, grant: Grant, lock: str) -> None:
-        """The device does not want the message."""
-        await self._c2d.settle(grant, lock, "Rejected")
+    def reject_c2d(self, grant: Grant, lock: str) -> Coroutine[Any, Any, None]:
+        """The device does not want the message, as of this call."""
+        return self._c2d.settle(grant, lock, "Rejected")
 
-    async def abandon_c2d(self, grant: Grant, lock: str) -> None:
-        """Back to the queue; too often is too often."""
-        await self._c2d.abandon(grant, lock)
+    def abandon_c2d(self, grant: Grant, lock: str) -> Coroutine[Any, Any, None]:
+        """Back to the queue, as of this call; too often is too often."""
+        return self._c2d.abandon(grant, lock)
 
     def release_c2d(self, grant: Grant) -> None:
         """The device has stopped to listen: what it had not decided on waits again."""

@@ -200,6 +200,21 @@ def test_what_was_not_decided_waits_for_whoever_listens_next(
     assert (message.body, message.annotations["iothub-deliverycount"]) == (b"x", 0)
 
 
+@pytest.mark.parametrize("how", ["detach", "close"])
+def test_an_outcome_counts_when_the_link_ends_in_the_same_read(
+    scene: Scene, client: AmqpClient, how: str
+) -> None:
+    link = client.attach(LinkKind.C2D, "d1")
+    send_c2d(scene, b"x", ack="full")
+    client.take(link).accept()
+    link.detach() if how == "detach" else client.engine.close()
+
+    client.rest()
+
+    assert waiting(scene) == 0
+    assert feedback(scene) == ["Success"]
+
+
 def test_a_second_link_for_c2d_ends_the_first_and_gets_what_it_had(scene: Scene, client: AmqpClient) -> None:
     first = client.attach(LinkKind.C2D, "d1")
     send_c2d(scene, b"x")
