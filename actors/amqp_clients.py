@@ -19,7 +19,7 @@ from actors.base import EdgeActor
 from actors.client_services import GiveWay
 from actors.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
 from actors.hub_environment import MAX_CONNECTED_CLIENTS, HubEnvironment
-from actors.identities import ACCEPTED, Authenticate, Verdict
+from actors.identities import ACCEPTED, NOT_AUTHORIZED, Authenticate, Verdict
 from actors.presence import Presence
 from messaging.amqp.addresses import (
     DeviceLink,
@@ -121,7 +121,7 @@ class AmqpClients:
                 event.description,
             )
         self._drop(one)
-        self._settle_down(client)
+        self._settle_down(client, closes=not event.condition)
 
     def _attach(self, client: AmqpClient, link: Link, wanted: DeviceLink, properties: LinkProperties) -> None:
         kind, channel = wanted.kind, properties.channel
@@ -161,10 +161,13 @@ class AmqpClients:
         """End a link."""
         one.link.detach(refusal.condition, refusal.description)
         self._drop(one)
-        self._settle_down(one.client)
+        self._settle_down(one.client, closes=False)
 
-    def _settle_down(self, client: AmqpClient) -> None:
-        """A link has ended; with the last one its client goes, with the last client the connection."""
+    def _settle_down(self, client: AmqpClient, *, closes: bool) -> None:
+        """A link has ended; with the last one its client goes, with the last client the connection.
+
+        Not after a fault: then the client may attach another link at once.
+        """
         self._touched(client.connection)
         if client.links or not client.is_connected:
             self._deliveries.update(client)
@@ -172,7 +175,8 @@ class AmqpClients:
         else:
             self._forget(client)
             log.info("%s has ended its last link", client.client_id)
-            self._close_if_empty(client.connection, "its last link has ended", None)
+            if closes:
+                self._close_if_empty(client.connection, "its last link has ended", None)
 
     def _refuse(self, connection: AmqpConnection, link: Link, refusal: Refusal) -> None:
         log.warning("%s: a link is refused: %s", connection.transport.peer, refusal.reason)
@@ -238,7 +242,7 @@ class AmqpClients:
         for link, wanted, properties in attaching:
             self._attach(client, link, wanted, properties)
         if not client.links:  # the client has ended all of them meanwhile
-            self._settle_down(client)
+            self._settle_down(client, closes=True)
 
     def _refuse_all(self, client: AmqpClient, refusal: Refusal) -> None:
         """Refuse the links of an identity that may not connect."""
@@ -249,10 +253,7 @@ class AmqpClients:
         self._forget(client)
 
     def renew(self, connection: AmqpConnection) -> None:
-        """A token was put: whose it is among those who are connected has a later end from now on.
-
-        A token that is refused changes nothing: links stay until the one before is over.
-        """
+        """A token was put: it counts from now on for those on this connection whom it proves."""
         for client in list(connection.clients.values()):
             asked = self._question(client) if client.is_connected else None
             if isinstance(asked, Authenticate) and asked.token.reveal():
@@ -264,8 +265,10 @@ class AmqpClients:
                 return
             if verdict.return_code == ACCEPTED:
                 client.ends_s = verdict.ends_s
-            else:
-                log.warning("%s: its new token is refused: %s", client.client_id, verdict.reason)
+            elif verdict.return_code == NOT_AUTHORIZED:
+                self.end(client.client_id, refusal_of(verdict))
+            else:  # what it showed before goes on to count, until that is over
+                log.warning("%s: its new token cannot be judged: %s", client.client_id, verdict.reason)
 
         return judged
 

@@ -9,13 +9,14 @@ import uuid
 from collections import deque
 from typing import Final
 
-from actors.amqp_links import ClientLink, EventsLink
+from actors.amqp_links import ClientLink, EventsLink, MessageLink
 from actors.ports import Transport
 from messaging.amqp.addresses import DeviceLink, LinkKind, LinkProperties
 from messaging.amqp.cbs import Tokens
 from messaging.amqp.codec import AmqpMessage, encode
 from messaging.amqp.connection import Connection
-from messaging.amqp.link import Link
+from messaging.amqp.events import Settled
+from messaging.amqp.link import Delivery, Link
 from messaging.amqp.sasl import ServerSasl
 from messaging.errors import LocalProtocolError
 from messaging.identity import Identity
@@ -48,6 +49,7 @@ class AmqpConnection:
         self.clients: dict[str, AmqpClient] = {}
         self.write_paused_at_s = 0.0
         self.events_links: set[EventsLink] = set()  # that have brought something in this read
+        self.outcomes: dict[MessageLink, list[Settled]] = {}  # of messages of ours, in this read
         self._holds: set[str] = set()  # why its socket is not read
         self._cbs_receiver: Link | None = None  # on which it sends tokens
         self._cbs_sender: Link | None = None  # on which it is answered
@@ -87,6 +89,15 @@ class AmqpConnection:
             self.is_known = True
             self.transport.authenticated()
 
+    def accept_first(self, delivery: Delivery) -> None:
+        """Accept a request, and have that written before whatever answers it.
+
+        The C engine of the SDKs takes an answer that comes before its request was accepted for a failure.
+        """
+        if not delivery.settled:
+            delivery.accept()
+            self.flush()
+
     def flush(self) -> None:
         """Write what the engine has to say."""
         data = self.engine.data_to_send()
@@ -125,6 +136,10 @@ class AmqpConnection:
         if len(self._cbs_answers) < MOST_CBS_ANSWERS:
             self._cbs_answers.append(encode(answer))
         self.pump_cbs()
+        self.cbs_done()
+
+    def cbs_done(self) -> None:
+        """A token has its answer: another one may come."""
         if self._cbs_receiver is not None:
             self._cbs_receiver.grant(1)
 

@@ -143,15 +143,18 @@ class AmqpDeliveries:
                     add_position(rejected, one.endpoint_id, one.position)
                 else:
                     self._given_back(link, one, now_s)
-            else:  # as if it had said nothing: the message comes again when its time is over
+            else:  # as if it had said nothing; what is behind it waits
                 log.error("%s has answered a message with %s", link.client.client_id, outcome.value)
-                continue
+                link.take_back(one)
+                link.resume_s = max(link.resume_s, now_s + self._ack_s)
             link.in_flight.pop(one, None)
             if link.link.rcv_settle_mode is RcvSettleMode.SECOND:
                 delivery.settle()
         if accepted or rejected:
             link.taken_at_s = now_s
             link.repetitions = link.refusals = 0
+        for endpoint_id, ranges in accepted.items():
+            link.accepted_last[endpoint_id] = max(last for _, last in ranges)
         self._attached.tell_delivered(accepted)
         for endpoint_id, ranges in rejected.items():
             self._attached.tell_undeliverable(endpoint_id, ranges)
@@ -160,19 +163,32 @@ class AmqpDeliveries:
         """Send again what was given back a while ago, and what the client has not answered in time."""
         now_s = self._head.clock.monotonic_s()
         if link.in_flight and not link.connection.is_unread:
-            oldest = next(iter(link.in_flight))
-            limit_s = wait_s(link.repetitions, self._ack_s, max(self._ack_s, LONGEST_REDELIVER_S))
-            if now_s - max(oldest.sent_at_s, link.taken_at_s) > limit_s:
-                log.warning("%s answers nothing: sending again", link.client.client_id)
+            again = self._not_answered(link, now_s)
+            if again:
+                log.warning("%s does not answer: sending %d again", link.client.client_id, len(again))
                 link.repetitions += 1
-                for one in list(link.in_flight):
-                    if one.delivery is not None:
-                        one.delivery.settle()
-                    link.take_back(one)
-                link.resume_s = now_s
+            for one in again:
+                if one.delivery is not None:
+                    one.delivery.settle()
+                link.take_back(one)
         if link.refused and now_s >= link.resume_s:
             link.go_on()
         self.pump(link)
+
+    def _not_answered(self, link: MessageLink, now_s: float) -> list[Waiting]:
+        """Return what has to be sent again: all, if nothing is answered, or what was passed over."""
+        limit_s = wait_s(link.repetitions, self._ack_s, max(self._ack_s, LONGEST_REDELIVER_S))
+        oldest_s = next(iter(link.in_flight)).sent_at_s
+        if now_s - oldest_s <= limit_s:
+            return []
+        if now_s - link.taken_at_s > limit_s:
+            return list(link.in_flight)
+        last = link.accepted_last
+        return [
+            one
+            for one in link.in_flight
+            if now_s - one.sent_at_s > limit_s and one.position < last.get(one.endpoint_id, -1)
+        ]
 
     def _given_back(self, link: MessageLink, one: Waiting, now_s: float) -> None:
         if not link.refused:

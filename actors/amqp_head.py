@@ -26,10 +26,10 @@ from actors.amqp_clients import AmqpClients, names
 from actors.amqp_connection import AmqpClient, AmqpConnection
 from actors.amqp_deliveries import AmqpDeliveries
 from actors.amqp_links import EventsLink, MessageLink, ReplyLink, RequestLink
-from actors.amqp_login import named_in
 from actors.amqp_patience import CLOSE_LIMIT_S, why_to_end
 from actors.amqp_services import TWIN_LIMIT_S, AmqpServices
 from actors.amqp_telemetry import Telemetry
+from actors.amqp_tokens import AmqpTokens
 from actors.base import EdgeActor
 from actors.client_services import (
     CallMethod,
@@ -46,15 +46,13 @@ from actors.client_services import (
 from actors.connected_clients import ConnectedClients
 from actors.forgetting import when_forgotten
 from actors.hub_environment import HubEnvironment
-from actors.identities import ACCEPTED, AGENT_LIMIT_S, TRY_AGAIN, Authenticate, IdentityRevoked, Verdict
+from actors.identities import IdentityRevoked, Verdict
 from actors.intake import STORE_LIMIT_S
 from actors.ports import Listener, Transport
 from actors.presence import Presence
 from actors.router import Endpoints, ListEndpoints
 from actors.store_messages import ForgetClient, Ready, SessionSaved, Stored
-from messaging.amqp import cbs
 from messaging.amqp.addresses import is_cbs
-from messaging.amqp.codec import decode
 from messaging.amqp.conditions import CONNECTION_FORCED, DETACH_FORCED, UNAUTHORIZED_ACCESS, Refusal
 from messaging.amqp.events import (
     CreditGranted,
@@ -67,7 +65,6 @@ from messaging.amqp.events import (
     SaslDone,
     Settled,
 )
-from messaging.errors import RemoteProtocolError
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
 
@@ -122,6 +119,15 @@ class AmqpHead(EdgeActor):
             environment.message_ack_timeout_s,
         )
         self._services = AmqpServices(self, twins, methods, self._presence, self._ask, self._touch_client)
+        self._tokens = AmqpTokens(
+            self,
+            identities,
+            self._ask,
+            renewed=lambda connection: self._clients.renew(connection),
+            handle=self._handle,
+            close=self._close,
+            touched=self._touched.add,
+        )
         self._clients = AmqpClients(
             self,
             environment,
@@ -130,7 +136,7 @@ class AmqpHead(EdgeActor):
             self._deliveries,
             self._services,
             self._presence,
-            self._ask_identities,
+            self._tokens.ask_identities,
             self._ask,
             self._touched.add,
             self._close,
@@ -234,7 +240,6 @@ class AmqpHead(EdgeActor):
     # what the engine tells
 
     def _handle(self, connection: AmqpConnection, events: list[Event]) -> None:
-        settled: dict[MessageLink, list[Settled]] = {}
         for event in events:
             if connection.closed and not isinstance(event, Ended):
                 continue
@@ -247,17 +252,24 @@ class AmqpHead(EdgeActor):
                 elif type(link) is RequestLink:
                     self._services.received(link, event.delivery)
                 else:
-                    self._put_token(connection, event)
+                    self._tokens.put(connection, event.delivery)
             elif kind is Settled:
                 assert isinstance(event, Settled)
                 link = event.delivery.link.context
                 if type(link) is MessageLink:
-                    settled.setdefault(link, []).append(event)
+                    connection.outcomes.setdefault(link, []).append(event)
             else:
+                self._finish_read(connection)  # what came before the end of a link counts
                 self._handle_rare(connection, event)
-        for link, outcomes in settled.items():
-            self._deliveries.settled(link, outcomes)
-            self._deliveries.pump(link)
+        self._finish_read(connection)
+
+    def _finish_read(self, connection: AmqpConnection) -> None:
+        """Hand on what messages a read brought, and what it answered to ours: once for all of them."""
+        if connection.outcomes:
+            outcomes, connection.outcomes = connection.outcomes, {}
+            for link, its in outcomes.items():
+                self._deliveries.settled(link, its)
+                self._deliveries.pump(link)
         if connection.events_links:
             self._telemetry.read(connection)
 
@@ -281,7 +293,7 @@ class AmqpHead(EdgeActor):
             else:
                 self._clients.detached(event)
         elif isinstance(event, SaslDone):
-            self._sasl(connection, event)
+            self._tokens.sasl(connection, event)
         elif isinstance(event, Opened):
             connection.engine.open()
         elif isinstance(event, Ended):
@@ -289,80 +301,7 @@ class AmqpHead(EdgeActor):
             self._lost(connection, reason, logging.WARNING if event.offence else logging.INFO)
             self._end(connection)
 
-    # who it is
-
-    def _sasl(self, connection: AmqpConnection, done: SaslDone) -> None:
-        if done.password is None:
-            self._handle(connection, connection.engine.sasl_outcome(True))
-            return
-        user = cbs.parse_plain_user(done.user)
-        if isinstance(user, Refusal) or user.identity is None:
-            log.warning("%s: SASL PLAIN refused: the user is no device or module", connection.transport.peer)
-            self._handle(connection, connection.engine.sasl_outcome(False))
-            return
-        identity, password = user.identity, done.password
-
-        def judged(verdict: Verdict) -> None:
-            if connection.closed:
-                return
-            if verdict.return_code == TRY_AGAIN:
-                self._close(connection, f"cannot be judged now: {verdict.reason}")
-                return
-            accepted = verdict.return_code == ACCEPTED
-            if accepted:
-                ends_s = self.clock.now_s() if verdict.ends_s is None else verdict.ends_s
-                connection.tokens.put(cbs.PutToken(cbs.holder_of(identity), password, ends_s, ""))
-                connection.known()
-            else:
-                log.warning("%s: SASL PLAIN refused: %s", connection.transport.peer, verdict.reason)
-            self._handle(connection, connection.engine.sasl_outcome(accepted))
-
-        self._ask_identities(connection, Authenticate(identity.id, password), judged)
-
-    def _put_token(self, connection: AmqpConnection, event: Received) -> None:
-        """Take a token: whether it is genuine is asked when a link is attached, or renewed by it."""
-        delivery = event.delivery
-        delivery.accept()
-        try:
-            request = decode(delivery.data)
-        except RemoteProtocolError as exc:
-            log.warning("%s: a request to $cbs cannot be read: %s", connection.transport.peer, exc)
-            return
-        token = cbs.parse_put_token(request, self.clock.now_s())
-        refusal = token if isinstance(token, Refusal) else connection.tokens.put(token)
-        if refusal is not None or isinstance(token, Refusal):
-            assert refusal is not None
-            log.warning("%s: a token is refused: %s", connection.transport.peer, refusal.reason)
-            connection.answer_cbs(cbs.answer(request, cbs.BAD_REQUEST, refusal.reason))
-            return
-        connection.answer_cbs(cbs.answer(request))
-        self._clients.renew(connection)
-        identity = named_in(token)
-        if not connection.is_known and identity is not None:
-            # The Node SDK attaches its first link when it has something to send: it is no stranger till then.
-            asked = Authenticate(identity.id, token.token)
-            self._ask_identities(connection, asked, lambda verdict: self._proved(connection, verdict))
-
-    def _proved(self, connection: AmqpConnection, verdict: Verdict) -> None:
-        if verdict.return_code == ACCEPTED:
-            connection.known()
-
-    def _ask_identities(
-        self, connection: AmqpConnection, asked: Authenticate, judged: Callable[[Verdict], None]
-    ) -> None:
-        connection.questions += 1
-
-        def answered(answer: object) -> None:
-            connection.questions -= 1
-            connection.stranger_since_s = self.clock.monotonic_s()
-            self._touched.add(connection)
-            if isinstance(answer, Verdict):
-                judged(answer)
-            else:
-                reason = f"identities cannot be checked now: {answer}"
-                judged(Verdict(asked.identity, TRY_AGAIN, reason))
-
-        self._ask(self._identities, asked, AGENT_LIMIT_S + 2, answered)
+    # identities
 
     def on_identity_revoked(self, message: IdentityRevoked) -> None:
         reason = "its identity was removed, disabled or has to prove itself anew"

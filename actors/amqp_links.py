@@ -159,6 +159,7 @@ class MessageLink(ClientLink):
         self.refusals = 0  # in a row
         self.taken_at_s = now_s  # when the client last accepted or dropped something (monotonic)
         self.repetitions = 0  # since then
+        self.accepted_last: dict[str, int] = {}  # by endpoint: the highest position in the last answer
         self.writers: dict[str, DeviceWriter] = {}  # by endpoint
 
     def forget(self, endpoint_id: str) -> None:

@@ -80,8 +80,8 @@ class AmqpServices:
 
     def received(self, link: RequestLink, delivery: Delivery) -> None:
         """A client has sent a twin request, or the answer to a method call."""
-        delivery.accept()
         client = link.client
+        client.connection.accept_first(delivery)
         try:
             message = decode(delivery.data)
         except RemoteProtocolError as exc:

@@ -29,13 +29,19 @@ class StreamListener:
         plain: Sequence[socket.socket],
         certificate: ServerCertificate,
         admission: Admission | None = None,
+        *,
+        acknowledges_at_once: bool = False,
     ) -> None:
-        """Take the sockets; `speaks` names the protocol for the log."""
+        """Take the sockets; `speaks` names the protocol for the log.
+
+        With `acknowledges_at_once`, TCP does so for each read: for clients that write twice before they wait.
+        """
+        self._acknowledges_at_once = acknowledges_at_once
         self._listener = TcpListener(speaks, tls, plain, certificate, admission or Admission())
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the loop of this thread."""
-        self._listener.open(lambda visit: StreamConnection(handler, visit))
+        self._listener.open(lambda visit: StreamConnection(handler, visit, self._acknowledges_at_once))
 
     def close(self) -> None:
         """Accept no more; who comes waits in the backlog."""
@@ -45,7 +51,8 @@ class StreamListener:
 class StreamConnection(asyncio.Protocol):
     """One accepted connection; also the Transport that its head writes to."""
 
-    def __init__(self, handler: ConnectionHandler, visit: Visit) -> None:
+    def __init__(self, handler: ConnectionHandler, visit: Visit, acknowledges_at_once: bool) -> None:
+        self._acknowledges_at_once = acknowledges_at_once
         self.peer = visit.peer
         self._visit = visit
         self._handler = handler
@@ -64,6 +71,8 @@ class StreamConnection(asyncio.Protocol):
         except Exception as exc:  # one client's bytes must not end the others' connections
             log.exception("%s: its data could not be handled", self.peer)
             self._handler.disconnected(self._client, f"internal error: {exc}")
+        if self._acknowledges_at_once:
+            self._visit.acknowledge_now()
 
     def pause_writing(self) -> None:
         self._handler.writing_paused(self._client)

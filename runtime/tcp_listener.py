@@ -8,6 +8,7 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 from actors.admission import MOST_CONNECTIONS, Admission
@@ -89,7 +90,7 @@ class TcpListener:
                 continue
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            visit = Visit(self._admission, address[0], address[1])
+            visit = Visit(self._admission, address[0], address[1], accepted)
             certificate = self._certificates[listening]
             context = certificate.context if certificate else None
             handshake = self._loop.create_task(self._shake_hands(accepted, visit, context))
@@ -129,8 +130,11 @@ class TcpListener:
 class Visit:
     """One accepted connection as the admission counts it, from accept to its end."""
 
-    def __init__(self, admission: Admission, address: str, port: int) -> None:
+    def __init__(
+        self, admission: Admission, address: str, port: int, accepted: socket.socket | None = None
+    ) -> None:
         self.peer = f"{address}:{port}"
+        self._socket = accepted
         self._admission = admission
         self._address = address
         self._stranger = True
@@ -141,6 +145,15 @@ class Visit:
         if self._stranger and not self._ended:
             self._stranger = False
             self._admission.authenticated(self._address)
+
+    def acknowledge_now(self) -> None:
+        """Have the kernel acknowledge what has come, instead of waiting for something to send along with it.
+
+        Linux forgets this soon, so it is said again after each read.
+        """
+        if self._socket is not None:
+            with suppress(OSError):  # closed meanwhile
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def end(self) -> None:
         """The connection is gone. Also where it may have been said already."""

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -45,6 +46,8 @@ AT_ONCE = {"snd_settle_mode": SndSettleMode.SETTLED, "rcv_settle_mode": RcvSettl
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubProcess]:
     with HubProcess(ROUTES, modules=("filter", "a", "b"), devices=("leaf", "other")) as made:
+        with AmqpSocket(made):
+            pass  # it is up; what is said to its actors before that is lost
         yield made
 
 
@@ -310,28 +313,16 @@ TIMES = {"accept": 1, "release": 2, "reject": 1, "modify": 2}  # that a message 
 @pytest.mark.parametrize("outcome", TIMES)
 def test_each_outcome_of_a_message_from_the_cloud_has_its_effect(hub: HubProcess, outcome: str) -> None:
     """Source: hub-protocols.md section 8.4, row 64."""
+    address = "/devices/other/messages/devicebound"
     bodies = [outcome.encode(), b"behind it"]
-    with AmqpSocket(hub) as client:
-        client.log_in("other")
-        link = client.receiver("/devices/other/messages/devicebound")
-        receive_c2d(hub, "other", bodies[0])
-        delivery, message = client.receive(link)
-        assert message.body == bodies[0]
-        assert message.to == "/devices/other"
-        settle(client, delivery, outcome)
+    receive_c2d(hub, "other", bodies[0])
+    with settled_first(hub, "other", address, outcome) as (client, link, first):
         receive_c2d(hub, "other", bodies[1])
-
-        got = [outcome.encode(), *accepted_until(client, link, bodies[1])]
+        got = [first.body, *accepted_until(client, link, bodies[1])]
         client.close()
-    if outcome == "modify":  # is no answer: it comes again, at the latest on the next link
-        with AmqpSocket(hub) as client:
-            client.log_in("other")
-            got += accepted_until(client, client.receiver("/devices/other/messages/devicebound"), bodies[0])
-            client.close()
 
-    assert [got.count(body) for body in bodies] == [TIMES[outcome], 1]
-    if outcome == "release":  # what is behind it waits
-        assert got == [bodies[0], *bodies]
+    assert first.to == "/devices/other"
+    assert got == [bodies[0]] * TIMES[outcome] + [bodies[1]]
 
 
 @pytest.mark.parametrize("outcome", TIMES)
@@ -339,29 +330,40 @@ def test_each_outcome_of_a_message_at_an_input_has_its_effect(hub: HubProcess, o
     """Source: hub-protocols.md section 8.4, row 64."""
     bodies = [f"64 {outcome} {number}".encode() for number in range(2)]
     address = f"{path_of(FILTER)}/messages/events"
-    with AmqpSocket(hub) as client, AmqpSocket(hub) as sending:
-        client.log_in(FILTER)
-        link = client.receiver(address)
-        drain(client, link)
+    with AmqpSocket(hub) as sending, AmqpSocket(hub) as earlier:
+        earlier.log_in(FILTER)
+        drain(hub, earlier, earlier.receiver(address))
         sending.log_in("leaf")
         sender = sending.events_sender("leaf")
         sending.send_ok(sender, bodies[0])
-        delivery, message = client.receive(link)
-        assert message.body == bodies[0]
-        assert message.annotations["x-opt-input-name"] == "in"
-        assert message.annotations["iothub-connection-device-id"] == "leaf"
-        settle(client, delivery, outcome)
-        sending.send_ok(sender, bodies[1])
-
-        got = [bodies[0], *accepted_until(client, link, bodies[1])]
-        client.close()
-    if outcome == "modify":
-        with AmqpSocket(hub) as client:
-            client.log_in(FILTER)
-            got += accepted_until(client, client.receiver(address), bodies[0])
+        with settled_first(hub, FILTER, address, outcome) as (client, link, first):
+            sending.send_ok(sender, bodies[1])
+            got = [first.body, *accepted_until(client, link, bodies[1])]
             client.close()
 
-    assert [got.count(body) for body in bodies] == [TIMES[outcome], 1]
+    assert first.annotations["x-opt-input-name"] == "in"
+    assert first.annotations["iothub-connection-device-id"] == "leaf"
+    assert got == [bodies[0]] * TIMES[outcome] + [bodies[1]]
+
+
+@contextmanager
+def settled_first(
+    hub: HubProcess, client_id: str, address: str, outcome: str
+) -> Iterator[tuple[AmqpSocket, Link, AmqpMessage]]:
+    """Answer the first message with an outcome; yields the connection to go on with, its link, the message.
+
+    Modified is no answer: the message comes again in MessageAckTimeoutSecs, or at once on another link.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(AmqpSocket(hub)).log_in(client_id)
+        link = client.receiver(address)
+        delivery, message = client.receive(link)
+        settle(client, delivery, outcome)
+        if outcome == "modify":
+            client.close()
+            client = stack.enter_context(AmqpSocket(hub)).log_in(client_id)
+            link = client.receiver(address)
+        yield client, link, message
 
 
 def accepted_until(client: AmqpSocket, link: Link, last: bytes) -> list[bytes]:
@@ -369,24 +371,20 @@ def accepted_until(client: AmqpSocket, link: Link, last: bytes) -> list[bytes]:
     got: list[bytes] = []
     while last not in got:
         delivery, message = client.receive(link)
+        link.grant(1)
         settle(client, delivery, "accept")
         got.append(message.body)
     return got
 
 
-def drain(client: AmqpSocket, link: Link) -> None:
+def drain(hub: HubProcess, client: AmqpSocket, link: Link) -> None:
     """Accept what waited for this input; it is over when a message sent now comes."""
-    with AmqpSocket(client._hub) as sending:
+    with AmqpSocket(hub) as sending:
         sending.log_in("edge1/b")
         mark = uuid.uuid4().bytes
         sending.send_ok(sending.events_sender("edge1/b"), mark)
-    while True:
-        delivery, message = client.receive(link)
-        delivery.accept()
-        link.grant(1)
-        client.flush()
-        if message.body == mark:
-            return
+    accepted_until(client, link, mark)
+    client.close()
 
 
 # twins and methods

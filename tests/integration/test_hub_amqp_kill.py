@@ -36,14 +36,17 @@ class AmqpPublisher(PipelinedPublisher):
                     self._under_way.append(number)
                     self._send(link, number)
             connection.flush()
+            accepted: list[int] = []
             for event in connection.read():
                 if isinstance(event, (Ended, LinkDetached)):
                     raise EOFError(event.description)
                 if isinstance(event, Settled):
-                    number = self._under_way.popleft()
                     assert event.outcome is Outcome.ACCEPTED, event
-                    assert event.delivery.tag == b"%d" % number, "accepted out of order"
-                    self.acknowledged.append(number)
+                    accepted.append(int(event.delivery.tag))
+            # What one disposition covers, the engine tells in any order.
+            for number in sorted(accepted):
+                assert number == self._under_way.popleft(), "accepted out of order"
+                self.acknowledged.append(number)
 
     @staticmethod
     def _send(link: Link, number: int) -> None:
