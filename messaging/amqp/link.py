@@ -110,6 +110,11 @@ class Link:
         return self.is_open and bool(lib.pn_link_get_drain(self._pn))
 
     @property
+    def held_bytes(self) -> int:
+        """Senders: how much of all links of the session waits to be written, or for the session's window."""
+        return int(lib.pn_session_outgoing_bytes(lib.pn_link_session(self._pn))) if self.is_open else 0
+
+    @property
     def unsettled(self) -> int:
         """How many deliveries have no outcome yet, or are not settled by both ends."""
         return len(self._deliveries)

@@ -80,7 +80,7 @@ class ServiceLinks:
         return refusal
 
     def look(self) -> None:
-        """End the links for which no token counts any more."""
+        """End the links for which no token counts any more; the others go on where they could not before."""
         for link, resource in list(self._resources.items()):
             if not link.is_open:
                 del self._resources[link]
@@ -92,6 +92,9 @@ class ServiceLinks:
                 owner = link.context
                 self._connection.detach(link, refusal_of(exc))
                 owner.detached(link)
+            else:
+                if isinstance(link.context, StreamReader):
+                    link.context.look()
 
     def _redirect(self, link: Link, asked: ServiceLink) -> None:
         """Say where the stream is read: clients of IoT Hub ask there for the endpoint of Event Hubs."""

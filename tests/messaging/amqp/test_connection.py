@@ -286,6 +286,20 @@ def test_a_detach_reaches_the_other_end_with_its_error(who: str) -> None:
     assert [link.credit for link in (ours, theirs)] == [0, 0]
 
 
+@CUTS
+def test_a_detach_behind_the_end_of_its_session_is_passed_over(piece_bytes: int) -> None:
+    server = server_with_link()
+    data = frame(END) + frame(DETACH, UInt(0), True) + frame(DETACH, UInt(1), True) + frame(CLOSE)
+    size = piece_bytes or len(data)
+
+    events = [
+        event for at in range(0, len(data), size) for event in server.receive_data(data[at : at + size])
+    ]
+
+    assert [type(event) for event in events] == [LinkDetached, Ended]
+    assert events[-1] == Ended("", "", False)
+
+
 def test_the_end_of_a_session_ends_its_links_alone() -> None:
     server = server_with_link()
     server.receive_data(begin(1))
