@@ -30,6 +30,23 @@ class ClientGone:
 
 
 @message
+class GiveWay:
+    """To a head: this identity wants to connect to another one. End its connection to yours.
+
+    Answered with GaveWay, when everybody has been told of that.
+    """
+
+    identity: str
+
+
+@message
+class GaveWay:
+    """This identity is not connected to this head any more."""
+
+    identity: str
+
+
+@message
 class ForgetIdentity:
     """To a head: this identity is gone, or another has its name now. End its connection, and have everything
     forgotten that was kept for it: session, twin, messages from the cloud. Answered with IdentityForgotten.

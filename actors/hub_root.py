@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from actors.append_guard import AppendGuard
-from actors.base import ChildSpec
+from actors.base import ChildSpec, EdgeActor
 from actors.cloud_connection import CloudConnections
+from actors.connected_clients import ConnectedClients
 from actors.http_head import HttpGate, HttpHead
 from actors.hub_client import HubClientActor
 from actors.hub_config import CertificateChanged, HubConfig
@@ -43,6 +44,7 @@ TWINS: Final = "hub/twins"
 METHODS: Final = "hub/methods"
 HUB_CLIENT: Final = "hub/client"
 MQTT: Final = "hub/mqtt"
+AMQP: Final = "hub/amqp"
 AGENT: Final = "agent"
 HELLO_S: Final = 1.0
 # Store, router and heads exchange an envelope for every read of a socket: on one event loop they handle a
@@ -80,6 +82,7 @@ class HubRootActor(RootActor):
         guard = AppendGuard()
         routes = KeptRoutes(config.routes, config.ttl_s)
         routing_trail, storage_trail = RoutingTrail(), StorageTrail()
+        heads = (MQTT, AMQP) if config.environment.amqp_enabled else (MQTT,)
         hosts = (config.iothub_hostname, *config.host_names)
 
         def store() -> StoreActor:
@@ -92,12 +95,13 @@ class HubRootActor(RootActor):
             )
 
         def identities() -> IdentityActor:
-            return IdentityActor(identity_copy, hosts, (MQTT,), check_certificate, UPSTREAM, config.device_id)
+            return IdentityActor(identity_copy, hosts, heads, check_certificate, UPSTREAM, config.device_id)
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)
 
         environment = config.environment
+        connected = ConnectedClients(environment.max_connected_clients)
         limits = LinkLimits(
             config.cloud_connections,
             config.cloud_messages_per_s,
@@ -136,6 +140,24 @@ class HubRootActor(RootActor):
                 cloud=UPSTREAM,
                 hub_client=HUB_CLIENT,
                 environment=environment,
+                connected=connected,
+            )
+
+        def amqp() -> EdgeActor:
+            from actors.amqp_head import AmqpHead  # with its engine: only where it is used
+
+            return AmqpHead(
+                amqp_listener,
+                config.device_id,
+                store=STORE,
+                router=ROUTER,
+                identities=IDENTITIES,
+                twins=TWINS,
+                methods=METHODS,
+                cloud=UPSTREAM,
+                hub_client=HUB_CLIENT,
+                environment=environment,
+                connected=connected,
             )
 
         def http() -> HttpHead:
@@ -167,6 +189,7 @@ class HubRootActor(RootActor):
                 ChildSpec("client", hub_client, exported=True),
                 ChildSpec("http", http, FRONT, exported=True),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
+                *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
             )
         )
 

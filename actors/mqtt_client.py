@@ -10,12 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from actors.intake import Batch, Unanswered, take_done
 from actors.ports import Transport
 from actors.store_messages import Delivered
 from messaging.identity import Identity
 from messaging.message import LARGEST_MESSAGE_BYTES, Message, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection
-from messaging.mqtt.packets import Packet, Publish, SubAck, UnsubAck, Will, encode_publish
+from messaging.mqtt.packets import (
+    Packet,
+    Publish,
+    SubAck,
+    UnsubAck,
+    Will,
+    encode_puback_many,
+    encode_publish,
+)
 from messaging.topics import Incoming, Telemetry, Unknown, parse_topic
 
 # Clients choose topics (message ids in the property bag), so what is remembered is bounded.
@@ -26,20 +35,9 @@ MOST_BULK_BYTES: Final = 64 * 1024
 MOST_REMEMBERED: Final = 32  # publishes that a reconnect may send again; the SDKs have at most 20 under way
 _DUP: Final = 0x08
 
-# Why a socket is not read.
-CREDIT: Final = "credit"  # too much of what it sent is not on disk yet
+# Why a socket is not read, besides want of credit (intake.py).
 UNREAD: Final = "unread"  # the client does not read what it is sent
 SESSION: Final = "session"  # too many of its subscriptions are not on disk yet
-
-
-@dataclass(slots=True)
-class Unanswered:
-    """A batch that is on its way to the disk, and the packet ids to acknowledge then."""
-
-    packet_ids: list[int]
-    size_bytes: int
-    sent_at_s: float
-    done: bool = False  # on disk
 
 
 # What a connection has published last, by packet id: a digest of topic and payload, and its batch.
@@ -52,13 +50,9 @@ InFlight = tuple[str, int, bytes, float]
 
 
 @dataclass(slots=True)
-class Batch:
-    """What one read of the connection brought for the router."""
+class Packets(Batch):
+    """What one read of the connection brought. What is to be acknowledged are packet ids."""
 
-    headers: dict[bytes, int] = field(default_factory=dict)
-    entries: list[tuple[int, bytes]] = field(default_factory=list)
-    packet_ids: list[int] = field(default_factory=list)
-    size_bytes: int = 0
     requests: list[tuple[Incoming, bytes]] = field(default_factory=list)  # what is no message, with payload
 
 
@@ -133,7 +127,7 @@ class MqttClient:
 
     # from the client
 
-    def add_publish(self, packet: Publish, batch: Batch) -> str:
+    def add_publish(self, packet: Publish, batch: Packets) -> str:
         """Put one PUBLISH into the batch; returns "" or why it is not passed on, though acknowledged.
 
         Raises:
@@ -145,7 +139,7 @@ class MqttClient:
             incoming = self._parse(packet.topic)
             if not isinstance(incoming, Telemetry | Unknown):
                 if packet.qos == 1:
-                    batch.packet_ids.append(packet.packet_id)
+                    batch.answers.append(packet.packet_id)
                 batch.requests.append((incoming, packet.payload))
                 return ""
             marks = {"mqtt-dup": packet.dup, "mqtt-retain": packet.retain}
@@ -155,7 +149,7 @@ class MqttClient:
                     self._headers.clear()
                 self._headers[key] = header
         if packet.qos == 1:  # a PUBACK answers nothing else; QoS 2 ends the connection
-            batch.packet_ids.append(packet.packet_id)
+            batch.answers.append(packet.packet_id)
         if isinstance(header, str):
             return header
         if packet.dup and self._is_stored(packet):
@@ -165,9 +159,7 @@ class MqttClient:
         if len(payload) > room_bytes:
             over_bytes = len(payload) - room_bytes
             return f"a message is {over_bytes} bytes over the limit of {LARGEST_MESSAGE_BYTES}"
-        index = batch.headers.setdefault(encoded, len(batch.headers))
-        batch.entries.append((index, payload))
-        batch.size_bytes += len(payload) + len(encoded)
+        batch.add(encoded, payload)
         return ""
 
     def _is_stored(self, packet: Publish) -> bool:
@@ -204,7 +196,7 @@ class MqttClient:
             if isinstance(packet, Publish) and packet.qos == 1:
                 self._recent.append((packet.packet_id, _digest(packet), unanswered))
 
-    def add_will(self, will: Will, batch: Batch) -> str:
+    def add_will(self, will: Will, batch: Packets) -> str:
         """Put the will of a client that went without DISCONNECT into a batch, as `add_publish` does."""
         incoming = self._parse(will.topic)
         if not isinstance(incoming, Telemetry | Unknown):
@@ -230,16 +222,11 @@ class MqttClient:
         header = encode_header(source_path(stamped), properties, stamped)
         return header, LARGEST_MESSAGE_BYTES - sent.size_bytes
 
-    def acknowledged(self) -> list[int]:
-        """Return the packet ids that may be acknowledged now, in the order of their PUBLISH."""
-        packet_ids: list[int] = []
-        unanswered = self.unanswered
-        while unanswered and unanswered[0].done:
-            first = unanswered.popleft()
-            self.unanswered_bytes -= first.size_bytes
-            packet_ids.extend(first.packet_ids)
-            first.packet_ids = []  # it may be remembered
-        return packet_ids
+    def acknowledge(self) -> None:
+        """Send the PUBACKs that may be sent now, in the order of their PUBLISH."""
+        packet_ids = take_done(self)
+        if packet_ids:
+            self.transport.write(encode_puback_many(packet_ids))
 
     # to the client
 

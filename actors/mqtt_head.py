@@ -1,11 +1,11 @@
 """The MQTT protocol head: clients connect, publish, subscribe, and get what waits for them.
 
 Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, Sessions, SessionSaved,
-             IdentityRevoked, ForgetIdentity, ActorRestarted, Tick; CallMethod, DesiredPatch, Twin,
-             ReportedPatched, TwinRefused, TwinForgotten; and, from its listener on the same thread,
-             connections
+             IdentityRevoked, ForgetIdentity, GiveWay, GaveWay, ActorRestarted, Tick; CallMethod,
+             DesiredPatch, Twin, ReportedPatched, TwinRefused, TwinForgotten; and, from its listener on the
+             same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
-             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client
+             hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client, other heads
              (see client_services.py)
 Started by:  HubRootActor, on an event loop; a restart closes its connections and the clients come back
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,12 +25,15 @@ from actors.client_services import (
     CallMethod,
     DesiredPatch,
     ForgetIdentity,
-    IdentityForgotten,
+    GaveWay,
+    GiveWay,
     ReportedPatched,
     Twin,
     TwinForgotten,
     TwinRefused,
 )
+from actors.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
+from actors.forgetting import when_forgotten
 from actors.hub_environment import MAX_CONNECTED_CLIENTS, HubEnvironment
 from actors.identities import (
     ACCEPTED,
@@ -40,9 +42,9 @@ from actors.identities import (
     IdentityRevoked,
     Verdict,
 )
-from actors.mqtt_client import UNREAD, Batch, MqttClient, Published, add_position
+from actors.intake import STORE_LIMIT_S, Intake
+from actors.mqtt_client import UNREAD, MqttClient, Packets, Published, add_position
 from actors.mqtt_deliveries import Deliveries
-from actors.mqtt_intake import STORE_LIMIT_S, Intake
 from actors.mqtt_login import Refusal, read_login
 from actors.mqtt_patience import keep_alive_s, wants_repetition, why_to_end
 from actors.mqtt_services import Services
@@ -97,11 +99,11 @@ class MqttHead(EdgeActor):
         cloud: str,
         hub_client: str,
         environment: HubEnvironment,
+        connected: ConnectedClients,
     ) -> None:
-        """Take the listener, the addresses of who does what, and settings of the deployment."""
+        """Take the listener, the addresses of who does what, settings, and what heads share."""
         self._environment = environment
-        most = environment.max_connected_clients
-        self._most_clients = math.inf if most is None else most
+        self._connected = connected
         self._listener = listener
         self._device_id = device_id
         self._store = store
@@ -111,10 +113,11 @@ class MqttHead(EdgeActor):
         self._clients: dict[int, MqttClient] = {}
         self._by_identity: dict[str, MqttClient] = {}
         self._published: dict[str, Published] = {}  # last, by identities that are not connected
-        self._ids = itertools.count(1)  # of batches, attachments, epochs
-        self._intake = Intake(self, router, self._next_id, environment.max_pending_inbound_acknowledgements)
+        self._intake = Intake(
+            self, router, connected.next_number, environment.max_pending_inbound_acknowledgements
+        )
         self._deliveries = Deliveries(
-            self, store, self._next_id, self._close, environment.max_pending_outbound_messages
+            self, store, connected.next_number, self._close, environment.max_pending_outbound_messages
         )
         self._services = Services(self, twins, methods, cloud, hub_client, self._ask)
         self._subscriptions = Subscriptions(self, store, self._ask_store, self._close, self._update)
@@ -123,9 +126,7 @@ class MqttHead(EdgeActor):
     # life
 
     def on_start(self) -> None:
-        # What belongs to ids from before a restart may still arrive, and epochs must never go back. Not the
-        # time of day: when that was set back, nobody could publish until it has caught up.
-        self._ids = itertools.count(int(self.clock.monotonic_s() * 1e6))
+        self._connected.head_started(self.address, self.clock.monotonic_s())
         for address in (self._store, self._router, self._identities):
             self.tell(address, Watch())
         self._ask_store(LoadSessions(), self._sessions_loaded)
@@ -213,7 +214,7 @@ class MqttHead(EdgeActor):
         self._close(client, error, logging.INFO)
 
     def _handle(self, client: MqttClient, packets: list[Packet]) -> None:
-        batch = Batch()
+        batch = Packets()
         acknowledged: dict[str, list[tuple[int, int]]] = {}
         in_flight = client.in_flight
         offence: RemoteProtocolError | None = None
@@ -254,8 +255,10 @@ class MqttHead(EdgeActor):
             log.warning("%s: %d messages dropped: %s", client.client_id, len(dropped), dropped[0])
         if client.closed:
             return  # what was published in the same read is not acknowledged, so it comes again
-        if batch.packet_ids or batch.entries:
-            self._intake.publish(client, batch, packets)
+        if batch.answers or batch.entries:
+            unanswered = self._intake.publish(client, batch)
+            if batch.answers:
+                client.remember(packets, unanswered)
         for incoming, payload in batch.requests:
             self._services.request(client, incoming, payload)
         if client.subscription_answers:
@@ -299,6 +302,7 @@ class MqttHead(EdgeActor):
             self._publish_will(client, client.will)
         if self._by_identity.get(client.client_id) is client:
             del self._by_identity[client.client_id]
+            self._connected.went(client.client_id, self.address)
             if not client.clean_session:
                 self._published[client.client_id] = client.published()
             self._deliveries.forget(client)
@@ -306,7 +310,7 @@ class MqttHead(EdgeActor):
         self._intake.forget(client)
 
     def _publish_will(self, client: MqttClient, will: Will) -> None:
-        batch = Batch()
+        batch = Packets()
         try:
             problem = client.add_will(will, batch)
         except RemoteProtocolError as exc:
@@ -347,19 +351,26 @@ class MqttHead(EdgeActor):
             self._refuse(client, verdict.return_code, verdict.reason)
             return
         earlier = self._by_identity.get(client.client_id)
+        other = self._connected.head_of(client.client_id)
         if earlier is not None:
             self._close(earlier, "the same identity has connected again")
-        elif len(self._by_identity) >= self._most_clients:
-            reason = f"{self._most_clients} clients are connected, as many as {MAX_CONNECTED_CLIENTS} allows"
+        elif other:
+            way = GiveWay(client.client_id)
+            self._ask(other, way, GIVE_WAY_LIMIT_S, lambda _: self._judged(client, user, verdict))
+            return
+        elif self._connected.is_full:
+            most = self._connected.most
+            reason = f"{most} clients are connected, as many as {MAX_CONNECTED_CLIENTS} allows"
             self._refuse(client, TRY_AGAIN, reason)
             return
         client.ends_s = verdict.ends_s
         earlier_publishes = self._published.pop(client.client_id, {})
         if not client.clean_session:
             client.earlier = earlier_publishes
-        client.accept(next(self._ids), self._device_id, user.model_id)
+        client.accept(self._connected.next_number(), self._device_id, user.model_id)
         client.transport.authenticated()
         self._by_identity[client.client_id] = client
+        self._connected.came(client.client_id, self.address)
         present = self._subscriptions.begin(client)
         client.seen_at_s = self.clock.monotonic_s()
         client.transport.write(client.codec.send(ConnAck(ReturnCode.ACCEPTED, present)))
@@ -385,20 +396,20 @@ class MqttHead(EdgeActor):
             self._close(client, "its identity was removed, disabled or has to prove itself anew")
         self._published.pop(message.identity, None)
 
+    def on_give_way(self, message: GiveWay) -> None:
+        client = self._by_identity.get(message.identity)
+        if client is not None:
+            self._close(client, "the same identity has connected over another protocol")
+        self.reply(GaveWay(message.identity))
+
+    def on_gave_way(self, message: GaveWay) -> None:
+        self._answered(message)
+
     def on_forget_identity(self, message: ForgetIdentity) -> None:
         """Have store and twins forget it at once: what a client of the same name says comes behind."""
-        identity, asked = message.identity, self.envelope
+        identity = message.identity
         self.on_identity_revoked(IdentityRevoked(identity))
-        kept = {SessionSaved, TwinForgotten}  # what says that a part of it is gone
-
-        def forgotten(answer: object) -> None:
-            if type(answer) not in kept:
-                log.error("what was kept for %s, which is gone, is still there: %s", identity, answer)
-                return
-            kept.discard(type(answer))
-            if not kept:
-                self.reply(IdentityForgotten(identity), asked)
-
+        forgotten = when_forgotten(self, identity, self.envelope)
         self._subscriptions.forget(identity, forgotten)
         self._services.forget_twin(identity, forgotten)
 
@@ -451,9 +462,6 @@ class MqttHead(EdgeActor):
 
     def _ask_store(self, request: object, answered: Callable[[object], None]) -> None:
         self._ask(self._store, request, STORE_LIMIT_S, answered)
-
-    def _next_id(self) -> int:
-        return next(self._ids)
 
     def _answered(self, answer: object) -> bool:
         then = self._waiting.pop(self.envelope.correlation_id, None)

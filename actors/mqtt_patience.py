@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from actors.hub_environment import HubEnvironment
+from actors.intake import STORE_LIMIT_S
 from actors.mqtt_client import UNREAD, MqttClient
-from actors.mqtt_intake import STORE_LIMIT_S
 from actors.redelivery import wait_s
 
 KEEP_ALIVE_FACTOR: Final = 1.5  # [MQTT-3.1.2-24]

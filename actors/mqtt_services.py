@@ -14,13 +14,10 @@ from actors.base import EdgeActor
 from actors.c2d_queues import granted_qos
 from actors.client_services import (
     CallMethod,
-    ClientChanged,
-    ClientGone,
     DesiredPatch,
     DesiredTold,
     ForgetTwin,
     GetTwin,
-    HeadStarted,
     MethodAnswered,
     PatchReported,
     ReportedPatched,
@@ -28,7 +25,7 @@ from actors.client_services import (
     TwinRefused,
 )
 from actors.mqtt_client import MqttClient
-from messaging.lifecycle import Watch
+from actors.presence import Presence
 from messaging.mqtt.filters import MAX_TEXT_BYTES, matches
 from messaging.mqtt.packets import encode_publish
 from messaging.topics import (
@@ -63,22 +60,18 @@ class Services:
         self._head = head
         self._twins = twins
         self._methods = methods
-        self._listeners = (twins, methods, cloud, hub_client)
+        self._presence = Presence(head, twins, methods, cloud, hub_client)
         self._ask = ask
 
     # who is there
 
     def started(self) -> None:
         """The head serves clients from now on."""
-        for listener in self._listeners:
-            self._head.tell(listener, Watch())
-            self._head.tell(listener, HeadStarted())
+        self._presence.started()
 
-    def restarted(self, listener: str, clients: Iterable[MqttClient]) -> None:
+    def restarted(self, service: str, clients: Iterable[MqttClient]) -> None:
         """A service may have forgotten who there is."""
-        if listener in self._listeners:
-            for client in clients:
-                self._introduce(client, listener)
+        self._presence.restarted(service, clients)
 
     def update(self, client: MqttClient) -> None:
         """A client has connected or subscribed: tell the services what it wants, if that is news."""
@@ -86,21 +79,11 @@ class Services:
         features.discard(Feature.UNKNOWN)
         if granted_qos(client.client_id, client.subscriptions) is None:
             features.discard(Feature.C2D)  # a module, or a filter for another device
-        wanted = tuple(sorted(feature.name for feature in features))
-        if wanted != client.features:
-            client.features = wanted
-            for listener in self._listeners:
-                self._introduce(client, listener)
-
-    def _introduce(self, client: MqttClient, listener: str) -> None:
-        if client.features is not None:
-            self._head.tell(listener, ClientChanged(client.client_id, client.features, client.model_id))
+        self._presence.wants(client, tuple(sorted(feature.name for feature in features)))
 
     def forget(self, client: MqttClient) -> None:
         """The connection is gone."""
-        if client.features is not None:
-            for listener in self._listeners:
-                self._head.tell(listener, ClientGone(client.client_id))
+        self._presence.gone(client)
 
     # from clients
 

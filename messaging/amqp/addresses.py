@@ -37,7 +37,8 @@ _DEVICE_PATH: Final = re.compile(
     _FLAGS,
 )
 _SERVICE_PATH: Final = re.compile(
-    r"/?(messages/devicebound|messages/servicebound/feedback|messages/servicebound/filenotifications)(?:\?.*)?",
+    r"/?(messages/devicebound|messages/servicebound/feedback|messages/servicebound/filenotifications"
+    r"|messages/events)/?(?:\?.*)?",
     _FLAGS,
 )
 _PARTITION_PATH: Final = re.compile(r"/?(.+)/consumergroups/([^/]+)/partitions/([^/?]+)(?:\?.*)?", _FLAGS)
@@ -63,6 +64,7 @@ class ServiceKind(enum.Enum):
     FEEDBACK = "feedback on messages to devices"
     FILE_NOTIFICATIONS = "notifications of uploaded files"
     EVENTS = "messages of devices"
+    ENDPOINT = "the question where the messages of devices are read"
     MANAGEMENT_REQUESTS = "questions about the stream of messages"
     MANAGEMENT_ANSWERS = "answers about the stream of messages"
 
@@ -139,6 +141,7 @@ _ON_SERVICE: Final[Mapping[str, tuple[ServiceKind | None, ServiceKind | None]]] 
     "messages/devicebound": (ServiceKind.C2D, None),
     "messages/servicebound/feedback": (None, ServiceKind.FEEDBACK),
     "messages/servicebound/filenotifications": (None, ServiceKind.FILE_NOTIFICATIONS),
+    "messages/events": (None, ServiceKind.ENDPOINT),
 }
 
 

@@ -9,7 +9,7 @@ Source: AMQP 1.0 part 1 (types) and part 3.2 (sections); spec sheet hub-protocol
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from messaging.amqp.values import (
     Described,
     Int,
     Long,
+    StringArray,
     Symbol,
     Timestamp,
     UByte,
@@ -36,6 +37,7 @@ __all__ = [
     "Int",
     "Long",
     "MessageId",
+    "StringArray",
     "Symbol",
     "Timestamp",
     "UByte",
@@ -257,21 +259,40 @@ def _read_map(encoded: bytes) -> dict[str, object]:
     return {str(key): value for key, value in pairs.items() if isinstance(key, str)}
 
 
-_TEXT = (str,)
-_NUMBER = (int,)
-_ID = (str, int, uuid.UUID, bytes)
-# The fields of the section `properties` that are read, and their types. Source: AMQP 1.0 part 3.2.4.
-_PROPERTY_TYPES: tuple[tuple[type, ...], ...] = (
-    _ID,  # message-id
-    (bytes,),  # user-id
-    _TEXT,  # to
-    _TEXT,  # subject
-    _TEXT,  # reply-to
-    _ID,  # correlation-id
-    _TEXT,  # content-type
-    _TEXT,  # content-encoding
-    _NUMBER,  # absolute-expiry-time
-    _NUMBER,  # creation-time
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_ascii(value: object) -> bool:
+    return isinstance(value, str) and value.isascii()
+
+
+def _is_binary(value: object) -> bool:
+    return isinstance(value, bytes)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_id(value: object) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and value >= 0  # to be a ulong in an answer
+    return isinstance(value, str | uuid.UUID | bytes)
+
+
+# The fields of the section `properties` that are read. Source: AMQP 1.0 part 3.2.4.
+_PROPERTY_FIELDS: tuple[tuple[str, Callable[[object], bool]], ...] = (
+    ("message-id", _is_id),
+    ("user-id", _is_binary),
+    ("to", _is_text),
+    ("subject", _is_text),
+    ("reply-to", _is_text),
+    ("correlation-id", _is_id),
+    ("content-type", _is_ascii),
+    ("content-encoding", _is_ascii),
+    ("absolute-expiry-time", _is_time),
+    ("creation-time", _is_time),
 )
 
 
@@ -281,11 +302,11 @@ def _read_properties(encoded: bytes) -> tuple[Any, ...]:
     fields = decode_value(encoded)
     if not isinstance(fields, list):
         raise RemoteProtocolError("AMQP properties that are not a list")
-    read = fields[: len(_PROPERTY_TYPES)]
-    for value, types in zip(read, _PROPERTY_TYPES, strict=False):
-        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
-            raise RemoteProtocolError("an AMQP property of a wrong type")
-    return (*read, *(None,) * (len(_PROPERTY_TYPES) - len(read)))
+    read = fields[: len(_PROPERTY_FIELDS)]
+    for value, (name, is_right) in zip(read, _PROPERTY_FIELDS, strict=False):
+        if value is not None and not is_right(value):
+            raise RemoteProtocolError(f"AMQP property {name} has a wrong type")
+    return (*read, *(None,) * (len(_PROPERTY_FIELDS) - len(read)))
 
 
 def _properties(message: AmqpMessage) -> list[object]:

@@ -19,6 +19,7 @@ from cproton_ffi import ffi, lib
 from messaging.amqp import frames
 from messaging.amqp.engine import SCRATCH_BYTES, Engine, scratches
 from messaging.amqp.events import Event
+from messaging.amqp.full_frames import with_all_fields
 from messaging.amqp.link import MAX_MESSAGE_BYTES, Link, RcvSettleMode, SndSettleMode
 from messaging.amqp.sasl import ClientHandshake, ClientSasl, Handshake, ServerHandshake, ServerSasl
 from messaging.amqp.values import put_fields
@@ -41,6 +42,7 @@ class Connection(Engine):
         idle_timeout_s: We announce this; a peer that was silent for twice as long is Ended (AMQP 1.0 part
             2.4.5 advises to announce half of what one bears).
         properties: Of our Open.
+        all_fields: Write performatives with all their fields: see full_frames.py.
 
     Attributes:
         is_client: As told by `sasl`.
@@ -56,6 +58,7 @@ class Connection(Engine):
         max_frame_bytes: int = 65_536,
         idle_timeout_s: float = 240.0,
         properties: Mapping[str, object] | None = None,
+        all_fields: bool = False,
     ) -> None:
         super().__init__(
             is_client=not isinstance(sasl, ServerSasl),
@@ -71,6 +74,7 @@ class Connection(Engine):
         elif sasl is not None:
             self._handshake = ClientHandshake(sasl)
         self._max_frame_bytes = max_frame_bytes
+        self._all_fields = all_fields
         self._heart_beat = b""
         self._heart_beat_at_s = 0.0
         self._frames_sent = 0
@@ -198,12 +202,17 @@ class Connection(Engine):
                 chunks.append(ffi.unpack(scratch, taken))
                 lib.pn_transport_pop(transport, taken)
             scratches.append(scratch)
+            for free, pn in self._leaving:
+                free(pn)
+            self._leaving.clear()
             chunks.append(self._last_words or self._heart_beat)
             self._heart_beat = self._last_words = b""
         if self.ended:
             self._free()
         data = b"".join(chunks)
-        return self._with_formats(data) if self._sent_tags else data
+        if self._sent_tags:
+            data = self._with_formats(data)
+        return with_all_fields(data) if self._all_fields else data
 
     def _with_formats(self, data: bytes) -> bytes:
         """Say BATCH_FORMAT where it belongs; `data` is whole frames, because all is taken from the engine."""

@@ -78,6 +78,9 @@ class Engine:
         self._last_words = b""  # our Close, while it waits
         self._links: dict[Any, Link] = {}  # by the engine's
         self._session: Any = None  # a client's one
+        # Links and sessions that ended, and what frees them: to be called when Detach or End are out, because
+        # those that are freed earlier stay in memory as long as the connection.
+        self._leaving: list[tuple[Callable[[Any], None], Any]] = []
         self._sessions = 0  # begun by the peer
         self._opened = False  # by the peer
         self._partial_bytes = 0
@@ -112,6 +115,7 @@ class Engine:
         for link in self._links.values():
             link._forget()
         self._links.clear()
+        self._leaving.clear()
         lib.pn_transport_unbind(transport)
         lib.pn_connection_collect(self._connection, ffi.NULL)
         lib.pn_collector_release(self._collector)
@@ -294,7 +298,7 @@ class Engine:
         else:
             self._sessions -= 1
         lib.pn_session_close(session)
-        lib.pn_session_free(session)
+        self._leaving.append((lib.pn_session_free, session))
 
     def _on_attach(self, event: Any, events: list[Event]) -> None:
         pn = lib.pn_event_link(event)
@@ -349,7 +353,7 @@ class Engine:
             lib.pn_link_close(pn)
         else:
             lib.pn_link_detach(pn)
-        lib.pn_link_free(pn)
+        self._leaving.append((lib.pn_link_free, pn))
 
     def _on_flow(self, event: Any, events: list[Event]) -> None:
         link = self._links.get(lib.pn_event_link(event))

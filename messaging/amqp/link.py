@@ -144,8 +144,11 @@ class Link:
         lib.pn_link_open(pn)
         self.is_open = True
 
-    def refuse(self, condition: str, description: str) -> None:
-        """Answer an attach of the peer with an attach without our terminus, and a detach with this error."""
+    def refuse(self, condition: str, description: str, info: Mapping[str, object] | None = None) -> None:
+        """Answer an attach of the peer with an attach without our terminus, and a detach with this error.
+
+        `info` goes with the error; names are symbols.
+        """
         pn = self._pn
         if pn is None or self.is_open:
             return
@@ -157,6 +160,8 @@ class Link:
         lib.pn_terminus_copy(theirs, remote)
         lib.pn_terminus_set_type(ours, lib.PN_UNSPECIFIED)
         lib.pn_link_open(pn)
+        if info:
+            put_fields(lib.pn_condition_info(lib.pn_link_condition(pn)), info)
         self._detach(condition, description)
 
     def detach(self, condition: str = "", description: str = "") -> None:

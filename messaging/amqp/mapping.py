@@ -188,17 +188,17 @@ def _properties(received: AmqpMessage) -> tuple[dict[str, str | None], dict[str,
         (names.EXPIRY, iso_of_ms(expiry_ms) if expiry_ms else None),
     ):
         if text:
-            system_properties[name] = text
+            system_properties[name] = str(text)  # some clients write symbols
     for wire, name in _ANNOTATIONS.items():
         value = received.annotations.get(wire)
         if value and isinstance(value, str):
-            system_properties[name] = value
+            system_properties[name] = str(value)
     for wire, value in received.application_properties.items():
         canonical = _APPLICATION.get(wire)
         if canonical is None:
-            properties[wire] = value if isinstance(value, str) else None
+            properties[wire] = str(value) if isinstance(value, str) else None
         elif isinstance(value, str) and value:
-            system_properties[canonical] = value
+            system_properties[canonical] = str(value)
         elif canonical is names.CREATION_TIME and isinstance(value, Timestamp):
             system_properties[canonical] = iso_of_ms(value)
     return properties, system_properties

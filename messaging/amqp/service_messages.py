@@ -13,10 +13,9 @@ from messaging.amqp.addresses import LinkKind, parse_address
 from messaging.amqp.codec import AmqpMessage, Long, Timestamp
 from messaging.amqp.conditions import ARGUMENT_ERROR, Refusal
 from messaging.amqp.mapping import ACK, message_to_cloud, read_message
-from messaging.message import Message
+from messaging.message import FEEDBACK_TYPE, Message
 from messaging.text import quoted
 
-FEEDBACK_TYPE: Final = "application/vnd.microsoft.iothub.feedback.json"
 Ack = Literal["none", "positive", "negative", "full"]
 
 _TELLS: Final = get_args(Ack)
@@ -72,10 +71,14 @@ def read_to_device(received: AmqpMessage) -> ToDevice | Refusal:
     )
 
 
-def feedback(records: bytes, enqueued_ms: int) -> AmqpMessage:
-    """Return what became of messages, for the services that have sent them; `records` is a JSON array."""
+def feedback(records: bytes, enqueued_ms: int, hub: str) -> AmqpMessage:
+    """Return what became of messages, for the services that have sent them; `records` is a JSON array.
+
+    The .NET SDK cannot read one without a user id: IoT Hub names itself there.
+    """
     return AmqpMessage(
         body=records,
+        user_id=hub.encode(),
         content_type=FEEDBACK_TYPE,
         content_encoding="utf-8",
         annotations={"iothub-enqueuedtime": Timestamp(enqueued_ms)},

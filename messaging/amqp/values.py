@@ -62,6 +62,12 @@ class Timestamp(int):
     __slots__ = ()
 
 
+class StringArray(tuple[str, ...]):
+    """An AMQP array of strings; it is read as a list."""
+
+    __slots__ = ()
+
+
 class Described(NamedTuple):
     """A value with a descriptor."""
 
@@ -251,6 +257,14 @@ def _put_list(data: Any, values: list[object] | tuple[object, ...]) -> None:
     lib.pn_data_exit(data)
 
 
+def _put_string_array(data: Any, values: StringArray) -> None:
+    lib.pn_data_put_array(data, False, lib.PN_STRING)
+    lib.pn_data_enter(data)
+    for value in values:
+        put(data, value)
+    lib.pn_data_exit(data)
+
+
 def _put_map(data: Any, pairs: Mapping[object, object]) -> None:
     lib.pn_data_put_map(data)
     lib.pn_data_enter(data)
@@ -286,6 +300,7 @@ _PUT: dict[type, Callable[[Any, Any], object]] = {
     Described: _put_described,
     list: _put_list,
     tuple: _put_list,
+    StringArray: _put_string_array,
     dict: _put_map,
 }
 

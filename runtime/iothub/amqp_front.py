@@ -23,7 +23,6 @@ from messaging.amqp.cbs import PutToken
 from messaging.amqp.conditions import (
     CONNECTION_FORCED,
     INTERNAL_ERROR,
-    NOT_ALLOWED,
     UNAUTHORIZED_ACCESS,
     Refusal,
     refusal_of,
@@ -92,22 +91,7 @@ class ServiceLinks(Protocol):
         """Do what is due by the clock: called each second."""
 
 
-class NoServices:
-    """Refuses the links of services."""
-
-    async def attach(self, link: Link, asked: ServiceLink) -> Refusal | None:
-        return Refusal(NOT_ALLOWED, "this hub serves no services over AMQP")
-
-    def look(self) -> None:
-        pass
-
-
 MakeServiceLinks = Callable[["AmqpConnection"], ServiceLinks]
-
-
-def no_services(connection: AmqpConnection) -> ServiceLinks:
-    """Return what refuses the links of services."""
-    return NoServices()
 
 
 class AmqpConnection:
@@ -129,7 +113,9 @@ class AmqpConnection:
         self._credit = credit
         self._transport = transport
         self._ended = ended
-        self._engine = Connection(container_id=f"DeviceGateway_{uuid.uuid4()}", sasl=ServerSasl())
+        self._engine = Connection(
+            container_id=f"DeviceGateway_{uuid.uuid4()}", sasl=ServerSasl(), all_fields=True
+        )
         self._proven_at_s = clock.monotonic_s()
         self._closed = False
         self._links: set[Link] = set()  # those that were accepted

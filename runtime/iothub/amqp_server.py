@@ -11,7 +11,8 @@ from typing import Final
 
 from actors.ports import Transport
 from messaging.clock import Clock, SystemClock
-from runtime.iothub.amqp_front import AmqpConnection, MakeServiceLinks, no_services
+from runtime.iothub.amqp_front import AmqpConnection
+from runtime.iothub.amqp_services import service_links
 from runtime.iothub.credit import Credit
 from runtime.iothub.hub import IotHub
 
@@ -25,11 +26,10 @@ class AmqpServer:
         self,
         hub: IotHub,
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
-        services: MakeServiceLinks = no_services,
     ) -> None:
         self._hub = hub
         self._clock = clock
-        self._services = services
+        self._services = service_links()
         self._credit = Credit()
         self._connections: set[AmqpConnection] = set()
         self._tick: asyncio.TimerHandle | None = None

@@ -144,9 +144,8 @@ class ShownTokens:
         policy = self._hub.policies.find(token.key_name)
         if resource is None:
             resource = sas.resource_of(token)
-        sas.check_resource(
-            token, policy.keys, policy.name, resource, self._hub.hosts, self._hub.clock.now_s()
-        )
+        keys = (*policy.keys, *policy.event_hubs_keys)
+        sas.check_resource(token, keys, policy.name, resource, self._hub.hosts, self._hub.clock.now_s())
 
 
 def _names_device(token: SasToken) -> bool:

@@ -1,7 +1,7 @@
-"""Cloud-to-device messages: a queue per device, locks, expiry, and feedback for senders who want it.
+"""Cloud-to-device messages: a queue per device, locks, expiry; feedback is left for senders who want it.
 
 A message that was passed on is locked for a minute: acknowledged in that time it is gone, else it is passed
-on again. A lost connection gives its locks back at once. Locks are in memory, messages and feedback on disk.
+on again. A lost connection gives its locks back at once. Locks are in memory, messages on disk.
 
 Source: spec sheets hub-protocols.md sections 7.4 and 7.7, security-daemon.md section 4.7
 """
@@ -21,7 +21,7 @@ from messaging import system_properties as names
 from messaging.clock import Clock
 from messaging.identity import Identity
 from messaging.time_text import iso_utc
-from runtime.iothub import identities, refusals
+from runtime.iothub import feedback, identities, refusals
 from runtime.iothub.cloud_db import CloudDb
 from runtime.iothub.records import Ack, C2dMessage, Feedback, Grant, Outcome
 from runtime.iothub.sessions import Sessions
@@ -31,8 +31,6 @@ LARGEST_BYTES: Final = 64 * 1024  # body, names and values of properties
 TTL_S: Final = 3600.0
 LOCK_S: Final = 60.0
 MOST_DELIVERIES: Final = 10
-FEEDBACK_BATCH: Final = 64
-FEEDBACK_TTL_S: Final = 3600.0
 
 _TELLS: Mapping[Outcome, tuple[Ack, ...]] = {
     "Success": ("positive", "full"),
@@ -59,7 +57,6 @@ class C2dQueues:
         self._sessions = sessions
         self._locks: dict[str, _Locked] = {}
         self._locked: set[int] = set()
-        self._feedback_locks: dict[str, tuple[Sequence[int], float]] = {}
 
     async def send(
         self,
@@ -187,57 +184,15 @@ class C2dQueues:
         """Give up what expired, pass on again what was not acknowledged in time."""
         now_s = self._clock.now_s()
 
-        def expire(connection: sqlite3.Connection) -> None:
-            _take_out(connection, "expires_s <= ?", (now_s,), "Expired", now_s)
-            connection.execute("DELETE FROM feedback WHERE at_s <= ?", (now_s - FEEDBACK_TTL_S,))
-
         late = [lock for lock, locked in self._locks.items() if locked.until_s <= now_s]
         devices = {self._locks[lock].device_id for lock in late}
         for lock in late:
             self._locked.discard(self._locks.pop(lock).sequence_number)
-        for lock in [lock for lock, (_, until_s) in self._feedback_locks.items() if until_s <= now_s]:
-            del self._feedback_locks[lock]
-        await self._db.run(expire)
+        await self._db.run(
+            lambda connection: _take_out(connection, "expires_s <= ?", (now_s,), "Expired", now_s)
+        )
         for device_id in devices:
             self.deliver(Identity(device_id))
-
-    # ---- feedback
-
-    async def receive_feedback(self) -> tuple[str, list[Feedback]] | None:
-        """Return a lock and up to `FEEDBACK_BATCH` records, None when there are none."""
-        rows = await self._db.run(
-            lambda connection: connection.execute("SELECT seq, data FROM feedback ORDER BY seq").fetchall()
-        )
-        taken = {seq for numbers, _ in self._feedback_locks.values() for seq in numbers}
-        free = [(seq, data) for seq, data in rows if seq not in taken][:FEEDBACK_BATCH]
-        if not free:
-            return None
-        lock = str(uuid.uuid4())
-        self._feedback_locks[lock] = ([seq for seq, _ in free], self._clock.now_s() + LOCK_S)
-        return lock, [msgspec.msgpack.decode(data, type=Feedback) for _, data in free]
-
-    async def complete_feedback(self, lock: str) -> None:
-        """The service has the records.
-
-        Raises:
-            IotHubError: 412002 the lock is unknown or has run out.
-        """
-        numbers = self._unlock_feedback(lock)
-        await self._db.run(
-            lambda connection: connection.executemany(
-                "DELETE FROM feedback WHERE seq = ?", [(seq,) for seq in numbers]
-            )
-        )
-
-    def abandon_feedback(self, lock: str) -> None:
-        """The service wants the records later. Raises as `complete_feedback`."""
-        self._unlock_feedback(lock)
-
-    def _unlock_feedback(self, lock: str) -> Sequence[int]:
-        numbers, until_s = self._feedback_locks.pop(lock, ((), 0.0))
-        if until_s <= self._clock.now_s():
-            raise refusals.lock_lost(lock)
-        return numbers
 
     def _settled(self, grant: Grant, lock: str) -> _Locked | None:
         locked = self._locks.get(lock)
@@ -274,10 +229,7 @@ def _take_out(
     for seq, device_id, count, data in rows:
         generation_id, message = _decode(data, seq, count)
         if message.ack in _TELLS[outcome]:
-            feedback = Feedback(message.message_id, device_id, generation_id, outcome, now_s)
-            connection.execute(
-                "INSERT INTO feedback (at_s, data) VALUES (?, ?)", (now_s, msgspec.msgpack.encode(feedback))
-            )
+            feedback.leave(connection, Feedback(message.message_id, device_id, generation_id, outcome, now_s))
     connection.executemany("DELETE FROM c2d WHERE seq = ?", [(seq,) for seq, *_ in rows])
     return len(rows)
 

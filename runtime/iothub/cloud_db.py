@@ -71,6 +71,7 @@ MIGRATIONS: tuple[str, ...] = (
         kind TEXT NOT NULL, key TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (kind, key)
     )
     """,
+    "ALTER TABLE feedback ADD COLUMN delivery_count INTEGER NOT NULL DEFAULT 0",
 )
 
 _LARGEST_GROUP = 1000  # jobs of one transaction: the first in it waits for the last

@@ -20,6 +20,7 @@ from messaging.twin import Json
 from runtime.iothub import documents, identities, methods, proofs, refusals, twins
 from runtime.iothub.c2d import C2dQueues
 from runtime.iothub.cloud_db import CloudDb
+from runtime.iothub.feedback import FeedbackQueue
 from runtime.iothub.identities import Change
 from runtime.iothub.methods import MethodCalls
 from runtime.iothub.policies import Policies
@@ -29,8 +30,9 @@ from runtime.iothub.records import (
     CutOff,
     DeviceSession,
     Event,
+    Extent,
     Features,
-    Feedback,
+    FeedbackBatch,
     Grant,
     MethodResult,
     Registered,
@@ -38,7 +40,7 @@ from runtime.iothub.records import (
 )
 from runtime.iothub.service import ServiceSide
 from runtime.iothub.sessions import Sessions
-from runtime.iothub.telemetry import RING_BYTES, Follower, TelemetryStream
+from runtime.iothub.telemetry import HELD_BYTES, RING_BYTES, Follower, TelemetryStream
 from runtime.iothub.twins import DesiredChange
 
 log = logging.getLogger(__name__)
@@ -61,11 +63,13 @@ class IotHub:
         self.hosts = tuple(hosts)
         self.policies = policies
         self.clock = clock
+        self.opened_s = clock.now_s()
         self._db = db
         self._sessions = Sessions(db, clock)
         self._stream = TelemetryStream(db, clock, ring_bytes)
         self._methods = MethodCalls(self._sessions)
         self._c2d = C2dQueues(db, clock, self._sessions)
+        self._feedback = FeedbackQueue(db, clock)
         self.service = ServiceSide(db, self._sessions, clock, self._tell_desired)
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -189,12 +193,26 @@ class IotHub:
         """Have somebody told of telemetry that was stored; see `TelemetryStream.follow`."""
         self._stream.follow(follower)
 
-    async def events(self, after: int, max_count: int = 1000, wait_s: float = 0.0) -> list[Event]:
+    async def events(
+        self, after: int, max_count: int = 1000, wait_s: float = 0.0, most_bytes: int = HELD_BYTES
+    ) -> list[Event]:
         """Return what follows sequence number `after` (0: from the oldest kept) in order.
 
-        Waits up to `wait_s` for something when there is nothing.
+        Waits up to `wait_s` for something when there is nothing. With `most_bytes` it stops at about that
+        much, behind one message at least.
         """
-        return await self._stream.read(after, max_count, wait_s)
+        return await self._stream.read(after, max_count, wait_s, most_bytes)
+
+    async def stream_extent(self) -> Extent:
+        """Return which messages the stream holds."""
+        return await self._stream.extent()
+
+    async def last_before(self, at_ms: int, inclusive: bool = False) -> int:
+        """Return the number in front of the first message enqueued after a time, or at it if `inclusive`.
+
+        That is the number of the newest message when there is none. The time is in ms since 1970-01-01 UTC.
+        """
+        return await self._stream.last_before(at_ms, inclusive)
 
     async def last_sequence_number(self) -> int:
         """Return the number of the newest message, 0 when there never was one."""
@@ -347,25 +365,34 @@ class IotHub:
         """
         return await self._c2d.purge(device_id)
 
-    async def receive_feedback(self) -> tuple[str, list[Feedback]] | None:
-        """Return a lock and what became of messages whose senders asked, None when there is nothing."""
-        return await self._c2d.receive_feedback()
+    async def receive_feedback(self) -> FeedbackBatch | None:
+        """Return what became of messages whose senders asked, None when there is nothing."""
+        return await self._feedback.receive()
+
+    async def next_feedback(self) -> FeedbackBatch:
+        """Wait for a whole batch of feedback: 64 records, or what came within 15 s."""
+        return await self._feedback.next()
 
     async def complete_feedback(self, lock: str) -> None:
-        """The service has the records.
+        """The service has the records, or wants none of them.
 
         Raises:
             IotHubError: 412002 the lock is unknown or has run out.
         """
-        await self._c2d.complete_feedback(lock)
+        await self._feedback.complete(lock)
 
-    def abandon_feedback(self, lock: str) -> None:
-        """The service wants the records later. Raises as `complete_feedback`."""
-        self._c2d.abandon_feedback(lock)
+    async def abandon_feedback(self, lock: str) -> None:
+        """The service wants the records later; too often is too often. Raises as `complete_feedback`."""
+        await self._feedback.abandon(lock)
+
+    def release_feedback(self, lock: str) -> None:
+        """The service is gone without a word on the records: others may have them at once."""
+        self._feedback.release(lock)
 
     async def sweep(self) -> None:
         """Do what is due by the clock: expired messages, locks that ran out. Called each second."""
         await self._c2d.sweep()
+        await self._feedback.sweep()
 
     # ---- what a protocol head keeps of a client, MQTT sessions for example
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -86,6 +86,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Which messages the stream holds, by sequence number."""
+
+    first: int
+    last: int  # `first` - 1 when there never was one
+    last_enqueued_s: float  # 0 when there never was one
+
+
+@dataclass(frozen=True, slots=True)
 class C2dMessage:
     """A message from the cloud to a device."""
 
@@ -109,6 +118,15 @@ class Feedback:
     generation_id: str
     outcome: Outcome
     at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackBatch:
+    """Records that a service has under a lock."""
+
+    lock: str  # a UUID
+    enqueued_s: float  # when the batch was made
+    records: Sequence[Feedback]
 
 
 @dataclass(frozen=True, slots=True)

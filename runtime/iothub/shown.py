@@ -5,7 +5,10 @@ Source: spec sheet security-daemon.md sections 4.3, 4.5 and 4.6
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from messaging.time_text import iso_utc
 from messaging.twin import Json
@@ -117,8 +120,12 @@ def authentication_json(auth: Authentication) -> Json:
     }
 
 
-def feedback_json(feedback: Feedback) -> Json:
-    """Return what became of a message, as its sender gets it."""
+def feedback_body(records: Sequence[Feedback]) -> bytes:
+    """Return what became of messages, as their senders get it: a JSON array."""
+    return msgspec.json.encode([_feedback_json(record) for record in records])
+
+
+def _feedback_json(feedback: Feedback) -> Json:
     return {
         "originalMessageId": feedback.original_message_id,
         "enqueuedTimeUtc": iso_utc(feedback.at_s),

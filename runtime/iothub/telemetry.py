@@ -17,7 +17,7 @@ import msgpack
 from messaging.clock import Clock
 from messaging.identity import Identity
 from runtime.iothub.cloud_db import CloudDb
-from runtime.iothub.records import Event, Grant, Telemetry
+from runtime.iothub.records import Event, Extent, Grant, Telemetry
 
 RING_BYTES: Final = 64 << 20
 HELD_BYTES: Final = 256 << 20  # to which the ring may grow while its follower cannot keep up
@@ -71,12 +71,14 @@ class TelemetryStream:
         future.add_done_callback(self._announce)
         return future
 
-    async def read(self, after: int, max_count: int, wait_s: float) -> list[Event]:
+    async def read(self, after: int, max_count: int, wait_s: float, most_bytes: int) -> list[Event]:
         """Return what follows `after`; see `IotHub.events`."""
         deadline_s = asyncio.get_running_loop().time() + wait_s
         while True:
             more = self._more
-            found = await self._db.run(lambda connection: events_after(connection, after, max_count))
+            found = await self._db.run(
+                lambda connection: events_after(connection, after, max_count, most_bytes)
+            )
             if found or not wait_s:
                 return found
             try:
@@ -88,6 +90,14 @@ class TelemetryStream:
     async def last(self) -> int:
         """Return the sequence number of the newest message, 0 when there never was one."""
         return await self._db.run(lambda connection: next_seq(connection) - 1)
+
+    async def extent(self) -> Extent:
+        """Return what the ring holds."""
+        return await self._db.run(_extent)
+
+    async def last_before(self, at_ms: int, inclusive: bool) -> int:
+        """Return the number in front of the first message that came after a time, or at it; see `IotHub`."""
+        return await self._db.run(lambda connection: _last_before(connection, at_ms, inclusive))
 
     def _announce(self, _: asyncio.Future[None]) -> None:
         more, self._more = self._more, asyncio.Event()
@@ -153,14 +163,20 @@ def _rows_of(entries: Sequence[_Entry]) -> Iterator[tuple[list[_Entry], int]]:
         yield row, count
 
 
-def events_after(connection: sqlite3.Connection, after: int, max_count: int) -> list[Event]:
-    """Return up to `max_count` messages that follow sequence number `after`, or the oldest kept, in order."""
+def events_after(
+    connection: sqlite3.Connection, after: int, max_count: int, most_bytes: int = HELD_BYTES
+) -> list[Event]:
+    """Return up to `max_count` messages that follow sequence number `after`, or the oldest kept, in order.
+
+    With `most_bytes`, fewer as soon as their rows have that many bytes together.
+    """
     row = connection.execute(
         "SELECT max(first_seq) FROM telemetry WHERE first_seq <= ?", (after + 1,)
     ).fetchone()
     next_row = row[0] or 0
     found: list[Event] = []
-    while len(found) < max_count:
+    size = 0
+    while len(found) < max_count and size < most_bytes:
         row = connection.execute(
             "SELECT first_seq, count, at_s, data FROM telemetry WHERE first_seq >= ? "
             "ORDER BY first_seq LIMIT 1",
@@ -169,9 +185,29 @@ def events_after(connection: sqlite3.Connection, after: int, max_count: int) -> 
         if row is None:
             break
         first_seq, count, at_s, data = row
-        found.extend(event for event in _events(first_seq, at_s, data) if event.sequence_number > after)
+        newer = [event for event in _events(first_seq, at_s, data) if event.sequence_number > after]
+        found += newer
+        size += len(data) * len(newer) // count
         next_row = first_seq + count
     return found[:max_count]
+
+
+def _extent(connection: sqlite3.Connection) -> Extent:
+    newest = connection.execute(
+        "SELECT first_seq + count - 1, at_s FROM telemetry ORDER BY first_seq DESC LIMIT 1"
+    ).fetchone()
+    if newest is None:
+        return Extent(1, 0, 0.0)
+    (first,) = connection.execute("SELECT min(first_seq) FROM telemetry").fetchone()
+    return Extent(first, *newest)
+
+
+def _last_before(connection: sqlite3.Connection, at_ms: int, inclusive: bool) -> int:
+    (first,) = connection.execute(
+        "SELECT min(first_seq) FROM telemetry WHERE CAST(at_s * 1000 AS INTEGER) > ?",
+        (at_ms - inclusive,),
+    ).fetchone()
+    return next_seq(connection) - 1 if first is None else int(first) - 1
 
 
 def _events(first_seq: int, at_s: float, data: bytes) -> Iterator[Event]:

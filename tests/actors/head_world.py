@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from actors.connected_clients import ConnectedClients
 from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.identities import ACCEPTED, Authenticate, Verdict
 from actors.mqtt_head import MqttHead
@@ -49,6 +50,7 @@ class HeadWorld(World):
         self.endpoints = tuple(endpoints)
         self.sessions = sessions or {}
         self.environment = environment
+        self.connected = ConnectedClients(environment.max_connected_clients)
         self.ports = itertools.count(40_000)
         self.listener = MemoryListener()
         self.start(HEAD, self.build)
@@ -67,6 +69,7 @@ class HeadWorld(World):
             cloud=CLOUD,
             hub_client=HUB_CLIENT,
             environment=self.environment,
+            connected=self.connected,
         )
 
     def answer_start(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from actors.hub_root import IDENTITIES, MQTT, ROUTER, STORE
-from actors.mqtt_intake import CLIENT_CREDIT_BYTES
+from actors.intake import CLIENT_CREDIT_BYTES
 from actors.mqtt_sessions import MOST_FILTER_BYTES, MOST_FILTERS
 from messaging.mqtt.packets import (
     Connect,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import mqtt_client, mqtt_intake
+from actors import intake, mqtt_client
 from actors.hub_environment import DEFAULTS, HubEnvironment
+from actors.intake import STORE_LIMIT_S
 from actors.module_inputs import ModuleInputs
-from actors.mqtt_intake import STORE_LIMIT_S
 from actors.router import Endpoints
 from actors.store_messages import Attach, Delivered, Detach, Ready, Stored, Undeliverable
 from messaging.lifecycle import ActorRestarted, RequestFailed
@@ -309,7 +309,7 @@ def test_whole_packets_in_front_of_a_mistake_are_messages(world: HeadWorld) -> N
 def test_too_much_unanswered_stops_reading_until_half_of_it_is_answered(
     world: HeadWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt_intake, "CLIENT_CREDIT_BYTES", 3000)
+    monkeypatch.setattr(intake, "CLIENT_CREDIT_BYTES", 3000)
     client, other = world.connect(), world.connect("leaf")
     reading = []
     for packet_id in range(1, 5):
@@ -329,7 +329,7 @@ def test_too_much_unanswered_stops_reading_until_half_of_it_is_answered(
 def test_over_the_limit_of_the_head_whoever_sends_more_is_paused(
     world: HeadWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt_intake, "HEAD_CREDIT_BYTES", 3000)
+    monkeypatch.setattr(intake, "HEAD_CREDIT_BYTES", 3000)
     client, other, idle = world.connect(), world.connect("leaf"), world.connect("idle")
     world.send(client, publish_packet(1, b"x" * 4000))
     world.send(other, publish_packet(1, b"x", "leaf"))
@@ -344,7 +344,7 @@ def test_over_the_limit_of_the_head_whoever_sends_more_is_paused(
 def test_a_client_that_is_paused_is_not_taken_for_silent(
     world: HeadWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt_intake, "CLIENT_CREDIT_BYTES", 10)
+    monkeypatch.setattr(intake, "CLIENT_CREDIT_BYTES", 10)
     client = world.connect(keep_alive_s=5)
     world.send(client, publish_packet(1, b"x" * 100))
 

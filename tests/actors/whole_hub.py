@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.append_guard import AppendGuard
+from actors.connected_clients import ConnectedClients
 from actors.hub_client import HubClientActor
 from actors.hub_config import RouteText
 from actors.hub_environment import DEFAULTS
@@ -157,6 +158,7 @@ class HubWorld:
         )
         texts = tuple(RouteText(name, text, DEFAULT_PRIORITY, 0) for name, text in routes.items())
         guard, kept = AppendGuard(), KeptRoutes(texts, None)
+        connected = ConnectedClients()
         routing, storage = RoutingTrail(), StorageTrail()
         start = self.system.start
         start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
@@ -204,6 +206,7 @@ class HubWorld:
                 environment=DEFAULTS,
                 cloud=UPSTREAM,
                 hub_client=HUB_CLIENT,
+                connected=connected,
             ),
         )
         self.system.run()

@@ -1,4 +1,4 @@
-"""An IoT Hub stand-in on a thread of its own, with the REST API on a real TLS port."""
+"""An IoT Hub stand-in on a thread of its own, with the REST API, and AMQP if wanted, on real TLS ports."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from actors.admission import Admission
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate
+from runtime.iothub.amqp_server import AmqpServer
 from runtime.iothub.hub import IotHub
 from runtime.iothub.rest.api import RestApi
 from runtime.listening_sockets import bind, parse_listen_address
+from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import WebListener
+from runtime.web_socket import AMQP, MQTT
 from tests.runtime.iothub.fakes import FakeDevice
 from tests.runtime.web_client import EchoHandler
 
@@ -63,8 +67,10 @@ class AnsweringDevice(FakeDevice):
 
 
 @contextmanager
-def cloud_server(folder: Path, address: str = "127.0.0.2", port: int = 0) -> Iterator[CloudServer]:
-    """Serve a stand-in with its home in `folder`; port 0 takes a free one."""
+def cloud_server(
+    folder: Path, address: str = "127.0.0.2", port: int = 0, *, amqp_port: int | None = None
+) -> Iterator[CloudServer]:
+    """Serve a stand-in with its home in `folder`; port 0 takes a free one, `amqp_port` None has no AMQP."""
     started = threading.Event()
     servers: list[CloudServer] = []
     stop: list[asyncio.Event] = []
@@ -77,8 +83,14 @@ def cloud_server(folder: Path, address: str = "127.0.0.2", port: int = 0) -> Ite
         (listening,) = bind([parse_listen_address(f"{address}:{port}")])
         hub = await IotHub.open(folder, address)
         certificate = ServerCertificate(str(chain.path), str(chain.path))
-        listener = WebListener([listening], certificate, RestApi(hub).handle)
-        listener.open(EchoHandler())
+        listener = WebListener([listening], certificate, RestApi(hub).handle, subprotocols=(MQTT, AMQP))
+        listener.open_part(MQTT, EchoHandler())
+        amqp = AmqpServer(hub)
+        amqp.open()
+        listener.open_part(AMQP, amqp)
+        amqp_listening = [] if amqp_port is None else bind([parse_listen_address(f"{address}:{amqp_port}")])
+        amqp_listener = StreamListener("AMQP", amqp_listening, (), certificate, Admission())
+        amqp_listener.open(amqp)
         stop.append(asyncio.Event())
         servers.append(
             CloudServer(
@@ -91,8 +103,11 @@ def cloud_server(folder: Path, address: str = "127.0.0.2", port: int = 0) -> Ite
         )
         started.set()
         await stop[0].wait()
+        amqp_listener.close()
         listener.close()
-        listening.close()
+        amqp.close()
+        for each in (listening, *amqp_listening):
+            each.close()
         await hub.close()
 
     def work() -> None:

@@ -108,8 +108,14 @@ class EdgeProcess:
             self.process = subprocess.Popen(
                 [*command, str(self.deployment) if from_file else "", for_s, grace_s],
                 cwd=program,
-                # Port 443 is one for all edges of this machine, and only some tests are about it.
-                env={"EDGE_ACTORS_WEB_LISTEN": "off", **os.environ, "PYTHONPATH": str(program), **settings},
+                env={
+                    # These ports are one for all edges of this machine, and only some tests are about them.
+                    "EDGE_ACTORS_AMQP_LISTEN": "off",
+                    "EDGE_ACTORS_WEB_LISTEN": "off",
+                    **os.environ,
+                    "PYTHONPATH": str(program),
+                    **settings,
+                },
                 stdout=log,
                 stderr=log,
             )

@@ -47,6 +47,7 @@ class HubProcess:
         devices: Sequence[str] = (),
         address: str = "127.0.0.1",
         port: int = 0,
+        amqp_port: int = 0,
         web_port: int = 0,
         program: str = "tests.integration.file_hub",
         with_certificates: Sequence[tuple[HubIdentity, ClientCertificate]] = (),
@@ -79,10 +80,16 @@ class HubProcess:
         self.ca_file = self.home / "ca.pem"
         self.ca_file.write_text(ca.certificate_pem)
         self.sockets: list[socket.socket] = bind(
-            map(parse_listen_address, (f"{address}:{port}", f"{address}:{web_port}", "127.0.0.1:0"))
+            parse_listen_address(f"{host}:{number}")
+            for host, number in (
+                (address, port),
+                (address, amqp_port),
+                (address, web_port),
+                ("127.0.0.1", 0),
+            )
         )
         self.address = address
-        self.port, self.web_port, self.plain_port = (s.getsockname()[1] for s in self.sockets)
+        self.port, self.amqp_port, self.web_port, self.plain_port = (s.getsockname()[1] for s in self.sockets)
         config = HubConfig(
             DEVICE,
             iothub,

@@ -36,6 +36,7 @@ def need_node() -> str:
 def need_port(address: str, port: int) -> None:
     """Skip the test where this user may not listen there."""
     with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((address, port))
         except PermissionError:

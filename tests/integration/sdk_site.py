@@ -1,7 +1,8 @@
-"""A whole edge with both official SDKs on it: modules from the edge environment, leaf devices behind it."""
+"""A whole edge with many SDKs on it, over MQTT and AMQP: its modules, and leaf devices behind it."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -25,24 +26,49 @@ from tests.integration.node_device import NodeDevice
 from tests.integration.node_sdk import FOLDER, NODE, need_node
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
 from tests.integration.sdk_peer import LIMIT_S, SdkPeer, ended
-from tests.integration.test_web_socket import WEB_PORT
+from tests.integration.test_web_socket import WEB_PORT, may_bind_443
 
 DEVICE: Final = "edge1"
-MODULES: Final = {"python": f"{DEVICE}/python", "node": f"{DEVICE}/node"}
-LEAVES: Final = {"python": "leaf-python", "node": "leaf-node"}
-PROGRAM: Final = Path(__file__).with_name("sdk_program.py")
-INTO: Final = 'INTO BrokeredEndpoint("/modules/{}/inputs/{}")'
-# From every client to an input of each module, and upstream.
-ROUTES: Final = {
-    **{f"all_{module}": f"FROM /messages/* {INTO.format(module, 'in')}" for module in MODULES},
-    "up": "FROM /messages/* INTO $upstream",
+# The official SDKs of Python (MQTT alone) and Node, and the engine of the C SDK.
+SDKS: Final = ("python", "node", "node-amqp", "node-amqp-ws", "uamqp")
+MODULES: Final = {sdk: f"{DEVICE}/{sdk}" for sdk in SDKS}
+LEAVES: Final = {sdk: f"leaf-{sdk}" for sdk in SDKS}
+NODE_TRANSPORTS: Final = {"node": "mqtt", "node-amqp": "amqp", "node-amqp-ws": "amqp-ws"}
+PROGRAMS: Final = {
+    "python": Path(__file__).with_name("sdk_program.py"),
+    "uamqp": Path(__file__).with_name("uamqp_program.py"),
 }
+AMQP_PORT: Final = 5671  # the SDKs' own, not to be changed
+INTO: Final = 'INTO BrokeredEndpoint("/modules/{}/inputs/{}")'
+
+
+def routes_to(modules: Sequence[str]) -> dict[str, str]:
+    """Return routes from every client to an input of each of these modules, and upstream."""
+    inputs = {f"all_{module}": f"FROM /messages/* {INTO.format(module, 'in')}" for module in modules}
+    return {**inputs, "up": "FROM /messages/* INTO $upstream"}
 
 
 def installed_sdks() -> tuple[str, ...]:
-    """Return which SDKs are here."""
-    has_node = NODE is not None and (FOLDER / "node_modules" / "azure-iot-device").is_dir()
-    return tuple(MODULES) if has_node else ("python",)
+    """Return which SDKs are here, and may use their ports."""
+    has_node = NODE is not None and (FOLDER / "node_modules" / "azure-iot-device-amqp").is_dir()
+    found = {
+        "python": True,
+        "node": has_node,
+        "node-amqp": has_node,
+        "node-amqp-ws": has_node and may_bind_443(),
+        "uamqp": importlib.util.find_spec("uamqp") is not None,
+    }
+    return tuple(sdk for sdk in SDKS if found[sdk])
+
+
+def sdk_of(identity: str) -> str:
+    """Return what a client of the site runs on."""
+    return identity.removeprefix(f"{DEVICE}/").removeprefix("leaf-")
+
+
+def knows_user_ids(identity: str) -> bool:
+    """Say whether an SDK carries the user id of a message: that of Node does not over AMQP."""
+    return not sdk_of(identity).startswith("node-amqp")
 
 
 class Door:
@@ -80,11 +106,11 @@ class Door:
 
 
 class PythonLeaf(SdkPeer):
-    """A leaf device with the Python SDK."""
+    """A leaf device with the Python SDK, or another program of Python."""
 
-    def __init__(self, connection_string: str, ca_file: Path) -> None:
+    def __init__(self, program: Path, connection_string: str, ca_file: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), connection_string, "device"],
+            [sys.executable, str(program), connection_string, "device"],
             env={**os.environ, "CA_FILE": str(ca_file)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -114,12 +140,16 @@ class SdkSite:
         self.clients: dict[str, SdkPeer] = {}
         self.environment = {
             "EDGE_ACTORS_HOSTNAME": self.address,
+            "EDGE_ACTORS_AMQP_LISTEN": f"{self.address}:{AMQP_PORT}",
             "EDGE_ACTORS_WEB_LISTEN": f"{self.address}:{WEB_PORT}" if web else "off",
             "EDGE_ACTORS_DEVICE_ID": DEVICE,
         }
-        commands = {"python": [sys.executable, str(PROGRAM), "edge", "module"]}
-        if "node" in sdks:
-            commands["node"] = [need_node(), str(FOLDER / "device.js"), "edge", "module", "mqtt"]
+        commands = {
+            sdk: [need_node(), str(FOLDER / "device.js"), "edge", "module", NODE_TRANSPORTS[sdk]]
+            if sdk in NODE_TRANSPORTS
+            else [sys.executable, str(PROGRAMS[sdk]), "edge", "module"]
+            for sdk in sdks
+        }
         modules: dict[str, Any] = {
             name: {
                 "type": "process",
@@ -130,7 +160,7 @@ class SdkSite:
             }
             for name, command in commands.items()
         }
-        self.edge.deploy(modules, ROUTES)
+        self.edge.deploy(modules, routes_to(self.sdks))
 
     def start(self) -> None:
         """Start the edge and connect everybody."""
@@ -170,8 +200,12 @@ class SdkSite:
         )
         assert done.returncode == 0, done.stderr
         credential = (folder / "connection-string.txt").read_text().strip()
-        kind = {"python": PythonLeaf, "node": NodeDevice}[sdk]
-        leaf = kind(credential, folder / "ca.pem")
+        ca_file = folder / "ca.pem"
+        leaf: PythonLeaf | NodeDevice
+        if sdk in NODE_TRANSPORTS:
+            leaf = NodeDevice(credential, ca_file, transport=NODE_TRANSPORTS[sdk])
+        else:
+            leaf = PythonLeaf(PROGRAMS[sdk], credential, ca_file)
         self._leaves.append(leaf)
         return leaf
 

@@ -112,7 +112,7 @@ def test_a_second_one_on_the_same_home_is_refused_and_the_first_goes_on() -> Non
         assert cloud.ask("device", "list") == []
 
 
-@pytest.mark.parametrize(("port", "option"), [(8883, "--mqtt-port"), (443, "--https-port")])
+@pytest.mark.parametrize(("port", "option"), [(8883, "--mqtt-port"), (5671, "--amqp-port"), (443, "--https-port")])
 def test_a_port_in_use_names_its_holder(port: int, option: str) -> None:
     if port < 1024 and not is_root():
         pytest.skip("only root may take this port")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runtime.embedded_cloud import FIRST_ADDRESS, MQTT_PORT
+from runtime.embedded_cloud import AMQP_PORT, FIRST_ADDRESS, MQTT_PORT
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.telemetry import events_after
 from runtime.listening_sockets import bind, parse_listen_address
@@ -170,6 +170,18 @@ def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
     assert moved != first
     assert f"the IoT Hub of this edge moves from {first} to {moved}" in edge.output.read_text()
     assert [device["status"] for device in edge.json("cloud", "device", "list")] == ["enabled"]
+    taken[0].close()
+
+
+def test_without_the_port_of_amqp_it_does_the_rest_and_says_who_has_it(edge: EdgeProcess) -> None:
+    taken = bind([parse_listen_address(f"{FIRST_ADDRESS}:{AMQP_PORT}")])
+
+    edge.start()
+    edge.wait_for_modules("running", ALL)
+
+    said = f"speaks no AMQP: pid {os.getpid()}, "
+    assert said in edge.output.read_text()
+    assert edge.run("cloud", "device", "list").returncode == 0
     taken[0].close()
 
 

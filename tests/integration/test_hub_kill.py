@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.integration.mqtt_socket import MqttSocket
 from tests.integration.sdk_clients import once
 
 IN_FLIGHT = 100
+SERVED_AGAIN_S = 5.0
 
 
 class PipelinedPublisher(threading.Thread):
@@ -53,13 +55,16 @@ class PipelinedPublisher(threading.Thread):
         try:
             while self._under_way or not self._stopped.is_set():
                 try:
-                    with MqttSocket(self._hub, tls=False) as connection:
-                        self._serve(connection)
+                    self._connect()
                 except (EOFError, OSError):
                     pass  # the hub was killed: connect again
         except BaseException as exc:
             self.error = repr(exc)
             raise
+
+    def _connect(self) -> None:
+        with MqttSocket(self._hub, tls=False) as connection:
+            self._serve(connection)
 
     def _serve(self, connection: MqttSocket) -> None:
         connection.connect(self._hub, self.name)
@@ -86,8 +91,11 @@ def hub() -> Iterator[HubProcess]:
         yield hub
 
 
-def run_through_kills(hub: HubProcess, kills: int) -> None:
-    publishers = [PipelinedPublisher(hub, f"d{number}") for number in range(3)]
+def run_through_kills(
+    hub: HubProcess, kills: int, protocols: Sequence[type[PipelinedPublisher]] = (PipelinedPublisher,)
+) -> None:
+    kinds = itertools.cycle(protocols)
+    publishers = [kind(hub, f"d{number}") for number, kind in zip(range(3), kinds, strict=False)]
     for publisher in publishers:
         publisher.start()
 
@@ -95,7 +103,11 @@ def run_through_kills(hub: HubProcess, kills: int) -> None:
         for publisher in publishers:
             publisher.wait_for_more(300)
         hub.kill()
+        killed_s = time.monotonic()
         hub.start()
+        for publisher in publishers:
+            publisher.wait_for_more(1)
+        assert time.monotonic() - killed_s <= SERVED_AGAIN_S
     for publisher in publishers:
         publisher.wait_for_more(300)
         publisher.stop()

@@ -1,9 +1,9 @@
-// A device or module with the official device SDK of Node, azure-iot-device over MQTT, moved by a test:
+// A device or module with the official device SDK of Node, azure-iot-device over MQTT or AMQP, moved by a test:
 //   node device.js CREDENTIAL KIND TRANSPORT
 //   CREDENTIAL  a connection string, with x509=true for a certificate (files in CLIENT_CERT and CLIENT_KEY), or a
 //               shared access signature, or edge for a module that takes everything from its environment
 //   KIND        device or module
-//   TRANSPORT   mqtt or mqtt-ws
+//   TRANSPORT   mqtt, mqtt-ws, amqp or amqp-ws
 // Each line on standard input is a request [id, "name", argument ...]; each line on standard output is an answer
 // {"id", "result"} or {"id", "error"}, or something that happened: {"event", ...}. With CONTROL=host:port the lines
 // come and go on a connection to there instead.
@@ -13,11 +13,11 @@ const fs = require('fs')
 const net = require('net')
 const readline = require('readline')
 const { Client, Message, ModuleClient } = require('azure-iot-device')
-const { Mqtt, MqttWs } = require('azure-iot-device-mqtt')
 
 const [credential, kind, transport] = process.argv.slice(2)
 const Kind = kind === 'module' ? ModuleClient : Client
-const Transport = transport === 'mqtt-ws' ? MqttWs : Mqtt
+const onAmqp = transport.startsWith('amqp')
+const Transport = transportOf()
 const statuses = {}
 let client
 let twin
@@ -26,6 +26,11 @@ let output = process.stdout
 
 function say (what) {
   output.write(JSON.stringify(what) + '\n')
+}
+
+function transportOf () {
+  const { Amqp, AmqpWs, Mqtt, MqttWs } = require(onAmqp ? 'azure-iot-device-amqp' : 'azure-iot-device-mqtt')
+  return { amqp: Amqp, 'amqp-ws': AmqpWs, mqtt: Mqtt, 'mqtt-ws': MqttWs }[transport]
 }
 
 async function clientOf () {
@@ -44,6 +49,8 @@ function called (request, response) {
 function messageOf ({ body, properties = {}, ...system }) {
   const message = new Message(body)
   Object.assign(message, system)
+  // MQTT carries what is there as text; AMQP has a type for it, milliseconds.
+  if (onAmqp && message.expiryTimeUtc) message.expiryTimeUtc = Date.parse(message.expiryTimeUtc)
   for (const [name, value] of Object.entries(properties)) message.properties.add(name, value)
   return message
 }
@@ -51,8 +58,16 @@ function messageOf ({ body, properties = {}, ...system }) {
 function shown (message) {
   const properties = Object.fromEntries(message.properties.propertyList.map(({ key, value }) => [key, value]))
   const { messageId, correlationId, userId, contentType, contentEncoding, expiryTimeUtc, ack } = message
-  const system = { messageId, correlationId, userId, contentType, contentEncoding, expiryTimeUtc, ack }
-  return { body: message.getData().toString(), properties, ...system }
+  const expires = onAmqp && expiryTimeUtc ? new Date(Number(expiryTimeUtc)).toISOString() : expiryTimeUtc
+  const system = { messageId, correlationId, userId, contentType, contentEncoding, expiryTimeUtc: expires, ack }
+  return { body: message.getData().toString(), properties, sender: senderOf(message), ...system }
+}
+
+// Over MQTT that is told by properties.
+function senderOf (message) {
+  if (!onAmqp) return undefined
+  const annotations = message.transportObj.message_annotations || {}
+  return [annotations['iothub-connection-device-id'] || '', annotations['iothub-connection-module-id'] || '']
 }
 
 const does = {

@@ -12,9 +12,8 @@ import base64
 import binascii
 from typing import Any, Final, cast, get_args
 
-import msgspec
-
 from messaging import system_properties as names
+from messaging.message import FEEDBACK_TYPE
 from messaging.text import quoted
 from messaging.time_text import from_iso
 from runtime.http_exchange import Response, json_response
@@ -23,7 +22,6 @@ from runtime.iothub.policies import Permission
 from runtime.iothub.records import Ack
 from runtime.iothub.rest.call import MOST_ITEMS, Call, Route, member, no_content
 
-FEEDBACK_TYPE: Final = "application/vnd.microsoft.iothub.feedback.json"
 LONGEST_WAIT_S: Final = 30
 MAX_SEQUENCE_NUMBER: Final = 2**62
 
@@ -59,12 +57,15 @@ async def send(call: Call) -> Response:
 
 
 async def receive_feedback(call: Call) -> Response:
-    received = await call.hub.receive_feedback()
-    if received is None:
+    batch = await call.hub.receive_feedback()
+    if batch is None:
         return no_content()
-    lock, records = received
-    headers = (("Content-Type", FEEDBACK_TYPE), ("ETag", f'"{lock}"'), ("iothub-lockToken", lock))
-    return Response(200, msgspec.json.encode([shown.feedback_json(record) for record in records]), headers)
+    headers = (
+        ("Content-Type", FEEDBACK_TYPE),
+        ("ETag", f'"{batch.lock}"'),
+        ("iothub-lockToken", batch.lock),
+    )
+    return Response(200, shown.feedback_body(batch.records), headers)
 
 
 async def complete_feedback(call: Call) -> Response:
@@ -73,7 +74,7 @@ async def complete_feedback(call: Call) -> Response:
 
 
 async def abandon_feedback(call: Call) -> Response:
-    call.hub.abandon_feedback(call.ids["lock"])
+    await call.hub.abandon_feedback(call.ids["lock"])
     return no_content()
 
 

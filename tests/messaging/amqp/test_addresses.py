@@ -179,6 +179,7 @@ def test_the_node_for_tokens_is_known(address: str, expected: bool) -> None:
             ServiceLink(ServiceKind.EVENTS, "messages/events", "$Default", "0"),
             id="a partition of the built-in endpoint",
         ),
+        pytest.param("/messages/events/", None, ServiceLink(ServiceKind.ENDPOINT), id="where the stream is"),
         pytest.param(
             "$management",
             ServiceLink(ServiceKind.MANAGEMENT_REQUESTS),

@@ -71,7 +71,7 @@ def test_what_cannot_be_sent_to_a_device_is_refused(received: AmqpMessage, reaso
 
 
 def test_feedback_says_what_it_is() -> None:
-    message = feedback(b"[]", 5)
+    message = feedback(b"[]", 5, "hub")
 
     assert message.content_type == "application/vnd.microsoft.iothub.feedback.json"
     assert message.body == b"[]"

@@ -51,7 +51,7 @@ def waiting(scene: Scene) -> int:
 def feedback(scene: Scene) -> list[str]:
     """Return the outcomes that services are told."""
     found = scene.run(scene.hub.receive_feedback())
-    return [] if found is None else [record.outcome for record in found[1]]
+    return [] if found is None else [record.outcome for record in found.records]
 
 
 def test_a_c2d_message_has_all_that_iot_hub_says_of_it(scene: Scene, client: AmqpClient) -> None:

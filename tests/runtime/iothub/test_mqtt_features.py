@@ -321,8 +321,8 @@ def outcomes(scene: Scene) -> list[str]:
     found = scene.run(scene.hub.receive_feedback())
     if found is None:
         return []
-    scene.run(scene.hub.complete_feedback(found[0]))
-    return [record.outcome for record in found[1]]
+    scene.run(scene.hub.complete_feedback(found.lock))
+    return [record.outcome for record in found.records]
 
 
 def test_a_message_carries_its_properties_and_its_acknowledgement_completes_it(scene: Scene) -> None:
