@@ -2,9 +2,9 @@
 
 The product's connections against the IoT Hub stand-in in a process of its own, over TLS and a line with a
 round trip of its own, MQTT beside AMQP; 1 KB a message, each acknowledged after its commit. Flooded: as fast
-as it goes, with 1,000 messages under way at most. Paced: so many a second, for the time from `send` to `done`.
-Idle: what passes the line while nothing is sent, with keep-alives as they are and tokens that are renewed
-soon. Needs ports 8883, 5671 and 443 of the addresses 127.0.0.7 and 127.0.0.8.
+as it goes, with 1,000 messages under way at most. Paced: so many a second, for the time from `send` to
+`done`. Idle: what passes the line while nothing is sent, with keep-alives as they are and tokens that are
+renewed soon. Needs ports 8883, 5671 and 443 of the addresses 127.0.0.7 and 127.0.0.8.
 """
 
 from __future__ import annotations
