@@ -20,14 +20,13 @@ from messaging.amqp import frames
 from messaging.amqp.engine import SCRATCH_BYTES, Engine, scratches
 from messaging.amqp.events import Event
 from messaging.amqp.full_frames import with_all_fields
+from messaging.amqp.guard import Guard
 from messaging.amqp.link import MAX_MESSAGE_BYTES, Link, RcvSettleMode, SndSettleMode
 from messaging.amqp.sasl import ClientHandshake, ClientSasl, Handshake, ServerHandshake, ServerSasl
 from messaging.amqp.values import put_fields
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 
 HEART_BEAT_S = 120.0  # for a peer that announces no idle time-out: spec sheet section 3.1
-# Of a frame that is no transfer: a link keeps what its Attach says, and a connection may have many.
-MAX_CONTROL_FRAME_BYTES = 8_192
 _MAX_BATCH_TAGS = 4_096
 
 
@@ -75,6 +74,7 @@ class Connection(Engine):
             self._handshake = ClientHandshake(sasl)
         self._max_frame_bytes = max_frame_bytes
         self._all_fields = all_fields
+        self._guard = Guard()
         self._heart_beat = b""
         self._heart_beat_at_s = 0.0
         self._frames_sent = 0
@@ -128,7 +128,7 @@ class Connection(Engine):
                 return
             data = bytes(buffer)
             buffer.clear()
-        start = pos = 0
+        pos = 0
         end = len(data)
         if not self._header_seen:
             if end < 8:
@@ -138,35 +138,40 @@ class Connection(Engine):
             self._header_seen = True
             pos = 8
         limit = self._max_frame_bytes
-        patched: bytearray | None = None
-        if frames.BATCH_BYTES in data:
-            patched = bytearray(data)
+        guard = self._guard
+        known = guard.transfers
+        patched = bytearray(data) if frames.BATCH_BYTES in data else None
+        offence = ""
         wanted = 8
-        too_long = 0
         while end - pos >= 8:
             stop = pos + int.from_bytes(data[pos : pos + 4], "big")
             if stop - pos < 8 or stop - pos > limit:
-                pos = end  # the engine says what is wrong with it
+                offence = f"a frame of {stop - pos} bytes"
                 break
             if stop > end:
                 wanted = stop - pos
                 break
-            if stop - pos > MAX_CONTROL_FRAME_BYTES and not frames.is_transfer(data, pos):
-                too_long = stop - pos
-                break
+            # A transfer on a link known to be the peer's to send on needs no look at more than this.
+            start = data[pos + 4 : pos + 12], data[pos + 14 : pos + 16]
+            if start not in known or stop - pos < 16 or data[pos + 12] < 3:
+                try:
+                    guard.check(data, pos, stop)
+                except RemoteProtocolError as exc:
+                    offence = str(exc)
+                    break
             if patched is not None:
                 tag = frames.batch_to_tag(patched, pos, stop)
                 if tag is not None:
                     self._batch_tags.add(tag)
             pos = stop
-        if pos < end:
+        if pos:
+            self._push(data if patched is None else bytes(patched), pos, events)
+        if offence:
+            if not self.ended:
+                self._refuse("amqp:connection:framing-error", offence, events)
+        elif pos < end:
             buffer += data[pos:]
             self._wanted_bytes = wanted
-        if pos > start:
-            self._push(data if patched is None else bytes(patched), pos, events)
-        if too_long and not self.ended:
-            text = f"a frame of {too_long} bytes that is no transfer"
-            self._refuse("amqp:resource-limit-exceeded", text, events)
 
     def _push(self, data: bytes, end: int, events: list[Event]) -> None:
         transport = self._transport
@@ -327,6 +332,7 @@ class Connection(Engine):
             raise LocalProtocolError("the AMQP connection has ended")
         if self._session is None:
             self._session = lib.pn_session(self._connection)
+            self._guard.answers += 1
             lib.pn_session_open(self._session)
         return self._session
 

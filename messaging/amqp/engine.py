@@ -81,7 +81,6 @@ class Engine:
         # Links and sessions that ended, and what frees them: to be called when Detach or End are out, because
         # those that are freed earlier stay in memory as long as the connection.
         self._leaving: list[tuple[Callable[[Any], None], Any]] = []
-        self._sessions = 0  # begun by the peer
         self._opened = False  # by the peer
         self._partial_bytes = 0
         self._batch_tags: set[bytes] = set()  # of deliveries that came as BATCH_FORMAT
@@ -133,6 +132,10 @@ class Engine:
         self._sent_tags.add(marked)
         return marked
 
+    def unmark_format(self, tag: bytes) -> None:
+        """Forget a delivery that may not have gone out whole."""
+        self._sent_tags.discard(tag + BATCH_BYTES)
+
     def close(self, condition: str = "", description: str = "") -> None:
         """Send Close, behind an Open if there was none. Ended follows when the peer has closed too."""
         if self.ended or self._closing:
@@ -180,9 +183,8 @@ class Engine:
         size = lib.pn_delivery_pending(pn)
         limit = link._max_received_bytes
         if 0 < limit < size:
-            self._drop(
-                link, "amqp:link:message-size-exceeded", f"a message of more than {limit} bytes", events
-            )
+            text = f"a message of more than {limit} bytes"
+            self._drop(link, "amqp:link:message-size-exceeded", text, events)
             return
         if lib.pn_delivery_partial(pn):
             self._partial_bytes += size - link._partial_bytes
@@ -279,12 +281,8 @@ class Engine:
         session = lib.pn_event_session(event)
         if not self._opened:
             self._refuse("amqp:illegal-state", "Begin before Open", events)
-        elif session != self._session:
-            self._sessions += 1
-            if self._sessions > MAX_SESSIONS:
-                self._refuse("amqp:resource-limit-exceeded", f"more than {MAX_SESSIONS} sessions", events)
-            else:
-                lib.pn_session_open(session)
+        else:
+            lib.pn_session_open(session)
 
     def _on_session_end(self, event: Any, events: list[Event]) -> None:
         session = lib.pn_event_session(event)
@@ -295,8 +293,6 @@ class Engine:
                 self._lose(link, condition, description, events)
         if session == self._session:
             self._session = None
-        else:
-            self._sessions -= 1
         lib.pn_session_close(session)
         self._leaving.append((lib.pn_session_free, session))
 

@@ -20,11 +20,6 @@ _TRANSFERS = (b"\x00\x53\x14", b"\x00\x80\x00\x00\x00\x00\x00\x00\x00\x14")
 _TRUE = 0x41
 
 
-def is_transfer(data: bytes, pos: int) -> bool:
-    """Return whether the frame at `pos` is a transfer."""
-    return data.startswith(_TRANSFERS, pos + data[pos + 4] * 4)
-
-
 def plain_tag(tag: bytes) -> bytes:
     """Return the delivery tag without what `batch_to_tag` put there."""
     return tag[:-4]

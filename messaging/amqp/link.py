@@ -239,6 +239,8 @@ class Link:
         self.is_open = False
         for delivery in self._deliveries.values():
             delivery._pn = None
+            if self.is_sender and delivery.message_format:
+                self._connection.unmark_format(delivery.tag)
         self._deliveries.clear()
 
 

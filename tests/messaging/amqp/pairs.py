@@ -80,7 +80,6 @@ class Pair:
         name: str = "up",
         properties: Mapping[str, object] | None = None,
         rcv_settle_mode: RcvSettleMode = RcvSettleMode.FIRST,
-        keep_modes: bool = False,
         max_message_bytes: int = 1_048_576,
     ) -> tuple[Link, Link]:
         """Return both ends of a link on which the client sends: the client's and the server's."""
@@ -88,9 +87,7 @@ class Pair:
             name, "/events", properties=properties, rcv_settle_mode=rcv_settle_mode
         )
         theirs = self.seen_by_server(LinkAttached)[-1].link
-        theirs.accept(
-            rcv_settle_mode=rcv_settle_mode if keep_modes else None, max_message_bytes=max_message_bytes
-        )
+        theirs.accept(max_message_bytes=max_message_bytes)
         theirs.grant(credit)
         self.exchange()
         return ours, theirs

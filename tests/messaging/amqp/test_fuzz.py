@@ -31,6 +31,7 @@ from tests.messaging.amqp.test_connection import (
     FLOW,
     OPEN,
     TRANSFER,
+    begin,
     frame,
 )
 
@@ -58,13 +59,13 @@ class Peer:
 
     def stream(self, *, of_client: bool) -> bytes:
         """Return header, Open, Begin, two links, and what comes then."""
-        begin = frame(BEGIN, None if of_client else UInt(0), UInt(0), UInt(100), UInt(100))
+        started = begin(answers=None if of_client else 0, window=100)
         attaches = [
             frame(ATTACH, f"s{n}", UInt(n), bool(n), UByte(2), UByte(n), self._source(), self._target(), None,
                   None, UInt(0))
             for n in (0, 1)
         ]  # fmt: skip
-        frames = [frame(OPEN, "c", "h", UInt(self.random.choice([512, 65_536]))), begin, *attaches]
+        frames = [frame(OPEN, "c", "h", UInt(self.random.choice([512, 65_536]))), started, *attaches]
         frames += [self.frame() for _ in range(self.random.randrange(40))]
         for _ in range(self.random.choice([0, 0, 1, 3])):
             at = self.random.randrange(len(frames))
@@ -79,6 +80,8 @@ class Peer:
         code = pick([ATTACH, FLOW, FLOW, *[TRANSFER] * 5, *[DISPOSITION] * 3, DETACH])
         if not fits:
             code = pick([OPEN, BEGIN, END, CLOSE, code])
+        if code == BEGIN:
+            return begin(channel, answers=pick([None, 0, 7]), window=pick(WINDOWS))
         fields = getattr(self, f"_fields_{code:x}")(handle)
         payload = b""
         if code == TRANSFER:
@@ -99,16 +102,6 @@ class Peer:
             UInt(512),
             None,
             UInt(self.random.choice([0, 10, 6_000])),
-        ]
-
-    def _fields_11(self, handle: UInt) -> list[object]:
-        remote = self.random.choice([None, UInt(0), UInt(7)])
-        return [
-            remote,
-            UInt(0),
-            UInt(self.random.choice(WINDOWS)),
-            UInt(5_000),
-            self.random.choice([None, UInt(0)]),
         ]
 
     def _fields_12(self, handle: UInt) -> list[object]:
