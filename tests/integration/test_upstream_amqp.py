@@ -20,7 +20,7 @@ from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
 from runtime.cloud_shared import CloudTimes
-from runtime.iothub import amqp_front
+from runtime.iothub import amqp_devices
 from runtime.upstream import UpstreamConnections
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud import AMQP_PORT, WEB_PORT
@@ -131,14 +131,14 @@ def test_the_hub_of_an_edge_shows_one_token_for_all_its_children(
     world: StandInWorld, shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chains: list[tuple[str, ...]] = []
-    parse = amqp_front.parse_link_properties
+    parse = amqp_devices.parse_link_properties
 
     def parse_and_keep(properties: dict[str, object]) -> LinkProperties:
         found = parse(properties)
         chains.append(found.auth_chain)
         return found
 
-    monkeypatch.setattr(amqp_front, "parse_link_properties", parse_and_keep)
+    monkeypatch.setattr(amqp_devices, "parse_link_properties", parse_and_keep)
     edge_hub = scope(world, children=3)
     own, own_observer = open_as(world, edge_hub)
     children = [
@@ -153,7 +153,7 @@ def test_the_hub_of_an_edge_shows_one_token_for_all_its_children(
 
     assert own_observer.next("done")[0] == 2
     assert [world.taken(f"leaf{number}")[0].body for number in range(3)] == [b"0", b"1", b"2"]
-    assert shown == [f"{world.host_name}/devices/edge/modules/%24edgeHub"]
+    assert shown == [f"{world.host_name}/devices/edge/modules/$edgeHub"]
     assert set(chains) == {(), ("leaf0", "edge"), ("leaf1", "edge"), ("leaf2", "edge")}
     assert world.line.accepted == 1
 
