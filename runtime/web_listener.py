@@ -27,6 +27,8 @@ from runtime.web_socket import MQTT, WebSocket, accept, is_upgrade
 log = logging.getLogger(__name__)
 
 WEBSOCKET_PATH: Final = "/$iothub/websocket"
+# Where uamqp, and so the service SDK of Python, and clients of Event Hubs look for it.
+_OTHER_PATH: Final = "/$servicebus/websocket/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ class WebConnection(asyncio.Protocol):
             self._reply(error_response(500, "internal error"))
 
     def _upgrade(self, request: HttpRequest, passed_on: tuple[bytes, ...] = ()) -> None:
-        if unquote(request.target.partition("?")[0]) != WEBSOCKET_PATH:
+        if unquote(request.target.partition("?")[0]) not in (WEBSOCKET_PATH, _OTHER_PATH):
             raise Refusal(404, f"there is no WebSocket at this path, only at {WEBSOCKET_PATH}")
         subprotocol, connection, reply = accept(request, self._handlers, self._switched_off)
         self._set_timer(None)

@@ -155,7 +155,12 @@ class Connection(Engine):
             start = data[pos + 4 : pos + 12], data[pos + 14 : pos + 16]
             if start not in known or stop - pos < 16 or data[pos + 12] < 3:
                 try:
-                    guard.check(data, pos, stop)
+                    if not guard.check(data, pos, stop):
+                        data = data[:pos] + data[stop:]
+                        if patched is not None:
+                            del patched[pos:stop]
+                        end = len(data)
+                        continue
                 except RemoteProtocolError as exc:
                     offence = str(exc)
                     break

@@ -36,15 +36,18 @@ class Guard:
         self._incoming: set[int] = set()  # links on which the peer sends, as channel * 2**32 + handle
         self._handles: dict[int, set[int]] = {}  # in use, by channel
 
-    def check(self, data: bytes, pos: int, stop: int) -> None:
-        """Look at the frame from `pos` to `stop`.
+    def check(self, data: bytes, pos: int, stop: int) -> bool:
+        """Look at the frame from `pos` to `stop`; return whether the engine is to see it.
+
+        It is not to see a Detach on a channel that is not in use: its link has ended with the session, and
+        `azure-eventhub` for Python sends both, End first.
 
         Raises:
             RemoteProtocolError: The engine must not see it.
         """
         start = pos + data[pos + 4] * 4
         if start == stop and start - pos >= 8:
-            return  # a heart-beat
+            return True  # a heart-beat
         if not pos + 8 <= start <= stop - 4 or data[pos + 5] != 0:
             raise RemoteProtocolError("a frame that cannot be read")
         code, fields, end = _performative(data, start, stop)
@@ -54,7 +57,7 @@ class Guard:
                 raise RemoteProtocolError("a Transfer without a link for it")
             if data[pos + 4] == 2 and data[pos + 8 : pos + 12] == b"\x00\x53\x14\xc0" and stop - pos >= 16:
                 self._remember(data, pos)
-            return
+            return True
         if stop - pos > MAX_CONTROL_FRAME_BYTES:
             raise RemoteProtocolError(f"a frame of {stop - pos} bytes that is no Transfer")
         if self._opened is (code == OPEN):
@@ -62,7 +65,10 @@ class Guard:
         self._opened = True
         if code in (BEGIN, ATTACH, DETACH, END):
             channel = int.from_bytes(data[pos + 6 : pos + 8], "big")
+            if code == DETACH and channel not in self._handles:
+                return False
             self._follow(code, channel, data, fields, end)
+        return True
 
     def _remember(self, data: bytes, pos: int) -> None:
         constructor, following = data[pos + 14 : pos + 16]

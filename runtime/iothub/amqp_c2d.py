@@ -8,7 +8,8 @@ Source: spec sheet hub-protocols.md sections 3.4, 3.6 and 7.4
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from messaging import system_properties as names
 from messaging.amqp import codec
@@ -23,8 +24,6 @@ from runtime.iothub.records import C2dMessage, Grant
 
 if TYPE_CHECKING:
     from runtime.iothub.amqp_front import AmqpConnection
-
-_NOT_TAKEN: Final = (Outcome.RELEASED, Outcome.MODIFIED, Outcome.NONE)
 
 
 class C2dSender:
@@ -67,8 +66,16 @@ class C2dSender:
         self._connection.flush_soon()
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The client has decided."""
-        self._connection.spawn(self._settle(delivery, outcome))
+        """The client has decided. That counts, also if its link ends before it is on disk."""
+        hub, lock = self._connection.hub, delivery.context
+        assert isinstance(lock, str)
+        if outcome is Outcome.ACCEPTED:
+            decided = hub.complete_c2d(self._grant, lock)
+        elif outcome is Outcome.REJECTED:
+            decided = hub.reject_c2d(self._grant, lock)
+        else:  # released, modified, or settled without a word: not taken
+            decided = hub.abandon_c2d(self._grant, lock)
+        self._connection.spawn(self._settle(delivery, decided))
 
     def _send_one(self, link: Link, message: C2dMessage, lock: str) -> None:
         encoded = codec.encode(_encode(message, lock))
@@ -79,16 +86,9 @@ class C2dSender:
             return
         delivery.context = lock
 
-    async def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        hub, lock = self._connection.hub, delivery.context
-        assert isinstance(lock, str)
+    async def _settle(self, delivery: Delivery, decided: Awaitable[None]) -> None:
         try:
-            if outcome is Outcome.ACCEPTED:
-                await hub.complete_c2d(self._grant, lock)
-            elif outcome is Outcome.REJECTED:
-                await hub.reject_c2d(self._grant, lock)
-            elif outcome in _NOT_TAKEN:
-                await hub.abandon_c2d(self._grant, lock)
+            await decided
         except EdgeError as exc:  # it is not on disk: the client gets the message again
             link = self._link
             if link is not None:

@@ -46,6 +46,7 @@ class DeviceLinks:
                 return proof
             if not connection.is_open:
                 return None
+            connection.authenticated()
             session = AmqpSession(connection, proof, self._forget)
             self._sessions[asked.identity] = session
             session.open()

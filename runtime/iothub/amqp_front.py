@@ -1,4 +1,4 @@
-"""One AMQP connection of the stand-in: SASL, tokens on `$cbs`, and which link is whose.
+"""One AMQP connection of the stand-in: SASL, and which link is whose.
 
 A connection belongs to nobody: each link of it is a device's or module's (amqp_devices.py) or a service's, by
 its address, and is served when the tokens of the connection allow it. Tokens and attaches are handled in the
@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from actors.ports import Transport
-from messaging.amqp import cbs, codec
+from messaging.amqp import cbs
 from messaging.amqp.addresses import ServiceLink, is_cbs, parse_address, parse_service_address
 from messaging.amqp.cbs import PutToken
 from messaging.amqp.conditions import (
@@ -26,7 +26,6 @@ from messaging.amqp.conditions import (
     UNAUTHORIZED_ACCESS,
     Refusal,
     refusal_of,
-    status_of,
 )
 from messaging.amqp.connection import Connection
 from messaging.amqp.events import (
@@ -44,10 +43,10 @@ from messaging.amqp.events import (
 from messaging.amqp.link import Delivery, Link
 from messaging.amqp.sasl import ServerSasl
 from messaging.clock import Clock
-from messaging.errors import EdgeError, RemoteProtocolError
+from messaging.errors import EdgeError
 from messaging.sas import parse_token
+from runtime.iothub.amqp_cbs import CbsNode
 from runtime.iothub.amqp_devices import DeviceLinks
-from runtime.iothub.amqp_outbox import Outbox
 from runtime.iothub.amqp_tokens import ShownTokens
 from runtime.iothub.credit import Credit
 from runtime.iothub.hub import IotHub
@@ -55,9 +54,8 @@ from runtime.iothub.hub import IotHub
 log = logging.getLogger(__name__)
 
 STRANGER_LIMIT_S: Final = 30.0  # from the TLS handshake, or the end of the last token, to one that counts
-STORE_LIMIT_S: Final = 20.0  # a write for which the peer does not read by then ends the connection
+UNREAD_LIMIT_S: Final = 240.0  # a client that reads nothing for so long is gone
 MOST_WAITING: Final = 100  # tokens and attaches; beyond, the client is not read
-TOKEN_CREDIT: Final = 100
 MOST_UNSENT_BYTES: Final = 16 * 1024 * 1024  # for a client that does not read; beyond, it is cut off
 
 # Why a socket is not read, besides credit.
@@ -119,7 +117,7 @@ class AmqpConnection:
         self._proven_at_s = clock.monotonic_s()
         self._closed = False
         self._links: set[Link] = set()  # those that were accepted
-        self._cbs = _CbsNode(self)
+        self._cbs = CbsNode(self)
         self._devices = DeviceLinks(self)
         self._services = services(self)
         self._waiting: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()  # the first is being served
@@ -170,7 +168,7 @@ class AmqpConnection:
             self._proven_at_s = now_s
         if now_s - self._proven_at_s > STRANGER_LIMIT_S:
             self.end(UNAUTHORIZED_ACCESS, f"nobody has proven who they are for {STRANGER_LIMIT_S:.0f} s")
-        elif _UNREAD in self._holds and now_s - self._write_paused_at_s > STORE_LIMIT_S:
+        elif _UNREAD in self._holds and now_s - self._write_paused_at_s > UNREAD_LIMIT_S:
             self._finish(f"reads too slowly: {self._transport.unsent_bytes} bytes wait", logging.WARNING)
         self._flush()
 
@@ -201,9 +199,13 @@ class AmqpConnection:
         link.context = owner
         self._links.add(link)
 
+    def authenticated(self) -> None:
+        """The client has proven something: it is no stranger any more."""
+        self._transport.authenticated()
+
     def proven(self, holder: str) -> None:
         """A token of a holder is genuine: what it let in before may stay as long as it counts."""
-        self._transport.authenticated()
+        self.authenticated()
         self._devices.renewed(holder)
 
     def detach(self, link: Link, refusal: Refusal) -> None:
@@ -230,8 +232,9 @@ class AmqpConnection:
 
     def take(self, size_bytes: int) -> None:
         """So much more of this client is on its way to the disk."""
-        self.unanswered_bytes += size_bytes
-        self._credit.take(self, size_bytes)
+        if not self._closed:
+            self.unanswered_bytes += size_bytes
+            self._credit.take(self, size_bytes)
 
     def give_back(self, size_bytes: int) -> None:
         """So much of it has arrived there."""
@@ -316,8 +319,8 @@ class AmqpConnection:
             else:
                 self._handle_rare(event)
             if self._closed:
-                return
-        actions, self._after_read = self._after_read, []
+                break
+        actions, self._after_read = self._after_read, []  # also what came in front of its end counts
         for action in actions:
             action()
 
@@ -410,66 +413,3 @@ class AmqpConnection:
         if refusal is not None:
             log.warning("%s: a link is refused: %s %s", self.peer, refusal.condition, refusal.reason)
             link.refuse(refusal.condition, refusal.description)
-
-
-class _CbsNode:
-    """Where a client shows its tokens: implements LinkOwner for both links of `$cbs`."""
-
-    def __init__(self, connection: AmqpConnection) -> None:
-        self._connection = connection
-        self._answers = Outbox(connection)
-
-    def attach(self, link: Link) -> None:
-        """Accept a link: anybody may show a token."""
-        link.accept()
-        if not link.is_open:
-            return
-        self._connection.accepted(link, self)
-        if link.is_sender:
-            self._answers.attach(link)
-        else:
-            link.grant(TOKEN_CREDIT)
-
-    def received(self, delivery: Delivery) -> None:
-        """Take a request."""
-        delivery.accept()
-        self._connection.in_order(lambda: self._answer(delivery))
-
-    def settled(self, delivery: Delivery, outcome: Outcome) -> None:
-        """The client has an answer."""
-
-    def credited(self, link: Link) -> None:
-        """Answers may leave."""
-        self._answers.send()
-
-    def detached(self, link: Link) -> None:
-        """A link is gone."""
-        self._answers.detach(link)
-
-    async def _answer(self, delivery: Delivery) -> None:
-        delivery.link.grant(1)
-        try:
-            request = codec.decode(delivery.data)
-        except RemoteProtocolError as exc:
-            self._connection.detach(delivery.link, refusal_of(exc))
-            return
-        status, reason = await self._put(request)
-        self._answers.put(codec.encode(cbs.answer(request, status, reason)))
-
-    async def _put(self, request: codec.AmqpMessage) -> tuple[int, str]:
-        connection = self._connection
-        shown = cbs.parse_put_token(request, connection.clock.now_s(), services=True)
-        refusal: Refusal | None
-        if isinstance(shown, Refusal):
-            refusal = shown
-        else:
-            try:
-                refusal = await connection.tokens.show(shown)
-            except EdgeError as exc:
-                refusal = refusal_of(exc)
-            else:
-                connection.proven(shown.holder)
-        if refusal is None:
-            return cbs.OK, "OK"
-        log.warning("%s: a token is refused: %s", connection.peer, refusal.reason)
-        return status_of(refusal.condition), refusal.reason

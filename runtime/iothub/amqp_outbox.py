@@ -15,7 +15,7 @@ from messaging.errors import LocalProtocolError
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING: Final = 1000  # of a client that gives no credit; beyond, the oldest are dropped
+MOST_WAITING_BYTES: Final = 1 << 20  # of a client that gives no credit; beyond, the oldest are dropped
 
 
 class Wire(Protocol):
@@ -35,7 +35,8 @@ class Outbox:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._link: Link | None = None
-        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
         self._tags = itertools.count(1)
 
     @property
@@ -52,11 +53,15 @@ class Outbox:
         if link is self._link:
             self._link = None
             self._waiting.clear()
+            self._waiting_bytes = 0
 
     def put(self, encoded: bytes) -> None:
         """Send a message, or keep it until there is credit for it."""
         self._waiting.append(encoded)
+        self._waiting_bytes += len(encoded)
         self.send()
+        while self._waiting_bytes > MOST_WAITING_BYTES:
+            self._take()
 
     def send(self) -> None:
         """Send what waits."""
@@ -65,7 +70,7 @@ class Outbox:
             return
         sent = False
         while self._waiting and link.credit > 0 and self._wire.is_writable:
-            encoded = self._waiting.popleft()
+            encoded = self._take()
             sent = True
             try:
                 link.send(encoded, next(self._tags).to_bytes(4, "big"), settled=True)
@@ -76,3 +81,8 @@ class Outbox:
             sent = True
         if sent:
             self._wire.flush_soon()
+
+    def _take(self) -> bytes:
+        encoded = self._waiting.popleft()
+        self._waiting_bytes -= len(encoded)
+        return encoded

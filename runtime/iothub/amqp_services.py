@@ -25,8 +25,8 @@ from messaging.text import quoted
 from runtime.iothub import shown
 from runtime.iothub.amqp_front import AmqpConnection
 from runtime.iothub.amqp_outbox import Outbox
-from runtime.iothub.amqp_stream import NAME, NAMES, PARTITIONS, StreamReader, StreamReaders
-from runtime.iothub.policies import Permission
+from runtime.iothub.amqp_stream import NAMES, PARTITIONS, StreamReader, StreamReaders
+from runtime.iothub.policies import STREAM, Permission
 from runtime.iothub.records import FeedbackBatch
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class ServiceLinks:
         return refusal
 
     def look(self) -> None:
-        """End the links for which no token counts any more."""
+        """End the links for which no token counts any more; the others go on where they could not before."""
         for link, resource in list(self._resources.items()):
             if not link.is_open:
                 del self._resources[link]
@@ -92,12 +92,15 @@ class ServiceLinks:
                 owner = link.context
                 self._connection.detach(link, refusal_of(exc))
                 owner.detached(link)
+            else:
+                if isinstance(link.context, StreamReader):
+                    link.context.look()
 
     def _redirect(self, link: Link, asked: ServiceLink) -> None:
         """Say where the stream is read: clients of IoT Hub ask there for the endpoint of Event Hubs."""
         host = self._connection.hub.host_name
         end = "$management" if asked.kind in _MANAGEMENT else ""
-        refusal = Refusal(REDIRECT, f"the stream is read from {NAME} on {host}")
+        refusal = Refusal(REDIRECT, f"the stream is read from {STREAM} on {host}")
         link.refuse(
             refusal.condition,
             refusal.reason,
@@ -105,7 +108,7 @@ class ServiceLinks:
                 "hostname": host,
                 "network-host": host,
                 "port": codec.Int(PORT),
-                "address": f"amqps://{host}:{PORT}/{NAME}/{end}",
+                "address": f"amqps://{host}:{PORT}/{STREAM}/{end}",
             },
         )
 
@@ -300,7 +303,7 @@ class _Questions:
     def attach(self, link: Link, asked: ServiceLink) -> Refusal | None:
         """Accept a link, or say why not."""
         if asked.stream and asked.stream.lower() not in NAMES:
-            return Refusal(NOT_FOUND, f"there is no stream {quoted(asked.stream)}; there is {NAME}")
+            return Refusal(NOT_FOUND, f"there is no stream {quoted(asked.stream)}; there is {STREAM}")
         link.accept()
         if link.is_open:
             self._connection.accepted(link, self)
@@ -352,7 +355,9 @@ class _Questions:
             what = f"stream {quoted(question.stream)}"
             if question.partition is not None:
                 what += f" with a partition {quoted(question.partition)}"
-            refusal = Refusal(NOT_FOUND, f"there is no {what}; there is {NAME} with {', '.join(PARTITIONS)}")
+            refusal = Refusal(
+                NOT_FOUND, f"there is no {what}; there is {STREAM} with {', '.join(PARTITIONS)}"
+            )
             return stream_messages.refused_answer(request, refusal)
         hub = self._connection.hub
         if question.partition is None:

@@ -1,14 +1,12 @@
 """One device or module on one AMQP connection of the stand-in: its links, and what travels on them.
 
-A disposition leaves when the hub says that the message is on disk, in the order of the transfers. What cannot
-be stored ends the link it came on: its client attaches anew and sends again what has no outcome.
+To the hub it is what an MQTT connection is: at most one of them is connected per identity.
 
 Source: spec sheet hub-protocols.md sections 3.3 to 3.8, its column of IoT Hub
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,11 +16,8 @@ import msgspec
 
 from messaging.amqp import codec
 from messaging.amqp.addresses import LinkKind, is_paired, settlement_of
-from messaging.amqp.codec import BATCH_FORMAT
 from messaging.amqp.conditions import (
     DETACH_FORCED,
-    INTERNAL_ERROR,
-    MESSAGE_SIZE_EXCEEDED,
     STOLEN,
     UNAUTHORIZED_ACCESS,
     Refusal,
@@ -30,47 +25,38 @@ from messaging.amqp.conditions import (
 )
 from messaging.amqp.events import Outcome
 from messaging.amqp.link import Delivery, Link
-from messaging.amqp.mapping import read_message, size_refusal
 from messaging.amqp.method_messages import method_call, parse_method_answer
 from messaging.amqp.twin_messages import TwinOperation, TwinRequest, desired_patch, parse_twin_request
-from messaging.errors import EdgeError, RemoteProtocolError
+from messaging.errors import RemoteProtocolError
 from messaging.identity import Identity
 from messaging.topics import Unknown
 from runtime.iothub import amqp_twin
 from runtime.iothub.amqp_c2d import C2dSender
+from runtime.iothub.amqp_inflow import Inflow
 from runtime.iothub.amqp_outbox import Outbox
+from runtime.iothub.amqp_telemetry import TelemetryReceiver
 from runtime.iothub.amqp_tokens import Proof
 from runtime.iothub.proofs import end_of_token
-from runtime.iothub.records import C2dMessage, CutOff, Features, Telemetry
+from runtime.iothub.records import C2dMessage, CutOff, Features
 
 if TYPE_CHECKING:
     from runtime.iothub.amqp_front import AmqpConnection
 
 log = logging.getLogger(__name__)
 
-EVENT_CREDIT: Final = 1000  # spec sheet section 3.4
-REQUEST_CREDIT: Final = 100  # of twins and of answers to methods
-LARGEST_BATCH_BYTES: Final = 600 * 1024  # spec sheet section 3.4
+CREDIT: Final = 100  # for requests of twins, and for answers to methods
 
 _CUT_OFF: Final = {
     CutOff.REPLACED: STOLEN,
     CutOff.REFUSED: UNAUTHORIZED_ACCESS,
     CutOff.STOPPING: DETACH_FORCED,
 }
-_CREDIT: Final = {
-    LinkKind.EVENTS: EVENT_CREDIT,
-    LinkKind.METHOD_RESPONSES: REQUEST_CREDIT,
-    LinkKind.TWIN_REQUESTS: REQUEST_CREDIT,
+_PAIRS: Final = {
+    LinkKind.METHOD_CALLS: LinkKind.METHOD_RESPONSES,
+    LinkKind.METHOD_RESPONSES: LinkKind.METHOD_CALLS,
+    LinkKind.TWIN_ANSWERS: LinkKind.TWIN_REQUESTS,
+    LinkKind.TWIN_REQUESTS: LinkKind.TWIN_ANSWERS,
 }
-
-
-class _Read:
-    """What one read brought of the messages of an identity."""
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-        self.messages: list[Telemetry] = []
-        self.size_bytes = 0
 
 
 class AmqpSession:
@@ -91,12 +77,13 @@ class AmqpSession:
         self._channels: dict[LinkKind, str] = {}  # of those links that have one
         self._features = Features()
         self._wants_desired = False
-        self._read = _Read()
-        self._spent: dict[Link, int] = {}  # credit of links on which we receive, to be given anew
+        self._telemetry = TelemetryReceiver(connection, proof.grant, self._end_for)
+        self._responses: Inflow
         self._c2d = C2dSender(connection, proof.grant)
         self._calls = Outbox(connection)
         self._answers = Outbox(connection)
-        self._requests: deque[TwinRequest] = deque()  # the first is being served
+        self._requests: deque[tuple[TwinRequest, Inflow]] = deque()  # the first is being served
+        self._asking: Inflow
         self._is_over = False
 
     def open(self) -> None:
@@ -120,12 +107,16 @@ class AmqpSession:
         if is_paired(kind):
             self._channels[kind] = channel
         self._connection.accepted(link, self)
-        if kind in _CREDIT:
-            link.grant(_CREDIT[kind])
+        if kind is LinkKind.EVENTS:
+            self._telemetry.attach(link)
         elif kind is LinkKind.C2D:
             self._c2d.attach(link)
         elif kind is LinkKind.METHOD_CALLS:
             self._calls.attach(link)
+        elif kind is LinkKind.METHOD_RESPONSES:
+            self._responses = Inflow(link, CREDIT)
+        elif kind is LinkKind.TWIN_REQUESTS:
+            self._asking = Inflow(link, CREDIT)
         elif kind is LinkKind.TWIN_ANSWERS:
             self._answers.attach(link)
         self._tell_features()
@@ -136,8 +127,11 @@ class AmqpSession:
             self._ends_s = max(self._ends_s, expires_s)
 
     def look(self) -> None:
-        """End its links when its token has expired."""
-        if self._ends_s is not None and self._connection.clock.now_s() >= self._ends_s:
+        """End its links when its token has expired, that for messages when these do not get to the disk."""
+        self._telemetry.look()
+        if self._is_over or self._ends_s is None:
+            return
+        if self._connection.clock.now_s() >= self._ends_s:
             self._end(Refusal(UNAUTHORIZED_ACCESS, f"the token of '{self.identity}' has expired"))
             self._hub.disconnected(self._grant, self)
 
@@ -155,6 +149,12 @@ class AmqpSession:
                 others.add(pair)
         return [self._links[other] for other in others if other in self._links]
 
+    def _end_for(self, link: Link, refusal: Refusal) -> None:
+        """End one link for what came on it."""
+        self._end_link(link, refusal)
+        self._tell_features()
+        self._end_if_bare()
+
     def _end_link(self, link: Link, refusal: Refusal) -> None:
         self._connection.detach(link, refusal)
         self._remove(link)
@@ -163,7 +163,6 @@ class AmqpSession:
         kind = self._kinds.pop(link)
         del self._links[kind]
         self._channels.pop(kind, None)
-        self._spent.pop(link, None)
         self._c2d.detach(link)
         self._calls.detach(link)
         self._answers.detach(link)
@@ -201,25 +200,23 @@ class AmqpSession:
         """A message came."""
         kind = self._kinds[delivery.link]
         if kind is LinkKind.EVENTS:
-            self._take_event(delivery)
+            self._telemetry.received(delivery)
             return
-        self._renew_credit(delivery.link, 1, REQUEST_CREDIT // 2)
         delivery.accept()  # unless it came settled, as it should
         try:
             message = codec.decode(delivery.data)
         except RemoteProtocolError as exc:
-            self._end_link(delivery.link, refusal_of(exc))
-            self._tell_features()
-            self._end_if_bare()
+            self._end_for(delivery.link, refusal_of(exc))
             return
-        if kind is LinkKind.METHOD_RESPONSES:
-            answer = parse_method_answer(message)
-            if isinstance(answer, Unknown):
-                log.warning("%s: %s", self.identity, answer.reason)
-            else:
-                self._hub.method_answered(self._grant, answer.request_id, answer.status, message.body)
-        else:
+        if kind is LinkKind.TWIN_REQUESTS:
             self._take_request(message)
+            return
+        self._responses.dealt_with()
+        answer = parse_method_answer(message)
+        if isinstance(answer, Unknown):
+            log.warning("%s: %s", self.identity, answer.reason)
+        else:
+            self._hub.method_answered(self._grant, answer.request_id, answer.status, message.body)
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
         """The client has decided on a C2D message: nothing else is sent unsettled."""
@@ -238,75 +235,25 @@ class AmqpSession:
             link.drained()
             self._connection.flush_soon()
 
-    # telemetry
-
-    def _take_event(self, delivery: Delivery) -> None:
-        try:
-            messages = _messages_of(delivery)
-        except RemoteProtocolError as exc:
-            messages = refusal_of(exc)
-        if isinstance(messages, Refusal):
-            log.warning("%s: a message is refused: %s", self.identity, messages.reason)
-            delivery.reject(messages.condition, messages.description)
-            self._renew_credit(delivery.link, 1, EVENT_CREDIT // 10)
-            return
-        read = self._read
-        if not read.deliveries:
-            self._connection.after_read(self._pass_on)
-        read.deliveries.append(delivery)
-        read.messages += messages
-        read.size_bytes += len(delivery.data)
-        delivery.data = b""
-
-    def _pass_on(self) -> None:
-        read, self._read = self._read, _Read()
-        self._hub.telemetry(self._grant, read.messages).add_done_callback(
-            lambda future: self._stored(read, future)
-        )
-        self._connection.take(read.size_bytes)
-
-    def _stored(self, read: _Read, future: asyncio.Future[None]) -> None:
-        self._connection.give_back(read.size_bytes)
-        link = read.deliveries[0].link
-        if future.cancelled() or future.exception() is not None:
-            error = None if future.cancelled() else future.exception()
-            reason = error or "the hub stops"
-            log.error("%s: a message was not stored: %s", self.identity, reason)
-            if link in self._kinds:
-                refusal = refusal_of(error) if isinstance(error, EdgeError) else None
-                self._end_link(link, refusal or Refusal(INTERNAL_ERROR, str(reason)))
-                self._end_if_bare()
-            return
-        for delivery in read.deliveries:
-            delivery.accept()
-        self._renew_credit(link, len(read.deliveries), EVENT_CREDIT // 10)
-        self._connection.flush_soon()
-
-    def _renew_credit(self, link: Link, count: int, at_least: int) -> None:
-        if link not in self._kinds:
-            return
-        spent = self._spent.get(link, 0) + count
-        if spent >= at_least:
-            link.grant(spent)
-            spent = 0
-        self._spent[link] = spent
-
     # twin requests, one after the other: a GET sees the PATCH before it
 
     def _take_request(self, message: codec.AmqpMessage) -> None:
         request = parse_twin_request(message)
         if isinstance(request, Unknown):
             log.warning("%s: %s", self.identity, request.reason)
+            self._asking.dealt_with()
             return
-        self._requests.append(request)
+        self._requests.append((request, self._asking))
         if len(self._requests) == 1:
             self._connection.spawn(self._serve_requests())
 
     async def _serve_requests(self) -> None:
         while self._requests:
-            request = self._requests[0]
+            request, asking = self._requests[0]
             answer = await amqp_twin.answer(self._hub, self.identity, request)
             self._requests.popleft()
+            asking.dealt_with()
+            self._connection.flush_soon()
             if self._answers.link is None:
                 continue  # nobody listens
             if answer is not None:
@@ -333,37 +280,3 @@ class AmqpSession:
     def cut_off(self, why: CutOff) -> None:
         """End its links; the connection and everybody else on it stay."""
         self._end(Refusal(_CUT_OFF[why], f"'{self.identity}': {why.value}"))
-
-
-_PAIRS: Final = {
-    LinkKind.METHOD_CALLS: LinkKind.METHOD_RESPONSES,
-    LinkKind.METHOD_RESPONSES: LinkKind.METHOD_CALLS,
-    LinkKind.TWIN_ANSWERS: LinkKind.TWIN_REQUESTS,
-    LinkKind.TWIN_REQUESTS: LinkKind.TWIN_ANSWERS,
-}
-
-
-def _messages_of(delivery: Delivery) -> list[Telemetry] | Refusal:
-    """Return the messages of a transfer, of which all are stored or none.
-
-    Raises:
-        RemoteProtocolError: it is no message.
-    """
-    encoded = [delivery.data]
-    if delivery.message_format == BATCH_FORMAT:
-        if len(delivery.data) > LARGEST_BATCH_BYTES:
-            return Refusal(
-                MESSAGE_SIZE_EXCEEDED,
-                f"a batch of {len(delivery.data)} bytes is over the limit of {LARGEST_BATCH_BYTES}",
-            )
-        encoded = codec.split_batch(delivery.data)
-    messages = []
-    for one in encoded:
-        message = read_message(codec.decode(one))
-        if isinstance(message, Refusal):
-            return message
-        refusal = size_refusal(message)
-        if refusal is not None:
-            return refusal
-        messages.append(Telemetry(message.properties, message.system_properties, message.body))
-    return messages

@@ -35,17 +35,18 @@ from messaging.errors import EdgeError, LocalProtocolError
 from messaging.message import Message
 from messaging.text import quoted
 from runtime.iothub.amqp_front import AmqpConnection
+from runtime.iothub.policies import STREAM
 from runtime.iothub.records import Event
 
 log = logging.getLogger(__name__)
 
-NAME: Final = "events"  # of the Event Hubs-compatible endpoint
-NAMES: Final = (NAME, "messages/events")
+NAMES: Final = (STREAM, "messages/events")
 PARTITIONS: Final = ("0",)
 MOST_READERS: Final = 5  # of a consumer group, without an epoch
 MOST_AT_ONCE: Final = 1000
 MOST_BYTES: Final = 1 << 20  # that are read ahead of a client
 MOST_UNSETTLED: Final = 5000
+MOST_HELD_BYTES: Final = 4 << 20  # for a client that gives credit and keeps its session's window closed
 WAIT_S: Final = 60.0
 
 
@@ -154,14 +155,14 @@ class StreamReader:
 
     def settled(self, delivery: Delivery, outcome: Outcome) -> None:
         """Reading leaves an event where it is, whatever becomes of it."""
-        self._look()
+        self.look()
 
     def credited(self, link: Link) -> None:
         """There is credit, or the client wants to know whether there is more."""
         if link.drain and self._feeding is not None:
             self._feeding.cancel()  # it may wait for something new; nothing is sent but by it
             self._feeding = asyncio.get_running_loop().create_task(self._feed())
-        self._look()
+        self.look()
 
     def detached(self, link: Link) -> None:
         """The link is gone."""
@@ -172,10 +173,15 @@ class StreamReader:
 
     # sending
 
-    def _look(self) -> None:
-        """Say whether something may be sent."""
+    def look(self) -> None:
+        """Say whether something may be sent; called whenever that may have changed, and each second."""
         link = self._link
-        if link.credit > 0 and self._connection.is_writable and link.unsettled < MOST_UNSETTLED:
+        if (
+            link.credit > 0
+            and self._connection.is_writable
+            and link.unsettled < MOST_UNSETTLED
+            and link.held_bytes < MOST_HELD_BYTES
+        ):
             self._ready.set()
         else:
             self._ready.clear()
@@ -196,7 +202,7 @@ class StreamReader:
                 if link.drain and (not found or not link.credit):
                     link.drained()
                 self._connection.flush_soon()
-                self._look()
+                self.look()
         except EdgeError as exc:
             log.error("%s: events are not sent any more: %s", self._connection.peer, exc)
             self._feeding = None  # this is it

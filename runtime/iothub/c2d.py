@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -130,9 +130,14 @@ class C2dQueues:
             self._locks[lock] = _Locked(device_id, message.sequence_number, self._clock.now_s() + LOCK_S)
             found.session.c2d(message, lock)
 
-    async def settle(self, grant: Grant, lock: str, outcome: Outcome) -> None:
-        """The device took (`Success`) or refused (`Rejected`) a message."""
-        locked = self._settled(grant, lock)
+    def settle(self, grant: Grant, lock: str, outcome: Outcome) -> Coroutine[Any, Any, None]:
+        """The device took (`Success`) or refused (`Rejected`) a message.
+
+        The lock is taken at once, so that a device that is gone before this runs does not give it back.
+        """
+        return self._settle(self._settled(grant, lock), outcome)
+
+    async def _settle(self, locked: _Locked | None, outcome: Outcome) -> None:
         if locked is None:
             return
         now_s = self._clock.now_s()
@@ -143,9 +148,11 @@ class C2dQueues:
         future.add_done_callback(lambda _: self._locked.discard(locked.sequence_number))
         await future
 
-    async def abandon(self, grant: Grant, lock: str) -> None:
-        """The device wants the message later."""
-        locked = self._settled(grant, lock)
+    def abandon(self, grant: Grant, lock: str) -> Coroutine[Any, Any, None]:
+        """The device wants the message later. The lock is taken at once, as by `settle`."""
+        return self._abandon(grant, self._settled(grant, lock))
+
+    async def _abandon(self, grant: Grant, locked: _Locked | None) -> None:
         if locked is None:
             return
         self._locked.discard(locked.sequence_number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -341,17 +341,17 @@ class IotHub:
             device_id, body, properties or {}, system_properties or {}, ack, expires_s
         )
 
-    async def complete_c2d(self, grant: Grant, lock: str) -> None:
-        """The device has the message. A token that is not locked (any more) is let pass."""
-        await self._c2d.settle(grant, lock, "Success")
+    def complete_c2d(self, grant: Grant, lock: str) -> Coroutine[Any, Any, None]:
+        """The device has the message, as of this call. A token that is not locked (any more) is let pass."""
+        return self._c2d.settle(grant, lock, "Success")
 
-    async def reject_c2d(self, grant: Grant, lock: str) -> None:
-        """The device does not want the message."""
-        await self._c2d.settle(grant, lock, "Rejected")
+    def reject_c2d(self, grant: Grant, lock: str) -> Coroutine[Any, Any, None]:
+        """The device does not want the message, as of this call."""
+        return self._c2d.settle(grant, lock, "Rejected")
 
-    async def abandon_c2d(self, grant: Grant, lock: str) -> None:
-        """Back to the queue; too often is too often."""
-        await self._c2d.abandon(grant, lock)
+    def abandon_c2d(self, grant: Grant, lock: str) -> Coroutine[Any, Any, None]:
+        """Back to the queue, as of this call; too often is too often."""
+        return self._c2d.abandon(grant, lock)
 
     def release_c2d(self, grant: Grant) -> None:
         """The device has stopped to listen: what it had not decided on waits again."""
@@ -452,15 +452,12 @@ class IotHub:
             if change.before is None or not change.cuts_off:
                 continue
             identity = change.before.identity
-            whom = [identity]
-            if (
-                identity.module_id is None
-            ):  # a device that is disabled or has other keys speaks for its modules
-                whom += [
-                    each.grant.identity
-                    for each in self._sessions.all()
-                    if each.grant.identity.device_id == identity.device_id
-                ]
+            # A device that is disabled or has other keys speaks for its modules, a hub for its scope.
+            whom = {identity: None}
+            for connected in self._sessions.all():
+                grant = connected.grant
+                if any(_covers(identity, who) for who in (grant.identity, grant.speaker) if who is not None):
+                    whom[grant.identity] = None
             for each in whom:
                 self._sessions.cut_off(each, CutOff.REFUSED)
                 self._c2d.release(each)
@@ -498,3 +495,8 @@ class IotHub:
                 await self.sweep()
             except StoreError as exc:
                 log.error("expired messages stay for now: %s", exc)
+
+
+def _covers(identity: Identity, who: Identity) -> bool:
+    """Whether somebody is this identity, or a module of this device."""
+    return who == identity or (identity.module_id is None and who.device_id == identity.device_id)

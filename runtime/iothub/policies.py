@@ -21,6 +21,8 @@ from runtime.atomic_file import write_private_file
 from runtime.iothub import registry
 
 OWNER: Final = "iothubowner"
+SERVICE: Final = "service"
+STREAM: Final = "events"  # the Event Hubs-compatible name of what devices send
 
 
 class Permission(enum.Flag):
@@ -37,7 +39,7 @@ ALL: Final = ~Permission(0)
 # The policies that every IoT Hub begins with.
 _PERMISSIONS: Mapping[str, Permission] = {
     OWNER: ALL,
-    "service": Permission.SERVICE_CONNECT,
+    SERVICE: Permission.SERVICE_CONNECT,
     "device": Permission.DEVICE_CONNECT,
     "registryRead": Permission.REGISTRY_READ,
     "registryReadWrite": Permission.REGISTRY_READ | Permission.REGISTRY_WRITE,
@@ -108,6 +110,14 @@ class Policies:
         """Return what a service SDK takes. It holds a key: never log it."""
         policy = self.find(name)
         return f"HostName={host_name};SharedAccessKeyName={name};SharedAccessKey={policy.primary_key}"
+
+    def events_connection_string(self, host_name: str, name: str = SERVICE) -> str:
+        """Return what an SDK of Event Hubs takes to read the stream. It holds a key: never log it."""
+        policy = self.find(name)
+        return (
+            f"Endpoint=sb://{host_name}/;SharedAccessKeyName={name};SharedAccessKey={policy.primary_key};"
+            f"EntityPath={STREAM}"
+        )
 
 
 def _decode(path: Path, content: bytes) -> dict[str, tuple[str, str]]:

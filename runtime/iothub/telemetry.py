@@ -168,7 +168,7 @@ def events_after(
 ) -> list[Event]:
     """Return up to `max_count` messages that follow sequence number `after`, or the oldest kept, in order.
 
-    With `most_bytes`, fewer as soon as their rows have that many bytes together.
+    With `most_bytes`, fewer as soon as their bodies have that many bytes together.
     """
     row = connection.execute(
         "SELECT max(first_seq) FROM telemetry WHERE first_seq <= ?", (after + 1,)
@@ -176,20 +176,22 @@ def events_after(
     next_row = row[0] or 0
     found: list[Event] = []
     size = 0
-    while len(found) < max_count and size < most_bytes:
+    while True:
         row = connection.execute(
             "SELECT first_seq, count, at_s, data FROM telemetry WHERE first_seq >= ? "
             "ORDER BY first_seq LIMIT 1",
             (next_row,),
         ).fetchone()
         if row is None:
-            break
+            return found
         first_seq, count, at_s, data = row
-        newer = [event for event in _events(first_seq, at_s, data) if event.sequence_number > after]
-        found += newer
-        size += len(data) * len(newer) // count
+        for event in _events(first_seq, at_s, data):
+            if event.sequence_number > after:
+                if len(found) == max_count or size >= most_bytes:
+                    return found
+                found.append(event)
+                size += len(event.telemetry.body)
         next_row = first_seq + count
-    return found[:max_count]
 
 
 def _extent(connection: sqlite3.Connection) -> Extent:

@@ -75,7 +75,7 @@ class _Way(asyncio.Protocol):
         self._ahead_bytes += len(data)
         if self._ahead_bytes > _AHEAD_BYTES:
             self.transport.pause_reading()
-        if self._timer is None:
+        if self._timer is None and self.other is not None:
             self._timer = asyncio.get_running_loop().call_later(self._delay_s, self._deliver)
 
     def _deliver(self) -> None:
@@ -113,9 +113,11 @@ class _Entry(_Way):
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         other = _Way(self._counts, "to_client", self._delay_s)
-        other.other, self.other = self, other
+        other.other = self
         await loop.create_connection(lambda: other, *self._target)
+        self.other = other
         self.transport.resume_reading()
+        self._deliver()
 
 
 async def _run(listen: str, target: str, delay_s: float, ports: list[int]) -> None:

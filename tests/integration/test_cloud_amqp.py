@@ -94,7 +94,7 @@ def test_uamqp_gets_c2d_messages_that_waited_and_they_are_done(cloud: Cloud, dev
     told: list[str] = []
     while len(told) < 3:
         found = cloud.call(cloud.hub.receive_feedback())
-        told += [] if found is None else [record.outcome for record in found[1]]
+        told += [] if found is None else [record.outcome for record in found.records]
     assert told == ["Success"] * 3
 
 

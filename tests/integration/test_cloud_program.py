@@ -269,6 +269,8 @@ def test_what_is_wrong_is_named_with_the_way_out(cloud: CloudProgram, tmp_path: 
             ("enrollment", "create", "bad id"),
             ("enrollment", "key", "nobody", "d"),
             ("connection-string", "--policy", "nobody"),
+            ("connection-string", "--events", "--policy", "nobody"),
+            ("connection-string", "--events", "--device", "thermostat"),
             ("devise", "list"),
         )
     }
@@ -411,3 +413,17 @@ def test_service_sdks_connect_with_the_connection_string_that_is_shown(
 
     assert manager.get_device("seen-by-services").status == "enabled"
     assert found["created"]["authentication"]["symmetricKey"]["primaryKey"]
+
+
+def test_an_sdk_of_event_hubs_reads_with_the_connection_string_that_is_shown(cloud: CloudProgram) -> None:
+    pytest.importorskip("azure.eventhub", reason="azure-eventhub is not installed; type scripts/setup test")
+    from azure.eventhub import EventHubConsumerClient
+
+    client = EventHubConsumerClient.from_connection_string(
+        cloud.do("connection-string", "--events"),
+        consumer_group="$Default",
+        connection_verify=str(cloud.ca_file),
+    )
+
+    with client:
+        assert client.get_partition_ids() == ["0"]

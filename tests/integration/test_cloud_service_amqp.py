@@ -146,12 +146,12 @@ async def take_next(cloud: CloudServer, listening: FakeDevice) -> None:
 # Python
 
 
-@pytest.fixture
-def python(cloud: CloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(params=["AMQP", "AMQP-WS"])
+def python(
+    request: pytest.FixtureRequest, cloud: CloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """Return the manager of the SDK, which trusts the stand-in."""
-    pytest.importorskip(
-        "uamqp", reason="azure-iot-hub needs uamqp, of which there is no wheel for this Python"
-    )
+    uamqp = pytest.importorskip("uamqp", reason="azure-iot-hub needs uamqp, of which there is no wheel here")
     import certifi
     from azure.iot.hub import IoTHubRegistryManager
 
@@ -159,7 +159,11 @@ def python(cloud: CloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     trusted.write_text(Path(certifi.where()).read_text() + cloud.ca_file.read_text())
     monkeypatch.setattr(certifi, "where", lambda: str(trusted))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(trusted))
-    return IoTHubRegistryManager.from_connection_string(cloud.connection_string("service"))
+    types = uamqp.TransportType
+    return IoTHubRegistryManager.from_connection_string(
+        cloud.connection_string("service"),
+        types.Amqp if request.param == "AMQP" else types.AmqpOverWebsocket,
+    )
 
 
 def test_python_sends_messages_with_all_their_properties(cloud: CloudServer, python: Any) -> None:

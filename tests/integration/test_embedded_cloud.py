@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def test_an_edge_alone_has_its_device_in_a_hub_of_its_own(edge: EdgeProcess) -> 
     address = modules["edgeCloud"]["address"]
     assert f"IoT Hub stand-in at {address}" in edge.run("list").stdout
     assert "clients need this CA" in edge.run("logs", "edgeCloud").stdout
+    socket.create_connection((address, AMQP_PORT), 1).close()
     devices = edge.json("cloud", "device", "list")
     provisioned = json.loads((edge.home / "provisioned.json").read_text())
     assert [device["deviceId"] for device in devices] == [provisioned["deviceId"]]

@@ -286,6 +286,20 @@ def test_a_detach_reaches_the_other_end_with_its_error(who: str) -> None:
     assert [link.credit for link in (ours, theirs)] == [0, 0]
 
 
+@CUTS
+def test_a_detach_behind_the_end_of_its_session_is_passed_over(piece_bytes: int) -> None:
+    server = server_with_link()
+    data = frame(END) + frame(DETACH, UInt(0), True) + frame(DETACH, UInt(1), True) + frame(CLOSE)
+    size = piece_bytes or len(data)
+
+    events = [
+        event for at in range(0, len(data), size) for event in server.receive_data(data[at : at + size])
+    ]
+
+    assert [type(event) for event in events] == [LinkDetached, Ended]
+    assert events[-1] == Ended("", "", False)
+
+
 def test_the_end_of_a_session_ends_its_links_alone() -> None:
     server = server_with_link()
     server.receive_data(begin(1))
@@ -436,6 +450,29 @@ def test_a_batch_is_told_from_other_messages(piece_bytes: int) -> None:
         BATCH_FORMAT,
     ]
     assert [delivery.tag for delivery in received] == [b"0", b"1", b"2", b"", b"4"]
+    assert not pair.client._sent_tags
+    assert not pair.server._batch_tags
+
+
+@CUTS
+def test_batches_on_two_links_with_equal_tags_are_both_told_from_other_messages(piece_bytes: int) -> None:
+    pair = Pair(piece_bytes=piece_bytes).opened()
+    (first, _), (second, _) = pair.client_sends(name="first"), pair.client_sends(name="second")
+    long = b"x" * 100_000
+
+    first.send(long, b"1", settled=False, message_format=BATCH_FORMAT)
+    second.send(long, b"1", settled=False, message_format=BATCH_FORMAT)
+    first.send(b"plain", b"2", settled=False)
+    second.send(b"batch", b"2", settled=False, message_format=BATCH_FORMAT)
+    received = pair.received_by_server()
+
+    told = {(each.link.name, each.tag): (each.message_format, each.data) for each in received}
+    assert told == {
+        ("first", b"1"): (BATCH_FORMAT, long),
+        ("second", b"1"): (BATCH_FORMAT, long),
+        ("first", b"2"): (0, b"plain"),
+        ("second", b"2"): (BATCH_FORMAT, b"batch"),
+    }
     assert not pair.client._sent_tags
     assert not pair.server._batch_tags
 

@@ -20,6 +20,7 @@ from messaging.amqp.method_messages import MethodCall, method_answer, parse_meth
 from messaging.amqp.twin_messages import TwinOperation, twin_request
 from messaging.errors import IotHubError, StoreError
 from messaging.identity import Identity
+from runtime.iothub.amqp_outbox import MOST_WAITING_BYTES
 from runtime.iothub.c2d import LOCK_S, MOST_DELIVERIES, QUEUE_DEPTH
 from runtime.iothub.records import MethodResult
 from tests.runtime.iothub.amqp_client import AmqpClient, connect
@@ -198,6 +199,21 @@ def test_what_was_not_decided_waits_for_whoever_listens_next(
 
     message = codec.decode(delivery.data)
     assert (message.body, message.annotations["iothub-deliverycount"]) == (b"x", 0)
+
+
+@pytest.mark.parametrize("how", ["detach", "close"])
+def test_an_outcome_counts_when_the_link_ends_in_the_same_read(
+    scene: Scene, client: AmqpClient, how: str
+) -> None:
+    link = client.attach(LinkKind.C2D, "d1")
+    send_c2d(scene, b"x", ack="full")
+    client.take(link).accept()
+    link.detach() if how == "detach" else client.engine.close()
+
+    client.rest()
+
+    assert waiting(scene) == 0
+    assert feedback(scene) == ["Success"]
 
 
 def test_a_second_link_for_c2d_ends_the_first_and_gets_what_it_had(scene: Scene, client: AmqpClient) -> None:
@@ -438,6 +454,24 @@ def test_a_pair_that_is_attached_anew_has_to_ask_for_patches_again(scene: Scene,
     assert not older.answers.is_open
     scene.run(scene.hub.patch_twin(D1, {"properties": {"desired": {"speed": 1}}}))
     assert client.received(newer) == []
+
+
+def test_a_client_that_takes_no_answers_is_kept_a_few_of_the_newest(client: AmqpClient) -> None:
+    links = TwinLinks(client)
+    links.ask(TwinOperation.PATCH, msgspec.json.encode({f"n{n}": "x" * 3000 for n in range(10)}))
+    twin_bytes = len(links.ask(TwinOperation.GET).body)
+    links.answers.detach()
+    answers = client.attach(LinkKind.TWIN_ANSWERS, "d1", channel="t", credit=0)
+    count = 2 * MOST_WAITING_BYTES // twin_bytes
+    for number in range(count):
+        client.start(links.requests, twin_request(TwinOperation.GET, f"{number}"), settled=True)
+        client.rest()
+
+    answers.grant(count)
+
+    found = [codec.decode(delivery.data).correlation_id for delivery in client.received(answers)]
+    assert found == [f"{number}" for number in range(count - len(found), count)]
+    assert count // 3 < len(found) <= count // 2
 
 
 def test_credit_for_requests_is_given_anew(client: AmqpClient) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import random
+import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +25,7 @@ from runtime.iothub.amqp_front import STRANGER_LIMIT_S
 from runtime.iothub.amqp_tokens import ShownTokens
 from runtime.iothub.policies import Permission
 from runtime.iothub.records import CutOff
+from tests.runtime.client_certificates import make_client
 from tests.runtime.iothub.amqp_client import AmqpClient, connect
 from tests.runtime.iothub.mqtt_scene import HOST, Scene
 
@@ -247,6 +252,13 @@ def test_addresses_are_those_of_the_sheet(scene: Scene, address: str, taken: boo
         assert client.refused(link)[0] == "amqp:not-allowed"
 
 
+def test_the_token_of_a_device_is_none_of_a_service(scene: Scene) -> None:
+    client = connect(scene, "d1")
+    link = client.engine.attach_sender("c2d", "/messages/devicebound")
+
+    assert client.refused(link)[0] == UNAUTHORIZED
+
+
 def test_tokens_and_attaches_need_not_wait_for_each_other(scene: Scene) -> None:
     client = AmqpClient(scene).opened()
     client.put_token("d2")
@@ -303,6 +315,56 @@ def test_a_renewed_token_of_an_edge_hub_keeps_the_links_of_its_scope(edge: Scene
     edge.look()
 
     assert client.send(link, AmqpMessage(body=b"x")).outcome is Outcome.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("whose", "change"),
+    [
+        ("edge", {"status": "disabled"}),
+        ("edge/$edgeHub", {"authentication": {"symmetricKey": {"primaryKey": "a" * 44, "secondaryKey": ""}}}),
+    ],
+    ids=["the edge is disabled", "its hub has another key"],
+)
+def test_whom_an_edge_hub_has_spoken_for_goes_with_it(
+    edge: Scene, whose: str, change: dict[str, Any]
+) -> None:
+    client = connect(edge, "edge/$edgeHub", "d1")
+    link, other = client.attach(LinkKind.EVENTS, "leaf"), client.attach(LinkKind.EVENTS, "d1")
+
+    edge.create(whose, if_match="*", **change)
+
+    assert client.refused(link)[0] == UNAUTHORIZED
+    assert client.refused(client.ask(LinkKind.EVENTS, "leaf"))[0] == UNAUTHORIZED
+    assert client.send(other, AmqpMessage(body=b"x")).outcome is Outcome.ACCEPTED
+
+
+# ---- certificates
+
+
+def test_a_certificate_lets_its_own_identity_in_without_a_token(scene: Scene, tmp_path: Path) -> None:
+    scene.clock.advance(time.time() - scene.clock.now_s())  # the certificate is of today
+    shown = make_client(tmp_path, "leaf")
+    thumbprint = hashlib.sha256(shown.ders[0]).hexdigest()
+    prints = {"primaryThumbprint": thumbprint, "secondaryThumbprint": thumbprint}
+    scene.create("leaf", authentication={"type": "selfSigned", "x509Thumbprint": prints})
+    client = AmqpClient(scene, None, shown.ders).opened()
+    assert not client.transport.known
+
+    assert can_send(client, "leaf")
+
+    assert client.transport.known
+    assert client.refused(client.ask(LinkKind.EVENTS, "d1"))[0] == UNAUTHORIZED
+
+
+def test_a_token_that_does_not_count_is_not_made_good_by_a_certificate(scene: Scene, tmp_path: Path) -> None:
+    scene.clock.advance(time.time() - scene.clock.now_s())  # the certificate is of today
+    shown = make_client(tmp_path, "leaf")
+    thumbprint = hashlib.sha256(shown.ders[0]).hexdigest()
+    prints = {"primaryThumbprint": thumbprint, "secondaryThumbprint": thumbprint}
+    scene.create("leaf", authentication={"type": "selfSigned", "x509Thumbprint": prints})
+    client = AmqpClient(scene, None, shown.ders).opened()
+
+    assert client.put_token("leaf") == 401
 
 
 # ---- at most one connection per identity
@@ -491,6 +553,49 @@ def test_a_frame_that_cannot_be_read_is_answered_with_close(scene: Scene) -> Non
     client.send_bytes(b"\x00\x00\x00\x10\x02\x00\x00\x00\x00\x53\x99\x45\x00\x00\x00\x00")
 
     assert client.wait_for_end().condition
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bytes_that_were_changed_on_their_way_harm_nobody_else(
+    scene: Scene, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    chance = random.Random(seed)
+    other = connect(scene, "d2")
+    client = AmqpClient(scene, None)
+    pieces = said(client)
+
+    broken = AmqpClient(scene, None)
+    for piece in pieces:
+        changed = bytearray(piece)
+        for _ in range(chance.randrange(4)):
+            changed[chance.randrange(len(changed))] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del changed[chance.randrange(len(changed)) :]
+        if changed:
+            broken.send_bytes(bytes(changed))
+    scene.look()
+    broken.lose()
+
+    assert can_send(other, "d2")
+    assert "internal error" not in caplog.text
+
+
+def said(client: AmqpClient) -> list[bytes]:
+    """Return what a client sends that shows its token, listens to everything and sends a message."""
+    pieces: list[bytes] = []
+    send = client.send_bytes
+
+    def keep(data: bytes) -> None:
+        pieces.append(data)
+        send(data)
+
+    client.send_bytes = keep  # type: ignore[method-assign]
+    client.opened().put_token("d1")
+    for kind in LinkKind:
+        if kind is not LinkKind.INPUTS:
+            client.attach(kind, "d1")
+    can_send(client, "d1")
+    return pieces
 
 
 def test_a_hub_that_stops_says_so_to_all(scene: Scene) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
+from cproton_ffi import lib
 
 from messaging import sas
 from messaging.amqp import cbs, codec
 from messaging.amqp.codec import AmqpMessage, Int, Long
-from messaging.amqp.events import CreditGranted, LinkAttached, LinkDetached, Outcome, Received
+from messaging.amqp.events import CreditGranted, LinkAttached, LinkDetached, Outcome, Received, Settled
 from messaging.amqp.link import Delivery, Link, SndSettleMode
 from messaging.amqp.sasl import ClientSasl
 from messaging.envelope import Secret
@@ -75,13 +77,18 @@ def bodies(deliveries: list[Delivery]) -> list[bytes]:
 # ---- messages to devices
 
 
-def test_a_message_is_accepted_when_it_is_on_disk(scene: Scene) -> None:
+def test_a_message_is_accepted_when_it_is_on_disk_and_not_before(scene: Scene) -> None:
     client = service(scene)
     link = sender(client)
+    disk = threading.Event()
+    scene.do(scene.hub._db.run, lambda connection: disk.wait(10))
+    delivery = client.start(link, AmqpMessage(b"x", to=TO))
+    client.rest()
+    assert not [event for event in client.events if isinstance(event, Settled)]
 
-    settled = client.send(link, AmqpMessage(b"x", to=TO, application_properties={"iothub-ack": "full"}))
+    disk.set()
 
-    assert settled.outcome is Outcome.ACCEPTED
+    assert client.wait(Settled, delivery).outcome is Outcome.ACCEPTED
     assert scene.run(scene.hub.twin(Identity("d1")))["cloudToDeviceMessageCount"] == 1
 
 
@@ -416,6 +423,29 @@ def test_a_reader_that_does_not_read_its_socket_is_not_sent_more_than_a_little_a
     scene.do(scene.amqp_server.writing_resumed, client.known)
 
     assert len([client.take(link) for _ in range(40)]) == 40
+
+
+def test_a_reader_whose_window_is_closed_is_not_sent_more_than_a_little_ahead(scene: Scene) -> None:
+    send_telemetry(scene, *(bytes(200_000) for _ in range(60)))
+    client = AmqpClient(scene)
+    lib.pn_session_set_incoming_capacity(client.engine._own_session(), 4 * 65_536)
+    client.opened()
+    client.ask_cbs(cbs.put_token(HOST, policy_token(scene), "1"))
+    link = reader(client, credit=100)
+    data = client.engine.data_to_send()
+    client.send_bytes(data)  # from here on nothing is taken from the hub
+    (sent,) = (each for each in client.known._links if each.is_sender and "Partitions" in each.address)
+    scene.wait(lambda: sent.held_bytes > amqp_stream.MOST_HELD_BYTES, "more than the window lets through")
+    for _ in range(20):
+        scene.look()
+
+    held = sent.held_bytes
+
+    assert held < amqp_stream.MOST_HELD_BYTES + 2 * amqp_stream.MOST_BYTES
+    came = 0
+    while came < 60:
+        came += len(client.received(link))
+        scene.look()
 
 
 @pytest.mark.parametrize(

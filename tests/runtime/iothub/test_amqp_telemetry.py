@@ -14,7 +14,7 @@ from messaging.amqp.events import CreditGranted, LinkDetached, Outcome, Settled
 from messaging.amqp.mapping import message_to_cloud
 from messaging.errors import StoreError
 from messaging.message import LARGEST_MESSAGE_BYTES, Message
-from runtime.iothub.amqp_session import EVENT_CREDIT, LARGEST_BATCH_BYTES
+from runtime.iothub.amqp_telemetry import CREDIT, LARGEST_BATCH_BYTES, STORE_LIMIT_S
 from runtime.iothub.credit import CLIENT_BYTES
 from tests.runtime.iothub.amqp_client import AmqpClient, connect
 from tests.runtime.iothub.mqtt_scene import Scene
@@ -90,6 +90,38 @@ def test_what_came_settled_is_stored_and_not_answered(scene: Scene, client: Amqp
     assert scene.bodies() == [b"settled", b"unsettled"]
 
 
+def test_what_came_settled_in_front_of_the_end_is_stored(scene: Scene, client: AmqpClient) -> None:
+    link = client.attach(LinkKind.EVENTS, "d1")
+
+    client.start(link, AmqpMessage(body=b"last words"), settled=True)
+    words = client.engine.data_to_send()
+    client.engine.close()
+    client.send_bytes(words + client.engine.data_to_send())
+
+    assert client.transport.closed
+    scene.wait(lambda: scene.bodies() == [b"last words"], "the message")
+
+
+def test_a_message_that_is_not_stored_in_time_ends_its_link(scene: Scene, client: AmqpClient) -> None:
+    link, c2d = client.attach(LinkKind.EVENTS, "d1"), client.attach(LinkKind.C2D, "d1")
+    store = scene.hub.telemetry
+    scene.hub.telemetry = lambda *_: scene.loop.create_future()  # type: ignore[method-assign]
+    client.start(link, AmqpMessage(body=b"slow"))
+    client.rest()
+    scene.look()
+    client.rest()
+    assert link.is_open
+
+    scene.clock.advance(STORE_LIMIT_S + 1)
+    scene.look()
+
+    condition, description = client.refused(link)
+    scene.hub.telemetry = store  # type: ignore[method-assign]
+    assert condition == "amqp:internal-error"
+    assert "not stored within 20 s" in description
+    assert c2d.is_open
+
+
 @pytest.mark.parametrize("over_bytes", [0, 1])
 def test_the_size_of_a_message_has_a_limit_that_counts_its_properties(
     scene: Scene, client: AmqpClient, over_bytes: int
@@ -133,25 +165,25 @@ def test_bytes_that_are_no_message_are_rejected_and_the_link_goes_on(
 
 def test_credit_is_given_anew_for_what_was_stored(client: AmqpClient) -> None:
     link = client.attach(LinkKind.EVENTS, "d1")
-    assert link.credit == EVENT_CREDIT
+    assert link.credit == CREDIT
 
-    sent = [client.start(link, AmqpMessage(body=b"x")) for _ in range(EVENT_CREDIT)]
+    sent = [client.start(link, AmqpMessage(body=b"x")) for _ in range(CREDIT)]
     assert link.credit == 0
     client.wait(CreditGranted, link)
 
-    assert [client.wait(Settled, one).outcome for one in sent] == [Outcome.ACCEPTED] * EVENT_CREDIT
-    assert link.credit == EVENT_CREDIT
+    assert [client.wait(Settled, one).outcome for one in sent] == [Outcome.ACCEPTED] * CREDIT
+    assert link.credit == CREDIT
 
 
 def test_more_than_the_credit_ends_the_link_and_nobody_else_s(scene: Scene) -> None:
     client = connect(scene, "d1", "d2")
     link, other = client.attach(LinkKind.EVENTS, "d1"), client.attach(LinkKind.EVENTS, "d2")
     scene.hub.telemetry = lambda *_: scene.loop.create_future()  # type: ignore[method-assign]
-    for _ in range(EVENT_CREDIT):
+    for _ in range(CREDIT):
         client.start(link, AmqpMessage(body=b"x"))
     client.rest()
 
-    client.send_bytes(_transfer(handle=2, delivery_id=2 + EVENT_CREDIT))  # two links and tokens before it
+    client.send_bytes(_transfer(handle=2, delivery_id=2 + CREDIT))  # two links and tokens before it
 
     assert client.refused(link)[0] == "amqp:link:transfer-limit-exceeded"
     client.attach(LinkKind.TWIN_ANSWERS, "d2")

@@ -343,6 +343,17 @@ def test_a_message_carries_its_properties_and_its_acknowledgement_completes_it(s
     scene.wait(lambda: outcomes(scene) == ["Success"], "the feedback")
 
 
+def test_an_acknowledgement_counts_when_the_client_leaves_in_the_same_read(scene: Scene) -> None:
+    client = scene.connect("d1", clean=False, subscribe=C2D)
+    send(scene, b"body", ack="full")
+    message = client.wait(Publish)
+
+    client.send(PubAck(message.packet_id), Disconnect())
+    client.wait_for_end()
+
+    scene.wait(lambda: outcomes(scene) == ["Success"], "the feedback")
+
+
 def test_messages_wait_for_a_device_that_is_away_and_come_in_order(scene: Scene) -> None:
     scene.connect("d1", clean=False, subscribe=C2D).leave()
     for n in range(5):
