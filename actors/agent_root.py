@@ -1,6 +1,6 @@
 """The root of the agent process: security first, the registry, the link, then the agent with its modules.
 
-Understands: StopEdge, and what RootActor does
+Understands: StopEdge; ModuleReported of the hub that it had replaced; and what RootActor does
 Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
 Started by:  the main program of the agent process
 """
@@ -13,6 +13,7 @@ from typing import Final
 
 from actors.agent import AgentActor
 from actors.base import ChildSpec
+from actors.module_report import ModuleReported
 from actors.module_spec import EDGE_HUB
 from actors.module_tree import ModulesStopped, StopModules
 from actors.registry import RegistryActor
@@ -20,7 +21,7 @@ from actors.root import RootActor
 from actors.security import SecurityActor
 from actors.supervisor_messages import RestartModule
 from messaging.kinds import message
-from messaging.lifecycle import Hello, Stop
+from messaging.lifecycle import DeadlinePassed, Hello, RequestFailed, Stop
 from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 AGENT_PROCESS: Final = "agent"
 SECURITY: Final = "agent/security"
 AGENT: Final = "agent/agent"
+REPLACE_LIMIT_S: Final = 30.0  # for a hub to be stopped and started; then the order is given again
 
 
 @message
@@ -54,6 +56,8 @@ class AgentRootActor(RootActor):
             )
         )
         self._replaced = 0  # incarnation of the hub that was of another version
+        self._order = 0  # the request to replace it, while it has no answer
+        self._is_replaced = False
         self._warned_of = 0  # incarnation of one that came back with another version all the same
 
     def accepts(self, hello: Hello) -> bool:
@@ -64,7 +68,6 @@ class AgentRootActor(RootActor):
         if not self._replaced:
             self._replaced = hello.epoch
             log.info("the hub is of version %s and is replaced by one of %s", version, VERSION)
-            self.context.send(AGENT, RestartModule(EDGE_HUB), sender="")  # no answer wanted
         elif hello.epoch not in (self._replaced, self._warned_of):
             self._warned_of = hello.epoch
             log.error(
@@ -73,7 +76,19 @@ class AgentRootActor(RootActor):
                 version,
                 VERSION,
             )
+        if hello.epoch == self._replaced and not self._is_replaced and not self._order:
+            # While the edge starts the hub may have no supervisor yet; then its next Hello orders it again.
+            self._order = self.request(AGENT, RestartModule(EDGE_HUB), REPLACE_LIMIT_S)
         return hello.epoch != self._replaced
+
+    def on_module_reported(self, message: ModuleReported) -> None:
+        self._is_replaced = True
+
+    def on_request_failed(self, message: RequestFailed) -> None:
+        self._order = 0
+
+    def on_deadline_passed(self, message: DeadlinePassed) -> None:
+        self._order = 0
 
     def on_stop_edge(self, message: StopEdge) -> None:
         if self.has_started("agent"):

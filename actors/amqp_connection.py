@@ -15,7 +15,7 @@ from messaging.amqp.addresses import DeviceLink, LinkKind, LinkProperties
 from messaging.amqp.cbs import Tokens
 from messaging.amqp.codec import AmqpMessage, encode
 from messaging.amqp.connection import Connection
-from messaging.amqp.events import Settled
+from messaging.amqp.events import Event, Settled
 from messaging.amqp.link import Delivery, Link
 from messaging.amqp.sasl import ServerSasl
 from messaging.errors import LocalProtocolError
@@ -23,6 +23,7 @@ from messaging.identity import Identity
 
 UNREAD: Final = "unread"  # why a socket is not read: the client does not read what it is sent
 IDLE_TIMEOUT_S: Final = 240.0
+LONGEST_TICK_S: Final = 30.0
 MOST_CBS_ANSWERS: Final = 100  # without credit for them
 CBS_CREDIT: Final = 100
 
@@ -38,7 +39,7 @@ class AmqpConnection:
         )
         self.opened_at_s = now_s
         self.seen_at_s = now_s
-        self.tick_due_s: float | None = now_s
+        self.tick_due_s = now_s  # monotonic
         self.closed = False  # nothing is handled any more
         self.closes_at_s = 0.0  # monotonic: we have said Close, and wait no longer for the client's
         self.is_known = False  # somebody has proved on it who he is
@@ -88,6 +89,15 @@ class AmqpConnection:
         if not self.is_known:
             self.is_known = True
             self.transport.authenticated()
+
+    def tick(self, now_s: float) -> list[Event]:
+        """Let the engine do what the time asks for.
+
+        It hears of silence by comparing with what it saw at the tick before, so these must not be far apart.
+        """
+        events, due_s = self.engine.tick(now_s)
+        self.tick_due_s = now_s + LONGEST_TICK_S if due_s is None else min(due_s, now_s + LONGEST_TICK_S)
+        return events
 
     def accept_first(self, delivery: Delivery) -> None:
         """Accept a request, and have that written before whatever answers it.

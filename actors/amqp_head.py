@@ -180,9 +180,8 @@ class AmqpHead(EdgeActor):
                 if now_s >= connection.closes_at_s:
                     self._end(connection)
                 continue
-            if connection.tick_due_s is not None and now_s >= connection.tick_due_s:
-                events, connection.tick_due_s = connection.engine.tick(now_s)
-                self._handle(connection, events)
+            if now_s >= connection.tick_due_s:
+                self._handle(connection, connection.tick(now_s))
                 self._touched.add(connection)
             reason = why_to_end(connection, now_s)
             if reason:
@@ -205,7 +204,7 @@ class AmqpHead(EdgeActor):
         now_s = self.clock.monotonic_s()
         connection = AmqpConnection(next(self._numbers), transport, now_s)
         self._connections[connection.number] = connection
-        _, connection.tick_due_s = connection.engine.tick(now_s)
+        connection.tick(now_s)
         return connection
 
     def received(self, connection: AmqpConnection, data: bytes) -> None:
@@ -277,7 +276,7 @@ class AmqpHead(EdgeActor):
         if isinstance(event, CreditGranted):
             link = event.link.context
             if isinstance(link, MessageLink):
-                self._deliveries.pump(link)
+                connection.outcomes.setdefault(link, [])  # of this read, before credit is used
             elif isinstance(link, ReplyLink):
                 link.pump()
             else:

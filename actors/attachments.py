@@ -152,7 +152,7 @@ class Attachments:
         Raises:
             StoreError: The queues cannot be looked into; the next call tries again.
         """
-        now_s = self._actor.clock.now_s()
+        now_s = self._actor.clock.steady_s()
         for address in list(self._asked):
             prefix = self._watchers[address]
             queues = [
@@ -205,7 +205,7 @@ class Attachments:
                 wanted.after_position,
                 min(wanted.most, READ_MESSAGES),
                 min(wanted.most_bytes, READ_BYTES),
-                clock.now_s(),
+                clock.steady_s(),
                 wanted.last_position,
             )
             consumer.read(wanted, found)

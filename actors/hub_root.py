@@ -68,6 +68,7 @@ class HubRootActor(RootActor):
         open_twins: Callable[[], TwinStore],
         identity_copy: IdentityCopy,
         check_certificate: CheckCertificate,
+        agent_lives: Callable[[], bool],
         make_connections: Callable[[], CloudConnections],
         link_switch: LinkSwitch,
         cloud_ca_pem: Callable[[], str],
@@ -95,7 +96,9 @@ class HubRootActor(RootActor):
             )
 
         def identities() -> IdentityActor:
-            return IdentityActor(identity_copy, hosts, heads, check_certificate, UPSTREAM, config.device_id)
+            return IdentityActor(
+                identity_copy, hosts, heads, check_certificate, agent_lives, UPSTREAM, config.device_id
+            )
 
         def router() -> RouterActor:
             return RouterActor(config.device_id, STORE, routes, routing_trail)

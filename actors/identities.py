@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 AGENT: Final = "agent"
 SECURITY: Final = "agent/security"
 AGENT_LIMIT_S: Final = 20.0  # how long a CONNECT waits for identities before it is told to try again
-# The copy is of before this start, and keys may have changed meanwhile: nobody is refused by it alone while
-# an agent that lives may not have been heard of yet, which takes a second.
-AGENT_START_S: Final = 5.0
 REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hub-protocols.md section 5.3
 MOST_ASKED_FOR: Final = (
     4096  # identities, most of them made up by somebody, whose last question is remembered
@@ -102,11 +99,6 @@ class IdentityRevoked:
 
 
 @message
-class StartIsOver:
-    """Timer: an agent would have been heard of by now."""
-
-
-@message
 class ForgetAgain:
     """Timer: somebody who is gone may not be forgotten yet."""
 
@@ -161,9 +153,9 @@ class IdentityActor(EdgeActor):
     """Holds the identities.
 
     While the agent is up it has the last word: before somebody is refused it is asked whether things have
-    changed, though not for each attempt of somebody who tries again and again. While it is away, the copy
-    decides about whom it knows, and the others are told to try again; right after a start nobody knows yet
-    whether it is away.
+    changed, though not for each attempt of somebody who tries again and again. While there is none, the copy
+    decides about whom it knows, and the others are told to try again. While there is one that was not heard
+    of yet, or does not answer, the copy lets in and refuses nobody: keys may have changed since it was made.
     """
 
     def __init__(
@@ -172,9 +164,12 @@ class IdentityActor(EdgeActor):
         hosts: Collection[str],
         heads: Collection[str],
         check_certificate: CheckCertificate,
+        agent_lives: Callable[[], bool],
         cloud: str,
         device_id: str,
     ) -> None:
+        """Keep what is needed; `agent_lives` tells whether there is an agent process, heard of or not."""
+        self._agent_lives = agent_lives
         self._cloud = cloud
         self._own_id = Identity.edge_hub(device_id).id
         self._copy = copy
@@ -184,7 +179,6 @@ class IdentityActor(EdgeActor):
         self._known: KnownIdentities | None = None  # None: never loaded
         self._by_id: dict[str, HubIdentity] = {}
         self._agent_is_up = False
-        self._is_starting = True  # the agent may be there, and was not heard of yet
         self._waiting: list[_Waiting] = []
         self._asked: int = 0
         self._asked_for: dict[str, float] = {}  # identity → monotonic time; oldest first
@@ -200,22 +194,9 @@ class IdentityActor(EdgeActor):
                 self.set_timer(FORGET_AGAIN_S, ForgetAgain())  # until then the heads are there
                 self._forget_timer = True
         self.context.watch_peer(AGENT)
-        self.set_timer(AGENT_START_S, StartIsOver())
-
-    def on_start_is_over(self, message: StartIsOver) -> None:
-        self._is_starting = False
-        if not self._agent_is_up:
-            waiting, self._waiting = self._waiting, []
-            for one in waiting:
-                known = one.asked.identity in self._by_id and not self._is_left(one.asked)
-                if isinstance(one.asked, Authenticate) and known:
-                    self.reply(self._judge(one.asked), one.envelope)
-                else:
-                    self._waiting.append(one)
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._agent_is_up = True
-        self._is_starting = False
         self._asked = 0  # whatever was asked before went to nobody, or to an agent that is gone
         self._asked_for.clear()
         self._ask_agent()
@@ -249,9 +230,9 @@ class IdentityActor(EdgeActor):
             return
         if self._known is not None:
             verdict = self._judge(message)
-            by_copy = message.identity in self._by_id and not self._is_starting
-            final = self._agent_is_up or by_copy
-            if verdict.return_code == ACCEPTED or (final and not self._may_have_changed(message.identity)):
+            if verdict.return_code == ACCEPTED or (
+                self._has_last_word(message.identity) and not self._may_have_changed(message.identity)
+            ):
                 self.reply(verdict)
                 return
         # It may have been made or changed a moment ago, or nothing is loaded yet.
@@ -312,6 +293,10 @@ class IdentityActor(EdgeActor):
             self._copy.save(known)
         except EdgeError as exc:  # we go on with what we know; only a restart without an agent would miss it
             log.error("the copy of the identities is out of date: %s", exc)
+
+    def _has_last_word(self, identity: str) -> bool:
+        """Tell whether what is known here suffices to refuse an identity."""
+        return self._agent_is_up or (identity in self._by_id and not self._agent_lives())
 
     def _may_have_changed(self, identity: str) -> bool:
         """Tell whether to ask the agent about an identity; if so, it counts as asked about."""
@@ -387,7 +372,10 @@ class IdentityActor(EdgeActor):
         if known is None:
             reason = f"'{identity}' is not known to this edge; make it a child of its device in the cloud"
         elif not known.enabled:
-            reason = f"'{identity}' is disabled; enable it"
+            device = identity.partition("/")[0]
+            reason = (
+                f"'{identity}' is disabled; `edge-actors identity enable {device}` changes it, or says where"
+            )
         elif known.auth_type in CERTIFICATES:
             reason = (
                 f"'{identity}' proves itself with a certificate, and only it has the key of that; the key of "

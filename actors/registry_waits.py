@@ -54,8 +54,9 @@ def explain(fault: CloudFault, device_id: str, host_name: str, is_own: bool = Fa
     """
     if is_own and is_refusal(fault):
         way_out = (
-            f"`edge-actors cloud device create {device_id} --edge` makes the device of this edge again where "
-            "it is gone, and the edge takes its new key by itself"
+            f"`edge-actors cloud device enable {device_id}` lets it in again where it is disabled; where it "
+            f"is gone `edge-actors cloud device create {device_id} --edge` makes it again; the edge "
+            "takes its new key by itself"
         )
     elif fault.status == 404:
         way_out = (

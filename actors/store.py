@@ -206,7 +206,7 @@ class StoreActor(EdgeActor):
     def _commit(self, turn: Turn) -> dict[str, list[Run]]:
         """Write one transaction; return the new messages of each queue that has a consumer."""
         assert self._store is not None
-        first, segments = write(self._store, turn, self.clock.now_s())
+        first, segments = write(self._store, turn, self.clock)
         fresh: dict[str, list[Run]] = {}
         self._note(first, segments, fresh)
         return fresh
@@ -286,9 +286,9 @@ class StoreActor(EdgeActor):
         """Store a batch message by message, without those that cannot be."""
         assert self._store is not None
         fresh: dict[str, list[Run]] = {}
-        answered, now_s = Turn(), self.clock.now_s()
+        answered, clock = Turn(), self.clock
         try:
-            for first, segments in write_one_by_one(self._store, envelope, message, now_s, self._is_poison):
+            for first, segments in write_one_by_one(self._store, envelope, message, clock, self._is_poison):
                 self._note(first, segments, fresh)
             answered = Turn([(envelope, message)])
         except StoreError as exc:

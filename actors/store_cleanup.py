@@ -42,7 +42,7 @@ class Cleanup:
         quiet, self._quiet = self._quiet, True
         if clock.monotonic_s() >= self._next_s:
             with store.transaction():
-                expired = store.expire(clock.now_s(), SWEEP_ROWS)
+                expired = store.expire(clock.steady_s(), SWEEP_ROWS)
             for endpoint_id, count in by_endpoint(expired).items():
                 log.info("%d messages for %s expired", count, endpoint_id)
             if expired:

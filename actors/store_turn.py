@@ -13,6 +13,7 @@ from actors.own_expiry import with_own_expiry
 from actors.ports import MessageStore
 from actors.store_messages import Append, DeleteSession, ForgetClient, SaveSession, Undeliverable
 from actors.stored import Match, Segment, gathered, position_of, segments_of
+from messaging.clock import Clock
 from messaging.envelope import Envelope
 from messaging.errors import StoreError
 from messaging.kinds import kind_of
@@ -42,8 +43,11 @@ class Turn:
         return [*(Turn([append]) for append in self.appends), rest]
 
 
-def write(store: MessageStore, turn: Turn, now_s: float) -> tuple[int, list[Segment]]:
+def write(store: MessageStore, turn: Turn, clock: Clock) -> tuple[int, list[Segment]]:
     """Write one transaction; return the sequence number of the first new message, and all new messages.
+
+    The expiry that a sender gave is a time of day; times to live are kept by a clock that nobody sets. So one
+    that was wrong at first, as after a boot without a network, lets nothing expire when it is set.
 
     Raises:
         StoreError: Nothing of it was written.
@@ -52,11 +56,11 @@ def write(store: MessageStore, turn: Turn, now_s: float) -> tuple[int, list[Segm
         [
             segment
             for _, append in turn.appends
-            for segment in segments_of(with_own_expiry(append.headers, now_s), append.entries)  # type: ignore[arg-type]
+            for segment in segments_of(with_own_expiry(append.headers, clock.now_s()), append.entries)  # type: ignore[arg-type]
         ]
     )
     with store.transaction():
-        first = store.append(segments, now_s) if segments else 0
+        first = store.append(segments, clock.steady_s()) if segments else 0
         if turn.delivered:
             store.delivered(turn.delivered)
         for given_up in turn.poison:
@@ -77,7 +81,7 @@ def write_one_by_one(
     store: MessageStore,
     envelope: Envelope,
     message: Append,
-    now_s: float,
+    clock: Clock,
     is_poison: Callable[[Envelope, Exception], None],
 ) -> Iterator[tuple[int, list[Segment]]]:
     """Write each message of a batch in a transaction of its own; return what `write` does of each.
@@ -92,11 +96,11 @@ def write_one_by_one(
     for at, entry in enumerate(message.entries):
         alone = _single(message, at)
         try:
-            written = write(store, Turn([(envelope, alone)]), now_s)
+            written = write(store, Turn([(envelope, alone)]), clock)
         except StoreError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this message alone
-            _write_in_its_place(store, message, entry, now_s)
+            _write_in_its_place(store, message, entry, clock.steady_s())
             body = kind_of(Append).values(alone)
             is_poison(envelope._replace(correlation_id=0, body=body), exc)
         else:

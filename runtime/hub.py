@@ -41,6 +41,7 @@ from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
 from runtime.message_salvage import make_sound
 from runtime.process_end import FAILED, end_at_once
+from runtime.run_directory import AGENT, Lock, RunDirectory
 from runtime.socket_handover import SocketOffer
 from runtime.store_place import StoreLock
 from runtime.tcp_listener import most_connections
@@ -93,6 +94,7 @@ def run_hub(
     listeners = head_listeners(
         by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment
     )
+    agent_lock = Lock(RunDirectory(run_dir, home), AGENT)
     ended = threading.Event()
     failures: list[str] = []
 
@@ -103,6 +105,7 @@ def run_hub(
             open_twins=lambda: TwinDb.open(home / "twins.db"),
             identity_copy=IdentityFile(home / "identities.copy"),
             check_certificate=check_certificate,
+            agent_lives=lambda: agent_lock.holder() is not None,
             make_connections=lambda: make_connections(home, config),
             link_switch=LinkSwitchFile(home / "upstream.off"),
             cloud_ca_pem=lambda: cloud_ca_pem(config.cloud_ca_file),

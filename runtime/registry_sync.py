@@ -99,6 +99,10 @@ class RegistrySync:
             keys.module_deleted(name)
         problems = []
         for name in (*steps.create, *steps.update):
+            if name in steps.create and local[name].cloud_generation_id:
+                log.warning(
+                    "module '%s' was deleted at %s and is made again", name, self._provisioned.host_name
+                )
             try:
                 known = listed[name] if name in steps.update else registry.create_module(name)
                 identity = keys.register_module(name, known.generation_id)

@@ -81,7 +81,6 @@ class Engine:
         # Links and sessions that ended, and what frees them: to be called when Detach or End are out, because
         # those that are freed earlier stay in memory as long as the connection.
         self._leaving: list[tuple[Callable[[Any], None], Any]] = []
-        self._opened = False  # by the peer
         self._partial_bytes = 0
         self._batch_tags: set[bytes] = set()  # of deliveries that came as BATCH_FORMAT
         self._sent_tags: set[bytes] = set()  # of deliveries that go out as BATCH_FORMAT
@@ -247,10 +246,6 @@ class Engine:
             events.append(Settled(delivery, outcome, condition, description))
 
     def _on_open(self, event: Any, events: list[Event]) -> None:
-        if self._opened:
-            self._refuse("amqp:illegal-state", "a second Open", events)
-            return
-        self._opened = True
         idle_timeout_ms = lib.pn_transport_get_remote_idle_timeout(self._transport)
         if not self.is_client and 0 < idle_timeout_ms < MIN_PEER_IDLE_TIMEOUT_MS:
             text = f"idle-time-out {idle_timeout_ms} ms is too short: {MIN_PEER_IDLE_TIMEOUT_MS} ms at least"
@@ -278,11 +273,7 @@ class Engine:
         self._refuse("amqp:connection:framing-error", "a frame that cannot be read", events)
 
     def _on_begin(self, event: Any, events: list[Event]) -> None:
-        session = lib.pn_event_session(event)
-        if not self._opened:
-            self._refuse("amqp:illegal-state", "Begin before Open", events)
-        else:
-            lib.pn_session_open(session)
+        lib.pn_session_open(lib.pn_event_session(event))
 
     def _on_session_end(self, event: Any, events: list[Event]) -> None:
         session = lib.pn_event_session(event)

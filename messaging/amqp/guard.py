@@ -1,9 +1,9 @@
 """What the engine must not be shown, because it trusts a peer there and would corrupt its memory.
 
 It takes a Transfer on a link on which *we* send, a Begin that answers one session twice, a handle or channel
-given out twice, and SASL frames where there is no SASL. A guard looks at each frame in front of the engine,
-and follows which channels and handles the peer has in use. Of fields that it needs it takes no encoding but
-those of their types: the engine reads any other as 0.
+given out twice, a second Open, and SASL frames where there is no SASL. A guard looks at each frame in front
+of the engine, and follows which channels and handles the peer has in use. Of fields that it needs it takes no
+encoding but those of their types: the engine reads any other as 0.
 
 Source: AMQP 1.0 parts 2.3 to 2.7; the engine's transport.c of 0.40.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from messaging.amqp.values import value_end
 from messaging.errors import RemoteProtocolError
 
-BEGIN, ATTACH, TRANSFER, DETACH, END = 0x11, 0x12, 0x14, 0x16, 0x17
+OPEN, BEGIN, ATTACH, TRANSFER, DETACH, END = 0x10, 0x11, 0x12, 0x14, 0x16, 0x17
 
 # Of a frame that is no transfer: a link keeps what its Attach says, and a connection may have many.
 MAX_CONTROL_FRAME_BYTES = 8_192
@@ -31,6 +31,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.answers = 0
+        self._opened = False
         self.transfers: set[tuple[bytes, bytes]] = set()
         self._incoming: set[int] = set()  # links on which the peer sends, as channel * 2**32 + handle
         self._handles: dict[int, set[int]] = {}  # in use, by channel
@@ -59,6 +60,9 @@ class Guard:
             return True
         if stop - pos > MAX_CONTROL_FRAME_BYTES:
             raise RemoteProtocolError(f"a frame of {stop - pos} bytes that is no Transfer")
+        if self._opened is (code == OPEN):
+            raise RemoteProtocolError("a second Open" if self._opened else "no Open before all else")
+        self._opened = True
         if code in (BEGIN, ATTACH, DETACH, END):
             channel = int.from_bytes(data[pos + 6 : pos + 8], "big")
             if code == DETACH and channel not in self._handles:

@@ -21,7 +21,7 @@ from messaging.amqp.codec import (
     split_batch,
     split_body,
 )
-from messaging.amqp.conditions import DECODE_ERROR, MESSAGE_SIZE_EXCEEDED, Refusal
+from messaging.amqp.conditions import DECODE_ERROR, NOT_ALLOWED, Refusal
 from messaging.amqp.mapping import message_to_cloud, message_to_device, read_message, too_large
 from messaging.errors import RemoteProtocolError
 from messaging.message import LARGEST_MESSAGE_BYTES, Message, decode_header
@@ -51,8 +51,7 @@ class TelemetryReader(Generic[Header]):
             return message if isinstance(message, Refusal) else [message]
         if len(data) > LARGEST_BATCH_BYTES:
             return Refusal(
-                MESSAGE_SIZE_EXCEEDED,
-                f"a batch has {len(data)} bytes; at most {LARGEST_BATCH_BYTES} are allowed",
+                NOT_ALLOWED, f"a batch has {len(data)} bytes; at most {LARGEST_BATCH_BYTES} are allowed"
             )
         try:
             elements = split_batch(data)

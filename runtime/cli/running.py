@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from actors.agent_root import SECURITY
 from actors.hub_identity import AuthType
+from actors.registry import REGISTRY, RefreshScope
 from actors.security import CreateDevice, DeleteDevice, DeviceChanged, DeviceIdentity, EnableDevice
 from messaging.client import Client, NobodyThere, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
@@ -76,6 +77,14 @@ def running_edge(home: Path) -> Iterator[RunningEdge]:
         yield RunningEdge(home, client)
 
 
+def refresh_scope(home: Path) -> None:
+    """Have the edge that runs on `home`, if there is one, ask its IoT Hub at once who is in its scope."""
+    run = RunDirectory.of(home)
+    if Lock(run, AGENT).holder() is not None:
+        with Client.outside(run.path) as client:
+            client.tell(REGISTRY, RefreshScope())
+
+
 def create_device(
     home: Home, device_id: str, auth_type: AuthType = "sas", thumbprints: tuple[str, ...] = ()
 ) -> Identity:
@@ -102,8 +111,9 @@ def enable_device(home: Home, device_id: str, enabled: bool) -> None:
         EdgeError: there is none of that id, or nothing can be written; says which.
     """
 
-    status = "enabled" if enabled else "disabled"
-    check_change(home, device_id, f"update --status {status}", "a service SDK")
+    status, verb = ("enabled", "enable") if enabled else ("disabled", "disable")
+    other = f"edge-actors cloud device {verb} {device_id}"
+    check_change(home, device_id, f"update --status {status}", other)
 
     def locally(keys: KeyStore) -> None:
         adopt(home, keys, device_id)

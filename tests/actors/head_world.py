@@ -20,7 +20,7 @@ from tests.fakes.transport import MemoryClient, MemoryListener
 
 HEAD, STORE, ROUTER, IDENTITIES = "hub/mqtt", "hub/store", "hub/router", "hub/identities"
 TWINS, METHODS, CLOUD = "hub/twins", "hub/methods", "hub/upstream"
-HUB_CLIENT = "hub/client"
+HUB_CLIENT, OTHER_HEAD = "hub/client", "hub/amqp"
 EDGE = "edge1"
 USER_NAME = "iothub.test/{}/?api-version=2021-04-12"
 HEADER = encode_header("/messages/modules/sensor/", {}, {})
@@ -46,7 +46,7 @@ class HeadWorld(World):
         sessions: dict[str, tuple[tuple[str, int], ...]] | None = None,
         environment: HubEnvironment = DEFAULTS,
     ) -> None:
-        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, HUB_CLIENT, "test")
+        super().__init__(STORE, ROUTER, IDENTITIES, TWINS, METHODS, CLOUD, HUB_CLIENT, OTHER_HEAD, "test")
         self.endpoints = tuple(endpoints)
         self.sessions = sessions or {}
         self.environment = environment

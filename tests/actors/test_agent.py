@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors.agent import ROUTES_LIMIT_S, AgentActor
-from actors.agent_root import AGENT, SECURITY, AgentRootActor, StopEdge
+from actors.agent_root import AGENT, REPLACE_LIMIT_S, SECURITY, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import parse_deployment
 from actors.deployment_keeper import DeploymentKeeper
@@ -20,7 +20,7 @@ from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
-from actors.module_spec import DesiredStatus, ModuleSpec
+from actors.module_spec import EDGE_CLOUD, DesiredStatus, ModuleSpec, ProcessSettings
 from actors.module_tree import KillModules
 from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
 from actors.registry import RegistryActor
@@ -74,6 +74,9 @@ class Edge:
         text = manifest_text((MODULES, modules), *changes)
         self.deployment = parse_deployment(text, "d.json")
         self.system = MemorySystem(seed=5, process="agent")
+        self.cloud: ModuleSpec | None = (
+            None  # the stand-in that it runs, which has to be ready before the hub
+        )
         self.runtime = FakeModuleRuntime(self.system.clock)
         self.records = FakeModuleRecords()
         self.security = FakeSecurity(self.system.clock.now_s())
@@ -99,6 +102,8 @@ class Edge:
             stop_grace_s=10.0,
             agent_pid=77,
             started_at_s=5.0,
+            cloud=self.cloud,
+            until_ready=self.cloud is not None,
         )
 
     def tell(self, to: str, message: object, sender: str = "cli/ask") -> None:
@@ -479,6 +484,39 @@ def test_a_hub_of_another_version_is_replaced_once_and_not_welcome_before(versio
     assert edge.hub_root() == []
     edge.tell("agent", Hello("hub", 43, VERSION), sender="hub")
     assert [e.kind for e in edge.hub_root()] == ["Welcome"]
+
+
+def test_an_order_to_replace_the_hub_that_comes_before_it_has_a_supervisor_is_given_again() -> None:
+    edge = Edge({})
+    edge.cloud = ModuleSpec(EDGE_CLOUD, ProcessSettings(()))
+    edge.runtime.labels, edge.runtime.checked = True, {EDGE_CLOUD}
+    hub = edge.deployment.edge_hub
+    assert hub is not None
+    edge.runtime.start(hub, ModuleAccess(), lambda end: None)  # by an agent that is gone
+    edge.start()
+    edge.tell("agent", Hello("hub", 42, "0.0.1"), sender="hub")
+    before = edge.runtime.story.count("stop edgeHub")
+
+    edge.runtime.check_health(EDGE_CLOUD, True)
+    edge.system.run()
+    for _ in range(2):
+        edge.tell("agent", Hello("hub", 42, "0.0.1"), sender="hub")
+
+    assert before == 0
+    assert edge.runtime.story[-2:] == ["stop edgeHub", "start edgeHub"]
+    assert edge.runtime.story.count("stop edgeHub") == 1
+
+
+def test_an_order_to_replace_the_hub_that_nobody_answers_is_given_again() -> None:
+    edge = Edge({}).start()
+    edge.runtime.stubborn = {"edgeHub"}
+    edge.tell("agent", Hello("hub", 42, "0.0.1"), sender="hub")
+    edge.system.advance(REPLACE_LIMIT_S)
+
+    edge.runtime.stubborn = set()
+    edge.tell("agent", Hello("hub", 42, "0.0.1"), sender="hub")
+
+    assert edge.runtime.story == ["start edgeHub", "stop edgeHub", "stop edgeHub", "start edgeHub"]
 
 
 def test_a_hub_that_comes_back_with_another_version_is_used_as_it_is_and_said_so(

@@ -275,15 +275,13 @@ class HostileClients(RuleBasedStateMachine):
         alive = set(head._clients.values())
         assert {peer.client for peer in self.peers if not peer.transport.closed} == alive
         assert set(head._by_identity.values()) <= alive
-        assert {client for _, client, _ in head._deliveries._attached.values()} <= alive
+        assert {client for _, client in head._deliveries._attached.all()} <= alive
         assert {client for client, _ in head._intake._batches.values()} <= alive
         assert head._intake._paused <= alive
         assert head._intake.unanswered_bytes == sum(client.unanswered_bytes for client in alive)
         for client in alive:
             assert 0 <= client.unanswered_bytes <= CLIENT_CREDIT_BYTES + 1_000_000
-            attached = {
-                endpoint for endpoint, (_, owner, _) in head._deliveries._attached.items() if owner is client
-            }
+            attached = {endpoint for endpoint, owner in head._deliveries._attached.all() if owner is client}
             assert {endpoint for endpoint, *_ in client.in_flight.values()} <= attached
             assert len(client.subscriptions) <= MOST_FILTERS
             assert sum(map(len, client.subscriptions)) <= MOST_FILTER_BYTES

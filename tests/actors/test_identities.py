@@ -12,7 +12,6 @@ from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
-    AGENT_START_S,
     MOST_ASKED_FOR,
     NOT_AUTHORIZED,
     REFRESH_SPACING_S,
@@ -50,18 +49,23 @@ def told(*identities: HubIdentity, authorities: tuple[bytes, ...] = ()) -> Ident
 
 
 class IdentityWorld(World):
-    def __init__(self, copy: MemoryCopy | None = None, *, just_started: bool = False) -> None:
+    def __init__(self, copy: MemoryCopy | None = None, *, agent_lives: bool = False) -> None:
         super().__init__(SECURITY, HEAD, CLOUD, "test")
+        self.agent_lives = agent_lives
         self.copy = copy or MemoryCopy()
         self.check_certificate: Callable[..., float] = check_certificate
         self.start(IDENTITIES, self.build)
-        if not just_started:
-            self.system.advance(AGENT_START_S)
 
     def build(self) -> IdentityActor:
         hosts = (HUB_HOST, "edge.local")
         return IdentityActor(
-            self.copy, hosts, (HEAD,), lambda *asked: self.check_certificate(*asked), CLOUD, "edge1"
+            self.copy,
+            hosts,
+            (HEAD,),
+            lambda *asked: self.check_certificate(*asked),
+            lambda: self.agent_lives,
+            CLOUD,
+            "edge1",
         )
 
     def asks(self, identity: str = "edge1/m", key: bytes = KEY, expires_in_s: int = 60, host: str = HUB_HOST):  # type: ignore[no-untyped-def]
@@ -326,9 +330,10 @@ def test_while_the_agent_is_away_the_copy_refuses_whom_it_knows_at_once(world: I
     assert [verdict.return_code for verdict in world.verdicts()] == [NOT_AUTHORIZED]
 
 
-def test_right_after_a_start_nobody_is_refused_by_a_copy_that_may_be_old() -> None:
-    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+def test_an_agent_that_was_not_heard_of_yet_may_know_better_than_the_copy() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), agent_lives=True)
     world.asks("leaf", NEW_KEY)
+    world.system.advance(AGENT_LIMIT_S - 1)  # however long it takes to start
     before = world.verdicts()
 
     world.tell(IDENTITIES, PeerUp("agent", 7), "")
@@ -338,13 +343,36 @@ def test_right_after_a_start_nobody_is_refused_by_a_copy_that_may_be_old() -> No
     assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
 
 
-def test_an_agent_that_is_not_heard_of_after_a_start_is_away() -> None:
-    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+def test_an_agent_that_is_lost_for_a_moment_still_makes_refusals_wait() -> None:
+    world = IdentityWorld(agent_lives=True)
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("leaf"))
+    world.tell(IDENTITIES, PeerDown("agent"), "")
+
+    world.asks("leaf", NEW_KEY)
+    before = world.verdicts()
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.agent_answers(known("leaf", NEW_KEY))
+
+    assert before == []
+    assert [verdict.return_code for verdict in world.verdicts()] == [ACCEPTED]
+
+
+def test_an_agent_that_lives_and_is_never_heard_of_makes_no_refusal_final() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), agent_lives=True)
+
+    world.asks("leaf", NEW_KEY)
+    world.system.advance(AGENT_LIMIT_S)
+
+    assert [verdict.return_code for verdict in world.verdicts()] == [TRY_AGAIN]
+
+
+def test_without_an_agent_the_copy_refuses_whom_it_knows_right_after_a_start() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))))
     world.asks("leaf", NEW_KEY)
     world.asks("nobody")
-
-    world.system.advance(AGENT_START_S)
     at_first = world.verdicts()
+
     world.system.advance(AGENT_LIMIT_S)
 
     assert [(verdict.identity, verdict.return_code) for verdict in at_first] == [("leaf", NOT_AUTHORIZED)]
@@ -353,8 +381,8 @@ def test_an_agent_that_is_not_heard_of_after_a_start_is_away() -> None:
     ]
 
 
-def test_right_after_a_start_whom_the_copy_lets_in_does_not_wait() -> None:
-    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), just_started=True)
+def test_whom_the_copy_lets_in_does_not_wait_for_an_agent() -> None:
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf"),))), agent_lives=True)
 
     world.asks("leaf")
 
@@ -456,7 +484,7 @@ def test_the_link_gets_the_primary_key_of_an_identity(world: IdentityWorld) -> N
     ("identity", "reason"),
     [
         ("nobody", "'nobody' is not known to this edge; make it a child"),
-        ("off", "'off' is disabled; enable it"),
+        ("off", "'off' is disabled; `edge-actors identity enable off` changes it, or says where"),
         ("by-certificate", "'by-certificate' proves itself with a certificate, and only it has the key"),
         ("nothing", "'nothing' has neither a key nor a certificate; give it one"),
     ],

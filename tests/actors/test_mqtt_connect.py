@@ -6,6 +6,8 @@ import logging
 
 import pytest
 
+from actors.client_services import ClientGone, GaveWay, GiveWay
+from actors.connected_clients import GIVE_WAY_LIMIT_S
 from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.identities import AGENT_LIMIT_S, Authenticate, IdentityRevoked
 from actors.mqtt_sessions import MOST_FILTERS
@@ -25,7 +27,16 @@ from messaging.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from tests.actors.head_world import HEAD, IDENTITIES, STORE, HeadWorld, connect_packet, publish_packet
+from tests.actors.head_world import (
+    HEAD,
+    IDENTITIES,
+    METHODS,
+    OTHER_HEAD,
+    STORE,
+    HeadWorld,
+    connect_packet,
+    publish_packet,
+)
 from tests.fakes.transport import MemoryClient
 
 
@@ -579,3 +590,56 @@ def test_a_will_on_any_other_topic_is_dropped(
 
     assert world.messages() == []
     assert [line for line in warnings(caplog) if "its will is dropped" in line]
+
+
+# another head
+
+
+def test_another_head_gives_way_before_connack(world: HeadWorld) -> None:
+    world.connected.came("edge1/sensor", OTHER_HEAD)
+    client = world.open(connect_packet())
+    world.judge()
+
+    [letter] = [letter for letter in world.letters(OTHER_HEAD) if letter.kind == GiveWay.__name__]
+    assert client.received() == []
+    world.connected.went("edge1/sensor", OTHER_HEAD)
+    world.tell(HEAD, GaveWay("edge1/sensor"), OTHER_HEAD, letter.correlation_id)
+
+    assert client.received() == [ConnAck(ReturnCode.ACCEPTED, False)]
+    assert world.connected.head_of("edge1/sensor") == HEAD
+
+
+def test_a_head_that_has_not_heard_is_asked_again_and_does_not_count_when_it_starts(world: HeadWorld) -> None:
+    world.connected.came("edge1/sensor", OTHER_HEAD)
+    client = world.open(connect_packet())
+    world.judge()
+
+    world.system.advance(GIVE_WAY_LIMIT_S + 0.1)
+    assert len(world.told(OTHER_HEAD, GiveWay)) == 2
+    world.connected.head_started(OTHER_HEAD, world.clock.monotonic_s())
+    world.system.advance(GIVE_WAY_LIMIT_S + 0.1)
+
+    assert len(client.received()) == 1
+
+
+def test_this_head_gives_way_when_everybody_has_been_told(world: HeadWorld) -> None:
+    client = world.connect()
+    world.letters(METHODS)
+
+    world.tell(HEAD, GiveWay("edge1/sensor"), OTHER_HEAD, 7)
+
+    assert client.closed
+    assert world.told(METHODS, ClientGone) == [ClientGone("edge1/sensor")]
+    letters = world.letters(OTHER_HEAD)
+    assert [(letter.kind, letter.correlation_id) for letter in letters] == [(GaveWay.__name__, 7)]
+    assert world.connected.head_of("edge1/sensor") == ""
+
+
+def test_clients_of_another_head_count_against_the_limit() -> None:
+    world = HeadWorld(environment=HubEnvironment(max_connected_clients=1))
+    world.connected.came("leaf", OTHER_HEAD)
+
+    client = world.open(connect_packet())
+    world.judge()
+
+    assert client.received() == [ConnAck(ReturnCode(3), False)]

@@ -460,6 +460,19 @@ def test_a_store_that_cannot_be_opened_says_why() -> None:
     assert "hub.db: damaged" in world.dead_letters.recent()[0].reason
 
 
+@pytest.mark.parametrize("jump_s", [86400.0, -86400.0], ids=["ahead", "back"])
+def test_a_clock_that_is_set_changes_no_time_to_live(world: StoreWorld, jump_s: float) -> None:
+    world.append(world.batch(b"x", matches=to(IN, ttl_s=3600.0)))
+
+    world.clock.set(world.clock.now_s() + jump_s)
+    world.system.advance(3600.0 - SWEEP_S)
+    kept = world.ledger()
+    world.system.advance(2 * SWEEP_S)
+
+    assert kept == EndpointLedger(accepted=1, pending=1)
+    assert world.ledger() == EndpointLedger(accepted=1, expired=1)
+
+
 def test_expired_messages_go_from_the_disk_as_often_as_is_set_and_are_not_sent_before() -> None:
     world = StoreWorld(cleanup_s=30)
     world.system.advance(SWEEP_S)  # the first look, which finds nothing

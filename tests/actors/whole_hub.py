@@ -163,7 +163,10 @@ class HubWorld:
         start = self.system.start
         start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
         start(
-            IDENTITIES, lambda: IdentityActor(copy, (IOTHUB,), (MQTT,), check_certificate, UPSTREAM, DEVICE)
+            IDENTITIES,
+            lambda: IdentityActor(
+                copy, (IOTHUB,), (MQTT,), check_certificate, lambda: False, UPSTREAM, DEVICE
+            ),
         )
         start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing))
         start(

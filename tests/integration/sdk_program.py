@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,8 +40,24 @@ class Program:
         self.statuses: dict[str, int | None] = {}
 
     def open(self, options: dict[str, Any], reopens: bool) -> None:
-        """Connect; this SDK connects again by itself, always."""
+        """Connect; this SDK connects again by itself, nearly always."""
         self.client.connect()
+        if reopens:
+            threading.Thread(target=self.stay_connected, daemon=True).start()
+
+    def stay_connected(self) -> None:
+        """Connect again where the SDK has given up.
+
+        It may do so for good when a connection breaks in the moment in which it is made, which it takes for
+        one of its permanent errors (2.14; seen when the hub is killed twice within half a second).
+        """
+        while True:
+            time.sleep(1)
+            if not self.client.connected:
+                try:
+                    self.client.connect()
+                except Exception:  # noqa: BLE001 - tried again in a second
+                    continue
 
     def send(self, message: dict[str, Any]) -> None:
         self.client.send_message(message_of(message))

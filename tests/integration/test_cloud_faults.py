@@ -106,6 +106,9 @@ class _ClockOff:
     def monotonic_s(self) -> float:
         return time.monotonic()
 
+    def steady_s(self) -> float:
+        return self.now_s()
+
 
 def test_a_clock_that_is_a_day_behind_is_told_from_a_wrong_key(world: StandInWorld) -> None:
     connections = UpstreamConnections(world.protocol, clock=_ClockOff(-DAY_S))

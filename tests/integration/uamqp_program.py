@@ -491,10 +491,10 @@ def section(**parts: Any) -> bytes:
 
 
 def shown(message: Message) -> dict[str, Any]:
-    found = message.properties
+    found = message.properties or MessageProperties()
     properties = plain(message.application_properties or {})
     annotations = plain(message.annotations or {})
-    expires_ms = found.absolute_expiry_time if found else None
+    expires_ms = found.absolute_expiry_time
     body = b"".join(message.get_data() or ())
     return {
         "body": body.decode(),

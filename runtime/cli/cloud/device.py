@@ -19,7 +19,7 @@ NEVER = "0001-01-01T00:00:00Z"  # as IoT Hub shows a time that has not come abou
 
 @click.group()
 def device() -> None:
-    """Make, list, show and delete devices."""
+    """Make, list, show, disable, enable and delete devices."""
 
 
 @device.command()
@@ -48,6 +48,7 @@ def create(
 ) -> None:
     """Make DEVICE and print its connection string."""
     from messaging.errors import ConfigError
+    from runtime.cli.running import refresh_scope
     from runtime.iothub.owner import Cloud, device_path
 
     if len(x509) > 2:
@@ -67,6 +68,7 @@ def create(
     if parent is not None:
         wanted["parentScopes"] = [_scope_of(cloud, parent)]
     made = cloud.call("PUT", device_path(device_id), wanted)
+    refresh_scope(home)
     text = connection_string(cloud, made)
     if as_json:
         print_json({**made, "connectionString": text})
@@ -143,16 +145,53 @@ def show(device_id: str, show_secrets: bool, home: Path, as_json: bool) -> None:
 
 @device.command()
 @click.argument("device_id", metavar="DEVICE")
+@click.option("--reason", metavar="TEXT", help="Shown by `device show`; 128 characters at most.")
 @common_options
-def delete(device_id: str, home: Path, as_json: bool) -> None:
+def disable(device_id: str, reason: str | None, home: Path, as_json: bool) -> None:
+    """Let DEVICE and its modules not connect any more; connections that they have end.
+
+    Twins stay, and so do messages that wait for it.
+    """
+    _switch(home, device_id, "disabled", reason or "", as_json)
+
+
+@device.command()
+@click.argument("device_id", metavar="DEVICE")
+@common_options
+def enable(device_id: str, home: Path, as_json: bool) -> None:
+    """Let DEVICE connect again."""
+    _switch(home, device_id, "enabled", "", as_json)
+
+
+@device.command()
+@click.argument("device_id", metavar="DEVICE")
+@click.option("--module", metavar="MODULE", help="This module of it alone.")
+@common_options
+def delete(device_id: str, module: str | None, home: Path, as_json: bool) -> None:
     """Delete DEVICE with its modules, twins and waiting messages. A connected one is cut off."""
+    from runtime.cli.running import refresh_scope
     from runtime.iothub.owner import Cloud, device_path
 
-    Cloud(home).call("DELETE", device_path(device_id), headers={"If-Match": "*"})
+    Cloud(home).call("DELETE", device_path(device_id, module), headers={"If-Match": "*"})
+    refresh_scope(home)
+    name = device_id if module is None else f"{device_id}/{module}"
     if as_json:
-        print_json({"deleted": device_id})
+        print_json({"deleted": name})
     else:
-        click.echo(f"device {device_id} deleted")
+        click.echo(f"{'device' if module is None else 'module'} {name} deleted")
+
+
+def _switch(home: Path, device_id: str, status: str, reason: str, as_json: bool) -> None:
+    from runtime.cli.running import refresh_scope
+    from runtime.iothub.owner import Cloud, device_path
+
+    wanted = {"deviceId": device_id, "status": status, "statusReason": reason}
+    Cloud(home).call("PUT", device_path(device_id), wanted, {"If-Match": "*"})
+    refresh_scope(home)
+    if as_json:
+        print_json({"deviceId": device_id, "status": status})
+    else:
+        click.echo(f"device {device_id} {status}")
 
 
 def connection_string(cloud: Cloud, identity: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from runtime.cli.lazy_group import Entry, LazyGroup
 _HERE = "runtime.cli.cloud."
 COMMANDS: Final[Mapping[str, Entry]] = {
     "run": Entry(_HERE + "run", "run", "Run the IoT Hub stand-in until Ctrl-C."),
-    "device": Entry(_HERE + "device", "device", "Make, list, show and delete devices."),
+    "device": Entry(_HERE + "device", "device", "Make, list, show, disable, enable and delete devices."),
     "deploy": Entry(_HERE + "deploy", "deploy", "Give an edge device a deployment manifest."),
     "twin": Entry(_HERE + "twin", "twin", "Show a twin; set desired properties and tags."),
     "query": Entry(_HERE + "query", "query", "Ask for twins in IoT Hub's query language."),

@@ -184,7 +184,7 @@ def test_a_batch_may_have_600_kib(over_bytes: int, refused: bool) -> None:
     read = Asked().reader.read(batch, BATCH_FORMAT)
 
     assert isinstance(read, Refusal) is refused
-    assert not isinstance(read, Refusal) or read.condition == "amqp:link:message-size-exceeded"
+    assert not isinstance(read, Refusal) or read.condition == "amqp:not-allowed"
 
 
 def test_a_message_with_a_body_of_no_bytes_is_refused() -> None:
