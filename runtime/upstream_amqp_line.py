@@ -363,14 +363,17 @@ class Line:
             if now_s - self._since_s > self.shared.times.open_s:
                 self.silent(self.shared.times.open_s)
             return
-        self._take(engine.tick(now_s)[0])
         attempt = self._attempt
+        self._take(engine.tick(now_s)[0])
+        looks = (self._look_at_members, self.tokens.tick, self._look_for_silence)
+        for look in looks:
+            if attempt == self._attempt:  # not lost by what was seen before
+                look(now_s)
+
+    def _look_at_members(self, now_s: float) -> None:
         for member in list(self.members):
-            member.tick(now_s)
-        if attempt == self._attempt:
-            self.tokens.tick(now_s)
-        if attempt == self._attempt:
-            self._look_for_silence(now_s)
+            if member in self.members:
+                member.tick(now_s)
 
     def _look_for_silence(self, now_s: float) -> None:
         waiting = [since for member in self.members if (since := member.waits_since()) is not None]

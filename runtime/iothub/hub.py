@@ -452,15 +452,12 @@ class IotHub:
             if change.before is None or not change.cuts_off:
                 continue
             identity = change.before.identity
-            whom = [identity]
-            if (
-                identity.module_id is None
-            ):  # a device that is disabled or has other keys speaks for its modules
-                whom += [
-                    each.grant.identity
-                    for each in self._sessions.all()
-                    if each.grant.identity.device_id == identity.device_id
-                ]
+            # A device that is disabled or has other keys speaks for its modules, a hub for its scope.
+            whom = {identity: None}
+            for connected in self._sessions.all():
+                grant = connected.grant
+                if any(_covers(identity, who) for who in (grant.identity, grant.speaker) if who is not None):
+                    whom[grant.identity] = None
             for each in whom:
                 self._sessions.cut_off(each, CutOff.REFUSED)
                 self._c2d.release(each)
@@ -498,3 +495,8 @@ class IotHub:
                 await self.sweep()
             except StoreError as exc:
                 log.error("expired messages stay for now: %s", exc)
+
+
+def _covers(identity: Identity, who: Identity) -> bool:
+    """Whether somebody is this identity, or a module of this device."""
+    return who == identity or (identity.module_id is None and who.device_id == identity.device_id)

@@ -204,12 +204,13 @@ def ancestors(connection: sqlite3.Connection, device: Registered) -> Iterator[Re
 
 
 def hubs_above(connection: sqlite3.Connection, identity: Identity) -> list[Registered]:
-    """Return the `$edgeHub` modules that may speak for an identity: of the edges it is below of."""
+    """Return the `$edgeHub` modules that may speak for an identity: of the enabled edges it is below of."""
     device = find(connection, Identity(identity.device_id))
     if device is None:
         return []
     edges = [*([device] if device.is_edge else []), *ancestors(connection, device)]
-    hubs = (find(connection, Identity(edge.identity.device_id, EDGE_HUB)) for edge in edges)
+    enabled = (edge.identity.device_id for edge in edges if edge.status == "enabled")
+    hubs = (find(connection, Identity(device_id, EDGE_HUB)) for device_id in enabled)
     return [hub for hub in hubs if hub is not None and hub.identity != identity]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from messaging import sas
 from messaging.errors import AuthError
@@ -48,7 +49,7 @@ def check_token(
     for speaker in speakers:
         if speaker.identity.id.lower() == spoken_for and registered.identity.id.lower() != spoken_for:
             sas.check(token, _keys(speaker.authentication), speaker.identity, hosts, now_s)
-            return _grant(registered, "sas", token.expires_s)
+            return replace(_grant(registered, "sas", token.expires_s), speaker=speaker.identity)
     # The device's token covers its modules.
     signer = device if spoken_for == device.identity.id.lower() else registered
     if signer.authentication.type != "sas":

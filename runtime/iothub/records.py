@@ -52,6 +52,7 @@ class Grant:
     generation_id: str
     auth_method: str  # JSON text as in `iothub-connection-auth-method`
     expires_s: float | None  # when its token ends, seconds since 1970-01-01 UTC; None for a certificate
+    speaker: Identity | None = None  # the `$edgeHub` whose token it was, if it was not its own
 
 
 @dataclass(frozen=True, slots=True)

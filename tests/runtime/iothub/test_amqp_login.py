@@ -317,6 +317,27 @@ def test_a_renewed_token_of_an_edge_hub_keeps_the_links_of_its_scope(edge: Scene
     assert client.send(link, AmqpMessage(body=b"x")).outcome is Outcome.ACCEPTED
 
 
+@pytest.mark.parametrize(
+    ("whose", "change"),
+    [
+        ("edge", {"status": "disabled"}),
+        ("edge/$edgeHub", {"authentication": {"symmetricKey": {"primaryKey": "a" * 44, "secondaryKey": ""}}}),
+    ],
+    ids=["the edge is disabled", "its hub has another key"],
+)
+def test_whom_an_edge_hub_has_spoken_for_goes_with_it(
+    edge: Scene, whose: str, change: dict[str, Any]
+) -> None:
+    client = connect(edge, "edge/$edgeHub", "d1")
+    link, other = client.attach(LinkKind.EVENTS, "leaf"), client.attach(LinkKind.EVENTS, "d1")
+
+    edge.create(whose, if_match="*", **change)
+
+    assert client.refused(link)[0] == UNAUTHORIZED
+    assert client.refused(client.ask(LinkKind.EVENTS, "leaf"))[0] == UNAUTHORIZED
+    assert client.send(other, AmqpMessage(body=b"x")).outcome is Outcome.ACCEPTED
+
+
 # ---- certificates
 
 
