@@ -45,8 +45,10 @@ from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
 from runtime.message_salvage import make_sound
 from runtime.process_end import FAILED, end_at_once
+from runtime.process_table import boot_id
 from runtime.run_directory import AGENT, Lock, RunDirectory
 from runtime.socket_handover import SocketOffer
+from runtime.steady_clock import SteadyClock
 from runtime.store_place import StoreLock
 from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
@@ -97,7 +99,8 @@ def run_hub(
         logging.getLogger().setLevel(environment.log_level.upper())
     certificate = ServerCertificate(config.certificate_file, config.key_file, environment.ssl_protocols)
     most_open = most_connections()
-    bus = ZmqBus(HUB, run_dir)
+    clock = SteadyClock(database.with_name(f"{database.name}-clock"), boot_id())
+    bus = ZmqBus(HUB, run_dir, clock)
     gate = HttpGate()
     listeners = head_listeners(
         by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment

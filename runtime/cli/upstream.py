@@ -17,6 +17,10 @@ from runtime.cli.words import duration, local_time
 if TYPE_CHECKING:
     from actors.link_state import LinkState
     from actors.registry import ProvisioningState
+    from runtime.cli.running import RunningEdge
+
+SETTLE_LIMIT_S = 5.0  # for a link that was switched on
+LOOK_S = 0.05
 
 
 @click.group()
@@ -42,7 +46,7 @@ def status(home: Path, as_json: bool) -> None:
 @upstream.command()
 @common_options
 def on(home: Path, as_json: bool) -> None:
-    """Switch the link on; what waited is sent."""
+    """Switch the link on; what waited is sent. Waits until it stands, for some seconds at most."""
     from actors.link_state import SwitchLink
 
     _ask(SwitchLink(True), home, as_json)
@@ -59,7 +63,7 @@ def off(home: Path, as_json: bool) -> None:
 
 def _ask(question: object, home: Path, as_json: bool) -> None:
     from actors.addresses import STORE, UPSTREAM
-    from actors.link_state import LinkState
+    from actors.link_state import LinkState, SwitchLink
     from actors.registry import REGISTRY, GetProvisioning, ProvisioningState
     from actors.store_messages import CountQueues, QueueCounts
     from messaging.errors import EdgeError
@@ -70,6 +74,8 @@ def _ask(question: object, home: Path, as_json: bool) -> None:
         device = edge.ask(REGISTRY, GetProvisioning(), ProvisioningState)
         try:
             state = edge.ask(UPSTREAM, question, LinkState)
+            if question == SwitchLink(True):
+                state = _settled(edge, state)
             counted = edge.ask(STORE, CountQueues(UPSTREAM_QUEUES), QueueCounts)
         except EdgeError:
             if not as_json:  # a hub that does not run is no reason to be silent about the rest
@@ -88,6 +94,21 @@ def _ask(question: object, home: Path, as_json: bool) -> None:
         click.echo()
         columns = ("IDENTITY", "STATE", "FOR", "SENT", "WAITING", "")
         print_table(columns, _rows(state, waiting, now_s))
+
+
+def _settled(edge: RunningEdge, state: LinkState) -> LinkState:
+    """Return how a link is that was just switched on, as soon as it stands or it is known why it does not."""
+    from actors.addresses import UPSTREAM
+    from actors.link_state import GetLinkState, LinkState
+    from messaging.identity import EDGE_HUB
+
+    ends_s = time.monotonic() + SETTLE_LIMIT_S
+    while not state.is_up and time.monotonic() < ends_s:
+        if any(fault for identity, _, _, fault, *_ in state.sources if identity.endswith(f"/{EDGE_HUB}")):
+            break
+        time.sleep(LOOK_S)  # between two looks at what another process does
+        state = edge.ask(UPSTREAM, GetLinkState(), LinkState)
+    return state
 
 
 def _summary(state: LinkState, waiting: Mapping[str, int], now_s: float) -> str:
