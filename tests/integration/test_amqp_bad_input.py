@@ -458,16 +458,18 @@ def test_a_client_that_grants_endless_credit_and_never_reads_holds_up_nobody(
     with AmqpSocket(hub) as greedy, AmqpSocket(hub) as sending:
         greedy.log_in("edge1/filter").receiver(address, credit=2**31 - 1)
         link = sending.log_in("edge1/a").events_sender("edge1/a")
-        send_long_ones(sending, link)  # what windows and buffers take at most
+        for _ in range(2):  # what windows and buffers take at most
+            send_long_ones(sending, link)
         before_bytes = memory_bytes(hub.process.pid)
-        send_long_ones(sending, link)
+        for _ in range(3):
+            send_long_ones(sending, link)
         bystanders.are_served()
         grown_bytes = memory_bytes(hub.process.pid) - before_bytes
-    print(f"another 10 MB for a client that does not read: the hub grew by {grown_bytes / 1e6:.1f} MB")
-    assert grown_bytes < 5_000_000
+    print(f"another 30 MB for a client that does not read: the hub grew by {grown_bytes / 1e6:.1f} MB")
+    assert grown_bytes < 10_000_000
     with AmqpSocket(hub) as honest:
         honest.log_in("edge1/filter")
-        take_all(honest, honest.receiver(address, credit=50), 2 * LONG_ONES)
+        take_all(honest, honest.receiver(address, credit=50), 5 * LONG_ONES)
 
 
 def send_long_ones(client: AmqpSocket, link: Link) -> None:
