@@ -406,7 +406,7 @@ VARIABLES: Final = (
         "upstream_batch_messages",
         _whole(1, 1000),
         "messages of one sender that go to the cloud together over AMQP; they are not waited for longer than "
-        "20 ms. MQTT has no batches",
+        "5 ms. MQTT has no batches",
         "100, or 64 KiB",
     ),
     _refused(

@@ -19,7 +19,7 @@ from messaging.envelope import Envelope
 from messaging.topics import Feature
 from messaging.upstream_queues import upstream_queue
 
-SOURCE_MESSAGES: Final = 256  # handed over by the store and not yet taken by the cloud
+SOURCE_MESSAGES: Final = 512  # handed over by the store and not yet taken by the cloud
 SOURCE_BYTES: Final = 512 * 1024
 WANTED: Final = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
 PROOFS: Final = 10  # connections in a row that one message, alone, has ended: then it is the message

@@ -42,7 +42,7 @@ from messaging.version import VERSION
 from runtime import cloud_faults as faults
 from runtime.cloud_requests import TwinRequests
 from runtime.cloud_shared import METHOD_LIFE_S
-from runtime.upstream_batches import Batches
+from runtime.upstream_batches import Batch, Batches
 from runtime.upstream_held import HeldMessages
 
 if TYPE_CHECKING:
@@ -262,8 +262,11 @@ class AmqpConnection:
     def _close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
+            owed = self.waits_since()
             self._leave(is_doubtful=False)
             self._forget_all()
+            if owed is not None:
+                self._line.given_up(owed[0])
             self.on_closed()
 
     def _leave(self, *, is_doubtful: bool) -> None:
@@ -304,6 +307,8 @@ class AmqpConnection:
             self._lose(faults.silent(self._host_name, self._times.open_s))
 
     def waits_since(self) -> tuple[float, int] | None:
+        if self._state in (_State.CLAIMING, _State.ATTACHING):
+            return self._since_s, 0
         since_s = min((*self._attaching.values(), *self._following.values()), default=None)
         oldest = self._batches.oldest()
         if oldest is not None:
@@ -402,19 +407,21 @@ class AmqpConnection:
             self._go_on()
 
     def settled(self, delivery: Delivery, outcome: Outcome, condition: str, description: str) -> None:
-        batch = self._batches.answered(delivery)
-        if batch is None:
-            return
-        self._line.has_telemetry(self)
-        if outcome is Outcome.ACCEPTED:
-            for number in batch.numbers:
-                self._observer.done(number, b"")
-            return
+        fault = None
         if outcome is Outcome.REJECTED:
             fault = faults.of_rejection(self._who, self._host_name, condition, description)
-        else:
+        elif outcome is not Outcome.ACCEPTED:
             fault = faults.not_taken(self._who, self._host_name)
-        if fault.kind not in _FINAL:
+        self._batches.answered(delivery, fault)
+        while (answer := self._batches.next_answer()) is not None:
+            self._tell_outcome(*answer)
+        self._line.has_telemetry(self)
+
+    def _tell_outcome(self, batch: Batch, fault: CloudFault | None) -> None:
+        if fault is None:
+            for number in batch.numbers:
+                self._observer.done(number, b"")
+        elif fault.kind not in _FINAL:
             for number in batch.numbers:
                 self._observer.failed(number, fault)
             self._lose(fault)

@@ -11,9 +11,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from actors.cloud_connection import CloudFault
+
 BATCH_MESSAGES: Final = 100  # at most
 BATCH_BYTES: Final = 64 * 1024  # what a slow line can do within the time in which the cloud has to answer
-BATCH_AGE_S: Final = 0.02
+BATCH_AGE_S: Final = 0.005
 _ELEMENT_HEAD_BYTES: Final = 8  # descriptor and length of one message in a batch
 
 
@@ -48,7 +50,8 @@ class Batches:
         self._most_bytes = most_bytes
         self._waiting: deque[Waiting] = deque()
         self._waiting_bytes = 0
-        self._under_way: dict[object, Batch] = {}  # by delivery
+        self._under_way: dict[object, Batch] = {}  # by delivery, in the order of sending
+        self._answers: dict[object, CloudFault | None] = {}  # that came before those in front of them
         self._alone = 0  # so many leave one by one: they were refused together
 
     def add(self, number: int, encoded: bytes, now_s: float) -> None:
@@ -92,9 +95,17 @@ class Batches:
         """Note what a delivery carries."""
         self._under_way[delivery] = batch
 
-    def answered(self, delivery: object) -> Batch | None:
-        """Return what a delivery carried, once."""
-        return self._under_way.pop(delivery, None)
+    def answered(self, delivery: object, fault: CloudFault | None) -> None:
+        """Note what became of a delivery; the cloud answers in whatever order it likes."""
+        if delivery in self._under_way:
+            self._answers[delivery] = fault
+
+    def next_answer(self) -> tuple[Batch, CloudFault | None] | None:
+        """Return what became of the batch whose turn it is, once; None while that is not known."""
+        delivery = next(iter(self._under_way), None)
+        if delivery not in self._answers:
+            return None
+        return self._under_way.pop(delivery), self._answers.pop(delivery)
 
     def again_one_by_one(self, batch: Batch) -> None:
         """Let the messages of a batch that was refused leave again, each by itself: one of them is to blame.
@@ -114,6 +125,7 @@ class Batches:
         numbers = [number for batch in self._under_way.values() for number in batch.numbers]
         numbers += [waiting.number for waiting in self._waiting]
         self._under_way.clear()
+        self._answers.clear()
         self._waiting.clear()
         self._waiting_bytes = self._alone = 0
         return numbers

@@ -24,7 +24,6 @@ from messaging.amqp.events import (
     Received,
     Settled,
 )
-from messaging.amqp.frames import BATCH_BYTES
 from messaging.amqp.link import (
     MAX_MESSAGE_BYTES,
     Delivery,
@@ -82,8 +81,9 @@ class Engine:
         # those that are freed earlier stay in memory as long as the connection.
         self._leaving: list[tuple[Callable[[Any], None], Any]] = []
         self._partial_bytes = 0
-        self._batch_tags: set[bytes] = set()  # of deliveries that came as BATCH_FORMAT
-        self._sent_tags: set[bytes] = set()  # of deliveries that go out as BATCH_FORMAT
+        self._marks: dict[bytes, bytes] = {}  # of links on which messages come, see frames.py
+        self._batch_tags: set[bytes] = set()  # of deliveries that came as BATCH_FORMAT, with their marks
+        self._sent_tags: set[bytes] = set()  # of deliveries that go out as BATCH_FORMAT, with their marks
 
         self._transport = lib.pn_transport()
         self._connection = lib.pn_connection()
@@ -123,17 +123,17 @@ class Engine:
         lib.pn_collector_free(self._collector)
         self._connection = self._collector = self._session = None
 
-    def mark_format(self, tag: bytes, message_format: int) -> bytes:
+    def mark_format(self, tag: bytes, message_format: int, mark: bytes) -> bytes:
         """Return the tag that the engine gets for a delivery that is to go out with this format."""
         if message_format != BATCH_FORMAT:
             raise LocalProtocolError(f"message-format {message_format:#x} is not known here")
-        marked = tag + BATCH_BYTES
+        marked = tag + mark
         self._sent_tags.add(marked)
         return marked
 
-    def unmark_format(self, tag: bytes) -> None:
+    def unmark_format(self, marked: bytes) -> None:
         """Forget a delivery that may not have gone out whole."""
-        self._sent_tags.discard(tag + BATCH_BYTES)
+        self._sent_tags.discard(marked)
 
     def close(self, condition: str = "", description: str = "") -> None:
         """Send Close, behind an Open if there was none. Ended follows when the peer has closed too."""

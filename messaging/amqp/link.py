@@ -7,6 +7,7 @@ Source: AMQP 1.0 parts 2.6 and 3.4.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES = 1_048_576  # spec sheet hub-protocols.md section 3.4
 MAX_TAG_BYTES = 32  # AMQP 1.0 part 2.8.7
 
+_marks = itertools.count()
 _ACCEPTED, _REJECTED, _RELEASED, _MODIFIED = 0x24, 0x25, 0x26, 0x27
 
 
@@ -59,6 +61,7 @@ class Link:
         "_connection",
         "_credit_told",
         "_deliveries",
+        "_mark",
         "_max_received_bytes",
         "_partial_bytes",
         "_pn",
@@ -80,6 +83,7 @@ class Link:
         self._pn = pn  # None once link or connection have ended
         self._deliveries: dict[Any, Delivery] = {}  # the unsettled ones, by the engine's
         self._credit_told = 0
+        self._mark = (next(_marks) & 0xFFFF_FFFF).to_bytes(4, "big")  # of batches it sends, see frames.py
         self._max_received_bytes = MAX_MESSAGE_BYTES
         self._partial_bytes = 0  # of a message that has not arrived whole
         self.name = name
@@ -211,7 +215,7 @@ class Link:
             raise LocalProtocolError(f"link {self.name!r}: a delivery tag of {len(tag)} bytes")
         delivery = Delivery(self, tag, message_format)
         if message_format:
-            tag = self._connection.mark_format(tag, message_format)
+            tag = self._connection.mark_format(tag, message_format, self._mark)
         pn = lib.pn_delivery(self._pn, (len(tag), ffi.from_buffer(tag)))
         lib.pn_link_send(self._pn, encoded, len(encoded))
         lib.pn_link_advance(self._pn)
@@ -245,7 +249,7 @@ class Link:
         for delivery in self._deliveries.values():
             delivery._pn = None
             if self.is_sender and delivery.message_format:
-                self._connection.unmark_format(delivery.tag)
+                self._connection.unmark_format(delivery.tag + self._mark)
         self._deliveries.clear()
 
 

@@ -1,8 +1,10 @@
-"""Measures the link to the cloud alone: what goes through one connection, through twenty, and what it costs.
+"""Measures the link to the cloud alone: what goes through, what it costs, what it says when it is idle.
 
-The product's connections against the IoT Hub stand-in in a process of its own, over TLS, 1 KB a message, each
-acknowledged after its commit. Flooded: as fast as it goes, with 1,000 messages under way at most.
-Paced: so many a second, for the time from `send` to `done`. Needs port 8883 of the address 127.0.0.7.
+The product's connections against the IoT Hub stand-in in a process of its own, over TLS and a line with a
+round trip of its own, MQTT beside AMQP; 1 KB a message, each acknowledged after its commit. Flooded: as fast
+as it goes, with 1,000 messages under way at most. Paced: so many a second, for the time from `send` to
+`done`. Idle: what passes the line while nothing is sent, with keep-alives as they are and tokens that are
+renewed soon. Needs ports 8883, 5671 and 443 of the addresses 127.0.0.7 and 127.0.0.8.
 """
 
 from __future__ import annotations
@@ -10,28 +12,33 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from actors.cloud_connection import CloudAccess, CloudConnection, CloudFault
+from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnections, CloudFault
+from actors.upstream_protocol import UpstreamProtocol, parse_protocol
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
+from messaging.topics import Feature
+from runtime.cloud_shared import TOKEN_LIFE_S, CloudTimes
 from runtime.upstream import UpstreamConnections
-from scripts.bench.peer_cloud import CloudPeer
+from scripts.bench.delay_line import DelayLine
+from scripts.bench.peer_cloud import KNOWN_PORTS, CloudPeer
 from scripts.bench.processes import machine_cpu_s, pss_kb
 
 ADDRESS = "127.0.0.7"
-PORT = 8883
+LINE_ADDRESS = "127.0.0.8"
 MOST = 20
 BODY_BYTES = 1024
 WINDOW = 1000
 PACE_S = 0.01
 LIMIT_S = 60.0
+EVERYTHING = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
+RENEWED_AT = 0.85  # of a token's life
 
 
 class Watcher:
@@ -42,13 +49,15 @@ class Watcher:
         self.sent_s: dict[int, float] = {}
         self.times_s: list[float] = []
         self.told = threading.Event()
+        self.problem = ""
 
     def connected(self) -> None:
         self.open.set()
 
     def lost(self, fault: CloudFault) -> None:
-        print(f"lost: {fault.reason}", file=sys.stderr)
-        os._exit(1)
+        self.problem = fault.reason
+        self.open.set()
+        self.told.set()
 
     def done(self, number: int, answer: bytes) -> None:
         self.times_s.append(time.perf_counter() - self.sent_s.pop(number))
@@ -78,17 +87,23 @@ class Sender:
             self._connection.send(number, self._message)
         self._next += count
 
+    def ask(self) -> None:
+        """Ask for the twin, so that all there is to be attached or subscribed has been."""
+        self.watcher.sent_s[-1] = time.perf_counter()
+        self._connection.get_twin(-1)
+
     def drain(self) -> None:
         deadline_s = time.monotonic() + LIMIT_S
         while self.watcher.sent_s:
             assert time.monotonic() < deadline_s, "messages are not acknowledged"
+            assert not self.watcher.problem, self.watcher.problem
             self.watcher.told.clear()
             self.watcher.told.wait(PACE_S)
 
 
 def flood(senders: list[Sender], seconds: float) -> None:
     end_s = time.perf_counter() + seconds
-    window = WINDOW // len(senders) if len(senders) > 1 else WINDOW
+    window = WINDOW // len(senders)
     while time.perf_counter() < end_s:
         for sender in senders:
             sender.send(max(0, window - len(sender.watcher.sent_s)))
@@ -119,9 +134,70 @@ def run(label: str, senders: list[Sender], work: Callable[[], None]) -> None:
     times_s = [each for sender in senders for each in sender.watcher.times_s]
     p50_s, p99_s = (statistics.quantiles(times_s, n=100)[at] for at in (49, 98))
     print(
-        f"{label}: {len(times_s) / took_s:,.0f}/s, send to done p50 {p50_s * 1e3:.1f} ms, "
+        f"  {label}: {len(times_s) / took_s:,.0f}/s, send to done p50 {p50_s * 1e3:.1f} ms, "
         f"p99 {p99_s * 1e3:.1f} ms, {own_s / len(times_s) * 1e6:.0f} us of CPU a message "
         f"({own_s / took_s:.0%} of a core; the machine {(machine_cpu_s() - machine_s) / took_s:.1f} cores)",
+        flush=True,
+    )
+
+
+def connect(connections: CloudConnections, cloud: CloudPeer) -> list[Sender]:
+    """Return a sender for each device of the cloud, the first one last to wait for."""
+    senders = []
+    for device in cloud.devices:
+        watcher = Watcher()
+        access = CloudAccess(Identity(device.device), LINE_ADDRESS, Secret(device.key.encode()), cloud.ca_pem)
+        connection = connections.make(access, watcher)
+        connection.want(EVERYTHING)
+        connection.open()
+        assert watcher.open.wait(LIMIT_S), "it does not connect"
+        assert not watcher.problem, watcher.problem
+        senders.append(Sender(connection, watcher))
+    for sender in senders:
+        sender.ask()
+        sender.drain()
+    return senders
+
+
+def measure_load(protocol: UpstreamProtocol, chosen: argparse.Namespace, cloud: CloudPeer) -> None:
+    """Print memory, rates and times."""
+    line = DelayLine(LINE_ADDRESS, ADDRESS, list(KNOWN_PORTS), chosen.round_trip_ms / 1e3)
+    with line, closing(UpstreamConnections(protocol)) as connections:
+        before_kb = pss_kb(os.getpid())
+        senders = connect(connections, cloud)
+        memory_mb = (pss_kb(os.getpid()) - before_kb) / 1024
+        counts = line.counts()
+        print(
+            f"{protocol}, {chosen.round_trip_ms:.0f} ms round trip: {MOST} identities have "
+            f"{counts['accepted']} connections, {memory_mb:.1f} MB, {threading.active_count() - 1} threads",
+            flush=True,
+        )
+        for some in (senders[:1], senders):
+            name = "1 identity" if len(some) == 1 else f"{len(some)} identities"
+            run(f"{name}, flooded", some, lambda some=some: flood(some, chosen.seconds))
+            run(f"{name}, paced", some, lambda some=some: pace(some, chosen.seconds, chosen.per_s))
+
+
+def measure_idle(protocol: UpstreamProtocol, seconds: float, cloud: CloudPeer) -> None:
+    """Print what passes when nothing is sent: without renewals, then with them."""
+    passed = []
+    for life_s in (float(TOKEN_LIFE_S), seconds):
+        times = CloudTimes(token_life_s=life_s, renew_before_s=life_s * (1 - RENEWED_AT))
+        line = DelayLine(LINE_ADDRESS, ADDRESS, list(KNOWN_PORTS), 0.0)
+        with line, closing(UpstreamConnections(protocol, times)) as connections:
+            connect(connections, cloud)
+            before = line.counts()
+            time.sleep(seconds)
+            after = line.counts()
+            passed.append(sum(after[way] - before[way] for way in ("from_client", "to_client")))
+    kept_alive, with_renewals = passed
+    renewal = max(0, with_renewals - kept_alive) / MOST
+    renewals_h = MOST * 3600 / (RENEWED_AT * TOKEN_LIFE_S)
+    per_hour = kept_alive * 3600 / seconds + renewal * renewals_h
+    print(
+        f"{protocol}, {MOST} idle identities for {seconds:.0f} s, each with all features: {kept_alive:,} "
+        f"bytes, {with_renewals:,} with a renewal of each token ({renewal:,.0f} a token): "
+        f"{per_hour / 1000:.0f} KB an hour",
         flush=True,
     )
 
@@ -130,34 +206,17 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=float, default=5.0)
     options.add_argument("--per-s", type=int, default=1000, help="messages a second of the paced rounds")
+    options.add_argument("--round-trip-ms", type=float, default=50.0)
+    options.add_argument("--idle-seconds", type=float, default=120.0, help="0: this is not measured")
+    options.add_argument("--protocols", default="Mqtt,Amqp", help="of Amqp, AmqpWs, Mqtt, MqttWs")
     options.add_argument("--directory", type=Path, default=Path("/tmp"))
     chosen = options.parse_args()
-    with (
-        CloudPeer(chosen.directory, MOST, ADDRESS, PORT) as cloud,
-        closing(UpstreamConnections()) as connections,
-    ):
-        before_kb = pss_kb(os.getpid())
-        senders: list[Sender] = []
-        for device in cloud.devices:
-            watcher = Watcher()
-            key = Secret(device.key.encode())
-            access = CloudAccess(Identity(device.device), ADDRESS, key, cloud.ca_pem)
-            connection = connections.make(access, watcher)
-            connection.open()
-            assert watcher.open.wait(LIMIT_S), "it does not connect"
-            senders.append(Sender(connection, watcher))
-            if len(senders) == 1:
-                first_kb = pss_kb(os.getpid())
-        all_kb = pss_kb(os.getpid())
-        print(
-            f"memory: SDK and first connection {(first_kb - before_kb) / 1024:.1f} MB, "
-            f"each further one {(all_kb - first_kb) / (MOST - 1):.0f} KB; "
-            f"{threading.active_count() - 1} threads for {MOST}"
-        )
-        for some in (senders[:1], senders):
-            name = f"{len(some)} connection{'s'[: len(some) - 1]}"
-            run(f"{name}, flooded", some, lambda some=some: flood(some, chosen.seconds))
-            run(f"{name}, paced", some, lambda some=some: pace(some, chosen.seconds, chosen.per_s))
+    for protocol in map(parse_protocol, chosen.protocols.split(",")):
+        with CloudPeer(chosen.directory, MOST, ADDRESS, LINE_ADDRESS) as cloud:
+            if chosen.seconds:
+                measure_load(protocol, chosen, cloud)
+            if chosen.idle_seconds:
+                measure_idle(protocol, chosen.idle_seconds, cloud)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from scripts.bench.peer_mosquitto import PeerUnusable, free_port, wait_for_port
 from scripts.bench.processes import EdgeProcess
 
 ADDRESS = "127.0.0.1"
+KNOWN_PORTS = (8883, 5671, 443)  # MQTT, AMQP, HTTPS
 
 
 class CloudPeer:
@@ -25,24 +26,26 @@ class CloudPeer:
     version = "the IoT Hub stand-in of this checkout"
     configuration = "durable: PUBACK after a commit with synchronous=FULL"
 
-    def __init__(
-        self, parent: Path, publishers: int, address: str = ADDRESS, port: int | None = None
-    ) -> None:
+    def __init__(self, parent: Path, publishers: int, address: str = ADDRESS, name: str = "") -> None:
+        """Take where to listen; with a name, which is where clients look for it, on the ports they know."""
         self.parent = parent
         self.address = address
         self._count = publishers
-        self._wanted_port = port
+        self._name = name
 
     def __enter__(self) -> "CloudPeer":
         self.directory = Path(tempfile.mkdtemp(prefix="bench-cloud-", dir=self.parent))
         self._home = self.directory / "home" / "cloud"
         self._home.mkdir(parents=True, mode=0o700)
         self.devices = asyncio.run(self._register())
-        self._port = self._wanted_port or free_port()
+        ports = KNOWN_PORTS if self._name else tuple(free_port() for _ in KNOWN_PORTS)
+        self._port = ports[0]
         self._log = self.directory / "cloud.log"
         command = [*COMMAND, "cloud", "run", "--home", str(self._home.parent), "--listen", self.address]
-        command += ["--mqtt-port", str(self._port)]
-        command += ["--amqp-port", str(free_port()), "--https-port", str(free_port())]
+        for option, port in zip(("--mqtt-port", "--amqp-port", "--https-port"), ports, strict=True):
+            command += [option, str(port)]
+        if self._name:
+            command += ["--host", self._name]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -82,7 +85,7 @@ class CloudPeer:
         return asyncio.run(self._last_sequence_number())
 
     async def _register(self) -> list[peer_edge.Identity]:
-        hub = await IotHub.open(self._home, self.address)
+        hub = await IotHub.open(self._home, self._name or self.address)
         devices = []
         for number in range(1, self._count + 1):
             name = f"d{number}"

@@ -454,6 +454,29 @@ def test_a_batch_is_told_from_other_messages(piece_bytes: int) -> None:
     assert not pair.server._batch_tags
 
 
+@CUTS
+def test_batches_on_two_links_with_equal_tags_are_both_told_from_other_messages(piece_bytes: int) -> None:
+    pair = Pair(piece_bytes=piece_bytes).opened()
+    (first, _), (second, _) = pair.client_sends(name="first"), pair.client_sends(name="second")
+    long = b"x" * 100_000
+
+    first.send(long, b"1", settled=False, message_format=BATCH_FORMAT)
+    second.send(long, b"1", settled=False, message_format=BATCH_FORMAT)
+    first.send(b"plain", b"2", settled=False)
+    second.send(b"batch", b"2", settled=False, message_format=BATCH_FORMAT)
+    received = pair.received_by_server()
+
+    told = {(each.link.name, each.tag): (each.message_format, each.data) for each in received}
+    assert told == {
+        ("first", b"1"): (BATCH_FORMAT, long),
+        ("second", b"1"): (BATCH_FORMAT, long),
+        ("first", b"2"): (0, b"plain"),
+        ("second", b"2"): (BATCH_FORMAT, b"batch"),
+    }
+    assert not pair.client._sent_tags
+    assert not pair.server._batch_tags
+
+
 def test_a_batch_that_could_not_leave_is_forgotten_with_its_link() -> None:
     server = Connection(container_id="s", sasl=ServerSasl())
     asks = AMQP_HEADER + frame(OPEN, "c") + begin(window=0) + attach("l", 0, receives=True)
