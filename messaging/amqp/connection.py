@@ -165,7 +165,7 @@ class Connection(Engine):
                     offence = str(exc)
                     break
             if patched is not None:
-                tag = frames.batch_to_tag(patched, pos, stop)
+                tag = frames.batch_to_tag(patched, pos, stop, self._marks)
                 if tag is not None:
                     self._batch_tags.add(tag)
             pos = stop
