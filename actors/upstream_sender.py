@@ -21,10 +21,10 @@ from messaging.message import decode_header
 
 log = logging.getLogger(__name__)
 
-MOST_IN_FLIGHT: Final = 256  # messages, of all sources that send, in equal shares …
+MOST_IN_FLIGHT: Final = 1024  # messages, of all sources that send, in equal shares …
 LEAST_SHARE: Final = 4  # … of so many at least
 MOST_BYTES: Final = 8 * 1024 * 1024  # the same
-WINDOW_BYTES: Final = 256 * 1024  # of one source, handed over by the store
+WINDOW_BYTES: Final = 512 * 1024  # of one source, handed over by the store
 
 
 class Sender:

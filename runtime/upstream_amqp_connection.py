@@ -262,8 +262,11 @@ class AmqpConnection:
     def _close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
+            owed = self.waits_since()
             self._leave(is_doubtful=False)
             self._forget_all()
+            if owed is not None:
+                self._line.given_up(owed[0])
             self.on_closed()
 
     def _leave(self, *, is_doubtful: bool) -> None:
@@ -304,6 +307,8 @@ class AmqpConnection:
             self._lose(faults.silent(self._host_name, self._times.open_s))
 
     def waits_since(self) -> tuple[float, int] | None:
+        if self._state in (_State.CLAIMING, _State.ATTACHING):
+            return self._since_s, 0
         since_s = min((*self._attaching.values(), *self._following.values()), default=None)
         oldest = self._batches.oldest()
         if oldest is not None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
+GIVEN_UP_S: Final = 2.0  # of silence, when somebody leaves for want of an answer
 LEAST_IDLE_S: Final = 5.0  # who asks to be told of itself more often is refused
 _TURN_BYTES: Final = 64 * 1024  # of telemetry handed to the engine before all of that is with the kernel
 _IMPATIENT_S: Final = 10.0  # for one of several ways
@@ -113,6 +114,17 @@ class Line:
             self._close()
         else:
             self.has_more()
+
+    def given_up(self, since_s: float) -> None:
+        """A member left because what it asked at that time was not answered.
+
+        When the cloud has said nothing at all since then, it is the line that is dead: who comes back would
+        find it so again, and all others have yet to notice.
+        """
+        limit_s = GIVEN_UP_S + sum(size for _, size in self._owed()) / SLOWEST_BYTES_PER_S
+        silent_s = time.monotonic() - max(since_s, self._heard_s)
+        if self._is_up and self._heard_s < since_s and silent_s > limit_s:
+            self.silent(silent_s)
 
     def has_telemetry(self, member: Member) -> None:
         """Give a member its turn."""
@@ -375,8 +387,12 @@ class Line:
             if member in self.members:
                 member.tick(now_s)
 
+    def _owed(self) -> list[tuple[float, int]]:
+        """Return since when the cloud owes answers, and for how many bytes, by member."""
+        return [owed for member in self.members if (owed := member.waits_since()) is not None]
+
     def _look_for_silence(self, now_s: float) -> None:
-        waiting = [since for member in self.members if (since := member.waits_since()) is not None]
+        waiting = self._owed()
         if not waiting:
             return
         since_s = min(since for since, _ in waiting)

@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from actors.addresses import UPSTREAM
 from actors.hub_identity import HubIdentity
-from actors.hub_root import UPSTREAM
 from actors.link_state import GetLinkState, LinkState
+from actors.upstream_protocol import UpstreamProtocol
 from messaging.client import Client
 from messaging.errors import BusError
 from messaging.identity import Identity
 from runtime.client_certificates import thumbprints_of
-from tests.integration.cloud import MQTT_PORT, Cloud
+from tests.integration.cloud import Cloud
+from tests.integration.cloud_worlds import PORTS
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.network import Line, Profile
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
@@ -37,6 +39,7 @@ class LinkedHub:
         profile: Profile | None = None,
         certificates: Sequence[ClientCertificate] = (),
         seed: int = 20261121,
+        protocol: UpstreamProtocol = UpstreamProtocol.MQTT,
         **settings: Any,
     ) -> None:
         """Keep what is wanted.
@@ -47,8 +50,9 @@ class LinkedHub:
         self._ending = ExitStack()
         self.host_name = loopback_address()
         self.cloud = Cloud(loopback_address(), self.host_name)
-        self.line = Line((self.host_name, MQTT_PORT), (self.cloud.address, MQTT_PORT), profile, seed=seed)
-        self._settings = settings
+        port = PORTS[protocol]
+        self.line = Line((self.host_name, port), (self.cloud.address, port), profile, seed=seed)
+        self._settings = {"cloud_protocol": protocol, **settings}
         self._routes = routes
         self._modules = [f"{DEVICE}/{module}" for module in modules]
         self._devices = list(devices)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actors.upstream_protocol import UpstreamProtocol
 from messaging.identity import Identity
 from tests.integration.linked_hub import OWN, LinkedHub, wait_until
 from tests.integration.sdk_clients import SdkPublisher, sdk_client
@@ -20,10 +21,10 @@ PUMP, FAN, LEAF, CAMERA = "edge1/pump", "edge1/fan", "leaf", "camera"
 LIMIT_S = 20.0
 
 
-@pytest.fixture
-def linked(tmp_path: Path) -> Iterator[LinkedHub]:
-    shown = make_client(tmp_path, CAMERA)
-    with LinkedHub(ROUTES, ("pump", "fan"), (LEAF,), certificates=[shown]) as made:
+@pytest.fixture(params=[UpstreamProtocol.MQTT, UpstreamProtocol.AMQP], ids=str)
+def linked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LinkedHub]:
+    shown, protocol = make_client(tmp_path, CAMERA), request.param
+    with LinkedHub(ROUTES, ("pump", "fan"), (LEAF,), certificates=[shown], protocol=protocol) as made:
         yield made
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from actors.hub_environment import HubEnvironment
+from actors.upstream_protocol import UpstreamProtocol
 from tests.integration.link_story import LinkStory
 from tests.integration.linked_hub import LinkedHub
 from tests.integration.network import MOBILE, NARROW, OUTAGES_MINUTES, SATELLITE, Profile
@@ -24,6 +25,7 @@ MODULES, DEVICES = ("pump", "fan"), ("leaf",)
 PER_S = 50.0  # of each source
 MINUTE = 10  # messages of each source: 0.2 s of a campaign, and less of the short test
 HASTY = HubEnvironment(cloud_operation_timeout_s=3.0)
+PROTOCOLS = pytest.mark.parametrize("protocol", [UpstreamProtocol.MQTT, UpstreamProtocol.AMQP], ids=str)
 
 Happen = Callable[[LinkStory, random.Random, float], None]
 
@@ -100,9 +102,9 @@ LINES = (
 
 
 @contextmanager
-def told(seed: int) -> Iterator[LinkStory]:
+def told(seed: int, protocol: UpstreamProtocol) -> Iterator[LinkStory]:
     """Tell a story to its end, and what came of it."""
-    with LinkedHub(ROUTES, MODULES, DEVICES, seed=seed, environment=HASTY) as linked:
+    with LinkedHub(ROUTES, MODULES, DEVICES, seed=seed, protocol=protocol, environment=HASTY) as linked:
         story = LinkStory(linked, PER_S)
         story.start()
         yield story
@@ -115,9 +117,12 @@ def told(seed: int) -> Iterator[LinkStory]:
     )
 
 
-def test_over_bad_lines_in_turn_everything_arrives_in_order_and_books_agree() -> None:
+@PROTOCOLS
+def test_over_bad_lines_in_turn_everything_arrives_in_order_and_books_agree(
+    protocol: UpstreamProtocol,
+) -> None:
     chance = random.Random(20261121)
-    with told(20261121) as story:
+    with told(20261121, protocol) as story:
         troubles = [*chance.sample(OUTAGES, 2), *LINES]
         for trouble in chance.sample(troubles, len(troubles)):
             trouble.happen(story, chance, 0.1)
@@ -125,10 +130,13 @@ def test_over_bad_lines_in_turn_everything_arrives_in_order_and_books_agree() ->
 
 @pytest.mark.campaign
 @pytest.mark.timeout(1800)
+@PROTOCOLS
 @pytest.mark.parametrize("trouble", [*OUTAGES, *LINES], ids=lambda trouble: trouble.name)
-def test_over_a_bad_line_for_long_everything_arrives_in_order_and_books_agree(trouble: Trouble) -> None:
+def test_over_a_bad_line_for_long_everything_arrives_in_order_and_books_agree(
+    trouble: Trouble, protocol: UpstreamProtocol
+) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     chance = random.Random(seed)
-    with told(seed) as story:
+    with told(seed, protocol) as story:
         for _ in range(trouble.times):
             trouble.happen(story, chance, 1.0)

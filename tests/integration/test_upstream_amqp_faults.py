@@ -330,6 +330,34 @@ def test_a_half_open_connection_is_noticed_by_all_who_wait(world: World) -> None
         assert (fault.kind, "has not answered" in fault.reason) == (Fault.UNREACHABLE, True)
 
 
+def test_an_identity_that_is_given_up_in_silence_takes_the_dead_connection_with_it(world: World) -> None:
+    (connection, observer), (_, other) = world.connect("d1"), world.connect("d2")
+    world.peer.answers = False
+    connection.send(1, message(1))
+    assert observer.is_quiet(2.5)
+
+    connection.close()
+
+    assert other.next("lost")[0].kind is Fault.UNREACHABLE
+    assert observer.is_quiet()
+
+
+def test_an_identity_that_is_given_up_alone_leaves_the_others_in_peace(world: World) -> None:
+    (connection, observer), (other, other_observer) = world.connect("d1"), world.connect("d2")
+    world.peer.decide = lambda peer, delivery: None if peer.transfers[-1] == [b"1"] else delivery.accept()
+    connection.send(1, message(1))
+    for number in range(10, 13):
+        assert observer.is_quiet(0.8)
+        other.send(number, message(number))
+        assert other_observer.next("done") == (number, b"")
+
+    connection.close()
+
+    other.send(13, message(13))
+    assert other_observer.next("done") == (13, b"")
+    assert world.peer.accepted == 1
+
+
 def test_web_socket_that_is_refused_says_so(home: CloudHome) -> None:
     with (
         AmqpPeer((ADDRESS, WEB_PORT), home.certificates / SERVER_FILE) as peer,
