@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from actors.addresses import AGENT
 from actors.agent import AgentActor
 from actors.base import ChildSpec
 from actors.module_report import ModuleReported
@@ -26,9 +27,6 @@ from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
 
-AGENT_PROCESS: Final = "agent"
-SECURITY: Final = "agent/security"
-AGENT: Final = "agent/agent"
 REPLACE_LIMIT_S: Final = 30.0  # for a hub to be stopped and started; then the order is given again
 
 

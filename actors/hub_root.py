@@ -11,6 +11,19 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from actors.addresses import (
+    AGENT_PROCESS,
+    AMQP,
+    HUB,
+    HUB_CLIENT,
+    IDENTITIES,
+    METHODS,
+    MQTT,
+    ROUTER,
+    STORE,
+    TWINS,
+    UPSTREAM,
+)
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
 from actors.cloud_connection import CloudConnections
@@ -35,17 +48,6 @@ from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
 
-HUB: Final = "hub"
-STORE: Final = "hub/store"
-ROUTER: Final = "hub/router"
-IDENTITIES: Final = "hub/identities"
-UPSTREAM: Final = "hub/upstream"
-TWINS: Final = "hub/twins"
-METHODS: Final = "hub/methods"
-HUB_CLIENT: Final = "hub/client"
-MQTT: Final = "hub/mqtt"
-AMQP: Final = "hub/amqp"
-AGENT: Final = "agent"
 HELLO_S: Final = 1.0
 # Store, router and heads exchange an envelope for every read of a socket: on one event loop they handle a
 # third more messages than on threads of their own (figures in DESIGN.md).
@@ -214,4 +216,4 @@ class HubRootActor(RootActor):
             log.info("server certificate loaded anew")
 
     def _greet(self) -> None:
-        self.tell(AGENT, Hello(HUB, self.context.epoch, VERSION, self._known_agent))
+        self.tell(AGENT_PROCESS, Hello(HUB, self.context.epoch, VERSION, self._known_agent))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from messaging.kinds import message
 
-Source = tuple[str, str, float, str, str, int, int]
+Source = tuple[str, str, float, str, str, int, int, float]
 """Identity, state (`upstream_source.Phase` by value), since when in seconds since 1970-01-01 UTC, kind of the
-fault or "", its reason, messages the cloud took since the hub started, messages on their way."""
+fault or "", its reason, messages the cloud took since the hub started, messages on their way, and when it is
+tried again, in seconds since 1970-01-01 UTC, or 0."""
 
 
 @message

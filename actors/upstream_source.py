@@ -77,6 +77,7 @@ class Source:
         self.queue = upstream_queue(identity)
         self.phase = Phase.CLOSED
         self.since_utc_s = now_utc_s
+        self.retry_utc_s = 0.0  # when it is tried again, after a fault that has to be waited for
         self.fault: CloudFault | None = None
         self.connection: CloudConnection | None = None
         self.observer: Observer | None = None
@@ -202,7 +203,8 @@ class Source:
         fault = self.fault
         kind, reason = ("", "") if fault is None else (fault.kind.value, fault.reason)
         under_way = len(self.held) + len(self.in_flight)
-        return self.identity, self.phase.value, self.since_utc_s, kind, reason, self.sent, under_way
+        retry_s = self.retry_utc_s if self.phase is Phase.WAITING else 0.0
+        return self.identity, self.phase.value, self.since_utc_s, kind, reason, self.sent, under_way, retry_s
 
     # a message that ends every connection
 

@@ -324,6 +324,7 @@ class Switchboard:
         self._services.lost(source, None if probed else fault)
         if wait_s > 0.0:
             self._enter(source, Phase.WAITING)
+            source.retry_utc_s = self._actor.clock.now_s() + wait_s
             self._actor.set_timer(wait_s, RetryDue(source.identity, source.losses))
         else:
             self._probe(source)

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from actors.addresses import AGENT
 from actors.agent_link import AgentLinkActor
 from actors.agent_methods import AgentMethodsActor
-from actors.agent_root import AGENT
 from actors.base import ChildSpec
 from actors.cloud_connection import CloudConnections
 from actors.upstream_protocol import UpstreamProtocol

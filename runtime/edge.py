@@ -25,9 +25,10 @@ from typing import Final
 import msgspec
 
 from actors import hub_config
+from actors.addresses import AGENT, AGENT_PROCESS, SECURITY
 from actors.agent import AgentActor
 from actors.agent_link import LINK
-from actors.agent_root import AGENT, AGENT_PROCESS, SECURITY, AgentRootActor, StopEdge
+from actors.agent_root import AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper
@@ -60,7 +61,7 @@ from messaging.address import child_of
 from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
-from runtime import listening_sockets
+from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
@@ -647,7 +648,8 @@ def _server_names(settings: Settings) -> tuple[str, ...]:
 def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wanted]:
     """Return on what the hub is to listen. A port that this device does not ask for may be missing."""
     mqtt = settings.listen if environment.mqtt_enabled else ()
-    amqp = amqp_addresses(settings, environment.amqp_port) if environment.amqp_enabled else ()
+    has_amqp = environment.amqp_enabled and amqp_engine.is_installed()
+    amqp = amqp_addresses(settings, environment.amqp_port) if has_amqp else ()
     web = web_addresses(settings, environment.http_port) if environment.http_enabled else ()
     plain = [settings.plain_listen] if settings.plain_listen and environment.mqtt_enabled else []
     by_use = ((Use.MQTT, mqtt), (Use.AMQP, amqp), (Use.WEB, web), (Use.PLAIN_MQTT, plain))

@@ -25,7 +25,7 @@ from msgspec import structs
 from messaging.connection_string import ConnectionString
 from messaging.errors import EnvironmentFault
 from messaging.identity import Identity
-from runtime import listening_sockets, socket_handover
+from runtime import amqp_engine, listening_sockets, socket_handover
 from runtime.atomic_file import write_private_file
 from runtime.config import Settings
 from runtime.home import Home
@@ -294,6 +294,8 @@ class EmbeddedCloud:
 
     def _bind_amqp(self, address: str, beside: Sequence[socket.socket]) -> list[tuple[Use, socket.socket]]:
         """Return the socket for AMQP. Who has that port has it on all addresses: another one is no help."""
+        if not amqp_engine.is_installed():
+            return []
         try:
             bound = listening_sockets.bind([_listen(address, AMQP_PORT)], beside=beside)
         except EnvironmentFault:

@@ -10,6 +10,7 @@ deployment.sealed the last good deployment from the cloud, encrypted
 hub.json          what the hub has to know before it serves
 hub.db            messages, queues and the ledger, unless a storage folder is named
 hub.db-reserve    space for delivering with a full disk
+hub.db-clock      how far the time that nobody sets is from the time of day, for times to live
 hub.db-quarantine-…/  a database that was damaged
 twins.db          twins of the clients
 identities.copy   the hub's copy of the identities

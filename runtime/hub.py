@@ -15,21 +15,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from actors import hub_config
+from actors.addresses import HUB
 from actors.admission import Admission
 from actors.base import ChildSpec
 from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
-from actors.hub_root import HUB, HubRootActor
+from actors.hub_root import HubRootActor
 from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
+from runtime import amqp_engine
 from runtime.client_certificates import check_certificate
 from runtime.home import Home
 from runtime.http_gate import HttpGate
@@ -41,8 +45,10 @@ from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
 from runtime.message_salvage import make_sound
 from runtime.process_end import FAILED, end_at_once
+from runtime.process_table import boot_id
 from runtime.run_directory import AGENT, Lock, RunDirectory
 from runtime.socket_handover import SocketOffer
+from runtime.steady_clock import SteadyClock
 from runtime.store_place import StoreLock
 from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
@@ -84,12 +90,17 @@ def run_hub(
     offer = SocketOffer(run_dir, [listener for _, listener in sockets])
     offer.open()
     by_use = {use: [listener for its, listener in sockets if its is use] for use in Use}
+    if config.environment.amqp_enabled and not amqp_engine.is_installed():
+        log.warning("AMQP is left out: %s", amqp_engine.WAY_OUT)
+        without = replace(config.environment, amqp_enabled=False)
+        config = msgspec.structs.replace(config, environment=without)
     environment = config.environment
     if environment.log_level is not None:
         logging.getLogger().setLevel(environment.log_level.upper())
     certificate = ServerCertificate(config.certificate_file, config.key_file, environment.ssl_protocols)
     most_open = most_connections()
-    bus = ZmqBus(HUB, run_dir)
+    clock = SteadyClock(database.with_name(f"{database.name}-clock"), boot_id())
+    bus = ZmqBus(HUB, run_dir, clock)
     gate = HttpGate()
     listeners = head_listeners(
         by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment

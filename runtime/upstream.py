@@ -5,6 +5,7 @@ Implements `actors/cloud_connection.py`. What a protocol needs is loaded with th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from actors.cloud_connection import CloudAccess, CloudConnection, CloudFault, CloudObserver, Fault
 from actors.upstream_protocol import DEFAULT, UpstreamProtocol
 from messaging.clock import Clock, SystemClock
+from runtime import amqp_engine
 from runtime.cloud_loop import CloudLoop
 from runtime.cloud_openers import Openers
 from runtime.cloud_probe import Probes
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from runtime.upstream_amqp_connection import AmqpConnection
     from runtime.upstream_amqp_line import Line
     from runtime.upstream_connection import SdkConnection
+
+log = logging.getLogger(__name__)
 
 _FAREWELL_S: Final = 2.0
 MEMBERS: Final = 900  # identities on one line: IoT Hub takes a thousand
@@ -46,6 +50,7 @@ class UpstreamConnections:
         *,
         batch_messages: int = BATCH_MESSAGES,
     ) -> None:
+        protocol = _possible(protocol)
         self._ways: tuple[Way, ...] = _WAYS[protocol]
         self._is_amqp = protocol.is_amqp
         self._probes = Probes(*(way.port for way in self._ways))
@@ -75,6 +80,7 @@ class UpstreamConnections:
 
     def speak(self, protocol: UpstreamProtocol) -> None:
         """Make connections like this from now on; those there are, of another protocol, are lost."""
+        protocol = _possible(protocol)
         self._is_amqp, self._ways = protocol.is_amqp, _WAYS[protocol]
         self._probes.use(*(way.port for way in self._ways))
         for made in list(self._made):
@@ -100,3 +106,12 @@ class UpstreamConnections:
                 return line
         lines.append(Line(access.host_name, access.ca_pem, self._shared, self._ways))
         return lines[-1]
+
+
+def _possible(protocol: UpstreamProtocol) -> UpstreamProtocol:
+    """Return the protocol, or where AMQP cannot be had what reaches the same cloud without it."""
+    if not protocol.is_amqp or amqp_engine.is_installed():
+        return protocol
+    instead = UpstreamProtocol.MQTT_WS if protocol is UpstreamProtocol.AMQP_WS else UpstreamProtocol.MQTT
+    log.warning("the link speaks %s and not %s: %s", instead, protocol, amqp_engine.WAY_OUT)
+    return instead

@@ -15,8 +15,7 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from actors.agent_root import AGENT
-from actors.hub_root import UPSTREAM
+from actors.addresses import AGENT, UPSTREAM
 from actors.link_state import GetLinkState, LinkState
 from actors.module_list import ListModules, ModuleList
 from messaging.client import Client

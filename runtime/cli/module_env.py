@@ -40,7 +40,7 @@ def module_env(
     Prints it and keeps a workload socket of its own open until Ctrl-C, for programs that you start. With
     `-- COMMAND…` runs that command in this environment, as you, and ends with it and its exit code.
     """
-    from actors.agent_root import AGENT, SECURITY
+    from actors.addresses import AGENT, SECURITY
     from actors.module_list import ListModules, ModuleList
     from actors.security import DebugSocket, OpenDebugSocket
     from messaging.errors import ConfigError, EnvironmentFault
@@ -84,7 +84,7 @@ def module_env(
 @contextmanager
 def _taken_over(edge: RunningEdge, name: str, wanted: bool) -> Iterator[None]:
     """Have the supervised instance stopped meanwhile."""
-    from actors.agent_root import AGENT
+    from actors.addresses import AGENT
     from actors.module_report import ModuleReported
     from actors.supervisor_messages import StartModule, StopModule
 

@@ -20,7 +20,7 @@ REST_LIMIT_S: Final = 60.0  # a module may take its stop grace to end, 10 s unle
 @common_options
 def list_modules(home: Path, as_json: bool) -> None:
     """List the modules of the deployment and how they are, edgeAgent and edgeHub included."""
-    from actors.agent_root import AGENT
+    from actors.addresses import AGENT
     from actors.module_list import ListModules, ModuleList
     from runtime.cli.running import running_edge
 
@@ -124,7 +124,7 @@ def config(module: Mapping[str, Any]) -> str:
 def _command(name: str, command: Callable[[str], object], home: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from actors.agent_root import AGENT
+    from actors.addresses import AGENT
     from actors.module_list import ListModules, ModuleList
     from actors.module_report import ModuleReported
     from runtime.cli.running import running_edge

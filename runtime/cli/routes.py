@@ -47,7 +47,7 @@ def routes() -> None:
 @common_options
 def list_routes(home: Path, as_json: bool) -> None:
     """Show the routes in force, and those that were left out with what is wrong with them."""
-    from actors.hub_root import ROUTER
+    from actors.addresses import ROUTER
     from actors.router import ListRoutes, Routes
     from runtime.cli.running import running_edge
 

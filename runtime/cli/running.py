@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from actors.agent_root import SECURITY
+from actors.addresses import SECURITY
 from actors.hub_identity import AuthType
 from actors.registry import REGISTRY, RefreshScope
 from actors.security import CreateDevice, DeleteDevice, DeviceChanged, DeviceIdentity, EnableDevice

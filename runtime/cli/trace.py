@@ -22,7 +22,7 @@ def trace(message_id: str, home: Path, as_json: bool) -> None:
     topic, `$messageId` in a route. The hub remembers some ten thousand messages with an id, until it is
     restarted. A message without one cannot be found again; `edge-actors ledger` counts it all the same.
     """
-    from actors.hub_root import ROUTER, STORE
+    from actors.addresses import ROUTER, STORE
     from actors.trail import Hops, TraceRouting, TraceStorage, in_order
     from messaging.errors import ConfigError
     from runtime.cli.running import running_edge

@@ -15,8 +15,12 @@ from runtime.cli.output import print_json, print_table
 from runtime.cli.words import duration, local_time
 
 if TYPE_CHECKING:
-    from actors.link_state import LinkState, Source
+    from actors.link_state import LinkState
     from actors.registry import ProvisioningState
+    from runtime.cli.running import RunningEdge
+
+SETTLE_LIMIT_S = 5.0  # for a link that was switched on
+LOOK_S = 0.05
 
 
 @click.group()
@@ -42,7 +46,7 @@ def status(home: Path, as_json: bool) -> None:
 @upstream.command()
 @common_options
 def on(home: Path, as_json: bool) -> None:
-    """Switch the link on; what waited is sent."""
+    """Switch the link on; what waited is sent. Waits until it stands, for some seconds at most."""
     from actors.link_state import SwitchLink
 
     _ask(SwitchLink(True), home, as_json)
@@ -58,8 +62,8 @@ def off(home: Path, as_json: bool) -> None:
 
 
 def _ask(question: object, home: Path, as_json: bool) -> None:
-    from actors.hub_root import STORE, UPSTREAM
-    from actors.link_state import LinkState
+    from actors.addresses import STORE, UPSTREAM
+    from actors.link_state import LinkState, SwitchLink
     from actors.registry import REGISTRY, GetProvisioning, ProvisioningState
     from actors.store_messages import CountQueues, QueueCounts
     from messaging.errors import EdgeError
@@ -70,6 +74,8 @@ def _ask(question: object, home: Path, as_json: bool) -> None:
         device = edge.ask(REGISTRY, GetProvisioning(), ProvisioningState)
         try:
             state = edge.ask(UPSTREAM, question, LinkState)
+            if question == SwitchLink(True):
+                state = _settled(edge, state)
             counted = edge.ask(STORE, CountQueues(UPSTREAM_QUEUES), QueueCounts)
         except EdgeError:
             if not as_json:  # a hub that does not run is no reason to be silent about the rest
@@ -80,24 +86,43 @@ def _ask(question: object, home: Path, as_json: bool) -> None:
     if as_json:
         print_json(_as_values(state, waiting) | {"device": _device_values(device)})
         return
-    click.echo(_summary(state, time.time()))
-    for line in _device_lines(device, time.time()):
+    now_s = time.time()
+    click.echo(_summary(state, waiting, now_s))
+    for line in _device_lines(device, now_s):
         click.echo(line)
     if state.sources:
         click.echo()
         columns = ("IDENTITY", "STATE", "FOR", "SENT", "WAITING", "")
-        print_table(columns, [_row(source, waiting, time.time()) for source in state.sources])
+        print_table(columns, _rows(state, waiting, now_s))
 
 
-def _summary(state: LinkState, now_s: float) -> str:
+def _settled(edge: RunningEdge, state: LinkState) -> LinkState:
+    """Return how a link is that was just switched on, as soon as it stands or it is known why it does not."""
+    from actors.addresses import UPSTREAM
+    from actors.link_state import GetLinkState, LinkState
+    from messaging.identity import EDGE_HUB
+
+    ends_s = time.monotonic() + SETTLE_LIMIT_S
+    while not state.is_up and time.monotonic() < ends_s:
+        if any(fault for identity, _, _, fault, *_ in state.sources if identity.endswith(f"/{EDGE_HUB}")):
+            break
+        time.sleep(LOOK_S)  # between two looks at what another process does
+        state = edge.ask(UPSTREAM, GetLinkState(), LinkState)
+    return state
+
+
+def _summary(state: LinkState, waiting: Mapping[str, int], now_s: float) -> str:
     since = f"since {local_time(state.since_s, now_s)}"
     if not state.on:
-        how = "off"
+        how = f"off, not connected {since}"
     elif state.is_up:
         how = f"on, connected to {state.host_name} {since}"
     else:
         how = f"on, not connected to {state.host_name} {since}: {state.reason}"
-    return f"upstream is {how}; {state.sent} messages sent since the hub started"
+    count = sum(waiting.values())
+    wait = f"{count} messages wait" if count != 1 else "1 message waits"
+    way_out = " until `edge-actors upstream on`" if count and not state.on else ""
+    return f"upstream is {how}; {wait}{way_out}; {state.sent} sent since the hub started"
 
 
 def _device_lines(device: ProvisioningState, now_s: float) -> Iterator[str]:
@@ -126,10 +151,17 @@ def _device_values(device: ProvisioningState) -> dict[str, Any]:
     }
 
 
-def _row(source: Source, waiting: Mapping[str, int], now_s: float) -> tuple[object, ...]:
-    identity, state, since_s, fault, reason, sent, _ = source
-    trouble = f"{fault}: {reason}" if fault else ""
-    return identity, state, duration(now_s - since_s), sent, waiting.get(identity, 0), trouble
+def _rows(state: LinkState, waiting: Mapping[str, int], now_s: float) -> list[tuple[object, ...]]:
+    """Return a row for each identity; what is wrong with all of them is said once."""
+    rows: list[tuple[object, ...]] = []
+    said = set()
+    for identity, phase, since_s, fault, reason, sent, _, retry_s in state.sources:
+        general = reason.replace(f"'{identity}'", "it")
+        trouble = "" if not fault else fault if general in said else f"{fault}: {reason}"
+        said.add(general)
+        how = f"{phase}, tried again in {duration(retry_s - now_s)}" if retry_s else phase
+        rows.append((identity, how, duration(now_s - since_s), sent, waiting.get(identity, 0), trouble))
+    return rows
 
 
 def _as_values(state: LinkState, waiting: Mapping[str, int]) -> dict[str, Any]:
@@ -151,7 +183,8 @@ def _as_values(state: LinkState, waiting: Mapping[str, int]) -> dict[str, Any]:
                 "sent": sent,
                 "underWay": under_way,
                 "waiting": waiting.get(identity, 0),
+                "triedAgain": iso_utc(retry_s) if retry_s else None,
             }
-            for identity, phase, since_s, fault, reason, sent, under_way in state.sources
+            for identity, phase, since_s, fault, reason, sent, under_way, retry_s in state.sources
         ],
     }

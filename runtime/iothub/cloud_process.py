@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
@@ -27,11 +27,10 @@ from actors.admission import Admission
 from messaging import sas
 from messaging.clock import Clock, SystemClock
 from messaging.errors import AuthError, EdgeError, EnvironmentFault
-from runtime import listening_sockets
+from runtime import amqp_engine, listening_sockets
 from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
 from runtime.http_exchange import Response
-from runtime.iothub.amqp_server import AmqpServer
 from runtime.iothub.cloud_home import CloudHome, Serving
 from runtime.iothub.cloud_settings import CloudSettings
 from runtime.iothub.dps_api import DpsApi
@@ -50,6 +49,9 @@ from runtime.tcp_listener import Visit, most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import HandleRequest, WebConnection, WebLimits, WebListener, WebRequest
 from runtime.web_socket import AMQP, MQTT
+
+if TYPE_CHECKING:
+    from runtime.iothub.amqp_server import AmqpServer
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ def run_cloud(
         if sockets is None:
             mqtt = listening_sockets.bind(settings.mqtt, "--mqtt-port")
             stack.callback(_close_all, mqtt)
-            amqp = listening_sockets.bind(settings.amqp, "--amqp-port")
+            amqp = _bind_amqp(settings)
             stack.callback(_close_all, amqp)
             https = _bind_https(settings)
             stack.callback(_close_all, https)
@@ -179,21 +181,23 @@ class _Cloud:
         devices = MqttServer(hub, self._clock)
         provisioning = DpsMqtt(service)
         front = MqttFront(devices, provisioning)
-        amqp_server = AmqpServer(hub, self._clock)
+        amqp_server = _amqp_server(hub, self._clock)
         handle = _handler(hub, service)
         admission = Admission(most_connections())
         mqtt = StreamListener("MQTT", self._mqtt, (), certificate, admission)
         amqp = StreamListener("AMQP", self._amqp, (), certificate, admission)
-        web = WebListener(self._https, certificate, handle, admission, subprotocols=(MQTT, AMQP))
+        subprotocols = (MQTT,) if amqp_server is None else (MQTT, AMQP)
+        web = WebListener(self._https, certificate, handle, admission, subprotocols=subprotocols)
         local = _LocalDoor(self._home.socket, handle, front)
         try:
             await local.open()
             devices.open()
-            amqp_server.open()
             mqtt.open(front)
-            amqp.open(amqp_server)
             web.open_part(MQTT, front)
-            web.open_part(AMQP, amqp_server)
+            if amqp_server is not None:
+                amqp_server.open()
+                amqp.open(amqp_server)
+                web.open_part(AMQP, amqp_server)
             yield
         finally:
             mqtt.close()
@@ -202,7 +206,8 @@ class _Cloud:
             local.close()
             front.close()
             devices.close()
-            amqp_server.close()
+            if amqp_server is not None:
+                amqp_server.close()
             provisioning.close()
 
     def _tell(self, service: Provisioning) -> None:
@@ -288,6 +293,22 @@ class _LocalDoor:
         visit = Visit(self._admission, LOCAL, 0)
         visit.authenticated()
         return WebConnection(self._handle, {MQTT: self._front}, visit, WebLimits(), self._asking)
+
+
+def _bind_amqp(settings: CloudSettings) -> list[socket.socket]:
+    """Return the sockets for AMQP; none, and a line that says why, where it cannot be had."""
+    if amqp_engine.is_installed():
+        return listening_sockets.bind(settings.amqp, "--amqp-port")
+    log.warning("no AMQP: %s", amqp_engine.WAY_OUT)
+    return []
+
+
+def _amqp_server(hub: IotHub, clock: Clock) -> AmqpServer | None:
+    if not amqp_engine.is_installed():
+        return None
+    from runtime.iothub.amqp_server import AmqpServer
+
+    return AmqpServer(hub, clock)
 
 
 def _bind_https(settings: CloudSettings) -> list[socket.socket]:

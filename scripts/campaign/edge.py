@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from actors.agent_root import AGENT
+from actors.addresses import AGENT
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.stored import DEFAULT_PRIORITY

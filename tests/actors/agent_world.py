@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from actors.addresses import AGENT, SECURITY
 from actors.agent import AgentActor
 from actors.agent_link import LINK, AgentLinkActor
-from actors.agent_root import AGENT, SECURITY, AgentRootActor
+from actors.agent_root import AgentRootActor
 from actors.base import ChildSpec
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper, KeptDeployment, keeper_without_deployment

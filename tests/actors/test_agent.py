@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from actors.addresses import AGENT, SECURITY
 from actors.agent import ROUTES_LIMIT_S, AgentActor
-from actors.agent_root import AGENT, REPLACE_LIMIT_S, SECURITY, AgentRootActor, StopEdge
+from actors.agent_root import REPLACE_LIMIT_S, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import parse_deployment
 from actors.deployment_keeper import DeploymentKeeper

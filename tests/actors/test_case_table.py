@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.addresses import METHODS as METHOD_ACTOR
 from actors.client_services import InvokeMethod, MethodFailed, Twin
-from actors.hub_root import METHODS as METHOD_ACTOR
 from actors.store_messages import Delivered
 from messaging.identity import Identity
 from messaging.mqtt.packets import PubAck, Publish, Subscribe

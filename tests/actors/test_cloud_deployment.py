@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from actors.addresses import AGENT
 from actors.agent_link import HubDesiredArrived
-from actors.agent_root import AGENT, StopEdge
+from actors.agent_root import StopEdge
 from actors.cloud_connection import CloudFault, Fault
 from actors.cloud_deployment import parse_agent
 from actors.deployment import parse_deployment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from actors.addresses import IDENTITIES, TWINS
 from actors.client_services import (
     ForgetIdentity,
     ForgetTwin,
@@ -12,7 +13,6 @@ from actors.client_services import (
     TwinForgotten,
 )
 from actors.hub_identity import HubIdentity, KnownIdentities
-from actors.hub_root import IDENTITIES, TWINS
 from actors.identities import FORGET_AGAIN_S, Identities
 from actors.store_messages import ForgetClient, SaveSession, SessionSaved
 from actors.twins import SetDesired

@@ -9,7 +9,7 @@ from hypothesis import Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from actors.hub_root import IDENTITIES, MQTT, ROUTER, STORE
+from actors.addresses import IDENTITIES, MQTT, ROUTER, STORE
 from actors.intake import CLIENT_CREDIT_BYTES
 from actors.mqtt_sessions import MOST_FILTER_BYTES, MOST_FILTERS
 from messaging.mqtt.packets import (

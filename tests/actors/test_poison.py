@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.hub_root import MQTT, ROUTER, STORE
+from actors.addresses import MQTT, ROUTER, STORE
 from actors.module_inputs import ModuleInputs
 from actors.router import RouterActor
 from actors.stored import Run, Segment

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.hub_root import ROUTER, STORE
+from actors.addresses import ROUTER, STORE
 from actors.router import RouterActor, SetRoutes
 from actors.store import StoreActor
 from actors.store_messages import DeleteSession

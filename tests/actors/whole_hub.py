@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.addresses import HUB_CLIENT, IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.append_guard import AppendGuard
 from actors.connected_clients import ConnectedClients
 from actors.hub_client import HubClientActor
 from actors.hub_config import RouteText
 from actors.hub_environment import DEFAULTS
 from actors.hub_identity import HubIdentity, KnownIdentities
-from actors.hub_root import HUB_CLIENT, IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.identities import IdentityActor
 from actors.memory_system import MemorySystem
 from actors.methods import MethodActor

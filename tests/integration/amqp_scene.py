@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from actors.addresses import METHODS, ROUTER, TWINS
 from actors.client_services import InvokeMethod, MethodFailed, MethodResult
 from actors.cloud import C2dReceived
-from actors.hub_root import METHODS, ROUTER, TWINS
 from actors.store_messages import Stored
 from actors.twins import SetDesired
 from messaging.client import Client

@@ -17,8 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from actors.agent_root import AGENT
-from actors.hub_root import ROUTER
+from actors.addresses import AGENT, ROUTER
 from actors.module_list import ListModules, ModuleList
 from actors.router import ListRoutes, Routes
 from messaging.client import Client, NobodyThere

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from actors.addresses import UPSTREAM
 from actors.hub_identity import HubIdentity
-from actors.hub_root import UPSTREAM
 from actors.link_state import GetLinkState, LinkState
 from actors.upstream_protocol import UpstreamProtocol
 from messaging.client import Client

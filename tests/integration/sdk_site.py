@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from actors.addresses import ROUTER
 from actors.cloud import C2dReceived
-from actors.hub_root import ROUTER
 from actors.store_messages import Stored
 from messaging.client import Client
 from messaging.errors import AskTimeout

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.agent_root import AGENT
+from actors.addresses import AGENT
 from actors.module_report import ModuleReported
 from actors.supervisor_messages import RestartModule, StartModule, StopModule
 from messaging.version import VERSION

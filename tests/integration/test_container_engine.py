@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors.agent_root import AGENT
+from actors.addresses import AGENT
 from actors.module_report import ModuleReported
 from actors.supervisor_messages import RestartModule
 from runtime.docker_leftovers import remove_containers

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from actors.agent_root import AGENT
+from actors.addresses import AGENT
 from actors.module_report import ModuleReported
 from actors.module_spec import DockerSettings, ImagePullPolicy, ModuleSpec
 from actors.ports import Preparation

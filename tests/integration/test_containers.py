@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from actors.agent_root import AGENT
+from actors.addresses import AGENT
 from actors.module_report import ModuleReported
 from actors.supervisor_messages import StartModule, StopModule
 from runtime.cli.main import invoke

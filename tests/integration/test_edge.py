@@ -13,9 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.agent_root import AGENT
+from actors.addresses import AGENT, HUB
 from actors.hub_config import CertificateChanged
-from actors.hub_root import HUB
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.router import Routes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.hub_root import HUB, IDENTITIES, MQTT, ROUTER, STORE, UPSTREAM
+from actors.addresses import HUB, IDENTITIES, MQTT, ROUTER, STORE, UPSTREAM
 from actors.router import Publish as PublishBatch
 from actors.store_messages import Append, Stored
 from messaging.client import Client

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from paho.mqtt import client as paho
 
+from actors.addresses import ROUTER
 from actors.cloud import C2dReceived
-from actors.hub_root import ROUTER
 from actors.store_messages import Stored
 from messaging.client import Client
 from messaging.message import encode_header

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from actors.addresses import METHODS, TWINS
 from actors.client_services import InvokeMethod, MethodFailed, MethodResult
-from actors.hub_root import METHODS, TWINS
 from actors.twins import SetDesired
 from messaging.client import Client
 from tests.integration.hub_process import HubProcess

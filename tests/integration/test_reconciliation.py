@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from actors.agent_root import AGENT, SECURITY
-from actors.hub_root import HUB
+from actors.addresses import AGENT, HUB, SECURITY
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.router import Routes

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.hub_root import ROUTER, STORE
+from actors.addresses import ROUTER, STORE
 from actors.router import ListRoutes, Routes, SetRoutes
 from actors.stored import Ledger
 from actors.trail import Hops, TraceRouting, TraceStorage

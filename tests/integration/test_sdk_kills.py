@@ -185,8 +185,8 @@ def kill_and_measure(kill: Callable[[], float], running: list[Repeating], limit_
     time.sleep(random.Random(SEED + len(running)).uniform(0, 0.1))  # somewhere in the middle
     killed_s = kill()
     served = {one.name: one.served_after(killed_s) for one in running}
-    for one in running:
-        one.wait_for(len(one.done) + 3)
+    for one, count in [(one, len(one.done)) for one in running]:
+        one.wait_for(count + 3)
 
     print("served again after " + ", ".join(f"{name} {after_s:.2f} s" for name, after_s in served.items()))
     assert max(served.values()) <= limit_s, served

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.agent_root import AGENT
+from actors.addresses import AGENT
 from actors.module_list import ListModules, ModuleList
 from actors.security import CreateDevice, DeviceIdentity
 from messaging import sas

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from actors.addresses import HUB
 from actors.hub_config import CertificateChanged
-from actors.hub_root import HUB
 from messaging.client import Client
 from messaging.lifecycle import Describe, Described
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate

@@ -1,0 +1,23 @@
+"""The addresses of the actors that others ask: light to import, for programs that only ask.
+
+Source: who is started under which name is said in agent_root.py and hub_root.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+AGENT_PROCESS: Final = "agent"
+SECURITY: Final = "agent/security"
+AGENT: Final = "agent/agent"
+
+HUB: Final = "hub"
+STORE: Final = "hub/store"
+ROUTER: Final = "hub/router"
+IDENTITIES: Final = "hub/identities"
+UPSTREAM: Final = "hub/upstream"
+TWINS: Final = "hub/twins"
+METHODS: Final = "hub/methods"
+HUB_CLIENT: Final = "hub/client"
+MQTT: Final = "hub/mqtt"
+AMQP: Final = "hub/amqp"
