@@ -25,7 +25,7 @@ class UpstreamProtocol(StrEnum):
         return self in (UpstreamProtocol.AMQP, UpstreamProtocol.AMQP_WS, UpstreamProtocol.AMQP_ELSE_WS)
 
 
-DEFAULT: Final = UpstreamProtocol.MQTT
+DEFAULT: Final = UpstreamProtocol.AMQP_ELSE_WS
 NAMES: Final = tuple(each.value for each in UpstreamProtocol if each is not UpstreamProtocol.AMQP_ELSE_WS)
 ALLOWED: Final = "Amqp, AmqpWs, Mqtt or MqttWs, in any case"
 VARIABLE: Final = "UpstreamProtocol"  # of edgeHub and of edgeAgent
