@@ -34,6 +34,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
     try:
         made.start(deployment=folder / "deployment.json")
         made.run("identity", "create", LEAF, "--out", str(folder / LEAF))
+        wait_until(lambda: made.run("cloud", "device", "show", LEAF).returncode == 0, "the cloud knows it")
         yield made
     finally:
         made.close()

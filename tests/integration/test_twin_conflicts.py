@@ -26,6 +26,9 @@ def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
     made.start_without_waiting(deployment=deployment)
     made.wait_for_modules("running", {"edgeHub"})
     made.run("identity", "create", LEAF, "--out", str(tmp_path / LEAF))
+    wait_until(
+        lambda: made.run("cloud", "device", "show", LEAF).returncode == 0, "the cloud knows it", LIMIT_S
+    )
     yield made
     made.close()
 
