@@ -10,6 +10,7 @@ import base64
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,5 +94,6 @@ def _line(message: Message) -> bytes:
     }
     content_type = (message.system_properties.get(names.CONTENT_TYPE) or "").lower()
     if content_type.startswith("application/json"):
-        record["Body"] = json.loads(message.body)
+        with suppress(ValueError):  # it only says so
+            record["Body"] = json.loads(message.body)
     return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"

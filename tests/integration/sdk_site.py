@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -166,12 +167,14 @@ class SdkSite:
         """Start the edge and connect everybody."""
         self.start_agent()
         self.edge.wait_for(edgeHub="running", **dict.fromkeys(self.sdks, "running"))
+        with ThreadPoolExecutor() as pool:
+            leaves = dict(zip(self.sdks, pool.map(self._leaf, self.sdks), strict=True))
         for sdk in self.sdks:
             self.clients[MODULES[sdk]] = self._door.peer(sdk)
-            self.clients[LEAVES[sdk]] = self._leaf(sdk)
-        for client in self.clients.values():
-            client.ask("open", {}, True)
-            client.ask("listen")
+            self.clients[LEAVES[sdk]] = leaves[sdk]
+        for step in (("open", {}, True), ("listen",)):
+            for begun in [client.begin(*step) for client in self.clients.values()]:
+                begun.result(LIMIT_S)
 
     def start_agent(self) -> None:
         """Start the agent process, which starts or takes over all others."""
