@@ -61,7 +61,14 @@ def head_listeners(
         answer,
         admission,
         subprotocols=(MQTT, AMQP) if environment.amqp_enabled else (MQTT,),
-        switched_off=() if environment.mqtt_enabled else (MQTT,),
+        switched_off={
+            name: f"this hub does not speak {name}: {variable} of edgeHub is false"
+            for name, variable, is_enabled in (
+                (MQTT, "MqttSettings__Enabled", environment.mqtt_enabled),
+                (AMQP, "AmqpSettings__Enabled", environment.amqp_enabled),
+            )
+            if not is_enabled
+        },
         passed_on=passed_on,
     )
     return HeadListeners(

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from types import MappingProxyType
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
@@ -73,7 +74,7 @@ class WebListener:
         limits: WebLimits | None = None,
         *,
         subprotocols: Sequence[str] = (MQTT,),
-        switched_off: Collection[str] = (),
+        switched_off: Mapping[str, str] = MappingProxyType({}),
         passed_on: TakePassedOn | None = None,
     ) -> None:
         """Take the sockets.
@@ -85,14 +86,14 @@ class WebListener:
             admission: Who may connect, perhaps shared.
             limits: Of one connection.
             subprotocols: Those that get a handler.
-            switched_off: Those of them for which no upgrade is taken all the same.
+            switched_off: Subprotocols that are not spoken, though this server could, with the reason.
             passed_on: Without it, certificates that a proxy passes on mean nothing.
         """
         self._listener = TcpListener("HTTP and WebSocket", tls, (), certificate, admission or Admission())
         self._handle = handle
         self._limits = limits or WebLimits()
         self._subprotocols = tuple(subprotocols)
-        self._switched_off = frozenset(switched_off)
+        self._switched_off = switched_off
         self._passed_on = passed_on
         self._handlers: dict[str, ConnectionHandler] = {}  # by subprotocol
         self._asking: set[WebConnection] = set()  # those that speak HTTP
@@ -126,7 +127,9 @@ class WebListener:
             connection.close()
 
     def _connection(self, visit: Visit, spoken: Mapping[str, ConnectionHandler]) -> WebConnection:
-        return WebConnection(self._handle, spoken, visit, self._limits, self._asking, self._passed_on)
+        return WebConnection(
+            self._handle, spoken, visit, self._limits, self._asking, self._passed_on, self._switched_off
+        )
 
 
 class WebPart:
@@ -156,6 +159,7 @@ class WebConnection(asyncio.Protocol):
         limits: WebLimits,
         asking: set[WebConnection],
         passed_on: TakePassedOn | None = None,
+        switched_off: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Take what is needed; the connection is in `asking` until it is upgraded or ends.
 
@@ -165,6 +169,7 @@ class WebConnection(asyncio.Protocol):
         self._handle = handle
         self._handlers = handlers
         self._take_passed_on = passed_on
+        self._switched_off = switched_off
         self._visit = visit
         self._limits = limits
         self._http = HttpExchange(head_bytes=limits.head_bytes, body_bytes=limits.body_bytes)
@@ -265,9 +270,7 @@ class WebConnection(asyncio.Protocol):
     def _upgrade(self, request: HttpRequest, passed_on: tuple[bytes, ...] = ()) -> None:
         if unquote(request.target.partition("?")[0]) not in (WEBSOCKET_PATH, _OTHER_PATH):
             raise Refusal(404, f"there is no WebSocket at this path, only at {WEBSOCKET_PATH}")
-        if not self._handlers:
-            raise Refusal(404, "WebSocket is switched off: MqttSettings__Enabled and AmqpSettings__Enabled")
-        subprotocol, connection, reply = accept(request, self._handlers)
+        subprotocol, connection, reply = accept(request, self._handlers, self._switched_off)
         self._set_timer(None)
         self._asking.discard(self)
         self._transport.write(reply)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from wsproto import ConnectionType, WSConnection
@@ -35,14 +35,17 @@ def is_upgrade(request: HttpRequest) -> bool:
     return (request.header("upgrade") or "").strip().lower() == "websocket"
 
 
-def accept(request: HttpRequest, spoken: Collection[str]) -> tuple[str, WSConnection, bytes]:
+def accept(
+    request: HttpRequest, spoken: Collection[str], switched_off: Mapping[str, str]
+) -> tuple[str, WSConnection, bytes]:
     """Accept an upgrade; return the subprotocol, the connection and the reply.
 
     The first one offered that is `spoken` is taken. They are compared without regard to case, and the reply
     has our spelling: the C SDK offers `MQTT`.
 
     Raises:
-        Refusal: 400 or 426, with what the request lacks.
+        Refusal: 400 or 426, with what the request lacks; 404 with the reason in `switched_off` for a
+            subprotocol that could be spoken.
     """
     if request.method != "GET":
         raise Refusal(400, "the WebSocket upgrade is not valid: the method must be GET")
@@ -55,6 +58,9 @@ def accept(request: HttpRequest, spoken: Collection[str]) -> tuple[str, WSConnec
     ours = {name.lower(): name for name in spoken}
     subprotocol = next((ours[name] for name in offered if name in ours), None)
     if subprotocol is None:
+        for name, reason in switched_off.items():
+            if name.lower() in offered:
+                raise Refusal(404, reason)
         known = " or ".join(f"'{name}'" for name in spoken)
         raise Refusal(400, f"the WebSocket subprotocol {known} has to be offered")
     headers = [

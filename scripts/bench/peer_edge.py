@@ -71,7 +71,7 @@ class EdgeRun:
 
     def __init__(self, deployment: Path, home: Path, log_file: Path, *, plain: bool = False) -> None:
         self.deployment, self.home, self.log_file = deployment, home, log_file
-        self.ports = {"tls": free_port()} | ({"plain": free_port()} if plain else {})
+        self.ports = {"tls": free_port(), "amqp": free_port()} | ({"plain": free_port()} if plain else {})
         self.started_s = 0.0  # on the monotonic clock
 
     def __enter__(self) -> "EdgeRun":
@@ -79,6 +79,7 @@ class EdgeRun:
         command = [*COMMAND, "run", "--deployment", str(self.deployment), "--home", str(self.home)]
         command += ["--listen", f"127.0.0.1:{self.ports['tls']}"]
         environment = dict(os.environ)
+        environment["EDGE_ACTORS_AMQP_LISTEN"] = f"127.0.0.1:{self.ports['amqp']}"
         if "plain" in self.ports:
             environment["EDGE_ACTORS_PLAIN_LISTEN"] = f"127.0.0.1:{self.ports['plain']}"
         with self.log_file.open("ab") as log:
@@ -236,6 +237,14 @@ class EdgePeer:
     @property
     def consumer(self) -> Identity:
         return self._consumer
+
+    @property
+    def publishers(self) -> list[Identity]:
+        return self._publishers
+
+    @property
+    def amqp_port(self) -> int:
+        return self._run.ports["amqp"]
 
     def load(self, transport: str, publishers: int) -> dict[str, Any]:
         """Return target, publishers and subscribers for the generator."""

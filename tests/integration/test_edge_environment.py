@@ -91,12 +91,13 @@ def test_python_module_over_websocket_outlives_agent_and_hub(edge: EdgeProcess) 
     assert sorted(set(numbers)) == list(range(max(numbers) + 1))
 
 
-def test_node_module_works_from_the_edge_environment(edge: EdgeProcess) -> None:
+@pytest.mark.parametrize("protocol", ["mqtt", "amqp"])
+def test_node_module_works_from_the_edge_environment(edge: EdgeProcess, protocol: str) -> None:
     node = need_node()
     edge.deploy(
         {
             "sensor": module(sys.executable, "-c", PYTHON),
-            "shout": module(node, str(Path(FOLDER) / "edge_module.js")),
+            "shout": module(node, str(Path(FOLDER) / "edge_module.js"), protocol),
         },
         {name: text.format("shout") for name, text in ROUTES.items()},
     )

@@ -47,18 +47,29 @@ def test_only_the_versions_of_tls_that_are_set_are_spoken(
             shake_hands(hub, bad)
 
 
-def test_without_mqtt_the_web_port_takes_no_websocket_and_says_why() -> None:
-    with HubProcess({}, environment=HubEnvironment(mqtt_enabled=False)) as hub:
+@pytest.mark.parametrize(
+    ("environment", "offered", "variable"),
+    [
+        (HubEnvironment(mqtt_enabled=False), "mqtt", b"MqttSettings__Enabled"),
+        (HubEnvironment(amqp_enabled=False), "AMQPWSB10", b"AmqpSettings__Enabled"),
+        (HubEnvironment(mqtt_enabled=False, amqp_enabled=False), "mqtt", b"MqttSettings__Enabled"),
+    ],
+    ids=["no MQTT", "no AMQP", "neither"],
+)
+def test_without_a_protocol_the_web_port_takes_no_websocket_for_it_and_says_why(
+    environment: HubEnvironment, offered: str, variable: bytes
+) -> None:
+    with HubProcess({}, environment=environment) as hub:
         context = ssl.create_default_context(cafile=str(hub.ca_file))
         with (
             socket.create_connection((hub.address, hub.web_port), 20.0) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as connection,
         ):
-            connection.sendall(UPGRADE.encode())
+            connection.sendall(UPGRADE.replace("Protocol: mqtt", f"Protocol: {offered}").encode())
             answer = connection.recv(65_536)
 
     assert answer.startswith(b"HTTP/1.1 404 ")
-    assert b"MqttSettings__Enabled of edgeHub is false" in answer
+    assert variable + b" of edgeHub is false" in answer
 
 
 def test_the_log_has_the_level_that_is_set() -> None:

@@ -360,10 +360,11 @@ def test_a_subprotocol_that_is_switched_off_is_refused_and_the_other_is_not(play
         answers = [await refused.open(subprotocols=["mqtt"]), await taken.open(subprotocols=["AMQPWSB10"])]
 
         assert [type(answer) for answer in answers] == [RejectConnection, AcceptConnection]
+        assert answers[0].status_code == 404  # type: ignore[union-attr]
         refused.writer.close()
         taken.writer.close()
 
-    play(scene, make_amqp_handler=EchoHandler, switched_off=("mqtt",))
+    play(scene, make_amqp_handler=EchoHandler, switched_off={"mqtt": "MQTT is off"})
 
 
 def test_who_comes_while_a_head_starts_again_waits_and_is_served_then(play: Play) -> None:

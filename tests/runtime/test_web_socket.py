@@ -64,7 +64,7 @@ def heard_of(pieces: Sequence[bytes]) -> tuple[Heard, MemoryTransport]:
     async def main() -> tuple[Heard, MemoryTransport]:
         transport = MemoryTransport()
         handler = EchoHandler(echo=False)
-        _, connection, reply = accept(UPGRADE, (MQTT,))
+        _, connection, reply = accept(UPGRADE, (MQTT,), {})
         assert reply.startswith(b"HTTP/1.1 101 ")
         admission = Admission()
         admission.enter("127.0.0.1")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wsproto import ConnectionType, WSConnection
@@ -139,7 +140,7 @@ async def web_front(
     handler: EchoHandler | None = None,
     limits: WebLimits | None = None,
     amqp_handler: EchoHandler | None = None,
-    switched_off: Collection[str] = (),
+    switched_off: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Front]:
     """Serve on a free port until the block ends; with a handler for AMQP, that too is spoken."""
     issued = issue_server(ca, "localhost", ["localhost"], now_s)
