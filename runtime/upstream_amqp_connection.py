@@ -3,7 +3,8 @@
 Whatever is asked in whatever thread is done on one loop, in order, so that no state here needs a lock. The
 link for telemetry is attached first and proves that the cloud lets the identity in; when it or any other link
 ends, the connection of this identity is lost, and no other's. Links for twins, methods and messages from the
-cloud are attached when they are needed.
+cloud are attached when they are needed. It is one state machine, hence one file; what can be said without its
+state stands in the files beside it.
 
 Source: spec sheet hub-protocols.md sections 3.3 to 3.8
 """

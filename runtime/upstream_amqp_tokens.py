@@ -53,7 +53,8 @@ class _Token:
     holders: dict[Holder, None] = field(default_factory=dict)
     asked_s: float | None = None  # since then it waits to be shown, or for its answer
     message_id: str = ""  # with which it was shown last
-    is_good: bool = False  # the cloud has taken it, or the one before it
+    is_good: bool = False  # the cloud has taken it, or the one before it …
+    is_doubtful: bool = False  # … but may have forgotten: it is shown again before it counts for anybody new
     shown_until_utc_s: float = 0.0  # of the one that was shown last
     good_until_utc_s: float = 0.0  # of the one that was taken last
     renew_utc_s: float = 0.0
@@ -82,18 +83,18 @@ class LineTokens:
         if token is None:
             token = self._tokens[audience] = _Token(access)
         token.holders[holder] = None
-        if token.is_good:
+        if token.is_good and not token.is_doubtful:
             holder.token_taken()
         elif token.asked_s is None:
             self._show(audience, token)
 
     def release(self, holder: Holder, *, is_doubtful: bool = False) -> None:
-        """Need it no longer. A doubtful one is shown again before it counts for anybody new."""
+        """Need it no longer; it is doubtful when the cloud has just refused its holder."""
         audience = _audience(holder.access)
         token = self._tokens.get(audience)
         if token is not None:
             token.holders.pop(holder, None)
-            token.is_good = token.is_good and not is_doubtful
+            token.is_doubtful = token.is_doubtful or is_doubtful
             if not token.holders:
                 del self._tokens[audience]
                 self._waiting.pop(audience, None)
@@ -140,9 +141,9 @@ class LineTokens:
             return  # nobody needs it any more, or another is being shown
         token.asked_s = None
         if 200 <= answer.status < 300:
-            waiting = [] if token.is_good else list(token.holders)
-            token.is_good, token.good_until_utc_s = True, token.shown_until_utc_s
-            for holder in waiting:
+            token.is_good, token.is_doubtful = True, False
+            token.good_until_utc_s = token.shown_until_utc_s
+            for holder in list(token.holders):  # of no matter to those who had it before
                 if holder in token.holders:
                     holder.token_taken()
             return

@@ -200,6 +200,25 @@ def test_a_message_that_is_not_taken_comes_again_with_the_next_connection(world:
     _until_forgotten(world, connection, observer)
 
 
+def test_a_message_on_its_way_to_the_disk_is_taken_though_no_more_are_wanted(world: CloudWorld) -> None:
+    connection, observer = connect(world, want=EVERYTHING)
+    for number in range(2):
+        world.send_c2d("d1", Message("", {}, {}, b"%d" % number))
+    (_, stored), (_, given_back) = (observer.next("message_received") for _ in range(2))
+
+    given_back(False)
+    connection.want(frozenset())
+    _wait_for_subscriptions(connection, observer)
+    stored(True)
+
+    for _ in range(200):
+        if world.waiting_c2d("d1") == 1:
+            break
+        _wait_for_subscriptions(connection, observer)
+    assert world.waiting_c2d("d1") == 1
+    assert observer.is_quiet()
+
+
 def test_messages_that_are_not_wanted_any_more_wait_in_the_cloud(world: CloudWorld) -> None:
     connection, observer = connect(world, want=EVERYTHING)
     _wait_for_subscriptions(connection, observer)
