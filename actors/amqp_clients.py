@@ -169,10 +169,10 @@ class AmqpClients:
         Not after a fault: then the client may attach another link at once.
         """
         self._touched(client.connection)
-        if client.links or not client.is_connected:
+        if client.links:
             self._deliveries.update(client)
             self._services.update(client)
-        else:
+        elif client.is_connected:
             self._forget(client)
             log.info("%s has ended its last link", client.client_id)
             if closes:
@@ -187,11 +187,11 @@ class AmqpClients:
     def _ask_about(self, client: AmqpClient, auth_chain: tuple[str, ...]) -> None:
         connection = client.connection
         client.auth_chain = auth_chain
+        client.is_asked_about = True  # also while another head gives way
         asked = self._question(client)
         if isinstance(asked, Refusal):
             self._refuse_all(client, asked)
             return
-        client.is_asked_about = True
         self._ask_identities(connection, asked, lambda verdict: self._judged(client, verdict))
 
     def _question(self, client: AmqpClient) -> Authenticate | Refusal:
@@ -205,7 +205,6 @@ class AmqpClients:
         )
 
     def _judged(self, client: AmqpClient, verdict: Verdict) -> None:
-        client.is_asked_about = False
         if client.connection.closed or client.is_gone:
             return
         if verdict.return_code != ACCEPTED:
@@ -215,8 +214,6 @@ class AmqpClients:
 
     def _admit(self, client: AmqpClient, verdict: Verdict) -> None:
         """Connect an identity that has proved itself, once it is connected nowhere else."""
-        if client.connection.closed or client.is_gone:
-            return
         earlier = self._by_identity.get(client.client_id)
         other = self._connected.head_of(client.client_id)
         if earlier is not None:
@@ -224,7 +221,8 @@ class AmqpClients:
             self.end(client.client_id, Refusal(DETACH_FORCED, reason))
         elif other:
             way = GiveWay(client.client_id)
-            self._ask(other, way, GIVE_WAY_LIMIT_S, lambda _: self._admit(client, verdict))
+            # Its identity may be another one by then, so it is judged again.
+            self._ask(other, way, GIVE_WAY_LIMIT_S, lambda _: self._judge_again(client))
             return
         elif self._connected.is_full:
             most = self._connected.most
@@ -243,6 +241,10 @@ class AmqpClients:
             self._attach(client, link, wanted, properties)
         if not client.links:  # the client has ended all of them meanwhile
             self._settle_down(client, closes=True)
+
+    def _judge_again(self, client: AmqpClient) -> None:
+        if not (client.connection.closed or client.is_gone):
+            self._ask_about(client, client.auth_chain)
 
     def _refuse_all(self, client: AmqpClient, refusal: Refusal) -> None:
         """Refuse the links of an identity that may not connect."""

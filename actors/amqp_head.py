@@ -234,6 +234,8 @@ class AmqpHead(EdgeActor):
     def disconnected(self, connection: AmqpConnection, error: str) -> None:
         """The connection is gone."""
         self._lost(connection, error, logging.INFO)
+        connection.engine.receive_data(b"")  # so its memory is given back
+        connection.engine.data_to_send()
         self._end(connection)
 
     # what the engine tells
@@ -250,8 +252,10 @@ class AmqpHead(EdgeActor):
                     self._telemetry.received(link, event.delivery)
                 elif type(link) is RequestLink:
                     self._services.received(link, event.delivery)
-                else:
+                elif connection.is_cbs(event.delivery.link):
                     self._tokens.put(connection, event.delivery)
+                else:  # its link was ended by what came in front of it
+                    event.delivery.release()
             elif kind is Settled:
                 assert isinstance(event, Settled)
                 link = event.delivery.link.context

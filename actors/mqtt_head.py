@@ -45,7 +45,7 @@ from actors.identities import (
 from actors.intake import STORE_LIMIT_S, Intake
 from actors.mqtt_client import UNREAD, MqttClient, Packets, Published, add_position
 from actors.mqtt_deliveries import Deliveries
-from actors.mqtt_login import Refusal, read_login
+from actors.mqtt_login import Login, Refusal, read_login
 from actors.mqtt_patience import keep_alive_s, wants_repetition, why_to_end
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
@@ -71,7 +71,6 @@ from messaging.mqtt.packets import (
 )
 from messaging.mqtt.packets import Publish as PublishPacket
 from messaging.text import quoted
-from messaging.username import UserName
 
 log = logging.getLogger(__name__)
 
@@ -330,23 +329,27 @@ class MqttHead(EdgeActor):
         if isinstance(login, Refusal):
             self._refuse(client, login.code, login.reason)
             return
-        user = login.user
-        client.identity = user.identity
+        client.identity = login.user.identity
         client.clean_session = packet.clean_session
         client.will = packet.will
         client.keep_alive_s = keep_alive_s(packet.keep_alive_s, self._environment)
+        self._judge(client, login)
+
+    def _judge(self, client: MqttClient, login: Login) -> None:
+        if client.closed:
+            return
 
         def answered(answer: object) -> None:
+            if client.closed:
+                return
             if isinstance(answer, Verdict):
-                self._judged(client, user, answer)
+                self._judged(client, login, answer)
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
         self._ask(self._identities, login.question, AGENT_LIMIT_S + 2, answered)
 
-    def _judged(self, client: MqttClient, user: UserName, verdict: Verdict) -> None:
-        if client.closed:
-            return
+    def _judged(self, client: MqttClient, login: Login, verdict: Verdict) -> None:
         if verdict.return_code != ACCEPTED:
             self._refuse(client, verdict.return_code, verdict.reason)
             return
@@ -356,7 +359,8 @@ class MqttHead(EdgeActor):
             self._close(earlier, "the same identity has connected again")
         elif other:
             way = GiveWay(client.client_id)
-            self._ask(other, way, GIVE_WAY_LIMIT_S, lambda _: self._judged(client, user, verdict))
+            # The identity may be another one by then, so it is judged again.
+            self._ask(other, way, GIVE_WAY_LIMIT_S, lambda _: self._judge(client, login))
             return
         elif self._connected.is_full:
             most = self._connected.most
@@ -367,7 +371,7 @@ class MqttHead(EdgeActor):
         earlier_publishes = self._published.pop(client.client_id, {})
         if not client.clean_session:
             client.earlier = earlier_publishes
-        client.accept(self._connected.next_number(), self._device_id, user.model_id)
+        client.accept(self._connected.next_number(), self._device_id, login.user.model_id)
         client.transport.authenticated()
         self._by_identity[client.client_id] = client
         self._connected.came(client.client_id, self.address)

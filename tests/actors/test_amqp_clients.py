@@ -30,7 +30,7 @@ from actors.identities import ACCEPTED, NOT_AUTHORIZED, TRY_AGAIN, IdentityRevok
 from actors.store_messages import ForgetClient, SessionSaved, Stored
 from messaging.amqp.addresses import LinkKind
 from messaging.amqp.codec import AmqpMessage, encode
-from messaging.amqp.events import Ended, LinkAttached, LinkDetached
+from messaging.amqp.events import Ended, LinkAttached, LinkDetached, Received
 from messaging.amqp.link import RcvSettleMode, SndSettleMode
 from messaging.amqp.sasl import ClientSasl
 from messaging.envelope import Secret
@@ -500,6 +500,7 @@ def test_another_head_gives_way_before_an_identity_connects() -> None:
     assert peer.of(LinkAttached) == []
     world.connected.went(SENSOR, OTHER_HEAD)
     world.tell(HEAD, GaveWay(SENSOR), OTHER_HEAD, letter.correlation_id)
+    assert world.judge() == [SENSOR]  # it may be another one by now
     assert len(peer.of(LinkAttached)) == 1
     assert world.connected.head_of(SENSOR) == HEAD
 
@@ -616,6 +617,21 @@ def test_who_has_shown_a_certificate_may_attach_his_links_later() -> None:
     world.link(peer, LinkKind.EVENTS, LEAF)
 
 
+def test_a_stranger_who_shows_one_bad_token_after_another_is_cut_off_all_the_same() -> None:
+    world = AmqpWorld()
+    peer = world.open()
+
+    for _ in range(20):
+        if peer.closed:
+            break
+        peer.put_token(SENSOR)
+        world.judge(NOT_AUTHORIZED)
+        world.system.advance(5)
+        peer.go()
+
+    assert peer.closed
+
+
 def test_a_stranger_may_send_so_much_and_no_more() -> None:
     world = AmqpWorld()
     peer = world.open()
@@ -655,6 +671,20 @@ def test_a_client_that_does_not_read_is_not_read_and_ends_after_a_while() -> Non
     world.system.advance(300)
     assert peer.closed
     assert world.described(HEAD)["connections"] == 0
+
+
+def test_what_comes_behind_the_end_of_a_link_is_not_taken_for_a_token() -> None:
+    world = AmqpWorld()
+    peer = world.connect()
+    link = world.link(peer, LinkKind.EVENTS)
+    link.max_message_bytes = 0
+
+    link.send(encode(AmqpMessage(body=b"x" * 1_100_000)), b"1", settled=False)
+    link.send(encode(text("behind")), b"2", settled=False)
+
+    assert len(peer.detached()) == 1
+    assert peer.of(Received) == []
+    assert world.published() == []
 
 
 def test_an_offence_ends_its_connection_and_no_other() -> None:

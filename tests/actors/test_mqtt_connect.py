@@ -604,6 +604,7 @@ def test_another_head_gives_way_before_connack(world: HeadWorld) -> None:
     assert client.received() == []
     world.connected.went("edge1/sensor", OTHER_HEAD)
     world.tell(HEAD, GaveWay("edge1/sensor"), OTHER_HEAD, letter.correlation_id)
+    world.judge()
 
     assert client.received() == [ConnAck(ReturnCode.ACCEPTED, False)]
     assert world.connected.head_of("edge1/sensor") == HEAD
@@ -615,9 +616,11 @@ def test_a_head_that_has_not_heard_is_asked_again_and_does_not_count_when_it_sta
     world.judge()
 
     world.system.advance(GIVE_WAY_LIMIT_S + 0.1)
+    world.judge()
     assert len(world.told(OTHER_HEAD, GiveWay)) == 2
     world.connected.head_started(OTHER_HEAD, world.clock.monotonic_s())
     world.system.advance(GIVE_WAY_LIMIT_S + 0.1)
+    world.judge()
 
     assert len(client.received()) == 1
 
@@ -643,3 +646,17 @@ def test_clients_of_another_head_count_against_the_limit() -> None:
     world.judge()
 
     assert client.received() == [ConnAck(ReturnCode(3), False)]
+
+
+def test_an_identity_that_is_revoked_while_another_head_gives_way_does_not_connect(world: HeadWorld) -> None:
+    world.connected.came("edge1/sensor", OTHER_HEAD)
+    client = world.open(connect_packet())
+    world.judge()
+    [letter] = [letter for letter in world.letters(OTHER_HEAD) if letter.kind == GiveWay.__name__]
+
+    world.tell(HEAD, IdentityRevoked("edge1/sensor"), IDENTITIES)
+    world.connected.went("edge1/sensor", OTHER_HEAD)
+    world.tell(HEAD, GaveWay("edge1/sensor"), OTHER_HEAD, letter.correlation_id)
+    world.judge(5)
+
+    assert client.received() == [ConnAck(ReturnCode(5), False)]
