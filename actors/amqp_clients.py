@@ -164,7 +164,7 @@ class AmqpClients:
         self._settle_down(one.client, closes=False)
 
     def _settle_down(self, client: AmqpClient, *, closes: bool) -> None:
-        """A link has ended; with the last one its client goes, with the last client the connection.
+        """A link has ended; with the last one its client goes, with the last client, soon, the connection.
 
         Not after a fault: then the client may attach another link at once.
         """
@@ -176,7 +176,7 @@ class AmqpClients:
             self._forget(client)
             log.info("%s has ended its last link", client.client_id)
             if closes:
-                self._close_if_empty(client.connection, "its last link has ended", None)
+                client.connection.linkless_since_s = self._head.clock.monotonic_s()
 
     def _refuse(self, connection: AmqpConnection, link: Link, refusal: Refusal) -> None:
         log.warning("%s: a link is refused: %s", connection.transport.peer, refusal.reason)

@@ -43,6 +43,7 @@ class AmqpConnection:
         self.closed = False  # nothing is handled any more
         self.closes_at_s = 0.0  # monotonic: we have said Close, and wait no longer for the client's
         self.is_known = False  # somebody has proved on it who he is
+        self.linkless_since_s: float | None = None  # when its last client has ended its last link (monotonic)
         self.stranger_bytes = 0  # that came before
         self.stranger_since_s = now_s  # since when nobody looks into who it is
         self.questions = 0  # to the identities that are open

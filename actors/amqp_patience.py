@@ -13,6 +13,9 @@ CLOSE_LIMIT_S: Final = 5.0  # for a client to answer our Close
 # From the end of the TLS handshake to a token; longer than for a CONNECT of MQTT: it takes five round trips.
 STRANGER_LIMIT_S: Final = 15.0
 LONGEST_STRANGER_S: Final = 60.0  # whatever it shows, and whoever is asked about it
+# For a client without links to attach another one, or to close. The Node SDK ends all its links, then session
+# and connection; after a Close of ours in between it waits 45 s for answers.
+LINKLESS_LIMIT_S: Final = 5.0
 
 
 def why_to_end(connection: AmqpConnection, now_s: float) -> str:
@@ -25,6 +28,9 @@ def why_to_end(connection: AmqpConnection, now_s: float) -> str:
         return ""
     if connection.is_unread and now_s - connection.write_paused_at_s > IDLE_TIMEOUT_S:
         return f"reads too slowly: {connection.transport.unsent_bytes} bytes wait for it"
+    linkless_s = 0.0 if connection.linkless_since_s is None else now_s - connection.linkless_since_s
+    if linkless_s > LINKLESS_LIMIT_S and not connection.clients:
+        return "its last link has ended"
     if connection.is_known:
         return ""
     waited_s = 0.0 if connection.questions else now_s - connection.stranger_since_s

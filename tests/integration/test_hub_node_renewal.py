@@ -6,32 +6,55 @@ for the PUBACK of what it publishes, and goes on acknowledging what comes in mea
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from tests.integration.hub_process import HubProcess
 from tests.integration.node_sdk import NodeProgram, need_node
 from tests.integration.sdk_clients import SDK_PORT, loopback_address, once
+from tests.integration.sdk_site import AMQP_PORT
 
-ROUTE = {"ab": 'FROM /messages/modules/a/outputs/out INTO BrokeredEndpoint("/modules/b/inputs/in")'}
+# Who sends and who receives.
+PAIRS = {"mqtt": ("a", "b"), "amqp": ("c", "d")}
+ROUTES = {
+    protocol: f'FROM /messages/modules/{one}/outputs/out INTO BrokeredEndpoint("/modules/{other}/inputs/in")'
+    for protocol, (one, other) in PAIRS.items()
+}
 SECONDS = "8"
+
+
+def send_and_receive(hub: HubProcess, protocol: str) -> list[int]:
+    """Let a pair send numbers and renew tokens all the while; return the numbers."""
+    sender, receiver = (hub.connection_string(f"edge1/{name}") for name in PAIRS[protocol])
+    ca_file = str(hub.ca_file)
+    with NodeProgram("renewal.js", protocol, receiver, ca_file) as receiving:
+        assert receiving.next() == "open"
+        with NodeProgram("renewal.js", protocol, sender, ca_file, SECONDS) as sending:
+            assert sending.next() == "open"
+            sent: list[int] = sending.next()
+        got = [receiving.next()]
+        while got[-1] != sent[-1]:
+            got.append(receiving.next())
+    print(f"{protocol}: {len(sent)} sent, {len(got) - len(set(got))} came in again")
+    assert sent == list(range(len(sent)))
+    assert once(got) == sent
+    if protocol == "amqp":  # a new token on the same connection and links
+        assert got == sent
+    return sent
 
 
 def test_node_modules_that_renew_their_tokens_lose_and_double_nothing() -> None:
     need_node()
-    with HubProcess(ROUTE, modules=("a", "b"), address=loopback_address(), port=SDK_PORT) as hub:
-        texts = [hub.connection_string(f"edge1/{name}") for name in ("a", "b")]
-        ca_file = str(hub.ca_file)
-        with NodeProgram("renewal.js", texts[1], ca_file) as receiving:
-            assert receiving.next() == "open"
-            with NodeProgram("renewal.js", texts[0], ca_file, SECONDS) as sending:
-                assert sending.next() == "open"
-                sent = sending.next()
-            got = [receiving.next()]
-            while got[-1] != sent[-1]:
-                got.append(receiving.next())
-            for name in ("a", "b"):
-                hub.wait_for_log(f"edge1/{name} connected", count=4)
+    modules = tuple(name for pair in PAIRS.values() for name in pair)
+    address = loopback_address()
+    with (
+        HubProcess(ROUTES, modules=modules, address=address, port=SDK_PORT, amqp_port=AMQP_PORT) as hub,
+        ThreadPoolExecutor() as pool,
+    ):
+        sent = list(pool.map(lambda protocol: send_and_receive(hub, protocol), PAIRS))
 
-        print(f"{len(sent)} sent, {len(got) - len(set(got))} came in again")
-        assert sent == list(range(len(sent)))
-        assert once(got) == sent
+        for name in PAIRS["mqtt"]:
+            hub.wait_for_log(f"edge1/{name} connected", count=4)
+        for name in PAIRS["amqp"]:
+            assert len(hub.wait_for_log(f"edge1/{name} connected")) == 1
         assert hub.stop() == 0
-        assert hub.ledger().total.received == len(sent)
+        assert hub.ledger().total.received == sum(map(len, sent))

@@ -324,3 +324,14 @@ def in_order(sdk: str, numbers: list[int]) -> list[int]:
 
 def is_from(event: Event, device: str, module: str) -> bool:
     return take_sender({**event, "properties": dict(event["properties"])}) == [device, module]
+
+
+@pytest.mark.parametrize("device", [LEAVES["node"], LEAVES["node-amqp"], LEAVES["node-amqp-ws"]])
+def test_a_client_closes_in_good_order_and_comes_back(site: SdkSite, device: str) -> None:
+    """The SDK waits 45 s for what a hub does not answer while it closes."""
+    client = client_of(site, device)
+
+    client.ask("close", limit_s=30)
+    client.ask("send", {"body": f"{device} is back"})
+
+    assert upstream(site, f"{device} is back".encode())

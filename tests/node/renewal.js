@@ -1,12 +1,12 @@
 // A module of the official Node SDK that renews its token every 2 s, and sends or receives numbered messages.
-// node renewal.js CONNECTION_STRING CA_FILE SECONDS: sends so long, then prints what was acknowledged.
-// node renewal.js CONNECTION_STRING CA_FILE: prints what comes in.
+// node renewal.js PROTOCOL CONNECTION_STRING CA_FILE SECONDS: sends so long, then prints what was acknowledged.
+// node renewal.js PROTOCOL CONNECTION_STRING CA_FILE: prints what comes in. PROTOCOL is mqtt or amqp.
 'use strict';
 const fs = require('fs');
 const { Message, ModuleClient, SharedAccessKeyAuthenticationProvider } = require('azure-iot-device');
-const { Mqtt } = require('azure-iot-device-mqtt');
 
-const [connectionString, caFile, seconds] = process.argv.slice(2);
+const [protocol, connectionString, caFile, seconds] = process.argv.slice(2);
+const { Amqp, Mqtt } = require(`azure-iot-device-${protocol}`);
 const VALID_S = 5;
 const MARGIN_S = 3; // a new token so long before the end
 const say = (what) => console.log(JSON.stringify(what));
@@ -25,7 +25,7 @@ async function send(client) {
 
 async function main() {
   const tokens = SharedAccessKeyAuthenticationProvider.fromConnectionString(connectionString, VALID_S, MARGIN_S);
-  const client = ModuleClient.fromAuthenticationProvider(tokens, Mqtt);
+  const client = ModuleClient.fromAuthenticationProvider(tokens, Amqp || Mqtt);
   await client.setOptions({ ca: fs.readFileSync(caFile, 'utf-8') });
   if (!seconds) {
     client.on('inputMessage', (input, message) => {
