@@ -48,6 +48,9 @@ from messaging.errors import EdgeError, ImageComing, ImageRefused, StartLater
 
 log = logging.getLogger(__name__)
 
+# What a module that is to be stopped does not go on waiting for.
+_WAITING = frozenset({ModuleStatus.UNKNOWN, ModuleStatus.BACKOFF, ModuleStatus.DOWNLOADING})
+
 
 class _AfterExit(Enum):
     """What to do when the run that is being ended is over."""
@@ -320,7 +323,7 @@ class SupervisorActor(EdgeActor):
             pass  # a start has just been decided, and succeeded
         elif now_wanted and self._desired is DesiredStatus.RUNNING:
             self._apply(restart_policy.StartAsked())
-        elif self._desired is DesiredStatus.STOPPED and self._state.status is ModuleStatus.UNKNOWN:
+        elif self._desired is DesiredStatus.STOPPED and self._state.status in _WAITING:
             self._apply(restart_policy.StoppedByUs())
         else:
             self._apply(restart_policy.AgentStarted())

@@ -114,6 +114,20 @@ def test_a_module_is_stopped_and_started_by_its_status_without_being_made_anew()
     assert "remove sensor" not in edge.runtime.story
 
 
+def test_a_module_that_waits_for_its_next_restart_is_stopped_by_its_status() -> None:
+    edge = running(sensor=process())
+    for _ in range(2):
+        edge.runtime.end("sensor", 1)
+        edge.system.run()
+    assert edge.statuses()["sensor"] == "backoff"
+
+    edge.deploy({"sensor": process(status="stopped")})
+    assert edge.statuses()["sensor"] == "stopped"
+    edge.system.advance(400.0)
+
+    assert edge.runtime.pid("sensor") == 0
+
+
 def test_a_module_stopped_by_hand_starts_with_a_deployment_that_changes_it_and_with_no_other() -> None:
     edge = running(sensor=process(), other=process())
     edge.tell(AGENT, StopModule("sensor"))
