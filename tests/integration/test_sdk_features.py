@@ -293,7 +293,7 @@ def test_who_is_absent_is_404_and_who_does_not_answer_504(site: SdkSite, caller:
 
 @pytest.mark.parametrize("sender", EVERYBODY)
 def test_what_a_client_sends_arrives_once_and_in_order(site: SdkSite, sender: str) -> None:
-    numbers(site, sender, 0, 250)
+    numbers(site, sender, 0, 100)
 
 
 def numbers(site: SdkSite, sender: str, first: int, count: int) -> None:
