@@ -1,9 +1,8 @@
 """The AMQP protocol head: clients show tokens, attach links, send, and get what waits for them.
 
-Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, SessionSaved, IdentityRevoked,
-             ForgetIdentity, GiveWay, GaveWay, ActorRestarted, Tick; CallMethod, DesiredPatch, Twin,
-             ReportedPatched, TwinRefused, TwinForgotten; and, from its listener on the same thread,
-             connections
+Understands: Stored, Ready, Endpoints, IdentityRevoked, ForgetIdentity, GiveWay, ActorRestarted, AmqpTick,
+             CallMethod, DesiredPatch, what every ProtocolHead does; and, from its listener on the same
+             thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, ForgetClient),
              hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client, other heads
              (see client_services.py)
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
 from typing import Any, Final
 
 from actors.amqp_clients import AmqpClients, names
@@ -30,7 +28,6 @@ from actors.amqp_patience import CLOSE_LIMIT_S, why_to_end
 from actors.amqp_services import TWIN_LIMIT_S, AmqpServices
 from actors.amqp_telemetry import Telemetry
 from actors.amqp_tokens import AmqpTokens
-from actors.base import EdgeActor
 from actors.client_services import (
     CallMethod,
     DesiredPatch,
@@ -38,20 +35,17 @@ from actors.client_services import (
     ForgetTwin,
     GaveWay,
     GiveWay,
-    ReportedPatched,
-    Twin,
-    TwinForgotten,
-    TwinRefused,
 )
 from actors.connected_clients import ConnectedClients
 from actors.forgetting import when_forgotten
 from actors.hub_environment import HubEnvironment
-from actors.identities import IdentityRevoked, Verdict
+from actors.identities import IdentityRevoked
 from actors.intake import STORE_LIMIT_S
 from actors.ports import Listener, Transport
 from actors.presence import Presence
+from actors.protocol_head import ProtocolHead
 from actors.router import Endpoints, ListEndpoints
-from actors.store_messages import ForgetClient, Ready, SessionSaved, Stored
+from actors.store_messages import ForgetClient, Ready, Stored
 from messaging.amqp.addresses import is_cbs
 from messaging.amqp.conditions import CONNECTION_FORCED, DETACH_FORCED, UNAUTHORIZED_ACCESS, Refusal
 from messaging.amqp.events import (
@@ -66,7 +60,7 @@ from messaging.amqp.events import (
     Settled,
 )
 from messaging.kinds import message
-from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
+from messaging.lifecycle import ActorRestarted, Watch
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +73,7 @@ class AmqpTick:
     """Timer: look for clients that are silent, late or stuck, or whose token has expired."""
 
 
-class AmqpHead(EdgeActor):
+class AmqpHead(ProtocolHead):
     """Serves AMQP 1.0 clients. The listener calls `connected`, `received` and `disconnected`."""
 
     def __init__(
@@ -98,6 +92,7 @@ class AmqpHead(EdgeActor):
         connected: ConnectedClients,
     ) -> None:
         """Take the listener, the addresses of who does what, settings, and what heads share."""
+        super().__init__()
         self._listener = listener
         self._store = store
         self._router = router
@@ -108,7 +103,6 @@ class AmqpHead(EdgeActor):
         self._numbers = itertools.count(1)
         self._connections: dict[int, AmqpConnection] = {}
         self._touched: set[AmqpConnection] = set()  # for which there is something to write
-        self._waiting: dict[int, Callable[[object], None]] = {}  # correlation id → what to do with the answer
         self._presence = Presence(self, twins, methods, cloud, hub_client)
         self._telemetry = Telemetry(self, router, connected.next_number, device_id, self._detach)
         self._deliveries = AmqpDeliveries(
@@ -118,11 +112,11 @@ class AmqpHead(EdgeActor):
             environment.max_pending_outbound_messages,
             environment.message_ack_timeout_s,
         )
-        self._services = AmqpServices(self, twins, methods, self._presence, self._ask, self._touch_client)
+        self._services = AmqpServices(self, twins, methods, self._presence, self.ask, self._touch_client)
         self._tokens = AmqpTokens(
             self,
             identities,
-            self._ask,
+            self.ask,
             renewed=lambda connection: self._clients.renew(connection),
             handle=self._handle,
             close=self._close,
@@ -137,7 +131,7 @@ class AmqpHead(EdgeActor):
             self._services,
             self._presence,
             self._tokens.ask_identities,
-            self._ask,
+            self.ask,
             self._touched.add,
             self._close,
         )
@@ -314,8 +308,8 @@ class AmqpHead(EdgeActor):
         """Have store and twins forget it at once: what a client of the same name says comes behind."""
         self.on_identity_revoked(IdentityRevoked(message.identity))
         forgotten = when_forgotten(self, message.identity, self.envelope)
-        self._ask(self._store, ForgetClient(message.identity), STORE_LIMIT_S, forgotten)
-        self._ask(self._twins, ForgetTwin(message.identity), TWIN_LIMIT_S, forgotten)
+        self.ask(self._store, ForgetClient(message.identity), STORE_LIMIT_S, forgotten)
+        self.ask(self._twins, ForgetTwin(message.identity), TWIN_LIMIT_S, forgotten)
 
     def on_give_way(self, message: GiveWay) -> None:
         reason = "the same identity has connected over another protocol"
@@ -390,46 +384,7 @@ class AmqpHead(EdgeActor):
         if client is not None:
             self._services.desired(client, message)
 
-    def on_twin(self, message: Twin) -> None:
-        self._answered(message)
-
-    def on_reported_patched(self, message: ReportedPatched) -> None:
-        self._answered(message)
-
-    def on_twin_refused(self, message: TwinRefused) -> None:
-        self._answered(message)
-
-    def on_twin_forgotten(self, message: TwinForgotten) -> None:
-        self._answered(message)
-
-    # answers to requests
-
-    def _ask(self, to: str, request: object, limit_s: float, answered: Callable[[object], None]) -> None:
-        self._waiting[self.request(to, request, limit_s)] = answered
-
-    def _answered(self, answer: object) -> bool:
-        then = self._waiting.pop(self.envelope.correlation_id, None)
-        if then is not None:
-            then(answer)
-        return then is not None
-
-    def on_verdict(self, message: Verdict) -> None:
-        self._answered(message)
-
-    def on_session_saved(self, message: SessionSaved) -> None:
-        self._answered(message)
-
-    def on_gave_way(self, message: GaveWay) -> None:
-        self._answered(message)
-
-    def on_request_failed(self, message: RequestFailed) -> None:
-        if self._answered(message.reason):
-            return
-        link = self._telemetry.failed(self.envelope.correlation_id, message.reason)
+    def not_stored(self, batch_id: int, reason: str) -> None:
+        link = self._telemetry.failed(batch_id, reason)
         if link is not None:
             self._touched.add(link.connection)
-
-    def on_deadline_passed(self, message: DeadlinePassed) -> None:
-        then = self._waiting.pop(message.correlation_id, None)
-        if then is not None:
-            then(f"{message.address} did not answer in time")

@@ -1,9 +1,8 @@
 """The MQTT protocol head: clients connect, publish, subscribe, and get what waits for them.
 
-Understands: Stored, RequestFailed, DeadlinePassed, Verdict, Ready, Endpoints, Sessions, SessionSaved,
-             IdentityRevoked, ForgetIdentity, GiveWay, GaveWay, ActorRestarted, Tick; CallMethod,
-             DesiredPatch, Twin, ReportedPatched, TwinRefused, TwinForgotten; and, from its listener on the
-             same thread, connections
+Understands: Stored, Ready, Endpoints, Sessions, IdentityRevoked, ForgetIdentity, GiveWay, ActorRestarted,
+             Tick, CallMethod, DesiredPatch, what every ProtocolHead does; and, from its listener on the same
+             thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
              hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client, other heads
              (see client_services.py)
@@ -20,17 +19,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from actors.base import EdgeActor
 from actors.client_services import (
     CallMethod,
     DesiredPatch,
     ForgetIdentity,
     GaveWay,
     GiveWay,
-    ReportedPatched,
-    Twin,
-    TwinForgotten,
-    TwinRefused,
 )
 from actors.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
 from actors.forgetting import when_forgotten
@@ -50,11 +44,12 @@ from actors.mqtt_patience import keep_alive_s, wants_repetition, why_to_end
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
 from actors.ports import Listener, Transport
+from actors.protocol_head import ProtocolHead
 from actors.router import Endpoints, ListEndpoints, Publish
-from actors.store_messages import LoadSessions, Ready, Sessions, SessionSaved, Stored
+from actors.store_messages import LoadSessions, Ready, Sessions, Stored
 from messaging.errors import RemoteProtocolError
 from messaging.kinds import message
-from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
+from messaging.lifecycle import ActorRestarted, Watch
 from messaging.mqtt.connection import State
 from messaging.mqtt.packets import (
     ConnAck,
@@ -82,7 +77,7 @@ class Tick:
     """Timer: look for clients that are silent, late or stuck, or whose token has expired."""
 
 
-class MqttHead(EdgeActor):
+class MqttHead(ProtocolHead):
     """Serves MQTT 3.1.1 clients. The listener calls `connected`, `received` and `disconnected`."""
 
     def __init__(
@@ -101,6 +96,7 @@ class MqttHead(EdgeActor):
         connected: ConnectedClients,
     ) -> None:
         """Take the listener, the addresses of who does what, settings, and what heads share."""
+        super().__init__()
         self._environment = environment
         self._connected = connected
         self._listener = listener
@@ -118,9 +114,8 @@ class MqttHead(EdgeActor):
         self._deliveries = Deliveries(
             self, store, connected.next_number, self._close, environment.max_pending_outbound_messages
         )
-        self._services = Services(self, twins, methods, cloud, hub_client, self._ask)
+        self._services = Services(self, twins, methods, cloud, hub_client, self.ask)
         self._subscriptions = Subscriptions(self, store, self._ask_store, self._close, self._update)
-        self._waiting: dict[int, Callable[[object], None]] = {}  # correlation id → what to do with the answer
 
     # life
 
@@ -347,7 +342,7 @@ class MqttHead(EdgeActor):
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
-        self._ask(self._identities, login.question, AGENT_LIMIT_S + 2, answered)
+        self.ask(self._identities, login.question, AGENT_LIMIT_S + 2, answered)
 
     def _judged(self, client: MqttClient, login: Login, verdict: Verdict) -> None:
         if verdict.return_code != ACCEPTED:
@@ -360,7 +355,7 @@ class MqttHead(EdgeActor):
         elif other:
             way = GiveWay(client.client_id)
             # The identity may be another one by then, so it is judged again.
-            self._ask(other, way, GIVE_WAY_LIMIT_S, lambda _: self._judge(client, login))
+            self.ask(other, way, GIVE_WAY_LIMIT_S, lambda _: self._judge(client, login))
             return
         elif self._connected.is_full:
             most = self._connected.most
@@ -406,9 +401,6 @@ class MqttHead(EdgeActor):
             self._close(client, "the same identity has connected over another protocol")
         self.reply(GaveWay(message.identity))
 
-    def on_gave_way(self, message: GaveWay) -> None:
-        self._answered(message)
-
     def on_forget_identity(self, message: ForgetIdentity) -> None:
         """Have store and twins forget it at once: what a client of the same name says comes behind."""
         identity = message.identity
@@ -447,49 +439,13 @@ class MqttHead(EdgeActor):
         if client is not None:
             self._services.desired(client, message)
 
-    def on_twin(self, message: Twin) -> None:
-        self._answered(message)
-
-    def on_reported_patched(self, message: ReportedPatched) -> None:
-        self._answered(message)
-
-    def on_twin_refused(self, message: TwinRefused) -> None:
-        self._answered(message)
-
-    def on_twin_forgotten(self, message: TwinForgotten) -> None:
-        self._answered(message)
-
-    # answers to requests
-
-    def _ask(self, to: str, request: object, limit_s: float, answered: Callable[[object], None]) -> None:
-        self._waiting[self.request(to, request, limit_s)] = answered
-
-    def _ask_store(self, request: object, answered: Callable[[object], None]) -> None:
-        self._ask(self._store, request, STORE_LIMIT_S, answered)
-
-    def _answered(self, answer: object) -> bool:
-        then = self._waiting.pop(self.envelope.correlation_id, None)
-        if then is not None:
-            then(answer)
-        return then is not None
-
-    def on_verdict(self, message: Verdict) -> None:
-        self._answered(message)
+    def not_stored(self, batch_id: int, reason: str) -> None:
+        client = self._intake.failed(batch_id)
+        if client is not None:
+            self._close(client, f"a publish was not stored: {reason}")
 
     def on_sessions(self, message: Sessions) -> None:
-        self._answered(message)
+        self.answered(message)
 
-    def on_session_saved(self, message: SessionSaved) -> None:
-        self._answered(message)
-
-    def on_request_failed(self, message: RequestFailed) -> None:
-        if self._answered(message.reason):
-            return
-        client = self._intake.failed(self.envelope.correlation_id)
-        if client is not None:
-            self._close(client, f"a publish was not stored: {message.reason}")
-
-    def on_deadline_passed(self, message: DeadlinePassed) -> None:
-        then = self._waiting.pop(message.correlation_id, None)
-        if then is not None:
-            then(f"{message.address} did not answer in time")
+    def _ask_store(self, request: object, answered: Callable[[object], None]) -> None:
+        self.ask(self._store, request, STORE_LIMIT_S, answered)
