@@ -6,14 +6,21 @@ Everything carries a label with the id of its edge, so it is found when all file
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
 
 from messaging.errors import EngineAway, EnvironmentFault
 from runtime.docker_engine import HOME_LABEL, MODULE_LABEL, away_reason, engine_socket, explanation
 
 if TYPE_CHECKING:  # heavy
     from docker import APIClient
+
+# A busy engine is a moment late in taking a network from a container that it has removed.
+IN_USE_LIMIT_S: Final = 10.0
+IN_USE_LOOK_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +93,24 @@ def _removed(container: dict[str, Any]) -> RemovedContainer:
 def _networks(client: APIClient, home_id: str) -> tuple[str, ...]:
     removed = []
     for network in client.networks(filters={"label": f"{HOME_LABEL}={home_id}"}):
-        for endpoint in client.inspect_network(network["Id"])["Containers"] or ():
-            # Somebody else's container that a user put on it.
-            client.disconnect_container_from_network(endpoint, network["Id"], force=True)
-        client.remove_network(network["Id"])
+        _remove_network(client, network["Id"])
         removed.append(network["Name"])
     return tuple(removed)
+
+
+def _remove_network(client: APIClient, network_id: str) -> None:
+    from docker.errors import APIError, NotFound
+
+    ends_s = time.monotonic() + IN_USE_LIMIT_S
+    while True:
+        for endpoint in client.inspect_network(network_id)["Containers"] or ():
+            # Somebody else's container that a user put on it, or one that the engine is still taking off.
+            with suppress(NotFound):
+                client.disconnect_container_from_network(endpoint, network_id, force=True)
+        try:
+            client.remove_network(network_id)
+            return
+        except APIError as exc:
+            if exc.status_code != HTTPStatus.FORBIDDEN or time.monotonic() > ends_s:
+                raise
+        time.sleep(IN_USE_LOOK_S)
