@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_END_FOLLOWS_S: Final = 0.2  # the end of a link, behind what is forgotten with it
 _CREDIT: Final = 100  # calls and twin answers that may come before some have been read
 _TWIN: Final = (LinkKind.TWIN_REQUESTS, LinkKind.TWIN_ANSWERS)
 _METHODS: Final = (LinkKind.METHOD_RESPONSES, LinkKind.METHOD_CALLS)
@@ -413,6 +414,12 @@ class AmqpConnection:
             fault = faults.of_rejection(self._who, self._host_name, condition, description)
         elif outcome is not Outcome.ACCEPTED:
             fault = faults.not_taken(self._who, self._host_name)
+        if outcome is Outcome.NONE:  # perhaps with its link, whose end has the reason and comes behind this
+            self._loop.later(_END_FOLLOWS_S, partial(self._settled, delivery, fault))
+        else:
+            self._settled(delivery, fault)
+
+    def _settled(self, delivery: Delivery, fault: CloudFault | None) -> None:
         self._batches.answered(delivery, fault)
         while (answer := self._batches.next_answer()) is not None:
             self._tell_outcome(*answer)

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 RENEW_BEFORE_S: Final = 1200.0  # or when 85 % of the time is over, whichever is later
 _LATEST_SHARE: Final = 0.15
+_LEAST_BEFORE_S: Final = 2.0  # it is looked at once a second, and its answer takes a while
 _ANSWERS: Final = 100  # that may be under way
 _LEAST_PAUSE_S: Final = 1.0  # between two tries to renew
 
@@ -128,7 +129,8 @@ class LineTokens:
                 self._refuse(audience, token, CloudFault(Fault.UNAUTHORIZED, str(exc)))
                 continue
             token.shown_until_utc_s = expires_s
-            token.renew_utc_s = expires_s - min(RENEW_BEFORE_S, _LATEST_SHARE * life_s)
+            before_s = min(RENEW_BEFORE_S, max(_LATEST_SHARE * life_s, _LEAST_BEFORE_S))
+            token.renew_utc_s = expires_s - before_s
             token.message_id = f"{next(self._ids)} {audience}"
             request = encode(cbs.put_token(audience, text, token.message_id))
             self._sender.send(request, b"%d" % next(self._ids), settled=False)
