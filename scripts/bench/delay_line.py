@@ -86,10 +86,10 @@ class _Way(asyncio.Protocol):
         while self._under_way and self._under_way[0][0] <= now_s:
             _, data = self._under_way.popleft()
             self._ahead_bytes -= len(data)
-            if data:
-                self.other.transport.write(data)
-            else:
+            if not data:
                 self.other.transport.close()
+            elif not self.other.transport.is_closing():
+                self.other.transport.write(data)
         if was_ahead and self._ahead_bytes <= _AHEAD_BYTES:
             self.transport.resume_reading()
         if self._under_way:
