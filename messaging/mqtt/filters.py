@@ -64,6 +64,35 @@ def matches(topic_filter: str, topic: str) -> bool:
     )
 
 
+def contains(wide: str, narrow: str) -> bool:
+    """Say whether every topic that the filter `narrow` matches is matched by `wide`. Both are valid."""
+    wide_levels, wide_is_open = _opened(wide)
+    narrow_levels, narrow_is_open = _opened(narrow)
+    if narrow.startswith("$") and wide_levels[0] == "+":
+        return False  # [MQTT-4.7.2-1]
+    if wide_is_open:
+        narrow_levels = narrow_levels[: len(wide_levels)]
+    elif narrow_is_open:
+        return False
+    return len(wide_levels) == len(narrow_levels) and all(
+        level in ("+", wanted) for level, wanted in zip(wide_levels, narrow_levels, strict=True)
+    )
+
+
+def _opened(topic_filter: str) -> tuple[list[str], bool]:
+    """Return the levels that a topic has to have, and whether any may follow.
+
+    `a/#` also matches `a`, but there is no topic without a level, nor one whose only level is empty.
+    """
+    levels = topic_filter.split("/")
+    if levels[-1] != "#":
+        return levels, False
+    levels.pop()
+    if levels in ([], [""]):
+        levels.append("+")
+    return levels, True
+
+
 class SubscriptionTree(Generic[T]):
     """Who subscribed to what: a tree with one node per topic level. Not thread-safe.
 
