@@ -169,9 +169,10 @@ def _bridges(section: Node, mistakes: _Mistakes) -> tuple[Bridge, ...]:
             mistakes.add(fields.get("endpoint") or bridge, "Bridge endpoint must not be empty")
         if endpoint.casefold() == UPSTREAM:
             endpoint = UPSTREAM
-        settings = list(fields.need("settings", SETTINGS).items("an array of rules"))
+        given = fields.need("settings", SETTINGS)
+        settings = list(given.items("an array of rules"))
         if not settings and endpoint != UPSTREAM:
-            mistakes.add(bridge, f"Bridge {_shown(endpoint)}: Settings must not be empty")
+            mistakes.add(given, f"Bridge {_shown(endpoint)}: Settings must not be empty")
         rules = by_endpoint.setdefault(endpoint, [])
         for number, rule in enumerate(settings):
             rules += _bridge_rules(rule, f"Bridge {_shown(endpoint)}: Rule {number}", mistakes)
@@ -180,7 +181,8 @@ def _bridges(section: Node, mistakes: _Mistakes) -> tuple[Bridge, ...]:
 
 def _bridge_rules(node: Node, where: str, mistakes: _Mistakes) -> list[BridgeRule]:
     fields = node.properties(("direction", "topic", "inPrefix", "outPrefix"))
-    way = fields.need("direction", '"direction": "out"').choice(_Way)
+    direction = fields.need("direction", '"direction": "out"')
+    way = direction.choice(_Way)
     topic = fields.need("topic", '"topic": "alerts/#"')
     in_prefix, out_prefix = fields.text("inPrefix"), fields.text("outPrefix")
     for name, prefix in (("inPrefix", in_prefix), ("outPrefix", out_prefix)):
@@ -200,8 +202,8 @@ def _bridge_rules(node: Node, where: str, mistakes: _Mistakes) -> list[BridgeRul
         return []
     if way is _Way.BOTH and comes_back(rule):
         text = (
-            f"what it carries would come back: topics under {_shown(out_prefix)} at one end are among "
-            f"{_shown(rule.source)} at the other; give outPrefix and inPrefix so that they are not"
+            "Direction both would carry back what it has carried, without end: what arrives at one end "
+            f"is among {_shown(rule.source)} again; give an outPrefix that leads out of it, or use in or out"
         )
-        mistakes.add(node, f"{where}: {text}")
+        mistakes.add(direction, f"{where}: {text}")
     return [BridgeRule(direction, rule.topic, in_prefix, out_prefix) for direction in _DIRECTIONS[way]]
