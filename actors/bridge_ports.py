@@ -35,8 +35,16 @@ class BridgeStore(Protocol):
     Used by one thread only; every method raises StoreError, StoreFull for want of space on the disk.
     """
 
-    def append(self, endpoint: str, direction: Direction, messages: Sequence[Publish]) -> int:
-        """Keep messages behind those that wait; on return they are on disk.
+    def append(
+        self,
+        endpoint: str,
+        direction: Direction,
+        messages: Sequence[Publish],
+        forwarded: Sequence[int] = (),
+    ) -> int:
+        """Keep messages behind those that wait, and forget forwarded ones; on return all that is on disk.
+
+        One message always has room, however large.
 
         Returns:
             How many of them there was room for, counted from the first: the others are not kept. What the
@@ -76,6 +84,10 @@ class BridgeStore(Protocol):
         """Replace these filters; on return that is on disk."""
         ...
 
+    def tidy(self) -> None:
+        """Give free space back to the file system, a slice at a time: for moments without traffic."""
+        ...
+
     def close(self) -> None:
         """Close the file. Nothing else may be called after that."""
         ...
@@ -91,7 +103,8 @@ class BridgeAccess:
     is_tls: bool = True
     user_name: str | None = None
     password: Secret | None = None
-    signs_as: str = ""  # an identity of this edge: the password is a fresh token of its key
+    signs_as: str = ""  # an identity of this edge: the password is a fresh token of its key …
+    audience_host: str = ""  # … for this host
     ca_file: str = ""  # PEM, instead of the authorities of the system
     certificate_file: str = ""  # PEM, ours; "": none
     key_file: str = ""

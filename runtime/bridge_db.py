@@ -132,10 +132,17 @@ class BridgeDb:
                 queue.bytes = size + MESSAGE_BYTES * queue.messages
             self._queues[endpoint, Direction(direction)] = queue
 
-    def append(self, endpoint: str, direction: Direction, messages: Sequence[Publish]) -> int:
-        """Keep messages behind those that wait; see BridgeStore."""
+    def append(
+        self,
+        endpoint: str,
+        direction: Direction,
+        messages: Sequence[Publish],
+        forwarded: Sequence[int] = (),
+    ) -> int:
+        """Keep messages behind those that wait, and forget forwarded ones; see BridgeStore."""
         with self._transaction("store messages") as run:
             queue = self._queue(run, endpoint, direction)
+            self._delete(run, queue, forwarded)
             rows = []
             for message in messages:
                 size_bytes = len(message.topic.encode()) + len(message.payload) + MESSAGE_BYTES
@@ -150,6 +157,8 @@ class BridgeDb:
         return len(rows)
 
     def _has_room(self, queue: _Queue, size_bytes: int) -> bool:
+        if not queue.messages:
+            return True
         if self._max_messages is not None and queue.messages >= self._max_messages:
             return False
         return queue.bytes + size_bytes <= self._max_bytes
@@ -182,18 +191,21 @@ class BridgeDb:
     def forwarded(self, endpoint: str, direction: Direction, numbers: Sequence[int]) -> None:
         """Forget messages that have arrived at the other end."""
         with self._transaction("delete forwarded messages") as run:
-            queue = self._queue(run, endpoint, direction)
-            for number in numbers:
-                deleted = run(
-                    "DELETE FROM messages WHERE key = ?"
-                    " RETURNING length(CAST(topic AS BLOB)) + length(payload)",
-                    (queue.first_key + number,),
-                ).fetchall()
-                for (size,) in deleted:
-                    queue.messages -= 1
-                    queue.bytes -= size + MESSAGE_BYTES
-                    queue.forwarded += 1
-            run("UPDATE queues SET forwarded = ? WHERE number = ?", (queue.forwarded, queue.number))
+            self._delete(run, self._queue(run, endpoint, direction), numbers)
+
+    def _delete(self, run: _Run, queue: _Queue, numbers: Sequence[int]) -> None:
+        if not numbers:
+            return
+        for number in numbers:
+            deleted = run(
+                "DELETE FROM messages WHERE key = ? RETURNING length(CAST(topic AS BLOB)) + length(payload)",
+                (queue.first_key + number,),
+            ).fetchall()
+            for (size,) in deleted:
+                queue.messages -= 1
+                queue.bytes -= size + MESSAGE_BYTES
+                queue.forwarded += 1
+        run("UPDATE queues SET forwarded = ? WHERE number = ?", (queue.forwarded, queue.number))
 
     def state(self, endpoint: str, direction: Direction) -> QueueState:
         """Return what is known of a queue."""

@@ -251,6 +251,11 @@ class ClientSession:
         return dict(self._held)
 
     @property
+    def has_any(self) -> bool:
+        """Whether the broker may still know any filter of this session."""
+        return bool(self._held)
+
+    @property
     def rejected(self) -> tuple[str, ...]:
         """The wanted filters that the broker has refused; they are tried again."""
         return tuple(self._retry_at_s)
