@@ -17,6 +17,7 @@ from messaging.version import VERSION
 SCHEMA_VERSION: Final = "1.0"  # of the reported part; it has nothing to do with the desired one
 MOST_CLIENTS_BYTES: Final = 24 * 1024  # of the 32 KiB of all reported properties
 MOST_GONE: Final = 1000  # modules that are gone and remembered
+PARSING: Final = "Error while parsing desired properties"  # the reference's words
 LONGEST_DESCRIPTION: Final = 1000  # characters; a text of a twin may have 4096 bytes
 _ENTRY_BYTES: Final = 130  # of an entry without its key: status and two times
 _ESCAPED: Final = re.compile("[.$ #]")  # what keys of twins may not have
@@ -78,19 +79,18 @@ def hub_report(desired_version: int, bad_routes: Sequence[tuple[str, str]], prob
         bad_routes: (name, problem) of those left out.
         problem: Why these desired properties are not in force at all; "" when they are.
     """
-    status: Json = {"code": 200, "description": ""}
+    text = ""
     if problem:
-        status = {"code": 400, "description": problem[:LONGEST_DESCRIPTION]}
+        text = f"{PARSING} - {problem}"
     elif bad_routes:
         causes = "; ".join(f"Error parsing route {name} - {problem}" for name, problem in bad_routes)
         names = ", ".join(name for name, _ in bad_routes)
-        text = f"Error while parsing desired properties - left out: {names}. {causes}"
-        if len(text) > LONGEST_DESCRIPTION:
-            text = f"{text[: LONGEST_DESCRIPTION - 1]}…"
-        status = {"code": 400, "description": text}
+        text = f"{PARSING} - left out: {names}. {causes}"
+    if len(text) > LONGEST_DESCRIPTION:
+        text = f"{text[: LONGEST_DESCRIPTION - 1]}…"
     return {
         "schemaVersion": SCHEMA_VERSION,
         "version": {"version": VERSION, "build": "", "commit": ""},
         "lastDesiredVersion": desired_version,
-        "lastDesiredStatus": status,
+        "lastDesiredStatus": {"code": 400 if text else 200, "description": text},
     }

@@ -58,6 +58,7 @@ from actors.security import SecurityActor
 from actors.supervisor_messages import RestartModule
 from actors.upstream_protocol import UpstreamProtocol
 from messaging.address import child_of
+from messaging.broker.config import BrokerSpec
 from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
@@ -204,6 +205,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         key_file=str(certificate),
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
         routes=route_texts(hub),
+        broker=hub.broker,
         ttl_s=hub.ttl_s,
         environment=deployment.hub_environment.values,
         message_db=str(_message_db(settings, deployment)),
@@ -615,12 +617,16 @@ class _Edge:
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
         """Make configuration and addresses part of what the hub is made from: a change replaces it.
 
-        Not its routes and twins: a hub that lives is told of new ones.
+        Not its routes, twins and broker's rules: a hub that lives is told of new ones. Whether it has a
+        broker is.
         """
         hub = deployment.edge_hub
         if hub is None:
             return deployment
-        fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
+        broker = None if config.broker is None else BrokerSpec()
+        fixed = hub_config.encode(
+            msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}, broker=broker)
+        )
         listeners = hub_listeners(settings, deployment.hub_environment.values)
         digest = hashlib.sha256(f"{listeners} ".encode() + fixed).hexdigest()[:16]
         return replace(deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))

@@ -11,10 +11,10 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from messaging.broker.variables import CLIENT_ID, DEVICE_ID, IDENTITY, MODULE_ID, THIS_DEVICE_ID, filled_in
-from messaging.mqtt.filters import contains, matches
+from messaging.mqtt.filters import contains, matches, overlaps
 
 # Clients choose topics, so what is remembered of decisions is bounded; beyond it, all is decided anew.
-REMEMBERED_CLIENTS: Final = 4096
+REMEMBERED_CLIENTS: Final = 1024
 REMEMBERED_TOPICS: Final = 16_384
 LONGEST_REMEMBERED: Final = 256  # characters of a topic
 
@@ -36,7 +36,11 @@ class ClientOfBroker(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule as written, variables included. Any of its identities may do any operation on any resource."""
+    """One rule as written, variables included. Any of its identities may do any operation on any resource.
+
+    An identity is `iothub-hostname/device` or `iothub-hostname/device/module`, as in the reference; without
+    the host name, as in its first previews, it means the same.
+    """
 
     allow: bool
     identities: tuple[str, ...]
@@ -99,9 +103,12 @@ class Policy:
             CLIENT_ID: who.client_id,
             THIS_DEVICE_ID: self._edge_device_id,
         }
+        # A device may be called as the IoT Hub is: the full name of another must not be taken for its id.
+        is_clear = not who.identity.startswith(f"{self._iothub_hostname}/")
+        names = {full_name, who.identity} if is_clear else {full_name}
         compiled = _RulesOfClient()
         for rule in self._rules:
-            if any(filled_in(name, values) == full_name for name in rule.identities):
+            if any(filled_in(name, values) in names for name in rule.identities):
                 resources = [filled_in(resource, values) for resource in rule.resources]
                 compiled.add(rule, [resource for resource in resources if resource is not None])
         return compiled
@@ -128,7 +135,16 @@ class _RulesOfClient:
     def decide(self, operation: Operation, topic_or_filter: str) -> bool:
         if operation is Operation.CONNECT:
             return bool(self._connect)
-        rules, fits = (
-            (self._publish, matches) if operation is Operation.PUBLISH else (self._subscribe, contains)
+        if operation is Operation.PUBLISH:
+            return next(
+                (allow for allow, resource in self._publish if matches(resource, topic_or_filter)), False
+            )
+        # Allowed has to be all that the filter brings, denied is what brings anything of what is denied.
+        return next(
+            (
+                allow
+                for allow, resource in self._subscribe
+                if (contains if allow else overlaps)(resource, topic_or_filter)
+            ),
+            False,
         )
-        return next((allow for allow, resource in rules if fits(resource, topic_or_filter)), False)

@@ -32,7 +32,14 @@ def filled_in(text: str, values: Mapping[str, str]) -> str | None:
         None when a value is empty, so that a rule about modules says nothing of devices, or has a wildcard:
         a client must not widen a rule by its name.
     """
+    if "{{" not in text:
+        return text
     used = {values[name] for name in _VARIABLE.findall(text)}
     if "" in used or any(map(_WILDCARD.search, used)):
         return None
     return _VARIABLE.sub(lambda found: values[found[1]], text)
+
+
+def without_variables(text: str) -> str:
+    """Return `text` with a name in place of each variable: what can be checked before there is a client."""
+    return _VARIABLE.sub("x", text)

@@ -79,6 +79,19 @@ def contains(wide: str, narrow: str) -> bool:
     )
 
 
+def overlaps(one: str, other: str) -> bool:
+    """Say whether there is a topic that both filters match. Both are valid."""
+    (one_levels, one_is_open), (other_levels, other_is_open) = _opened(one), _opened(other)
+    if (one.startswith("$") and other_levels[0] == "+") or (other.startswith("$") and one_levels[0] == "+"):
+        return False  # [MQTT-4.7.2-1]
+    longer = len(one_levels) - len(other_levels)
+    if (longer > 0 and not other_is_open) or (longer < 0 and not one_is_open):
+        return False
+    return all(
+        "+" in levels or levels[0] == levels[1] for levels in zip(one_levels, other_levels, strict=False)
+    )
+
+
 def _opened(topic_filter: str) -> tuple[list[str], bool]:
     """Return the levels that a topic has to have, and whether any may follow.
 

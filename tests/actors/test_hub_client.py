@@ -418,7 +418,8 @@ def test_what_the_hub_desires_and_cannot_be_is_reported_and_told_to_nobody() -> 
     assert world.twin["lastDesiredVersion"] == 8
     assert world.twin["lastDesiredStatus"] == {
         "code": 400,
-        "description": "$edgeHub, version 8: $.routes: expected an object, got a number",
+        "description": "Error while parsing desired properties - "
+        "$edgeHub, version 8: $.routes: expected an object, got a number",
     }
 
 
