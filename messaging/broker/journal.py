@@ -99,6 +99,7 @@ class Journal:
         """It could not be written: what need not hurry is tried again with the next write."""
         mine = self._changes
         mine.sessions = changes.sessions | mine.sessions
+        mine.received += changes.received
         mine.done += changes.done
         mine.gone_bodies += changes.gone_bodies
         removed = {key: held for key, held in changes.incoming.items() if not held}
