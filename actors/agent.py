@@ -75,7 +75,9 @@ REPORT_S: Final = 0.2  # what changes together is reported together
 
 @message
 class TellHubAgain:
-    """Timer: tell the hub its routes and rules once more."""
+    """Timer: tell an actor of the hub its routes, or its rules, once more."""
+
+    address: str
 
 
 @message
@@ -231,7 +233,7 @@ class AgentActor(ModuleTree):
         self.roll_out(self._keeper.deployment, message.outdated)
         self._report_soon()
         if self._hub_is_there:
-            self._tell_hub()
+            self._tell_hub(HUB_ROUTER, BROKER)
             self._tell_twins()
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
@@ -242,7 +244,7 @@ class AgentActor(ModuleTree):
 
     def _went_unanswered(self, address: str, reason: str, wait_s: float) -> None:
         if address in (HUB_ROUTER, BROKER):
-            self.set_timer(wait_s, TellHubAgain())
+            self.set_timer(wait_s, TellHubAgain(address))
         elif address == self._link:
             log.warning("the routes of edgeHub cannot be had, it starts without: %s", reason)
             self._took(self._keeper.go_on_without_hub())
@@ -259,7 +261,7 @@ class AgentActor(ModuleTree):
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._hub_is_there = True
-        self._tell_hub()
+        self._tell_hub(HUB_ROUTER, BROKER)
         self._tell_twins()
 
         self.go_on_if_ready()
@@ -291,13 +293,14 @@ class AgentActor(ModuleTree):
 
     def on_tell_hub_again(self, message: TellHubAgain) -> None:
         if self._hub_is_there:  # else it is told when it is back
-            self._tell_hub()
+            self._tell_hub(message.address)
 
-    def _tell_hub(self) -> None:
+    def _tell_hub(self, *addresses: str) -> None:
         """Put the deployment's routes and rules in force at a hub that may have started with others."""
         hub = self._keeper.deployment.hub
-        self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
-        if hub.broker is not None:
+        if HUB_ROUTER in addresses:
+            self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
+        if BROKER in addresses and hub.broker is not None:
             self.request(BROKER, set_broker(hub.broker), ROUTES_LIMIT_S)
 
     def _tell_twins(self) -> None:

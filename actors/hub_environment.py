@@ -480,7 +480,11 @@ VARIABLES: Final = (
     _none("experimentalFeatures__enabled", "false", "there are no experimental features"),
     _none("experimentalFeatures__disableCloudSubscriptions", "false", "there are no experimental features"),
     _none("experimentalFeatures__disableConnectivityCheck", "false", "there are no experimental features"),
-    _none("experimentalFeatures__mqttBrokerEnabled", "false", "topics of your own are not supported"),
+    _none(
+        "experimentalFeatures__mqttBrokerEnabled",
+        "false",
+        "the broker is on when the deployment's `$edgeHub` has `mqttBroker`",
+    ),
 )
 
 

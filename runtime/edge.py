@@ -214,6 +214,15 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
     )
 
 
+def fixed_part(config: HubConfig) -> bytes:
+    """Return what of its configuration a hub cannot change while it lives.
+
+    It is told of new routes, twins and rules of the broker; whether it has a broker is settled at its start.
+    """
+    broker = None if config.broker is None else BrokerSpec()
+    return hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}, broker=broker))
+
+
 def _cloud_ca_file(settings: Settings) -> str:
     path = Home(settings.home).cloud_ca
     return str(path) if path.exists() else ""
@@ -615,20 +624,12 @@ class _Edge:
         )
 
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
-        """Make configuration and addresses part of what the hub is made from: a change replaces it.
-
-        Not its routes, twins and broker's rules: a hub that lives is told of new ones. Whether it has a
-        broker is.
-        """
+        """Make configuration and addresses part of what the hub is made from: a change replaces it."""
         hub = deployment.edge_hub
         if hub is None:
             return deployment
-        broker = None if config.broker is None else BrokerSpec()
-        fixed = hub_config.encode(
-            msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}, broker=broker)
-        )
         listeners = hub_listeners(settings, deployment.hub_environment.values)
-        digest = hashlib.sha256(f"{listeners} ".encode() + fixed).hexdigest()[:16]
+        digest = hashlib.sha256(f"{listeners} ".encode() + fixed_part(config)).hexdigest()[:16]
         return replace(deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
     def _hub_is_current(self) -> bool:
