@@ -45,7 +45,10 @@ def backoff_s(failures: int) -> float:
 class LinkHost(Protocol):
     """What the connection of a bridge asks of its actor."""
 
-    clock: Clock
+    @property
+    def clock(self) -> Clock:
+        """What time it is."""
+        ...
 
     def ask_key(self, endpoint: str, identity: str, was_refused: bool) -> None:
         """Answer with `key_known` or `key_unknown`."""

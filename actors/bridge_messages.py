@@ -14,6 +14,12 @@ import msgspec
 from messaging.broker.bridges import Bridge
 from messaging.kinds import data_message, message
 
+
+def client_id_of(device_id: str, endpoint: str) -> str:
+    """Return as which client of the local broker a bridge is known; no other client can be it."""
+    return f"{device_id}/{endpoint}/$bridge"
+
+
 # topic, payload, QoS, retain
 BrokerMessage = tuple[str, bytes, int, bool]
 

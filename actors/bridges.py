@@ -1,7 +1,7 @@
 """The bridges of the hub's broker to other brokers: one for each endpoint of the deployment.
 
-Understands: SetBridges; BrokerDelivery, PublishedToBroker of the broker; Access, RequestFailed, DeadlinePassed
-             of the identities; ActorRestarted of the broker; ListBridges; TickDue, FlushDue, BridgeDue
+Understands: SetBridges, BrokerDelivery, PublishedToBroker, ActorRestarted of the broker; Access of the
+             identities; RequestFailed, DeadlinePassed; ListBridges; BridgesTick, FlushDue, BridgeDue
 Tells:       the broker (JoinBroker, DeliveryTaken, PublishToBroker, LeaveBroker), hub/identities (GetAccess)
 Started by:  HubRootActor, on an event loop of its own: each batch is synced to disk here, which nobody else
              shall wait for
@@ -30,6 +30,7 @@ from actors.bridge_messages import (
     PublishedToBroker,
     PublishToBroker,
     SetBridges,
+    client_id_of,
     specs_in,
 )
 from actors.bridge_ports import BridgeSettings, BridgeStore, Lines
@@ -51,7 +52,7 @@ _joins = itertools.count(1)  # of this process: a restarted actor is another par
 
 
 @message
-class TickDue:
+class BridgesTick:
     """Timer: look after all bridges."""
 
 
@@ -65,11 +66,6 @@ class BridgeDue:
     """Timer: this bridge has something to do at once."""
 
     endpoint: str
-
-
-def client_id_of(device_id: str, endpoint: str) -> str:
-    """Return as which client of the local broker a bridge is known."""
-    return f"{device_id}/{endpoint}/$bridge"
 
 
 class BridgesActor(EdgeActor):
@@ -94,7 +90,7 @@ class BridgesActor(EdgeActor):
         self._broker = broker
         self._identities = identities
         self._specs = tuple(specs)
-        self._store: BridgeStore
+        self._store: BridgeStore | None = None
         self._bridges: dict[str, Bridge] = {}
         self._endpoints: dict[str, str] = {}  # client id at the local broker → endpoint
         self._number = 0
@@ -109,16 +105,17 @@ class BridgesActor(EdgeActor):
         self._number = next(_joins)
         self._store = self._open_store()
         self.tell(self._broker, Watch())
-        left = [BridgeSpec(endpoint) for endpoint in self._store.endpoints()]
+        left = [BridgeSpec(endpoint) for endpoint in self._kept.endpoints()]
         known = {spec.endpoint for spec in self._specs}
         self._set((*self._specs, *(spec for spec in left if spec.endpoint not in known)))
-        self.set_timer(TICK_S, TickDue())
+        self.set_timer(TICK_S, BridgesTick())
 
     def on_stop(self) -> None:
         for bridge in self._bridges.values():
             bridge.close()
-        if hasattr(self, "_store"):
+        if self._store is not None:
             self._store.close()
+            self._store = None
 
     def describe(self) -> dict[str, Any]:
         return {"bridges": [bridge.shown() for bridge in self._bridges.values()]}
@@ -129,6 +126,11 @@ class BridgesActor(EdgeActor):
             self._published.clear()
             for bridge in self._bridges.values():
                 bridge.local_broker_restarted()
+
+    @property
+    def _kept(self) -> BridgeStore:
+        assert self._store is not None
+        return self._store
 
     # which bridges there are
 
@@ -141,19 +143,19 @@ class BridgesActor(EdgeActor):
     def _set(self, specs: Sequence[BridgeSpec]) -> None:
         for spec in specs:
             bridge = self._bridges.get(spec.endpoint)
-            if bridge is None and not spec.rules and spec.endpoint not in self._store.endpoints():
+            if bridge is None and not spec.rules and spec.endpoint not in self._kept.endpoints():
                 continue
             if bridge is None:
                 self._endpoints[client_id_of(self._device_id, spec.endpoint)] = spec.endpoint
                 bridge = self._bridges[spec.endpoint] = Bridge(
-                    spec.endpoint, self, self._store, self._lines, self._settings
+                    spec.endpoint, self, self._kept, self._lines, self._settings
                 )
             bridge.set_rules(spec.rules)
             self._due(spec.endpoint)
 
     def _forget(self, bridge: Bridge) -> None:
         bridge.close()
-        waiting = self._store.forget(bridge.endpoint)
+        waiting = self._kept.forget(bridge.endpoint)
         level = logging.WARNING if waiting else logging.INFO
         log.log(level, "bridge '%s': ended, with %d messages that nobody waits for", bridge.endpoint, waiting)
         client_id = client_id_of(self._device_id, bridge.endpoint)
@@ -162,14 +164,14 @@ class BridgesActor(EdgeActor):
 
     # time
 
-    def on_tick_due(self, message: TickDue) -> None:
-        self.set_timer(TICK_S, TickDue())
+    def on_bridges_tick(self, message: BridgesTick) -> None:
+        self.set_timer(TICK_S, BridgesTick())
         for endpoint in list(self._bridges):
             self._due(endpoint)
         self._ticks += 1
         if self._ticks % TIDY_TICKS == 0:
             try:
-                self._store.tidy()
+                self._kept.tidy()
             except StoreError as exc:
                 log.warning("%s", exc)
 

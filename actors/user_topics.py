@@ -38,9 +38,7 @@ Changes = Sequence[tuple[str, int | None]]  # (filter, granted QoS, None: unsubs
 class UserTopics:
     """The clients of this head at the broker."""
 
-    def __init__(
-        self, head: EdgeActor, broker: HubBroker, close: Callable[[MqttClient, str], None]
-    ) -> None:
+    def __init__(self, head: EdgeActor, broker: HubBroker, close: Callable[[MqttClient, str], None]) -> None:
         self._head = head
         self._broker = broker
         self._engine = broker.engine
