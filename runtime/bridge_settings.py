@@ -9,8 +9,8 @@
     client_id = "edge1-bridge"                  # left out: the device id and the endpoint
     keep_alive_s = 60
 
-`$upstream` is the parent of this edge: there its own keys are the credentials, so only `address` and `ca_file`
-may be given.
+`$upstream` is the parent of this edge: there its own keys are the credentials, so of these only `address`,
+`ca_file` and `keep_alive_s` may be given.
 
 Source: spec sheet broker.md section 7.3
 """
@@ -81,6 +81,11 @@ class BridgeSettingsFile:
         """
         tables = read_bridge_settings(self._path)
         if endpoint not in tables:
+            if endpoint == UPSTREAM:
+                raise ConfigError(
+                    f"this edge has no parent, so nothing is carried; if it has one, add [{_key(endpoint)}] "
+                    f"with address = \"mqtts://HOST\" to '{self._path}'"
+                )
             if not tables and not self._path.exists():
                 raise ConfigError(
                     f"no settings for '{endpoint}': there is no '{self._path}'; make it, readable for you "
@@ -149,7 +154,7 @@ def _access(path: Path, endpoint: str, table: Mapping[str, Any], own: OwnNames) 
             )
         if is_upstream and name not in _OF_UPSTREAM:
             raise ConfigError(
-                f"{where}: {name} has no meaning here; this edge proves itself to its parent with its own keys"
+                f"{where}: {name} has no meaning here; to its parent this edge proves itself with its own keys"
             )
         if name in _TEXTS and (not isinstance(value, str) or not value):
             raise ConfigError(f"{where}: {name} has to be a text that is not empty")
@@ -191,9 +196,8 @@ def _address(where: str, text: str | None) -> tuple[str, int, bool]:
     allowed = "mqtts://HOST[:PORT], or mqtt://HOST[:PORT] without TLS"
     if text is None:
         raise ConfigError(f"{where}: address is missing; it has to be {allowed}")
-    refused = ConfigError(
-        f"{where}: address: {quoted(_without_user(text))} is not allowed; allowed: {allowed}"
-    )
+    shown = quoted(_without_user(text))
+    refused = ConfigError(f"{where}: address: {shown} is not allowed; allowed: {allowed}")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
