@@ -1,9 +1,14 @@
 """Owns what the broker has on disk, and puts into force what the deployment says of the broker.
 
+<<<<<<< HEAD
 Understands: WriteDue, WriteSoon, SetBroker, DescribeTopics, Tick; JoinBroker, PublishToBroker, DeliveryTaken,
              LeaveBroker of the bridges
 Tells:       hub/mqtt (PolicyChanged), hub/bridges (SetBridges, BrokerDelivery, PublishedToBroker);
              whoever asks (BrokerSet, Topics)
+=======
+Understands: WriteDue, WriteSoon, SetBroker, DescribeTopics, BrokerTick
+Tells:       hub/mqtt (PolicyChanged); whoever asks (BrokerSet, Topics)
+>>>>>>> iengine
 Started by:  HubRootActor where the deployment has a broker, on the event loop of the heads
 
 The engine itself is used by the heads directly (hub_broker.py): what one read brought would otherwise cost an
@@ -22,7 +27,7 @@ from actors.base import EdgeActor
 from actors.bridge_messages import DeliveryTaken, JoinBroker, LeaveBroker, PublishToBroker, set_bridges
 from actors.bridge_participants import BridgeParticipants
 from actors.broker_settings import BrokerSet, SetBroker, spec_in
-from actors.hub_broker import HubBroker, WriteDue, WriteSoon
+from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, WriteDue, WriteSoon
 from actors.ports import BrokerStore
 from messaging.broker.config import BrokerConfig, BrokerSpec
 from messaging.errors import StoreDamaged, StoreError
@@ -39,21 +44,8 @@ RECHECK_LIMIT_S: Final = 20.0
 
 
 @message
-class Tick:
+class BrokerTick:
     """Timer: count rates, let expire what has."""
-
-
-@message
-class PolicyChanged:
-    """To the MQTT head: what clients may do has changed; whoever may not what it does is cut off.
-
-    Answered with PolicyApplied.
-    """
-
-
-@message
-class PolicyApplied:
-    """It holds for all sessions now."""
 
 
 @message
@@ -99,7 +91,7 @@ class BrokerActor(EdgeActor):
             self._broker.is_loaded = True
         self._broker.writing()
         self._write()
-        self.set_timer(TICK_S, Tick())
+        self.set_timer(TICK_S, BrokerTick())
 
     def on_stop(self) -> None:
         if self._store is not None:
@@ -145,8 +137,8 @@ class BrokerActor(EdgeActor):
             self._trouble = problem
             log.error("messages to topics are refused until this is over: %s", problem)
 
-    def on_tick(self, message: Tick) -> None:
-        self.set_timer(TICK_S, Tick())
+    def on_broker_tick(self, message: BrokerTick) -> None:
+        self.set_timer(TICK_S, BrokerTick())
         self._ticks += 1
         engine = self._broker.engine
         counted = dict(engine.published_to)

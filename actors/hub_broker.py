@@ -24,6 +24,19 @@ class WriteSoon:
     """To the broker's actor: something has changed, and nobody waits for it."""
 
 
+@message
+class PolicyChanged:
+    """To the MQTT head: what clients may do has changed; whoever may not what it does is cut off.
+
+    Answered with PolicyApplied.
+    """
+
+
+@message
+class PolicyApplied:
+    """It holds for all sessions now."""
+
+
 class HubBroker:
     """The engine, and what the deployment says of it."""
 

@@ -20,7 +20,7 @@ from messaging.broker.delivery import WireOutlet
 from messaging.broker.limits import FIRST_PACKET_ID
 from messaging.broker.policy import ClientOfBroker, Operation, Policy
 from messaging.errors import AuthError
-from messaging.mqtt.packets import SUBSCRIPTION_FAILURE, Connect, Publish, Will
+from messaging.mqtt.packets import SUBSCRIPTION_FAILURE, Publish, Will
 from messaging.text import quoted
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,10 @@ Changes = Sequence[tuple[str, int | None]]  # (filter, granted QoS, None: unsubs
 class UserTopics:
     """The clients of this head at the broker."""
 
-    def __init__(self, head: EdgeActor, broker: HubBroker, close: Callable[[MqttClient, str], None]) -> None:
+    def __init__(self, head: EdgeActor, broker: HubBroker) -> None:
         self._head = head
         self._broker = broker
         self._engine = broker.engine
-        self._close = close
 
     @property
     def _policy(self) -> Policy:
@@ -56,13 +55,13 @@ class UserTopics:
 
     # CONNECT and the end
 
-    def refusal(self, client: MqttClient, packet: Connect) -> str:
-        """Return why a client may not connect, "" when it may; for its will it needs the right to publish."""
+    def refusal(self, client: MqttClient) -> str:
+        """Return why a client may not connect, "" when it may; its will needs the right to publish."""
         who = self._who(client)
         if not self._policy.may(who, Operation.CONNECT):
             return "the deployment's mqttBroker.authorizations do not allow mqtt:connect"
-        if packet.will is not None:
-            topic = packet.will.topic
+        if client.will is not None:
+            topic = client.will.topic
             place = self._place(client, topic)
             if place is Place.FOREIGN or (
                 place is Place.USER and not self._policy.may(who, Operation.PUBLISH, topic)
@@ -130,14 +129,11 @@ class UserTopics:
         levels = topic.count("/") + 1
         if levels > MOST_LEVELS:
             raise AuthError(f"published to a topic of {levels} levels; the limit is {MOST_LEVELS}")
-        return True
-
-    def remember(self, client: MqttClient, topic: str) -> None:
-        """The broker takes what this client publishes to a topic."""
         if len(topic) <= LONGEST_REMEMBERED:
             if len(client.user_topics) >= MOST_REMEMBERED:
                 client.user_topics.clear()
             client.user_topics.add(topic)
+        return True
 
     def grant(self, client: MqttClient, wanted: Mapping[str, int], topic_filter: str, qos: int) -> int:
         """Return the answer to one filter of a SUBSCRIBE: its QoS, or that it is refused."""

@@ -19,7 +19,7 @@ Who may do what is not decided here. Source: OASIS MQTT 3.1.1; spec sheet broker
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -174,7 +174,7 @@ class Broker:
         session.outlet = outlet
         return session, present
 
-    def restore(self, name: str, filters: dict[str, int], now_s: float) -> Session:
+    def restore(self, name: str, filters: Mapping[str, int], now_s: float) -> Session:
         """Bring back a persistent session whose client is away, with its subscriptions."""
         session = self._sessions.get(name)
         if session is None:
