@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -159,3 +159,12 @@ class Lines(Protocol):
     def connect(self, access: BridgeAccess, handler: LineHandler) -> Line:
         """Begin to connect; ends in `opened` or `closed`. Returns at once."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class BridgePorts:
+    """All that bridges need from the outside; `open_store` is called in the thread that uses it."""
+
+    open_store: Callable[[], BridgeStore]
+    lines: Lines
+    settings: BridgeSettings

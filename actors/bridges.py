@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from actors.base import EdgeActor
@@ -33,7 +33,7 @@ from actors.bridge_messages import (
     client_id_of,
     specs_in,
 )
-from actors.bridge_ports import BridgeSettings, BridgeStore, Lines
+from actors.bridge_ports import BridgePorts, BridgeStore
 from actors.identities import Access, GetAccess
 from messaging.broker.bridges import Bridge as BridgeSpec
 from messaging.errors import StoreError
@@ -74,9 +74,7 @@ class BridgesActor(EdgeActor):
     def __init__(
         self,
         device_id: str,
-        open_store: Callable[[], BridgeStore],
-        lines: Lines,
-        settings: BridgeSettings,
+        ports: BridgePorts,
         *,
         broker: str,
         identities: str,
@@ -84,9 +82,7 @@ class BridgesActor(EdgeActor):
     ) -> None:
         """Take the addresses of who does what, and the bridges of the deployment when the hub started."""
         self._device_id = device_id
-        self._open_store = open_store
-        self._lines = lines
-        self._settings = settings
+        self._ports = ports
         self._broker = broker
         self._identities = identities
         self._specs = tuple(specs)
@@ -103,7 +99,7 @@ class BridgesActor(EdgeActor):
 
     def on_start(self) -> None:
         self._number = next(_joins)
-        self._store = self._open_store()
+        self._store = self._ports.open_store()
         self.tell(self._broker, Watch())
         left = [BridgeSpec(endpoint) for endpoint in self._kept.endpoints()]
         known = {spec.endpoint for spec in self._specs}
@@ -148,7 +144,7 @@ class BridgesActor(EdgeActor):
             if bridge is None:
                 self._endpoints[client_id_of(self._device_id, spec.endpoint)] = spec.endpoint
                 bridge = self._bridges[spec.endpoint] = Bridge(
-                    spec.endpoint, self, self._kept, self._lines, self._settings
+                    spec.endpoint, self, self._kept, self._ports.lines, self._ports.settings
                 )
             bridge.set_rules(spec.rules)
             self._due(spec.endpoint)

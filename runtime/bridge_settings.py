@@ -154,7 +154,7 @@ def _access(path: Path, endpoint: str, table: Mapping[str, Any], own: OwnNames) 
             )
         if is_upstream and name not in _OF_UPSTREAM:
             raise ConfigError(
-                f"{where}: {name} has no meaning here; to its parent this edge proves itself with its own keys"
+                f"{where}: {name} has no meaning here; to its parent an edge proves itself with its keys"
             )
         if name in _TEXTS and (not isinstance(value, str) or not value):
             raise ConfigError(f"{where}: {name} has to be a text that is not empty")
