@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from actors.upstream_protocol import ALLOWED as PROTOCOLS
 from actors.upstream_protocol import UpstreamProtocol, parse_protocol
+from messaging.broker.limits import DEFAULT_LIMITS, MOST_IN_FLIGHT, MOST_QUEUED_BYTES, Limits
 from messaging.errors import ConfigError
 from messaging.identity import Identity
 from messaging.nearest import did_you_mean
@@ -59,6 +60,19 @@ class HubEnvironment:
     cloud_operation_timeout_s: float = 20.0
     upstream_protocol: UpstreamProtocol | None = None  # None: that of edgeAgent, or of this device
     upstream_batch_messages: int = 100
+    broker_max_in_flight: int = DEFAULT_LIMITS.max_in_flight
+    broker_max_queued: int = DEFAULT_LIMITS.max_queued
+    broker_max_queued_bytes: int = DEFAULT_LIMITS.max_queued_bytes
+    broker_drops_oldest: bool = DEFAULT_LIMITS.drops_oldest
+
+    def broker_limits(self) -> Limits:
+        """Return what the MQTT broker keeps for its clients."""
+        return Limits(
+            max_in_flight=self.broker_max_in_flight,
+            max_queued=self.broker_max_queued,
+            max_queued_bytes=self.broker_max_queued_bytes,
+            drops_oldest=self.broker_drops_oldest,
+        )
 
 
 DEFAULTS: Final = HubEnvironment()
@@ -122,6 +136,12 @@ def _span(low_s: int, high_s: int, shown: str) -> Kind:
     return Kind(read, shown)
 
 
+def _read_when_full(text: str) -> bool:
+    if text.lower() not in ("drop_new", "drop_old"):
+        raise ValueError
+    return text.lower() == "drop_old"
+
+
 _LEVELS: Final = {
     "verbose": "debug",
     "debug": "debug",
@@ -163,6 +183,7 @@ _SWITCH: Final = Kind(_read_switch, "true or false")
 _LEVEL: Final = Kind(_read_level, "verbose, debug, info, warning, error or fatal")
 _TLS_LIST: Final = Kind(_read_tls, "tls1.2, tls1.3 or both with a comma; older versions are broken")
 _MODULE: Final = Kind(_read_module_id, "the id of a module of this edge")
+_WHEN_FULL: Final = Kind(_read_when_full, "drop_new or drop_old")
 _ANY: Final = Kind(str, "")
 
 
@@ -408,6 +429,36 @@ VARIABLES: Final = (
         "messages of one sender that go to the cloud together over AMQP; they are not waited for longer than "
         "5 ms. MQTT has no batches",
         "100, or 64 KiB",
+    ),
+    _obeyed(
+        "MqttBroker__MaxInflightMessages",
+        "16",
+        "broker_max_in_flight",
+        _whole(0, MOST_IN_FLIGHT),
+        "messages of the MQTT broker to one client that are sent before the first of them is acknowledged; "
+        "0: any number",
+    ),
+    _obeyed(
+        "MqttBroker__MaxQueuedMessages",
+        "1000",
+        "broker_max_queued",
+        _whole(0, MOST_IN_FLIGHT),
+        "messages of the MQTT broker that wait for one client; 0: any number. 64 MiB of all clients together "
+        "are the limit in any case",
+    ),
+    _obeyed(
+        "MqttBroker__MaxQueuedBytes",
+        "0",
+        "broker_max_queued_bytes",
+        _whole(0, MOST_QUEUED_BYTES),
+        "bytes of messages of the MQTT broker that wait for one client; 0: no limit of its own",
+    ),
+    _obeyed(
+        "MqttBroker__WhenFull",
+        "drop_new",
+        "broker_drops_oldest",
+        _WHEN_FULL,
+        "drop_old: of a full queue the oldest message goes, else the new one does not come in",
     ),
     _refused(
         "AuthenticationMode", "Scope", "identities are judged by what this edge knows, as Scope", "scope"

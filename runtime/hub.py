@@ -34,6 +34,7 @@ from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
+from runtime.broker_db import BrokerDb
 from runtime.client_certificates import check_certificate
 from runtime.home import Home
 from runtime.http_gate import HttpGate
@@ -123,6 +124,7 @@ def run_hub(
             mqtt_listener=listeners.mqtt,
             amqp_listener=listeners.amqp,
             http_gate=gate,
+            open_broker_store=lambda: BrokerDb.open(database.with_name("broker.db")),
             load_certificate=certificate.load,
         )
 

@@ -1,0 +1,204 @@
+"""Owns what the broker has on disk, and puts into force what the deployment says of the broker.
+
+Understands: WriteDue, WriteSoon, SetBroker, DescribeTopics, BrokerTick
+Tells:       hub/mqtt (PolicyChanged); whoever asks (BrokerSet, Topics)
+Started by:  HubRootActor where the deployment has a broker, on the event loop of the heads
+
+The engine itself is used by the heads directly (hub_broker.py): what one read brought would otherwise cost an
+envelope for each subscriber. Everything that waits is written in one transaction, and then the engine goes on
+with what had to wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from actors.addresses import MQTT
+from actors.base import EdgeActor
+from actors.broker_settings import BrokerSet, SetBroker, spec_in
+from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, WriteDue, WriteSoon
+from actors.ports import BrokerStore
+from messaging.broker.config import BrokerConfig, BrokerSpec
+from messaging.errors import StoreDamaged, StoreError
+from messaging.kinds import message
+from messaging.lifecycle import RequestFailed
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 1.0
+SOON_S: Final = 0.05  # latest, after nobody waited for it, that a change is written
+TIDY_EVERY: Final = 60  # ticks
+TOLD_TOPICS: Final = 200
+RECHECK_LIMIT_S: Final = 20.0
+
+
+@message
+class BrokerTick:
+    """Timer: count rates, let expire what has."""
+
+
+@message
+class DescribeTopics:
+    """Tell who subscribes to what, and what goes where. Answered with Topics."""
+
+
+@message
+class Topics:
+    """What goes on at the broker, as plain values for the command line; see `edge-actors topics`."""
+
+    about: dict[str, Any]
+
+
+class BrokerActor(EdgeActor):
+    """The only owner of the broker's database."""
+
+    def __init__(
+        self,
+        broker: HubBroker,
+        open_store: Callable[[], BrokerStore],
+        compile_spec: Callable[[BrokerSpec], BrokerConfig],
+    ) -> None:
+        """Take what is shared; `open_store` is called in this actor's thread, the first time only loads."""
+        self._broker = broker
+        self._open_store = open_store
+        self._compile = compile_spec
+        self._store: BrokerStore | None = None
+        self._trouble = ""
+        self._ticks = 0
+        self._counted: dict[str, int] = {}  # topic → messages at the last tick
+        self._rates: dict[str, float] = {}  # topic → messages/s, of some seconds
+        self._setting: dict[int, Any] = {}  # by correlation id: who is told when a policy is applied
+
+    def on_start(self) -> None:
+        self._store = self._open_store()
+        if not self._broker.is_loaded:
+            self._broker.engine.load(self._store.load(), self.clock.steady_s())
+            self._broker.is_loaded = True
+        self._broker.writing()
+        self._write()
+        self.set_timer(TICK_S, BrokerTick())
+
+    def on_stop(self) -> None:
+        if self._store is not None:
+            try:
+                self._write()
+            finally:
+                self._store.close()
+                self._store = None
+
+    # the disk
+
+    def on_write_due(self, message: WriteDue) -> None:
+        self._write()
+
+    def on_write_soon(self, message: WriteSoon) -> None:
+        self.set_timer(SOON_S, WriteDue())
+
+    def _write(self) -> None:
+        """Write what has changed, then let those go on who waited for it."""
+        self._broker.writing()
+        engine = self._broker.engine
+        found = engine.take_changes()
+        if found is None or self._store is None:
+            return
+        changes, then = found
+        problem = ""
+        try:
+            self._store.write(changes)
+            self._trouble = ""
+        except StoreDamaged as exc:
+            self.context.give_up(str(exc))
+            problem = str(exc)
+        except StoreError as exc:
+            problem = str(exc)
+            engine.journal.put_back(changes)
+            self._report(problem)
+        engine.written(then, problem)
+        self._broker.ask_to_write(self.tell)
+
+    def _report(self, problem: str) -> None:
+        """Tell the log, once: it is tried again with each batch."""
+        if problem != self._trouble:
+            self._trouble = problem
+            log.error("messages to topics are refused until this is over: %s", problem)
+
+    def on_broker_tick(self, message: BrokerTick) -> None:
+        self.set_timer(TICK_S, BrokerTick())
+        self._ticks += 1
+        engine = self._broker.engine
+        counted = dict(engine.published_to)
+        self._rates = {topic: float(count - self._counted.get(topic, 0)) for topic, count in counted.items()}
+        self._counted = counted
+        engine.tick(self.clock.steady_s(), self.clock.monotonic_s())
+        if self._ticks % TIDY_EVERY == 0 and self._store is not None:
+            try:
+                self._store.tidy()
+            except StoreError as exc:
+                self._report(str(exc))
+        self._broker.ask_to_write(self.tell)
+
+    # what the deployment says
+
+    def on_set_broker(self, message: SetBroker) -> None:
+        """Put rules and bridges in force; the head cuts off whoever may no longer do what it does."""
+        self._broker.config = self._compile(spec_in(message))
+        self._setting[self.request(MQTT, PolicyChanged(), RECHECK_LIMIT_S)] = self.envelope
+
+    def on_policy_applied(self, message: PolicyApplied) -> None:
+        asked = self._setting.pop(self.envelope.correlation_id, None)
+        if asked is not None:
+            self.reply(BrokerSet(), asked)
+
+    def on_request_failed(self, message: RequestFailed) -> None:
+        asked = self._setting.pop(self.envelope.correlation_id, None)
+        if asked is not None:
+            self.reply(message, asked)
+
+    # what is told
+
+    def on_describe_topics(self, message: DescribeTopics) -> None:
+        engine = self._broker.engine
+        busiest = sorted(engine.published_to, key=lambda topic: engine.published_to[topic], reverse=True)
+        clients = [
+            {
+                "client": session.name,
+                "connected": session.outlet is not None,
+                "persistent": session.is_persistent,
+                "filters": dict(session.filters),
+                "waiting": len(session.unsent) + session.awaiting,
+                "in_flight": session.in_flight,
+                "sent": session.sent,
+                "published": session.published,
+                "dropped": session.dropped,
+            }
+            for session in engine.sessions()
+        ]
+        topics = [
+            {"topic": topic, "messages": engine.published_to[topic], "per_s": self._rates.get(topic, 0.0)}
+            for topic in busiest[:TOLD_TOPICS]
+        ]
+        counts = engine.counts()
+        about = {
+            "published": counts.published,
+            "sent": counts.sent,
+            "dropped": counts.dropped,
+            "not_retained": counts.not_retained,
+            "retained": len(engine.retained),
+            "more_topics": max(0, len(busiest) - TOLD_TOPICS),
+            "clients": clients,
+            "topics": topics,
+        }
+        self.reply(Topics(about))
+
+    def describe(self) -> dict[str, Any]:
+        engine = self._broker.engine
+        counts = engine.counts()
+        return {
+            "sessions": len(engine.sessions()),
+            "retained": len(engine.retained),
+            "published": counts.published,
+            "sent": counts.sent,
+            "dropped": counts.dropped,
+        }
