@@ -100,6 +100,10 @@ class User(MqttSocket):
             self.send(PubAck(packet.packet_id))
         return packet.topic, bytes(packet.payload)
 
+    def close(self) -> None:
+        """Go without DISCONNECT."""
+        self._socket.close()
+
     def is_closed(self) -> bool:
         """Wait until the hub closes the connection, and drop what it says before."""
         self.rest()
