@@ -419,7 +419,10 @@ class MqttHead(ProtocolHead):
 
     def _judged(self, client: MqttClient, login: Login, verdict: Verdict) -> None:
         if verdict.return_code != ACCEPTED:
-            self._refuse(client, verdict.return_code, verdict.reason)
+            code = verdict.return_code
+            if self._topics is not None and code == NOT_AUTHORIZED:
+                code = ReturnCode.BAD_USER_NAME_OR_PASSWORD  # 5 says that the rules of the broker say no
+            self._refuse(client, code, verdict.reason)
             return
         if self._topics is not None and (reason := self._topics.refusal(client)):
             self._refuse(client, NOT_AUTHORIZED, reason)

@@ -102,9 +102,17 @@ class UserTopics:
             self.end_of_turn()
 
     def takes_will(self, client: MqttClient, will: Will) -> bool:
-        """Publish the will of a client if it is for the broker; returns whether it is."""
+        """Publish the will of a client if it is for the broker; returns whether it is.
+
+        The rules may have changed since its CONNECT.
+        """
         if client.session is None or self._place(client, will.topic) is not Place.USER:
             return False
+        if not self._policy.may(self._who(client), Operation.PUBLISH, will.topic):
+            log.warning(
+                "%s: its will is dropped: it may not publish to %s", client.client_id, quoted(will.topic)
+            )
+            return True
         message = Publish(will.topic, will.message, will.qos, retain=will.retain)
         clock = self._head.clock
         self._engine.publish([message], None, clock.steady_s(), clock.monotonic_s())
