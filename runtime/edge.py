@@ -226,7 +226,7 @@ def fixed_part(config: HubConfig) -> bytes:
 
 
 def _bridge_settings(settings: Settings, broker: BrokerSpec | None) -> Path:
-    """Return where the hub looks for other brokers; it tells what is wrong there, and so does the log here."""
+    """Return where the hub looks for other brokers; what is wrong there is said."""
     path = settings.bridge_settings or settings.home / FILE_NAME
     if broker is not None and broker.bridges:
         try:
