@@ -21,9 +21,10 @@ from actors.broker_settings import BrokerSet, SetBroker, spec_in
 from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, WriteDue, WriteSoon
 from actors.ports import BrokerStore
 from messaging.broker.config import BrokerConfig, BrokerSpec
+from messaging.envelope import Envelope
 from messaging.errors import StoreDamaged, StoreError
 from messaging.kinds import message
-from messaging.lifecycle import RequestFailed
+from messaging.lifecycle import DeadlinePassed, RequestFailed
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ TICK_S: Final = 1.0
 SOON_S: Final = 0.05  # latest, after nobody waited for it, that a change is written
 TIDY_EVERY: Final = 60  # ticks
 TOLD_TOPICS: Final = 200
-RECHECK_LIMIT_S: Final = 20.0
+RECHECK_LIMIT_S: Final = 60.0
 
 
 @message
@@ -69,7 +70,9 @@ class BrokerActor(EdgeActor):
         self._ticks = 0
         self._counted: dict[str, int] = {}  # topic → messages at the last tick
         self._rates: dict[str, float] = {}  # topic → messages/s, of some seconds
-        self._setting: dict[int, Any] = {}  # by correlation id: who is told when a policy is applied
+        self._spec = b""  # in force
+        self._recheck = 0  # the request to the head that is under way
+        self._awaiting: list[Envelope] = []  # who is told when it is done
 
     def on_start(self) -> None:
         self._store = self._open_store()
@@ -143,18 +146,35 @@ class BrokerActor(EdgeActor):
 
     def on_set_broker(self, message: SetBroker) -> None:
         """Put rules and bridges in force; the head cuts off whoever may no longer do what it does."""
-        self._broker.config = self._compile(spec_in(message))
-        self._setting[self.request(MQTT, PolicyChanged(), RECHECK_LIMIT_S)] = self.envelope
+        self._awaiting.append(self.envelope)
+        if message.spec != self._spec:
+            self._spec = message.spec
+            self._broker.config = self._compile(spec_in(message))
+            self._recheck = self.request(MQTT, PolicyChanged(), RECHECK_LIMIT_S)
+        elif not self._recheck:
+            self._set(BrokerSet())
 
     def on_policy_applied(self, message: PolicyApplied) -> None:
-        asked = self._setting.pop(self.envelope.correlation_id, None)
-        if asked is not None:
-            self.reply(BrokerSet(), asked)
+        if self.envelope.correlation_id == self._recheck:
+            self._set(BrokerSet())
 
     def on_request_failed(self, message: RequestFailed) -> None:
-        asked = self._setting.pop(self.envelope.correlation_id, None)
-        if asked is not None:
-            self.reply(message, asked)
+        if self.envelope.correlation_id == self._recheck:
+            self._spec = b""  # asked for once more, it is done once more
+            self._set(message)
+
+    def on_deadline_passed(self, message: DeadlinePassed) -> None:
+        if message.correlation_id == self._recheck:
+            self._spec = b""
+            self._set(
+                RequestFailed(SetBroker.__name__, message.address, f"{message.address} does not answer")
+            )
+
+    def _set(self, answer: object) -> None:
+        self._recheck = 0
+        awaiting, self._awaiting = self._awaiting, []
+        for asked in awaiting:
+            self.reply(answer, asked)
 
     # what is told
 
