@@ -1,7 +1,9 @@
 """Owns what the broker has on disk, and puts into force what the deployment says of the broker.
 
-Understands: WriteDue, WriteSoon, SetBroker, DescribeTopics, BrokerTick
-Tells:       hub/mqtt (PolicyChanged); whoever asks (BrokerSet, Topics)
+Understands: WriteDue, WriteSoon, SetBroker, DescribeTopics, BrokerTick; JoinBroker, PublishToBroker,
+             DeliveryTaken, LeaveBroker of the bridges
+Tells:       hub/mqtt (PolicyChanged), hub/bridges (SetBridges, BrokerDelivery, PublishedToBroker);
+             whoever asks (BrokerSet, Topics)
 Started by:  HubRootActor where the deployment has a broker, on the event loop of the heads
 
 The engine itself is used by the heads directly (hub_broker.py): what one read brought would otherwise cost an
@@ -15,8 +17,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from actors.addresses import MQTT
+from actors.addresses import BRIDGES, MQTT
 from actors.base import EdgeActor
+from actors.bridge_messages import DeliveryTaken, JoinBroker, LeaveBroker, PublishToBroker, set_bridges
+from actors.bridge_participants import BridgeParticipants
 from actors.broker_settings import BrokerSet, SetBroker, spec_in
 from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, WriteDue, WriteSoon
 from actors.ports import BrokerStore
@@ -57,12 +61,15 @@ class BrokerActor(EdgeActor):
 
     def __init__(
         self,
+        device_id: str,
         broker: HubBroker,
         open_store: Callable[[], BrokerStore],
         compile_spec: Callable[[BrokerSpec], BrokerConfig],
     ) -> None:
         """Take what is shared; `open_store` is called in this actor's thread, the first time only loads."""
+        self._device_id = device_id
         self._broker = broker
+        self._bridges = BridgeParticipants(self, broker)
         self._open_store = open_store
         self._compile = compile_spec
         self._store: BrokerStore | None = None
@@ -78,6 +85,7 @@ class BrokerActor(EdgeActor):
         self._store = self._open_store()
         if not self._broker.is_loaded:
             self._broker.engine.load(self._store.load(), self.clock.steady_s())
+            self._bridges.restore(self._device_id, self._broker.config.bridges)
             self._broker.is_loaded = True
         self._broker.writing()
         self._write()
@@ -150,6 +158,7 @@ class BrokerActor(EdgeActor):
         if message.spec != self._spec:
             self._spec = message.spec
             self._broker.config = self._compile(spec_in(message))
+            self.tell(BRIDGES, set_bridges(self._broker.config.bridges))
             self._recheck = self.request(MQTT, PolicyChanged(), RECHECK_LIMIT_S)
         elif not self._recheck:
             self._set(BrokerSet())
@@ -175,6 +184,20 @@ class BrokerActor(EdgeActor):
         awaiting, self._awaiting = self._awaiting, []
         for asked in awaiting:
             self.reply(answer, asked)
+
+    # bridges
+
+    def on_join_broker(self, message: JoinBroker) -> None:
+        self._bridges.join(message, self.envelope.sender)
+
+    def on_leave_broker(self, message: LeaveBroker) -> None:
+        self._bridges.leave(message)
+
+    def on_delivery_taken(self, message: DeliveryTaken) -> None:
+        self._bridges.taken(message)
+
+    def on_publish_to_broker(self, message: PublishToBroker) -> None:
+        self._bridges.publish(message, self.envelope)
 
     # what is told
 

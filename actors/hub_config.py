@@ -57,6 +57,7 @@ class HubConfig(msgspec.Struct, frozen=True):
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
     environment: HubEnvironment = DEFAULTS  # of edgeHub, as far as it is obeyed
     broker: BrokerSpec | None = None  # None: off
+    bridge_settings: str = ""  # path of what this device knows of other brokers; "": in the home
     cloud_ca_file: str = ""  # PEM, what to trust at the IoT Hub besides the system's authorities
     cloud_https_port: int = 443
     cloud_connections: int = 100  # at the same time, besides the hub's own

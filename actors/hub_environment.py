@@ -25,6 +25,7 @@ from messaging.identity import Identity
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
 
+MAX_BRIDGE_BYTES: Final = 16 * 1024 * 1024 * 1024
 MAX_CONNECTED_CLIENTS: Final = "MaxConnectedClients"
 CLIENT_CERT_AUTH_ENABLED: Final = "ClientCertAuthEnabled"
 
@@ -64,6 +65,8 @@ class HubEnvironment:
     broker_max_queued: int = DEFAULT_LIMITS.max_queued
     broker_max_queued_bytes: int = DEFAULT_LIMITS.max_queued_bytes
     broker_drops_oldest: bool = DEFAULT_LIMITS.drops_oldest
+    bridge_max_bytes: int = 32 * 1024 * 1024  # that wait in one direction of one bridge
+    bridge_max_messages: int | None = None  # None: as many as that has room for
 
     def broker_limits(self) -> Limits:
         """Return what the MQTT broker keeps for its clients."""
@@ -136,6 +139,10 @@ def _span(low_s: int, high_s: int, shown: str) -> Kind:
     return Kind(read, shown)
 
 
+def _read_bridge_messages(text: str) -> int | None:
+    return _whole(0, 10_000_000).read(text) or None
+
+
 def _read_when_full(text: str) -> bool:
     if text.lower() not in ("drop_new", "drop_old"):
         raise ValueError
@@ -183,6 +190,7 @@ _SWITCH: Final = Kind(_read_switch, "true or false")
 _LEVEL: Final = Kind(_read_level, "verbose, debug, info, warning, error or fatal")
 _TLS_LIST: Final = Kind(_read_tls, "tls1.2, tls1.3 or both with a comma; older versions are broken")
 _MODULE: Final = Kind(_read_module_id, "the id of a module of this edge")
+_BRIDGE_MESSAGES: Final = Kind(_read_bridge_messages, "a whole number from 0 to 10000000")
 _WHEN_FULL: Final = Kind(_read_when_full, "drop_new or drop_old")
 _ANY: Final = Kind(str, "")
 
@@ -459,6 +467,26 @@ VARIABLES: Final = (
         "broker_drops_oldest",
         _WHEN_FULL,
         "drop_old: of a full queue the oldest message goes, else the new one does not come in",
+    ),
+    _obeyed(
+        "MqttBridge__StorageMaxFileSize",
+        "33554432",
+        "bridge_max_bytes",
+        _whole(1024, MAX_BRIDGE_BYTES),
+        "bytes that wait in one direction of one bridge; full, new messages to the other broker are dropped, "
+        "and those from it wait there",
+    ),
+    _obeyed(
+        "MqttBridge__StorageMaxMessages",
+        "0",
+        "bridge_max_messages",
+        _BRIDGE_MESSAGES,
+        "messages that wait in one direction of one bridge; 0: as many as their bytes allow",
+    ),
+    _none(
+        "MqttBridge__StorageFlushOptions",
+        "aftereachwrite",
+        "what a bridge has acknowledged is on disk, always",
     ),
     _refused(
         "AuthenticationMode", "Scope", "identities are judged by what this edge knows, as Scope", "scope"

@@ -14,6 +14,8 @@ from typing import Final
 from actors.addresses import (
     AGENT_PROCESS,
     AMQP,
+    BRIDGES,
+    BROKER,
     HUB,
     HUB_CLIENT,
     IDENTITIES,
@@ -26,6 +28,8 @@ from actors.addresses import (
 )
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
+from actors.bridge_ports import BridgePorts
+from actors.bridges import BridgesActor
 from actors.broker import BrokerActor
 from actors.cloud_connection import CloudConnections
 from actors.connected_clients import ConnectedClients
@@ -81,6 +85,7 @@ class HubRootActor(RootActor):
         amqp_listener: Listener,
         http_gate: HttpGate,
         open_broker_store: Callable[[], BrokerStore],
+        bridge_ports: BridgePorts,
         load_certificate: Callable[[], bool],
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
@@ -148,7 +153,17 @@ class HubRootActor(RootActor):
 
         def broker_actor() -> BrokerActor:
             assert broker is not None
-            return BrokerActor(broker, open_broker_store, compile_broker)
+            return BrokerActor(config.device_id, broker, open_broker_store, compile_broker)
+
+        def bridges() -> BridgesActor:
+            assert broker is not None
+            return BridgesActor(
+                config.device_id,
+                bridge_ports,
+                broker=BROKER,
+                identities=IDENTITIES,
+                specs=broker.config.bridges,
+            )
 
         def mqtt() -> MqttHead:
             return MqttHead(
@@ -213,6 +228,7 @@ class HubRootActor(RootActor):
                 ChildSpec("http", http, FRONT, exported=True),
                 *([ChildSpec("broker", broker_actor, FRONT, exported=True)] if broker is not None else []),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
+                *([ChildSpec("bridges", bridges, BRIDGES, exported=True)] if broker is not None else []),
                 *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
             )
         )

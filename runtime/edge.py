@@ -59,12 +59,13 @@ from actors.supervisor_messages import RestartModule
 from actors.upstream_protocol import UpstreamProtocol
 from messaging.address import child_of
 from messaging.broker.config import BrokerSpec
-from messaging.errors import EdgeError
+from messaging.errors import ConfigError, EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
+from runtime.bridge_settings import FILE_NAME, OwnNames, check_bridge_settings
 from runtime.certificates import server_names
 from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
 from runtime.deployed_ports import as_deployed
@@ -206,6 +207,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
         routes=route_texts(hub),
         broker=hub.broker,
+        bridge_settings=str(_bridge_settings(settings, hub.broker)),
         ttl_s=hub.ttl_s,
         environment=deployment.hub_environment.values,
         message_db=str(_message_db(settings, deployment)),
@@ -221,6 +223,17 @@ def fixed_part(config: HubConfig) -> bytes:
     """
     broker = None if config.broker is None else BrokerSpec()
     return hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}, broker=broker))
+
+
+def _bridge_settings(settings: Settings, broker: BrokerSpec | None) -> Path:
+    """Return where the hub looks for other brokers; what is wrong there is said."""
+    path = settings.bridge_settings or settings.home / FILE_NAME
+    if broker is not None and broker.bridges:
+        try:
+            check_bridge_settings(path, OwnNames(settings.device_id, settings.iothub_hostname))
+        except ConfigError as exc:
+            log.warning("a bridge will not connect: %s", exc)
+    return path
 
 
 def _cloud_ca_file(settings: Settings) -> str:

@@ -94,16 +94,9 @@ class TwinDb:
 
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[None]:
-        run = self._connection.execute
         try:
-            run("BEGIN IMMEDIATE")
-            try:
+            with sqlite_file.transaction(self._connection):
                 yield
-                run("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    run("ROLLBACK")
-                raise
         except sqlite3.Error as exc:
             raise self._translated(exc, doing) from exc
 

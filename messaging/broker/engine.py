@@ -324,6 +324,9 @@ class Broker:
                 waits = True
             outlet = sender.outlet if sender is not None else None
             for effective, transient, persistent in self._route(topic).ways(qos):
+                if sender is not None and not sender.hears_itself:
+                    transient = [session for session in transient if session is not sender]
+                    persistent = [session for session in persistent if session is not sender]
                 if not effective:
                     run = Run(part, 0, 0)
                     for session in transient:

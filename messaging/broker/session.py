@@ -46,6 +46,7 @@ class Session:
         self.left_s: float | None = None  # since when, since 1970-01-01 UTC
         self.filters: dict[str, int] = {}  # filter → granted QoS
         self.is_gone = False
+        self.hears_itself = True  # whether it gets what it publishes and subscribes to
         self.is_unread = False  # its connection takes no more bytes for now
         self.is_stuck = False  # nothing has moved for a while, so nobody waits for it
         self.moved_s = 0.0  # when it last took something (monotonic)
