@@ -1,14 +1,9 @@
 """Owns what the broker has on disk, and puts into force what the deployment says of the broker.
 
-<<<<<<< HEAD
-Understands: WriteDue, WriteSoon, SetBroker, DescribeTopics, Tick; JoinBroker, PublishToBroker, DeliveryTaken,
-             LeaveBroker of the bridges
+Understands: WriteDue, WriteSoon, SetBroker, DescribeTopics, BrokerTick; JoinBroker, PublishToBroker,
+             DeliveryTaken, LeaveBroker of the bridges
 Tells:       hub/mqtt (PolicyChanged), hub/bridges (SetBridges, BrokerDelivery, PublishedToBroker);
              whoever asks (BrokerSet, Topics)
-=======
-Understands: WriteDue, WriteSoon, SetBroker, DescribeTopics, BrokerTick
-Tells:       hub/mqtt (PolicyChanged); whoever asks (BrokerSet, Topics)
->>>>>>> iengine
 Started by:  HubRootActor where the deployment has a broker, on the event loop of the heads
 
 The engine itself is used by the heads directly (hub_broker.py): what one read brought would otherwise cost an
@@ -30,9 +25,10 @@ from actors.broker_settings import BrokerSet, SetBroker, spec_in
 from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, WriteDue, WriteSoon
 from actors.ports import BrokerStore
 from messaging.broker.config import BrokerConfig, BrokerSpec
+from messaging.envelope import Envelope
 from messaging.errors import StoreDamaged, StoreError
 from messaging.kinds import message
-from messaging.lifecycle import RequestFailed
+from messaging.lifecycle import DeadlinePassed, RequestFailed
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +36,7 @@ TICK_S: Final = 1.0
 SOON_S: Final = 0.05  # latest, after nobody waited for it, that a change is written
 TIDY_EVERY: Final = 60  # ticks
 TOLD_TOPICS: Final = 200
-RECHECK_LIMIT_S: Final = 20.0
+RECHECK_LIMIT_S: Final = 60.0
 
 
 @message
@@ -81,7 +77,9 @@ class BrokerActor(EdgeActor):
         self._ticks = 0
         self._counted: dict[str, int] = {}  # topic → messages at the last tick
         self._rates: dict[str, float] = {}  # topic → messages/s, of some seconds
-        self._setting: dict[int, Any] = {}  # by correlation id: who is told when a policy is applied
+        self._spec = b""  # in force
+        self._recheck = 0  # the request to the head that is under way
+        self._awaiting: list[Envelope] = []  # who is told when it is done
 
     def on_start(self) -> None:
         self._store = self._open_store()
@@ -156,19 +154,36 @@ class BrokerActor(EdgeActor):
 
     def on_set_broker(self, message: SetBroker) -> None:
         """Put rules and bridges in force; the head cuts off whoever may no longer do what it does."""
-        self._broker.config = self._compile(spec_in(message))
-        self.tell(BRIDGES, set_bridges(self._broker.config.bridges))
-        self._setting[self.request(MQTT, PolicyChanged(), RECHECK_LIMIT_S)] = self.envelope
+        self._awaiting.append(self.envelope)
+        if message.spec != self._spec:
+            self._spec = message.spec
+            self._broker.config = self._compile(spec_in(message))
+            self.tell(BRIDGES, set_bridges(self._broker.config.bridges))
+            self._recheck = self.request(MQTT, PolicyChanged(), RECHECK_LIMIT_S)
+        elif not self._recheck:
+            self._set(BrokerSet())
 
     def on_policy_applied(self, message: PolicyApplied) -> None:
-        asked = self._setting.pop(self.envelope.correlation_id, None)
-        if asked is not None:
-            self.reply(BrokerSet(), asked)
+        if self.envelope.correlation_id == self._recheck:
+            self._set(BrokerSet())
 
     def on_request_failed(self, message: RequestFailed) -> None:
-        asked = self._setting.pop(self.envelope.correlation_id, None)
-        if asked is not None:
-            self.reply(message, asked)
+        if self.envelope.correlation_id == self._recheck:
+            self._spec = b""  # asked for once more, it is done once more
+            self._set(message)
+
+    def on_deadline_passed(self, message: DeadlinePassed) -> None:
+        if message.correlation_id == self._recheck:
+            self._spec = b""
+            self._set(
+                RequestFailed(SetBroker.__name__, message.address, f"{message.address} does not answer")
+            )
+
+    def _set(self, answer: object) -> None:
+        self._recheck = 0
+        awaiting, self._awaiting = self._awaiting, []
+        for asked in awaiting:
+            self.reply(answer, asked)
 
     # bridges
 

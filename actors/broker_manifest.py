@@ -21,6 +21,7 @@ from messaging.broker.variables import VARIABLES, unknown_variable, without_vari
 from messaging.mqtt.filters import validate_filter
 from messaging.nearest import nearest
 
+MOST_TOLD: Final = 20  # mistakes of a section
 LONGEST_SHOWN: Final = 120  # characters of a text
 OPERATIONS: Final = (Operation.PUBLISH, Operation.SUBSCRIBE, Operation.CONNECT)
 SETTINGS: Final = '"settings": [{"direction": "out", "topic": "alerts/#"}]'
@@ -69,13 +70,18 @@ class _Mistakes:
     def __init__(self, heading: str) -> None:
         self._heading = heading
         self._texts: list[str] = []
+        self._untold = 0
 
     def add(self, node: Node, text: str) -> None:
-        self._texts.append(f"{text} (at {node.source.place(node.path)})")
+        if len(self._texts) < MOST_TOLD:
+            self._texts.append(f"{text} (at {node.source.place(node.path)})")
+        else:
+            self._untold += 1
 
     def raise_any(self, section: Node) -> None:
         if self._texts:
-            raise section.error(f"{self._heading}: {'; '.join(self._texts)}")
+            more = [f"and {self._untold} more"] if self._untold else []
+            raise section.error(f"{self._heading}: {'; '.join([*self._texts, *more])}")
 
 
 def _shown(text: str) -> str:

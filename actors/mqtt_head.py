@@ -28,7 +28,7 @@ from actors.client_services import (
 )
 from actors.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
 from actors.forgetting import when_forgotten
-from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged
+from actors.hub_broker import HubBroker, PolicyChanged
 from actors.hub_environment import MAX_CONNECTED_CLIENTS, HubEnvironment
 from actors.identities import (
     ACCEPTED,
@@ -45,6 +45,7 @@ from actors.mqtt_login import Login, ReadLogin, Refusal, read_login
 from actors.mqtt_patience import keep_alive_s, wants_repetition, why_to_end
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
+from actors.policy_recheck import PolicyRecheck, RecheckDue
 from actors.ports import Listener, Transport
 from actors.protocol_head import ProtocolHead
 from actors.router import Endpoints, ListEndpoints, Publish
@@ -132,6 +133,11 @@ class MqttHead(ProtocolHead):
         self._subscriptions = Subscriptions(
             self, store, self._ask_store, self._close, self._update, self._topics
         )
+        self._recheck = (
+            None
+            if self._topics is None
+            else PolicyRecheck(self, self._topics, self._all_subscriptions, self._cut_off)
+        )
 
     # life
 
@@ -158,6 +164,8 @@ class MqttHead(ProtocolHead):
         if not isinstance(answer, Sessions):
             raise RuntimeError(f"the sessions could not be loaded: {answer}")
         self._subscriptions.load(answer.sessions)
+        if self._recheck is not None:
+            self._recheck.begin()  # the rules may have changed while no hub ran
         self._listener.open(self)
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
@@ -447,6 +455,10 @@ class MqttHead(ProtocolHead):
             client.earlier = earlier_publishes
         client.accept(self._connected.next_number(), self._device_id, login.user.model_id)
         client.transport.authenticated()
+        if self._topics is not None and not client.clean_session:
+            kept = self._subscriptions.kept().get(client.client_id, {})
+            if reason := self._topics.why_cut_off(client.client_id, kept):
+                self._cut_off(client.client_id, reason)  # it was not looked at yet
         self._by_identity[client.client_id] = client
         self._connected.came(client.client_id, self.address)
         present = self._subscriptions.begin(client)
@@ -502,24 +514,28 @@ class MqttHead(ProtocolHead):
 
     def on_policy_changed(self, message: PolicyChanged) -> None:
         """Look at every session: one that may not go on ends with all it has, its client connected or not."""
-        topics = self._topics
-        assert topics is not None
+        assert self._recheck is not None
         for client in self._clients.values():
             client.user_topics.clear()
-        connected = {client.client_id: client.subscriptions for client in self._by_identity.values()}
-        for name, filters in (self._subscriptions.kept() | connected).items():
-            reason = topics.why_cut_off(name, filters)
-            if reason:
-                self._cut_off(topics, name, reason)
-        self.reply(PolicyApplied())
+        self._recheck.begin(self.envelope)
 
-    def _cut_off(self, topics: UserTopics, name: str, reason: str) -> None:
+    def on_recheck_due(self, message: RecheckDue) -> None:
+        assert self._recheck is not None
+        self._recheck.go_on()
+
+    def _all_subscriptions(self) -> dict[str, dict[str, int]]:
+        """Return client id → filter → QoS of all sessions, connected or not."""
+        connected = {client.client_id: client.subscriptions for client in self._by_identity.values()}
+        return self._subscriptions.kept() | connected
+
+    def _cut_off(self, name: str, reason: str) -> None:
+        assert self._topics is not None
         client = self._by_identity.get(name)
         if client is not None:
             self._close(client, reason)
         else:
             log.warning("%s: its session ends: %s", name, reason)
-        topics.forget(name)
+        self._topics.forget(name)
         self._subscriptions.end(name)
 
     # messages in and out

@@ -47,13 +47,13 @@ from actors.hub_root import FRONT
 from actors.identities import ACCEPTED, Authenticate, Verdict
 from actors.mqtt_head import MqttHead
 from actors.mqtt_login import Login, Refusal
+from actors.ports import Listener
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
 from actors.trail import RoutingTrail, StorageTrail
-from messaging.address import child_of
-from messaging.broker.config import BrokerConfig, BrokerSpec
-from messaging.broker.limits import Limits
+from messaging.broker.config import BrokerConfig
+from messaging.broker.limits import DEFAULT_LIMITS, Limits
 from messaging.broker.policy import ClientOfBroker, Operation, Policy
 from messaging.clock import SystemClock
 from messaging.envelope import Secret
@@ -106,66 +106,71 @@ class NoService(EdgeActor):
         pass
 
 
+def actors_of(
+    listener: Listener, folder: Path, limits: Limits = DEFAULT_LIMITS, policy: Policy | None = None
+) -> dict[str, Callable[[], EdgeActor]]:
+    """Return what builds the actors that a client of the broker has to do with, in the order of their start.
+
+    Args:
+        listener: Where clients come from.
+        folder: For the databases.
+        limits: Of sessions and retained messages.
+        policy: Who may do what; None: everybody everything, but subscribe to one topic.
+    """
+    broker = HubBroker(BrokerConfig(policy or OpenPolicy(), ()), limits)
+    environment = HubEnvironment(max_keep_alive_timeout_s=DAY_S)
+    connected = ConnectedClients()
+    guard, routes = AppendGuard(), KeptRoutes((), None)
+    nameless = itertools.count(1)
+
+    def login(
+        packet: Connect, certificates: tuple[bytes, ...], environment: HubEnvironment
+    ) -> Login | Refusal:
+        name = packet.client_id or f"nameless {next(nameless)}"
+        return Login(name, UserName(EVERYBODY, ""), Authenticate(name, Secret(b""), ()))
+
+    def mqtt() -> MqttHead:
+        return MqttHead(
+            listener,
+            EVERYBODY.id,
+            store=STORE,
+            router=ROUTER,
+            identities=IDENTITIES,
+            twins=TWINS,
+            methods=METHODS,
+            cloud=UPSTREAM,
+            hub_client=HUB_CLIENT,
+            environment=environment,
+            connected=connected,
+            broker=broker,
+            read_login=login,
+        )
+
+    def broker_actor() -> BrokerActor:
+        return BrokerActor(broker, lambda: BrokerDb.open(folder / "broker.db"), lambda spec: broker.config)
+
+    return {
+        STORE: lambda: StoreActor(lambda: MessageDb.open(folder / "hub.db"), guard, StorageTrail()),
+        IDENTITIES: AnyClient,
+        ROUTER: lambda: RouterActor(EVERYBODY.id, STORE, routes, RoutingTrail()),
+        UPSTREAM: NoService,
+        TWINS: NoService,
+        METHODS: NoService,
+        HUB_CLIENT: NoService,
+        BROKER: broker_actor,
+        MQTT: mqtt,
+    }
+
+
 class ListenerRoot(RootActor):
-    """Starts the actors that a client of the broker has to do with."""
+    """Starts the actors of the listener, in order."""
 
     def __init__(self, listening: socket.socket, folder: Path, ready: Callable[[], None]) -> None:
         self._ready = ready
-        broker = HubBroker(BrokerConfig(OpenPolicy(), ()), Limits())
-        environment = HubEnvironment(max_keep_alive_timeout_s=DAY_S)
-        connected = ConnectedClients()
-        guard, routes = AppendGuard(), KeptRoutes((), None)
-        nameless = itertools.count(1)
-
-        def login(
-            packet: Connect, certificates: tuple[bytes, ...], environment: HubEnvironment
-        ) -> Login | Refusal:
-            name = packet.client_id or f"nameless {next(nameless)}"
-            return Login(name, UserName(EVERYBODY, ""), Authenticate(name, Secret(b""), ()))
-
-        def open_store() -> MessageDb:
-            return MessageDb.open(folder / "hub.db")
-
-        def mqtt() -> MqttHead:
-            return MqttHead(
-                StreamListener("MQTT", (), [listening], None),
-                EVERYBODY.id,
-                store=STORE,
-                router=ROUTER,
-                identities=IDENTITIES,
-                twins=TWINS,
-                methods=METHODS,
-                cloud=UPSTREAM,
-                hub_client=HUB_CLIENT,
-                environment=environment,
-                connected=connected,
-                broker=broker,
-                read_login=login,
-            )
-
-        def open_broker() -> BrokerDb:
-            return BrokerDb.open(folder / "broker.db")
-
-        def same_policy(spec: BrokerSpec) -> BrokerConfig:
-            return broker.config
-
-        children: dict[str, Callable[[], EdgeActor]] = {
-            STORE: lambda: StoreActor(open_store, guard, StorageTrail()),
-            IDENTITIES: AnyClient,
-            ROUTER: lambda: RouterActor(EVERYBODY.id, STORE, routes, RoutingTrail()),
-            UPSTREAM: NoService,
-            TWINS: NoService,
-            METHODS: NoService,
-            HUB_CLIENT: NoService,
-            BROKER: lambda: BrokerActor(broker, open_broker, same_policy),
-            MQTT: mqtt,
-        }
-        specs = []
-        for address, build in children.items():
-            name = address.removeprefix(f"{HUB}/")
-            assert child_of(HUB, name) == address
-            specs.append(ChildSpec(name, build, FRONT))
-        super().__init__(specs)
+        actors = actors_of(StreamListener("MQTT", (), [listening], None), folder)
+        super().__init__(
+            [ChildSpec(address.removeprefix(f"{HUB}/"), build, FRONT) for address, build in actors.items()]
+        )
 
     def all_started(self) -> None:
         self._ready()

@@ -5,6 +5,7 @@ Source: spec sheet broker.md sections 3.2, 4.2 and 4.3
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,6 +58,7 @@ class Policy:
 
     def __init__(self, rules: Iterable[Rule], *, iothub_hostname: str, edge_device_id: str) -> None:
         self._rules = tuple(rules)
+        self._identities = {name for rule in self._rules for name in rule.identities}
         self._iothub_hostname = iothub_hostname
         self._edge_device_id = edge_device_id
         self._clients: dict[ClientOfBroker, _RulesOfClient] = {}
@@ -106,9 +108,10 @@ class Policy:
         # A device may be called as the IoT Hub is: the full name of another must not be taken for its id.
         is_clear = not who.identity.startswith(f"{self._iothub_hostname}/")
         names = {full_name, who.identity} if is_clear else {full_name}
+        is_meant = {name: filled_in(name, values) in names for name in self._identities}
         compiled = _RulesOfClient()
         for rule in self._rules:
-            if any(filled_in(name, values) in names for name in rule.identities):
+            if any(is_meant[name] for name in rule.identities):
                 resources = [filled_in(resource, values) for resource in rule.resources]
                 compiled.add(rule, [resource for resource in resources if resource is not None])
         return compiled
@@ -121,30 +124,56 @@ class _RulesOfClient:
 
     def __init__(self) -> None:
         self._connect: bool | None = None
-        self._publish: list[tuple[bool, str]] = []
-        self._subscribe: list[tuple[bool, str]] = []
+        self._publish = _InOrder()
+        self._subscribe = _InOrder()
 
     def add(self, rule: Rule, resources: list[str]) -> None:
         if Operation.CONNECT in rule.operations and self._connect is None:
             self._connect = rule.allow
         if Operation.PUBLISH in rule.operations:
-            self._publish += [(rule.allow, resource) for resource in resources]
+            self._publish.add(rule.allow, resources)
         if Operation.SUBSCRIBE in rule.operations:
-            self._subscribe += [(rule.allow, resource) for resource in resources]
+            self._subscribe.add(rule.allow, resources)
 
     def decide(self, operation: Operation, topic_or_filter: str) -> bool:
         if operation is Operation.CONNECT:
             return bool(self._connect)
         if operation is Operation.PUBLISH:
-            return next(
-                (allow for allow, resource in self._publish if matches(resource, topic_or_filter)), False
-            )
-        # Allowed has to be all that the filter brings, denied is what brings anything of what is denied.
-        return next(
-            (
-                allow
-                for allow, resource in self._subscribe
-                if (contains if allow else overlaps)(resource, topic_or_filter)
-            ),
-            False,
-        )
+            for _, allow, resource in self._publish.about(topic_or_filter):
+                if matches(resource, topic_or_filter):
+                    return allow
+            return False
+        for _, allow, resource in self._subscribe.about(topic_or_filter):
+            # Allowed has to be all that the filter brings, denied is what brings anything of what is denied.
+            if contains(resource, topic_or_filter) if allow else overlaps(resource, topic_or_filter):
+                return allow
+        return False
+
+
+class _InOrder:
+    """Resources in the order in which they count, found by their first level."""
+
+    __slots__ = ("_any", "_count", "_named")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._named: dict[str, list[_Resource]] = {}
+        self._any: list[_Resource] = []  # those that begin with a wildcard
+
+    def add(self, allow: bool, resources: list[str]) -> None:
+        for resource in resources:
+            first = resource.partition("/")[0]
+            same = self._any if first in ("+", "#") else self._named.setdefault(first, [])
+            same.append((self._count, allow, resource))
+            self._count += 1
+
+    def about(self, topic_or_filter: str) -> Iterable[_Resource]:
+        """Return those that may have to do with a topic or filter."""
+        first = topic_or_filter.partition("/")[0]
+        if first in ("+", "#"):
+            return heapq.merge(self._any, *self._named.values())
+        named = self._named.get(first, [])
+        return heapq.merge(self._any, named) if self._any else named
+
+
+_Resource = tuple[int, bool, str]  # (place in the order, whether it is allowed, topic filter)

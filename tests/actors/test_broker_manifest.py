@@ -200,6 +200,13 @@ def test_a_bad_rule_is_refused_with_the_words_of_the_reference_and_its_path(
     assert refusal(broker) == AUTHORIZATIONS + told
 
 
+def test_of_very_many_mistakes_the_first_ones_are_told() -> None:
+    told = refusal({"authorizations": [{"identities": []}] * 1000})
+
+    assert told.count("Identities list must not be empty") == 20
+    assert told.endswith("; and 980 more")
+
+
 WRONG_TYPES: dict[str, tuple[object, str]] = {
     "section": ([], "$.mqttBroker: expected an object, got an array"),
     "authorizations": (

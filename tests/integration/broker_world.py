@@ -7,6 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
+from actors import hub_config
 from actors.addresses import BROKER
 from actors.broker_settings import BrokerSet, set_broker
 from actors.hub_manifest import parse_hub_desired
@@ -49,6 +52,13 @@ def change_policy(hub: HubProcess, *statements: dict[str, Any]) -> None:
     """Put other rules in force, as the agent does."""
     with Client.outside(hub.run_dir) as agent:
         agent.ask(BROKER, set_broker(spec(*statements)), BrokerSet, LIMIT_S)
+
+
+def configure(hub: HubProcess, *statements: dict[str, Any]) -> None:
+    """Write other rules into what a hub starts with, as the agent does."""
+    path = hub.home / "hub.json"
+    config = hub_config.decode(path.read_bytes(), str(path))
+    path.write_bytes(hub_config.encode(msgspec.structs.replace(config, broker=spec(*statements))))
 
 
 class User(MqttSocket):

@@ -22,6 +22,7 @@ from tests.integration.broker_world import (
     M2,
     User,
     change_policy,
+    configure,
     spec,
     statement,
     upstream,
@@ -224,6 +225,37 @@ def test_34_who_may_not_connect_any_more_loses_its_session_while_it_is_away(endi
 
     assert User(hub, M1).log_in(clean=False).session_present is False
     assert User(hub, M2).log_in(clean=False).session_present is True
+
+
+def test_34_rules_that_changed_while_no_hub_ran_count_for_the_sessions_on_disk(ending: ExitStack) -> None:
+    hub = hub_with(ending, CONNECT, NEWS)
+    for name, topic in ((M1, "x"), (M2, "news/a")):
+        away = user(hub, name, clean=False)
+        assert away.subscribe((topic, 1)) == (1,)
+    hub.kill()
+    configure(hub, CONNECT, statement("subscribe", on=["news/#"]))
+
+    hub.start()
+
+    assert User(hub, M1).log_in(clean=False).session_present is False
+    assert User(hub, M2).log_in(clean=False).session_present is True
+
+
+def test_33_many_sessions_are_looked_at_in_turns_and_none_is_left_out(ending: ExitStack) -> None:
+    leaves = tuple(f"leaf{number}" for number in range(6))
+    hub = hub_with(ending, CONNECT, NEWS, devices=leaves)
+    clients = [user(hub, leaf, clean=False) for leaf in leaves]
+    for client in clients:
+        filters = [(f"news/{number}", 0) for number in range(900)]
+        assert client.subscribe(*filters, ("x", 0)) == (0,) * 901
+    for away in clients[:3]:
+        away.send(Disconnect())
+        assert away.is_closed()
+
+    change_policy(hub, CONNECT, statement("subscribe", on=["news/#"]))
+
+    assert [client.is_closed() for client in clients[3:]] == [True] * 3
+    assert [User(hub, leaf).log_in(clean=False).session_present for leaf in leaves] == [False] * 6
 
 
 def test_the_same_rules_again_cut_off_nobody(ending: ExitStack) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from messaging.broker.policy import REMEMBERED_TOPICS, ClientOfBroker, Operation, Policy, Rule
+from messaging.mqtt.filters import contains, matches, overlaps
 
 HUB = "h1.azure-devices.net"
 CONNECT, PUBLISH, SUBSCRIBE = Operation.CONNECT, Operation.PUBLISH, Operation.SUBSCRIBE
@@ -173,6 +176,31 @@ def test_a_denied_topic_is_not_had_by_a_wider_filter() -> None:
 
 def test_17_everything_is_not_what_begins_with_a_dollar() -> None:
     assert not policy(allow("#")).may(M1, PUBLISH, "$custom/x")
+
+
+level = st.sampled_from(("", "a", "b", "$a", "+"))
+some_filters = st.lists(level, min_size=1, max_size=3).map("/".join).filter(bool) | st.sampled_from(
+    ("#", "a/#")
+)
+
+
+@given(
+    rules=st.lists(st.tuples(st.booleans(), st.lists(some_filters, min_size=1, max_size=3)), max_size=6),
+    wanted=some_filters,
+)
+def test_however_rules_are_looked_up_they_count_in_their_order(
+    rules: list[tuple[bool, list[str]]], wanted: str
+) -> None:
+    decided = policy(
+        *(Rule(allowed, ANYBODY, (PUBLISH, SUBSCRIBE), tuple(names)) for allowed, names in rules)
+    )
+    ordered = [(allowed, name) for allowed, names in rules for name in names]
+
+    subscribed = [allow for allow, name in ordered if (contains if allow else overlaps)(name, wanted)]
+    assert decided.may(M1, SUBSCRIBE, wanted) is (subscribed or [False])[0]
+    topic = wanted.replace("+", "a").replace("#", "b")
+    published = [allow for allow, name in ordered if matches(name, topic)]
+    assert decided.may(M1, PUBLISH, topic) is (published or [False])[0]
 
 
 def test_what_is_remembered_stays_bounded_however_many_topics_come() -> None:
