@@ -22,7 +22,8 @@ from actors.base import EdgeActor
 from actors.bridge_messages import DeliveryTaken, JoinBroker, LeaveBroker, PublishToBroker, set_bridges
 from actors.bridge_participants import BridgeParticipants
 from actors.broker_settings import BrokerSet, SetBroker, spec_in
-from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, WriteDue, WriteSoon
+from actors.broker_topics import DescribeTopics, Topics, described
+from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, SessionsEnded, WriteDue, WriteSoon
 from actors.ports import BrokerStore
 from messaging.broker.config import BrokerConfig, BrokerSpec
 from messaging.envelope import Envelope
@@ -35,25 +36,12 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 1.0
 SOON_S: Final = 0.05  # latest, after nobody waited for it, that a change is written
 TIDY_EVERY: Final = 60  # ticks
-TOLD_TOPICS: Final = 200
 RECHECK_LIMIT_S: Final = 60.0
 
 
 @message
 class BrokerTick:
     """Timer: count rates, let expire what has."""
-
-
-@message
-class DescribeTopics:
-    """Tell who subscribes to what, and what goes where. Answered with Topics."""
-
-
-@message
-class Topics:
-    """What goes on at the broker, as plain values for the command line; see `edge-actors topics`."""
-
-    about: dict[str, Any]
 
 
 class BrokerActor(EdgeActor):
@@ -142,7 +130,9 @@ class BrokerActor(EdgeActor):
         counted = dict(engine.published_to)
         self._rates = {topic: float(count - self._counted.get(topic, 0)) for topic, count in counted.items()}
         self._counted = counted
-        engine.tick(self.clock.steady_s(), self.clock.monotonic_s())
+        ended = engine.tick(self.clock.steady_s(), self.clock.monotonic_s())
+        if ended:
+            self.tell(MQTT, SessionsEnded(tuple(ended)))
         if self._ticks % TIDY_EVERY == 0 and self._store is not None:
             try:
                 self._store.tidy()
@@ -202,38 +192,7 @@ class BrokerActor(EdgeActor):
     # what is told
 
     def on_describe_topics(self, message: DescribeTopics) -> None:
-        engine = self._broker.engine
-        busiest = sorted(engine.published_to, key=lambda topic: engine.published_to[topic], reverse=True)
-        clients = [
-            {
-                "client": session.name,
-                "connected": session.outlet is not None,
-                "persistent": session.is_persistent,
-                "filters": dict(session.filters),
-                "waiting": len(session.unsent) + session.awaiting,
-                "in_flight": session.in_flight,
-                "sent": session.sent,
-                "published": session.published,
-                "dropped": session.dropped,
-            }
-            for session in engine.sessions()
-        ]
-        topics = [
-            {"topic": topic, "messages": engine.published_to[topic], "per_s": self._rates.get(topic, 0.0)}
-            for topic in busiest[:TOLD_TOPICS]
-        ]
-        counts = engine.counts()
-        about = {
-            "published": counts.published,
-            "sent": counts.sent,
-            "dropped": counts.dropped,
-            "not_retained": counts.not_retained,
-            "retained": len(engine.retained),
-            "more_topics": max(0, len(busiest) - TOLD_TOPICS),
-            "clients": clients,
-            "topics": topics,
-        }
-        self.reply(Topics(about))
+        self.reply(Topics(described(self._broker.engine, self._rates)))
 
     def describe(self) -> dict[str, Any]:
         engine = self._broker.engine

@@ -37,6 +37,13 @@ class PolicyApplied:
     """It holds for all sessions now."""
 
 
+@message
+class SessionsEnded:
+    """To the MQTT head: nobody has come for these sessions for so long that they are given up."""
+
+    client_ids: tuple[str, ...]
+
+
 class HubBroker:
     """The engine, and what the deployment says of it."""
 

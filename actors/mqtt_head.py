@@ -28,7 +28,7 @@ from actors.client_services import (
 )
 from actors.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
 from actors.forgetting import when_forgotten
-from actors.hub_broker import HubBroker, PolicyChanged
+from actors.hub_broker import HubBroker, PolicyChanged, SessionsEnded
 from actors.hub_environment import MAX_CONNECTED_CLIENTS, HubEnvironment
 from actors.identities import (
     ACCEPTED,
@@ -518,6 +518,11 @@ class MqttHead(ProtocolHead):
         for client in self._clients.values():
             client.user_topics.clear()
         self._recheck.begin(self.envelope)
+
+    def on_sessions_ended(self, message: SessionsEnded) -> None:
+        for client_id in message.client_ids:
+            if client_id not in self._by_identity:
+                self._subscriptions.end(client_id)
 
     def on_recheck_due(self, message: RecheckDue) -> None:
         assert self._recheck is not None

@@ -19,7 +19,8 @@ from messaging.broker.access import Place, own_name, place_of, why_cut_off
 from messaging.broker.delivery import WireOutlet
 from messaging.broker.limits import FIRST_PACKET_ID
 from messaging.broker.policy import ClientOfBroker, Operation, Policy
-from messaging.errors import AuthError
+from messaging.errors import AuthError, ConfigError
+from messaging.identity import Identity
 from messaging.mqtt.packets import SUBSCRIPTION_FAILURE, Publish, Will
 from messaging.text import quoted
 
@@ -50,7 +51,13 @@ class UserTopics:
     def restore(self, sessions: Mapping[str, Mapping[str, int]]) -> None:
         """Bring back the sessions whose clients are away: client id → filter → QoS."""
         for name, filters in sessions.items():
-            self._engine.restore(name, filters, self._head.clock.steady_s())
+            identity = _identity_of(name)
+            users = {
+                wanted: qos
+                for wanted, qos in filters.items()
+                if identity is None or place_of(wanted, identity) is Place.USER
+            }
+            self._engine.restore(name, users, self._head.clock.steady_s())
         self.end_of_turn()
 
     # CONNECT and the end
@@ -176,6 +183,8 @@ class UserTopics:
 
     def why_cut_off(self, name: str, filters: Iterable[str]) -> str:
         """Return why a session has to end under the policy of now, "" when it may go on."""
+        if _identity_of(name) is None:
+            return ""
         return why_cut_off(self._policy, ClientOfBroker(name, name), filters)
 
     def _place(self, client: MqttClient, text: str) -> Place:
@@ -232,6 +241,14 @@ class UserTopics:
         """Send what there is to send, and have written what has changed."""
         self._engine.flush()
         self._broker.ask_to_write(self._head.tell)
+
+
+def _identity_of(name: str) -> Identity | None:
+    """Return who has this client id; None where any name may connect, as to the listener for test suites."""
+    try:
+        return Identity.parse(name)
+    except ConfigError:
+        return None
 
 
 def iothub_filters(client: MqttClient) -> dict[str, int]:

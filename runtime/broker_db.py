@@ -115,6 +115,7 @@ class BrokerDb:
         many("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", there)
         many("INSERT INTO bodies VALUES (?, ?)", changes.bodies)
         many("INSERT INTO queue (session, seq, packet_id, flags) VALUES (?, ?, ?, ?)", changes.queued)
+        many("UPDATE queue SET packet_id = ? WHERE session = ? AND seq = ?", changes.renamed)
         many("UPDATE queue SET received = 1 WHERE session = ? AND seq = ?", changes.received)
         many("DELETE FROM queue WHERE session = ? AND seq = ?", changes.done)
         many("DELETE FROM bodies WHERE seq = ?", [(seq,) for seq in changes.gone_bodies])

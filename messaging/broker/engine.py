@@ -242,8 +242,11 @@ class Broker:
         session.is_unread = session.is_stuck = False
         session.let_go()
 
-    def tick(self, now_s: float, monotonic_s: float) -> None:
-        """Look for who stands still, and for what has expired. Once a second or so."""
+    def tick(self, now_s: float, monotonic_s: float) -> list[str]:
+        """Look for who stands still, and for what has expired; return whose sessions have ended for that.
+
+        Once a second or so.
+        """
         self._shared.now_s = monotonic_s
         for session in list(self._looked_at):
             session.look(monotonic_s)
@@ -256,6 +259,7 @@ class Broker:
         for session in late:
             log.info("%s: its session ends: nobody has come for it", session.name)
             self.drop(session)
+        return [session.name for session in late]
 
     # subscriptions
 

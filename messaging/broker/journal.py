@@ -27,6 +27,7 @@ class Changes:
     """Number → (name, since when its client is away or None), None for one that is gone."""
     bodies: list[tuple[int, bytes]] = field(default_factory=list)  # (seq, record)
     queued: list[tuple[int, int, int, int]] = field(default_factory=list)  # (session, seq, packet id, flags)
+    renamed: list[tuple[int, int, int]] = field(default_factory=list)  # (packet id, session, seq)
     received: list[tuple[int, int]] = field(default_factory=list)  # (session, seq): PUBREC has come
     done: list[tuple[int, int]] = field(default_factory=list)  # (session, seq)
     gone_bodies: list[int] = field(default_factory=list)  # seqs that no session holds any more
@@ -99,6 +100,7 @@ class Journal:
         """It could not be written: what need not hurry is tried again with the next write."""
         mine = self._changes
         mine.sessions = changes.sessions | mine.sessions
+        mine.renamed += changes.renamed
         mine.received += changes.received
         mine.done += changes.done
         mine.gone_bodies += changes.gone_bodies
@@ -147,6 +149,11 @@ class Journal:
             assert body is not None
             body.holders += 1
             queued.append((number, body.seq, out.packet_id, flags_of(out)))
+        self._dirty = True
+
+    def rename(self, number: int, body: Body, packet_id: int) -> None:
+        """A message of a session is sent under another packet id than it was kept with."""
+        self._changes.renamed.append((packet_id, number, body.seq))
         self._dirty = True
 
     def received(self, number: int, body: Body) -> None:

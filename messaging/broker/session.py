@@ -171,6 +171,8 @@ class Session:
         if out.qos:
             if out.packet_id in self.pending:
                 out = out.under(self._free_id())
+                if out.body is not None and self.number:
+                    shared.journal.rename(self.number, out.body, out.packet_id)
             self.pending[out.packet_id] = out
         self.unsent.append(out)
         self.queued_bytes += out.size_bytes
