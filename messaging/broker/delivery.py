@@ -147,6 +147,10 @@ class PacketIds:
     def __init__(self) -> None:
         self._next = FIRST_PACKET_ID
 
+    def go_on_after(self, packet_id: int) -> None:
+        """This was the last one of an earlier process: what it has left on disk keeps its ids."""
+        self._next = packet_id + 1 if FIRST_PACKET_ID <= packet_id < LAST_PACKET_ID else FIRST_PACKET_ID
+
     def take(self, count: int) -> int:
         """Return the first of `count` ids in a row, of at most `MOST_IN_FLIGHT`."""
         first = self._next

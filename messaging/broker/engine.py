@@ -122,6 +122,9 @@ class Broker:
 
     def _load_queues(self, kept: Kept, by_number: dict[int, Session]) -> None:
         bodies: dict[int, tuple[Publish, Body]] = {}
+        if kept.queued:
+            _, _, last_id, _, _ = max(kept.queued, key=lambda row: row[1])
+            self._shared.packet_ids.go_on_after(last_id)
         for number, seq, packet_id, flags, received in kept.queued:
             session, record = by_number.get(number), kept.bodies.get(seq)
             if session is None or record is None:

@@ -116,6 +116,8 @@ class Session:
         Which of them were sent nobody knows, so what the window has room for counts as sent before.
         """
         again = self.in_flight < self._shared.window or received
+        if packet_id in self.pending:  # it was sent under another one; on disk it has that of its run
+            packet_id = self._free_id()
         out = Outgoing(message, flags & 3, packet_id, body, retain=bool(flags & 4), is_again=again)
         self.pending[packet_id] = out
         if received:
