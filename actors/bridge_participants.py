@@ -27,6 +27,7 @@ from actors.hub_broker import HubBroker
 from messaging.broker.bridges import Bridge, Direction
 from messaging.broker.delivery import Outgoing
 from messaging.broker.engine import LocalClient
+from messaging.broker.session import Session
 from messaging.envelope import Envelope
 from messaging.lifecycle import RequestFailed
 from messaging.mqtt.packets import Publish
@@ -60,7 +61,8 @@ class BridgeParticipants:
         now_s = self._actor.clock.steady_s()
         for bridge in bridges:
             filters = {rule.source: QOS for rule in bridge.rules if rule.direction is Direction.OUT}
-            self._broker.engine.restore(client_id_of(device_id, bridge.endpoint), filters, now_s)
+            session = self._broker.engine.restore(client_id_of(device_id, bridge.endpoint), filters, now_s)
+            self._mark(session)
 
     def join(self, message: JoinBroker, address: str) -> None:
         """Be there as this session, subscribed to these filters and to no others."""
@@ -96,8 +98,17 @@ class BridgeParticipants:
             release=partial(self._release, participant),
             changed=lambda: self._broker.ask_to_write(self._actor.tell),
         )
-        participant.client.session.hears_itself = False
+        self._mark(participant.client.session)
         return participant
+
+    @staticmethod
+    def _mark(session: Session) -> None:
+        """What a bridge publishes does not come back to it, and what it is owed is not dropped at once.
+
+        It keeps a queue of its own, with limits of its own; until it has joined, messages wait here.
+        """
+        session.hears_itself = False
+        session.keeps_all = True
 
     def leave(self, message: LeaveBroker) -> None:
         """End a session for good."""

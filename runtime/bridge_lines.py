@@ -161,6 +161,8 @@ def why(exc: Exception, access: BridgeAccess) -> str:
         return _untrusted(exc, access)
     if isinstance(exc, ssl.SSLError):
         return f"TLS failed: {_reason(exc)}; is that port one for MQTT over TLS?"
+    if isinstance(exc, ConnectionResetError) and access.is_tls:
+        return "it ended the connection before TLS was there; is that port one for MQTT over TLS?"
     if isinstance(exc, TimeoutError):
         return f"no connection within {CONNECT_LIMIT_S:.0f} s"
     if isinstance(exc, socket.gaierror):

@@ -47,6 +47,7 @@ class Session:
         self.filters: dict[str, int] = {}  # filter → granted QoS
         self.is_gone = False
         self.hears_itself = True  # whether it gets what it publishes and subscribes to
+        self.keeps_all = False  # the limits of one queue are not for it; those of all together are
         self.is_unread = False  # its connection takes no more bytes for now
         self.is_stuck = False  # nothing has moved for a while, so nobody waits for it
         self.moved_s = 0.0  # when it last took something (monotonic)
@@ -132,7 +133,8 @@ class Session:
     def room(self) -> int:
         """Return how many messages there is room for."""
         shared = self._shared
-        room = shared.most_queued - len(self.unsent) - self.awaiting
+        most_queued = MOST_IN_FLIGHT if self.keeps_all else shared.most_queued
+        room = most_queued - len(self.unsent) - self.awaiting
         if self.outlet is not None:
             room += max(0, shared.window - self.in_flight)
         return room
@@ -140,7 +142,7 @@ class Session:
     def _queue(self, outs: Sequence[Outgoing]) -> None:
         shared, pending = self._shared, self.pending
         size_bytes = sum(out.size_bytes for out in outs)
-        most_bytes = shared.limits.max_queued_bytes
+        most_bytes = 0 if self.keeps_all else shared.limits.max_queued_bytes
         if (
             len(outs) <= self.room()
             and shared.queued_bytes + size_bytes <= MOST_QUEUED_BYTES
@@ -178,7 +180,7 @@ class Session:
 
     def _has_room(self, size_bytes: int) -> bool:
         shared = self._shared
-        most_bytes = shared.limits.max_queued_bytes
+        most_bytes = 0 if self.keeps_all else shared.limits.max_queued_bytes
         return (
             self.room() > 0
             and len(self.pending) < MOST_IN_FLIGHT

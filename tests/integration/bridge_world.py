@@ -16,7 +16,7 @@ from actors.hub_identity import HubIdentity, KnownIdentities
 from messaging.broker.bridges import Bridge, BridgeRule, Direction
 from messaging.broker.config import BrokerSpec
 from messaging.broker.policy import Operation, Rule
-from messaging.client import Client
+from messaging.client import Client, NobodyThere
 from messaging.envelope import Secret
 from runtime.identity_copy import IdentityFile
 from tests.integration.hub_process import DEVICE, HubProcess
@@ -62,7 +62,10 @@ def wait_for_bridge(hub: HubProcess, endpoint: str = SITE, **wanted: Any) -> dic
     """Wait until the hub tells this of a bridge: values, or functions that judge them; return all of it."""
     deadline_s = time.monotonic() + LIMIT_S
     while True:
-        shown: dict[str, Any] = bridges(hub).get(endpoint, {})
+        try:
+            shown: dict[str, Any] = bridges(hub).get(endpoint, {})
+        except NobodyThere:  # the hub starts
+            shown = {}
         if shown and all(
             want(shown[name]) if callable(want) else shown[name] == want for name, want in wanted.items()
         ):

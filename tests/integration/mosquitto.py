@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -92,15 +91,17 @@ class Mosquitto:
             self._process.wait(LIMIT_S)
             self._process = None
 
-    def reload(self) -> None:
-        """Have it read passwords and access rules again."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
-
     def log(self) -> str:
         """Return what it has logged."""
         path = self.folder / "log"
         return path.read_text() if path.exists() else ""
+
+    def wait_for_log(self, text: str) -> None:
+        """Wait until it has logged this."""
+        deadline_s = time.monotonic() + LIMIT_S
+        while text not in self.log():
+            assert time.monotonic() < deadline_s, self.log()
+            time.sleep(0.01)  # between two looks at what another process writes
 
 
 def _free_port() -> int:
