@@ -148,8 +148,8 @@ def _has_unknown_variable(entry: Node, where: str, mistakes: _Mistakes) -> bool:
     unknown = unknown_variable(entry.text())
     if unknown is None:
         return False
-    similar = nearest(unknown, [f"{{{{{name}}}}}" for name in VARIABLES])
-    hint = f", did you mean {similar}?" if similar else ""
+    similar = nearest(unknown.strip("{} "), VARIABLES)
+    hint = f", did you mean {{{{{similar}}}}}?" if similar else ""
     mistakes.add(entry, f"{where}: Invalid variable name: {_shown(unknown)}{hint}")
     return True
 

@@ -89,13 +89,19 @@ def parse_hub(node: Node) -> HubSettings:
     )
 
 
-def parse_hub_desired(desired: bytes, version: int) -> HubSettings:
+def parse_hub_desired(desired: bytes, version: int, warnings: list[str] | None = None) -> HubSettings:
     """Read the desired properties of `$edgeHub` as they come from its twin, JSON.
+
+    Args:
+        desired: Without `$version`.
+        version: It.
+        warnings: Gets what was noticed without being an error.
 
     Raises:
         DeploymentError: they are wrong or empty; the text names the version.
     """
-    root = load(desired, Source(f"$edgeHub, version {version}"))
+    source = Source(f"$edgeHub, version {version}", [] if warnings is None else warnings)
+    root = load(desired, source)
     if not root.value:
         raise root.error("the desired properties are empty; there are no routes", code=417)
     return parse_hub(root)

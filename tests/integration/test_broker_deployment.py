@@ -77,6 +77,23 @@ def wait_until_granted(client: MqttClient, topic_filter: str) -> None:
         time.sleep(0.1)  # between two attempts
 
 
+AT = "$.mqttBroker.authorizations"
+BAD: list[tuple[list[dict[str, Any]], str]] = [
+    (
+        [CONNECT, statement("pub", on=["news/#"]), statement("publish", on=["a/#/b"])],
+        f"{AT}: Error validating authorization policy: Statement 1: Unknown mqtt operation: mqtt:pub. "
+        "List of supported operations: mqtt:publish, mqtt:subscribe, mqtt:connect "
+        f"(at {AT}[1].allow[0].operations[0]); "
+        "Statement 2: Allow: Resource (topic filter) is invalid: a/#/b",
+    ),
+    (
+        [CONNECT, statement("publish", on=["a/{{iot:foo}}"])],
+        f"Statement 1: Invalid variable name: {{{{iot:foo}}}} (at {AT}[1].allow[0].resources[0])",
+    ),
+    ([CONNECT, {"identities": LEAF}], f"{AT}[1].identities: expected an array of identities, got a string"),
+]
+
+
 def test_rules_come_with_the_deployment_and_bad_ones_leave_those_before_in_force(site: Site) -> None:
     deploy(site, CONNECT, NEWS)
     port = free_port()
@@ -86,23 +103,23 @@ def test_rules_come_with_the_deployment_and_bad_ones_leave_those_before_in_force
     client = connected(site, port, leaf)
     publish(client, "news/1")
 
-    deploy(site, CONNECT, statement("pub", on=["news/#"]), statement("publish", on=["a/#/b"]))
-    bad = reported(site, lambda status: status.get("code") == 400)
-    publish(client, "news/2")
+    told = []
+    for statements, _ in BAD:
+        deploy(site, *statements)
+        told.append(reported(site, lambda status: status.get("code") == 400)["description"])
+        publish(client, "news/2")
     deploy(site, CONNECT, NEWS, statement("subscribe", on=["more"]))
-    reported(site, lambda status: status.get("code") == 200)
+    repaired = reported(site, lambda status: status.get("code") == 200)
     wait_until_granted(client, "more")
     publish(client, "news/3")
     deploy(site, NEWS)
     cut_off = client.wait_for_end(LIMIT_S)
+    site.deploy({}, ((*HUB, "schemaVersion"), "1.2"))
+    without_a_broker = connected(site, port, leaf)  # there is no rule that lets it
 
-    assert good["description"] == ""
-    at = "$.mqttBroker.authorizations"
-    assert bad["description"].startswith("Error while parsing desired properties - $edgeHub, version ")
-    assert (
-        "Error validating authorization policy: Statement 1: Unknown mqtt operation: mqtt:pub. "
-        "List of supported operations: mqtt:publish, mqtt:subscribe, mqtt:connect "
-        f"(at {at}[1].allow[0].operations[0]); "
-        "Statement 2: Allow: Resource (topic filter) is invalid: a/#/b"
-    ) in bad["description"]
+    assert good["description"] == repaired["description"] == ""
+    for (_, expected), description in zip(BAD, told, strict=True):
+        assert description.startswith("Error while parsing desired properties - $edgeHub, version ")
+        assert expected in description
     assert cut_off
+    publish(without_a_broker, "news/4")  # dropped, as before
