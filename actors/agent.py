@@ -1,9 +1,9 @@
-"""Decides what runs: takes deployments, tells the hub its routes, and reports how the modules fare.
+"""Decides what runs: takes deployments, tells the hub its routes and rules, and reports how the modules fare.
 
 Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules; PeerUp, PeerDown and
-             Routes of the hub; and what ModuleTree does
-Tells:       hub/router (SetRoutes), hub/twins (SetDesired), agent/link (WatchDesired, FetchHubDesired,
-             ReportState); and whom ModuleTree does
+             Routes and BrokerSet of the hub; and what ModuleTree does
+Tells:       hub/router (SetRoutes), hub/broker (SetBroker), hub/twins (SetDesired), agent/link (WatchDesired,
+             FetchHubDesired, ReportState); and whom ModuleTree does
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
 """
 
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.addresses import BROKER
 from actors.agent_link import (
     DesiredArrived,
     FetchHubDesired,
@@ -22,6 +23,7 @@ from actors.agent_link import (
     ReportState,
     WatchDesired,
 )
+from actors.broker_settings import BrokerSet, set_broker
 from actors.deployment_keeper import (
     APPLIED,
     FAILED,
@@ -72,8 +74,10 @@ REPORT_S: Final = 0.2  # what changes together is reported together
 
 
 @message
-class TellRoutesAgain:
-    """Timer: tell the hub its routes once more."""
+class TellHubAgain:
+    """Timer: tell an actor of the hub its routes, or its rules, once more."""
+
+    address: str
 
 
 @message
@@ -229,7 +233,7 @@ class AgentActor(ModuleTree):
         self.roll_out(self._keeper.deployment, message.outdated)
         self._report_soon()
         if self._hub_is_there:
-            self._tell_routes()
+            self._tell_hub(HUB_ROUTER, BROKER)
             self._tell_twins()
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
@@ -239,8 +243,8 @@ class AgentActor(ModuleTree):
         self._went_unanswered(message.address, message.reason, RETRY_S)
 
     def _went_unanswered(self, address: str, reason: str, wait_s: float) -> None:
-        if address == HUB_ROUTER:
-            self.set_timer(wait_s, TellRoutesAgain())
+        if address in (HUB_ROUTER, BROKER):
+            self.set_timer(wait_s, TellHubAgain(address))
         elif address == self._link:
             log.warning("the routes of edgeHub cannot be had, it starts without: %s", reason)
             self._took(self._keeper.go_on_without_hub())
@@ -257,7 +261,7 @@ class AgentActor(ModuleTree):
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._hub_is_there = True
-        self._tell_routes()
+        self._tell_hub(HUB_ROUTER, BROKER)
         self._tell_twins()
 
         self.go_on_if_ready()
@@ -287,14 +291,17 @@ class AgentActor(ModuleTree):
         self._connected = tuple(who.partition("/")[2] for who in message.connected if "/" in who)
         self.go_on_if_ready()
 
-    def on_tell_routes_again(self, message: TellRoutesAgain) -> None:
-        if self._hub_is_there:  # else they are told when it is back
-            self._tell_routes()
+    def on_tell_hub_again(self, message: TellHubAgain) -> None:
+        if self._hub_is_there:  # else it is told when it is back
+            self._tell_hub(message.address)
 
-    def _tell_routes(self) -> None:
-        """Put the deployment's routes in force at a hub that may have started with others."""
+    def _tell_hub(self, *addresses: str) -> None:
+        """Put the deployment's routes and rules in force at a hub that may have started with others."""
         hub = self._keeper.deployment.hub
-        self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
+        if HUB_ROUTER in addresses:
+            self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
+        if BROKER in addresses and hub.broker is not None:
+            self.request(BROKER, set_broker(hub.broker), ROUTES_LIMIT_S)
 
     def _tell_twins(self) -> None:
         """Tell the hub the desired properties that the deployment has; repeated they are no news."""
@@ -302,6 +309,9 @@ class AgentActor(ModuleTree):
         self.tell(
             HUB_TWINS, SetDesired(tuple((name, msgspec.json.encode(desired)) for name, desired in twins))
         )
+
+    def on_broker_set(self, message: BrokerSet) -> None:
+        """The rules of the broker are in force."""
 
     def on_routes(self, message: Routes) -> None:
         bad = tuple((name, text, problem) for name, text, problem, _, _ in message.bad)

@@ -19,11 +19,13 @@ from typing import Any, Final
 
 from actors.upstream_protocol import ALLOWED as PROTOCOLS
 from actors.upstream_protocol import UpstreamProtocol, parse_protocol
+from messaging.broker.limits import DEFAULT_LIMITS, MOST_IN_FLIGHT, MOST_QUEUED_BYTES, Limits
 from messaging.errors import ConfigError
 from messaging.identity import Identity
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
 
+MAX_BRIDGE_BYTES: Final = 16 * 1024 * 1024 * 1024
 MAX_CONNECTED_CLIENTS: Final = "MaxConnectedClients"
 CLIENT_CERT_AUTH_ENABLED: Final = "ClientCertAuthEnabled"
 
@@ -59,6 +61,21 @@ class HubEnvironment:
     cloud_operation_timeout_s: float = 20.0
     upstream_protocol: UpstreamProtocol | None = None  # None: that of edgeAgent, or of this device
     upstream_batch_messages: int = 100
+    broker_max_in_flight: int = DEFAULT_LIMITS.max_in_flight
+    broker_max_queued: int = DEFAULT_LIMITS.max_queued
+    broker_max_queued_bytes: int = DEFAULT_LIMITS.max_queued_bytes
+    broker_drops_oldest: bool = DEFAULT_LIMITS.drops_oldest
+    bridge_max_bytes: int = 32 * 1024 * 1024  # that wait in one direction of one bridge
+    bridge_max_messages: int | None = None  # None: as many as that has room for
+
+    def broker_limits(self) -> Limits:
+        """Return what the MQTT broker keeps for its clients."""
+        return Limits(
+            max_in_flight=self.broker_max_in_flight,
+            max_queued=self.broker_max_queued,
+            max_queued_bytes=self.broker_max_queued_bytes,
+            drops_oldest=self.broker_drops_oldest,
+        )
 
 
 DEFAULTS: Final = HubEnvironment()
@@ -122,6 +139,16 @@ def _span(low_s: int, high_s: int, shown: str) -> Kind:
     return Kind(read, shown)
 
 
+def _read_bridge_messages(text: str) -> int | None:
+    return _whole(0, 10_000_000).read(text) or None
+
+
+def _read_when_full(text: str) -> bool:
+    if text.lower() not in ("drop_new", "drop_old"):
+        raise ValueError
+    return text.lower() == "drop_old"
+
+
 _LEVELS: Final = {
     "verbose": "debug",
     "debug": "debug",
@@ -163,6 +190,8 @@ _SWITCH: Final = Kind(_read_switch, "true or false")
 _LEVEL: Final = Kind(_read_level, "verbose, debug, info, warning, error or fatal")
 _TLS_LIST: Final = Kind(_read_tls, "tls1.2, tls1.3 or both with a comma; older versions are broken")
 _MODULE: Final = Kind(_read_module_id, "the id of a module of this edge")
+_BRIDGE_MESSAGES: Final = Kind(_read_bridge_messages, "a whole number from 0 to 10000000")
+_WHEN_FULL: Final = Kind(_read_when_full, "drop_new or drop_old")
 _ANY: Final = Kind(str, "")
 
 
@@ -409,6 +438,56 @@ VARIABLES: Final = (
         "5 ms. MQTT has no batches",
         "100, or 64 KiB",
     ),
+    _obeyed(
+        "MqttBroker__MaxInflightMessages",
+        "16",
+        "broker_max_in_flight",
+        _whole(0, MOST_IN_FLIGHT),
+        "messages of the MQTT broker to one client that are sent before the first of them is acknowledged; "
+        "0: any number",
+    ),
+    _obeyed(
+        "MqttBroker__MaxQueuedMessages",
+        "1000",
+        "broker_max_queued",
+        _whole(0, MOST_IN_FLIGHT),
+        "messages of the MQTT broker that wait for one client; 0: any number. 64 MiB of all clients together "
+        "are the limit in any case",
+    ),
+    _obeyed(
+        "MqttBroker__MaxQueuedBytes",
+        "0",
+        "broker_max_queued_bytes",
+        _whole(0, MOST_QUEUED_BYTES),
+        "bytes of messages of the MQTT broker that wait for one client; 0: no limit of its own",
+    ),
+    _obeyed(
+        "MqttBroker__WhenFull",
+        "drop_new",
+        "broker_drops_oldest",
+        _WHEN_FULL,
+        "drop_old: of a full queue the oldest message goes, else the new one does not come in",
+    ),
+    _obeyed(
+        "MqttBridge__StorageMaxFileSize",
+        "33554432",
+        "bridge_max_bytes",
+        _whole(1024, MAX_BRIDGE_BYTES),
+        "bytes that wait in one direction of one bridge; full, new messages to the other broker are dropped, "
+        "and those from it wait there",
+    ),
+    _obeyed(
+        "MqttBridge__StorageMaxMessages",
+        "0",
+        "bridge_max_messages",
+        _BRIDGE_MESSAGES,
+        "messages that wait in one direction of one bridge; 0: as many as their bytes allow",
+    ),
+    _none(
+        "MqttBridge__StorageFlushOptions",
+        "aftereachwrite",
+        "what a bridge has acknowledged is on disk, always",
+    ),
     _refused(
         "AuthenticationMode", "Scope", "identities are judged by what this edge knows, as Scope", "scope"
     ),
@@ -480,7 +559,11 @@ VARIABLES: Final = (
     _none("experimentalFeatures__enabled", "false", "there are no experimental features"),
     _none("experimentalFeatures__disableCloudSubscriptions", "false", "there are no experimental features"),
     _none("experimentalFeatures__disableConnectivityCheck", "false", "there are no experimental features"),
-    _none("experimentalFeatures__mqttBrokerEnabled", "false", "topics of your own are not supported"),
+    _none(
+        "experimentalFeatures__mqttBrokerEnabled",
+        "false",
+        "the broker is on when the deployment's `$edgeHub` has `mqttBroker`",
+    ),
 )
 
 

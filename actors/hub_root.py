@@ -14,6 +14,8 @@ from typing import Final
 from actors.addresses import (
     AGENT_PROCESS,
     AMQP,
+    BRIDGES,
+    BROKER,
     HUB,
     HUB_CLIENT,
     IDENTITIES,
@@ -26,15 +28,19 @@ from actors.addresses import (
 )
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
+from actors.bridge_ports import BridgePorts
+from actors.bridges import BridgesActor
+from actors.broker import BrokerActor
 from actors.cloud_connection import CloudConnections
 from actors.connected_clients import ConnectedClients
 from actors.http_head import HttpGate, HttpHead
+from actors.hub_broker import HubBroker
 from actors.hub_client import HubClientActor
 from actors.hub_config import CertificateChanged, HubConfig
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
 from actors.mqtt_head import MqttHead
-from actors.ports import CheckCertificate, LinkSwitch, Listener, MessageStore, TwinStore
+from actors.ports import BrokerStore, CheckCertificate, LinkSwitch, Listener, MessageStore, TwinStore
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
@@ -42,6 +48,7 @@ from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from actors.upstream_switchboard import LinkLimits, Where
+from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
 from messaging.version import VERSION
@@ -77,6 +84,8 @@ class HubRootActor(RootActor):
         mqtt_listener: Listener,
         amqp_listener: Listener,
         http_gate: HttpGate,
+        open_broker_store: Callable[[], BrokerStore],
+        bridge_ports: BridgePorts,
         load_certificate: Callable[[], bool],
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
@@ -106,6 +115,13 @@ class HubRootActor(RootActor):
             return RouterActor(config.device_id, STORE, routes, routing_trail)
 
         environment = config.environment
+
+        def compile_broker(spec: BrokerSpec) -> BrokerConfig:
+            return compiled(spec, iothub_hostname=config.iothub_hostname, edge_device_id=config.device_id)
+
+        def hub_broker(spec: BrokerSpec) -> HubBroker:
+            return HubBroker(compile_broker(spec), environment.broker_limits())
+
         connected = ConnectedClients(environment.max_connected_clients)
         limits = LinkLimits(
             config.cloud_connections,
@@ -133,6 +149,23 @@ class HubRootActor(RootActor):
                 limits=limits,
             )
 
+        broker = None if config.broker is None else hub_broker(config.broker)
+
+        def broker_actor() -> BrokerActor:
+            assert broker is not None
+            return BrokerActor(config.device_id, broker, open_broker_store, compile_broker)
+
+        def bridges() -> BridgesActor:
+            assert broker is not None
+            return BridgesActor(
+                config.device_id,
+                bridge_ports,
+                broker=BROKER,
+                identities=IDENTITIES,
+                hub_client=HUB_CLIENT,
+                specs=broker.config.bridges,
+            )
+
         def mqtt() -> MqttHead:
             return MqttHead(
                 mqtt_listener,
@@ -146,6 +179,7 @@ class HubRootActor(RootActor):
                 hub_client=HUB_CLIENT,
                 environment=environment,
                 connected=connected,
+                broker=broker,
             )
 
         def amqp() -> EdgeActor:
@@ -193,7 +227,9 @@ class HubRootActor(RootActor):
                 ChildSpec("methods", MethodActor, FRONT, exported=True),
                 ChildSpec("client", hub_client, exported=True),
                 ChildSpec("http", http, FRONT, exported=True),
+                *([ChildSpec("broker", broker_actor, FRONT, exported=True)] if broker is not None else []),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
+                *([ChildSpec("bridges", bridges, BRIDGES, exported=True)] if broker is not None else []),
                 *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
             )
         )

@@ -13,6 +13,7 @@ from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.registries import RegistryCredential
 from actors.restart_policy import RestartState
 from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
+from messaging.broker.journal import Changes, Kept
 from messaging.envelope import Secret
 from messaging.identity import Identity
 
@@ -130,6 +131,26 @@ class MessageStore(Protocol):
 
     def close(self) -> None:
         """Close the database, outside a transaction. Nothing else may be called after that."""
+        ...
+
+
+class BrokerStore(Protocol):
+    """What the broker keeps on disk. Used by one thread only; every method raises StoreError."""
+
+    def load(self) -> Kept:
+        """Return all of it."""
+        ...
+
+    def write(self, changes: Changes) -> None:
+        """Write them; on return all of it is on disk, else nothing."""
+        ...
+
+    def tidy(self) -> None:
+        """Give free space back to the file system, a slice."""
+        ...
+
+    def close(self) -> None:
+        """Close the file. Nothing else may be called after that."""
         ...
 
 

@@ -546,6 +546,15 @@ class Settings:
             help="how the edge speaks to the cloud; a deployment may say otherwise for edgeHub and edgeAgent",
         ),
     )
+    bridge_settings: Path | None = field(
+        default=None,
+        metadata=_about(
+            _home,
+            default="HOME/bridges.toml",
+            unit="file",
+            help="addresses and credentials of the brokers that bridges of the MQTT broker connect to",
+        ),
+    )
     log_level: str = field(
         metadata=_about(
             _log_level,
@@ -621,6 +630,7 @@ def read_settings(
         image_gc_time=pick("image_gc_time", None),
         trust_bundle_cert=pick("trust_bundle_cert", None),
         storage_folder=pick("storage_folder", None),
+        bridge_settings=pick("bridge_settings", None),
         log_level=pick("log_level", about("log_level").default),
         connection_string=None if link is None else link.value,
         connection_string_file=pick("connection_string_file", None),

@@ -58,12 +58,14 @@ from actors.security import SecurityActor
 from actors.supervisor_messages import RestartModule
 from actors.upstream_protocol import UpstreamProtocol
 from messaging.address import child_of
-from messaging.errors import EdgeError
+from messaging.broker.config import BrokerSpec
+from messaging.errors import ConfigError, EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
+from runtime.bridge_settings import FILE_NAME, OwnNames, check_bridge_settings
 from runtime.certificates import server_names
 from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
 from runtime.deployed_ports import as_deployed
@@ -204,12 +206,34 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         key_file=str(certificate),
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
         routes=route_texts(hub),
+        broker=hub.broker,
+        bridge_settings=str(_bridge_settings(settings, hub.broker)),
         ttl_s=hub.ttl_s,
         environment=deployment.hub_environment.values,
         message_db=str(_message_db(settings, deployment)),
         max_store_bytes=hub.max_size_bytes,
         drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
     )
+
+
+def fixed_part(config: HubConfig) -> bytes:
+    """Return what of its configuration a hub cannot change while it lives.
+
+    It is told of new routes, twins and rules of the broker; whether it has a broker is settled at its start.
+    """
+    broker = None if config.broker is None else BrokerSpec()
+    return hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}, broker=broker))
+
+
+def _bridge_settings(settings: Settings, broker: BrokerSpec | None) -> Path:
+    """Return where the hub looks for other brokers; what is wrong there is said."""
+    path = settings.bridge_settings or settings.home / FILE_NAME
+    if broker is not None and broker.bridges:
+        try:
+            check_bridge_settings(path, OwnNames(settings.device_id, settings.iothub_hostname))
+        except ConfigError as exc:
+            log.warning("a bridge will not connect: %s", exc)
+    return path
 
 
 def _cloud_ca_file(settings: Settings) -> str:
@@ -613,16 +637,12 @@ class _Edge:
         )
 
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
-        """Make configuration and addresses part of what the hub is made from: a change replaces it.
-
-        Not its routes and twins: a hub that lives is told of new ones.
-        """
+        """Make configuration and addresses part of what the hub is made from: a change replaces it."""
         hub = deployment.edge_hub
         if hub is None:
             return deployment
-        fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
         listeners = hub_listeners(settings, deployment.hub_environment.values)
-        digest = hashlib.sha256(f"{listeners} ".encode() + fixed).hexdigest()[:16]
+        digest = hashlib.sha256(f"{listeners} ".encode() + fixed_part(config)).hexdigest()[:16]
         return replace(deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
     def _hub_is_current(self) -> bool:

@@ -25,6 +25,7 @@ from actors import hub_config
 from actors.addresses import HUB
 from actors.admission import Admission
 from actors.base import ChildSpec
+from actors.bridge_ports import BridgePorts
 from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
@@ -34,6 +35,10 @@ from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
+from runtime.bridge_db import BridgeDb
+from runtime.bridge_lines import BridgeLines
+from runtime.bridge_settings import FILE_NAME, BridgeSettingsFile, OwnNames
+from runtime.broker_db import BrokerDb
 from runtime.client_certificates import check_certificate
 from runtime.home import Home
 from runtime.http_gate import HttpGate
@@ -123,6 +128,19 @@ def run_hub(
             mqtt_listener=listeners.mqtt,
             amqp_listener=listeners.amqp,
             http_gate=gate,
+            open_broker_store=lambda: BrokerDb.open(database.with_name("broker.db")),
+            bridge_ports=BridgePorts(
+                lambda: BridgeDb.open(
+                    database.with_name("bridge.db"),
+                    environment.bridge_max_bytes,
+                    environment.bridge_max_messages,
+                ),
+                BridgeLines(),
+                BridgeSettingsFile(
+                    Path(config.bridge_settings or home / FILE_NAME),
+                    OwnNames(config.device_id, config.iothub_hostname),
+                ),
+            ),
             load_certificate=certificate.load,
         )
 

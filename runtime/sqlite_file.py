@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from messaging.errors import StoreDamaged, StoreError, StoreFull
@@ -102,3 +104,26 @@ def translated(exc: sqlite3.Error, path: Path, what: str, doing: str) -> StoreEr
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return damaged(path, what, str(exc))
     return StoreError(f"{what} {path}: cannot {doing}: {exc}")
+
+
+def put_aside(path: Path) -> Path:
+    """Move a database away, under the first name that is free; the log first, which means nothing alone."""
+    names = (path.with_name(f"{path.name}-damaged-{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    for ending in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{ending}", f"{aside}{ending}")
+    return aside
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what the block did, with one sync to disk; undo all of it when anything in it failed."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
+            connection.execute("ROLLBACK")
+        raise

@@ -37,10 +37,13 @@ class TcpListener:
         speaks: str,
         tls: Iterable[socket.socket],
         plain: Iterable[socket.socket],
-        certificate: ServerCertificate,
+        certificate: ServerCertificate | None,
         admission: Admission,
     ) -> None:
-        """Take the sockets. `speaks` names the protocol for the log; `admission` may be shared."""
+        """Take the sockets. `speaks` names the protocol for the log; `admission` may be shared.
+
+        Without `tls` sockets there need be no certificate.
+        """
         self._speaks = speaks
         self._certificates: dict[socket.socket, ServerCertificate | None] = dict.fromkeys(tls, certificate)
         self._certificates.update(dict.fromkeys(plain))

@@ -36,6 +36,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "ledger": Entry(_HERE + "ledger", "ledger", "Account for every message: where did it go?"),
     "routes": Entry(_HERE + "routes", "routes", "Show, check and test routes."),
     "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),
+    "topics": Entry(_HERE + "topics", "topics", "Show what goes on at the MQTT broker."),
     "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
     "cloud": Entry(_HERE + "cloud.group", "cloud", "The IoT Hub on this machine: run it, and what is in it."),

@@ -140,7 +140,7 @@ def test_the_first_report_wipes_the_clients_of_an_earlier_hub_and_tells_the_rest
         "lastDesiredVersion": 7,
         "lastDesiredStatus": status,
     }
-    assert first == [header | {"clients": None}]
+    assert first == [header | {"clients": None, "bridges": None}]
     assert [list(patch["clients"]) for patch in later] == [["edge1/sensor"]]
     assert world.twin.keys() == header.keys() | {"clients"}
 
@@ -418,7 +418,8 @@ def test_what_the_hub_desires_and_cannot_be_is_reported_and_told_to_nobody() -> 
     assert world.twin["lastDesiredVersion"] == 8
     assert world.twin["lastDesiredStatus"] == {
         "code": 400,
-        "description": "$edgeHub, version 8: $.routes: expected an object, got a number",
+        "description": "Error while parsing desired properties - "
+        "$edgeHub, version 8: $.routes: expected an object, got a number",
     }
 
 

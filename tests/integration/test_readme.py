@@ -176,6 +176,18 @@ def test_the_process_module_of_the_readme_is_a_valid_module() -> None:
     assert list(deployment.modules) == ["filter"]
 
 
+def test_the_rules_of_the_readme_are_valid() -> None:
+    manifest = json.loads(SAMPLE.read_text())
+    hub = manifest["modulesContent"]["$edgeHub"]["properties.desired"]
+    [rules] = [text for text in blocks("json") if '"mqttBroker"' in text]
+    hub.update(json.loads("{" + rules + "}"), schemaVersion="1.2")
+
+    broker = parse_deployment(json.dumps(manifest).encode(), "README.md").hub.broker
+
+    assert broker is not None
+    assert [rule.allow for rule in broker.rules] == [True, False, True]
+
+
 def test_every_command_and_every_setting_is_told() -> None:
     table = README.split("## Commands")[1].split("\n## ")[0]
 

@@ -15,7 +15,7 @@ from actors.upstream_protocol import DEFAULT
 from messaging.errors import ConfigError
 from runtime import edge
 from runtime.config import ListenAddress, Settings, local_name, read_settings
-from runtime.edge import hub_listeners, hub_settings, run_edge, upstream_protocol
+from runtime.edge import fixed_part, hub_listeners, hub_settings, run_edge, upstream_protocol
 from runtime.edge_deployment import read_deployment
 from runtime.embedded_cloud import EmbeddedCloud, Kept
 from runtime.logging_setup import LineFormatter
@@ -61,6 +61,23 @@ def test_the_hub_is_told_names_routes_and_times(tmp_path: Path, manifest_ttl: in
     )
     assert config.ttl_s == ttl_s
     assert hub_config.decode(hub_config.encode(config), "hub.json") == config
+
+
+def test_rules_of_the_broker_reach_a_hub_that_lives_and_switching_it_replaces_the_hub(tmp_path: Path) -> None:
+    settings = read_settings({"home": str(tmp_path)}, {}, host_name="box")
+    schema, broker = ((*HUB, "schemaVersion"), "1.2"), (*HUB, "mqttBroker")
+    allow = {"identities": ["d1"], "allow": [{"operations": ["mqtt:publish"], "resources": ["a/#"]}]}
+
+    off, on, with_rules = (
+        hub_settings(settings, parse_deployment(manifest_text(*changes), "d.json"), tmp_path / "server.pem")
+        for changes in ((schema,), (schema, (broker, {})), (schema, (broker, {"authorizations": [allow]})))
+    )
+
+    assert off.broker is None
+    assert with_rules.broker is not None
+    assert hub_config.decode(hub_config.encode(with_rules), "hub.json") == with_rules
+    assert fixed_part(on) == fixed_part(with_rules)
+    assert fixed_part(on) != fixed_part(off)
 
 
 @pytest.mark.parametrize(
