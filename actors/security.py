@@ -251,7 +251,9 @@ class SecurityActor(EdgeActor):
         self._wait_for_renewal()
 
     def on_module_reported(self, message: ModuleReported) -> None:
-        self._security.note_module(message.name, message.status, message.since_s, message.exit_code)
+        self._security.note_module(
+            message.name, message.status, message.since_s, message.exit_code, message.image_id
+        )
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -37,11 +37,13 @@ from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
 from actors.module_spec import (
+    EDGE_AGENT,
     EDGE_CLOUD,
     EDGE_HUB,
     DesiredStatus,
     DockerSettings,
     ModuleSpec,
+    ModuleStatus,
     ProcessSettings,
     RestartPolicy,
     StandInSettings,
@@ -79,6 +81,7 @@ from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
 from runtime.listening_sockets import Use
+from runtime.management_server import ManagementServer
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
@@ -89,6 +92,9 @@ from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
+
+if TYPE_CHECKING:  # imported when somebody asks
+    from runtime.management_api import ManagementApi
 
 log = logging.getLogger(__name__)
 
@@ -267,6 +273,7 @@ class _Edge:
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
+        self._management = ManagementServer(run.path)
         self._link = AgentLinkChoice(upstream_protocol(settings, chosen.deployment))
         self._containers = containers
         containers.tell_gateway(self._listen_for_container)
@@ -315,6 +322,7 @@ class _Edge:
             image_of=self._image_of,
             now_s=time.time,
         )
+        self._management.open()
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
         self._deployment = self._with_hub_version(settings, self._deployment, config)
         last = LastDeployment(home.last_deployment, self._security.keys)
@@ -348,10 +356,13 @@ class _Edge:
         """Start the actors and wait for the end, at the latest until this monotonic time."""
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
+        assert self._security is not None
+        self._security.note_module(EDGE_AGENT, ModuleStatus.RUNNING.value, began_s, None)
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
+            self._management.serve(lambda: self._management_api(began_s))
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
@@ -372,6 +383,7 @@ class _Edge:
 
     def close(self) -> None:
         """Give everything back but modules that outlived a failure."""
+        self._management.close()
         if self._security is not None:
             self._security.close()
         self._modules.close()
@@ -393,6 +405,20 @@ class _Edge:
     def _image_of(self, name: str) -> str | None:
         module = self._deployment.modules.get(name)
         return module.settings.image if module and isinstance(module.settings, DockerSettings) else None
+
+    def _management_api(self, began_s: float) -> ManagementApi:
+        """In a thread of its server."""
+        from runtime.management_api import ManagementApi, commands_of
+
+        security = self._security
+        assert security is not None
+        return ManagementApi(
+            self._home,
+            security.keys,
+            modules=security.states,
+            command=commands_of(self._home.path),
+            started_s=began_s,
+        )
 
     # the actors
 

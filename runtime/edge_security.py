@@ -25,13 +25,13 @@ from runtime.hub_identities import own_identities, with_scope
 from runtime.key_content import Identity
 from runtime.key_store import KeyStore
 from runtime.leaf_rules import adopt
+from runtime.module_details import ModuleState
 from runtime.module_environment import EdgeNames, module_variables
 from runtime.provisioning import Provisioned
 from runtime.scope_file import ScopeFile
 from runtime.trust_bundle import ders
 
 if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub needs none
-    from runtime.workload_api import ModuleState
     from runtime.workload_server import WorkloadServer
 
 DEBUG_FOLDER: Final = "d"  # as the next
@@ -45,6 +45,7 @@ class _Noted:
     status: str
     since_s: float | None
     exit_code: int | None
+    image_id: str
 
 
 class EdgeSecurity:
@@ -223,10 +224,12 @@ class EdgeSecurity:
         """Return when the next certificate is due; see Security."""
         return min(self._ca.renew_at_s, self._certificate.renew_at_s)
 
-    def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
+    def note_module(
+        self, name: str, status: str, since_s: float | None, exit_code: int | None, image_id: str = ""
+    ) -> None:
         """Take note of how a module is doing; see Security."""
         with self._noting:
-            self._noted[name] = _Noted(status, since_s, exit_code)
+            self._noted[name] = _Noted(status, since_s, exit_code, image_id)
 
     def close(self) -> None:
         """Close all workload sockets."""
@@ -251,9 +254,7 @@ class EdgeSecurity:
         return self._server
 
     def states(self) -> Sequence[ModuleState]:
-        """Return how all modules are doing, for the workload API. In the thread of its server."""
-        from runtime.workload_api import ModuleState
-
+        """Return how all modules are doing, for both APIs. Any thread may call."""
         with self._noting:
             noted = dict(self._noted)
         # To those who ask, agent and hub are the containers that they are in the reference.
@@ -267,6 +268,7 @@ class EdgeSecurity:
                 started_utc=_utc(module.since_s) if _in_daemon_words(module.status) == "running" else None,
                 exited_utc=_utc(module.since_s) if _in_daemon_words(module.status) != "running" else None,
                 exit_code=module.exit_code,
+                image_id=module.image_id,
             )
             for name, module in sorted(noted.items())
         ]
