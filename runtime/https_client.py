@@ -65,8 +65,9 @@ class Answer:
 class HttpsClient:
     """One connection, kept open between requests; used by one thread at a time."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, answer_limit_s: float = ANSWER_LIMIT_S) -> None:
         self._service = service
+        self._answer_limit_s = answer_limit_s
         self._connection: http.client.HTTPConnection | None = None
 
     def __enter__(self) -> HttpsClient:
@@ -118,7 +119,7 @@ class HttpsClient:
         except TimeoutError as exc:
             self.close()
             raise CloudError(
-                CloudFault(Fault.TIMEOUT, f"{self._service} did not answer within {ANSWER_LIMIT_S:g} s")
+                CloudFault(Fault.TIMEOUT, f"{self._service} did not answer within {self._answer_limit_s:g} s")
             ) from exc
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             raise
@@ -150,8 +151,8 @@ class HttpsClient:
             raise self._away(f"its name is not known here: {exc.strerror}") from exc
         except OSError as exc:
             raise self._away(exc.strerror or str(exc)) from exc
-        sock.settimeout(ANSWER_LIMIT_S)
-        connection = http.client.HTTPConnection(service.host, service.port, timeout=ANSWER_LIMIT_S)
+        sock.settimeout(self._answer_limit_s)
+        connection = http.client.HTTPConnection(service.host, service.port, timeout=self._answer_limit_s)
         connection.sock = sock
         connection.auto_open = 0  # it would do so without TLS
         return connection

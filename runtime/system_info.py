@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,16 @@ _DMI: Final = Path("/sys/class/dmi/id")
 _KINDS: Final = {"0": "SSD", "1": "HDD"}
 # Without blocks of their own on a disk.
 PASSING_FILE_SYSTEMS: Final = frozenset({"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file system that is mounted."""
+
+    device: str
+    point: str
+    kind: str  # ext4, tmpfs …
+    options: tuple[str, ...]
 
 
 def system_info(server_version: str = "") -> dict[str, Any]:
@@ -104,42 +115,46 @@ def os_release() -> dict[str, str]:
 def disks(places: Iterable[Path] = ()) -> list[dict[str, Any]]:
     """Return the disks of this machine, each once, and the file systems that these places are on."""
     found: dict[str, dict[str, Any]] = {}
-    wanted = {mount[1] for mount in (mount_of(place) for place in places) if mount is not None}
-    for device, point, kind in mounts():
-        is_disk = device.startswith("/dev/") and kind not in PASSING_FILE_SYSTEMS
-        if device in found or not (is_disk or point in wanted):
+    wanted = {mount.point for mount in map(mount_of, places) if mount is not None}
+    for mount in mounts():
+        is_disk = mount.device.startswith("/dev/") and mount.kind not in PASSING_FILE_SYSTEMS
+        if mount.device in found or not (is_disk or mount.point in wanted):
             continue
         try:
-            space = os.statvfs(point)
+            space = os.statvfs(mount.point)
         except OSError:
             continue
-        found[device] = {
-            "name": device,
+        found[mount.device] = {
+            "name": mount.device,
             "available_space": space.f_bavail * space.f_frsize,
             "total_space": space.f_blocks * space.f_frsize,
-            "file_system": kind,
-            "file_type": _kind_of(point),
+            "file_system": mount.kind,
+            "file_type": _kind_of(mount.point),
         }
     return list(found.values())
 
 
-def mounts() -> list[tuple[str, str, str]]:
-    """Return what is mounted as (device, mount point, file system), those mounted last first."""
+def mounts() -> list[Mount]:
+    """Return what is mounted, the last first: it hides what was mounted there before."""
     try:
         lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return []
-    fields = [line.split(" ") for line in reversed(lines)]
-    return [(_unescaped(row[0]), _unescaped(row[1]), row[2]) for row in fields if len(row) >= 3]
+    rows = [line.split(" ") for line in reversed(lines)]
+    return [
+        Mount(_unescaped(row[0]), _unescaped(row[1]), row[2], tuple(row[3].split(",")))
+        for row in rows
+        if len(row) >= 4
+    ]
 
 
-def mount_of(path: Path) -> tuple[str, str, str] | None:
-    """Return the mount that a path, or the next folder above it that is there, lies on."""
+def mount_of(path: Path) -> Mount | None:
+    """Return the file system that a path, or the next folder above it that is there, lies on."""
     while not path.exists() and path != path.parent:
         path = path.parent
     real = os.path.realpath(path)
-    found = [mount for mount in mounts() if real == mount[1] or real.startswith(f"{mount[1].rstrip('/')}/")]
-    return max(found, key=lambda mount: len(mount[1]), default=None)
+    found = [one for one in mounts() if real == one.point or real.startswith(f"{one.point.rstrip('/')}/")]
+    return max(found, key=lambda one: len(one.point), default=None)
 
 
 def _unescaped(text: str) -> str:
