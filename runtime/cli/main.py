@@ -39,6 +39,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),
     "check": Entry(_HERE + "check", "check", "Look for what is wrong, and say what to do."),
     "check-list": Entry(_HERE + "check", "check_list", "List the checks with their ids."),
+    "support-bundle": Entry(
+        _HERE + "support_bundle", "support_bundle", "Collect logs and state in one file, without secrets."
+    ),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
     "cloud": Entry(_HERE + "cloud.group", "cloud", "The IoT Hub on this machine: run it, and what is in it."),
     "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),
