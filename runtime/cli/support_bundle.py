@@ -63,8 +63,8 @@ def support_bundle(
 
     now_s = time.time()
     options = BundleOptions(
-        since_s=_read_time("--since", since, now_s) or 0.0,
-        until_s=_read_time("--until", until, now_s),
+        since_s=read_time("--since", since, now_s) or 0.0,
+        until_s=read_time("--until", until, now_s),
         runtime_only=runtime_only,
         iothub_hostname=iothub_hostname or "",
         tell=_silent if quiet or as_json else _tell,
@@ -93,7 +93,7 @@ def support_bundle(
         click.echo(f"{path} ({path.stat().st_size} bytes): look into it before you give it away")
 
 
-def _read_time(option: str, text: str | None, now_s: float) -> float | None:
+def read_time(option: str, text: str | None, now_s: float) -> float | None:
     from actors.log_query import MethodRefused, parse_time
     from messaging.errors import ConfigError
 
