@@ -65,8 +65,8 @@ from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
-from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
 from runtime.deployed_ports import as_deployed
+from runtime.device_file import remember_device
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
@@ -78,6 +78,7 @@ from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
+from runtime.listen_addresses import amqp_addresses, web_addresses
 from runtime.listening_sockets import Use
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
@@ -87,6 +88,7 @@ from runtime.process_end import FAILED, end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
+from runtime.settings import Settings
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
 
@@ -299,7 +301,7 @@ class _Edge:
         home.close_entries()
         if self._cloud is not None:
             self._start_cloud(self._cloud)
-        remember_device(settings)
+        remember_device(settings.home, settings.device_id)
         remember(home, self._provisioned, same_hub=self._cloud is not None)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)

@@ -15,7 +15,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -24,14 +23,14 @@ from messaging.envelope import Secret
 from messaging.errors import ConfigError
 from messaging.text import quoted
 from runtime.atomic_file import make_private_folder, write_private_file
-from runtime.config import Settings, about, kept_device_id, variable
-from runtime.device_credentials import Enrollment, enrollment_key, read_secret_file
+from runtime.device_credentials import Enrollment, enrollment_key
+from runtime.device_file import kept_device_id
 from runtime.home import Home
+from runtime.secret_files import read_secret_file
+from runtime.settings import LOCAL_HUB, Settings, variable
 from runtime.trust_bundle import certificates_in, pem
 
 log = logging.getLogger(__name__)
-
-LOCAL_HUB: Final = about("iothub_hostname").default
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ import pytest
 
 from actors.deployment import parse_deployment
 from runtime.cli.main import COMMANDS
-from runtime.config import Settings, variable
 from runtime.run_directory import RunDirectory
+from runtime.settings import Settings, variable
 from tests.integration.edge_program import PROGRAM, ROOT, SAMPLE, EdgeProcess, wait_until
 
 README = (ROOT / "README.md").read_text()
