@@ -73,6 +73,7 @@ from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
+from runtime.given_ca import ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
@@ -121,6 +122,8 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
+    for remark in settings.remarks:
+        log.warning("%s", remark)
     limit = _TimeLimit(for_s)
     while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
         log.info("starting anew, as the device that this is by now")
@@ -311,6 +314,7 @@ class _Edge:
             names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            ca=ca_source(settings),
             trusted_pem=trusted_pem(settings),
             provisioned=self._provisioned,
             group_of=self._group_of,

@@ -11,6 +11,7 @@ import logging
 import os
 import stat
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,14 @@ log = logging.getLogger(__name__)
 
 STANDARD_INPUT: Final = Path("-")
 LONGEST_FILE_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file, and the setting that names it, for errors."""
+
+    path: Path
+    origin: str
 
 
 def check_closed(path: Path, origin: str) -> None:

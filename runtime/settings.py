@@ -453,6 +453,12 @@ def about(name: str) -> About:
     return _ABOUT[name]
 
 
+def origin_of(settings: Settings, name: str) -> str:
+    """Return who set it, for errors: file, line and key, or option or variable."""
+    said = settings.given.get(name, variable(name))
+    return f"{said}: {_ABOUT[name].keys[0]}" if said.startswith("/") else said
+
+
 def variable(name: str) -> str:
     """Return the environment variable of the setting called `name`."""
     return PREFIX + name.upper()

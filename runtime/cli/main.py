@@ -37,6 +37,8 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "routes": Entry(_HERE + "routes", "routes", "Show, check and test routes."),
     "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),
     "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),
+    "config": Entry(_HERE + "config", "config", "Check, apply and show the settings of this device."),
+    "cert": Entry(_HERE + "cert", "cert", "Show the certificates of this edge."),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
     "cloud": Entry(_HERE + "cloud.group", "cloud", "The IoT Hub on this machine: run it, and what is in it."),
     "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),

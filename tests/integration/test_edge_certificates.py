@@ -1,0 +1,173 @@
+"""An edge whose device proves itself with a certificate: to the provisioning service, then to its IoT Hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.cloud_program import CloudProgram
+from tests.integration.device_certificates import KeyPair, issue
+from tests.integration.edge_program import EdgeProcess, wait_until
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[CloudProgram]:
+    with CloudProgram() as program:
+        yield program
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
+    edge = EdgeProcess(tmp_path / "home")
+    yield edge
+    edge.close()
+
+
+def written(pair: KeyPair, folder: Path, name: str, *above: KeyPair) -> tuple[Path, Path]:
+    cert, key = pair.write(folder, name, *above)
+    key.chmod(0o600)
+    return cert, key
+
+
+def serving(cloud: CloudProgram) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((cloud.home / "cloud" / "serving.json").read_text())
+    return found
+
+
+def dps_config(cloud: CloudProgram, files: tuple[Path, Path], registration_id: str = "") -> str:
+    named = f'registration_id = "{registration_id}"\n' if registration_id else ""
+    return f"""
+[provisioning]
+source = "dps"
+global_endpoint = "https://{cloud.address}:{serving(cloud)["httpsPort"]}"
+id_scope = "{serving(cloud)["idScope"]}"
+
+[provisioning.attestation]
+method = "x509"
+{named}identity_cert = "file://{files[0]}"
+identity_pk = "file://{files[1]}"
+
+[cloud]
+ca = "{cloud.ca_file}"
+https_port = {serving(cloud)["httpsPort"]}
+"""
+
+
+def start_with(edge: EdgeProcess, tmp_path: Path, text: str) -> None:
+    source = tmp_path / "config.toml"
+    source.write_text(text)
+    done = edge.run("config", "apply", "-c", str(source))
+    assert done.returncode == 0, done.stderr
+    edge.environment.pop("EDGE_ACTORS_DEVICE_ID", None)
+    edge.start()
+
+
+def link(edge: EdgeProcess) -> dict[str, Any]:
+    found: dict[str, Any] = edge.json("upstream", "status")
+    return found
+
+
+def modules_in_cloud(cloud: CloudProgram, device_id: str) -> set[str]:
+    listed = cloud.ask("query", f"SELECT * FROM devices.modules WHERE deviceId = '{device_id}'")
+    return {module["moduleId"] for module in listed}
+
+
+@pytest.mark.parametrize("kind", ["individual", "group"])
+def test_a_certificate_proves_the_edge_to_the_provisioning_service_and_to_the_hub(
+    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path, kind: str
+) -> None:
+    if kind == "group":
+        root = issue("plant root", is_ca=True)
+        pair, above = issue("gw-g", root), (root,)
+        (tmp_path / "root.pem").write_text(root.pem)
+        cloud.do("enrollment", "create", "plant", "--group", "--edge", "--x509", str(tmp_path / "root.pem"))
+    else:
+        pair, above = issue("gw-i"), ()
+        (tmp_path / "own.pem").write_text(pair.pem)
+        cloud.do("enrollment", "create", "gw-i", "--edge", "--x509", str(tmp_path / "own.pem"))
+    device_id = f"gw-{kind[0]}"
+
+    start_with(edge, tmp_path, dps_config(cloud, written(pair, tmp_path, "id", *above)))
+
+    wait_until(lambda: link(edge)["device"]["state"] == "linked", "the registry takes the certificate")
+    wait_until(lambda: link(edge)["up"], "the hub is linked, too")
+    assert link(edge)["device"]["deviceId"] == device_id
+    # The identities of its modules were made there by the certificate alone: no key of the device exists.
+    assert modules_in_cloud(cloud, device_id) >= {"$edgeAgent", "$edgeHub", "sensor", "filter"}
+    shown = cloud.ask("device", "show", device_id)
+    assert shown["authentication"]["type"] == "selfSigned"
+    assert json.loads((edge.home / "provisioned.json").read_text())["deviceKey"] == ""
+
+
+def test_a_renewed_certificate_is_used_without_a_restart_and_a_start_offline_needs_none(
+    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+) -> None:
+    first = issue("gw-r")
+    second = issue("gw-r")
+    for name, pair in (("first", first), ("second", second)):
+        (tmp_path / f"{name}.pem").write_text(pair.pem)
+    cloud.do(
+        "enrollment", "create", "gw-r", "--edge",
+        "--x509", str(tmp_path / "first.pem"), "--x509", str(tmp_path / "second.pem"),
+    )  # fmt: skip
+    start_with(edge, tmp_path, dps_config(cloud, written(first, tmp_path, "id")))
+    wait_until(lambda: link(edge)["device"]["state"] == "linked", "the edge is linked")
+
+    written(second, tmp_path, "id")
+    edge.run("identity", "create", "leaf-of-r")  # has the registry asked at once
+
+    wait_until(lambda: "leaf-of-r" in edge.run("identity", "list").stdout, "it is made")
+    wait_until(lambda: link(edge)["device"]["state"] == "linked", "the edge is linked with the new one")
+
+
+def test_an_edge_by_hand_with_a_certificate_is_linked(
+    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+) -> None:
+    pair = issue("gw-m")
+    (tmp_path / "own.pem").write_text(pair.pem)
+    cloud.do("device", "create", "gw-m", "--edge", "--x509", str(tmp_path / "own.pem"))
+    cert, key = written(pair, tmp_path, "id")
+
+    start_with(
+        edge,
+        tmp_path,
+        f"""
+[provisioning]
+source = "manual"
+iothub_hostname = "{cloud.address}"
+device_id = "gw-m"
+
+[provisioning.authentication]
+method = "x509"
+identity_cert = "file://{cert}"
+identity_pk = "file://{key}"
+
+[cloud]
+ca = "file://{cloud.ca_file}"
+https_port = {serving(cloud)["httpsPort"]}
+""",
+    )
+
+    wait_until(lambda: link(edge)["device"]["state"] == "linked", "the registry takes the certificate")
+    assert link(edge)["device"]["deviceId"] == "gw-m"
+
+
+def test_a_certificate_that_is_not_enrolled_is_refused_with_the_way_out(
+    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+) -> None:
+    cert, key = written(issue("gw-x"), tmp_path, "id")
+    source = tmp_path / "config.toml"
+    source.write_text(dps_config(cloud, (cert, key)))
+    assert edge.run("config", "apply", "-c", str(source)).returncode == 0
+    edge.environment.pop("EDGE_ACTORS_DEVICE_ID", None)
+
+    refused = edge.run("run")
+
+    assert refused.returncode == 2
+    assert "refuses registration 'gw-x'" in refused.stderr
+    assert "EDGE_ACTORS_DPS_REGISTRATION_ID and the certificate with the enrollment" in refused.stderr
+    assert not (edge.home / "provisioned.json").exists()
