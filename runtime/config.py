@@ -82,6 +82,8 @@ def read_settings(options: Options, environment: Mapping[str, str], host_name: s
     listen = values.get("listen", Settings.__dataclass_fields__["listen"].default)
     device = link_settings.wanted_device_id(given, link)
     origins = {name: found.where or found.origin for name in NAMES if (found := given.get(name))}
+    if link is not None:
+        origins["device_id"] = origins["iothub_hostname"] = link.where or link.origin
     return Settings(
         **{
             **values,

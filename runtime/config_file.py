@@ -194,7 +194,8 @@ class _Reader:
         try:
             read = described.read(KINDS[described.kind](value))
         except _WrongType as exc:
-            self._wrong(path, f"{key} = {_shown(value, described)} is not allowed; allowed: {exc}")
+            unit = f": {described.unit}" if described.kind == "string" else ""
+            self._wrong(path, f"{key} = {_shown(value, described)} is not allowed; allowed: {exc}{unit}")
         except ValueError as exc:
             self._wrong(path, f"{key} = {_shown(value, described)} is not allowed; allowed: {exc}")
         except ConfigError as exc:  # of a connection string; it never shows the key
@@ -241,7 +242,7 @@ class _Reader:
         elif "password" not in account and "password_file" not in account:
             missing.append("password or password_file")
         if missing:
-            self._wrong(path, f"{'.'.join(path)} has no {' and no '.join(missing)}; an account needs them")
+            self._wrong(path, f"{'.'.join(path)} has no {' and no '.join(missing)}; an account needs that")
         if len(self._file.problems) == known:
             self._add_credential(path, found)
 

@@ -46,7 +46,13 @@ def container_runtime(settings: Settings, run: RunDirectory) -> DockerRuntime:
         collection = CollectionTimes(
             settings.image_gc_interval, settings.image_gc_threshold, settings.image_gc_time
         )
-    return DockerRuntime(names, Home(run.home).containers, environment=environment, collection=collection)
+    return DockerRuntime(
+        names,
+        Home(run.home).containers,
+        environment=environment,
+        collection=collection,
+        own_credentials=settings.registry_credentials,
+    )
 
 
 def listening_for_containers(

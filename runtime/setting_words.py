@@ -8,10 +8,13 @@ from enum import Enum
 from typing import Any, Final
 
 from messaging.connection_string import ConnectionString
+from runtime import setting_texts as texts
 from runtime.renewal import Threshold
 from runtime.settings import Settings, about
 
 MASK: Final = "***"
+# Their defaults are known only here and now.
+_FOUND_OUT: Final = ("home", "device_id", "iothub_hostname", "hostname")
 
 
 def shown(settings: Settings, name: str) -> str:
@@ -21,9 +24,13 @@ def shown(settings: Settings, name: str) -> str:
         proof = f"SharedAccessKey={MASK}" if value.shared_access_key else "x509=true"
         return f"HostName={value.host_name};DeviceId={value.identity.device_id};{proof}"
     described = about(name)
-    if name not in settings.given and value in (None, "", ()):
+    if name not in settings.given and (name not in _FOUND_OUT or value in (None, "", ())):
         return described.default
-    return MASK if described.is_secret else _text(value)
+    if described.is_secret:
+        return MASK
+    if described.read in (texts.span_s, texts.trial_s):
+        return f"{value:g}s" if value else "off"
+    return _text(value)
 
 
 def _text(value: Any) -> str:
