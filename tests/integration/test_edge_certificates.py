@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runtime.cli.running import refresh_scope
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import KeyPair, issue
 from tests.integration.edge_program import EdgeProcess, wait_until
@@ -103,24 +104,30 @@ def test_a_certificate_proves_the_edge_to_the_provisioning_service_and_to_the_hu
     assert json.loads((edge.home / "provisioned.json").read_text())["deviceKey"] == ""
 
 
-def test_a_renewed_certificate_is_used_without_a_restart_and_a_start_offline_needs_none(
+def test_another_certificate_is_used_without_a_restart_and_a_bad_one_stops_nothing(
     edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
 ) -> None:
-    first = issue("gw-r")
-    second = issue("gw-r")
-    for name, pair in (("first", first), ("second", second)):
-        (tmp_path / f"{name}.pem").write_text(pair.pem)
+    first, second = issue("gw-r"), issue("gw-r")
+    files = [tmp_path / "first.pem", tmp_path / "second.pem"]
+    for path, pair in zip(files, (first, second), strict=True):
+        path.write_text(pair.pem)
     cloud.do(
-        "enrollment", "create", "gw-r", "--edge",
-        "--x509", str(tmp_path / "first.pem"), "--x509", str(tmp_path / "second.pem"),
-    )  # fmt: skip
-    start_with(edge, tmp_path, dps_config(cloud, written(first, tmp_path, "id")))
+        "enrollment", "create", "gw-r", "--edge", *(part for path in files for part in ("--x509", str(path)))
+    )
+    cert, _ = written(first, tmp_path, "id")
+    start_with(edge, tmp_path, dps_config(cloud, (cert, cert.with_suffix(".key"))))
     wait_until(lambda: link(edge)["device"]["state"] == "linked", "the edge is linked")
 
-    written(second, tmp_path, "id")
-    edge.run("identity", "create", "leaf-of-r")  # has the registry asked at once
+    cert.write_text(second.pem)  # its key is to come
+    refresh_scope(edge.home)
 
-    wait_until(lambda: "leaf-of-r" in edge.run("identity", "list").stdout, "it is made")
+    said = "the certificate of this device cannot be used (KEY_VALUES_MISMATCH)"
+    wait_until(lambda: said in link(edge)["device"]["reason"], "it is told")
+    edge.stop()
+    edge.start()  # what is local goes on, also after a power cut
+    assert "does not belong to the first certificate" in edge.output.read_text()
+    written(second, tmp_path, "id")
+    refresh_scope(edge.home)
     wait_until(lambda: link(edge)["device"]["state"] == "linked", "the edge is linked with the new one")
 
 
