@@ -65,8 +65,14 @@ NO_EFFECT: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def all_keys() -> tuple[str, ...]:
-    """Return every key that has a meaning here, for hints."""
+    """Return every key that has a meaning here."""
     return (*SETTING_OF, *CHOICES, REGISTRIES)
+
+
+def all_names() -> tuple[str, ...]:
+    """Return the keys and the tables that they are in, for hints."""
+    tables = {key.rpartition(".")[0] for key in all_keys()}
+    return (*all_keys(), *sorted(tables - {""}))
 
 
 def foreign(key: str, among: Mapping[str, str]) -> str | None:
