@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actors.addresses import SECURITY
+from actors.security import RenewalDue
+from messaging.client import Client
 from runtime.cli.running import refresh_scope
+from runtime.run_directory import RunDirectory
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import KeyPair, issue
 from tests.integration.edge_program import EdgeProcess, wait_until
@@ -178,3 +184,74 @@ def test_a_certificate_that_is_not_enrolled_is_refused_with_the_way_out(
     assert "refuses registration 'gw-x'" in refused.stderr
     assert "EDGE_ACTORS_DPS_REGISTRATION_ID and the certificate with the enrollment" in refused.stderr
     assert not (edge.home / "provisioned.json").exists()
+
+
+# the edge CA
+
+
+def served_by(edge: EdgeProcess, root: KeyPair) -> str:
+    """Return the issuer of what the hub shows to a client that trusts nothing but this root."""
+    context = ssl.create_default_context(cadata=root.pem)
+    with (
+        socket.create_connection((edge.address, 8883), 10) as connected,
+        context.wrap_socket(connected, server_hostname=edge.address) as secured,
+    ):
+        shown = secured.getpeercert() or {}
+    return str(dict(part[0] for part in shown["issuer"])["commonName"])
+
+
+def delivered(edge: EdgeProcess) -> int:
+    entries = edge.json("ledger")["endpoints"].values()
+    return sum(entry["delivered"] for entry in entries)
+
+
+def look_at_certificates(edge: EdgeProcess) -> None:
+    """Have the edge do at once what it does each minute."""
+    with Client.outside(RunDirectory.of(edge.home).path) as client:
+        client.tell(SECURITY, RenewalDue())
+
+
+def test_an_edge_ca_from_files_signs_for_the_hub_and_is_exchanged_while_the_edge_runs(
+    edge: EdgeProcess, tmp_path: Path
+) -> None:
+    root, other_root = issue("plant root", is_ca=True), issue("plant root 2", is_ca=True)
+    first = issue("edge CA of gw", root, is_ca=True)
+    second = issue("edge CA of gw 2", other_root, is_ca=True)
+    cert, key = written(first, tmp_path, "ca", root)
+    start_with(edge, tmp_path, f'[edge_ca]\ncert = "file://{cert}"\npk = "file://{key}"\n')
+    wait_until(lambda: delivered(edge) > 0, "modules trust it, and messages flow")
+    assert served_by(edge, root) == "edge CA of gw"
+    hub, sensor = (edge.modules()[name]["pid"] for name in ("edgeHub", "sensor"))
+
+    written(second, tmp_path, "ca", other_root)
+    look_at_certificates(edge)
+
+    wait_until(lambda: edge.modules()["sensor"]["pid"] not in (0, None, sensor), "modules are started again")
+    assert served_by(edge, other_root) == "edge CA of gw 2"
+    assert edge.modules()["edgeHub"]["pid"] == hub
+    before = delivered(edge)
+    wait_until(lambda: delivered(edge) > before, "messages flow again")
+    shown = {(one["use"], one["positionInChain"]): one for one in edge.json("cert", "show")}
+    assert shown["edge CA", 0]["subject"] == "CN=edge CA of gw 2"
+    assert shown["edge CA", 1]["subject"] == "CN=plant root 2"
+    assert shown["hub", 0]["issuer"] == "CN=edge CA of gw 2"
+    assert edge.address in shown["hub", 0]["names"]
+    assert shown["edge CA", 0]["daysLeft"] == 29
+    assert "edge CA of gw 2" in edge.run("cert", "show").stdout
+    assert edge.run("cert", "show", "--pem").stdout == second.pem + other_root.pem
+
+
+def test_files_that_went_wrong_while_the_edge_runs_are_told_and_the_hub_goes_on(
+    edge: EdgeProcess, tmp_path: Path
+) -> None:
+    root = issue("plant root", is_ca=True)
+    cert, key = written(root, tmp_path, "ca")
+    start_with(edge, tmp_path, f'[edge_ca]\ncert = "{cert}"\npk = "{key}"\n')
+
+    cert.write_text(issue("other", is_ca=True).pem)
+    look_at_certificates(edge)
+
+    said = "certificates cannot be renewed, tried again in an hour"
+    wait_until(lambda: said in edge.output.read_text(), "it is told")
+    assert "does not belong to the first certificate" in edge.output.read_text()
+    assert served_by(edge, root) == "plant root"
