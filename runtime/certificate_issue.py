@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from messaging.errors import ConfigError
-from runtime.certificates import LEAF_VALID_DAYS, EdgeCa
+from runtime.certificates import BACKDATED_S, LEAF_VALID_DAYS, EdgeCa
 
 COMMON_NAME_LIMIT_BYTES = 64  # ub-common-name, RFC 5280 appendix A.1
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"
-_BACKDATE = timedelta(days=1)
+_BACKDATE = timedelta(seconds=BACKDATED_S)
 NOBODY = "nobody.invalid"  # a name that nobody can have, RFC 2606
 
 

@@ -30,6 +30,7 @@ CA_FILE = "edge-ca.pem"
 SERVER_FILE = "hub-server.pem"
 CA_VALID_DAYS = 90
 LEAF_VALID_DAYS = 30
+BACKDATED_S = 86_400  # clocks on a site differ
 
 _SUMMARY_VERSION = 2
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"

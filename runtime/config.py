@@ -17,11 +17,13 @@ from typing import Final, cast
 from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
 from runtime import link_settings
+from runtime.certificates import BACKDATED_S, CA_VALID_DAYS
 from runtime.config_file import ConfigFile, read_config_file
 from runtime.device_file import kept_device_id
 from runtime.home import Home
 from runtime.link_settings import Given
 from runtime.listen_addresses import default_hostname
+from runtime.renewal import DEFAULT_THRESHOLD
 from runtime.settings import NAMES, PREFIX, Settings, about, variable
 
 CONFIG_VARIABLE: Final = "EDGE_ACTORS_CONFIG"
@@ -134,6 +136,7 @@ def _check_pairs(given: Mapping[str, Given | None]) -> None:
     cert, key = given.get("edge_ca_cert"), given.get("edge_ca_pk")
     found = cert or key
     if found is None:
+        _check_renewal(given)
         return
     if cert is None or key is None:
         other = "edge_ca_pk" if cert else "edge_ca_cert"
@@ -151,6 +154,21 @@ def _check_pairs(given: Mapping[str, Given | None]) -> None:
                 f"{made.origin} is for an edge CA that the edge makes itself, but {found.origin} names one; "
                 "leave out one of them"
             )
+
+
+def _check_renewal(given: Mapping[str, Given | None]) -> None:
+    """Check that a new edge CA is not due at once, for ever."""
+    set_threshold, set_days = given.get("edge_ca_renewal_threshold"), given.get("edge_ca_expiry_days")
+    found = set_threshold or set_days
+    if found is None:
+        return
+    threshold = set_threshold.value if set_threshold else DEFAULT_THRESHOLD
+    days = set_days.value if set_days else CA_VALID_DAYS
+    if threshold.time_s(-BACKDATED_S, days * 86_400) <= 0:
+        raise ConfigError(
+            f"{found.origin}: with this threshold an edge CA of {days} days would be due as soon as it is made; "
+            "choose a later threshold, or more days"
+        )
 
 
 def _refuse_unknown(environment: Mapping[str, str]) -> None:

@@ -181,7 +181,8 @@ def test_every_command_and_every_setting_is_told() -> None:
         re.findall(r"`([a-z-]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
     )
     assert set(COMMANDS) <= told
-    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) == {
+    # All of them are in CONFIG.md, of which tests/runtime/test_config_file.py is sure.
+    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) <= {
         variable(field.name) for field in fields(Settings) if field.metadata
     }
 

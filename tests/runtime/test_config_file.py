@@ -287,6 +287,16 @@ def test_no_secret_is_shown_by_the_settings(tmp_path: Path) -> None:
             "allowed: 1% to 99% of its life, or how long before its end, such as 90min or 7day",
         ),
         (
+            "[edge_ca]\nexpiry_days = 5\nauto_renew.threshold = '7day'",
+            "FILE:3: edge_ca.auto_renew.threshold: with this threshold an edge CA of 5 days would be due as soon as it is made; "
+            "choose a later threshold, or more days",
+        ),
+        (
+            "[edge_ca]\nauto_renew.threshold = '1%'",
+            "FILE:2: edge_ca.auto_renew.threshold: with this threshold an edge CA of 90 days would be due as soon as it is made; "
+            "choose a later threshold, or more days",
+        ),
+        (
             "[edge_ca]\nmethod = 'est'",
             'FILE:2: edge_ca.method = "est" is not allowed; allowed: "self_signed"',
         ),
