@@ -67,19 +67,21 @@ from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
-from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
 from runtime.deployed_ports import as_deployed
+from runtime.device_file import remember_device
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
+from runtime.given_ca import ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
+from runtime.listen_addresses import amqp_addresses, web_addresses
 from runtime.listening_sockets import Use
 from runtime.management_server import ManagementServer
 from runtime.module_records import ModuleRecordFiles
@@ -90,6 +92,7 @@ from runtime.process_end import FAILED, end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
+from runtime.settings import Settings
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
 
@@ -125,6 +128,8 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
+    for remark in settings.remarks:
+        log.warning("%s", remark)
     limit = _TimeLimit(for_s)
     while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
         log.info("starting anew, as the device that this is by now")
@@ -306,7 +311,7 @@ class _Edge:
         home.close_entries()
         if self._cloud is not None:
             self._start_cloud(self._cloud)
-        remember_device(settings)
+        remember_device(settings.home, settings.device_id)
         remember(home, self._provisioned, same_hub=self._cloud is not None)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)
@@ -316,6 +321,7 @@ class _Edge:
             names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            ca=ca_source(settings),
             trusted_pem=trusted_pem(settings),
             provisioned=self._provisioned,
             group_of=self._group_of,

@@ -21,6 +21,7 @@ from messaging import sas
 from messaging.errors import EdgeError
 from messaging.text import quoted
 from messaging.version import VERSION
+from runtime.device_credentials import IdentityFiles
 
 CONNECT_LIMIT_S: Final = 10.0
 ANSWER_LIMIT_S: Final = 70.0  # of the reference; security-daemon.md section 4.3
@@ -48,6 +49,7 @@ class Service:
     port: int = 443
     ca_pem: str = ""  # besides the system's own authorities
     socket: Path | None = None  # in the place of host and port
+    identity: IdentityFiles | None = None  # the certificate that we show; read at each connection
 
     def __str__(self) -> str:
         return self.host if self.port == 443 or self.socket else f"{self.host}:{self.port}"
@@ -171,6 +173,8 @@ class HttpsClient:
         context = ssl.create_default_context()
         if service.ca_pem:
             context.load_verify_locations(cadata=service.ca_pem)
+        if service.identity is not None:
+            _show(context, service.identity)
         sock = socket.create_connection((service.host, service.port), CONNECT_LIMIT_S)
         try:
             return context.wrap_socket(sock, server_hostname=service.host)
@@ -216,6 +220,24 @@ class HttpsClient:
         return CloudError(
             CloudFault(kind, f"{self._service} answers {status} {name}".rstrip() + said, status)
         )
+
+
+def _show(context: ssl.SSLContext, identity: IdentityFiles) -> None:
+    """Have a context show our certificate; another file by now is another certificate."""
+    try:
+        context.load_cert_chain(identity.cert, identity.key, password=_no_password)
+    except (OSError, ValueError) as exc:
+        said = exc.reason if isinstance(exc, ssl.SSLError) else getattr(exc, "strerror", None) or str(exc)
+        text = (
+            f"the certificate of this device cannot be used ({said}): '{identity.cert}' with the key "
+            f"'{identity.key}'; `edge-actors config check` says what is wrong"
+        )
+        raise CloudError(CloudFault(Fault.UNAUTHORIZED, text)) from exc
+
+
+def _no_password() -> str:
+    # Without this OpenSSL would ask on the terminal.
+    raise ValueError("the key is encrypted")
 
 
 def _ahead_s(date: str | None, now_s: float) -> float:

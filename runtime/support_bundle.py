@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,7 +70,7 @@ def default_name(now_s: float) -> str:
 def write_bundle(home: Path, options: BundleOptions, file: IO[bytes]) -> None:
     """Write the bundle of an edge into a file that can be sought. Blocks, up to a minute or so."""
     place = Home(home)
-    bundle = _Bundle(home, options, Redactor(_known_secrets(place)))
+    bundle = _Bundle(home, options, Redactor(_known_secrets(place, os.environ)))
     try:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
             bundle.write(archive)
@@ -263,9 +264,14 @@ class _Bundle:
         self._archive.writestr(failed, self._redactor.text(content))
 
 
-def _known_secrets(home: Home) -> list[str | bytes]:
+def _known_secrets(home: Home, environment: Mapping[str, str]) -> list[str | bytes]:
     """Return every secret that this edge keeps, as far as it can be read."""
     known: list[str | bytes] = []
+    try:
+        settings = read_settings({"home": str(home.path)}, environment)
+        known += [account.password for account in settings.registry_credentials]
+    except EdgeError:
+        pass  # check.json tells
     try:
         known += _secrets_of(KeyStore.open(home.keys))
     except EdgeError:

@@ -34,6 +34,12 @@ SECTIONS: Final = (
                 "settings are well-formed",
                 home_checks.settings_are_well_formed,
             ),
+            Check(
+                "config-up-to-date",
+                "settings are those in force",
+                home_checks.settings_are_in_force,
+                _SETTINGS,
+            ),
             Check("edge-home", "home is there and private", home_checks.home_is_usable),
             Check("hostname", "host name is one of this machine", home_checks.host_name_is_ours, _SETTINGS),
             Check(
@@ -41,7 +47,10 @@ SECTIONS: Final = (
             ),
             Check("edge-identities", "identities are kept", home_checks.identities_are_kept, ("edge-home",)),
             Check(
-                "certs-read", "certificates can be read", home_checks.certificates_are_read, ("edge-home",)
+                "certs-read",
+                "certificates can be read",
+                home_checks.certificates_are_read,
+                (*_SETTINGS, "edge-home"),
             ),
             Check(
                 "certs-match-private-keys",
@@ -60,6 +69,12 @@ SECTIONS: Final = (
                 "certificate of the hub is good for a while",
                 home_checks.hub_certificate_lasts,
                 ("certs-match-private-keys",),
+            ),
+            Check(
+                "identity-certificate-expiry",
+                "certificate of this device is good for a while",
+                home_checks.identity_certificate_lasts,
+                _SETTINGS,
             ),
             Check("proxy-settings", "no proxy is expected", home_checks.proxy_is_not_expected),
             Check("edge-disk-space", "there is room on the disk", home_checks.there_is_space),
@@ -182,6 +197,10 @@ SECTIONS: Final = (
                 Check(f"{part}d-{what}", f"{part}d: {what.replace('-', ' ')}", _NO_PARTS)
                 for what in ("config-well-formed", "running")
                 for part in ("key", "cert", "tpm", "identity")
+            ),
+            *(
+                Check(f"est-{what}", f"EST: {what.replace('-', ' ')}", _not_here("this edge asks no EST server"))
+                for what in ("identity-and-bootstrap-certificate-expiry", "server-https")
             ),
             Check("container-engine-ipv6", "container engine has IPv6", _not_here("nothing asks for it")),
             Check("check-agent-image", "image of edgeAgent can be pulled", _ON_HOST),

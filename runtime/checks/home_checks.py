@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from messaging.errors import ConfigError, EdgeError
+from messaging.errors import ConfigError
 from messaging.text import quoted
-from runtime import certificates
+from runtime import certificates, config_apply
 from runtime.checks.judge import (
     judge_expiry,
     judge_host_name,
@@ -25,10 +25,13 @@ from runtime.checks.judge import (
 )
 from runtime.checks.outcome import Outcome, error, fatal, ignored, ok, skipped, warning, worst
 from runtime.checks.scene import Scene
-from runtime.config import read_settings, variable
+from runtime.config import CONFIG_VARIABLE
 from runtime.key_store import KeyStore
 from runtime.message_ledger import read_ledger
+from runtime.renewal import DEFAULT_THRESHOLD, Threshold
 from runtime.run_directory import check_home
+from runtime.secret_files import NamedFile
+from runtime.settings import origin_of
 from runtime.system_info import mount_of
 from runtime.trust_bundle import certificates_in
 
@@ -38,16 +41,35 @@ _PROXIES: Final = ("https_proxy", "HTTPS_PROXY")
 
 
 def settings_are_well_formed(scene: Scene) -> Outcome:
-    """Read all settings as a start of the edge would."""
+    """Read all settings as a start of the edge would, and the files that they name."""
+    home = scene.home.path
     try:
-        scene.settings = read_settings({"home": str(scene.home.path)}, scene.options.environment)
+        os.stat(home)  # without a right to look, all that follows would be guessed
     except PermissionError as exc:
-        return fatal(_not_permitted(scene.home.path, exc))
-    except EdgeError as exc:
-        if isinstance(exc.__cause__, PermissionError):
-            return fatal(_not_permitted(scene.home.path, exc.__cause__))
-        return error(str(exc))
-    return ok()
+        return fatal(_not_permitted(home, exc))
+    except OSError:
+        pass  # the next check tells
+    found = config_apply.check(
+        {"home": str(home)}, scene.options.environment, socket.gethostname(), scene.now_s
+    )
+    scene.settings = found.settings
+    if found.problems:
+        return error(*found.problems)
+    return warning(*found.remarks) if found.remarks else ok()
+
+
+def settings_are_in_force(scene: Scene) -> Outcome:
+    """Compare the file that a user edits with the one in the home, and that with the start of the edge."""
+    if scene.options.environment.get(CONFIG_VARIABLE):
+        return ignored(f"{CONFIG_VARIABLE} names the file that is read at each start")
+    source, applied = config_apply.default_file(), scene.home.config
+    if source.exists() and (not applied.exists() or source.read_bytes() != applied.read_bytes()):
+        return warning(f"{source} is not what is in force; put it in force: `edge-actors config apply`")
+    if not applied.exists():
+        return ignored("there is no file with settings")
+    if scene.agent is not None and applied.stat().st_mtime > scene.agent.started_at_s:
+        return warning(f"{applied} is newer than the edge that runs; start it again to have what it says")
+    return ok(file=str(applied))
 
 
 def proxy_is_not_expected(scene: Scene) -> Outcome:
@@ -117,14 +139,15 @@ def identities_are_kept(scene: Scene) -> Outcome:
 
 def certificates_are_read(scene: Scene) -> Outcome:
     """Read all certificates that this edge uses."""
+    settings = scene.settings
+    assert settings is not None
     files = [(path, "") for path in _pairs(scene) if path.exists()]
     if scene.home.cloud_ca.exists():
         files.append((scene.home.cloud_ca, ""))
-    if scene.settings is not None:
-        for name in ("trust_bundle_cert", "cloud_ca"):
-            named = getattr(scene.settings, name)
-            if named is not None:
-                files.append((named, variable(name)))
+    for name in ("edge_ca_cert", "identity_cert", "trust_bundle_cert", "cloud_ca"):
+        named = getattr(settings, name)
+        if named is not None:
+            files.append((named, origin_of(settings, name)))
     if not files:
         return ignored("the first run of the edge makes its certificates")
     found = []
@@ -153,17 +176,33 @@ def keys_belong_to_certificates(scene: Scene) -> Outcome:
             found.append(
                 error(f"{path}: {exc}; restore it from a backup, or remove it to have a new one issued")
             )
-    return worst(found)
+    return worst(found) if found else ok()  # those that are named were compared with the settings
 
 
 def edge_ca_lasts(scene: Scene) -> Outcome:
     """See how long the edge CA is still good."""
-    return _lasts(scene, certificates.CA_FILE, "the edge CA")
+    settings = scene.settings
+    assert settings is not None
+    if settings.edge_ca_cert is not None:
+        return _named_lasts(scene, "edge_ca_cert", settings.edge_ca_cert, "the edge CA")
+    return _made_lasts(scene, certificates.CA_FILE, "the edge CA", settings.edge_ca_renewal_threshold)
 
 
 def hub_certificate_lasts(scene: Scene) -> Outcome:
     """See how long the certificate that the hub shows its clients is still good."""
-    return _lasts(scene, certificates.SERVER_FILE, "the hub's certificate")
+    return _made_lasts(scene, certificates.SERVER_FILE, "the hub's certificate", DEFAULT_THRESHOLD)
+
+
+def identity_certificate_lasts(scene: Scene) -> Outcome:
+    """See how long the certificate is still good by which the device proves itself, if it has one."""
+    settings, found = scene.settings, scene.provisioned
+    assert settings is not None
+    path = settings.identity_cert
+    if path is None and found is not None and found.identity is not None:
+        path = found.identity.cert
+    if path is None:
+        return ignored("this device proves itself with a key")
+    return _named_lasts(scene, "identity_cert", path, "the certificate of this device")
 
 
 def there_is_space(scene: Scene) -> Outcome:
@@ -218,7 +257,7 @@ def messages_are_accounted_for(scene: Scene) -> Outcome:
     return ok(**info)
 
 
-def _lasts(scene: Scene, name: str, what: str) -> Outcome:
+def _made_lasts(scene: Scene, name: str, what: str, threshold: Threshold) -> Outcome:
     from runtime import certificate_issue
 
     path = scene.home.certificates / name
@@ -226,7 +265,25 @@ def _lasts(scene: Scene, name: str, what: str) -> Outcome:
         return ignored("the first run of the edge makes it")
     leaf = certificate_issue.inspect(path.read_bytes())
     running = scene.agent is not None
-    return judge_expiry(f"{what} ({path})", leaf.not_before_s, leaf.not_after_s, scene.now_s, "", running)
+    told = f"{what} ({path})"
+    return judge_expiry(told, leaf.not_before_s, leaf.not_after_s, scene.now_s, "", running, threshold)
+
+
+def _named_lasts(scene: Scene, name: str, path: Path, what: str) -> Outcome:
+    """See to a certificate that somebody else has to renew."""
+    from runtime.certificate_files import load_certificates
+
+    settings = scene.settings
+    assert settings is not None
+    one = load_certificates(NamedFile(path, origin_of(settings, name)))[0]
+    return judge_expiry(
+        f"{what} ({path})",
+        one.not_valid_before_utc.timestamp(),
+        one.not_valid_after_utc.timestamp(),
+        scene.now_s,
+        f"put a new one with its key in the place of '{path}'",
+        scene.agent is not None,
+    )
 
 
 def _outlasts(folder: Path, what: str) -> Outcome:

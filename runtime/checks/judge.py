@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from runtime.certificates import renewal_time_s
 from runtime.checks.outcome import Outcome, error, ok, warning
+from runtime.renewal import DEFAULT_THRESHOLD, Threshold
 
 CLOCK_WARNING_S: Final = 10.0
 CLOCK_ERROR_S: Final = 300.0  # from here on IoT Hub refuses tokens
@@ -47,7 +47,13 @@ def judge_clock(offset_s: float, source: str) -> Outcome:
 
 
 def judge_expiry(
-    what: str, not_before_s: float, not_after_s: float, now_s: float, renewal: str, is_running: bool
+    what: str,
+    not_before_s: float,
+    not_after_s: float,
+    now_s: float,
+    renewal: str,
+    is_running: bool,
+    threshold: Threshold = DEFAULT_THRESHOLD,
 ) -> Outcome:
     """Judge how long a certificate is still good.
 
@@ -58,6 +64,7 @@ def judge_expiry(
         now_s: Now.
         renewal: How somebody gets another one; "" when the edge renews it itself.
         is_running: Whether the edge runs, and so could.
+        threshold: When it is renewed.
     """
     days = (not_after_s - now_s) / 86_400.0
     info = {"days_left": round(days, 1)}
@@ -73,7 +80,7 @@ def judge_expiry(
         return error(told, **info) if renewal or is_running else warning(told, **info)
     if renewal and not_after_s - now_s < EXPIRY_WARNING_S:
         return warning(f"{what} expires in {days:.0f} days; {way_out}", **info)
-    due_s = renewal_time_s(not_before_s, not_after_s)
+    due_s = threshold.time_s(not_before_s, not_after_s)
     if not renewal and is_running and now_s > due_s + OVERDUE_S:
         return warning(f"{what} should be renewed by now, and expires in {days:.0f} days; {way_out}", **info)
     return ok(**info)

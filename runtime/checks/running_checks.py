@@ -17,8 +17,8 @@ from runtime.certificates import CA_FILE
 from runtime.checks.judge import judge_modules
 from runtime.checks.outcome import Outcome, error, ignored, ok, skipped, warning, worst
 from runtime.checks.scene import Scene
-from runtime.config import amqp_addresses, web_addresses
 from runtime.https_client import HttpsClient, Service
+from runtime.listen_addresses import amqp_addresses, web_addresses
 from runtime.listening_sockets import ListenAddress, Use
 from runtime.management_server import management_socket
 from runtime.process_runtime import RUN_MARKER
@@ -136,9 +136,11 @@ def _ask_cloud(scene: Scene) -> Outcome:
     assert found is not None
     if cloud.is_own:
         return skipped("the IoT Hub of this edge runs with it")
-    service = Service(found.host_name, cloud.https_port, cloud.ca_pem)
+    service = Service(found.host_name, cloud.https_port, cloud.ca_pem, identity=found.identity)
     with HttpsClient(service) as client:
-        registry = RegistryClient(client, found.host_name, found.device_id, found.device_key, time.time)
+        registry = RegistryClient(
+            client, client, found.host_name, found.device_id, found.device_key, time.time
+        )
         try:
             modules = registry.modules()
         except CloudError as exc:

@@ -14,12 +14,12 @@ from actors import hub_config
 from actors.hub_config import HubConfig
 from actors.upstream_protocol import DEFAULT, UpstreamProtocol
 from messaging.errors import ConfigError, EdgeError
-from runtime.config import Settings
 from runtime.docker_engine import EngineCalls
 from runtime.embedded_cloud import read_kept
 from runtime.home import Home
 from runtime.provisioning import load
 from runtime.run_directory import AGENT, Lock, LockHolder, RunDirectory
+from runtime.settings import Settings
 from runtime.store_place import database_of
 
 if TYPE_CHECKING:

@@ -43,6 +43,8 @@ COMMANDS: Final[Mapping[str, Entry]] = {
         _HERE + "support_bundle", "support_bundle", "Collect logs and state in one file, without secrets."
     ),
     "system": Entry(_HERE + "system", "system", "Show how the parts of the edge are, and their logs."),
+    "config": Entry(_HERE + "config", "config", "Check, apply and show the settings of this device."),
+    "cert": Entry(_HERE + "cert", "cert", "Show the certificates of this edge."),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
     "cloud": Entry(_HERE + "cloud.group", "cloud", "The IoT Hub on this machine: run it, and what is in it."),
     "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),

@@ -31,6 +31,11 @@ from runtime.cli.options import common_options
     "Needed once: the home keeps it.",
 )
 @click.option(
+    "--config",
+    metavar="FILE",
+    help="The settings.  [default: $EDGE_ACTORS_CONFIG, else HOME/config.toml, see `edge-actors config`]",
+)
+@click.option(
     "--for",
     "for_s",
     type=click.FloatRange(min=0),
@@ -42,6 +47,7 @@ def run(
     deployment: Path | None,
     listen: tuple[str, ...],
     connection_string_file: str | None,
+    config: str | None,
     for_s: float | None,
     home: Path,
     as_json: bool,
@@ -59,7 +65,12 @@ def run(
     from runtime.edge import run_edge
     from runtime.home import Home
 
-    options = {"home": str(home), "listen": listen, "connection_string_file": connection_string_file}
+    options = {
+        "home": str(home),
+        "listen": listen,
+        "connection_string_file": connection_string_file,
+        "config": config,
+    }
     settings = read_settings(options, os.environ)
     log_path = Home(home).log_of("edgeAgent")
     if as_json or not sys.stdout.isatty():
