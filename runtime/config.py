@@ -166,8 +166,8 @@ def _check_renewal(given: Mapping[str, Given | None]) -> None:
     days = set_days.value if set_days else CA_VALID_DAYS
     if threshold.time_s(-BACKDATED_S, days * 86_400) <= 0:
         raise ConfigError(
-            f"{found.origin}: with this threshold an edge CA of {days} days would be due as soon as it is made; "
-            "choose a later threshold, or more days"
+            f"{found.origin}: with this threshold an edge CA of {days} days would be due as soon as it is "
+            "made; choose a later threshold, or more days"
         )
 
 

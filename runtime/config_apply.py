@@ -76,22 +76,29 @@ def check(
     return Checked(settings, tuple(problems), tuple(remarks))
 
 
-def apply(source: Path, home: Path) -> bool:
-    """Put a file that was checked in force: the next start reads the copy in the home.
+def apply(source: Path, home: Path, start_anew: Callable[[], None]) -> bool:
+    """Put a file that was checked in force: copy it into the home, from where the next start reads it.
+
+    Args:
+        start_anew: Has the edge that runs, if there is one, take it; raises ConfigError when it does not.
 
     Returns:
         Whether it is another one than before.
 
     Raises:
-        EnvironmentFault: the home cannot be written. What was in force stays.
+        EnvironmentFault: the home cannot be written, or the edge that runs does not answer.
+        ConfigError: it refuses. What was in force stays in these cases.
     """
     content = read_config_file(source).text.encode()
     target = Home(home).config
     try:
-        if target.read_bytes() == content:
-            return False
-    except OSError:
-        pass  # there is none, or one that is to be replaced
+        before = target.read_bytes()
+    except FileNotFoundError:
+        before = None
+    except OSError as exc:
+        raise EnvironmentFault(f"{target}: cannot be read: {exc.strerror}; repair owner and mode") from exc
+    if before == content:
+        return False
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
@@ -99,6 +106,14 @@ def apply(source: Path, home: Path) -> bool:
             f"home {home} cannot be created: {exc.strerror}; choose another --home"
         ) from exc
     write_private_file(target, content)
+    try:
+        start_anew()
+    except EdgeError:
+        if before is None:
+            target.unlink()
+        else:
+            write_private_file(target, before)
+        raise
     return True
 
 

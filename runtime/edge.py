@@ -16,7 +16,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +103,7 @@ log = logging.getLogger(__name__)
 
 DONE: Final = 0
 MOVED: Final = -1  # to another IoT Hub or key; never an exit code
+ANEW: Final = -2  # the program is to be run again with the settings of now; never an exit code
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 COPIED: Final = (
     "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
@@ -113,16 +114,23 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
 
 
-def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | None = None) -> int:
+def run_edge(
+    settings: Settings,
+    deployment_path: Path | None,
+    for_s: float | None = None,
+    read_again: Callable[[], object] | None = None,
+) -> int:
     """Run an edge until SIGTERM, SIGINT, or for `for_s` seconds. In the main thread: it takes the signals.
 
     Args:
         settings: Home, addresses, names and limits.
         deployment_path: The manifest; None: what the cloud says.
         for_s: How long to run, None for as long as nobody ends it.
+        read_again: Reads the settings of now, to see whether they are right; None: the caller cannot
+            run the program again.
 
     Returns:
-        0 when it ended as asked, 70 when a part of it failed for good.
+        0 when it ended as asked, 70 when a part of it failed for good, ANEW when it is to be run again.
 
     Raises:
         ConfigError: deployment or settings are wrong; nothing was started or changed.
@@ -131,7 +139,7 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
     for remark in settings.remarks:
         log.warning("%s", remark)
     limit = _TimeLimit(for_s)
-    while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
+    while (code := _run_as_provisioned(settings, deployment_path, limit, read_again)) == MOVED:
         log.info("starting anew, as the device that this is by now")
     return code
 
@@ -150,7 +158,12 @@ class _TimeLimit:
         return self._ends_s
 
 
-def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit: _TimeLimit) -> int:
+def _run_as_provisioned(
+    settings: Settings,
+    deployment_path: Path | None,
+    limit: _TimeLimit,
+    read_again: Callable[[], object] | None,
+) -> int:
     """Run until the end, or until the edge is another device or has another key: MOVED."""
     check_home(settings.home)
     settings, provisioned = provision(settings)
@@ -182,7 +195,9 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
         as_set, settings = settings, as_deployed(settings, deployment)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
-        edge = _Edge(settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask)
+        edge = _Edge(
+            settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask, read_again
+        )
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -250,6 +265,7 @@ class _Edge:
         run: RunDirectory,
         containers: DockerRuntime,
         umask: int,
+        read_again: Callable[[], object] | None,
     ) -> None:
         self._settings = settings
         self._as_set = as_set  # before a deployment and containers changed where the hub listens
@@ -274,7 +290,8 @@ class _Edge:
         self._cloud_was_started = False
         self._failure = ""
         self._root_ended = False
-        self._is_moved = False
+        self._is_moved = self._is_anew = False
+        self._read_again = read_again
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
@@ -385,6 +402,8 @@ class _Edge:
         self._modules.kill_all()
         bus.close()
         log.info("stopped")
+        if self._is_anew:
+            return ANEW
         return MOVED if self._is_moved else DONE
 
     def close(self) -> None:
@@ -443,6 +462,7 @@ class _Edge:
             lambda: RegistryActor(registry, security=SECURITY, random=random.random),
             lambda: self._agent(began_s),
             cloud,
+            self._start_anew,
         )
 
     def _agent(self, began_s: float) -> AgentActor:
@@ -468,6 +488,19 @@ class _Edge:
         """In a worker thread: stop as if asked to; what comes next is another device, or has another key."""
         self._is_moved = True
         os.write(self._wake_writer, bytes([signal.SIGTERM]))
+
+    def _start_anew(self) -> str:
+        """In the thread of the root actor: stop as if asked to, unless what would come next is wrong."""
+        if self._read_again is None:
+            return "this edge cannot start anew by itself; end it and start it"
+        try:
+            self._read_again()
+        except EdgeError as exc:
+            return f"it goes on with its old settings, because the new ones are wrong for it: {exc}"
+        log.info("starting anew with other settings")
+        self._is_anew = True
+        os.write(self._wake_writer, bytes([signal.SIGTERM]))
+        return ""
 
     def _on_root_end(self, reason: str) -> None:
         """In the thread of the root actor."""

@@ -30,8 +30,8 @@ file_option = click.option(
 def config() -> None:
     """Check, put in force and show the settings of this device.
 
-    They stand in one file, config.toml. `apply` checks it and copies it into the home, from where the next
-    start takes it: a file that is being edited, or is wrong, changes nothing. Variables EDGE_ACTORS_… win
+    They stand in one file, config.toml. `apply` checks it and copies it into the home, from where the edge
+    takes it: a file that is being edited, or is wrong, changes nothing. Variables EDGE_ACTORS_… win
     over the file, and options of `run` over both.
     """
 
@@ -67,7 +67,7 @@ def check(file: str | None, home: Path, as_json: bool) -> int:
 @file_option
 @common_options
 def apply(file: str | None, home: Path, as_json: bool) -> int:
-    """Check a file as `check` does, and put it in force at the next start of the edge.
+    """Check a file as `check` does, and put it in force: an edge that runs stops, and starts anew with it.
 
     When something is wrong nothing changes, and the exit code is 2.
     """
@@ -84,23 +84,24 @@ def apply(file: str | None, home: Path, as_json: bool) -> int:
             _tell(found)
             click.echo("nothing was changed", err=True)
         return WRONG
-    changed = put_in_force(source, home)
     runs = Lock(RunDirectory.of(home), AGENT).holder() is not None
+    changed = put_in_force(source, home, lambda: _start_anew(home) if runs else None)
+    restarts = runs and changed
     if as_json:
         print_json(
             {
                 "file": str(source),
                 "applied": True,
                 "changed": changed,
-                "edgeRuns": runs,
+                "edgeStartsAnew": restarts,
                 "remarks": found.remarks,
             }
         )
         return 0
     _tell(found)
     click.echo(f"{source} is in force as {Home(home).config}" + ("" if changed else "; it was so before"))
-    if runs and changed:
-        click.echo("the edge that runs goes on with its old settings until it is started again")
+    if restarts:
+        click.echo("the edge starts anew with it; `edge-actors list` shows when its modules are back")
     return 0
 
 
@@ -187,6 +188,15 @@ def mp(source: str, target: str | None, force: bool, home: Path, as_json: bool) 
     click.echo(f"device {found.identity.device_id} of {found.host_name} written to {path}")
     named = "" if target is None else f" -c {path}"
     click.echo(f"`edge-actors config apply{named}` puts it in force")
+
+
+def _start_anew(home: Path) -> None:
+    from actors.addresses import AGENT_PROCESS
+    from actors.agent_root import StartAnew, StartsAnew
+    from runtime.cli.running import running_edge
+
+    with running_edge(home) as edge:
+        edge.ask(AGENT_PROCESS, StartAnew(), StartsAnew)
 
 
 def _source(file: str | None, home: Path, for_apply: bool = False) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def run(
     """
     from runtime.cli.log_setup import log_to
     from runtime.config import read_settings
-    from runtime.edge import run_edge
+    from runtime.edge import ANEW, run_edge
     from runtime.home import Home
 
     options = {
@@ -73,12 +74,22 @@ def run(
     }
     settings = read_settings(options, os.environ)
     log_path = Home(home).log_of("edgeAgent")
+
+    def read_again() -> object:
+        return read_settings(options, os.environ)
+
     if as_json or not sys.stdout.isatty():
         log_to(log_path, settings.log_level, console=True, as_json=as_json)
-        return run_edge(settings, deployment, for_s)
-    # Only here: a service without a terminal shall not pay for the libraries that draw.
-    from runtime.cli.live import LivePicture
+        code = run_edge(settings, deployment, for_s, read_again)
+    else:
+        # Only here: a service without a terminal shall not pay for the libraries that draw.
+        from runtime.cli.live import LivePicture
 
-    log_to(log_path, settings.log_level, console=False)
-    with LivePicture(settings):
-        return run_edge(settings, deployment, for_s)
+        log_to(log_path, settings.log_level, console=False)
+        with LivePicture(settings):
+            code = run_edge(settings, deployment, for_s, read_again)
+    if code == ANEW:
+        # The same process for whoever supervises it, and nothing of the settings before is left in it.
+        logging.shutdown()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return code

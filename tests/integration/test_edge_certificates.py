@@ -255,3 +255,66 @@ def test_files_that_went_wrong_while_the_edge_runs_are_told_and_the_hub_goes_on(
     wait_until(lambda: said in edge.output.read_text(), "it is told")
     assert "does not belong to the first certificate" in edge.output.read_text()
     assert served_by(edge, root) == "plant root"
+
+
+# an edge that runs
+
+
+def test_apply_has_an_edge_that_runs_start_anew_in_the_same_process(
+    edge: EdgeProcess, tmp_path: Path
+) -> None:
+    start_with(edge, tmp_path, 'log_level = "info"\n')
+    assert edge.process is not None
+    assert "Z DEBUG " not in edge.output.read_text()
+    sensor = edge.modules()["sensor"]["pid"]
+    source = tmp_path / "config.toml"
+
+    source.write_text('log_level = "debug"\n[modules]\nstop_grace_s = 4\n')
+    assert edge.json("config", "apply", "-c", str(source))["edgeStartsAnew"]
+
+    def is_back() -> bool:
+        pid = edge.modules().get("sensor", {}).get("pid")
+        return pid not in (0, None, sensor)
+
+    wait_until(is_back, "its modules are back")
+    assert edge.process.poll() is None
+    assert "starting anew with other settings" in edge.output.read_text()
+    assert "Z DEBUG " in edge.output.read_text()
+    assert not edge.json("config", "apply", "-c", str(source))["edgeStartsAnew"]  # it is in force already
+
+
+def test_settings_that_are_wrong_for_the_edge_that_runs_leave_it_alone(
+    edge: EdgeProcess, tmp_path: Path
+) -> None:
+    edge.environment["EDGE_ACTORS_STOP_GRACE_S"] = "5"
+    start_with(edge, tmp_path, "[modules]\nstop_grace_s = 3\n")
+    sensor = edge.modules()["sensor"]["pid"]
+    source = tmp_path / "config.toml"
+    source.write_text("[modules]\nstop_grace_s = -3\n")
+
+    refused = edge.run("config", "apply", "-c", str(source))
+
+    assert refused.returncode == 2
+    assert f"{source}:2: modules.stop_grace_s = -3 is not allowed" in refused.stderr
+    assert edge.modules()["sensor"]["pid"] == sensor
+    assert "stop_grace_s = 3" in (edge.home / "config.toml").read_text()
+
+
+def test_what_the_edge_that_runs_refuses_is_not_in_force_afterwards(
+    edge: EdgeProcess, tmp_path: Path
+) -> None:
+    edge.environment["EDGE_ACTORS_EDGE_CA_EXPIRY_DAYS"] = "30"
+    start_with(edge, tmp_path, "[modules]\nstop_grace_s = 3\n")
+    sensor = edge.modules()["sensor"]["pid"]
+    del edge.environment["EDGE_ACTORS_EDGE_CA_EXPIRY_DAYS"]  # who applies knows nothing of it
+    cert, key = written(issue("plant root", is_ca=True), tmp_path, "ca")
+    source = tmp_path / "config.toml"
+    source.write_text(f'[edge_ca]\ncert = "{cert}"\npk = "{key}"\n')
+
+    refused = edge.run("config", "apply", "-c", str(source))
+
+    assert refused.returncode == 2
+    assert "it goes on with its old settings" in refused.stderr
+    assert "EDGE_ACTORS_EDGE_CA_EXPIRY_DAYS is for an edge CA that the edge makes itself" in refused.stderr
+    assert edge.modules()["sensor"]["pid"] == sensor
+    assert (edge.home / "config.toml").read_text() == "[modules]\nstop_grace_s = 3\n"

@@ -254,7 +254,7 @@ def test_what_is_applied_is_what_the_next_start_and_show_take(
     printed = capsys.readouterr().out
     rows = {row["setting"]: row for row in json.loads(printed)}
     in_force = str(tmp_path / "home" / "config.toml")
-    assert (told["applied"], told["changed"], told["edgeRuns"]) == (True, True, False)
+    assert (told["applied"], told["changed"], told["edgeStartsAnew"]) == (True, True, False)
     assert (rows["log_level"]["value"], rows["log_level"]["origin"]) == ("debug", f"{in_force}:2")
     assert (rows["stop_grace_s"]["value"], rows["stop_grace_s"]["origin"]) == (
         "3",
