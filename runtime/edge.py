@@ -75,6 +75,7 @@ from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
+from runtime.exit_codes import DONE, PART_FAILED
 from runtime.given_ca import ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
@@ -88,7 +89,7 @@ from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
 from runtime.one_core import on_one_core
-from runtime.process_end import FAILED, end_at_once
+from runtime.process_end import end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
@@ -101,7 +102,6 @@ if TYPE_CHECKING:  # imported when somebody asks
 
 log = logging.getLogger(__name__)
 
-DONE: Final = 0
 MOVED: Final = -1  # to another IoT Hub or key; never an exit code
 ANEW: Final = -2  # the program is to be run again with the settings of now; never an exit code
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
@@ -398,7 +398,7 @@ class _Edge:
             # Actors may still run, so the bus is left to the end of this process; so are the modules, which
             # the next agent takes over.
             log.error("the edge failed: %s", self._failure or "the actors did not stop in time")
-            return FAILED
+            return PART_FAILED
         self._modules.kill_all()
         bus.close()
         log.info("stopped")

@@ -199,7 +199,9 @@ SECTIONS: Final = (
                 for part in ("key", "cert", "tpm", "identity")
             ),
             *(
-                Check(f"est-{what}", f"EST: {what.replace('-', ' ')}", _not_here("this edge asks no EST server"))
+                Check(
+                    f"est-{what}", f"EST: {what.replace('-', ' ')}", _not_here("this edge asks no EST server")
+                )
                 for what in ("identity-and-bootstrap-certificate-expiry", "server-https")
             ),
             Check("container-engine-ipv6", "container engine has IPv6", _not_here("nothing asks for it")),

@@ -11,12 +11,12 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table, printable
+from runtime.exit_codes import FAILED
 
 if TYPE_CHECKING:
     from runtime.checks.outcome import Check, Outcome, Section
     from runtime.checks.scene import Scene
 
-FOUND_ERRORS: Final = 1  # exit code
 _SIGNS: Final = {"ok": ("√", "OK"), "warning": ("‼", "Warning")}
 _FAILED: Final = ("×", "Error")
 _QUIET: Final = ("ignored", "skipped")
@@ -100,7 +100,7 @@ def check(
             print_json(as_values(scene, found))
     finally:
         scene.close()
-    return FOUND_ERRORS if any(outcome.result in BAD for _, _, outcome in found) else 0
+    return FAILED if any(outcome.result in BAD for _, _, outcome in found) else 0
 
 
 @click.command("check-list")

@@ -13,13 +13,9 @@ import click
 
 from messaging.errors import ConfigError, EdgeError
 from runtime.cli.lazy_group import Entry, LazyGroup
+from runtime.exit_codes import BROKEN_PIPE, FAILED, INTERRUPTED, MEANINGS, WRONG_INPUT
 
 DEBUG_VARIABLE: Final = "EDGE_ACTORS_DEBUG"
-
-FAILED: Final = 1
-USER_ERROR: Final = 2
-INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
-BROKEN_PIPE: Final = 141  # likewise SIGPIPE
 
 
 _HERE = "runtime.cli."
@@ -51,6 +47,14 @@ COMMANDS: Final[Mapping[str, Entry]] = {
 }
 
 
+_EPILOG: Final = "\n\n".join(
+    (
+        "`edge-actors COMMAND --help` says more about one command.",
+        "\b\nExit codes:\n" + "\n".join(f"{code:5}  {meaning}" for code, meaning in MEANINGS),
+    )
+)
+
+
 @dataclass(slots=True)
 class Invocation:
     """What holds for one call of the program; click hands it to every command."""
@@ -62,7 +66,7 @@ class Invocation:
     cls=LazyGroup,
     entries=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="`edge-actors COMMAND --help` says more about one command.",
+    epilog=_EPILOG,
 )
 @click.version_option(package_name="edge-actors", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -70,10 +74,7 @@ def cli() -> None:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit code; errors are told on stderr.
-
-    0 done, 2 what the user wrote or set is wrong, 1 any other failure.
-    """
+    """Run one command and return the exit code, see exit_codes.py; errors are told on stderr."""
     invocation = Invocation(debug=bool(os.environ.get(DEBUG_VARIABLE)))
     try:
         with cli.make_context("edge-actors", list(arguments), obj=invocation) as context:
@@ -89,7 +90,7 @@ def invoke(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message())
-        return USER_ERROR
+        return WRONG_INPUT
     except Exception as exc:  # noqa: BLE001 - the last one to whom it can be told is the user
         if invocation.debug:
             traceback.print_exc()
@@ -102,9 +103,9 @@ def _explain(error: Exception) -> tuple[int, str]:
     """Return the exit code of an error and what the user is told."""
     match error:
         case click.ClickException():
-            return USER_ERROR, _usage_message(error)
+            return WRONG_INPUT, _usage_message(error)
         case ConfigError():
-            return USER_ERROR, str(error)
+            return WRONG_INPUT, str(error)
         case EdgeError():
             return FAILED, str(error)
         case OSError() if error.filename:

@@ -18,11 +18,11 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, printable
+from runtime.exit_codes import FAILED
 
 if TYPE_CHECKING:
     from runtime.home import Home
 
-SOME_ARE_DOWN: Final = 1  # exit code
 RUNNING: Final = "Running"
 UNIT: Final = "edge-actors.service"
 PARTS: Final = ("edgeAgent", "edgeHub", "edgeCloud")
@@ -70,7 +70,7 @@ def status(home: Path, as_json: bool) -> int:
                     click.echo(f"    {printable(line)}")
         click.echo("\nUse 'edge-actors system logs' to check for messages of the parts of the edge.")
         click.echo("Use 'edge-actors check' to find out what is wrong, and what to do.")
-    return SOME_ARE_DOWN if any(service.is_down for service in services) else 0
+    return FAILED if any(service.is_down for service in services) else 0
 
 
 @system.command()
