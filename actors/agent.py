@@ -1,7 +1,7 @@
 """Decides what runs: takes deployments, tells the hub its routes and rules, and reports how the modules fare.
 
-Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules; PeerUp, PeerDown and
-             Routes and BrokerSet of the hub; and what ModuleTree does
+Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules, GetReport; PeerUp,
+             PeerDown, Routes and BrokerSet of the hub; and what ModuleTree does
 Tells:       hub/router (SetRoutes), hub/broker (SetBroker), hub/twins (SetDesired), agent/link (WatchDesired,
              FetchHubDesired, ReportState); and whom ModuleTree does
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
@@ -35,7 +35,15 @@ from actors.deployment_keeper import (
 )
 from actors.hub_client import Clients, ListClients
 from actors.hub_config import route_texts
-from actors.module_list import ListModules, ModuleList, agent_report, entry, waiting
+from actors.module_list import (
+    AgentReport,
+    GetReport,
+    ListModules,
+    ModuleList,
+    agent_report,
+    entry,
+    waiting,
+)
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_CLOUD,
@@ -50,6 +58,7 @@ from actors.ports import ModuleRecords, ModuleRuntime, Preparation
 from actors.reported import UNKNOWN_PLATFORM, Platform, agent_state, stopped_state
 from actors.router import Routes, set_routes
 from actors.twins import SetDesired
+from messaging.envelope import Secret
 from messaging.kinds import message
 from messaging.lifecycle import (
     ActorRestarted,
@@ -404,6 +413,9 @@ class AgentActor(ModuleTree):
             "local": self._keeper.is_local,
         }
         self.reply(ModuleList(tuple(entries), self._routes, about))
+
+    def on_get_report(self, message: GetReport) -> None:
+        self.reply(AgentReport(Secret(msgspec.json.encode(self._state()))))
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -1,6 +1,6 @@
 """The root of the agent process: security first, the registry, the link, then the agent with its modules.
 
-Understands: StopEdge; ModuleReported of the hub that it had replaced; and what RootActor does
+Understands: StopEdge, StartAnew; ModuleReported of the hub that it had replaced; and what RootActor does
 Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
 Started by:  the main program of the agent process
 """
@@ -35,6 +35,16 @@ class StopEdge:
     """End the modules in order, then all actors."""
 
 
+@message
+class StartAnew:
+    """End all in order and begin again with the settings of now. Answered with StartsAnew, or refused."""
+
+
+@message
+class StartsAnew:
+    """The end has begun."""
+
+
 class AgentRootActor(RootActor):
     """Security, registry, the link to the cloud when there is one, agent; the edge ends through here."""
 
@@ -44,7 +54,16 @@ class AgentRootActor(RootActor):
         registry: Callable[[], RegistryActor],
         agent: Callable[[], AgentActor],
         cloud: Sequence[ChildSpec] = (),
+        start_anew: Callable[[], str] = lambda: "this edge cannot start anew by itself; end it and start it",
     ) -> None:
+        """Keep what is needed.
+
+        Args:
+            security, registry, agent: Make these actors.
+            cloud: What runs besides.
+            start_anew: Has the main program end this run and begin another; returns why not, or "".
+        """
+        self._start_anew = start_anew
         super().__init__(
             (
                 ChildSpec("security", security, exported=True),
@@ -94,6 +113,10 @@ class AgentRootActor(RootActor):
         else:
             self.start_no_more()
             self.tell(self.address, Stop())  # no module was started yet
+
+    def on_start_anew(self, message: StartAnew) -> None:
+        problem = self._start_anew()
+        self.reply(RequestFailed("StartAnew", self.address, problem) if problem else StartsAnew())
 
     def on_modules_stopped(self, message: ModulesStopped) -> None:
         self.tell(self.address, Stop())

@@ -88,6 +88,16 @@ class LogRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class BundleRequest:
+    """A support bundle, and where it goes. Times as they were written, "" for the default; they are sound."""
+
+    sas_url: str = field(repr=False)  # with the right to write to a storage account
+    since: str = ""
+    until: str = ""
+    runtime_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """One line as a module wrote it."""
 
@@ -185,6 +195,27 @@ def parse_request(payload: bytes, now_s: float, needs_url: bool) -> LogRequest:
         _choice(ContentType, fields, "contentType", ContentType.JSON),
         text_of(fields, "sasUrl") if needs_url else "",
     )
+
+
+def parse_bundle_request(payload: bytes, now_s: float) -> BundleRequest:
+    """Read the payload of UploadSupportBundle; any schema version will do.
+
+    Raises:
+        MethodRefused: 400.
+
+    Source: spec sheet agent.md sections 5.1 and 5.4
+    """
+    fields = fields_of(payload, '{"schemaVersion": "1.0", "sasUrl": "…"}')
+    text_of(fields, "schemaVersion")
+    only = fields.get("edgeruntimeonly")
+    if only is not None and not isinstance(only, bool):
+        raise MethodRefused(400, "edgeRuntimeOnly is neither true nor false")
+    times = {}
+    for name in ("since", "until"):
+        value = fields.get(name)
+        parse_time(value, now_s, name)
+        times[name] = "" if value is None else str(value)
+    return BundleRequest(text_of(fields, "sasUrl"), times["since"], times["until"], bool(only))
 
 
 def chosen(request: LogRequest, modules: Iterable[str], stopwatch: Stopwatch) -> list[tuple[str, LogFilter]]:

@@ -584,8 +584,10 @@ class Security(Protocol):
         """Return when `renew_certificates` has something to do, in seconds since 1970-01-01 UTC."""
         ...
 
-    def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
-        """Take note of how a module is doing, for whoever asks the workload API for a list."""
+    def note_module(
+        self, name: str, status: str, since_s: float | None, exit_code: int | None, image_id: str = ""
+    ) -> None:
+        """Take note of how a module is doing, for whoever asks the daemon for a list."""
         ...
 
 

@@ -16,11 +16,11 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -37,11 +37,13 @@ from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
 from actors.module_spec import (
+    EDGE_AGENT,
     EDGE_CLOUD,
     EDGE_HUB,
     DesiredStatus,
     DockerSettings,
     ModuleSpec,
+    ModuleStatus,
     ProcessSettings,
     RestartPolicy,
     StandInSettings,
@@ -67,35 +69,43 @@ from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.bridge_settings import FILE_NAME, OwnNames, check_bridge_settings
 from runtime.certificates import server_names
-from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
 from runtime.deployed_ports import as_deployed
+from runtime.device_file import remember_device
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
+from runtime.exit_codes import DONE, PART_FAILED
+from runtime.given_ca import ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
+from runtime.listen_addresses import amqp_addresses, web_addresses
 from runtime.listening_sockets import Use
+from runtime.management_server import ManagementServer
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
 from runtime.one_core import on_one_core
-from runtime.process_end import FAILED, end_at_once
+from runtime.process_end import end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
+from runtime.settings import Settings
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
 
+if TYPE_CHECKING:  # imported when somebody asks
+    from runtime.management_api import ManagementApi
+
 log = logging.getLogger(__name__)
 
-DONE: Final = 0
 MOVED: Final = -1  # to another IoT Hub or key; never an exit code
+ANEW: Final = -2  # the program is to be run again with the settings of now; never an exit code
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 COPIED: Final = (
     "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
@@ -106,23 +116,32 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
 
 
-def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | None = None) -> int:
+def run_edge(
+    settings: Settings,
+    deployment_path: Path | None,
+    for_s: float | None = None,
+    read_again: Callable[[], object] | None = None,
+) -> int:
     """Run an edge until SIGTERM, SIGINT, or for `for_s` seconds. In the main thread: it takes the signals.
 
     Args:
         settings: Home, addresses, names and limits.
         deployment_path: The manifest; None: what the cloud says.
         for_s: How long to run, None for as long as nobody ends it.
+        read_again: Reads the settings of now, to see whether they are right; None: the caller cannot
+            run the program again.
 
     Returns:
-        0 when it ended as asked, 70 when a part of it failed for good.
+        0 when it ended as asked, 70 when a part of it failed for good, ANEW when it is to be run again.
 
     Raises:
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
+    for remark in settings.remarks:
+        log.warning("%s", remark)
     limit = _TimeLimit(for_s)
-    while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
+    while (code := _run_as_provisioned(settings, deployment_path, limit, read_again)) == MOVED:
         log.info("starting anew, as the device that this is by now")
     return code
 
@@ -141,7 +160,12 @@ class _TimeLimit:
         return self._ends_s
 
 
-def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit: _TimeLimit) -> int:
+def _run_as_provisioned(
+    settings: Settings,
+    deployment_path: Path | None,
+    limit: _TimeLimit,
+    read_again: Callable[[], object] | None,
+) -> int:
     """Run until the end, or until the edge is another device or has another key: MOVED."""
     check_home(settings.home)
     settings, provisioned = provision(settings)
@@ -173,7 +197,9 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
         as_set, settings = settings, as_deployed(settings, deployment)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
-        edge = _Edge(settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask)
+        edge = _Edge(
+            settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask, read_again
+        )
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -263,6 +289,7 @@ class _Edge:
         run: RunDirectory,
         containers: DockerRuntime,
         umask: int,
+        read_again: Callable[[], object] | None,
     ) -> None:
         self._settings = settings
         self._as_set = as_set  # before a deployment and containers changed where the hub listens
@@ -287,10 +314,12 @@ class _Edge:
         self._cloud_was_started = False
         self._failure = ""
         self._root_ended = False
-        self._is_moved = False
+        self._is_moved = self._is_anew = False
+        self._read_again = read_again
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
+        self._management = ManagementServer(run.path)
         self._link = AgentLinkChoice(upstream_protocol(settings, chosen.deployment))
         self._containers = containers
         containers.tell_gateway(self._listen_for_container)
@@ -323,7 +352,7 @@ class _Edge:
         home.close_entries()
         if self._cloud is not None:
             self._start_cloud(self._cloud)
-        remember_device(settings)
+        remember_device(settings.home, settings.device_id)
         remember(home, self._provisioned, same_hub=self._cloud is not None)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)
@@ -333,12 +362,14 @@ class _Edge:
             names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            ca=ca_source(settings),
             trusted_pem=trusted_pem(settings),
             provisioned=self._provisioned,
             group_of=self._group_of,
             image_of=self._image_of,
             now_s=time.time,
         )
+        self._management.open()
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
         self._deployment = self._with_hub_version(settings, self._deployment, config)
         last = LastDeployment(home.last_deployment, self._security.keys)
@@ -372,10 +403,13 @@ class _Edge:
         """Start the actors and wait for the end, at the latest until this monotonic time."""
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
+        assert self._security is not None
+        self._security.note_module(EDGE_AGENT, ModuleStatus.RUNNING.value, began_s, None)
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
+            self._management.serve(lambda: self._management_api(began_s))
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
@@ -388,14 +422,17 @@ class _Edge:
             # Actors may still run, so the bus is left to the end of this process; so are the modules, which
             # the next agent takes over.
             log.error("the edge failed: %s", self._failure or "the actors did not stop in time")
-            return FAILED
+            return PART_FAILED
         self._modules.kill_all()
         bus.close()
         log.info("stopped")
+        if self._is_anew:
+            return ANEW
         return MOVED if self._is_moved else DONE
 
     def close(self) -> None:
         """Give everything back but modules that outlived a failure."""
+        self._management.close()
         if self._security is not None:
             self._security.close()
         self._modules.close()
@@ -418,6 +455,20 @@ class _Edge:
         module = self._deployment.modules.get(name)
         return module.settings.image if module and isinstance(module.settings, DockerSettings) else None
 
+    def _management_api(self, began_s: float) -> ManagementApi:
+        """In a thread of its server."""
+        from runtime.management_api import ManagementApi, commands_of
+
+        security = self._security
+        assert security is not None
+        return ManagementApi(
+            self._home,
+            security.keys,
+            modules=security.states,
+            command=commands_of(self._home.path),
+            started_s=began_s,
+        )
+
     # the actors
 
     def _root(self, began_s: float) -> AgentRootActor:
@@ -435,6 +486,7 @@ class _Edge:
             lambda: RegistryActor(registry, security=SECURITY, random=random.random),
             lambda: self._agent(began_s),
             cloud,
+            self._start_anew,
         )
 
     def _agent(self, began_s: float) -> AgentActor:
@@ -460,6 +512,19 @@ class _Edge:
         """In a worker thread: stop as if asked to; what comes next is another device, or has another key."""
         self._is_moved = True
         os.write(self._wake_writer, bytes([signal.SIGTERM]))
+
+    def _start_anew(self) -> str:
+        """In the thread of the root actor: stop as if asked to, unless what would come next is wrong."""
+        if self._read_again is None:
+            return "this edge cannot start anew by itself; end it and start it"
+        try:
+            self._read_again()
+        except EdgeError as exc:
+            return f"it goes on with its old settings, because the new ones are wrong for it: {exc}"
+        log.info("starting anew with other settings")
+        self._is_anew = True
+        os.write(self._wake_writer, bytes([signal.SIGTERM]))
+        return ""
 
     def _on_root_end(self, reason: str) -> None:
         """In the thread of the root actor."""

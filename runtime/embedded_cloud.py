@@ -27,12 +27,12 @@ from messaging.errors import EnvironmentFault
 from messaging.identity import Identity
 from runtime import amqp_engine, listening_sockets, socket_handover
 from runtime.atomic_file import write_private_file
-from runtime.config import Settings
 from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome
 from runtime.listening_sockets import ListenAddress, Use, address_of
 from runtime.provisioning import Provisioned, from_connection_string
 from runtime.run_directory import EMBEDDED_CLOUD
+from runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 

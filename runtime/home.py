@@ -1,5 +1,6 @@
 """What stands where in the home of an edge.
 
+config.toml       the settings, as they were applied
 device.json       the id of the device
 provisioned.json  which device it is at which IoT Hub, with the key
 scope.json        what the IoT Hub says of the devices and modules in its scope, with their keys
@@ -36,8 +37,10 @@ from pathlib import Path
 MODULE_DATA = "module-data"
 CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others; removed with ours if it was made for us
 CLOUD_ADDRESS = "cloud.json"
+CONFIG = "config.toml"
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
+    CONFIG,
     "device.json",
     "provisioned.json",
     "scope.json",
@@ -69,6 +72,10 @@ class Home:
     """The paths in one home. Values only: nothing is created here."""
 
     path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
 
     @property
     def provisioned(self) -> Path:

@@ -40,6 +40,7 @@ from runtime.bridge_lines import BridgeLines
 from runtime.bridge_settings import FILE_NAME, BridgeSettingsFile, OwnNames
 from runtime.broker_db import BrokerDb
 from runtime.client_certificates import check_certificate
+from runtime.exit_codes import PART_FAILED
 from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import head_listeners
@@ -49,7 +50,7 @@ from runtime.listening_sockets import Use, from_environment
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
 from runtime.message_salvage import make_sound
-from runtime.process_end import FAILED, end_at_once
+from runtime.process_end import end_at_once
 from runtime.process_table import boot_id
 from runtime.run_directory import AGENT, Lock, RunDirectory
 from runtime.socket_handover import SocketOffer
@@ -159,7 +160,7 @@ def run_hub(
     if failures:
         # Children still run, so their sockets are left to the end of this process.
         log.error("the hub ends: %s", failures[0])
-        return FAILED
+        return PART_FAILED
     bus.close()
     offer.close()
     store_lock.close()

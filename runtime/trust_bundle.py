@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from messaging.errors import ConfigError
-from runtime.config import Settings, variable
+from runtime.settings import Settings, variable
 
 _PEM_BODY: Final = re.compile(r"-----BEGIN CERTIFICATE-----([^-]*)-----END CERTIFICATE-----")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
+from runtime.exit_codes import CHANGES
 
 if TYPE_CHECKING:
     from actors.deployment import Deployment
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from actors.planner import Command, CurrentModule
     from actors.ports import ModuleRecord
     from runtime.home import Home
-
-CHANGES: Final = 3  # exit code: done, and something would change
 
 
 @dataclass(frozen=True, slots=True)

@@ -441,6 +441,21 @@ def test_certificates_are_renewed_in_time_and_the_hub_hears_of_it() -> None:
     assert [e.kind for e in edge.hub_root()].count("CertificateChanged") == 3
 
 
+def test_modules_that_run_are_started_again_for_another_edge_ca_but_not_the_hub() -> None:
+    edge = Edge({"pump": process(), "valve": process()}).start()
+    edge.ask(AGENT, StopModule("valve"))
+    edge.security.fault = ConfigError("disk full")
+    edge.system.advance(24 * DAY_S + 1)
+    began = len(edge.runtime.story)
+    edge.security.fault = None
+
+    edge.system.advance(3600.0)
+
+    assert edge.runtime.story[began:] == ["stop pump", "start pump"]
+    assert edge.modules()["pump"]["status"] == "running"
+    assert edge.modules()["valve"]["status"] == "stopped"
+
+
 def test_a_hub_that_comes_up_loads_the_certificate_that_was_renewed_while_it_or_we_were_away() -> None:
     edge = Edge({}).start()
     edge.system.advance(25 * DAY_S)

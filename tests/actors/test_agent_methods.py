@@ -10,7 +10,7 @@ import pytest
 
 from actors.agent_link import AgentMethodAnswered, CallAgentMethod
 from actors.agent_methods import LIST_LIMIT_S, MOST_TASKS, RESTART_LIMIT_S, AgentMethodsActor
-from actors.log_query import LogRequest
+from actors.log_query import BundleRequest, LogRequest
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.supervisor_messages import RestartModule
@@ -28,6 +28,7 @@ class FakeWorker:
     def __init__(self) -> None:
         self.reads: list[tuple[LogRequest, Sequence[str], Callable[[int, bytes], None]]] = []
         self.uploads: list[tuple[LogRequest, Sequence[str], Callable[[str], None]]] = []
+        self.bundles: list[tuple[BundleRequest, Callable[[str], None]]] = []
         self.closed = False
 
     def read(self, request: LogRequest, modules: Sequence[str], done: Callable[[int, bytes], None]) -> None:
@@ -35,6 +36,9 @@ class FakeWorker:
 
     def upload(self, request: LogRequest, modules: Sequence[str], done: Callable[[str], None]) -> None:
         self.uploads.append((request, modules, done))
+
+    def upload_bundle(self, request: BundleRequest, done: Callable[[str], None]) -> None:
+        self.bundles.append((request, done))
 
     def close(self) -> None:
         self.closed = True
@@ -91,10 +95,12 @@ def test_a_method_that_is_not_there_is_400_and_names_those_that_are(world: Metho
 
     assert status == 400
     assert repr(name) in answer["message"]
-    assert "GetModuleLogs, GetTaskStatus, RestartModule, UploadModuleLogs, ping" in answer["message"]
+    assert "UploadModuleLogs, UploadSupportBundle, ping" in answer["message"]
 
 
-@pytest.mark.parametrize("name", ["RestartModule", "GetModuleLogs", "UploadModuleLogs", "GetTaskStatus"])
+@pytest.mark.parametrize(
+    "name", ["RestartModule", "GetModuleLogs", "UploadModuleLogs", "UploadSupportBundle", "GetTaskStatus"]
+)
 @pytest.mark.parametrize("payload", [b"null", b"", b"[]", b"{"])
 def test_a_method_that_needs_a_payload_is_400_without(world: MethodWorld, name: str, payload: bytes) -> None:
     """Source: agent.md section 8, row 107."""
@@ -102,6 +108,56 @@ def test_a_method_that_needs_a_payload_is_400_without(world: MethodWorld, name: 
 
     assert status == 400
     assert "the payload has to be a JSON object such as" in answer["message"]
+
+
+# UploadSupportBundle
+
+BUNDLE = {"schemaVersion": "1.0", "sasUrl": "https://a/b?sig=s"}
+
+
+def test_a_support_bundle_is_a_task_that_tells_its_end(world: MethodWorld) -> None:
+    """Source: agent.md sections 5.2 and 5.4."""
+    status, task = world.answer("uploadsupportbundle", BUNDLE | {"Since": "2d", "edgeRuntimeOnly": True})
+
+    assert (status, task["status"], task["message"]) == (200, "Running", "")
+    [(request, done)] = world.worker.bundles
+    assert request == BundleRequest("https://a/b?sig=s", "2d", "", True)
+    assert "sig=s" not in repr(request)
+    done("the disk is full")
+    world.system.run()
+    asked = {"schemaVersion": "1.0", "correlationId": task["correlationId"]}
+    world.call("GetTaskStatus", asked)
+    assert world.answers()[-1][2] == {
+        "status": "Failed",
+        "message": "upload support bundle: the disk is full",
+        "correlationId": task["correlationId"],
+    }
+
+
+@pytest.mark.parametrize("version", ["1.0", "3.4", "abc"])
+def test_a_support_bundle_takes_any_schema_version(world: MethodWorld, version: str) -> None:
+    """Source: agent.md section 5.1."""
+    assert world.answer("UploadSupportBundle", BUNDLE | {"schemaVersion": version})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"schemaVersion": " "}, "schemaVersion is missing"),
+        ({"sasUrl": None}, "sasUrl is missing"),
+        ({"since": "yesterday"}, "since 'yesterday' is no time"),
+        ({"until": []}, "until '[]' is no time"),
+        ({"edgeRuntimeOnly": "yes"}, "edgeRuntimeOnly is neither true nor false"),
+    ],
+)
+def test_a_support_bundle_that_makes_no_sense_is_400(
+    world: MethodWorld, change: dict[str, Any], told: str
+) -> None:
+    status, answer = world.answer("UploadSupportBundle", BUNDLE | change)
+
+    assert status == 400
+    assert told in answer["message"]
+    assert not world.worker.bundles
 
 
 # RestartModule

@@ -16,8 +16,8 @@ import pytest
 
 from actors.deployment import parse_deployment
 from runtime.cli.main import COMMANDS
-from runtime.config import Settings, variable
 from runtime.run_directory import RunDirectory
+from runtime.settings import Settings, variable
 from tests.integration.edge_program import PROGRAM, ROOT, SAMPLE, EdgeProcess, wait_until
 
 README = (ROOT / "README.md").read_text()
@@ -195,7 +195,8 @@ def test_every_command_and_every_setting_is_told() -> None:
         re.findall(r"`([a-z-]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
     )
     assert set(COMMANDS) <= told
-    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) == {
+    # All of them are in CONFIG.md, of which tests/runtime/test_config_file.py is sure.
+    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) <= {
         variable(field.name) for field in fields(Settings) if field.metadata
     }
 

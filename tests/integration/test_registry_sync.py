@@ -240,7 +240,7 @@ def test_a_scope_comes_in_pages(site: Site, monkeypatch: pytest.MonkeyPatch, is_
         monkeypatch.setattr("runtime.registry_client.NESTED_CALL", "noSuchCall")
 
     with HttpsClient(Service(found.host_name, found.https_port, found.ca_pem)) as client:
-        scope = RegistryClient(client, found.host_name, EDGE, found.device_key, time.time).scope(key)
+        scope = RegistryClient(client, client, found.host_name, EDGE, found.device_key, time.time).scope(key)
 
     assert sorted(identity.id for identity in scope) == [
         EDGE,

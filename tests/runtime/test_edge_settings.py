@@ -14,12 +14,14 @@ from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.upstream_protocol import DEFAULT
 from messaging.errors import ConfigError
 from runtime import edge
-from runtime.config import ListenAddress, Settings, local_name, read_settings
+from runtime.config import read_settings
 from runtime.edge import fixed_part, hub_listeners, hub_settings, run_edge, upstream_protocol
 from runtime.edge_deployment import read_deployment
 from runtime.embedded_cloud import EmbeddedCloud, Kept
+from runtime.listen_addresses import ListenAddress, local_name
 from runtime.logging_setup import LineFormatter
 from runtime.run_directory import RunDirectory
+from runtime.settings import Settings
 from tests.actors.manifests import AGENT, HUB, manifest_text
 
 TTL = (*HUB, "storeAndForwardConfiguration", "timeToLiveSecs")

@@ -12,10 +12,12 @@ import pytest
 from messaging.envelope import Secret
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.certificates import ensure_edge_ca
-from runtime.config import Settings, read_settings, remember_device
+from runtime.config import read_settings
 from runtime.device_credentials import Enrollment
+from runtime.device_file import remember_device
 from runtime.home import Home
 from runtime.provisioning import Provisioned, load, provision, remember
+from runtime.settings import Settings
 
 KEY = base64.b64encode(b"k" * 32).decode()
 OTHER_KEY = base64.b64encode(b"o" * 32).decode()
@@ -33,7 +35,7 @@ def read(home: Path, **environment: str) -> Settings:
 def run(settings: Settings, register: object = None) -> tuple[Settings, Provisioned | None]:
     """What a start of the edge does with it."""
     settings, found = provision(settings, register)  # type: ignore[arg-type]
-    remember_device(settings)
+    remember_device(settings.home, settings.device_id)
     remember(Home(settings.home), found)
     return settings, found
 
@@ -55,6 +57,7 @@ class Service:
 
 @pytest.fixture
 def enrolled(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "key").touch(0o600)
     (tmp_path / "key").write_text(KEY.rstrip("=") + "\n")
     return {
         "EDGE_ACTORS_DPS_ID_SCOPE": "0ne1",
@@ -192,7 +195,7 @@ def test_another_key_has_the_provisioning_service_asked_again(
 def test_a_home_of_one_device_is_not_given_to_the_one_that_the_service_assigns(
     tmp_path: Path, enrolled: dict[str, str]
 ) -> None:
-    remember_device(read(tmp_path, EDGE_ACTORS_DEVICE_ID="mine"))
+    remember_device(tmp_path, "mine")
 
     with pytest.raises(ConfigError, match=r"device 'd7' of hub7, but .* belongs to device 'mine'"):
         run(read(tmp_path, **enrolled), Service(("hub7", "d7")))

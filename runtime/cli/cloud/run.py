@@ -49,9 +49,9 @@ def run(
 
     from messaging.errors import ConfigError
     from runtime.cli.log_setup import log_to
-    from runtime.config import about, variable
     from runtime.iothub.cloud_home import CloudHome
     from runtime.iothub.cloud_settings import read_cloud_settings
+    from runtime.settings import about, variable
 
     name = variable("log_level")
     text = os.environ.get(name) or about("log_level").default
