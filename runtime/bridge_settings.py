@@ -33,7 +33,8 @@ from messaging.envelope import Secret
 from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
-from runtime.device_credentials import HOST_NAME, LONGEST_FILE_BYTES
+from runtime.device_credentials import HOST_NAME
+from runtime.secret_files import LONGEST_FILE_BYTES
 
 FILE_NAME: Final = "bridges.toml"
 TLS_PORT: Final = 8883
