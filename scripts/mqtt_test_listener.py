@@ -63,9 +63,10 @@ from messaging.mqtt.packets import Connect
 from messaging.username import UserName
 from messaging.zmq_bus import ZmqBus
 from runtime.broker_db import BrokerDb
+from runtime.exit_codes import FAILED
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
-from runtime.process_end import FAILED, end_at_once
+from runtime.process_end import end_at_once
 from runtime.stream_listener import StreamListener
 
 log = logging.getLogger(__name__)
