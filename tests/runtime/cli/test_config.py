@@ -267,6 +267,19 @@ def test_what_is_applied_is_what_the_next_start_and_show_take(
     assert KEY not in printed
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_applies_belongs_to_the_user_of_the_edge(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, 61_000, 61_001)
+    config = private(tmp_path / "c.toml", 'log_level = "debug"\n')
+
+    assert invoke(["config", "apply", "-c", str(config)]) == 0
+
+    status = (home / "config.toml").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (61_000, 61_001, 0o600)
+
+
 @pytest.mark.parametrize("from_file", [True, False], ids=["from a file", "from standard input"])
 def test_mp_writes_a_closed_file_that_apply_takes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, from_file: bool
