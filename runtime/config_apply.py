@@ -138,7 +138,7 @@ def write_minimal(found: ConnectionString, target: Path, force: bool) -> None:
     """
     if target.exists() and not force:
         raise ConfigError(f"{target}: there is a file already; edit it, or replace it with --force")
-    text = f"""# Which device this edge is. All keys: runtime/CONFIG.md of edge-actors.
+    text = f"""# Which device this edge is. All keys: `edge-actors config show`
 auto_reprovisioning_mode = "OnErrorOnly"
 
 [provisioning]

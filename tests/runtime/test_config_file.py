@@ -225,7 +225,7 @@ def test_no_secret_is_shown_by_the_settings(tmp_path: Path) -> None:
             "FILE:3: unknown key 'provisioning.conection_string'; did you mean 'provisioning.connection_string'?",
         ),
         ("[edge_cas]\ncert = '/a'", "FILE:1: unknown key 'edge_cas'; did you mean 'edge_ca'?"),
-        ("zzzz = 1", "FILE:1: unknown key 'zzzz'; runtime/CONFIG.md lists all keys"),
+        ("zzzz = 1", "FILE:1: unknown key 'zzzz'; `edge-actors config show` lists all keys"),
         ("hostname = 5", "FILE:1: hostname = 5 is not allowed; allowed: a string: host name"),
         (
             'hostname = ""',

@@ -37,7 +37,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def private(path: Path, text: str, mode: int = 0o600) -> Path:
-    path.touch(mode)
+    path.touch(0o600)
     path.write_text(text)
     path.chmod(mode)
     return path
