@@ -66,7 +66,8 @@ def test_every_command_has_the_help_that_is_listed_for_it(name: str) -> None:
         (["LEDGER"], "there is no command 'LEDGER'; did you mean 'ledger'?"),
         (
             ["frobnicate"],
-            f"there is no command 'frobnicate'; there are {', '.join(cli.COMMANDS)}; see `edge-actors --help`",
+            f"there is no command 'frobnicate'; there are {', '.join(cli.COMMANDS)}; "
+            "see `edge-actors --help`",
         ),
         (["--quiet"], "no such option '--quiet'; see `edge-actors --help`"),
         (
