@@ -102,7 +102,7 @@ class _Bundle:
         for name, url in METRICS.items():
             self._text(f"metrics/{name}.txt", partial(_metrics, url))
         engine_names = self._engine()
-        own = [name for name in OWN_LOGS if self._home.log_of(name).exists()]
+        own = [name for name in OWN_LOGS if os.path.exists(self._home.log_of(name))]
         others = [] if self._options.runtime_only else [*self._log_names(), *engine_names]
         for name in dict.fromkeys((*own, *others)):
             self._text(f"logs/{name}_log.txt", partial(self._log, name))
@@ -270,7 +270,7 @@ def _known_secrets(home: Home, environment: Mapping[str, str]) -> list[str | byt
     try:
         settings = read_settings({"home": str(home.path)}, environment)
         known += [account.password for account in settings.registry_credentials]
-    except EdgeError:
+    except (EdgeError, OSError):
         pass  # check.json tells
     try:
         known += _secrets_of(KeyStore.open(home.keys))

@@ -16,6 +16,8 @@ from runtime.checks.outcome import Outcome, error, ignored, ok, skipped, warning
 from runtime.checks.scene import Scene
 from runtime.cloud_clock import behind_s
 from runtime.cloud_trust import Trust
+from runtime.settings import origin_of
+from runtime.trust_bundle import certificates_in, pem
 
 NTP_LIMIT_S: Final = 3.0
 CONNECT_LIMIT_S: Final = 5.0
@@ -123,7 +125,9 @@ def dps_answers(scene: Scene) -> Outcome:
     if settings is None or not settings.dps_id_scope:
         return ignored("this edge does not use the provisioning service")
     host, port = settings.dps_endpoint
-    problem = tls_problem(host, port, "" if scene.provisioned is None else scene.provisioned.ca_pem)
+    named = settings.cloud_ca
+    trusted = "" if named is None else pem(certificates_in(named, origin_of(settings, "cloud_ca")))
+    problem = tls_problem(host, port, trusted)
     if problem is None:
         return ok(host=host, port=port)
     return error(f"{host} port {port}: {problem}; see to the firewall and to the network of this machine")

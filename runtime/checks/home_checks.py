@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import os
 import socket
@@ -43,12 +42,9 @@ _PROXIES: Final = ("https_proxy", "HTTPS_PROXY")
 def settings_are_well_formed(scene: Scene) -> Outcome:
     """Read all settings as a start of the edge would, and the files that they name."""
     home = scene.home.path
-    try:
-        os.stat(home)  # without a right to look, all that follows would be guessed
-    except PermissionError as exc:
-        return fatal(_not_permitted(home, exc))
-    except OSError:
-        pass  # the next check tells
+    # Without a right to look, all that follows would be guessed.
+    if not _may_look(home):
+        return fatal(_not_permitted(home))
     found = config_apply.check(
         {"home": str(home)}, scene.options.environment, socket.gethostname(), scene.now_s
     )
@@ -103,10 +99,6 @@ def home_is_usable(scene: Scene) -> Outcome:
         return warning(
             f"there is no home {home} yet; `edge-actors run --home {home}` makes it, or name another"
         )
-    except PermissionError as exc:
-        return fatal(_not_permitted(home, exc))
-    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
-        return fatal(_not_permitted(home, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
     if status.st_mode & 0o066:
         mode = stat.S_IMODE(status.st_mode)
         return error(f"home {home} is open to other users (mode {mode:04o}): `chmod go-rw {home}`")
@@ -347,8 +339,18 @@ def _is_own_address(address: str) -> bool:
     return True
 
 
-def _not_permitted(home: Path, exc: OSError) -> str:
+def _may_look(home: Path) -> bool:
+    try:
+        is_folder = stat.S_ISDIR(home.stat().st_mode)
+    except PermissionError:
+        return False
+    except OSError:
+        return True  # the next check tells
+    return not is_folder or os.access(home, os.R_OK | os.W_OK | os.X_OK)
+
+
+def _not_permitted(home: Path) -> str:
     return (
-        f"home {home} may not be read by this user ({exc.strerror}); run this as the user of the edge: "
+        f"home {home} may not be used by this user; run this as the user of the edge: "
         f"`sudo edge-actors check --home {home}`"
     )

@@ -26,7 +26,7 @@ from runtime.process_runtime import RUN_MARKER
 HANDSHAKE_LIMIT_S: Final = 5.0
 ANSWER_LIMIT_S: Final = 5.0
 NOT_RUNNING: Final = "no edge runs"
-_NAMES: Final = {Use.MQTT: "MQTT", Use.AMQP: "AMQP", Use.WEB: "HTTPS", Use.PLAIN_MQTT: "MQTT without TLS"}
+_NAMES: Final = {Use.MQTT: "MQTT", Use.AMQP: "AMQP", Use.WEB: "HTTPS"}  # all with TLS
 
 
 def management_answers(scene: Scene) -> Outcome:
@@ -188,13 +188,14 @@ def _handshake(scene: Scene, use: Use, place: ListenAddress) -> Outcome:
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     config = scene.hub_config
     name = config.host_names[0] if config is not None and config.host_names else "localhost"
-    where = f"{_NAMES[use]} on {place}"
+    speaks = _NAMES.get(use, use.value)
+    where = f"{speaks} on {place}"
     try:
         with socket.create_connection((str(address), place.port), HANDSHAKE_LIMIT_S) as connection:
-            if use is Use.PLAIN_MQTT:
-                return ok(**{_NAMES[use]: str(place)})
+            if use not in _NAMES:
+                return ok(**{speaks: str(place)})
             with _trusting(scene).wrap_socket(connection, server_hostname=name):
-                return ok(**{_NAMES[use]: str(place)})
+                return ok(**{speaks: str(place)})
     except ssl.SSLCertVerificationError as exc:
         return error(
             f"{where}: clients that call the hub {name!r} refuse its certificate ({exc.verify_message}); "

@@ -127,7 +127,7 @@ class Scene:
     @cached_property
     def uses_containers(self) -> bool:
         """Whether modules of this edge are containers."""
-        if self.home.containers.exists():
+        if os.path.exists(self.home.containers):  # also where we may not look
             return True
         try:
             return any(module["type"] == "docker" for module in self.modules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import queue
 import shutil
 import subprocess
@@ -110,7 +111,7 @@ def services_of(home: Path) -> list[Service]:
     listed: dict[str, dict[str, Any]] = {}
     if agent == RUNNING:
         listed = {module["name"]: module for module in scene.modules}
-    names = ["edgeHub", *(["edgeCloud"] if scene.home.cloud_address.exists() else [])]
+    names = ["edgeHub", *(["edgeCloud"] if os.path.exists(scene.home.cloud_address) else [])]
     for name in names:
         if name in listed:
             found.append(Service(name, _state_of(listed[name])))
@@ -150,8 +151,6 @@ def _state_of(module: dict[str, Any]) -> str:
 
 
 def _docker() -> str:
-    import os
-
     from messaging.errors import ConfigError
     from runtime.docker_engine import away_reason, engine_socket
 
@@ -205,7 +204,7 @@ def _merged(home: Home, since_s: float | None) -> Iterator[tuple[str, str]]:
     streams = [
         _timed(name, payloads(output_of(home, name, OutputQuery(since_s=since_s))))
         for name in PARTS
-        if home.log_of(name).exists()
+        if os.path.exists(home.log_of(name))
     ]
     if not streams:
         from messaging.errors import EnvironmentFault

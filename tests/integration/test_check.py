@@ -15,6 +15,7 @@ import pytest
 
 from runtime.container_network import network_name
 from runtime.docker_engine import HOME_LABEL
+from tests.integration.cloud_program import CloudProgram
 from tests.integration.container_edge import ContainerEdge
 from tests.integration.containers import container
 from tests.integration.edge_process import EdgeProcess
@@ -369,6 +370,64 @@ def test_an_iothub_that_nobody_knows_is_told(edge: EdgeProgram) -> None:
     assert (code, found["host-resolve-iothub"]) == (1, "error")
     assert "no-such-hub.invalid" in details["host-resolve-iothub"][0]
     assert found["host-connect-iothub-amqp"] == "skipped"
+
+
+def test_an_iot_hub_elsewhere_is_asked_itself_while_the_edge_is_stopped(
+    edge: EdgeProgram, clock: TimeServer, tmp_path: Path
+) -> None:
+    with CloudProgram() as cloud:
+        file = tmp_path / "connection-string"
+        file.write_text(cloud.do("device", "create", "line-7", "--edge"))
+        edge.environment |= {"EDGE_ACTORS_CLOUD_CA": str(cloud.ca_file), "EDGE_ACTORS_DEVICE_ID": "line-7"}
+        edge.start("--connection-string-file", str(file))
+        edge.run("down")
+        edge.wait()
+
+        code, found, details = results(edge, "--ntp-server", clock.address)
+
+        assert code == 0, details
+        reached = ("host-resolve-iothub", "host-connect-iothub-https", "edge-cloud-identity")
+        assert {found[name] for name in reached} == {"ok"}, details
+        # Without a time server the IoT Hub tells the time.
+        assert results(edge, "--ntp-server", "127.0.0.1:9")[1]["host-local-time"] == "ok"
+
+        cloud.do("device", "disable", "line-7")
+        code, found, details = results(edge, "--ntp-server", clock.address)
+        assert (code, found["edge-cloud-identity"]) == (1, "error")
+        assert "whether device 'line-7' is enabled" in details["edge-cloud-identity"][0]
+
+        edge.environment.pop("EDGE_ACTORS_CLOUD_CA")
+        kept = edge.home / "provisioned.json"
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | {"caPem": ""}))
+        _, found, details = results(edge, "--ntp-server", clock.address)
+        assert found["host-connect-iothub-https"] == "error"
+        assert "its certificate is not trusted" in details["host-connect-iothub-https"][0]
+        assert found["edge-cloud-identity"] == "skipped"
+
+    code, found, details = results(edge, "--ntp-server", clock.address)
+    assert (code, found["host-connect-iothub-https"]) == (1, "error")
+    assert "see to the firewall" in details["host-connect-iothub-https"][0]
+
+
+def test_the_provisioning_service_is_asked_for(edge: EdgeProgram, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I=")
+    key.chmod(0o600)
+    with CloudProgram() as cloud:
+        edge.environment |= {
+            "EDGE_ACTORS_CLOUD_CA": str(cloud.ca_file),
+            "EDGE_ACTORS_DPS_ENDPOINT": cloud.address,
+            "EDGE_ACTORS_DPS_ID_SCOPE": "0ne00000001",
+            "EDGE_ACTORS_DPS_REGISTRATION_ID": "line-7",
+            "EDGE_ACTORS_DPS_KEY_FILE": str(key),
+        }
+        _, found, details = results(edge, "--dont-run", "host-local-time")
+        assert found["host-connect-dps-endpoint"] == "ok", details
+        edge.environment["EDGE_ACTORS_DPS_ENDPOINT"] = f"{cloud.address}:9"
+        code, found, details = results(edge, "--dont-run", "host-local-time")
+
+    assert (code, found["host-connect-dps-endpoint"]) == (1, "error")
+    assert f"{cloud.address} port 9:" in details["host-connect-dps-endpoint"][0]
 
 
 # --- containers ---

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -102,15 +106,38 @@ def test_a_device_with_a_key_has_no_certificate_that_could_expire(tmp_path: Path
     assert identity_certificate_lasts(scene_of(tmp_path / "home")).result is Result.IGNORED
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_home_of_somebody_else_is_fatal(tmp_path: Path, edited: Path) -> None:
-    home = tmp_path / "closed" / "home"
-    home.mkdir(parents=True)
-    home.parent.chmod(0)
-    try:
-        found = settings_are_well_formed(Scene(home, Options(environment={})))
-    finally:
-        home.parent.chmod(0o700)
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives the home to somebody else")
+@pytest.mark.parametrize("command", ["check", "support-bundle", "system status", "system logs"])
+def test_a_home_of_somebody_else_is_told_with_the_way_out(command: str, tmp_path: Path) -> None:
+    """Root without the right to look everywhere stands for a user who is not the edge's."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, 65534, 65534)
+    closed = "-dac_override,-dac_read_search"
+    done = subprocess.run(
+        [
+            *("setpriv", "--bounding-set", closed, "--inh-caps", closed),
+            *(sys.executable, "-m", "runtime.cli.main", *command.split(), "--home", str(home)),
+            *(("-o", str(tmp_path / "bundle.zip")) if command == "support-bundle" else ()),
+            *(("--json",) if command == "check" else ()),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+        timeout=60,
+    )
 
-    assert found.result is Result.FATAL
-    assert "run this as the user of the edge" in found.details[0]
+    if command == "support-bundle":
+        assert done.returncode == 0, done.stderr
+        checks = json.loads(zipfile.ZipFile(tmp_path / "bundle.zip").read("check.json"))["checks"]
+    elif command == "check":
+        assert done.returncode == 1
+        checks = json.loads(done.stdout)["checks"]
+    else:
+        assert done.returncode == 1
+        assert "Down - not running" in done.stdout or "has no logs" in done.stderr
+        return
+    [(name, found)] = checks.items()  # nothing after what is fatal
+    assert (name, found["result"]["result"]) == ("aziot-edged-config-well-formed", "fatal")
+    assert "run this as the user of the edge" in found["result"]["details"][0]
