@@ -26,6 +26,7 @@ from messaging.mqtt.client_session import ClientSession, Received
 from messaging.mqtt.filters import matches, validate_filter
 from messaging.mqtt.packets import Publish
 from messaging.text import quoted
+from messaging.time_text import iso_utc
 
 log = logging.getLogger(__name__)
 
@@ -343,22 +344,36 @@ class Bridge:
 
     # what is told
 
+    @property
+    def status(self) -> str:
+        """In a word or two: connected, connecting, waiting, ending, no settings."""
+        is_ending = not self._rules and self._link.status != "no settings"
+        return "ending" if is_ending else self._link.status
+
+    @property
+    def connected_since(self) -> str | None:
+        """As IoT Hub writes times; None when it is not connected."""
+        return None if self._link.up_since_s is None else iso_utc(self._link.up_since_s)
+
+    @property
+    def error(self) -> str:
+        """Why it is not connected, or what it could not do; "" when all is well."""
+        return self._link.error
+
     def shown(self) -> dict[str, object]:
-        """Return how the bridge is doing, as plain values; times in seconds since 1970-01-01 UTC."""
-        link = self._link
+        """Return how the bridge is doing, as plain values for programs."""
         out, came_in = (self._store.state(self.endpoint, way) for way in (Direction.OUT, Direction.IN))
-        is_ending = not self._rules and link.status != "no settings"
         return {
             "endpoint": self.endpoint,
-            "address": link.address,
-            "status": "ending" if is_ending else link.status,
-            "connected_since_s": link.up_since_s,
-            "error": link.error,
+            "address": self._link.address,
+            "status": self.status,
+            "connectedSince": self.connected_since,
+            "error": self.error,
             "queued": out.messages,
-            "queued_bytes": out.bytes,
+            "queuedBytes": out.bytes,
             "sent": out.forwarded,
             "dropped": out.dropped,
-            "queued_in": came_in.messages,
+            "queuedIn": came_in.messages,
             "received": came_in.forwarded,
             "echoes": self._echoes,
             "refused": self._session.rejected,

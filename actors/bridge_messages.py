@@ -79,6 +79,13 @@ class PublishedToBroker:
 
 
 @message
+class BridgesReport:
+    """To the hub's own client: how the bridges are, for the twin of `$edgeHub`; counts are not in it."""
+
+    bridges: tuple[tuple[str, str, str, str], ...]  # endpoint, status, connected since or "", error
+
+
+@message
 class ListBridges:
     """Tell how the bridges are doing. Answered with Bridges."""
 

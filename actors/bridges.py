@@ -2,7 +2,8 @@
 
 Understands: SetBridges, BrokerDelivery, PublishedToBroker, ActorRestarted of the broker; Access of the
              identities; RequestFailed, DeadlinePassed; ListBridges; BridgesTick, FlushDue, BridgeDue
-Tells:       the broker (JoinBroker, DeliveryTaken, PublishToBroker, LeaveBroker), hub/identities (GetAccess)
+Tells:       the broker (JoinBroker, DeliveryTaken, PublishToBroker, LeaveBroker), hub/identities (GetAccess),
+             hub/client (BridgesReport)
 Started by:  HubRootActor, on an event loop of its own: each batch is synced to disk here, which nobody else
              shall wait for
 
@@ -22,6 +23,7 @@ from actors.base import EdgeActor
 from actors.bridge import Bridge
 from actors.bridge_messages import (
     Bridges,
+    BridgesReport,
     BrokerDelivery,
     DeliveryTaken,
     JoinBroker,
@@ -78,6 +80,7 @@ class BridgesActor(EdgeActor):
         *,
         broker: str,
         identities: str,
+        hub_client: str,
         specs: Sequence[BridgeSpec] = (),
     ) -> None:
         """Take the addresses of who does what, and the bridges of the deployment when the hub started."""
@@ -85,6 +88,7 @@ class BridgesActor(EdgeActor):
         self._ports = ports
         self._broker = broker
         self._identities = identities
+        self._hub_client = hub_client
         self._specs = tuple(specs)
         self._store: BridgeStore | None = None
         self._bridges: dict[str, Bridge] = {}
@@ -94,6 +98,7 @@ class BridgesActor(EdgeActor):
         self._published: dict[int, str] = {}  # the same
         self._is_flushing = False
         self._ticks = 0
+        self._reported: BridgesReport | None = None
 
     # life
 
@@ -164,12 +169,25 @@ class BridgesActor(EdgeActor):
         self.set_timer(TICK_S, BridgesTick())
         for endpoint in list(self._bridges):
             self._due(endpoint)
+        self._report()
         self._ticks += 1
         if self._ticks % TIDY_TICKS == 0:
             try:
                 self._kept.tidy()
             except StoreError as exc:
                 log.warning("%s", exc)
+
+    def _report(self) -> None:
+        """Have in the hub's twin how the bridges are, when that has changed."""
+        report = BridgesReport(
+            tuple(
+                (endpoint, bridge.status, bridge.connected_since or "", bridge.error)
+                for endpoint, bridge in self._bridges.items()
+            )
+        )
+        if report != self._reported:
+            self._reported = report
+            self.tell(self._hub_client, report)
 
     def on_bridge_due(self, message: BridgeDue) -> None:
         self._due(message.endpoint)

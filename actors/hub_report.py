@@ -16,6 +16,8 @@ from messaging.version import VERSION
 
 SCHEMA_VERSION: Final = "1.0"  # of the reported part; it has nothing to do with the desired one
 MOST_CLIENTS_BYTES: Final = 24 * 1024  # of the 32 KiB of all reported properties
+MOST_BRIDGES: Final = 10
+LONGEST_ERROR: Final = 200  # characters of a bridge's
 MOST_GONE: Final = 1000  # modules that are gone and remembered
 PARSING: Final = "Error while parsing desired properties"  # the reference's words
 LONGEST_DESCRIPTION: Final = 1000  # characters; a text of a twin may have 4096 bytes
@@ -69,6 +71,19 @@ def client_entries(clients: Iterable[tuple[str, ClientTimes]]) -> tuple[Json, in
             return entries, len(ranked) - count
         entries[key] = times.entry()
     return entries, 0
+
+
+def bridge_entries(bridges: Iterable[tuple[str, str, str, str]]) -> Json:
+    """Return the map of bridges: (endpoint, status, connected since or "", error or "") each."""
+    entries: Json = {}
+    for endpoint, status, connected_since, error in list(bridges)[:MOST_BRIDGES]:
+        entry: Json = {"status": status}
+        if connected_since:
+            entry["connectedTimeUtc"] = connected_since
+        if error:
+            entry["error"] = error[:LONGEST_ERROR]
+        entries[client_key(endpoint)] = entry
+    return entries
 
 
 def hub_report(desired_version: int, bad_routes: Sequence[tuple[str, str]], problem: str = "") -> Json:

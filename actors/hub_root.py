@@ -163,6 +163,7 @@ class HubRootActor(RootActor):
                 bridge_ports,
                 broker=BROKER,
                 identities=IDENTITIES,
+                hub_client=HUB_CLIENT,
                 specs=broker.config.bridges,
             )
 

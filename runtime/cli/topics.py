@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from runtime.cli.bridges import BRIDGE_HEADS, bridge_row
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
 
@@ -15,21 +16,23 @@ from runtime.cli.output import print_json, print_table
 @click.command()
 @common_options
 def topics(home: Path, as_json: bool) -> None:
-    """Show the topics of the MQTT broker, the busiest first, and its clients with what they subscribe to.
+    """Show topics of the MQTT broker, the busiest first, its clients and what they subscribe to, its bridges.
 
     IoT Hub topics are not among them: routes take those, see `edge-actors routes` and `edge-actors ledger`.
     The numbers count from the start of the hub; rates are those of the last second. A message that found a
-    client's queue full counts as dropped.
+    client's queue full counts as dropped. Those of bridges count from the day they were made.
     """
-    from actors.addresses import BROKER
+    from actors.addresses import BRIDGES, BROKER
+    from actors.bridge_messages import Bridges, ListBridges
     from actors.broker_topics import DescribeTopics, Topics
     from runtime.cli.running import running_edge
 
     _refuse_without_broker(home)
     with running_edge(home) as edge:
         about = edge.ask(BROKER, DescribeTopics(), Topics).about
+        bridges = edge.ask(BRIDGES, ListBridges(), Bridges).bridges
     if as_json:
-        print_json(about)
+        print_json(about | {"bridges": bridges})
         return
     click.echo(
         f"{about['published']} messages published, {about['sent']} sent to subscribers, "
@@ -46,6 +49,9 @@ def topics(home: Path, as_json: bool) -> None:
         heads = ("CLIENT", "STATE", "PUBLISHED", "SENT", "IN FLIGHT", "WAITING", "DROPPED", "SUBSCRIBES TO")
         print_table(heads, map(_client_row, about["clients"]))
         _more(about["moreClients"], "clients")
+    if bridges:
+        click.echo()
+        print_table(BRIDGE_HEADS, map(bridge_row, bridges))
 
 
 def _refuse_without_broker(home: Path) -> None:

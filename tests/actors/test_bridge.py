@@ -16,6 +16,7 @@ from messaging.broker.bridges import BridgeRule, Direction
 from messaging.errors import StoreFull
 from messaging.mqtt.client_session import IN_FLIGHT
 from messaging.mqtt.packets import Publish, ReturnCode
+from messaging.time_text import iso_utc
 from tests.actors.bridge_world import ENDPOINT, KEY, World
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -530,5 +531,5 @@ def test_what_an_operator_is_told(world: World) -> None:
     assert shown["endpoint"] == ENDPOINT
     assert shown["address"] == "far:8883"
     assert shown["status"] == "connected"
-    assert shown["connected_since_s"] == world.clock.now_s()
-    assert (shown["sent"], shown["received"], shown["queued"], shown["queued_in"]) == (1, 1, 0, 0)
+    assert shown["connectedSince"] == iso_utc(world.clock.now_s())
+    assert (shown["sent"], shown["received"], shown["queued"], shown["queuedIn"]) == (1, 1, 0, 0)

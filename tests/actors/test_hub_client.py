@@ -140,7 +140,7 @@ def test_the_first_report_wipes_the_clients_of_an_earlier_hub_and_tells_the_rest
         "lastDesiredVersion": 7,
         "lastDesiredStatus": status,
     }
-    assert first == [header | {"clients": None}]
+    assert first == [header | {"clients": None, "bridges": None}]
     assert [list(patch["clients"]) for patch in later] == [["edge1/sensor"]]
     assert world.twin.keys() == header.keys() | {"clients"}
 

@@ -131,7 +131,7 @@ def test_what_is_published_while_the_other_broker_is_away_arrives_in_order_when_
         assert {topic for topic, *_ in far.got} == {"edge1/up/x"}
         shown = wait_for_bridge(hub, queued=0, status="connected", error="")
         assert shown["sent"] == 50
-        assert shown["connected_since_s"] > 0
+        assert shown["connectedSince"]
 
 
 def test_a_restarted_broker_gets_what_it_missed(hub: HubProcess, site: Mosquitto, line: Line) -> None:
@@ -196,7 +196,7 @@ def test_rules_change_while_the_connection_stays(hub: HubProcess, site: Mosquitt
     with Peer(site.port, "observer") as far, module(hub, "a") as sender, module(hub, "b") as near:
         far.subscribe("edge1/#")
         near.subscribe("#")
-        since = wait_for_bridge(hub, status="connected")["connected_since_s"]
+        since = wait_for_bridge(hub, status="connected")["connectedSince"]
 
         set_rules(hub, BridgeRule(OUT, "other/#", "", "edge1/"), BridgeRule(IN, "more/#", "", "child/"))
         site.wait_for_log("Received UNSUBSCRIBE from edge1/site")
@@ -209,7 +209,7 @@ def test_rules_change_while_the_connection_stays(hub: HubProcess, site: Mosquitt
         far.wait_for(3)
         assert {topic for topic, *_ in near.got} == {"up/x", "other/x", "child/more/x"}
         assert {topic for topic, *_ in far.got} == {"edge1/other/x"}
-        assert bridges(hub)["site"]["connected_since_s"] == since
+        assert bridges(hub)["site"]["connectedSince"] == since
         assert line.accepted == 1
 
 
