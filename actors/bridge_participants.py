@@ -22,6 +22,7 @@ from actors.bridge_messages import (
     PublishedToBroker,
     PublishToBroker,
     client_id_of,
+    parts,
 )
 from actors.hub_broker import HubBroker
 from messaging.broker.bridges import Bridge, Direction
@@ -120,10 +121,9 @@ class BridgeParticipants:
 
     def _deliver(self, participant: _Participant, outs: Sequence[Outgoing]) -> None:
         participant.delivered += [out.packet_id if out.qos else 0 for out in outs]
-        content = tuple((out.topic, out.payload, out.qos, out.retain) for out in outs)
-        self._actor.tell(
-            participant.address, BrokerDelivery(participant.client_id, participant.number, content)
-        )
+        for part in parts((out.topic, out.payload, out.qos, out.retain) for out in outs):
+            delivery = BrokerDelivery(participant.client_id, participant.number, part)
+            self._actor.tell(participant.address, delivery)
 
     def taken(self, message: DeliveryTaken) -> None:
         """The bridge has so many messages on disk."""

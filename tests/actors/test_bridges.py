@@ -17,6 +17,7 @@ from actors.hub_broker import HubBroker
 from actors.identities import Access, GetAccess
 from messaging.broker.bridges import Bridge, BridgeRule, Direction
 from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
+from messaging.broker.delivery import Outgoing
 from messaging.broker.engine import LocalClient
 from messaging.broker.limits import DEFAULT_LIMITS
 from messaging.errors import ConfigError
@@ -63,10 +64,11 @@ class Hub(World):
             lambda: BrokerActor("edge1", self.broker, lambda: BrokerDb.open(folder / "broker.db"), _config),
         )
         self.heard: list[tuple[str, bytes]] = []
+        self._unacknowledged: list[int] = []
         self.client = LocalClient(
             self.broker.engine,
             "edge1/m",
-            lambda outs: self.heard.extend((out.topic, out.payload) for out in outs),
+            self._hear,
             clean=True,
             now_s=0.0,
             hold=lambda: None,
@@ -88,6 +90,15 @@ class Hub(World):
 
     def _tell(self, to: str, message: object) -> None:
         self.system.bus.send(to, message, sender=MQTT)
+
+    def _hear(self, outs: list[Outgoing]) -> None:
+        self.heard += [(out.topic, out.payload) for out in outs]
+        self._unacknowledged += [out.packet_id for out in outs]
+
+    def acknowledge(self) -> None:
+        """Have the local client take what it has heard."""
+        heard, self._unacknowledged = self._unacknowledged, []
+        self.client.acknowledge(heard)
 
     def publish(self, topic: str, *bodies: bytes) -> list[str]:
         """Publish at QoS 1 as a local client; return what is said when it is on disk."""
@@ -193,6 +204,25 @@ def test_a_restarted_actor_of_the_broker_is_joined_again(hub: Hub) -> None:
     assert hub.waiting() == 0
     [shown] = hub.listed()
     assert (shown["received"], shown["queuedIn"]) == (1, 0)
+
+
+def test_large_messages_go_in_several_envelopes_and_stay_in_order(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, UP, DOWN, has_bridges=False)
+    large = [bytes([number]) * 200_000 for number in range(60)]
+    for body in large:
+        hub.publish("up/x", body)
+    hub.start_bridges()
+    hub.client.subscribe("near/#", 1, 0.0)
+
+    hub.far.accept()
+    hub.far.send(*(Publish("down/1", body, 1, 1 + at) for at, body in enumerate(large)))
+    for _ in range(60):
+        hub.acknowledge()
+        hub.rest()
+
+    assert hub.far_bodies() == large
+    assert [body for _, body in hub.heard] == large
+    assert not hub.dead_letters.count
 
 
 def test_rules_arrive_with_those_of_the_broker(hub: Hub) -> None:
