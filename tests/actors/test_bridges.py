@@ -299,3 +299,18 @@ def test_at_a_parent_the_key_of_the_hub_is_asked_for(tmp_path: Path) -> None:
 
     [shown] = hub.listed()
     assert shown["status"] == "connected"
+
+
+def test_for_a_parent_that_there_is_not_nothing_is_kept_until_there_is_one(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, BridgeRule(Direction.OUT, "t/#"), endpoint="$upstream")
+    hub.publish("t/1", b"for nobody")
+    hub.rest(2 * TICK_S)
+    [shown] = hub.listed()
+    assert (shown["status"], shown["queued"]) == ("no settings", 0)
+
+    hub.settings.known["$upstream"] = BridgeAccess("parent", 8883, "edge1/$edgeHub")
+    hub.rest(5 * TICK_S)
+    hub.far.accept()
+    hub.publish("t/1", b"for the parent")
+
+    assert hub.far_bodies() == [b"for the parent"]
