@@ -30,7 +30,6 @@ from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
 from actors.bridge_ports import BridgePorts
 from actors.bridges import BridgesActor
-from actors.broker import BrokerActor
 from actors.cloud_connection import CloudConnections
 from actors.connected_clients import ConnectedClients
 from actors.http_head import HttpGate, HttpHead
@@ -151,7 +150,9 @@ class HubRootActor(RootActor):
 
         broker = None if config.broker is None else hub_broker(config.broker)
 
-        def broker_actor() -> BrokerActor:
+        def broker_actor() -> EdgeActor:
+            from actors.broker import BrokerActor  # with its engine: only where it is used
+
             assert broker is not None
             return BrokerActor(config.device_id, broker, open_broker_store, compile_broker)
 

@@ -30,7 +30,7 @@ from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
 from actors.hub_root import HubRootActor
-from actors.ports import MessageStore
+from actors.ports import BrokerStore, MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
@@ -38,7 +38,6 @@ from runtime import amqp_engine
 from runtime.bridge_db import BridgeDb
 from runtime.bridge_lines import BridgeLines
 from runtime.bridge_settings import FILE_NAME, BridgeSettingsFile, OwnNames
-from runtime.broker_db import BrokerDb
 from runtime.client_certificates import check_certificate
 from runtime.home import Home
 from runtime.http_gate import HttpGate
@@ -128,7 +127,7 @@ def run_hub(
             mqtt_listener=listeners.mqtt,
             amqp_listener=listeners.amqp,
             http_gate=gate,
-            open_broker_store=lambda: BrokerDb.open(database.with_name("broker.db")),
+            open_broker_store=lambda: open_broker_store(database.with_name("broker.db")),
             bridge_ports=BridgePorts(
                 lambda: BridgeDb.open(
                     database.with_name("bridge.db"),
@@ -164,6 +163,13 @@ def run_hub(
     offer.close()
     store_lock.close()
     return 0
+
+
+def open_broker_store(path: Path) -> BrokerStore:
+    """Open the database of the MQTT broker, which is loaded only where there is one."""
+    from runtime.broker_db import BrokerDb
+
+    return BrokerDb.open(path)
 
 
 def cloud_ca_pem(path: str) -> str:
