@@ -21,7 +21,7 @@ from messaging.broker.delivery import Outgoing
 from messaging.broker.engine import LocalClient
 from messaging.broker.limits import DEFAULT_LIMITS
 from messaging.errors import ConfigError
-from messaging.lifecycle import RequestFailed
+from messaging.lifecycle import RequestFailed, Stop
 from messaging.mqtt.packets import Publish
 from runtime.bridge_db import BridgeDb
 from runtime.broker_db import BrokerDb
@@ -223,6 +223,32 @@ def test_large_messages_go_in_several_envelopes_and_stay_in_order(tmp_path: Path
     assert hub.far_bodies() == large
     assert [body for _, body in hub.heard] == large
     assert not hub.dead_letters.count
+
+
+def test_subscribers_that_are_slow_hold_up_a_bridge_and_make_nothing_come_twice(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, DOWN)
+    hub.far.accept()
+    hub.client.subscribe("near/#", 1, 0.0)
+    bodies = numbers(900)
+    for at in range(0, 900, 20):
+        hub.far.send(*(Publish("down/1", body, 1, 1 + at + n) for n, body in enumerate(bodies[at : at + 20])))
+        hub.system.run()
+
+    for _ in range(400):  # one window every half second, for longer than a bridge waits for an answer
+        hub.acknowledge()
+        hub.rest(0.5)
+
+    assert [body for _, body in hub.heard] == bodies
+
+
+def test_a_session_of_a_bridge_that_is_in_no_deployment_ends_at_the_next_start(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, UP, has_bridges=False)
+    hub.publish("up/x", b"0")
+    hub.tell(BROKER, Stop(), "test")
+
+    again = Hub(tmp_path, has_bridges=False)
+
+    assert again.broker.engine.session(SESSION) is None
 
 
 def test_rules_arrive_with_those_of_the_broker(hub: Hub) -> None:

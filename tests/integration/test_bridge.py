@@ -227,7 +227,7 @@ def test_a_bridge_that_is_taken_out_sends_what_waits_and_is_forgotten(
         wait_for_bridge(hub, queued=10)
 
         set_rules(hub)
-        assert bridges(hub)["site"]["status"] == "ending"
+        wait_for_bridge(hub, status="ending")
         line.restore()
 
         far.wait_for(10)
