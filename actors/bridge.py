@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from actors.bridge_link import BridgeLink, LinkHost
 from actors.bridge_ports import BridgeSettings, BridgeStore, Lines, Waiting
-from messaging.broker.bridges import BridgeRule, Direction
+from messaging.broker.bridges import UPSTREAM, BridgeRule, Direction
 from messaging.broker.echo import EchoGuard
 from messaging.envelope import Secret
 from messaging.errors import StoreError
@@ -70,6 +70,7 @@ class Bridge:
         self._session = ClientSession(store.held(endpoint))
         self._echo = EchoGuard()
         self._rules: tuple[BridgeRule, ...] = ()
+        self._is_orphan = False  # a bridge to the parent of an edge that has none
         self._problems: tuple[str, ...] = ()
         self._link = BridgeLink(endpoint, self._session, host, self, lines, settings)
         # to the other broker
@@ -89,6 +90,16 @@ class Bridge:
         self._stuck_count = 0  # … so many times
 
     # rules
+
+    def has_settings(self, is_so: bool) -> None:
+        """Without a parent, nothing is kept for it: that an edge has none is no fault that will pass."""
+        if self.endpoint == UPSTREAM and self._is_orphan is is_so:
+            self._is_orphan = not is_so
+            self._subscribe_locally()
+
+    def _subscribe_locally(self) -> None:
+        filters = [] if self._is_orphan else self._sources(Direction.OUT)
+        self._host.subscribe_locally(self.endpoint, filters)
 
     @property
     def is_over(self) -> bool:
@@ -113,7 +124,7 @@ class Bridge:
             log.warning("bridge '%s': %s", self.endpoint, "; ".join(problems))
         self._problems = tuple(problems)
         self._rules = tuple(good)
-        self._host.subscribe_locally(self.endpoint, self._sources(Direction.OUT))
+        self._subscribe_locally()
         self._session.want(self._sources(Direction.IN), self._now_s())
         self._link.write()
 
@@ -273,7 +284,7 @@ class Bridge:
         """It has forgotten what it did not confirm, and delivers again what it was not confirmed."""
         self._unsaved = []
         self.publish_again()
-        self._host.subscribe_locally(self.endpoint, self._sources(Direction.OUT))
+        self._subscribe_locally()
 
     # both
 

@@ -15,10 +15,17 @@ import msgspec
 from messaging.broker.bridges import Bridge
 from messaging.kinds import data_message, message
 
+_BRIDGE: Final = "/$bridge"
+
 
 def client_id_of(device_id: str, endpoint: str) -> str:
     """Return as which client of the local broker a bridge is known; no other client can be it."""
-    return f"{device_id}/{endpoint}/$bridge"
+    return f"{device_id}/{endpoint}{_BRIDGE}"
+
+
+def is_bridge(client_id: str) -> bool:
+    """Say whether a client of the local broker is a bridge."""
+    return client_id.endswith(_BRIDGE)
 
 
 # topic, payload, QoS, retain

@@ -35,9 +35,6 @@ from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
-from runtime.bridge_db import BridgeDb
-from runtime.bridge_lines import BridgeLines
-from runtime.bridge_settings import FILE_NAME, BridgeSettingsFile, OwnNames
 from runtime.client_certificates import check_certificate
 from runtime.home import Home
 from runtime.http_gate import HttpGate
@@ -128,18 +125,7 @@ def run_hub(
             amqp_listener=listeners.amqp,
             http_gate=gate,
             open_broker_store=lambda: open_broker_store(database.with_name("broker.db")),
-            bridge_ports=BridgePorts(
-                lambda: BridgeDb.open(
-                    database.with_name("bridge.db"),
-                    environment.bridge_max_bytes,
-                    environment.bridge_max_messages,
-                ),
-                BridgeLines(),
-                BridgeSettingsFile(
-                    Path(config.bridge_settings or home / FILE_NAME),
-                    OwnNames(config.device_id, config.iothub_hostname),
-                ),
-            ),
+            bridge_ports=lambda: bridge_ports(home, config, database.with_name("bridge.db")),
             load_certificate=certificate.load,
         )
 
@@ -163,6 +149,23 @@ def run_hub(
     offer.close()
     store_lock.close()
     return 0
+
+
+def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
+    """Return what bridges need, which is loaded only where there is a broker."""
+    from runtime.bridge_db import BridgeDb
+    from runtime.bridge_lines import BridgeLines
+    from runtime.bridge_settings import FILE_NAME, BridgeSettingsFile, OwnNames
+
+    environment = config.environment
+    return BridgePorts(
+        lambda: BridgeDb.open(database, environment.bridge_max_bytes, environment.bridge_max_messages),
+        BridgeLines(),
+        BridgeSettingsFile(
+            Path(config.bridge_settings or home / FILE_NAME),
+            OwnNames(config.device_id, config.iothub_hostname),
+        ),
+    )
 
 
 def open_broker_store(path: Path) -> BrokerStore:

@@ -21,7 +21,7 @@ from messaging.broker.delivery import Outgoing
 from messaging.broker.engine import LocalClient
 from messaging.broker.limits import DEFAULT_LIMITS
 from messaging.errors import ConfigError
-from messaging.lifecycle import RequestFailed
+from messaging.lifecycle import RequestFailed, Stop
 from messaging.mqtt.packets import Publish
 from runtime.bridge_db import BridgeDb
 from runtime.broker_db import BrokerDb
@@ -225,6 +225,32 @@ def test_large_messages_go_in_several_envelopes_and_stay_in_order(tmp_path: Path
     assert not hub.dead_letters.count
 
 
+def test_subscribers_that_are_slow_hold_up_a_bridge_and_make_nothing_come_twice(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, DOWN)
+    hub.far.accept()
+    hub.client.subscribe("near/#", 1, 0.0)
+    bodies = numbers(900)
+    for at in range(0, 900, 20):
+        hub.far.send(*(Publish("down/1", body, 1, 1 + at + n) for n, body in enumerate(bodies[at : at + 20])))
+        hub.system.run()
+
+    for _ in range(400):  # one window every half second, for longer than a bridge waits for an answer
+        hub.acknowledge()
+        hub.rest(0.5)
+
+    assert [body for _, body in hub.heard] == bodies
+
+
+def test_a_session_of_a_bridge_that_is_in_no_deployment_ends_at_the_next_start(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, UP, has_bridges=False)
+    hub.publish("up/x", b"0")
+    hub.tell(BROKER, Stop(), "test")
+
+    again = Hub(tmp_path, has_bridges=False)
+
+    assert again.broker.engine.session(SESSION) is None
+
+
 def test_rules_arrive_with_those_of_the_broker(hub: Hub) -> None:
     hub.far.accept()
 
@@ -299,3 +325,18 @@ def test_at_a_parent_the_key_of_the_hub_is_asked_for(tmp_path: Path) -> None:
 
     [shown] = hub.listed()
     assert shown["status"] == "connected"
+
+
+def test_for_a_parent_that_there_is_not_nothing_is_kept_until_there_is_one(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, BridgeRule(Direction.OUT, "t/#"), endpoint="$upstream")
+    hub.publish("t/1", b"for nobody")
+    hub.rest(2 * TICK_S)
+    [shown] = hub.listed()
+    assert (shown["status"], shown["queued"]) == ("no settings", 0)
+
+    hub.settings.known["$upstream"] = BridgeAccess("parent", 8883, "edge1/$edgeHub")
+    hub.rest(5 * TICK_S)
+    hub.far.accept()
+    hub.publish("t/1", b"for the parent")
+
+    assert hub.far_bodies() == [b"for the parent"]
