@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from actors.bridge_link import BridgeLink, LinkHost
 from actors.bridge_ports import BridgeSettings, BridgeStore, Lines, Waiting
-from messaging.broker.bridges import BridgeRule, Direction
+from messaging.broker.bridges import UPSTREAM, BridgeRule, Direction
 from messaging.broker.echo import EchoGuard
 from messaging.envelope import Secret
 from messaging.errors import StoreError
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 READ_AHEAD: Final = 100
 LOCAL_WINDOW: Final = 100  # messages that the local broker was given and has not confirmed
+LARGEST_BYTES: Final = 256 * 1024  # of topic and payload, as for the clients of the local broker
+SUSPICIOUS: Final = 3  # connections in a row that ended while the same message was the first in flight
 FLUSH_AT: Final = 64  # forwarded messages that are deleted together, at the latest at the next flush
 
 
@@ -68,6 +70,7 @@ class Bridge:
         self._session = ClientSession(store.held(endpoint))
         self._echo = EchoGuard()
         self._rules: tuple[BridgeRule, ...] = ()
+        self._is_orphan = False  # a bridge to the parent of an edge that has none
         self._problems: tuple[str, ...] = ()
         self._link = BridgeLink(endpoint, self._session, host, self, lines, settings)
         # to the other broker
@@ -83,8 +86,20 @@ class Bridge:
         self._in_local: list[int] = []  # with the local broker
         self._published: list[int] = []
         self._echoes = 0
+        self._stuck: tuple[int, str] | None = None  # what was the first in flight when a connection ended …
+        self._stuck_count = 0  # … so many times
 
     # rules
+
+    def has_settings(self, is_so: bool) -> None:
+        """Without a parent, nothing is kept for it: that an edge has none is no fault that will pass."""
+        if self.endpoint == UPSTREAM and self._is_orphan is is_so:
+            self._is_orphan = not is_so
+            self._subscribe_locally()
+
+    def _subscribe_locally(self) -> None:
+        filters = [] if self._is_orphan else self._sources(Direction.OUT)
+        self._host.subscribe_locally(self.endpoint, filters)
 
     @property
     def is_over(self) -> bool:
@@ -109,7 +124,7 @@ class Bridge:
             log.warning("bridge '%s': %s", self.endpoint, "; ".join(problems))
         self._problems = tuple(problems)
         self._rules = tuple(good)
-        self._host.subscribe_locally(self.endpoint, self._sources(Direction.OUT))
+        self._subscribe_locally()
         self._session.want(self._sources(Direction.IN), self._now_s())
         self._link.write()
 
@@ -202,6 +217,15 @@ class Bridge:
             renamed = None
             if self._echo.is_echo(message.topic, message.payload, now_s):
                 self._echoes += 1
+            elif len(message.topic) + len(message.payload) > LARGEST_BYTES:
+                log.warning(
+                    "bridge '%s': dropped a message of %d bytes to %s that came in; the limit is %d",
+                    self.endpoint,
+                    len(message.payload),
+                    quoted(message.topic),
+                    LARGEST_BYTES,
+                )
+                self._store.dropped(self.endpoint, Direction.IN, 1)
             else:
                 renamed = self._renamed(message, Direction.IN)
             self._held_back.append((message, renamed))
@@ -260,7 +284,7 @@ class Bridge:
         """It has forgotten what it did not confirm, and delivers again what it was not confirmed."""
         self._unsaved = []
         self.publish_again()
-        self._host.subscribe_locally(self.endpoint, self._sources(Direction.OUT))
+        self._subscribe_locally()
 
     # both
 
@@ -324,6 +348,9 @@ class Bridge:
     def went_down(self) -> None:
         """What was not acknowledged comes again."""
         self._held_back = []
+        oldest = self._session.oldest
+        self._stuck_count = self._stuck_count + 1 if oldest is not None and oldest == self._stuck else 1
+        self._stuck = oldest
 
     def save_held(self, held: dict[str, bool]) -> None:
         """Keep which filters the other broker may know."""
@@ -372,13 +399,22 @@ class Bridge:
             "queued": out.messages,
             "queuedBytes": out.bytes,
             "sent": out.forwarded,
-            "dropped": out.dropped,
+            "dropped": out.dropped + came_in.dropped,
             "queuedIn": came_in.messages,
             "received": came_in.forwarded,
             "echoes": self._echoes,
             "refused": self._session.rejected,
-            "problems": self._problems,
+            "problems": (*self._problems, *self._suspicion()),
         }
+
+    def _suspicion(self) -> tuple[str, ...]:
+        """Return why it may be that connections end again and again: brokers of MQTT 3.1.1 do not say it."""
+        if self._stuck is None or self._stuck != self._session.oldest or self._stuck_count < SUSPICIOUS:
+            return ()
+        return (
+            f"{self._stuck_count} connections ended while a message to {quoted(self._stuck[1])} was sent; "
+            "see whether the other broker allows that topic and size",
+        )
 
     def _waits(self) -> bool:
         waits = any(self._store.state(self.endpoint, direction).messages for direction in Direction)

@@ -62,6 +62,10 @@ class LinkHost(Protocol):
 class LinkOwner(Protocol):
     """What the bridge is told."""
 
+    def has_settings(self, is_so: bool) -> None:
+        """The settings say where the other broker is, or do not: said at each attempt to connect."""
+        ...
+
     def came_up(self) -> None:
         """The other broker has accepted the connection."""
         ...
@@ -191,7 +195,9 @@ class BridgeLink:
             self._access = None
             self._wait(str(exc))
             self.status = "no settings"
+            self._owner.has_settings(False)
             return
+        self._owner.has_settings(True)
         self.status = "connecting"
         if self._access.signs_as:
             self._is_asking_key = True

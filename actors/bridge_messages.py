@@ -7,21 +7,45 @@ delivered to itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 
 from messaging.broker.bridges import Bridge
 from messaging.kinds import data_message, message
 
+_BRIDGE: Final = "/$bridge"
+
 
 def client_id_of(device_id: str, endpoint: str) -> str:
     """Return as which client of the local broker a bridge is known; no other client can be it."""
-    return f"{device_id}/{endpoint}/$bridge"
+    return f"{device_id}/{endpoint}{_BRIDGE}"
+
+
+def is_bridge(client_id: str) -> bool:
+    """Say whether a client of the local broker is a bridge."""
+    return client_id.endswith(_BRIDGE)
 
 
 # topic, payload, QoS, retain
 BrokerMessage = tuple[str, bytes, int, bool]
+PART_BYTES: Final = 4 * 1024 * 1024  # of one envelope, if that holds more than one message
+
+
+def parts(messages: Iterable[BrokerMessage]) -> Iterator[tuple[BrokerMessage, ...]]:
+    """Yield messages in their order, as many together as an envelope should hold."""
+    part: list[BrokerMessage] = []
+    size_bytes = 0
+    for one in messages:
+        its_bytes = len(one[0]) + len(one[1])
+        if part and size_bytes + its_bytes > PART_BYTES:
+            yield tuple(part)
+            part, size_bytes = [], 0
+        part.append(one)
+        size_bytes += its_bytes
+    if part:
+        yield tuple(part)
 
 
 @message

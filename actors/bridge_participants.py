@@ -9,7 +9,7 @@ Source: spec sheet broker.md section 7.4
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,8 @@ from actors.bridge_messages import (
     PublishedToBroker,
     PublishToBroker,
     client_id_of,
+    is_bridge,
+    parts,
 )
 from actors.hub_broker import HubBroker
 from messaging.broker.bridges import Bridge, Direction
@@ -33,6 +35,7 @@ from messaging.lifecycle import RequestFailed
 from messaging.mqtt.packets import Publish
 
 QOS: Final = 1
+LONGEST_HOLD_S: Final = 5.0  # a bridge waits 20 s for its answers
 
 
 class _Participant:
@@ -44,7 +47,7 @@ class _Participant:
         self.address = address  # of the actor
         self.client: LocalClient
         self.delivered: deque[int] = deque()  # packet ids in order of delivery, 0 at QoS 0
-        self.is_held = False  # subscribers cannot keep up with what it publishes …
+        self.held_s: float | None = None  # since when subscribers do not keep up with what it publishes …
         self.answers: list[Callable[[], None]] = []  # … so it hears later that it may go on
 
 
@@ -56,12 +59,17 @@ class BridgeParticipants:
         self._broker = broker
         self._participants: dict[str, _Participant] = {}
 
-    def restore(self, device_id: str, bridges: Iterable[Bridge]) -> None:
-        """Bring back the sessions of these bridges, before anybody publishes."""
+    def restore(self, device_id: str, bridges: Collection[Bridge]) -> None:
+        """Bring back the sessions of these bridges, before anybody publishes; those of others end."""
         now_s = self._actor.clock.steady_s()
+        engine = self._broker.engine
+        wanted = {client_id_of(device_id, bridge.endpoint) for bridge in bridges}
+        for session in list(engine.sessions()):
+            if is_bridge(session.name) and session.name not in wanted:
+                engine.drop(session)
         for bridge in bridges:
             filters = {rule.source: QOS for rule in bridge.rules if rule.direction is Direction.OUT}
-            session = self._broker.engine.restore(client_id_of(device_id, bridge.endpoint), filters, now_s)
+            session = engine.restore(client_id_of(device_id, bridge.endpoint), filters, now_s)
             self._mark(session)
 
     def join(self, message: JoinBroker, address: str) -> None:
@@ -120,10 +128,9 @@ class BridgeParticipants:
 
     def _deliver(self, participant: _Participant, outs: Sequence[Outgoing]) -> None:
         participant.delivered += [out.packet_id if out.qos else 0 for out in outs]
-        content = tuple((out.topic, out.payload, out.qos, out.retain) for out in outs)
-        self._actor.tell(
-            participant.address, BrokerDelivery(participant.client_id, participant.number, content)
-        )
+        for part in parts((out.topic, out.payload, out.qos, out.retain) for out in outs):
+            delivery = BrokerDelivery(participant.client_id, participant.number, part)
+            self._actor.tell(participant.address, delivery)
 
     def taken(self, message: DeliveryTaken) -> None:
         """The bridge has so many messages on disk."""
@@ -154,16 +161,23 @@ class BridgeParticipants:
         answer: object = PublishedToBroker(participant.client_id, count)
         if problem:
             answer = RequestFailed(PublishToBroker.__name__, self._actor.address, problem)
-        if participant.is_held:
+        if participant.held_s is not None:
             participant.answers.append(partial(self._actor.reply, answer, envelope))
         else:
             self._actor.reply(answer, envelope)
 
+    def tick(self) -> None:
+        """Let nobody wait for so long that it publishes once more."""
+        now_s = self._actor.clock.monotonic_s()
+        for participant in self._participants.values():
+            if participant.held_s is not None and now_s - participant.held_s >= LONGEST_HOLD_S:
+                self._release(participant)
+
     def _hold(self, participant: _Participant) -> None:
-        participant.is_held = True
+        participant.held_s = self._actor.clock.monotonic_s()
 
     def _release(self, participant: _Participant) -> None:
-        participant.is_held = False
+        participant.held_s = None
         answers, participant.answers = participant.answers, []
         for answer in answers:
             answer()

@@ -33,6 +33,7 @@ from actors.bridge_messages import (
     PublishToBroker,
     SetBridges,
     client_id_of,
+    parts,
     specs_in,
 )
 from actors.bridge_ports import BridgePorts, BridgeStore
@@ -237,7 +238,10 @@ class BridgesActor(EdgeActor):
         bridge = self._bridges.get(self._keys_asked.pop(correlation_id, ""))
         if bridge is not None:
             bridge.key_unknown(reason)
-        bridge = self._bridges.get(self._published.pop(correlation_id, ""))
+        endpoint = self._published.get(correlation_id)
+        bridge = self._bridges.get(endpoint or "")
+        # All that is under way is published again: later answers to it mean nothing any more.
+        self._published = {asked: its for asked, its in self._published.items() if its != endpoint}
         if bridge is not None:
             log.warning("bridge '%s': what came in is published again: %s", bridge.endpoint, reason)
             bridge.publish_again()
@@ -253,9 +257,10 @@ class BridgesActor(EdgeActor):
         )
 
     def publish_locally(self, endpoint: str, messages: Sequence[Publish]) -> None:
-        content = tuple((message.topic, message.payload, message.qos, message.retain) for message in messages)
-        asked = PublishToBroker(client_id_of(self._device_id, endpoint), content)
-        self._published[self.request(self._broker, asked, PUBLISH_LIMIT_S)] = endpoint
+        client_id = client_id_of(self._device_id, endpoint)
+        for part in parts((one.topic, one.payload, one.qos, one.retain) for one in messages):
+            asked = PublishToBroker(client_id, part)
+            self._published[self.request(self._broker, asked, PUBLISH_LIMIT_S)] = endpoint
 
     def acknowledge_locally(self, endpoint: str, count: int) -> None:
         client_id = client_id_of(self._device_id, endpoint)

@@ -130,6 +130,7 @@ class BrokerActor(EdgeActor):
         counted = dict(engine.published_to)
         self._rates = {topic: float(count - self._counted.get(topic, 0)) for topic, count in counted.items()}
         self._counted = counted
+        self._bridges.tick()
         ended = engine.tick(self.clock.steady_s(), self.clock.monotonic_s())
         if ended:
             self.tell(MQTT, SessionsEnded(tuple(ended)))

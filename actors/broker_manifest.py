@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from actors.manifest_json import Node
-from messaging.broker.bridges import UPSTREAM, Bridge, BridgeRule, Direction, comes_back
+from messaging.broker.bridges import UPSTREAM, Bridge, BridgeRule, Direction
 from messaging.broker.config import BrokerSpec
 from messaging.broker.policy import Operation, Rule
 from messaging.broker.variables import VARIABLES, unknown_variable, without_variables
@@ -206,10 +206,4 @@ def _bridge_rules(node: Node, where: str, mistakes: _Mistakes) -> list[BridgeRul
     except ValueError as exc:
         mistakes.add(topic, f"{where}: Topic is invalid: {_shown(rule.topic)}: {exc}")
         return []
-    if way is _Way.BOTH and comes_back(rule):
-        text = (
-            "Direction both would carry back what it has carried, without end: what arrives at one end "
-            f"is among {_shown(rule.source)} again; give an outPrefix that leads out of it, or use in or out"
-        )
-        mistakes.add(direction, f"{where}: {text}")
     return [BridgeRule(direction, rule.topic, in_prefix, out_prefix) for direction in _DIRECTIONS[way]]

@@ -6,12 +6,14 @@ All of them are on one event loop. It outlives their restarts.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from actors.addresses import BROKER
-from messaging.broker.config import BrokerConfig
-from messaging.broker.engine import Broker
-from messaging.broker.limits import Limits
 from messaging.kinds import message
+
+if TYPE_CHECKING:
+    from messaging.broker.config import BrokerConfig
+    from messaging.broker.limits import Limits
 
 
 @message
@@ -48,6 +50,8 @@ class HubBroker:
     """The engine, and what the deployment says of it."""
 
     def __init__(self, config: BrokerConfig, limits: Limits) -> None:
+        from messaging.broker.engine import Broker  # only where there is a broker
+
         self.config = config
         self.engine = Broker(limits)
         self._asked = False

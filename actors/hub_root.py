@@ -29,8 +29,6 @@ from actors.addresses import (
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
 from actors.bridge_ports import BridgePorts
-from actors.bridges import BridgesActor
-from actors.broker import BrokerActor
 from actors.cloud_connection import CloudConnections
 from actors.connected_clients import ConnectedClients
 from actors.http_head import HttpGate, HttpHead
@@ -85,7 +83,7 @@ class HubRootActor(RootActor):
         amqp_listener: Listener,
         http_gate: HttpGate,
         open_broker_store: Callable[[], BrokerStore],
-        bridge_ports: BridgePorts,
+        bridge_ports: Callable[[], BridgePorts],
         load_certificate: Callable[[], bool],
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
@@ -151,15 +149,19 @@ class HubRootActor(RootActor):
 
         broker = None if config.broker is None else hub_broker(config.broker)
 
-        def broker_actor() -> BrokerActor:
+        def broker_actor() -> EdgeActor:
+            from actors.broker import BrokerActor  # with its engine: only where it is used
+
             assert broker is not None
             return BrokerActor(config.device_id, broker, open_broker_store, compile_broker)
 
-        def bridges() -> BridgesActor:
+        def bridges() -> EdgeActor:
+            from actors.bridges import BridgesActor  # likewise
+
             assert broker is not None
             return BridgesActor(
                 config.device_id,
-                bridge_ports,
+                bridge_ports(),
                 broker=BROKER,
                 identities=IDENTITIES,
                 hub_client=HUB_CLIENT,

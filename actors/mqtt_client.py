@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from actors.intake import Batch, Unanswered, take_done
 from actors.ports import Transport
 from actors.store_messages import Delivered
 from messaging.broker.access import own_name
 from messaging.broker.limits import FIRST_PACKET_ID
-from messaging.broker.session import Session
 from messaging.identity import Identity
 from messaging.message import LARGEST_MESSAGE_BYTES, Message, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection
@@ -31,6 +30,9 @@ from messaging.mqtt.packets import (
     encode_publish,
 )
 from messaging.topics import Incoming, Telemetry, Unknown, parse_topic
+
+if TYPE_CHECKING:
+    from messaging.broker.session import Session
 
 # Clients choose topics (message ids in the property bag), so what is remembered is bounded.
 REMEMBERED_TOPICS: Final = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.cloud_connection import CloudFault
 from actors.hub_identity import AuthType, KnownIdentities
@@ -13,9 +13,11 @@ from actors.module_spec import DesiredStatus, ModuleSpec
 from actors.registries import RegistryCredential
 from actors.restart_policy import RestartState
 from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
-from messaging.broker.journal import Changes, Kept
 from messaging.envelope import Secret
 from messaging.identity import Identity
+
+if TYPE_CHECKING:
+    from messaging.broker.journal import Changes, Kept
 
 
 class MessageStore(Protocol):

@@ -16,7 +16,6 @@ from actors.base import EdgeActor
 from actors.hub_broker import HubBroker
 from actors.mqtt_client import MqttClient
 from messaging.broker.access import Place, own_name, place_of, why_cut_off
-from messaging.broker.delivery import WireOutlet
 from messaging.broker.limits import FIRST_PACKET_ID
 from messaging.broker.policy import ClientOfBroker, Operation, Policy
 from messaging.errors import AuthError, ConfigError
@@ -78,6 +77,8 @@ class UserTopics:
 
     def begin(self, client: MqttClient) -> bool:
         """Attach a client whose CONNECT is accepted; return whether it has a session that goes on."""
+        from messaging.broker.delivery import WireOutlet  # only where there is a broker
+
         clock = self._head.clock
 
         def release() -> None:

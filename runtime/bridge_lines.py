@@ -9,8 +9,9 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from actors.bridge_ports import BridgeAccess, LineHandler
 from messaging.errors import ConfigError
@@ -56,7 +57,7 @@ class BridgeLine(asyncio.Protocol):
                 await self._loop.create_connection(
                     lambda: self, access.host, access.port, ssl=trust, server_hostname=None
                 )
-        except (OSError, ConfigError) as exc:  # ssl.SSLError and TimeoutError are OSErrors
+        except (OSError, UnicodeError, ConfigError) as exc:  # ssl.SSLError and TimeoutError are OSErrors
             self._end(why(exc, access))
 
     # asyncio
@@ -70,15 +71,17 @@ class BridgeLine(asyncio.Protocol):
         if self._handler is None:
             self._transport.abort()
         else:
-            self._handler.opened(self)
+            self._tell(self._handler.opened, self)
 
     def data_received(self, data: bytes) -> None:
-        if self._handler is None:
-            return
+        if self._handler is not None:
+            self._tell(self._handler.received, data)
+
+    def _tell(self, what: Callable[[Any], None], about: object) -> None:
         try:
-            self._handler.received(data)
-        except Exception as exc:  # one bridge's bytes must not end the others' connections
-            log.exception("%s: what it sent could not be handled", self.peer)
+            what(about)
+        except Exception as exc:  # one bridge's connection must not end the others'
+            log.exception("%s: what came of it could not be handled", self.peer)
             self._end(f"internal error: {exc}")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -165,7 +168,7 @@ def why(exc: Exception, access: BridgeAccess) -> str:
         return "it ended the connection before TLS was there; is that port one for MQTT over TLS?"
     if isinstance(exc, TimeoutError):
         return f"no connection within {CONNECT_LIMIT_S:.0f} s"
-    if isinstance(exc, socket.gaierror):
+    if isinstance(exc, (socket.gaierror, UnicodeError)):
         return f"the name '{access.host}' cannot be resolved: {_reason(exc)}"
     return f"cannot be reached: {_reason(exc)}"
 

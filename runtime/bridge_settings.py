@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +129,8 @@ def read_bridge_settings(path: Path) -> dict[str, Mapping[str, Any]]:
         ) from exc
     if len(data) > LONGEST_FILE_BYTES:
         raise ConfigError(f"'{path}' has more than {LONGEST_FILE_BYTES} bytes")
+    import tomllib
+
     try:
         tables = tomllib.loads(data.decode())
     except UnicodeDecodeError as exc:

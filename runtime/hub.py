@@ -30,15 +30,11 @@ from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
 from actors.hub_root import HubRootActor
-from actors.ports import MessageStore
+from actors.ports import BrokerStore, MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
-from runtime.bridge_db import BridgeDb
-from runtime.bridge_lines import BridgeLines
-from runtime.bridge_settings import FILE_NAME, BridgeSettingsFile, OwnNames
-from runtime.broker_db import BrokerDb
 from runtime.client_certificates import check_certificate
 from runtime.exit_codes import PART_FAILED
 from runtime.home import Home
@@ -129,19 +125,8 @@ def run_hub(
             mqtt_listener=listeners.mqtt,
             amqp_listener=listeners.amqp,
             http_gate=gate,
-            open_broker_store=lambda: BrokerDb.open(database.with_name("broker.db")),
-            bridge_ports=BridgePorts(
-                lambda: BridgeDb.open(
-                    database.with_name("bridge.db"),
-                    environment.bridge_max_bytes,
-                    environment.bridge_max_messages,
-                ),
-                BridgeLines(),
-                BridgeSettingsFile(
-                    Path(config.bridge_settings or home / FILE_NAME),
-                    OwnNames(config.device_id, config.iothub_hostname),
-                ),
-            ),
+            open_broker_store=lambda: open_broker_store(database.with_name("broker.db")),
+            bridge_ports=lambda: bridge_ports(home, config, database.with_name("bridge.db")),
             load_certificate=certificate.load,
         )
 
@@ -165,6 +150,30 @@ def run_hub(
     offer.close()
     store_lock.close()
     return 0
+
+
+def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
+    """Return what bridges need, which is loaded only where there is a broker."""
+    from runtime.bridge_db import BridgeDb
+    from runtime.bridge_lines import BridgeLines
+    from runtime.bridge_settings import FILE_NAME, BridgeSettingsFile, OwnNames
+
+    environment = config.environment
+    return BridgePorts(
+        lambda: BridgeDb.open(database, environment.bridge_max_bytes, environment.bridge_max_messages),
+        BridgeLines(),
+        BridgeSettingsFile(
+            Path(config.bridge_settings or home / FILE_NAME),
+            OwnNames(config.device_id, config.iothub_hostname),
+        ),
+    )
+
+
+def open_broker_store(path: Path) -> BrokerStore:
+    """Open the database of the MQTT broker, which is loaded only where there is one."""
+    from runtime.broker_db import BrokerDb
+
+    return BrokerDb.open(path)
 
 
 def cloud_ca_pem(path: str) -> str:

@@ -148,7 +148,9 @@ def actors_of(
         )
 
     def broker_actor() -> BrokerActor:
-        return BrokerActor(broker, lambda: BrokerDb.open(folder / "broker.db"), lambda spec: broker.config)
+        return BrokerActor(
+            EVERYBODY.id, broker, lambda: BrokerDb.open(folder / "broker.db"), lambda spec: broker.config
+        )
 
     return {
         STORE: lambda: StoreActor(lambda: MessageDb.open(folder / "hub.db"), guard, StorageTrail()),

@@ -56,36 +56,3 @@ class Bridge:
 
     endpoint: str
     rules: tuple[BridgeRule, ...] = ()
-
-
-def comes_back(rule: BridgeRule) -> bool:
-    """Say whether what this rule carries to the other end would be carried back, were it for both directions.
-
-    That is when some topic that `source` matches has a destination that `source` matches as well: each copy
-    would be a message to carry again, without end.
-    """
-    source = rule.source
-    wanted, wanted_is_open = _levels(source)
-    carried, carried_is_open = _levels(source.removeprefix(rule.in_prefix))
-    *above, beginning = rule.out_prefix.split("/")
-    # `first` has any text behind `beginning` where the rule has a wildcard there.
-    first = carried[0] if carried else "+"
-    is_any = first == "+"
-    made = [*above, beginning if is_any else beginning + first, *carried[1:]]
-    longer = len(made) - len(wanted)
-    if (longer < 0 and not carried_is_open) or (longer > 0 and not wanted_is_open):
-        return False
-    if made[0].startswith("$") and (not wanted or wanted[0] == "+"):
-        return False  # [MQTT-4.7.2-1]
-    return all(
-        want == "+"
-        or (index > len(above) and level == "+")
-        or (want.startswith(level) if is_any and index == len(above) else want == level)
-        for index, (want, level) in enumerate(zip(wanted, made, strict=False))
-    )
-
-
-def _levels(topic_filter: str) -> tuple[list[str], bool]:
-    """Return the levels that topics of a filter have, and whether more may follow."""
-    levels = topic_filter.split("/")
-    return (levels[:-1], True) if levels[-1] == "#" else (levels, False)

@@ -30,7 +30,7 @@ class Body:
 class Outgoing:
     """A message as subscribers get it. At QoS 0 `packet_id` is 0; `body` is set when it is on disk."""
 
-    __slots__ = ("body", "frame", "is_again", "message", "packet_id", "qos", "retain")
+    __slots__ = ("body", "frame", "is_again", "message", "packet_id", "qos", "retain", "size_bytes")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Outgoing:
         self.retain = retain
         self.is_again = is_again  # it may have been sent before this process started
         self.frame = b""  # made when it is wanted first
+        self.size_bytes = len(message.topic) + len(message.payload)  # what it counts in a queue
 
     @property
     def topic(self) -> str:
@@ -59,11 +60,6 @@ class Outgoing:
     def payload(self) -> bytes:
         """What was published."""
         return self.message.payload
-
-    @property
-    def size_bytes(self) -> int:
-        """What it counts in a queue."""
-        return len(self.message.topic) + len(self.message.payload)
 
     def encoded(self) -> bytes:
         """Return its PUBLISH."""

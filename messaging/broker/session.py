@@ -60,6 +60,7 @@ class Session:
         self.released: dict[int, None] = {}  # packet ids for which PUBREC has come, in that order
         self.unsent: deque[Outgoing] = deque()
         self.in_flight = 0
+        self._has_qos_0 = False  # among the unsent
         self.incoming: set[int] = set()  # packet ids of QoS 2 PUBLISHes of the client without PUBREL yet
         self.queued_bytes = 0
         self._shared = shared
@@ -168,7 +169,9 @@ class Session:
             self._count_out(oldest)
             self.pending.pop(oldest.packet_id, None)
             self._drop(oldest)
-        if out.qos:
+        if not out.qos:
+            self._has_qos_0 = True
+        else:
             if out.packet_id in self.pending:
                 out = out.under(self._free_id())
                 if out.body is not None and self.number:
@@ -210,11 +213,11 @@ class Session:
         if count <= 0 or outlet is None:
             return
         outs = [unsent.popleft() for _ in range(count)]
-        size_bytes = 0
-        for out in outs:
-            size_bytes += out.size_bytes
-            if out.qos:
-                self.in_flight += 1
+        size_bytes = sum([out.size_bytes for out in outs])
+        self.in_flight += count
+        if self._has_qos_0:
+            self.in_flight -= sum(not out.qos for out in outs)
+            self._has_qos_0 = bool(unsent)
         self.queued_bytes -= size_bytes
         self._shared.queued_bytes -= size_bytes
         self.sent += count
@@ -238,15 +241,15 @@ class Session:
 
     def acknowledged(self, packet_ids: Iterable[int]) -> None:
         """PUBACK: these are the client's now."""
-        pending = self.pending
+        pending, number = self.pending, self.number
         count = 0
         for packet_id in packet_ids:
             out = pending.get(packet_id)
             if out is not None and out.qos == 1:
                 del pending[packet_id]
                 count += 1
-                if out.body is not None and self.number:
-                    self._shared.journal.done(self.number, out.body)
+                if number and out.body is not None:
+                    self._shared.journal.done(number, out.body)
         self._moved(count)
 
     def received(self, packet_id: int) -> None:

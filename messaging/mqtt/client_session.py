@@ -39,6 +39,7 @@ REJECTED_RETRY_S: Final = 10.0
 ANSWER_LIMIT_S: Final = 20.0  # for CONNACK, and for any sign of life when one was asked for
 QUIET_S: Final = 10.0  # without a sign of life, while an answer is due, before one is asked for
 STUCK_S: Final = 60.0  # a broker that lives and does not acknowledge: only a new connection can help
+MAX_PACKET_BYTES: Final = 64 * 1024 * 1024  # what a broker may send; smaller limits are the caller's
 REMEMBERED: Final = 64  # acknowledged packet ids of a connection; brokers have 10 to 20 in flight
 
 
@@ -82,7 +83,7 @@ class ClientSession:
         self._last_id = 0
         self._acknowledged: dict[int, int] = {}  # packet id → hash of topic and payload, of this connection …
         self._known: dict[int, int] = {}  # … and of the one before: what came then and comes again
-        self._codec = ClientConnection()
+        self._codec = ClientConnection(MAX_PACKET_BYTES)
         self._out: list[bytes] = []
         self._keep_alive_s = 0
         self._since_s = 0.0  # of the connection
@@ -95,7 +96,7 @@ class ClientSession:
     def connect(self, packet: Connect, now_s: float) -> None:
         """Begin a connection: TCP and TLS are there."""
         self.lost()
-        self._codec = ClientConnection()
+        self._codec = ClientConnection(MAX_PACKET_BYTES)
         self._keep_alive_s = packet.keep_alive_s
         self._since_s = self._heard_s = now_s
         self._out.append(self._codec.send(packet))
@@ -186,6 +187,12 @@ class ClientSession:
     def unacknowledged(self) -> int:
         """How many messages are in flight, or were when the connection was lost."""
         return len(self._in_flight)
+
+    @property
+    def oldest(self) -> tuple[int, str] | None:
+        """Number and topic of the first message in flight."""
+        first = next(iter(self._in_flight.values()), None)
+        return None if first is None else (first.number, first.publish.topic)
 
     def send(self, number: int, message: Publish, now_s: float) -> bool:
         """Send a message while there is room; returns whether that was all, as at QoS 0.

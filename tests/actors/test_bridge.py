@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.bridge import LOCAL_WINDOW
+from actors.bridge import LARGEST_BYTES, LOCAL_WINDOW, SUSPICIOUS
 from actors.bridge_link import backoff_s
 from actors.bridge_ports import BridgeAccess, QueueState
 from messaging import sas
@@ -296,6 +296,19 @@ def test_a_full_disk_ends_the_connection_without_an_acknowledgement(
     assert [message.payload for message in world.near] == [b"0"]
 
 
+def test_what_is_too_large_for_the_local_broker_is_dropped_and_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.begin(DOWN)
+
+    world.far.send(Publish("down/1", bytes(LARGEST_BYTES), 1, 1), Publish("down/1", b"x", 1, 2))
+
+    assert [message.payload for message in world.near] == [b"x"]
+    assert world.far.acknowledged_by_bridge == [1, 2]
+    assert world.bridge.shown()["dropped"] == 1
+    assert "dropped a message of 262144 bytes" in caplog.text
+
+
 # echoes
 
 
@@ -533,3 +546,19 @@ def test_what_an_operator_is_told(world: World) -> None:
     assert shown["status"] == "connected"
     assert shown["connectedSince"] == iso_utc(world.clock.now_s())
     assert (shown["sent"], shown["received"], shown["queued"], shown["queuedIn"]) == (1, 1, 0, 0)
+
+
+def test_a_message_that_ends_one_connection_after_another_is_named(world: World) -> None:
+    world.begin(UP)
+    world.far.acknowledges = False
+    world.publish("up/forbidden", b"x")
+    for _ in range(SUSPICIOUS):
+        assert world.bridge.shown()["problems"] == ()
+        world.far.lose()
+        world.tick(60.0)
+        world.far.accept()
+
+    [problem] = world.bridge.shown()["problems"]  # type: ignore[misc]
+    assert "'far/up/forbidden'" in problem
+    world.far.acknowledge()
+    assert world.bridge.shown()["problems"] == ()

@@ -281,6 +281,12 @@ def test_bridges_have_their_rules_in_order_and_one_for_each_direction() -> None:
     )
 
 
+def test_a_topic_may_be_carried_both_ways_under_one_name() -> None:
+    [found] = spec(bridge(direction="both", topic="t/#", inPrefix="a/", outPrefix="a/")).bridges
+
+    assert {rule.direction for rule in found.rules} == {Direction.IN, Direction.OUT}
+
+
 def test_a_bridge_to_the_parent_may_have_no_rules() -> None:
     assert spec({"bridges": [{"endpoint": "$upstream", "settings": []}]}).bridges == (Bridge("$upstream"),)
 
@@ -316,12 +322,6 @@ BAD_BRIDGES: dict[str, tuple[object, str]] = {
     "no topic at all": (
         bridge(direction="out", topic=""),
         f"Bridge $upstream: Rule 0: Topic is invalid: : topic filter is empty (at {RULE}.topic)",
-    ),
-    "what would come back": (
-        bridge(direction="both", topic="t/#", inPrefix="a/", outPrefix="a/"),
-        "Bridge $upstream: Rule 0: Direction both would carry back what it has carried, without end: what "
-        "arrives at one end is among a/t/# again; give an outPrefix that leads out of it, or use in or out "
-        f"(at {RULE}.direction)",
     ),
 }
 

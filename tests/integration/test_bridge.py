@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from actors.hub_environment import HubEnvironment
 from messaging.broker.bridges import UPSTREAM, BridgeRule
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate
 from tests.integration.bridge_world import (
@@ -25,7 +28,7 @@ from tests.integration.bridge_world import (
 )
 from tests.integration.broker_world import CONNECT, change_policy, spec, statement
 from tests.integration.hub_process import HubProcess
-from tests.integration.mosquitto import LIMIT_S, Mosquitto, Peer, first_times
+from tests.integration.mosquitto import LIMIT_S, Mosquitto, Peer, first_times, program
 from tests.integration.network import Line
 
 UP = BridgeRule(OUT, "up/#", "", "edge1/")
@@ -224,7 +227,7 @@ def test_a_bridge_that_is_taken_out_sends_what_waits_and_is_forgotten(
         wait_for_bridge(hub, queued=10)
 
         set_rules(hub)
-        assert bridges(hub)["site"]["status"] == "ending"
+        wait_for_bridge(hub, status="ending")
         line.restore()
 
         far.wait_for(10)
@@ -234,8 +237,6 @@ def test_a_bridge_that_is_taken_out_sends_what_waits_and_is_forgotten(
 
 
 def test_a_full_queue_drops_what_is_new_and_says_so(site: Mosquitto, line: Line) -> None:
-    from actors.hub_environment import HubEnvironment
-
     with (
         _hub_at(site.tls_port, environment=HubEnvironment(bridge_max_messages=10)) as hub,
         Peer(site.port, "observer") as far,
@@ -281,10 +282,6 @@ def test_quality_and_retain_stay_what_they_were(hub: HubProcess, site: Mosquitto
 def test_wrong_credentials_are_told_and_corrected_without_a_restart(tmp_path: Path) -> None:
     passwords = tmp_path / "passwords"
     passwords.write_text("edge:secret\n")
-    import subprocess
-
-    from tests.integration.mosquitto import program
-
     tool = program().replace("sbin/mosquitto", "bin/mosquitto_passwd")
     if not os.path.exists(tool):
         pytest.skip("mosquitto_passwd is not installed")
@@ -305,8 +302,6 @@ def test_wrong_credentials_are_told_and_corrected_without_a_restart(tmp_path: Pa
 
 
 def test_whom_a_bridge_trusts_is_up_to_its_settings(tmp_path: Path) -> None:
-    import time
-
     ca = ensure_edge_ca(tmp_path, "site", time.time())
     served = ensure_server_certificate(tmp_path, ["broker.example", "localhost"], ca, time.time())
     (tmp_path / "ca.pem").write_text(ca.certificate_pem)

@@ -176,16 +176,23 @@ def test_the_process_module_of_the_readme_is_a_valid_module() -> None:
     assert list(deployment.modules) == ["filter"]
 
 
-def test_the_rules_of_the_readme_are_valid() -> None:
+TOPICS = ("floor1/alerts/fire", "orders/7")
+
+
+def test_the_rules_and_bridges_of_the_readme_are_valid() -> None:
     manifest = json.loads(SAMPLE.read_text())
     hub = manifest["modulesContent"]["$edgeHub"]["properties.desired"]
     [rules] = [text for text in blocks("json") if '"mqttBroker"' in text]
+    [bridges] = [text for text in blocks("json") if '"bridges"' in text]
     hub.update(json.loads("{" + rules + "}"), schemaVersion="1.2")
+    hub["mqttBroker"].update(json.loads("{" + bridges + "}"))
 
     broker = parse_deployment(json.dumps(manifest).encode(), "README.md").hub.broker
 
     assert broker is not None
     assert [rule.allow for rule in broker.rules] == [True, False, True]
+    carried = [rule.destination(topic) for topic, rule in zip(TOPICS, broker.bridges[0].rules, strict=True)]
+    assert carried == ["plant/floor1/alerts/fire", "plant/orders/7"]
 
 
 def test_every_command_and_every_setting_is_told() -> None:
