@@ -49,6 +49,7 @@ class FarBroker:
         self.last_connect: Connect | None = None
         self.acknowledged_by_bridge: list[int] = []
         self.abandoned = 0
+        self.is_accepted = False
         self._codec = ServerConnection()
 
     # Lines
@@ -56,6 +57,7 @@ class FarBroker:
     def connect(self, access: BridgeAccess, handler: LineHandler) -> FarBroker:
         self.attempts += 1
         self.access, self.handler = access, handler
+        self.is_accepted = False
         return self
 
     def abandon(self) -> None:
@@ -75,7 +77,7 @@ class FarBroker:
         self.last_connect = connect
         answer = self._codec.send(ConnAck(code, self.is_present and code is ReturnCode.ACCEPTED))
         if code is ReturnCode.ACCEPTED:
-            self.is_present = True
+            self.is_present = self.is_accepted = True
             self._codec.authenticated()
         self.handler.received(answer)
         self.answer()
