@@ -29,6 +29,9 @@ from messaging.nearest import did_you_mean
 from runtime import link_settings
 from runtime.device_credentials import HOST_NAME
 from runtime.link_settings import DPS_HOST, HTTPS_PORT, Given
+from runtime.log_levels import DEFAULT as DEFAULT_LEVEL
+from runtime.log_levels import parse_levels
+from runtime.log_lines import FORMATS, TEXT
 
 PREFIX = "EDGE_ACTORS_"
 # What the runtime hands to its own processes, and the command line's switch for tracebacks: no settings.
@@ -42,7 +45,6 @@ AMQP_TLS_PORT = 5671
 MQTT_PLAIN_PORT = 1883
 WEB_PORT = 443
 MOST_CLOUD_CONNECTIONS = 100
-LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_STOP_GRACE_S = 3600.0
 ISOLATION = ("auto", "require", "off")
 # Below the user ids that systemd gives to services with DynamicUser=, above those of people; below 65,536,
@@ -202,8 +204,12 @@ def _certificate_file(text: str) -> Path:
 
 
 def _log_level(text: str) -> str:
-    if text.lower() not in LOG_LEVELS:
-        raise ValueError(f"{', '.join(LOG_LEVELS)}{did_you_mean(text, LOG_LEVELS)}")
+    return str(parse_levels(text))
+
+
+def _log_format(text: str) -> str:
+    if text.lower() not in FORMATS:
+        raise ValueError(f"{', '.join(FORMATS)}{did_you_mean(text, FORMATS)}")
     return text.lower()
 
 
@@ -549,10 +555,19 @@ class Settings:
     log_level: str = field(
         metadata=_about(
             _log_level,
-            default="info",
-            unit="one of debug, info, warning, error",
+            default=DEFAULT_LEVEL,
+            unit="debug, info, warning or error; for parts as well, such as info,actors.upstream=debug",
             help="how much the edge logs",
         )
+    )
+    log_format: str = field(
+        default=TEXT,
+        metadata=_about(
+            _log_format,
+            default=TEXT,
+            unit="text or json",
+            help="how the log is written: one line for people, or one JSON object a line",
+        ),
     )
     # Which settings somebody set; the others have their defaults.
     given: frozenset[str] = field(default=frozenset(), compare=False)
@@ -622,6 +637,7 @@ def read_settings(
         trust_bundle_cert=pick("trust_bundle_cert", None),
         storage_folder=pick("storage_folder", None),
         log_level=pick("log_level", about("log_level").default),
+        log_format=pick("log_format", TEXT),
         connection_string=None if link is None else link.value,
         connection_string_file=pick("connection_string_file", None),
         dps_endpoint=pick("dps_endpoint", (DPS_HOST, HTTPS_PORT)),
@@ -635,6 +651,16 @@ def read_settings(
         upstream_protocol=pick("upstream_protocol", DEFAULT_PROTOCOL),
         given=frozenset(name for name, found in given.items() if found is not None),
     )
+
+
+def read_one(name: str, environment: Mapping[str, str]) -> Any:
+    """Return one setting alone, from the environment or its default, for a program that needs no others.
+
+    Raises:
+        ConfigError: as `read_settings`.
+    """
+    found = _given(name, {}, environment)
+    return about(name).read(about(name).default) if found is None else found.value
 
 
 def web_addresses(settings: Settings, port: int | None = None) -> tuple[ListenAddress, ...]:

@@ -278,6 +278,7 @@ class _Edge:
             names=self._names,
             deployment_folder=chosen.folder,
             log_level=settings.log_level,
+            log_format=settings.log_format,
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
             hub_sockets=self._sockets_for_hub,

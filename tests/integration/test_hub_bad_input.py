@@ -37,7 +37,7 @@ def _serves_on(hub: HubProcess) -> Iterator[None]:
 def lines_about(hub: HubProcess, port: int) -> list[str]:
     """Return the log lines at WARNING or above about the client with this port, once there is one."""
     hub.wait_for_log(f":{port}")
-    return [line for line in hub.log_lines() if f":{port}" in line and ("WARNING" in line or "ERROR" in line)]
+    return [line for line in hub.log_lines() if f":{port}" in line and ("[WRN]" in line or "[ERR]" in line)]
 
 
 def refused(
