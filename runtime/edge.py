@@ -353,7 +353,7 @@ class _Edge:
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
-            log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
+            log.info("edge %s runs, version %s, home %s", self._settings.device_id, VERSION, self._home.path)
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)

@@ -33,6 +33,7 @@ from actors.module_spec import EDGE_HUB
 from actors.ports import MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
+from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
 from runtime.client_certificates import check_certificate
@@ -100,6 +101,7 @@ def run_hub(
     if environment.log_level is not None:
         log_levels.deployed(environment.log_level)
     certificate = ServerCertificate(config.certificate_file, config.key_file, environment.ssl_protocols)
+    log.info("hub of %s, version %s, certificate %s", config.device_id, VERSION, config.certificate_file)
     most_open = most_connections()
     clock = SteadyClock(database.with_name(f"{database.name}-clock"), boot_id())
     bus = ZmqBus(HUB, run_dir, clock)

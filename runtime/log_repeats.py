@@ -1,7 +1,8 @@
 """Keeps a log readable when the same thing happens again and again.
 
 A line is told when it comes, and its repeats are counted: after 5 s it is told once more with their number
-and the time of the last, then after 10 s, and so on up to ten minutes while they go on. Lines of one place in
+and the time of the last, then after 10 s, and so on up to ten minutes while they go on. What comes again
+after a pause is told at once, and counts as going on unless the pause was long. Lines of one place in
 the program that differ, in the name of a client for example, are told up to 100 times in 10 s, the others
 counted. Nothing is left out without a line that says how much. Lines at DEBUG are all told: whoever asked for
 them wants each.
@@ -18,6 +19,7 @@ from typing import Final
 
 FIRST_WAIT_S: Final = 5.0
 LONGEST_WAIT_S: Final = 600.0
+PAUSE_S: Final = 60.0  # and two waits: for so long after a wait without repeats it still goes on
 BURST_LINES: Final = 100  # of one place in the program
 BURST_S: Final = 10.0
 MOST_KNOWN: Final = 512  # texts and places that are remembered; the oldest is told of and forgotten
@@ -42,6 +44,10 @@ class _Counted:
     def ends_s(self) -> float:
         return self.began_s + self.wait_s
 
+    @property
+    def next_wait_s(self) -> float:
+        return min(2 * self.wait_s, LONGEST_WAIT_S)
+
     def leave_out(self, record: logging.LogRecord) -> None:
         self.left_out += 1
         self.name, self.level, self.created_s = record.name, record.levelno, record.created
@@ -54,8 +60,8 @@ class _Counted:
         return logging.LogRecord(self.name, self.level, "", 0, text, (), None)
 
 
-_AGAIN: Final = "{count} more times, the last at {at} UTC"
-_ALIKE: Final = "the last of {count} lines like this that were left out, at {at} UTC"
+_AGAIN: Final = "again: {count}, the last at {at} UTC"
+_ALIKE: Final = "lines like this left out: {count}, the last at {at} UTC"
 
 
 _Known = OrderedDict[Hashable, _Counted]
@@ -82,7 +88,7 @@ class Repeats:
         error = record.exc_info[1] if record.exc_info else None
         text = (*place, record.levelno, hash((record.getMessage(), repr(error))))
         known = self._texts.get(text)
-        if known is not None:
+        if known is not None and now_s < known.ends_s:
             known.leave_out(record)
             return
         at_place = self._places.get(place)
@@ -93,19 +99,19 @@ class Repeats:
             at_place.leave_out(record)
             return
         at_place.told += 1
-        yield from _forget_oldest(self._texts, _AGAIN)
-        self._texts[text] = _Counted(now_s, FIRST_WAIT_S, 1)
+        if known is None:
+            yield from _forget_oldest(self._texts, _AGAIN)
+        self._texts[text] = _Counted(now_s, FIRST_WAIT_S if known is None else known.next_wait_s, 1)
         yield record
 
     def due(self, now_s: float) -> Iterator[logging.LogRecord]:
         """Yield what is to be told of lines that were left out, now that their time is over."""
         for key, counted in [item for item in self._texts.items() if item[1].ends_s <= now_s]:
-            if not counted.left_out:
+            if counted.left_out:
+                yield counted.summary(_AGAIN)
+                self._texts[key] = _Counted(now_s, counted.next_wait_s, 1)
+            elif now_s >= counted.ends_s + PAUSE_S + 2 * counted.wait_s:
                 del self._texts[key]
-                continue
-            yield counted.summary(_AGAIN)
-            longer_s = min(2 * counted.wait_s, LONGEST_WAIT_S)
-            self._texts[key] = _Counted(now_s, longer_s, 1)
         for key, counted in [item for item in self._places.items() if item[1].ends_s <= now_s]:
             del self._places[key]
             if counted.left_out:

@@ -9,7 +9,15 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.log_repeats import BURST_LINES, BURST_S, FIRST_WAIT_S, LONGEST_WAIT_S, MOST_KNOWN, Repeats
+from runtime.log_repeats import (
+    BURST_LINES,
+    BURST_S,
+    FIRST_WAIT_S,
+    LONGEST_WAIT_S,
+    MOST_KNOWN,
+    PAUSE_S,
+    Repeats,
+)
 
 
 def record(text: str, level: int = logging.WARNING, line: int = 1, at_s: float = 0.0) -> logging.LogRecord:
@@ -33,7 +41,7 @@ def test_the_first_of_many_is_told_at_once_and_the_others_as_a_count() -> None:
 
     assert told == [["disk full"], *[[]] * 19]
     assert due(repeats, FIRST_WAIT_S - 0.1) == []
-    assert due(repeats, FIRST_WAIT_S) == ["disk full (19 more times, the last at 00:00:01 UTC)"]
+    assert due(repeats, FIRST_WAIT_S) == ["disk full (again: 19, the last at 00:00:01 UTC)"]
 
 
 def test_a_line_that_did_not_come_again_is_told_when_it_does_later() -> None:
@@ -41,6 +49,21 @@ def test_a_line_that_did_not_come_again_is_told_when_it_does_later() -> None:
 
     assert take(repeats, "disk full", 0.0) == ["disk full"]
     assert take(repeats, "disk full", FIRST_WAIT_S) == ["disk full"]
+
+
+def test_what_comes_again_after_a_pause_is_told_at_once_but_goes_on() -> None:
+    repeats = Repeats()
+
+    told_s = [second for second in range(0, 3600, 10) if take(repeats, "no image", float(second))]
+
+    assert told_s[:5] == [0, 10, 20, 40, 80]
+    assert len(told_s) < 15
+
+    counted = due(repeats, 4200.0)
+    assert len(counted) == 1
+    ends_s = 4200.0 + LONGEST_WAIT_S + PAUSE_S + 2 * LONGEST_WAIT_S
+    assert take(repeats, "no image", ends_s) == ["no image"]
+    assert take(repeats, "no image", ends_s + FIRST_WAIT_S) == ["no image"]
 
 
 def test_the_longer_it_goes_on_the_rarer_it_is_told() -> None:
@@ -62,9 +85,7 @@ def test_lines_that_differ_are_each_told_up_to_a_limit_for_their_place() -> None
     assert sum(map(len, told)) == BURST_LINES
     assert take(repeats, "something else", 1.0, line=2) == ["something else"]
     last = f"client {BURST_LINES + 6} refused"
-    assert f"{last} (the last of 7 lines like this that were left out, at 00:00:01 UTC)" in due(
-        repeats, 1.0 + BURST_S
-    )
+    assert f"{last} (lines like this left out: 7, the last at 00:00:01 UTC)" in due(repeats, 1.0 + BURST_S)
 
 
 def test_lines_at_debug_are_all_told() -> None:
@@ -90,7 +111,7 @@ def test_what_was_left_out_is_told_at_the_end() -> None:
     for _ in range(3):
         take(repeats, "x", 0.0)
 
-    assert [told.getMessage() for told in repeats.rest()] == ["x (2 more times, the last at 00:00:00 UTC)"]
+    assert [told.getMessage() for told in repeats.rest()] == ["x (again: 2, the last at 00:00:00 UTC)"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 300), st.floats(0, 3)), max_size=400))
@@ -106,6 +127,5 @@ def test_every_line_is_told_or_counted_and_memory_is_bounded(lines: list[tuple[i
     counted = Counter[str]()
     for one in told:
         _, _, remark = one.partition(" (")
-        number = remark.removeprefix("the last of ").split(" ")[0]
-        counted["all"] += int(number) if remark else 1
+        counted["all"] += int(remark.partition(": ")[2].partition(",")[0]) if remark else 1
     assert counted["all"] == len(lines)

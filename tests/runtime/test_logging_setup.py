@@ -61,4 +61,4 @@ def test_repeats_are_passed_on_to_every_target_as_a_count() -> None:
     for out in outs:
         first, last = out.getvalue().splitlines()
         assert first == "again"
-        assert last.startswith("again (4 more times, the last at ")
+        assert last.startswith("again (again: 4, the last at ")
