@@ -3,8 +3,8 @@
 A line is told when it comes, and its repeats are counted: after 5 s it is told once more with their number
 and the time of the last, then after 10 s, and so on up to ten minutes while they go on. What comes again
 after a pause is told at once, and counts as going on unless the pause was long. Lines of one place in
-the program that differ, in the name of a client for example, are told up to 100 times in 10 s, the others
-counted. Nothing is left out without a line that says how much. Lines at DEBUG are all told: whoever asked for
+the program that differ, in the port of a client for example, are told up to 100 times in 10 s, the others
+counted; while there are more, in 20 s, and so on up to 80 s. Nothing is left out without a line that says how much. Lines at DEBUG are all told: whoever asked for
 them wants each.
 """
 
@@ -22,6 +22,7 @@ LONGEST_WAIT_S: Final = 600.0
 PAUSE_S: Final = 60.0  # and two waits: for so long after a wait without repeats it still goes on
 BURST_LINES: Final = 100  # of one place in the program
 BURST_S: Final = 10.0
+LONGEST_BURST_S: Final = 80.0
 MOST_KNOWN: Final = 512  # texts and places that are remembered; the oldest is told of and forgotten
 LONGEST_KEPT: Final = 4096  # characters of a text that is told again
 
@@ -116,6 +117,7 @@ class Repeats:
             del self._places[key]
             if counted.left_out:
                 yield counted.summary(_ALIKE)
+                self._places[key] = _Counted(now_s, min(2 * counted.wait_s, LONGEST_BURST_S), 0)
 
     def rest(self) -> Iterator[logging.LogRecord]:
         """Yield what was left out until now, whether or not its time is over: at the end of a process."""

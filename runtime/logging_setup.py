@@ -133,7 +133,7 @@ class LevelSwitch:
         self._seen = seen
         if seen is None:
             apply_levels(self._levels)
-            log.info("log levels: %s, as set", self._levels)
+            _tell_levels(f"{self._levels}, as set")
             return
         try:
             levels = _read_levels(self._path)
@@ -146,7 +146,12 @@ class LevelSwitch:
             )
             return
         apply_levels(levels)
-        log.info("log levels: %s, until `edge-actors log-level default`", levels)
+        _tell_levels(f"{levels}, until `edge-actors log-level default`")
+
+
+def _tell_levels(text: str) -> None:
+    """Write what counts from now on, whether or not that lets a line like this through."""
+    log.handle(logging.LogRecord(__name__, logging.INFO, __file__, 0, "log levels: %s", (text,), None))
 
 
 def _read_levels(path: Path) -> LogLevels:

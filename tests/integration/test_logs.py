@@ -1,4 +1,4 @@
-"""The logs of an edge that runs: no secret at any level, one format for all processes, levels while it runs."""
+"""The logs of an edge that runs: no secret at any level, one format for all processes, levels that change."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from azure.iot.device import IoTHubDeviceClient
 from azure.iot.device.exceptions import ClientError
 
-from tests.integration.edge_program import EdgeProcess, wait_until
+from tests.integration.edge_program import SAMPLE, EdgeProcess, wait_until
 
 PROCESSES = ("edgeAgent", "edgeCloud", "edgeHub")
 TEXT_LINE = re.compile(
-    r"(<[0-7]> \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \+00:00 \[[A-Z]{3}\] (\[[\w.]+\] )?- \S|    )"
+    r"<[0-7]> \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \+00:00 \[[A-Z]{3}\] (\[[\w.]+\] )?- \S|    "
 )
 KEY = re.compile(rb"[A-Za-z0-9+/]{43}=")
 MARK = "body-nobody-may-see"
@@ -101,7 +101,7 @@ def test_no_log_at_debug_has_a_key_a_token_or_a_body(
 
 
 def test_a_run_that_goes_well_has_nothing_for_each_message(edge: EdgeProcess) -> None:
-    edge.start(deployment=Path("scripts/samples/faster.json").absolute())
+    edge.start(deployment=SAMPLE.with_name("faster.json"))
     received = "received "
     wait_until(lambda: received in edge.run("ledger").stdout, "messages")
     before = {process: log_of(edge, process) for process in PROCESSES}

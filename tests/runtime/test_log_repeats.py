@@ -88,6 +88,14 @@ def test_lines_that_differ_are_each_told_up_to_a_limit_for_their_place() -> None
     assert f"{last} (lines like this left out: 7, the last at 00:00:01 UTC)" in due(repeats, 1.0 + BURST_S)
 
 
+def test_a_place_that_goes_on_and_on_is_told_less_of() -> None:
+    repeats = Repeats()
+
+    told = [len(take(repeats, f"client {number} is back", number / 100)) for number in range(100 * 600)]
+
+    assert sum(told) < 1200
+
+
 def test_lines_at_debug_are_all_told() -> None:
     repeats = Repeats()
 
