@@ -2,10 +2,10 @@
 
 A line is told when it comes, and its repeats are counted: after 5 s it is told once more with their number
 and the time of the last, then after 10 s, and so on up to ten minutes while they go on. What comes again
-after a pause is told at once, and counts as going on unless the pause was long. Lines of one place in
-the program that differ, in the port of a client for example, are told up to 100 times in 10 s, the others
-counted; while there are more, in 20 s, and so on up to 80 s. Nothing is left out without a line that says how much. Lines at DEBUG are all told: whoever asked for
-them wants each.
+after a pause is told at once, and counts as going on unless the pause was long. Lines of one place in the
+program that differ, in the port of a client for example, are told up to 100 times in 10 s, the others
+counted; while there are more, in 20 s, and so on up to 80 s. Nothing is left out without a line that says how
+much. Lines at DEBUG are all told: whoever asked for them wants each.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -10,11 +11,14 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from runtime.log_levels import DEFAULT, LogLevels, apply_levels, parse_levels
 from runtime.log_lines import JSON, TEXT, JsonFormatter, LineFormatter
 from runtime.log_repeats import Repeats
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,35 @@ class PatientHandler(logging.Handler):
 def _lost_lines(count: int, why: str) -> logging.LogRecord:
     text = f"{count} lines of this log before this one could not be written: {why}"
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (), None)
+
+
+class LineFile(io.FileIO):
+    """Writes each line as a whole, unbuffered: a buffer would try what it has again and again.
+
+    After a line of which only the beginning fitted on the disk, the next one begins on a line of its own.
+    """
+
+    _is_cut = False
+
+    def write(self, line: ReadableBuffer, /) -> int:
+        rest = (b"\n" if self._is_cut else b"") + bytes(line)
+        whole = len(rest)
+        try:
+            while rest:
+                written = super().write(rest)
+                if not written:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                rest = rest[written:]
+        except OSError:
+            self._is_cut = self._is_cut or len(rest) < whole
+            raise
+        self._is_cut = False
+        return len(bytes(line))
+
+
+def lines_to(file: LineFile) -> io.TextIOWrapper:
+    """Return a stream of text that takes any text."""
+    return io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
 class StreamHandler(PatientHandler, logging.StreamHandler[TextIO]):
@@ -199,10 +232,7 @@ def log_to_stderr(
     level_file: Path | None = None,
 ) -> LevelSwitch:
     """Send the log of this process to stderr; see `log_through`."""
-    # Unbuffered: a line that did not fit on the disk would be tried again and again with those behind it.
-    raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
-    stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
-    handler = StreamHandler(stream)
+    handler = StreamHandler(lines_to(LineFile(sys.stderr.fileno(), "w", closefd=False)))
     return log_through([handler], levels, process=process, log_format=log_format, level_file=level_file)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.log_levels import parse_levels
-from runtime.logging_setup import PatientHandler, StreamHandler, log_through
+from runtime.logging_setup import LineFile, PatientHandler, StreamHandler, lines_to, log_through
 
 MAX_FILE_BYTES: Final = 10 * 1024 * 1024
 KEPT_FILES: Final = 2
@@ -33,9 +32,7 @@ class PrivateLogFile(PatientHandler, RotatingFileHandler):
         path = Path(self.baseFilename)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        # Unbuffered: a line that did not fit on the disk would be tried again and again with those behind it.
-        raw = io.FileIO(descriptor, "a")
-        return TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+        return lines_to(LineFile(descriptor, "a"))
 
 
 class LastWarnings(logging.Handler):

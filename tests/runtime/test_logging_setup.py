@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import resource
+import signal
+from pathlib import Path
 
 import pytest
 
-from runtime.logging_setup import SparingHandler, StreamHandler
+from runtime.logging_setup import LineFile, SparingHandler, StreamHandler, lines_to
 
 
 class Disk(io.StringIO):
@@ -42,6 +45,26 @@ def test_lines_that_cannot_be_written_are_counted_and_told_when_there_is_space(
         "line 5",
     ]
     assert capsys.readouterr().err == ""
+
+
+def test_a_line_that_was_cut_off_is_ended_before_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    handler = StreamHandler(lines_to(LineFile(path, "a")))
+    handler.handle(record("first"))
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal_before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9, earlier[1]))  # the disk has room for nine bytes
+    try:
+        handler.handle(record("second"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
+        signal.signal(signal.SIGXFSZ, signal_before)
+
+    handler.handle(record("third"))
+
+    first, cut, told, third = path.read_text().splitlines()
+    assert (first, cut, third) == ("first", "sec", "third")
+    assert told == "1 lines of this log before this one could not be written: File too large"
 
 
 def test_a_mistake_in_the_program_is_told_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
