@@ -11,6 +11,7 @@ much. Lines at DEBUG are all told: whoever asked for them wants each.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
@@ -46,6 +47,10 @@ class _Counted:
         return self.began_s + self.wait_s
 
     @property
+    def forgotten_s(self) -> float:
+        return self.ends_s + PAUSE_S + 2 * self.wait_s
+
+    @property
     def next_wait_s(self) -> float:
         return min(2 * self.wait_s, LONGEST_WAIT_S)
 
@@ -74,6 +79,7 @@ class Repeats:
     def __init__(self) -> None:
         self._texts: _Known = OrderedDict()
         self._places: _Known = OrderedDict()
+        self._due_s = math.inf  # nothing is due before
 
     def __len__(self) -> int:
         """How much is remembered."""
@@ -81,7 +87,8 @@ class Repeats:
 
     def take(self, record: logging.LogRecord, now_s: float) -> Iterator[logging.LogRecord]:
         """Take a line that comes, and yield what is to be told now."""
-        yield from self.due(now_s)
+        if now_s >= self._due_s:
+            yield from self.due(now_s)
         if record.levelno <= logging.DEBUG:
             yield record
             return
@@ -95,14 +102,15 @@ class Repeats:
         at_place = self._places.get(place)
         if at_place is None:
             yield from _forget_oldest(self._places, _ALIKE)
-            at_place = self._places[place] = _Counted(now_s, BURST_S, 0)
+            at_place = self._places[place] = self._begun(_Counted(now_s, BURST_S, 0))
         if at_place.told >= BURST_LINES:
             at_place.leave_out(record)
             return
         at_place.told += 1
         if known is None:
             yield from _forget_oldest(self._texts, _AGAIN)
-        self._texts[text] = _Counted(now_s, FIRST_WAIT_S if known is None else known.next_wait_s, 1)
+        wait_s = FIRST_WAIT_S if known is None else known.next_wait_s
+        self._texts[text] = self._begun(_Counted(now_s, wait_s, 1))
         yield record
 
     def due(self, now_s: float) -> Iterator[logging.LogRecord]:
@@ -111,13 +119,19 @@ class Repeats:
             if counted.left_out:
                 yield counted.summary(_AGAIN)
                 self._texts[key] = _Counted(now_s, counted.next_wait_s, 1)
-            elif now_s >= counted.ends_s + PAUSE_S + 2 * counted.wait_s:
+            elif now_s >= counted.forgotten_s:
                 del self._texts[key]
         for key, counted in [item for item in self._places.items() if item[1].ends_s <= now_s]:
             del self._places[key]
             if counted.left_out:
                 yield counted.summary(_ALIKE)
                 self._places[key] = _Counted(now_s, min(2 * counted.wait_s, LONGEST_BURST_S), 0)
+        later = (one.ends_s if one.ends_s > now_s else one.forgotten_s for one in self._texts.values())
+        self._due_s = min((*later, *(one.ends_s for one in self._places.values())), default=math.inf)
+
+    def _begun(self, counted: _Counted) -> _Counted:
+        self._due_s = min(self._due_s, counted.ends_s)
+        return counted
 
     def rest(self) -> Iterator[logging.LogRecord]:
         """Yield what was left out until now, whether or not its time is over: at the end of a process."""
