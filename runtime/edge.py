@@ -358,7 +358,7 @@ class _Edge:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)
             if not self._root_ended:
-                log.info("stopping")
+                log.info("edge %s is stopping", self._settings.device_id)
                 bus.send(AGENT_PROCESS, StopEdge())
                 self._wait_for_end(bus)
         if self._failure or not self._root_ended:
@@ -368,7 +368,7 @@ class _Edge:
             return FAILED
         self._modules.kill_all()
         bus.close()
-        log.info("stopped")
+        log.info("edge %s has stopped", self._settings.device_id)
         return MOVED if self._is_moved else DONE
 
     def close(self) -> None:
