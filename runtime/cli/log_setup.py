@@ -36,13 +36,16 @@ class PrivateLogFile(PatientHandler, RotatingFileHandler):
 
 
 class LastWarnings(logging.Handler):
-    """Keeps the last warnings and errors for the live picture."""
+    """Keeps the last warnings and errors for the live picture, each text once."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.records: deque[logging.LogRecord] = deque(maxlen=KEPT_WARNINGS)
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        for earlier in [one for one in self.records if one.getMessage() == text]:
+            self.records.remove(earlier)
         self.records.append(record)
 
 
