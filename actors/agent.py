@@ -326,7 +326,7 @@ class AgentActor(ModuleTree):
         bad = tuple((name, text, problem) for name, text, problem, _, _ in message.bad)
         if bad != self._routes:
             for name, _, problem in bad:
-                log.error("route %s is left out: %s", name, problem)
+                log.error("route '%s' is left out: %s; correct it in the deployment", name, problem)
         self._routes = bad
 
     # what is reported to the cloud

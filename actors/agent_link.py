@@ -51,6 +51,7 @@ IDENTITIES_LIMIT_S: Final = 10.0
 REFRESH_S: Final = 3600.0  # the twin is read anew, whatever patches came
 REPORT_SPACING_S: Final = 2.0  # between two reports; each counts against the operations of the IoT Hub
 FIRST_RETRY_S: Final = 0.2
+TRIED_AGAIN: Final = "; it is tried again, and what is deployed here runs on"
 TWIN_TRIES: Final = 3  # before the connection is made anew
 STOP_LIMIT_S: Final = 2.0  # for the last report
 _WANTED: Final = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES})
@@ -306,7 +307,8 @@ class AgentLinkActor(EdgeActor):
         may_pass = fault.kind is Fault.UNAUTHORIZED and self._failures == 1 and self._desired is None
         if fault.kind is not self._told and not may_pass and not self._edge_stops:
             self._told = fault.kind
-            log.warning("the agent's link to %s is down: %s", self._host_name, fault.reason)
+            reason = fault.reason + (TRIED_AGAIN if is_probed(fault.kind) else "")
+            log.warning("the agent's link to %s is down: %s", self._host_name, reason)
         self._fault = fault
         self._stop_when_told()
         wait_s = FIRST_RETRY_S if may_pass else retry_s(fault.kind, self._failures, random.random())

@@ -25,6 +25,7 @@ from messaging.kinds import data_message, message
 from messaging.lifecycle import ActorRestarted, Watch
 from messaging.message import Message, decode_header, sender_of
 from messaging.routing.route import DEFAULT_PRIORITY, CompiledRoute, CompiledRoutes, compile_route
+from messaging.text import quoted
 from messaging.upstream_queues import UPSTREAM, upstream_queue
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,8 @@ class RouterActor(EdgeActor):
         self._epochs = itertools.count(1)
 
     def on_start(self) -> None:
+        for name, text, _, _ in self._kept.now.routes:
+            log.info("route '%s': %s", name, quoted(text))
         self._epochs = itertools.count(int(self.clock.monotonic_s() * 1e6))
         self.tell(self._store, Watch())
         self._compile()
@@ -148,7 +151,7 @@ class RouterActor(EdgeActor):
                     compile_route(name, text, edge_device_id=self._device_id, priority=priority, ttl_s=ttl_s)
                 )
             except RouteError as exc:
-                log.error("route '%s' is left out: %s", name, exc)
+                log.error("route '%s' is left out: %s; correct it in the deployment", name, exc)
                 bad.append((name, text, str(exc), exc.line, exc.column))
         self._compiled = CompiledRoutes(good)
         self._bad = tuple(bad)

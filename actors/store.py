@@ -200,7 +200,9 @@ class StoreActor(EdgeActor):
                 for part in turn.one_by_one():
                     self._finish(part)
         else:
-            self._trouble = ""
+            if self._trouble and turn.appends:
+                self._trouble = ""
+                log.info("messages are stored again")
             self._answer(turn, fresh)
 
     def _commit(self, turn: Turn) -> dict[str, list[Run]]:

@@ -21,7 +21,7 @@ from actors.link_state import LinkState
 from actors.upstream_c2d import C2dIntake
 from actors.upstream_events import Events, Observer
 from actors.upstream_places import Places
-from actors.upstream_rate import is_probed, patience_s, retry_s
+from actors.upstream_rate import is_probed, patience_s, retry_s, way_out
 from actors.upstream_sender import Sender
 from actors.upstream_services import UpstreamServices
 from actors.upstream_source import Phase, Source
@@ -347,7 +347,8 @@ class Switchboard:
             return
         everybody = is_probed(fault.kind) and source.identity != self._own_id
         level = logging.DEBUG if everybody else logging.WARNING
-        log.log(level, "upstream: '%s': %s: %s", source.identity, fault.kind.value, fault.reason)
+        reason = fault.reason + way_out(fault.kind)
+        log.log(level, "upstream: '%s': %s: %s", source.identity, fault.kind.value, reason)
 
     def retry(self, message: RetryDue) -> None:
         """A wait is over."""

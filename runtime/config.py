@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
@@ -100,6 +100,16 @@ def read_settings(options: Options, environment: Mapping[str, str], host_name: s
         given=origins,
         remarks=() if file is None else tuple(file.remarks),
     )
+
+
+def read_one(name: str, environment: Mapping[str, str]) -> Any:
+    """Return one setting alone, from the environment or its default, for a program that needs no others.
+
+    Raises:
+        ConfigError: as `read_settings`.
+    """
+    found = _given(name, {}, environment)
+    return about(name).read(about(name).default) if found is None else found.value
 
 
 def config_path(options: Options, environment: Mapping[str, str], home: Path) -> tuple[Path, bool]:

@@ -334,6 +334,7 @@ class _Edge:
             names=self._names,
             deployment_folder=chosen.folder,
             log_level=settings.log_level,
+            log_format=settings.log_format,
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
             hub_sockets=self._sockets_for_hub,
@@ -413,12 +414,12 @@ class _Edge:
             system = ThreadSystem(bus, end_process=end_at_once)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             self._management.serve(lambda: self._management_api(began_s))
-            log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
+            log.info("edge %s runs, version %s, home %s", self._settings.device_id, VERSION, self._home.path)
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)
             if not self._root_ended:
-                log.info("stopping")
+                log.info("edge %s is stopping", self._settings.device_id)
                 bus.send(AGENT_PROCESS, StopEdge())
                 self._wait_for_end(bus)
         if self._failure or not self._root_ended:
@@ -428,7 +429,7 @@ class _Edge:
             return PART_FAILED
         self._modules.kill_all()
         bus.close()
-        log.info("stopped")
+        log.info("edge %s has stopped", self._settings.device_id)
         if self._is_anew:
             return ANEW
         return MOVED if self._is_moved else DONE

@@ -22,7 +22,7 @@ modules/          how each module fared, for the next start of the agent
 containers.json   there once the edge has made containers: their network
 images.json       which images were pulled for modules, and when each was last used
 module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
-logs/             a log for each module and each process of the edge
+logs/             a log for each module and each process of the edge; levels in it: what `log-level` set
 cloud/            of the IoT Hub stand-in: see iothub/cloud_home.py
 """
 
@@ -135,6 +135,10 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+    @property
+    def log_levels(self) -> Path:
+        return self.logs / "levels"
 
     def log_of(self, name: str) -> Path:
         """Return the log file of a module, of edgeHub, or of edgeAgent, which is the edge's own."""

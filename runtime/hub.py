@@ -30,9 +30,11 @@ from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
 from actors.hub_root import HubRootActor
+from actors.module_spec import EDGE_HUB
 from actors.ports import BrokerStore, MessageStore
 from messaging.errors import ConfigError, EdgeError
 from messaging.lifecycle import Stop
+from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
 from runtime.client_certificates import check_certificate
@@ -43,7 +45,7 @@ from runtime.hub_listener import head_listeners
 from runtime.identity_copy import IdentityFile
 from runtime.link_switch import LinkSwitchFile
 from runtime.listening_sockets import Use, from_environment
-from runtime.logging_setup import log_to_stderr
+from runtime.logging_setup import LevelSwitch, log_as_told
 from runtime.message_db import MessageDb
 from runtime.message_salvage import make_sound
 from runtime.process_end import end_at_once
@@ -57,7 +59,7 @@ from runtime.tls_server import ServerCertificate
 from runtime.twin_db import TwinDb
 from runtime.upstream import UpstreamConnections
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("runtime.hub")  # `__main__` where it runs
 
 SWITCH_INTERVAL_S = 0.0005  # threads that wait for the interpreter get it sooner than after Python's 5 ms
 
@@ -75,6 +77,7 @@ def connections_to_cloud(home: Path, config: HubConfig) -> CloudConnections:
 def run_hub(
     home: Path,
     run_dir: Path,
+    log_levels: LevelSwitch,
     open_store: OpenStore = MessageDb.open,
     make_connections: MakeConnections = connections_to_cloud,
 ) -> int:
@@ -98,8 +101,9 @@ def run_hub(
         config = msgspec.structs.replace(config, environment=without)
     environment = config.environment
     if environment.log_level is not None:
-        logging.getLogger().setLevel(environment.log_level.upper())
+        log_levels.deployed(environment.log_level)
     certificate = ServerCertificate(config.certificate_file, config.key_file, environment.ssl_protocols)
+    log.info("hub of %s, version %s, certificate %s", config.device_id, VERSION, config.certificate_file)
     most_open = most_connections()
     clock = SteadyClock(database.with_name(f"{database.name}-clock"), boot_id())
     bus = ZmqBus(HUB, run_dir, clock)
@@ -198,9 +202,9 @@ def main(
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     arguments = parser.parse_args()
-    log_to_stderr(os.environ.get("EDGE_ACTORS_LOG_LEVEL", "info"))
+    log_levels = log_as_told(EDGE_HUB, Home(arguments.home).log_levels)
     try:
-        return run_hub(arguments.home, arguments.run, open_store, make_connections)
+        return run_hub(arguments.home, arguments.run, log_levels, open_store, make_connections)
     except EdgeError as exc:
         log.error("%s", exc)
         return 2

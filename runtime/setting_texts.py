@@ -12,8 +12,9 @@ from urllib.parse import unquote
 
 from messaging.nearest import did_you_mean
 from runtime.device_credentials import HOST_NAME
+from runtime.log_levels import parse_levels
+from runtime.log_lines import FORMATS
 
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_STOP_GRACE_S: Final = 3600.0
 MOST_DAYS: Final = 3650
 ISOLATION: Final = ("auto", "require", "off")
@@ -103,8 +104,12 @@ def common_name(text: str) -> str:
 
 
 def log_level(text: str) -> str:
-    if text.lower() not in LOG_LEVELS:
-        raise ValueError(f"{', '.join(LOG_LEVELS)}{did_you_mean(text, LOG_LEVELS)}")
+    return str(parse_levels(text))
+
+
+def log_format(text: str) -> str:
+    if text.lower() not in FORMATS:
+        raise ValueError(f"{', '.join(FORMATS)}{did_you_mean(text, FORMATS)}")
     return text.lower()
 
 

@@ -25,6 +25,8 @@ from runtime import setting_texts as texts
 from runtime.certificates import CA_VALID_DAYS
 from runtime.link_settings import DPS_HOST, HTTPS_PORT
 from runtime.listen_addresses import MQTT_TLS_PORT, ListenAddress
+from runtime.log_levels import DEFAULT as DEFAULT_LEVEL
+from runtime.log_lines import TEXT
 from runtime.renewal import DEFAULT_THRESHOLD, Threshold
 
 PREFIX: Final = "EDGE_ACTORS_"
@@ -436,10 +438,18 @@ class Settings:
     log_level: str = _setting(
         texts.log_level,
         "log_level",
-        value="info",
-        default="info",
-        unit="one of debug, info, warning, error",
+        value=DEFAULT_LEVEL,
+        default=DEFAULT_LEVEL,
+        unit="debug, info, warning or error; for parts as well, such as info,actors.upstream=debug",
         help="how much the edge logs",
+    )
+    log_format: str = _setting(
+        texts.log_format,
+        "log_format",
+        value=TEXT,
+        default=TEXT,
+        unit="text or json",
+        help="how the log is written: one line for people, or one JSON object a line",
     )
     # Accounts at registries of container images; those of a deployment win.
     registry_credentials: tuple[RegistryCredential, ...] = ()

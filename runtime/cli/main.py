@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "restart": Entry(_HERE + "modules", "restart", "Stop a module and start it again."),
     "module-env": Entry(_HERE + "module_env", "module_env", "Run a module by hand or under a debugger."),
     "logs": Entry(_HERE + "logs", "logs", "Show the log of a module, of edgeHub or of edgeAgent."),
+    "log-level": Entry(_HERE + "log_level", "log_level", "Show or set how much the edge logs."),
     "ledger": Entry(_HERE + "ledger", "ledger", "Account for every message: where did it go?"),
     "routes": Entry(_HERE + "routes", "routes", "Show, check and test routes."),
     "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),

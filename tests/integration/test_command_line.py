@@ -259,7 +259,7 @@ def test_a_signal_ends_edge_and_modules(number: signal.Signals, edge: EdgeProces
 
     assert edge.wait() == 0
     assert processes_of(edge) == []
-    assert edge.output.read_text().endswith(" INFO    edge: stopped\n")
+    assert edge.output.read_text().endswith(" has stopped\n")
 
 
 def test_a_stopped_edge_still_tells_ledger_identities_and_logs(edge: EdgeProcess) -> None:

@@ -45,6 +45,7 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         storage_folder=None,
         bridge_settings=None,
         log_level="info",
+        log_format="text",
     )
 
 

@@ -248,7 +248,8 @@ def test_no_secret_is_shown_by_the_settings(tmp_path: Path) -> None:
         ),
         (
             "log_level = 2024-01-02",
-            "FILE:1: log_level = 2024-01-02 is not allowed; allowed: a string: one of debug, info, warning, error",
+            "FILE:1: log_level = 2024-01-02 is not allowed; allowed: a string: "
+            "debug, info, warning or error; for parts as well, such as info,actors.upstream=debug",
         ),
         (
             "[cloud]\n# here\nconnections = 0",

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from runtime.edge import fixed_part, hub_listeners, hub_settings, run_edge, upst
 from runtime.edge_deployment import read_deployment
 from runtime.embedded_cloud import EmbeddedCloud, Kept
 from runtime.listen_addresses import ListenAddress, local_name
-from runtime.logging_setup import LineFormatter
 from runtime.run_directory import RunDirectory
 from runtime.settings import Settings
 from tests.actors.manifests import AGENT, HUB, manifest_text
@@ -189,18 +186,6 @@ def test_containers_are_told_the_iot_hub_of_the_edge_in_its_first_run_already(
 def test_a_deployment_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"deployment '.*no\.json' cannot be read: No such file"):
         read_deployment(tmp_path / "no.json")
-
-
-def test_a_log_line_has_time_level_area_and_text() -> None:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter())
-    record = logging.LogRecord("actors.supervisor", logging.WARNING, "", 1, "module %s exited", ("a",), None)
-    record.created, record.msecs = 1_700_000_000.25, 250
-
-    handler.handle(record)
-
-    assert stream.getvalue() == "2023-11-14T22:13:20.250Z WARNING supervisor: module a exited\n"
 
 
 @pytest.mark.parametrize(
