@@ -28,7 +28,7 @@ from actors.bridge_messages import (
 from actors.hub_broker import HubBroker
 from messaging.broker.bridges import Bridge, Direction
 from messaging.broker.delivery import Outgoing
-from messaging.broker.engine import LocalClient
+from messaging.broker.local_client import LocalClient
 from messaging.broker.session import Session
 from messaging.envelope import Envelope
 from messaging.lifecycle import RequestFailed

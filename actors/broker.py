@@ -133,6 +133,7 @@ class BrokerActor(EdgeActor):
         self._bridges.tick()
         ended = engine.tick(self.clock.steady_s(), self.clock.monotonic_s())
         if ended:
+            log.info("sessions end, for nobody has come for them: %s", ", ".join(ended))
             self.tell(MQTT, SessionsEnded(tuple(ended)))
         if self._ticks % TIDY_EVERY == 0 and self._store is not None:
             try:

@@ -12,6 +12,7 @@ hub.db            messages, queues and the ledger, unless a storage folder is na
 hub.db-reserve    space for delivering with a full disk
 hub.db-clock      how far the time that nobody sets is from the time of day, for times to live
 hub.db-quarantine-…/  a database that was damaged
+broker.db         what the MQTT broker keeps for its clients, and bridge.db for its bridges; beside hub.db
 twins.db          twins of the clients
 identities.copy   the hub's copy of the identities
 cloud.json        the address of the IoT Hub stand-in that the edge runs for itself
@@ -36,6 +37,7 @@ from pathlib import Path
 MODULE_DATA = "module-data"
 CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others; removed with ours if it was made for us
 CLOUD_ADDRESS = "cloud.json"
+BROKER_FILES = ("broker.db", "bridge.db")  # beside the message database, where the deployment has a broker
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     "device.json",
@@ -48,6 +50,7 @@ _OWN = (
     "hub.json",
     "hub.db",
     "hub.db-*",
+    *(f"{name}{ending}" for name in BROKER_FILES for ending in ("", "-*")),
     "twins.db",
     "twins.db-*",
     "identities.copy",

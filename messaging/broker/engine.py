@@ -18,51 +18,21 @@ Who may do what is not decided here. Source: OASIS MQTT 3.1.1; spec sheet broker
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from messaging.broker.delivery import Body, LocalOutlet, Outgoing, Outlet, Run
+from messaging.broker.delivery import Body, Outlet, Run
 from messaging.broker.journal import Changes, Journal, Kept, Then, decode_message, encode_message
 from messaging.broker.limits import DEFAULT_LIMITS, Limits
 from messaging.broker.retained import RetainedMessages
+from messaging.broker.routes import LONGEST_REMEMBERED, Routes
 from messaging.broker.session import Session, Shared
-from messaging.mqtt.filters import SubscriptionTree
 from messaging.mqtt.packets import Publish
 
-log = logging.getLogger(__name__)
-
 # Clients choose topics, so what is remembered of them is bounded.
-REMEMBERED_TOPICS: Final = 4096
-LONGEST_REMEMBERED: Final = 512  # characters
 COUNTED_TOPICS: Final = 1000
 MOST_IN_RUN: Final = 512
-
-
-class Route:
-    """The sessions that get what is published to a topic, by the QoS granted to them."""
-
-    __slots__ = ("_granted", "_ways")
-
-    def __init__(self, granted: dict[Session, int]) -> None:
-        self._granted = granted
-        self._ways: list[list[tuple[int, list[Session], list[Session]]] | None] = [None, None, None]
-
-    def ways(self, qos: int) -> list[tuple[int, list[Session], list[Session]]]:
-        """Return, for messages of this QoS: (QoS of delivery, transient sessions, persistent ones).
-
-        At QoS 0 all are among the first.
-        """
-        ways = self._ways[qos]
-        if ways is None:
-            by_qos: dict[int, tuple[list[Session], list[Session]]] = {}
-            for session, granted in self._granted.items():
-                effective = min(qos, granted)  # [MQTT-3.8.4-6]
-                group = by_qos.setdefault(effective, ([], []))
-                group[1 if effective and session.is_persistent else 0].append(session)
-            ways = self._ways[qos] = [(effective, *group) for effective, group in by_qos.items()]
-        return ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +52,7 @@ class Broker:
         self.limits = limits
         self._shared = Shared(limits)
         self.retained = RetainedMessages(limits)
-        self._tree: SubscriptionTree[tuple[Session, int]] = SubscriptionTree()
-        self._routes: dict[str, Route] = {}
+        self._routes = Routes()
         self._sessions: dict[str, Session] = {}
         self._touched: list[Outlet] = []
         self._looked_at: set[Session] = set()  # sessions that may be stuck
@@ -216,8 +185,7 @@ class Broker:
         if self._sessions.get(session.name) is session:
             del self._sessions[session.name]
         if session.filters:
-            self._tree.remove_all(session)
-            self._routes.clear()
+            self._routes.remove_all(session)
             session.filters = {}
         bodies = session.forget_queue()
         if session.number:
@@ -257,7 +225,6 @@ class Broker:
         before_s = now_s - self.limits.session_expiry_s
         late = [s for s in self._sessions.values() if s.left_s is not None and s.left_s < before_s]
         for session in late:
-            log.info("%s: its session ends: nobody has come for it", session.name)
             self.drop(session)
         return [session.name for session in late]
 
@@ -287,15 +254,13 @@ class Broker:
         return self._deliver(messages, qos, transient, persistent, None, retain=True)
 
     def _subscribe(self, session: Session, topic_filter: str, qos: int) -> None:
-        self._tree.subscribe(topic_filter, session, (session, qos))
+        self._routes.subscribe(session, topic_filter, qos)
         session.filters[topic_filter] = qos
-        self._routes.clear()
 
     def unsubscribe(self, session: Session, topic_filter: str) -> None:
         """Remove the subscription with exactly this filter; what is in flight or queued is still sent."""
         if session.filters.pop(topic_filter, None) is not None:
-            self._tree.unsubscribe(topic_filter, session)
-            self._routes.clear()
+            self._routes.unsubscribe(session, topic_filter)
 
     # messages
 
@@ -330,7 +295,7 @@ class Broker:
                 self._retain(part, now_s)
                 waits = True
             outlet = sender.outlet if sender is not None else None
-            for effective, transient, persistent in self._route(topic).ways(qos):
+            for effective, transient, persistent in self._routes.to(topic).ways(qos):
                 if sender is not None and not sender.hears_itself:
                     transient = [session for session in transient if session is not sender]
                     persistent = [session for session in persistent if session is not sender]
@@ -421,20 +386,6 @@ class Broker:
             self.journal.note_incoming(sender.number, packet_id, held=False)
         return sender.number != 0
 
-    def _route(self, topic: str) -> Route:
-        route = self._routes.get(topic)
-        if route is None:
-            granted: dict[Session, int] = {}
-            for session, qos in self._tree.match(topic):
-                if granted.get(session, -1) < qos:  # one copy at the highest QoS [MQTT-3.3.5-1]
-                    granted[session] = qos
-            route = Route(granted)
-            if len(topic) <= LONGEST_REMEMBERED:
-                if len(self._routes) >= REMEMBERED_TOPICS:
-                    self._routes.clear()
-                self._routes[topic] = route
-        return route
-
     def _count(self, topic: str, count: int) -> None:
         counted = self.published_to
         known = counted.get(topic)
@@ -494,79 +445,3 @@ class Broker:
         for tell in then:
             tell(problem)
         self.flush()
-
-
-class LocalClient:
-    """A participant inside this process, such as a bridge, with a session like any other.
-
-    `deliver` gets what one batch brought, as a list, and must not block or raise. At QoS 1 a message counts
-    as taken with `acknowledge`; before, at most `max_in_flight` are on their way.
-    """
-
-    def __init__(
-        self,
-        broker: Broker,
-        name: str,
-        deliver: Callable[[list[Outgoing]], None],
-        *,
-        clean: bool,
-        now_s: float,
-        hold: Callable[[], None],
-        release: Callable[[], None],
-        changed: Callable[[], None],
-    ) -> None:
-        """Join as `name`, which no client can have. `changed` is called when something is to be written."""
-        self._broker = broker
-        self._changed = changed
-        self._outlet = LocalOutlet(deliver, hold, release)
-        self.session, self.was_known = broker.attach(name, self._outlet, clean=clean, now_s=now_s)
-        self._end()
-
-    def resume(self) -> None:
-        """Be sent what a persistent session is owed. Once, after the subscriptions are made again."""
-        self._broker.resume(self.session)
-        self._end()
-
-    def subscribe(self, topic_filter: str, qos: int, now_s: float) -> None:
-        """Subscribe; those of a persistent session have to be made again after a restart of the process."""
-        self._broker.subscribe(self.session, topic_filter, min(qos, 1), now_s)
-        self._end()
-
-    def unsubscribe(self, topic_filter: str) -> None:
-        """Unsubscribe."""
-        self._broker.unsubscribe(self.session, topic_filter)
-        self._end()
-
-    def publish(
-        self, messages: Sequence[Publish], now_s: float, monotonic_s: float, then: Then | None = None
-    ) -> None:
-        """Publish at QoS 0 or 1; `then` is called when it is on disk, as far as it has to be."""
-        if self._broker.publish(messages, self.session, now_s, monotonic_s) and then is not None:
-            self._broker.journal.when_written(then)
-        elif then is not None:
-            then("")
-        self._end()
-
-    def acknowledge(self, packet_ids: Sequence[int]) -> None:
-        """These messages are taken."""
-        self.session.finished(packet_ids)
-        self._end()
-
-    def leave(self, now_s: float, *, for_good: bool = False) -> None:
-        """Go; `for_good` ends the session, too."""
-        if for_good:
-            self._broker.drop(self.session)
-        self._broker.detach(self.session, now_s)
-        self._end()
-
-    def _end(self) -> None:
-        self._broker.flush()
-        if self._broker.journal.is_dirty:
-            self._changed()
-
-
-def topics_of(sessions: Collection[Session]) -> Iterator[tuple[str, str, int]]:
-    """Yield (client, filter, QoS) of all subscriptions."""
-    for session in sessions:
-        for topic_filter, qos in session.filters.items():
-            yield session.name, topic_filter, qos

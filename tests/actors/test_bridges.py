@@ -18,8 +18,8 @@ from actors.identities import Access, GetAccess
 from messaging.broker.bridges import Bridge, BridgeRule, Direction
 from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
 from messaging.broker.delivery import Outgoing
-from messaging.broker.engine import LocalClient
 from messaging.broker.limits import DEFAULT_LIMITS
+from messaging.broker.local_client import LocalClient
 from messaging.errors import ConfigError
 from messaging.lifecycle import RequestFailed, Stop
 from messaging.mqtt.packets import Publish

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from messaging.broker.delivery import Outgoing, PacketIds, WireOutlet
-from messaging.broker.engine import Broker, LocalClient
+from messaging.broker.engine import Broker
 from messaging.broker.journal import Changes, Kept
 from messaging.broker.limits import DAY_S, FIRST_PACKET_ID, LAST_PACKET_ID, Limits
+from messaging.broker.local_client import LocalClient
 from messaging.broker.session import Session
 from messaging.mqtt.packets import Publish
 
