@@ -59,6 +59,14 @@ class HubEnvironment:
     cloud_operation_timeout_s: float = 20.0
     upstream_protocol: UpstreamProtocol | None = None  # None: that of edgeAgent, or of this device
     upstream_batch_messages: int = 100
+    metrics_port: int = 9600
+    metrics_enabled: bool = True
+    metrics_histogram_max_age_s: float = 3600.0
+
+    @property
+    def serves_metrics(self) -> bool:
+        """Whether there is a port for metrics: they belong to the HTTP head, as in the reference."""
+        return self.metrics_enabled and self.http_enabled
 
 
 DEFAULTS: Final = HubEnvironment()
@@ -202,7 +210,7 @@ def _none(name: str, default: str, here: str) -> Variable:
 
 _DAY_S: Final = 24 * 3600
 _NO_ROCKSDB: Final = "messages are in SQLite, not in RocksDB"
-_NO_METRICS: Final = "there is no metrics end point yet"
+_METRICS_PLACE: Final = "metrics are at HttpSettings__metrics_port, /metrics, in the reference too"
 _AT_ONCE: Final = "changes are told as they happen, so nothing is asked for at intervals"
 _NO_POOL: Final = "is about the insides of the reference"
 _ONLY_AGENT: Final = "only edgeAgent reads it, in the reference too"
@@ -409,6 +417,31 @@ VARIABLES: Final = (
         "5 ms. MQTT has no batches",
         "100, or 64 KiB",
     ),
+    _obeyed(
+        "HttpSettings__metrics_port",
+        "9600",
+        "metrics_port",
+        _whole(1, 65535),
+        "port of the metrics of edgeHub, on loopback and in the network of our containers; none without "
+        "HttpSettings__Enabled",
+    ),
+    _obeyed(
+        "Metrics__Listener__MetricsEnabled",
+        "true",
+        "metrics_enabled",
+        _SWITCH,
+        "false: no metrics of edgeHub, and nothing counted for them",
+    ),
+    _obeyed(
+        "Metrics__Listener__MetricsHistogramMaxAge",
+        "01:00:00",
+        "metrics_histogram_max_age_s",
+        _span(1, 7 * _DAY_S, "a time from 00:00:01 to 7.00:00:00"),
+        "how far the quantiles of message sizes look back",
+    ),
+    _none("Metrics__Listener__Host", "*", _METRICS_PLACE),
+    _none("Metrics__Listener__Port", "9600", _METRICS_PLACE),
+    _none("Metrics__Listener__Suffix", "metrics", _METRICS_PLACE),
     _refused(
         "AuthenticationMode", "Scope", "identities are judged by what this edge knows, as Scope", "scope"
     ),
@@ -426,9 +459,6 @@ VARIABLES: Final = (
     ),
     _refused("ConfigSource", "twin", "routes are those of the deployment", "twin"),
     _refused("Https_Proxy", "none", "the link to the cloud takes no proxy"),
-    _refused("HttpSettings__metrics_port", "9600", _NO_METRICS),
-    _refused("Metrics__Listener__MetricsEnabled", "true", _NO_METRICS, "false"),
-    _none("Metrics__Listener__MetricsHistogramMaxAge", "01:00:00", _NO_METRICS),
     _refused(
         "EncryptTwinStore",
         "true",

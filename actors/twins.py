@@ -49,6 +49,7 @@ from actors.cloud import (
     SendReported,
     WatchLink,
 )
+from actors.hub_metrics import OFF, HubMetrics
 from actors.ports import TwinStore
 from actors.router import Publish
 from actors.store_messages import Stored
@@ -97,8 +98,11 @@ class TwinActor(EdgeActor):
         cloud: str,
         edge_device_id: str,
         desired: Mapping[str, Json],
+        metrics: HubMetrics = OFF,
     ) -> None:
         """Keep what is needed; `desired` are those of the deployment, by name of the module."""
+        self._metrics = metrics
+        self._asked_s: dict[str, float] = {}  # when the cloud was, monotonic, for each that is under way
         self._open_store = open_store
         self._store: TwinStore | None = None
         self._router = router
@@ -218,6 +222,7 @@ class TwinActor(EdgeActor):
         envelope = self.envelope
 
         def stored() -> None:
+            self._metrics.reported("edge_hub", identity, self.clock.now_s() - envelope.sent_at_s)
             self.reply(ReportedPatched(identity), envelope)
             if identity != self._hub.id:
                 self._publish_change(identity, message.patch)
@@ -234,7 +239,14 @@ class TwinActor(EdgeActor):
         except StoreError as exc:
             self.reply(RequestFailed("ForgetTwin", self.address, str(exc)))
             return
-        for known in (self._records, self._changed, self._sent, self._under_way, self._readers):
+        for known in (
+            self._records,
+            self._changed,
+            self._sent,
+            self._under_way,
+            self._asked_s,
+            self._readers,
+        ):
             known.pop(identity, None)
         self._stale.discard(identity)
         for module, values in self._deployed.items():
@@ -301,6 +313,7 @@ class TwinActor(EdgeActor):
                 self._refresh(identity)
             return
         self._under_way.clear()
+        self._asked_s.clear()
         self._stale.clear()
         for identity in list(self._readers):
             self._answer_readers(identity)
@@ -309,6 +322,7 @@ class TwinActor(EdgeActor):
         identity = message.identity
         if not self._ended(identity):
             return
+        self._metrics.twin_told("upstream", identity, self._took_s(identity))
         before = self._record(identity)
         desired, reported = msgspec.json.decode(message.desired), msgspec.json.decode(message.reported)
         record = before.with_cloud(desired, reported, self.clock.now_s())
@@ -323,6 +337,7 @@ class TwinActor(EdgeActor):
     def on_reported_sent(self, message: ReportedSent) -> None:
         identity = message.identity
         if self._ended(identity):
+            self._metrics.reported("upstream", identity, self._took_s(identity))
             record = self._record(identity).with_taken()
             self._change(identity, record, lambda: self._go_on(identity))
 
@@ -366,7 +381,7 @@ class TwinActor(EdgeActor):
         record = self._record(identity)
         if identity in self._stale or record.known is None:
             self._stale.discard(identity)
-            self._under_way[identity] = self.request(self._cloud, FetchTwin(identity), CLOUD_LIMIT_S)
+            self._under_way[identity] = self._ask(identity, FetchTwin(identity))
         elif patch := record.unsent():
             asked = SendReported(identity, msgspec.json.encode(patch))
             self._under_way[identity] = 0  # until it is on disk that it may have arrived
@@ -374,7 +389,15 @@ class TwinActor(EdgeActor):
 
     def _send(self, identity: str, asked: SendReported) -> None:
         if self._under_way.get(identity) == 0:
-            self._under_way[identity] = self.request(self._cloud, asked, CLOUD_LIMIT_S)
+            self._under_way[identity] = self._ask(identity, asked)
+
+    def _ask(self, identity: str, question: FetchTwin | SendReported) -> int:
+        self._asked_s[identity] = self.clock.monotonic_s()
+        return self.request(self._cloud, question, CLOUD_LIMIT_S)
+
+    def _took_s(self, identity: str) -> float:
+        now_s = self.clock.monotonic_s()
+        return now_s - self._asked_s.pop(identity, now_s)
 
     def _ended(self, identity: str) -> bool:
         """Say whether this is the answer to what the cloud was last asked for this identity."""
@@ -391,6 +414,7 @@ class TwinActor(EdgeActor):
         if identity not in self._under_way:
             return
         del self._under_way[identity]
+        self._asked_s.pop(identity, None)
         self._stale.add(identity)
         log.warning("twin of '%s': the cloud does not take part: %s", identity, reason)
         self.set_timer(RETRY_S, TwinRetry(identity))
@@ -409,6 +433,7 @@ class TwinActor(EdgeActor):
 
     def _answer(self, identity: str, envelope: Envelope) -> None:
         record = self._record(identity)
+        self._metrics.twin_told("edge_hub", identity, self.clock.now_s() - envelope.sent_at_s)
         self.reply(Twin(identity, record.document()), envelope)
         told = record.with_told(record.desired.values)
         if told is not record:

@@ -556,6 +556,7 @@ class Settings:
     )
     # Which settings somebody set; the others have their defaults.
     given: frozenset[str] = field(default=frozenset(), compare=False)
+    bridge: str = ""  # the address of this machine in the network of our containers, once there is one
 
 
 _NAMES = tuple(item.name for item in fields(Settings) if item.metadata)
@@ -649,6 +650,12 @@ def amqp_addresses(settings: Settings, port: int | None = None) -> tuple[ListenA
     if settings.amqp_listen is not None:
         return settings.amqp_listen
     return _beside_mqtt(settings, port or AMQP_TLS_PORT)
+
+
+def metrics_addresses(settings: Settings, port: int) -> tuple[ListenAddress, ...]:
+    """Return where metrics are told, to whoever asks: on loopback, and to the containers of this edge."""
+    hosts = ("127.0.0.1", settings.bridge) if settings.bridge else ("127.0.0.1",)
+    return tuple(ListenAddress(host, port) for host in hosts)
 
 
 def _beside_mqtt(settings: Settings, port: int) -> tuple[ListenAddress, ...]:

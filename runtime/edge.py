@@ -65,7 +65,7 @@ from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
-from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
+from runtime.config import Settings, amqp_addresses, metrics_addresses, remember_device, web_addresses
 from runtime.deployed_ports import as_deployed
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
@@ -610,6 +610,7 @@ class _Edge:
             listen=settings.listen,
             web_listen=settings.web_listen,
             amqp_listen=settings.amqp_listen,
+            bridge=settings.bridge,
         )
 
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
@@ -652,12 +653,20 @@ def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wante
     amqp = amqp_addresses(settings, environment.amqp_port) if has_amqp else ()
     web = web_addresses(settings, environment.http_port) if environment.http_enabled else ()
     plain = [settings.plain_listen] if settings.plain_listen and environment.mqtt_enabled else []
-    by_use = ((Use.MQTT, mqtt), (Use.AMQP, amqp), (Use.WEB, web), (Use.PLAIN_MQTT, plain))
+    metrics = metrics_addresses(settings, environment.metrics_port) if environment.serves_metrics else ()
+    by_use = (
+        (Use.MQTT, mqtt),
+        (Use.AMQP, amqp),
+        (Use.WEB, web),
+        (Use.PLAIN_MQTT, plain),
+        (Use.METRICS, metrics),
+    )
     asked_for = {
         Use.MQTT: True,
         Use.AMQP: "amqp_listen" in settings.given,
         Use.WEB: "web_listen" in settings.given,
         Use.PLAIN_MQTT: True,
+        Use.METRICS: False,
     }
     return [
         Wanted(

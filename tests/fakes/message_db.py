@@ -163,6 +163,17 @@ class MemoryMessageDb:
                 contents.queues[endpoint_id].expired += 1
             return dict(counts)
 
+    def due_headers(self, now_s: float, limit: int = 1000) -> list[tuple[bytes, int]]:
+        contents = self._disk.contents
+        due = sorted(
+            (expires_at, endpoint_id, position)
+            for endpoint_id, queue in contents.queues.items()
+            for position, expires_at in queue.expires_at.items()
+            if expires_at is not None and expires_at <= now_s
+        )
+        headers = [contents.messages[seq_of(position)][0] for _, _, position in due[:limit]]
+        return list(Counter(headers).items())
+
     def read(
         self,
         endpoint_id: str,

@@ -1,0 +1,319 @@
+"""The metrics of edgeHub, by what happens in it. Shared by the actors of the hub process; outlives restarts.
+
+What happens often is told once for a batch or a run, with their counts.
+
+Source: spec sheet observability.md section 2; where it has no word, the comment says so
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Final, NamedTuple
+
+from actors.c2d_queues import is_c2d_queue
+from actors.metric_registry import Registry
+from actors.stored import Match, Run, Segment, priority_of, seq_of
+from actors.trail import Way
+from messaging import system_properties as names
+from messaging.clock import SystemClock
+from messaging.errors import EnvelopeError
+from messaging.identity import Identity
+from messaging.message import Message, decode_header, sender_of
+from messaging.upstream_queues import UPSTREAM, endpoint_of
+
+REMEMBERED_HEADERS: Final = 4096
+LONGEST_REMEMBERED_BYTES: Final = 2048
+MOST_TIMES: Final = 4096  # of commits that are remembered; beyond, every second one is forgotten
+
+TO_UPSTREAM: Final = "upstream"
+# With their leading blanks, as dashboards know them.
+RETRY_TO_CLOUD: Final = " SendMessageToCloud"
+RETRY_TO_MODULE: Final = " SendMessageToModule"
+GET_TWIN: Final = "GetTwin"
+UPDATE_REPORTED: Final = "UpdateReportedProperties"
+
+_ROUTE: Final = ("from", "to", "from_route_output", "to_route_input")
+_index_of = itemgetter(0)
+_body_of = itemgetter(1)
+
+
+class Facts(NamedTuple):
+    """What the labels of a message are made of."""
+
+    sender: str
+    output: str
+    properties_bytes: int  # names and values of the application's
+
+
+class Flight(NamedTuple):
+    """A run that was sent to its consumer: whose messages they are."""
+
+    sent_s: float
+    kinds: tuple[tuple[str, str], ...]  # (sender, output)
+    indices: Sequence[int] | None  # for each message which of the kinds; None: there is one
+
+
+class Arrived(NamedTuple):
+    """Consecutive messages of a run that have arrived."""
+
+    flight: Flight
+    offset: int  # of the first in its run
+    first_position: int
+    length: int
+
+
+def facts_of(message: Message) -> Facts:
+    """Return the facts of a message."""
+    output = message.system_properties.get(names.OUTPUT_NAME) or ""
+    size = sum(len(name) + len(value or "") for name, value in message.properties.items())
+    return Facts(sender_of(message.system_properties), output, size)
+
+
+def destination(queue_id: str) -> tuple[str, str] | None:
+    """Return the labels `to` and `to_route_input` of a queue; None for one that no route leads to."""
+    if is_c2d_queue(queue_id):
+        return None
+    endpoint_id = endpoint_of(queue_id)
+    if endpoint_id == UPSTREAM:
+        return TO_UPSTREAM, ""
+    device, _, rest = endpoint_id.partition("/")
+    module, _, name = rest.partition("/")
+    return f"{device}/{module}", name
+
+
+class HubMetrics:
+    """What is counted in the hub. Everything on messages belongs to the thread of router and store."""
+
+    def __init__(self, registry: Registry, iothub: str = "") -> None:
+        """Take where to count; `iothub` is the host name of the IoT Hub."""
+        self.registry = registry
+        self.is_on = registry.is_on
+        self._iothub = iothub
+        self._known: dict[bytes, Facts] = {}
+        self._seqs: list[int] = []  # the first of a commit …
+        self._stored_s: list[float] = []  # … and when that was, monotonic
+        self.lanes: set[tuple[str, int]] = set()  # endpoint and priority of what was ever stored
+        self._seen_matches: set[tuple[Match, ...]] = set()
+        self._link_changed_s = registry.clock.monotonic_s()  # a link that was never up is down from the start
+        self._link_is_up = False
+        counter, gauge = registry.counter, registry.gauge
+        histogram, duration = registry.histogram, registry.duration
+        self._get_twin = counter("edgehub_gettwin", "Twins asked for", ("source", "id"), ms="True")
+        self._get_twin_s = duration("edgehub_gettwin_duration", "Time for a twin", ("source", "id"))
+        self._received = counter(
+            "edgehub_messages_received", "Messages received from clients", ("id", "route_output"), ms="True"
+        )
+        self._sent = counter(
+            "edgehub_messages_sent", "Messages sent to modules or the cloud", (*_ROUTE, "priority"), ms="True"
+        )
+        self._reported = counter(
+            "edgehub_reported_properties", "Updates of reported properties", ("target", "id"), ms="True"
+        )
+        self._reported_s = duration(
+            "edgehub_reported_properties_update_duration",
+            "Time for an update of reported properties",
+            ("target", "id"),
+        )
+        self._size = histogram("edgehub_message_size_bytes", "Bytes of messages from clients", ("id",))
+        self._send_s = duration("edgehub_message_send_duration", "From sending to acknowledgement", _ROUTE)
+        self._process_s = duration(
+            "edgehub_message_process_duration",
+            "From storing to acknowledgement",
+            ("from", "to", "priority"),
+            ms="True",
+        )
+        self._method_s = duration(
+            "edgehub_direct_method_duration", "Time for a direct method", ("from", "to")
+        )
+        self._methods = counter("edgehub_direct_methods", "Direct methods called", ("from", "to"), ms="True")
+        self._dropped = counter(
+            "edgehub_messages_dropped", "Messages dropped", ("reason", "from", "from_route_output"), ms="True"
+        )
+        self._unack = counter(
+            "edgehub_messages_unack",
+            "Messages not acknowledged",
+            ("reason", "from", "from_route_output"),
+            ms="True",
+        )
+        self._offline = counter("edgehub_offline_count", "Times the cloud was lost", ("id",), ms="True")
+        self._offline_s = duration("edgehub_offline_duration", "Time without the cloud", ("id",), ms="True")
+        self._retry = counter(
+            "edgehub_operation_retry", "Operations repeated", ("id", "operation"), ms="True"
+        )
+        self._connect_failed = counter(
+            "edgehub_client_connect_failed", "Clients refused", ("id", "reason"), ms="True"
+        )
+        self._clients = gauge("edgehub_connected_clients", "Clients that are connected")
+        self._connects = counter("edgehub_client_connect_success", "Connections of clients", ("id",))
+        self._disconnects = counter("edgehub_client_disconnect", "Ends of connections of clients", ("id",))
+
+    # messages
+
+    def know(self, header: bytes, facts: Facts) -> Facts:
+        """Remember what was found out about a header."""
+        if len(header) <= LONGEST_REMEMBERED_BYTES:
+            if len(self._known) >= REMEMBERED_HEADERS:
+                self._known.clear()
+            self._known[header] = facts
+        return facts
+
+    def _facts(self, header: bytes) -> Facts:
+        known = self._known.get(header)
+        if known is not None:
+            return known
+        try:
+            return self.know(header, facts_of(decode_header(header, b"")))
+        except EnvelopeError:
+            return Facts("", "", 0)
+
+    def received(
+        self, identity: str, ways: Sequence[tuple[bytes, Way]], entries: Sequence[tuple[int, bytes]]
+    ) -> None:
+        """The router has a batch of a client."""
+        if not self.is_on or not entries:
+            return
+        total = sum(map(len, map(_body_of, entries)))
+        counts = {0: len(entries)} if len(ways) == 1 else Counter(map(_index_of, entries))
+        by_output: dict[str, int] = {}
+        unrouted: dict[str, int] = {}
+        for index, count in counts.items():
+            header, way = ways[index]
+            facts = self._facts(header)
+            total += count * facts.properties_bytes
+            by_output[facts.output] = by_output.get(facts.output, 0) + count
+            if not way.matches:
+                unrouted[facts.output] = unrouted.get(facts.output, 0) + count
+        for output, count in by_output.items():
+            self._received.add((identity, output), count)
+        for output, count in unrouted.items():
+            self._dropped.add(("no_route", identity, output), count)
+        self._size.observe(total / len(entries), (identity,), count=len(entries), total=total)
+
+    def stored(self, first_seq: int, segments: Iterable[Segment]) -> None:
+        """These were just committed, with this number and the ones that follow."""
+        if self.is_on:
+            for segment in segments:
+                if segment.matches not in self._seen_matches:
+                    self._see(segment.matches)
+            if len(self._seqs) >= MOST_TIMES:
+                del self._seqs[::2], self._stored_s[::2]
+            self._seqs.append(first_seq)
+            self._stored_s.append(self.registry.clock.monotonic_s())
+
+    def _see(self, matches: tuple[Match, ...]) -> None:
+        if len(self._seen_matches) >= REMEMBERED_HEADERS:
+            self._seen_matches.clear()
+        self._seen_matches.add(matches)
+        for queue_id, priority, _ in matches:
+            if not is_c2d_queue(queue_id):
+                self.lanes.add((endpoint_of(queue_id), priority))
+
+    def not_stored(self, headers: Iterable[bytes], entries: Sequence[tuple[int, bytes]]) -> None:
+        """A batch could not be stored."""
+        if self.is_on:
+            counts = Counter(map(_index_of, entries))
+            for index, header in enumerate(headers):
+                facts = self._facts(header)
+                self._unack.add(("storage_failure", facts.sender, facts.output), counts[index])
+
+    def expired(self, due: Iterable[tuple[bytes, int]]) -> None:
+        """Messages are deleted because their time is over: headers and how many."""
+        for header, count in due:
+            facts = self._facts(header)
+            self._dropped.add(("ttl_expiry", facts.sender, facts.output), count)
+
+    def flight(self, queue_id: str, run: Run, now_s: float) -> Flight | None:
+        """Return what to remember of a run that is sent; None when it is not counted."""
+        if not self.is_on or is_c2d_queue(queue_id):
+            return None
+        kinds = [self._facts(header)[:2] for header in run.headers]
+        distinct = tuple(dict.fromkeys(kinds))
+        if len(distinct) == 1:
+            return Flight(now_s, distinct, None)
+        numbers = [distinct.index(kind) for kind in kinds]
+        return Flight(now_s, distinct, [numbers[index] for index, _ in run.entries])
+
+    def arrived(self, queue_id: str, parts: Iterable[Arrived], now_s: float) -> None:
+        """A consumer has messages of runs that were sent to it."""
+        where = destination(queue_id)
+        if where is None:
+            return
+        to, to_input = where
+        for flight, offset, position, length in parts:
+            priority = str(priority_of(position))
+            counts = {0: length}
+            if flight.indices is not None:
+                counts = Counter(flight.indices[offset : offset + length])
+            stored_s = self._when_stored(seq_of(position))
+            for index, its in counts.items():
+                sender, output = flight.kinds[index]
+                self._sent.add((sender, to, output, to_input, priority), its)
+                self._send_s.observe(now_s - flight.sent_s, (sender, to, output, to_input), count=its)
+                if stored_s is not None:
+                    self._process_s.observe(now_s - stored_s, (sender, to, priority), count=its)
+
+    def _when_stored(self, seq: int) -> float | None:
+        """Return when a message was stored, None when that was before this process or is forgotten."""
+        at = bisect_right(self._seqs, seq) - 1
+        return None if at < 0 else self._stored_s[at]
+
+    # clients
+
+    def connected(self, identity: str, clients: int) -> None:
+        """A client has connected; so many are connected now."""
+        self._connects.add((self._in_words(identity),))
+        self._clients.set(clients)
+
+    def disconnected(self, identity: str, clients: int) -> None:
+        """A client is not connected any more."""
+        self._disconnects.add((self._in_words(identity),))
+        self._clients.set(clients)
+
+    def refused(self, identity: str) -> None:
+        """Somebody could not prove to be this client."""
+        self._connect_failed.add((identity, "not_authenticated"))
+
+    def _in_words(self, identity: str) -> str:
+        device, _, module = identity.partition("/")
+        named = f"DeviceId: {device}; ModuleId: {module}" if module else f"DeviceId: {device}"
+        return f"{named} [IotHubHostName: {self._iothub}]"
+
+    # twins, methods, the cloud
+
+    def twin_told(self, source: str, identity: str, took_s: float) -> None:
+        """A twin was told: by `edge_hub` to a client, or by `upstream` to the hub."""
+        self._get_twin.add((source, identity))
+        self._get_twin_s.observe(max(0.0, took_s), (source, identity))
+
+    def reported(self, target: str, identity: str, took_s: float) -> None:
+        """Reported properties were updated at `edge_hub` or `upstream`."""
+        self._reported.add((target, identity))
+        self._reported_s.observe(max(0.0, took_s), (target, identity))
+
+    def method_called(self, caller: str, target: str, took_s: float) -> None:
+        """A direct method was called, whatever came of it."""
+        self._methods.add((caller, target))
+        self._method_s.observe(max(0.0, took_s), (caller, target))
+
+    def link_changed(self, device_id: str, is_up: bool) -> None:
+        """The cloud is there, or is not any more."""
+        if is_up == self._link_is_up:
+            return
+        hub, now_s = (Identity.edge_hub(device_id).id,), self.registry.clock.monotonic_s()
+        self._link_is_up = is_up
+        if is_up:
+            self._offline_s.observe(now_s - self._link_changed_s, hub)
+        else:
+            self._offline.add(hub)
+        self._link_changed_s = now_s
+
+    def repeated(self, identity: str, operation: str, count: int = 1) -> None:
+        """An operation is tried again."""
+        if count:
+            self._retry.add((identity, operation), count)
+
+
+OFF: Final = HubMetrics(Registry(SystemClock(), is_on=False))

@@ -1,0 +1,77 @@
+"""What a summary remembers: count and sum for good, and a bounded sample of the last while for quantiles."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from typing import Final
+
+QUANTILES: Final = (0.1, 0.5, 0.9, 0.99)
+SLICES: Final = 5  # of the window; the oldest is forgotten as a whole
+SLICE_SAMPLES: Final = 32  # beyond, every second one goes, and every second one comes in
+
+
+class _Slice:
+    """Observations of one part of the window, evenly thinned out."""
+
+    __slots__ = ("count", "number", "samples", "stride", "wait")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.count = 0  # observations, also those of which no sample was kept
+        self.samples = array("d")
+        self.stride = 1
+        self.wait = 0  # so many samples are left out until the next one is kept
+
+    def add(self, value: float, count: int) -> None:
+        self.count += count
+        if self.wait:
+            self.wait -= 1
+            return
+        if len(self.samples) == SLICE_SAMPLES:
+            self.samples = self.samples[::2]
+            self.stride *= 2
+        self.samples.append(value)
+        self.wait = self.stride - 1
+
+
+class Window:
+    """One series of a summary. Takes at most 2 KB, however much is observed."""
+
+    __slots__ = ("_slice_s", "_slices", "count", "sum")
+
+    def __init__(self, max_age_s: float) -> None:
+        self.count = 0
+        self.sum = 0.0
+        self._slice_s = max_age_s / SLICES
+        self._slices: deque[_Slice] = deque(maxlen=SLICES + 1)
+
+    def observe(self, value: float, count: int, total: float, now_s: float) -> None:
+        """Take `count` observations that sum up to `total`, of which `value` is a typical one."""
+        self.count += count
+        self.sum += total
+        number = int(now_s // self._slice_s)
+        slices = self._slices
+        if not slices or slices[-1].number != number:
+            slices.append(_Slice(number))
+        slices[-1].add(value, count)
+
+    def quantiles(self, now_s: float) -> tuple[float, ...]:
+        """Return the values of QUANTILES over the window; NaN when nothing was observed in it."""
+        oldest = int(now_s // self._slice_s) - SLICES
+        slices = self._slices
+        while slices and slices[0].number < oldest:
+            slices.popleft()
+        weighed = sorted((value, part.count / len(part.samples)) for part in slices for value in part.samples)
+        if not weighed:
+            return (math.nan,) * len(QUANTILES)
+        whole = sum(weight for _, weight in weighed)
+        found = []
+        position, reached = 0, weighed[0][1]
+        for quantile in QUANTILES:
+            while reached < quantile * whole - 1e-9 and position < len(weighed) - 1:
+                position += 1
+                reached += weighed[position][1]
+            found.append(weighed[position][0])
+        return tuple(found)
