@@ -16,6 +16,7 @@ import select
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -25,9 +26,12 @@ from typing import Final
 import msgspec
 
 from actors import hub_config
+from actors.actor_metrics import actor_families
 from actors.addresses import AGENT, AGENT_PROCESS, SECURITY
 from actors.agent import AgentActor
 from actors.agent_link import LINK
+from actors.agent_metrics import AgentMetrics
+from actors.agent_metrics_actor import AgentMetricsActor
 from actors.agent_root import AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment
@@ -36,6 +40,7 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
+from actors.metric_registry import Registry
 from actors.module_spec import (
     EDGE_CLOUD,
     EDGE_HUB,
@@ -58,11 +63,14 @@ from actors.security import SecurityActor
 from actors.supervisor_messages import RestartModule
 from actors.upstream_protocol import UpstreamProtocol
 from messaging.address import child_of
+from messaging.clock import SystemClock
 from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
+from runtime.agent_metrics_files import CheckpointFile, ScrapeFiles
+from runtime.agent_metrics_sockets import AgentMetricsSockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
 from runtime.config import Settings, amqp_addresses, metrics_addresses, remember_device, web_addresses
@@ -79,6 +87,9 @@ from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
 from runtime.listening_sockets import Use
+from runtime.machine_look import MachineLook
+from runtime.measured_runtime import MeasuredRuntime
+from runtime.metrics_server import MetricsServer
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
@@ -284,6 +295,21 @@ class _Edge:
             close_hub_sockets=self._hub_sockets.close,
             cloud_sockets=cloud.for_process if cloud else lambda: ({}, ()),
         )
+        self._metrics_common = (
+            ("iothub", settings.iothub_hostname),
+            ("edge_device", settings.device_id),
+            ("instance_number", str(uuid.uuid4())),
+        )
+        environment = chosen.deployment.agent_environment
+        self._metrics = AgentMetrics(
+            Registry(
+                SystemClock(),
+                self._metrics_common,
+                histogram_age_s=environment.metrics_histogram_max_age_s,
+            )
+        )
+        self._metrics_server = MetricsServer()
+        self._metrics_sockets = AgentMetricsSockets(self._metrics_server)
         self._modules = ModuleRuntimes(processes, containers)
 
     def prepare(self) -> None:
@@ -333,6 +359,7 @@ class _Edge:
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
         write_private_file(home.hub_config, hub_config.encode(config))
+        self._tell_metrics()
         credentials = self._deployment.runtime.registry_credentials.values()
         self._modules.deployed(tuple(self._deployment.modules.values()), tuple(credentials))
 
@@ -349,8 +376,8 @@ class _Edge:
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
         with self._signals_caught():
-            root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
+            root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s, system), exported=True)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             if not self._chosen.file_name and self._chosen.kept is None:
@@ -376,6 +403,7 @@ class _Edge:
             self._security.close()
         self._modules.close()
         self._hub_sockets.close()
+        self._metrics_sockets.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
@@ -396,7 +424,7 @@ class _Edge:
 
     # the actors
 
-    def _root(self, began_s: float) -> AgentRootActor:
+    def _root(self, began_s: float, system: ThreadSystem) -> AgentRootActor:
         security = self._security
         assert security is not None
         enrollment = enrollment_of(self._settings, self._provisioned)
@@ -404,14 +432,38 @@ class _Edge:
         cloud = (
             ()
             if self._provisioned is None
-            else cloud_actors(self._provisioned, self._home, self._link.connections)
+            else cloud_actors(self._provisioned, self._home, self._link.connections, self._metrics)
         )
         return AgentRootActor(
             lambda: SecurityActor(security, REGISTRY if registry else ""),
             lambda: RegistryActor(registry, security=SECURITY, random=random.random),
             lambda: self._agent(began_s),
             cloud,
+            lambda: self._metrics_actor(began_s, system),
         )
+
+    def _metrics_actor(self, began_s: float, system: ThreadSystem) -> AgentMetricsActor:
+        common = self._metrics_common
+        return AgentMetricsActor(
+            self._metrics,
+            self._metrics_server,
+            (lambda: actor_families("edgeAgent_", common, system.counts()),),
+            look_at_machine=MachineLook(self._metrics, began_s).look_soon,
+            checkpoint=CheckpointFile(self._home.availability),
+            kept=ScrapeFiles(self._home.quality),
+            link=LINK if self._provisioned else "",
+        )
+
+    def _tell_metrics(self) -> None:
+        """Tell metrics where and as the deployment in force wants it."""
+        environment = self._deployment.agent_environment
+        self._metrics.configure(environment)
+        host = {"operatingSystemType": "linux", "architecture": os.uname().machine, "version": VERSION}
+        self._metrics.is_edge(VERSION, host)
+        addresses = (
+            metrics_addresses(self._settings, environment.metrics_port) if environment.metrics_enabled else ()
+        )
+        self._metrics_sockets.listen_on(addresses, f"/{environment.metrics_suffix}")
 
     def _agent(self, began_s: float) -> AgentActor:
         keeper = self._keeper
@@ -419,7 +471,7 @@ class _Edge:
         return AgentActor(
             keeper,
             security=SECURITY,
-            runtime=self._modules,
+            runtime=MeasuredRuntime(self._modules, self._metrics),
             records=self._records,
             stop_grace_s=self._settings.stop_grace_s,
             hub_grace_s=self._hub_grace_s,
@@ -430,6 +482,7 @@ class _Edge:
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
             until_ready=self._settings.start_when_ready,
             trial_s=self._settings.deployment_trial,
+            metrics=self._metrics,
         )
 
     def _on_moved(self) -> None:
@@ -528,6 +581,7 @@ class _Edge:
                 return
             self._hub_sockets.listen_on(hub_listeners(settings, self._environment))
             self._settings = settings
+        self._tell_metrics()
         log.info("containers look for the hub at %s; it is restarted to listen there too", gateway)
         self._bus.send(child_of(AGENT, EDGE_HUB), RestartModule(EDGE_HUB))
 
@@ -589,6 +643,7 @@ class _Edge:
             write_private_file(self._home.hub_config, hub_config.encode(config))
             self._settings, self._deployment, self._environment = settings, made, environment
         self._link.choose(upstream_protocol(settings, deployment))
+        self._tell_metrics()
         credentials = deployment.runtime.registry_credentials.values()
         self._modules.deployed(tuple(deployment.modules.values()), tuple(credentials))
         return made

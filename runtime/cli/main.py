@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "module-env": Entry(_HERE + "module_env", "module_env", "Run a module by hand or under a debugger."),
     "logs": Entry(_HERE + "logs", "logs", "Show the log of a module, of edgeHub or of edgeAgent."),
     "ledger": Entry(_HERE + "ledger", "ledger", "Account for every message: where did it go?"),
+    "metrics": Entry(_HERE + "metrics", "metrics", "Show the metrics of the edge."),
     "routes": Entry(_HERE + "routes", "routes", "Show, check and test routes."),
     "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),
     "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from actors.deployment import parse_deployment
+from actors.environment_variables import Effect, Variable
 from actors.hub_environment import (
     DEFAULTS,
     VARIABLES,
-    Effect,
     HubEnvironment,
-    Variable,
     parse_environment,
 )
 from actors.upstream_protocol import UpstreamProtocol

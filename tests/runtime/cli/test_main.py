@@ -67,7 +67,7 @@ def test_every_command_has_the_help_that_is_listed_for_it(name: str) -> None:
         (
             ["frobnicate"],
             "there is no command 'frobnicate'; there are run, list, explain, plan, start, stop, restart, "
-            "module-env, logs, ledger, routes, trace, upstream, identity, cloud, down; "
+            "module-env, logs, ledger, metrics, routes, trace, upstream, identity, cloud, down; "
             "see `edge-actors --help`",
         ),
         (["--quiet"], "no such option '--quiet'; see `edge-actors --help`"),
