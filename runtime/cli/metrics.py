@@ -123,7 +123,8 @@ def _told(values: Mapping[str, float]) -> str:
     from messaging.exposition import number
 
     if "_count" not in values:
-        return number(values[""])
+        value = values[""]
+        return number(value) if abs(value) >= 1e6 or value.is_integer() else f"{value:.6g}"
     count, total = values["_count"], values["_sum"]
     return (
         f"{number(count)} in sum {_short(total)}; half up to {_short(values['0.5'])}, "

@@ -20,6 +20,7 @@ from actors.stored import (
     Totals,
     position_of,
     positions_of_rank,
+    priority_of,
     rank_of,
     seq_of,
 )
@@ -229,6 +230,7 @@ class MemoryMessageDb:
                     dropped=queue.dropped.total(),
                     dropped_by_reason=dict(queue.dropped),
                     pending=len(queue.expires_at),
+                    pending_by_priority=dict(Counter(map(priority_of, queue.expires_at))),
                 )
                 for endpoint_id, queue in contents.queues.items()
             },
