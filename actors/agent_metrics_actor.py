@@ -1,7 +1,7 @@
 """Metrics of the agent process: looks at modules and machine now and then, and sends the quality telemetry.
 
-Understands: ModulesDue, MachineDue, KeepMetricsDue, SendKeptDue; ModuleList; QualitySent, QualityLost; and
-             what MetricsActor does
+Understands: ModulesDue, MachineDue, KeepMetricsDue, SendKeptDue, SendAgainDue; ModuleList; QualitySent,
+             QualityLost; and what MetricsActor does
 Tells:       agent/agent (ListModules), hub/metrics (TellMetrics), agent/link (SendQuality)
 Started by:  AgentRootActor
 
@@ -59,6 +59,11 @@ class KeepMetricsDue:
 @message
 class SendKeptDue:
     """Timer: send what was kept."""
+
+
+@message
+class SendAgainDue:
+    """Timer: try again to send what could not be."""
 
 
 class Checkpoint(Protocol):
@@ -222,10 +227,9 @@ class AgentMetricsActor(MetricsActor):
     # quality telemetry: send
 
     def on_send_kept_due(self, message: SendKeptDue) -> None:
-        if self._upload:
-            self._send()
-            return
         self.set_timer(self._metrics.environment.metric_upload_s, SendKeptDue())
+        if self._upload:  # what is left of the upload before has its own time
+            return
         try:
             found = self._kept.read(quality_telemetry.MOST_SCRAPES)
             oldest_s = self.clock.now_s() - self._metrics.environment.metric_max_upload_age_s
@@ -281,7 +285,11 @@ class AgentMetricsActor(MetricsActor):
             return
         wait_s = quality_telemetry.wait_s(self._tries, self._draw())
         log.info("quality telemetry: tried again in %.0f s: %s", wait_s, reason)
-        self.set_timer(wait_s, SendKeptDue())
+        self.set_timer(wait_s, SendAgainDue())
+
+    def on_send_again_due(self, message: SendAgainDue) -> None:
+        if self._upload and not self._sending:
+            self._send()
 
     def _forget(self) -> None:
         keys, self._keys = self._keys, []
