@@ -97,7 +97,7 @@ def parse_deployment(content: bytes | str, file_name: str) -> Deployment:
         agent_protocol = _agent_protocol(agent_node, edge_agent.env)
         agent_environment, problems = parse_agent_environment(edge_agent.env)
         for name, problem in problems:
-            agent_node.warn(f"its variable '{name}' {_is(problem)}")
+            agent_node.warn(f"its variable '{name}': {problem}")
     modules_node = fields.get("modules")
     modules = dict(_modules(modules_node)) if modules_node is not None else {}
     if (integrity := fields.get("integrity")) is not None:
@@ -120,10 +120,6 @@ def parse_deployment(content: bytes | str, file_name: str) -> Deployment:
         agent_protocol=agent_protocol,
         agent_environment=agent_environment,
     )
-
-
-def _is(problem: str) -> str:
-    return problem if problem.startswith("is ") else f"is {problem}"
 
 
 def _agent_protocol(agent: Node, environment: Mapping[str, str]) -> UpstreamProtocol | None:

@@ -1,6 +1,6 @@
 """Tells the metrics of its process: over HTTP to Prometheus, over the bus to whoever asks.
 
-Understands: TellMetrics; Metrics, RequestFailed and DeadlinePassed of the other process
+Understands: TellMetrics; Metrics, RequestFailed and DeadlinePassed of the other process; OtherWanted
 Tells:       whoever asked (Metrics), the one of the other process (TellMetrics)
 Started by:  the root of its process, on an event loop of its own: a scrape shall hold up nobody
 
@@ -36,6 +36,11 @@ class Metrics:
     families: tuple[Any, ...]
 
 
+@message
+class OtherWanted:
+    """To itself: somebody asks for the metrics of the other process."""
+
+
 Answered = Callable[[int, bytes], None]
 """Takes HTTP status and body."""
 
@@ -67,6 +72,7 @@ class MetricsActor(EdgeActor):
         self._gate = gate
         self._sources = sources
         self._other_name, self._other = others
+        self._wanted: list[Answered] = []  # who wants those of the other
         self._open: dict[int, Answered] = {}  # by correlation id of what the other was asked
 
     def on_start(self) -> None:
@@ -81,9 +87,15 @@ class MetricsActor(EdgeActor):
     def scraped(self, host: str, answered: Answered) -> None:
         """Somebody asks over HTTP."""
         if self._other and host.casefold() == self._other_name.casefold():
-            self._open[self.request(self._other, TellMetrics(), OTHER_LIMIT_S)] = answered
+            self._wanted.append(answered)
+            self.context.tell_self(OtherWanted())  # what a socket calls has no turn to wait for a deadline
         else:
             answered(200, encode_text(self._families()))
+
+    def on_other_wanted(self, message: OtherWanted) -> None:
+        wanted, self._wanted = self._wanted, []
+        for answered in wanted:
+            self._open[self.request(self._other, TellMetrics(), OTHER_LIMIT_S)] = answered
 
     def on_tell_metrics(self, message: TellMetrics) -> None:
         self.reply(Metrics(tuple(self._families())))

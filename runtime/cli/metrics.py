@@ -124,7 +124,7 @@ def _told(values: Mapping[str, float]) -> str:
 
     if "_count" not in values:
         value = values[""]
-        return number(value) if abs(value) >= 1e6 or value.is_integer() else f"{value:.6g}"
+        return number(value) if abs(value) >= 1e6 or float(value).is_integer() else f"{value:.6g}"
     count, total = values["_count"], values["_sum"]
     return (
         f"{number(count)} in sum {_short(total)}; half up to {_short(values['0.5'])}, "
