@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from actors.agent_environment import VARIABLES as AGENT_VARIABLES
 from actors.deployment import parse_deployment
 from actors.environment_variables import Effect, Variable
 from actors.hub_environment import (
@@ -35,7 +36,7 @@ def table_row(variable: Variable) -> str:
 def test_the_document_has_a_true_row_for_each_variable_in_the_order_of_the_table() -> None:
     rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
 
-    assert rows == [table_row(variable) for variable in VARIABLES]
+    assert rows == [table_row(variable) for variable in (*VARIABLES, *AGENT_VARIABLES)]
 
 
 def test_every_setting_of_the_hub_has_exactly_one_variable() -> None:
