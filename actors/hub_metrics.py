@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 from actors.c2d_queues import is_c2d_queue
 from actors.metric_registry import Registry
-from actors.stored import Match, Run, Segment, priority_of, seq_of
+from actors.metric_window import Window
+from actors.stored import Match, Run, Segment, priority_of, rank_of, seq_of
 from actors.trail import Way
 from messaging import system_properties as names
 from messaging.clock import SystemClock
@@ -43,9 +44,13 @@ _body_of = itemgetter(1)
 class Facts(NamedTuple):
     """What the labels of a message are made of."""
 
-    sender: str
-    output: str
+    kinds: tuple[tuple[str, str], ...]  # one: its sender, and the output that it came from
     properties_bytes: int  # names and values of the application's
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Sender and output."""
+        return self.kinds[0]
 
 
 class Flight(NamedTuple):
@@ -69,7 +74,7 @@ def facts_of(message: Message) -> Facts:
     """Return the facts of a message."""
     output = message.system_properties.get(names.OUTPUT_NAME) or ""
     size = sum(len(name) + len(value or "") for name, value in message.properties.items())
-    return Facts(sender_of(message.system_properties), output, size)
+    return Facts(((sender_of(message.system_properties), output),), size)
 
 
 def destination(queue_id: str) -> tuple[str, str] | None:
@@ -84,6 +89,14 @@ def destination(queue_id: str) -> tuple[str, str] | None:
     return f"{device}/{module}", name
 
 
+class _Out(NamedTuple):
+    """What is counted of messages of one kind on their way out of one queue."""
+
+    sent: list[float]
+    send_s: Window
+    process_s: Window
+
+
 class HubMetrics:
     """What is counted in the hub. Everything on messages belongs to the thread of router and store."""
 
@@ -92,7 +105,13 @@ class HubMetrics:
         self.registry = registry
         self.is_on = registry.is_on
         self._iothub = iothub
+        self._monotonic_s = registry.clock.monotonic_s
         self._known: dict[bytes, Facts] = {}
+        # What is counted into, found by what is at hand. Cleared when they grow; the series stay.
+        self._received_cells: dict[tuple[str, str], list[float]] = {}
+        self._size_windows: dict[str, Window] = {}
+        self._out: dict[tuple[str, tuple[str, str], int], _Out] = {}
+        self._destinations: dict[str, tuple[str, str] | None] = {}
         self._seqs: list[int] = []  # the first of a commit …
         self._stored_s: list[float] = []  # … and when that was, monotonic
         self.lanes: set[tuple[str, int]] = set()  # endpoint and priority of what was ever stored
@@ -167,7 +186,7 @@ class HubMetrics:
         try:
             return self.know(header, facts_of(decode_header(header, b"")))
         except EnvelopeError:
-            return Facts("", "", 0)
+            return Facts((("", ""),), 0)
 
     def received(
         self, identity: str, ways: Sequence[tuple[bytes, Way]], entries: Sequence[tuple[int, bytes]]
@@ -175,22 +194,36 @@ class HubMetrics:
         """The router has a batch of a client."""
         if not self.is_on or not entries:
             return
+        length = len(entries)
         total = sum(map(len, map(_body_of, entries)))
-        counts = {0: len(entries)} if len(ways) == 1 else Counter(map(_index_of, entries))
-        by_output: dict[str, int] = {}
-        unrouted: dict[str, int] = {}
+        counts = {0: length} if len(ways) == 1 else Counter(map(_index_of, entries))
         for index, count in counts.items():
             header, way = ways[index]
             facts = self._facts(header)
             total += count * facts.properties_bytes
-            by_output[facts.output] = by_output.get(facts.output, 0) + count
+            _, output = facts.kinds[0]
+            cell = self._received_cells.get((identity, output))
+            if cell is None:
+                cell = self._new_cell(identity, output)
+            cell[0] += count
             if not way.matches:
-                unrouted[facts.output] = unrouted.get(facts.output, 0) + count
-        for output, count in by_output.items():
-            self._received.add((identity, output), count)
-        for output, count in unrouted.items():
-            self._dropped.add(("no_route", identity, output), count)
-        self._size.observe(total / len(entries), (identity,), count=len(entries), total=total)
+                self._dropped.add(("no_route", identity, output), count)
+        window = self._size_windows.get(identity)
+        if window is None:
+            window = self._new_window(identity)
+        window.observe(total / length, length, total, self._monotonic_s())
+
+    def _new_cell(self, identity: str, output: str) -> list[float]:
+        if len(self._received_cells) >= REMEMBERED_HEADERS:
+            self._received_cells.clear()
+        cell = self._received_cells[identity, output] = self._received.cell((identity, output))
+        return cell
+
+    def _new_window(self, identity: str) -> Window:
+        if len(self._size_windows) >= REMEMBERED_HEADERS:
+            self._size_windows.clear()
+        window = self._size_windows[identity] = self._size.window((identity,))
+        return window
 
     def stored(self, first_seq: int, segments: Iterable[Segment]) -> None:
         """These were just committed, with this number and the ones that follow."""
@@ -201,7 +234,7 @@ class HubMetrics:
             if len(self._seqs) >= MOST_TIMES:
                 del self._seqs[::2], self._stored_s[::2]
             self._seqs.append(first_seq)
-            self._stored_s.append(self.registry.clock.monotonic_s())
+            self._stored_s.append(self._monotonic_s())
 
     def _see(self, matches: tuple[Match, ...]) -> None:
         if len(self._seen_matches) >= REMEMBERED_HEADERS:
@@ -217,43 +250,70 @@ class HubMetrics:
             counts = Counter(map(_index_of, entries))
             for index, header in enumerate(headers):
                 facts = self._facts(header)
-                self._unack.add(("storage_failure", facts.sender, facts.output), counts[index])
+                self._unack.add(("storage_failure", *facts.kind), counts[index])
 
     def expired(self, due: Iterable[tuple[bytes, int]]) -> None:
         """Messages are deleted because their time is over: headers and how many."""
         for header, count in due:
             facts = self._facts(header)
-            self._dropped.add(("ttl_expiry", facts.sender, facts.output), count)
+            self._dropped.add(("ttl_expiry", *facts.kind), count)
 
     def flight(self, queue_id: str, run: Run, now_s: float) -> Flight | None:
         """Return what to remember of a run that is sent; None when it is not counted."""
-        if not self.is_on or is_c2d_queue(queue_id):
+        if not self.is_on or self._destination(queue_id) is None:
             return None
-        kinds = [self._facts(header)[:2] for header in run.headers]
+        headers = run.headers
+        if len(headers) == 1:
+            return Flight(now_s, self._facts(headers[0]).kinds, None)
+        kinds = [self._facts(header).kind for header in headers]
         distinct = tuple(dict.fromkeys(kinds))
         if len(distinct) == 1:
             return Flight(now_s, distinct, None)
-        numbers = [distinct.index(kind) for kind in kinds]
+        places = {kind: place for place, kind in enumerate(distinct)}
+        numbers = [places[kind] for kind in kinds]
         return Flight(now_s, distinct, [numbers[index] for index, _ in run.entries])
 
     def arrived(self, queue_id: str, parts: Iterable[Arrived], now_s: float) -> None:
         """A consumer has messages of runs that were sent to it."""
-        where = destination(queue_id)
-        if where is None:
-            return
-        to, to_input = where
         for flight, offset, position, length in parts:
-            priority = str(priority_of(position))
-            counts = {0: length}
-            if flight.indices is not None:
-                counts = Counter(flight.indices[offset : offset + length])
-            stored_s = self._when_stored(seq_of(position))
-            for index, its in counts.items():
-                sender, output = flight.kinds[index]
-                self._sent.add((sender, to, output, to_input, priority), its)
-                self._send_s.observe(now_s - flight.sent_s, (sender, to, output, to_input), count=its)
-                if stored_s is not None:
-                    self._process_s.observe(now_s - stored_s, (sender, to, priority), count=its)
+            if flight.indices is None:
+                self._arrived(queue_id, flight.kinds[0], flight.sent_s, position, length, now_s)
+                continue
+            for index, count in Counter(flight.indices[offset : offset + length]).items():
+                self._arrived(queue_id, flight.kinds[index], flight.sent_s, position, count, now_s)
+
+    def _arrived(
+        self, queue_id: str, kind: tuple[str, str], sent_s: float, position: int, count: int, now_s: float
+    ) -> None:
+        key = (queue_id, kind, rank_of(position))
+        out = self._out.get(key)
+        if out is None:
+            if len(self._out) >= REMEMBERED_HEADERS:
+                self._out.clear()
+            out = self._out[key] = self._new_out(queue_id, kind, position)
+        out.sent[0] += count
+        out.send_s.observe(now_s - sent_s, count, (now_s - sent_s) * count, now_s)
+        stored_s = self._when_stored(seq_of(position))
+        if stored_s is not None:
+            out.process_s.observe(now_s - stored_s, count, (now_s - stored_s) * count, now_s)
+
+    def _new_out(self, queue_id: str, kind: tuple[str, str], position: int) -> _Out:
+        (sender, output), (to, to_input) = kind, self._destination(queue_id) or ("", "")
+        priority = str(priority_of(position))
+        return _Out(
+            self._sent.cell((sender, to, output, to_input, priority)),
+            self._send_s.window((sender, to, output, to_input)),
+            self._process_s.window((sender, to, priority)),
+        )
+
+    def _destination(self, queue_id: str) -> tuple[str, str] | None:
+        try:
+            return self._destinations[queue_id]
+        except KeyError:
+            if len(self._destinations) >= REMEMBERED_HEADERS:
+                self._destinations.clear()
+            found = self._destinations[queue_id] = destination(queue_id)
+            return found
 
     def _when_stored(self, seq: int) -> float | None:
         """Return when a message was stored, None when that was before this process or is forgotten."""

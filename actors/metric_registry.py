@@ -1,8 +1,9 @@
 """Counters, gauges and summaries of one process, and what they stand at.
 
-Any thread may count; a lock makes that right, at a tenth of a microsecond, so what is counted is a batch and
-not a message. A series is there from its first use on. There is no limit on who connects, and labels name
-identities, so the number of series has one.
+Any thread may count, and a lock makes that right. What one thread alone counts, all the time, it adds to in
+place (`Counter.cell`, `Summary.window`); it is a batch all the same and not a message. A series is there from
+its first use on. There is no limit on who connects, and labels name identities, so the number of series has
+one.
 
 Source: spec sheet observability.md section 1
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from actors.metric_window import QUANTILES, Window
 from messaging.clock import Clock
@@ -53,7 +54,7 @@ class Registry:
         self.histogram_age_s = histogram_age_s
         self.lock = threading.Lock()
         self._common = common
-        self._families: list[Metric[float] | Metric[Window]] = []
+        self._families: list[Metric[Any]] = []
         self._series = 0
         self._told = False
 
@@ -73,7 +74,7 @@ class Registry:
         """Return a summary of seconds; its name gets `_seconds`."""
         return Summary(self, f"{name}_seconds", help, labels, ms, DURATION_AGE_S)
 
-    def add(self, family: Metric[float] | Metric[Window]) -> None:
+    def add(self, family: Metric[Any]) -> None:
         """Know one family more."""
         self._families.append(family)
 
@@ -128,7 +129,7 @@ class Metric(Generic[Value]):
         self._fixed: Labels = ((MS_TELEMETRY, ms),) if ms else ()
         self._plain = plain
         self._series: dict[Of, Value] = {}
-        registry.add(self)  # type: ignore[arg-type]
+        registry.add(self)
 
     def copied(self, now_s: float) -> Mapping[Of, tuple[float, ...]]:
         """Return the numbers of each series. The lock is held."""
@@ -143,8 +144,19 @@ class Metric(Generic[Value]):
         return own if self._plain else common + own
 
 
-class Counter(Metric[float]):
+class Counter(Metric[list[float]]):
     """Only grows."""
+
+    def cell(self, of: Of) -> list[float]:
+        """Return what one thread alone adds to in place, for what is counted all the time."""
+        registry = self._registry
+        with registry.lock:
+            cell = self._series.get(of)
+            if cell is None:
+                cell = [0.0]
+                if registry.admits_another():
+                    self._series[of] = cell
+            return cell
 
     def add(self, of: Of = (), count: float = 1) -> None:
         """Count so many more."""
@@ -152,14 +164,14 @@ class Counter(Metric[float]):
         if not registry.is_on:
             return
         with registry.lock:
-            before = self._series.get(of)
-            if before is not None:
-                self._series[of] = before + count
+            cell = self._series.get(of)
+            if cell is not None:
+                cell[0] += count
             elif registry.admits_another():
-                self._series[of] = count
+                self._series[of] = [count]
 
     def copied(self, now_s: float) -> Mapping[Of, tuple[float, ...]]:
-        return {of: (value,) for of, value in self._series.items()}
+        return {of: (cell[0],) for of, cell in self._series.items() if cell[0]}
 
 
 class Gauge(Metric[float]):
@@ -192,6 +204,17 @@ class Summary(Metric[Window]):
         super().__init__(registry, name, "summary", help, labels, ms)
         self._age_s = age_s
 
+    def window(self, of: Of) -> Window:
+        """Return what one thread alone observes into, for what is observed all the time."""
+        registry = self._registry
+        with registry.lock:
+            window = self._series.get(of)
+            if window is None:
+                window = Window(self._age_s)
+                if registry.admits_another():
+                    self._series[of] = window
+            return window
+
     def observe(self, value: float, of: Of = (), *, count: int = 1, total: float | None = None) -> None:
         """Take an observation, or `count` at once of which `value` is a typical one and `total` the sum."""
         registry = self._registry
@@ -210,6 +233,7 @@ class Summary(Metric[Window]):
         return {
             of: (*window.quantiles(now_s), window.sum, float(window.count))
             for of, window in self._series.items()
+            if window.count
         }
 
     def samples(self, copy: Mapping[Of, tuple[float, ...]], common: Labels) -> tuple[Sample, ...]:

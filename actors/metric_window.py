@@ -37,33 +37,40 @@ class _Slice:
 
 
 class Window:
-    """One series of a summary. Takes at most 2 KB, however much is observed."""
+    """One series of a summary. Takes at most 2 KB, however much is observed.
 
-    __slots__ = ("_slice_s", "_slices", "count", "sum")
+    One thread at a time observes; any may ask meanwhile: what it looks at is copied first, each part in one
+    step of the interpreter.
+    """
+
+    __slots__ = ("_newest", "_slice_s", "_slices", "count", "sum")
 
     def __init__(self, max_age_s: float) -> None:
         self.count = 0
         self.sum = 0.0
         self._slice_s = max_age_s / SLICES
         self._slices: deque[_Slice] = deque(maxlen=SLICES + 1)
+        self._newest = _Slice(-1)  # none yet
 
     def observe(self, value: float, count: int, total: float, now_s: float) -> None:
         """Take `count` observations that sum up to `total`, of which `value` is a typical one."""
         self.count += count
         self.sum += total
         number = int(now_s // self._slice_s)
-        slices = self._slices
-        if not slices or slices[-1].number != number:
-            slices.append(_Slice(number))
-        slices[-1].add(value, count)
+        newest = self._newest
+        if newest.number != number:
+            newest = self._newest = _Slice(number)
+            self._slices.append(newest)
+        newest.add(value, count)
 
     def quantiles(self, now_s: float) -> tuple[float, ...]:
         """Return the values of QUANTILES over the window; NaN when nothing was observed in it."""
         oldest = int(now_s // self._slice_s) - SLICES
-        slices = self._slices
-        while slices and slices[0].number < oldest:
-            slices.popleft()
-        weighed = sorted((value, part.count / len(part.samples)) for part in slices for value in part.samples)
+        weighed: list[tuple[float, float]] = []
+        for part in list(self._slices):
+            samples = part.samples.tolist() if part.number >= oldest else ()
+            weighed += [(value, part.count / len(samples)) for value in samples]
+        weighed.sort()
         if not weighed:
             return (math.nan,) * len(QUANTILES)
         whole = sum(weight for _, weight in weighed)
