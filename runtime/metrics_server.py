@@ -124,4 +124,7 @@ def _end_when_begun(begun: asyncio.Task[asyncio.Server]) -> None:
         if not task.cancelled() and task.exception() is None:
             task.result().close()
 
-    begun.add_done_callback(end)
+    if begun.done():
+        end(begun)  # at once: the loop may be about to stop
+    else:
+        begun.add_done_callback(end)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.addresses import ROUTER
+from actors.addresses import METHODS, ROUTER
+from actors.client_services import InvokeMethod
 from actors.hub_metrics import OFF, HubMetrics
 from actors.ledger_metrics import ledger_families
 from actors.metric_registry import Registry
@@ -249,7 +250,27 @@ def test_every_series_has_the_common_labels_first(counted: Counted) -> None:
             assert tuple(sample.labels.items())[:3] == COMMON
 
 
-def test_what_is_asked_of_a_method_is_counted_with_who_asked() -> None:
+def test_a_call_of_a_method_is_counted_with_caller_and_target(counted: Counted) -> None:
+    world = counted.world
+    peer = world.open().connect(B)
+    peer.subscribe("$iothub/methods/POST/#")
+    peer.received()
+
+    world.system.bus.send(METHODS, InvokeMethod(B, "start", b"", 10.0, 0.0, A), sender="test")
+    world.system.run()
+    [(_, called)] = peer.received()
+    request = called.partition(b"$rid=")[2][:36].decode()
+    world.system.advance(2.0)
+    peer.send(Publish(f"$iothub/methods/res/200/?$rid={request}", b"", 1, 5))
+    world.system.bus.send(METHODS, InvokeMethod(A, "start", b"", 10.0, 0.0), sender="test")
+
+    assert counted.ms("edgehub_direct_methods_total", **{"from": A, "to": B}) == 1
+    took = counted.value("edgehub_direct_method_duration_seconds_sum", **{"from": A, "to": B})
+    assert took == pytest.approx(2.0)
+    assert counted.ms("edgehub_direct_methods_total", **{"from": "upstream", "to": A}) == 1
+
+
+def test_the_time_of_a_method_is_a_summary() -> None:
     metrics = HubMetrics(Registry(HubWorld().system.clock))
 
     metrics.method_called("edge1/a", "edge1/b", 0.25)
