@@ -171,8 +171,12 @@ class HubMetrics:
 
     # messages
 
-    def know(self, header: bytes, facts: Facts) -> Facts:
-        """Remember what was found out about a header."""
+    def saw(self, header: bytes, message: Message) -> None:
+        """Take note of a message while it is decoded; the body does not matter."""
+        if self.is_on and header not in self._known:
+            self._know(header, facts_of(message))
+
+    def _know(self, header: bytes, facts: Facts) -> Facts:
         if len(header) <= LONGEST_REMEMBERED_BYTES:
             if len(self._known) >= REMEMBERED_HEADERS:
                 self._known.clear()
@@ -184,7 +188,7 @@ class HubMetrics:
         if known is not None:
             return known
         try:
-            return self.know(header, facts_of(decode_header(header, b"")))
+            return self._know(header, facts_of(decode_header(header, b"")))
         except EnvelopeError:
             return Facts((("", ""),), 0)
 

@@ -17,7 +17,7 @@ from actors.base import EdgeActor
 from actors.c2d_queues import queue_of, time_to_live_s
 from actors.cloud import C2dReceived
 from actors.hub_config import RouteText
-from actors.hub_metrics import OFF, HubMetrics, facts_of
+from actors.hub_metrics import OFF, HubMetrics
 from actors.store_messages import Append, KeepQueues
 from actors.trail import RoutingTrail, TraceRouting, Way, has_message_id
 from messaging.errors import RouteError
@@ -259,8 +259,7 @@ class RouterActor(EdgeActor):
         return {"routes": len(self._compiled.routes), "bad_routes": len(self._bad)}
 
     def _way(self, header: bytes, message: Message) -> Way:
-        if self._metrics.is_on:
-            self._metrics.know(header, facts_of(message))
+        self._metrics.saw(header, message)
         found = self._compiled.endpoints_of(message)
         matches = tuple(
             (
