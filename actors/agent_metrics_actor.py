@@ -28,7 +28,7 @@ from actors.module_list import ListModules, ModuleList
 from actors.module_spec import EDGE_AGENT, EDGE_CLOUD
 from actors.quality_telemetry import Scrape
 from messaging.errors import EdgeError
-from messaging.exposition import Family, families_of
+from messaging.exposition import Family, unpack
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, RequestFailed
 
@@ -199,7 +199,7 @@ class AgentMetricsActor(MetricsActor):
 
     def on_metrics(self, message: Metrics) -> None:
         if self.envelope.correlation_id == self._asked_hub:
-            self._keep(families_of(message.families))
+            self._keep(unpack(message.packed))
 
     def _keep(self, of_hub: Sequence[Family]) -> None:
         self._asked_hub = 0

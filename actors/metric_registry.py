@@ -99,8 +99,7 @@ class Registry:
     def collect(self) -> tuple[Family, ...]:
         """Return what everything stands at; families without a series are left out."""
         now_s = self.clock.monotonic_s()
-        with self.lock:
-            copies = [(family, family.copied(now_s)) for family in self._families]
+        copies = [(family, family.copied(now_s)) for family in self._families]
         return tuple(
             Family(family.name, family.kind, family.help, family.samples(copy, self._common))
             for family, copy in copies
@@ -132,8 +131,13 @@ class Metric(Generic[Value]):
         registry.add(self)
 
     def copied(self, now_s: float) -> Mapping[Of, tuple[float, ...]]:
-        """Return the numbers of each series. The lock is held."""
+        """Return the numbers of each series. Others count on meanwhile."""
         raise NotImplementedError
+
+    def known(self) -> list[tuple[Of, Value]]:
+        """Return the series of this moment."""
+        with self._registry.lock:
+            return list(self._series.items())
 
     def samples(self, copy: Mapping[Of, tuple[float, ...]], common: Labels) -> tuple[Sample, ...]:
         """Return the samples that these numbers make."""
@@ -171,7 +175,7 @@ class Counter(Metric[list[float]]):
                 self._series[of] = [count]
 
     def copied(self, now_s: float) -> Mapping[Of, tuple[float, ...]]:
-        return {of: (cell[0],) for of, cell in self._series.items() if cell[0]}
+        return {of: (cell[0],) for of, cell in self.known() if cell[0]}
 
 
 class Gauge(Metric[float]):
@@ -194,7 +198,7 @@ class Gauge(Metric[float]):
                 self._series = {of: value for of, value in values.items() if registry.admits_another()}
 
     def copied(self, now_s: float) -> Mapping[Of, tuple[float, ...]]:
-        return {of: (value,) for of, value in self._series.items()}
+        return {of: (value,) for of, value in self.known()}
 
 
 class Summary(Metric[Window]):
@@ -232,7 +236,7 @@ class Summary(Metric[Window]):
     def copied(self, now_s: float) -> Mapping[Of, tuple[float, ...]]:
         return {
             of: (*window.quantiles(now_s), window.sum, float(window.count))
-            for of, window in self._series.items()
+            for of, window in self.known()
             if window.count
         }
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from actors.base import EdgeActor
 from actors.metric_registry import Registry, Source
-from messaging.exposition import Family, encode_text, families_of
+from messaging.exposition import Family, encode_text, pack, unpack
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, RequestFailed
 
@@ -31,9 +31,9 @@ class TellMetrics:
 
 @message
 class Metrics:
-    """Families as `messaging.exposition` has them; none when metrics are switched off."""
+    """Families as `messaging.exposition.unpack` reads them; none when metrics are switched off."""
 
-    families: tuple[Any, ...]
+    packed: bytes
 
 
 @message
@@ -43,6 +43,9 @@ class OtherWanted:
 
 Answered = Callable[[int, bytes], None]
 """Takes HTTP status and body."""
+
+Job = Callable[[], bytes]
+"""Makes text of what the metrics stand at, which takes seconds when there are thousands of clients."""
 
 
 class MetricsGate(Protocol):
@@ -54,6 +57,10 @@ class MetricsGate(Protocol):
 
     def close(self) -> None:
         """Bring no more."""
+        ...
+
+    def work(self, job: Job, done: Callable[[bytes | None], None]) -> None:
+        """Do a job in a thread, one at a time; `done` gets its result on the loop, None when it failed."""
         ...
 
 
@@ -90,7 +97,7 @@ class MetricsActor(EdgeActor):
             self._wanted.append(answered)
             self.context.tell_self(OtherWanted())  # what a socket calls has no turn to wait for a deadline
         else:
-            answered(200, encode_text(self._families()))
+            self._gate.work(lambda: encode_text(self._families()), _answer(answered))
 
     def on_other_wanted(self, message: OtherWanted) -> None:
         wanted, self._wanted = self._wanted, []
@@ -98,12 +105,21 @@ class MetricsActor(EdgeActor):
             self._open[self.request(self._other, TellMetrics(), OTHER_LIMIT_S)] = answered
 
     def on_tell_metrics(self, message: TellMetrics) -> None:
-        self.reply(Metrics(tuple(self._families())))
+        asked = self.envelope
+
+        def done(packed: bytes | None) -> None:
+            if packed is None:
+                reason = "its metrics cannot be told; its log says why"
+                self.reply(RequestFailed(asked.kind, self.address, reason), asked)
+            else:
+                self.reply(Metrics(packed), asked)
+
+        self._gate.work(lambda: pack(self._families()), done)
 
     def on_metrics(self, message: Metrics) -> None:
         answered = self._open.pop(self.envelope.correlation_id, None)
         if answered is not None:
-            answered(200, encode_text(families_of(message.families)))
+            self._gate.work(lambda: encode_text(unpack(message.packed)), _answer(answered))
 
     def on_request_failed(self, message: RequestFailed) -> None:
         self._failed(self.envelope.correlation_id, message.reason)
@@ -123,3 +139,13 @@ class MetricsActor(EdgeActor):
         for source in self._sources:
             found += source()
         return [family for family in found if family.samples]
+
+
+def _answer(answered: Answered) -> Callable[[bytes | None], None]:
+    def done(text: bytes | None) -> None:
+        if text is None:
+            answered(500, b"the metrics cannot be told; the log says why\n")
+        else:
+            answered(200, text)
+
+    return done

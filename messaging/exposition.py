@@ -6,8 +6,11 @@ Source: prometheus.io/docs/instrumenting/exposition_formats, text format 0.0.4
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
+
+import msgpack
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -57,16 +60,16 @@ def number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
-def families_of(plain: Iterable[Iterable[object]]) -> tuple[Family, ...]:
-    """Return families that have travelled in an envelope, which knows lists and tuples only."""
+def pack(families: Iterable[Family]) -> bytes:
+    """Return families as bytes for an envelope; labels repeat, so little is left of them."""
+    return zlib.compress(msgpack.packb(tuple(families)), level=1)
+
+
+def unpack(packed: bytes) -> tuple[Family, ...]:
+    """Return the families of which `pack` made bytes."""
     return tuple(
-        Family(
-            name,  # type: ignore[arg-type]
-            kind,  # type: ignore[arg-type]
-            help_text,  # type: ignore[arg-type]
-            tuple(Sample(suffix, tuple(map(tuple, labels)), value) for suffix, labels, value in samples),  # type: ignore[attr-defined]
-        )
-        for name, kind, help_text, samples in plain
+        Family(name, kind, help_text, tuple(Sample(*sample) for sample in samples))
+        for name, kind, help_text, samples in msgpack.unpackb(zlib.decompress(packed), use_list=False)
     )
 
 

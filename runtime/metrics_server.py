@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
-from actors.metrics import Answered
+from actors.metrics import Answered, Job
 from messaging.exposition import CONTENT_TYPE
 from messaging.text import quoted
 from runtime.http_connection import HttpConnection, Limits
@@ -37,6 +39,7 @@ class MetricsServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serving: dict[socket.socket, asyncio.Task[asyncio.Server]] = {}
         self._connections: set[asyncio.Task[None]] = set()
+        self._working = threading.Lock()
 
     def open(self, scraped: Scraped) -> None:
         """See MetricsGate."""
@@ -50,6 +53,23 @@ class MetricsServer:
         self._serve()
         for connection in list(self._connections):
             connection.cancel()
+
+    def work(self, job: Job, done: Callable[[bytes | None], None]) -> None:
+        """See MetricsGate."""
+        loop = self._loop
+        assert loop is not None
+
+        def run() -> None:
+            with self._working:
+                try:
+                    result = job()
+                except Exception:
+                    log.exception("metrics cannot be told")
+                    result = None
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(done, result)
+
+        threading.Thread(target=run, name="metrics-text", daemon=True).start()
 
     def use(self, sockets: Iterable[socket.socket], path: str = PATH) -> None:
         """Serve on these sockets and no others from now on. From any thread."""

@@ -17,11 +17,11 @@ from actors.agent_link import LINK, QualityLost, QualitySent, SendQuality
 from actors.agent_metrics import AgentMetrics
 from actors.agent_metrics_actor import AgentMetricsActor
 from actors.metric_registry import Registry
-from actors.metrics import Answered, Metrics, TellMetrics
+from actors.metrics import Answered, Job, Metrics, TellMetrics
 from actors.module_list import ListModules, ModuleList
 from actors.quality_telemetry import Point, Scrape
 from actors.system_resources import Disk, ModuleResources, Resources
-from messaging.exposition import Family, Sample
+from messaging.exposition import Family, Sample, pack
 from messaging.lifecycle import RequestFailed
 from tests.actors.hub_world import World
 
@@ -41,6 +41,9 @@ class Gate:
 
     def close(self) -> None:
         self.scraped = None
+
+    def work(self, job: Job, done: Callable[[bytes | None], None]) -> None:
+        done(job())
 
 
 class Kept:
@@ -114,7 +117,7 @@ class AgentWorld(World):
         """Have the hub answer; return how often it was asked."""
         asked = [letter for letter in self.letters(METRICS) if letter.kind == TellMetrics.__name__]
         for letter in asked:
-            self.tell(METRICS_OF_AGENT, Metrics(tuple(families)), METRICS, letter.correlation_id)
+            self.tell(METRICS_OF_AGENT, Metrics(pack(families)), METRICS, letter.correlation_id)
         return len(asked)
 
     def sent(self, answer: object) -> list[bytes]:

@@ -95,6 +95,22 @@ def test_a_window_stays_small_and_its_quantiles_near_whatever_is_observed() -> N
     assert window.count == 100_000
 
 
+def test_slices_of_unequal_density_weigh_by_what_was_observed_in_them() -> None:
+    window = Window(500.0)
+    for value in range(1000):
+        window.observe(value, 1, value, 0.0)
+    for _ in range(10):
+        window.observe(5000.0, 1, 5000.0, 100.0)
+
+    low, middle, high, highest = window.quantiles(100.0)
+
+    assert abs(low - 100) < 40
+    assert abs(middle - 500) < 40
+    assert abs(high - 909) < 40
+    assert highest < 5000
+    assert window.quantiles(650.0) == (5000.0,) * 4
+
+
 def test_many_observations_at_once_weigh_as_many() -> None:
     registry = Registry(ManualClock())
 

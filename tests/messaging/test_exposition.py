@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from messaging.exposition import Family, Sample, encode_text, families_of
+from messaging.exposition import Family, Sample, encode_text, pack, unpack
 
 VALUES = st.floats(allow_nan=False, width=64)
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
@@ -70,7 +70,14 @@ def test_infinities_are_written_as_prometheus_reads_them() -> None:
     ]
 
 
-def test_families_come_back_from_lists_as_an_envelope_has_them() -> None:
-    family = Family("g", "gauge", "h", (Sample("", (("a", "b"),), 1.0),))
+def test_families_come_back_from_the_bytes_of_an_envelope() -> None:
+    families = tuple(
+        Family(f"g{number}", "gauge", "h", (Sample("", (("a", "b"), ("c", str(number))), 1.5),))
+        for number in range(100)
+    )
 
-    assert families_of([["g", "gauge", "h", [["", [["a", "b"]], 1.0]]]]) == (family,)
+    packed = pack(families)
+
+    assert unpack(packed) == families
+    assert len(packed) < len(encode_text(families)) / 4
+    assert unpack(pack(())) == ()
