@@ -22,7 +22,6 @@ from typing import Any, Final
 
 import msgspec
 
-from actors import quality_telemetry
 from actors.agent_metrics import OFF, AgentMetrics
 from actors.base import EdgeActor
 from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnections, CloudFault, Fault
@@ -44,7 +43,7 @@ from messaging.envelope import Envelope, Secret
 from messaging.identity import Identity
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, RequestFailed
-from messaging.message import Message
+from messaging.message import DIAGNOSTICS_TYPE, Message
 from messaging.topics import Feature
 from messaging.twin import Json, difference, merge
 
@@ -478,7 +477,7 @@ class AgentLinkActor(EdgeActor):
             self.reply(QualityLost("there is no link to the cloud", True))
         else:
             self._quality = next(self._numbers), self.envelope
-            properties = {names.CONTENT_TYPE: quality_telemetry.CONTENT_TYPE}
+            properties = {names.CONTENT_TYPE: DIAGNOSTICS_TYPE}
             self._connection.send(self._quality[0], Message("/messages/", {}, properties, message.body))
 
     def _quality_failed(self, fault: CloudFault) -> None:

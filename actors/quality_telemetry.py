@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 from actors.metric_registry import MS_TELEMETRY
 from messaging.exposition import Family
 
-CONTENT_TYPE: Final = "application/x-azureiot-edgeruntimediagnostics"
 MOST_BYTES: Final = 255_000  # of one message
 MOST_SCRAPES: Final = 1000  # read for one upload
 MOST_TRIES: Final = 20

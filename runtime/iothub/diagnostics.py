@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from actors.quality_telemetry import CONTENT_TYPE
 from messaging import system_properties as names
 from messaging.clock import Clock
 from messaging.errors import EdgeError
+from messaging.message import DIAGNOSTICS_TYPE
 from messaging.time_text import iso_utc
 from runtime.atomic_file import write_private_file
 from runtime.iothub.records import Grant, Telemetry
@@ -32,7 +32,7 @@ KEPT: Final = 32  # messages, of up to 255 KB
 
 def is_diagnostics(message: Telemetry) -> bool:
     """Say whether a message is none for readers."""
-    return message.system_properties.get(names.CONTENT_TYPE) == CONTENT_TYPE
+    return message.system_properties.get(names.CONTENT_TYPE) == DIAGNOSTICS_TYPE
 
 
 class Diagnostics:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.quality_telemetry import CONTENT_TYPE
+from messaging.message import DIAGNOSTICS_TYPE
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.diagnostics import FILE
 from tests.actors.manifests import AGENT as AGENT_PATH
@@ -313,7 +313,7 @@ def test_the_quality_telemetry_reaches_the_cloud_and_no_reader_of_messages(edge:
 
     [first, *_] = until(lambda: quality_of(edge), edge)
 
-    assert first["contentType"] == CONTENT_TYPE
+    assert first["contentType"] == DIAGNOSTICS_TYPE
     assert first["properties"] == {}
     assert first["identity"].endswith("/$edgeAgent")
     body = base64.b64decode(first["body"])
@@ -322,7 +322,7 @@ def test_the_quality_telemetry_reaches_the_cloud_and_no_reader_of_messages(edge:
     for word in (b'iothub"', b"edge_device", b"ms_telemetry", b"idle"):
         assert word not in body
     readable = edge.home / "upstream.jsonl"
-    assert not readable.exists() or CONTENT_TYPE not in readable.read_text()
+    assert not readable.exists() or DIAGNOSTICS_TYPE not in readable.read_text()
 
 
 def test_a_metrics_port_that_a_new_deployment_asks_for_is_taken_at_once(edge: EdgeProcess) -> None:
