@@ -325,12 +325,12 @@ def test_the_quality_telemetry_reaches_the_cloud_and_no_reader_of_messages(edge:
     assert not readable.exists() or DIAGNOSTICS_TYPE not in readable.read_text()
 
 
-def test_a_metrics_port_that_a_new_deployment_asks_for_is_taken_at_once(edge: EdgeProcess) -> None:
-    _, before = started(edge)
+def test_the_port_and_path_that_a_new_deployment_asks_for_are_taken_and_the_hub_lives_on(edge: EdgeProcess) -> None:
+    hub_port, before = started(edge)
     until(lambda: scrape(before), edge)
     edge.kill_agent()
     after = free_port()
-    deploy(edge, {"HttpSettings__metrics_port": free_port()}, {"port": after, "suffix": "/edge/numbers"})
+    deploy(edge, {"HttpSettings__metrics_port": hub_port}, {"port": after, "suffix": "/edge/numbers"})
 
     edge.start()
     edge.wait_for(edgeHub="running", idle="running")
