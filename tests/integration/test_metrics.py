@@ -325,7 +325,7 @@ def test_the_quality_telemetry_reaches_the_cloud_and_no_reader_of_messages(edge:
     assert not readable.exists() or DIAGNOSTICS_TYPE not in readable.read_text()
 
 
-def test_the_port_and_path_that_a_new_deployment_asks_for_are_taken_and_the_hub_lives_on(edge: EdgeProcess) -> None:
+def test_port_and_path_of_a_new_deployment_are_taken_and_the_hub_lives_on(edge: EdgeProcess) -> None:
     hub_port, before = started(edge)
     until(lambda: scrape(before), edge)
     edge.kill_agent()
