@@ -23,6 +23,7 @@ from actors.agent_link import (
     ReportState,
     WatchDesired,
 )
+from actors.agent_metrics import OFF, AgentMetrics
 from actors.broker_settings import BrokerSet, set_broker
 from actors.deployment_keeper import (
     APPLIED,
@@ -133,6 +134,7 @@ class AgentActor(ModuleTree):
         cloud: ModuleSpec | None = None,
         until_ready: bool = False,
         trial_s: float = 0.0,
+        metrics: AgentMetrics = OFF,
     ) -> None:
         """Keep what is needed.
 
@@ -151,6 +153,7 @@ class AgentActor(ModuleTree):
             until_ready: Whether modules of one start order have to be ready before the next ones start.
             trial_s: For how long the modules that a deployment changes have to stay up, or the one before
                 comes back; 0: it never does.
+            metrics: Where to count.
         """
         super().__init__(
             keeper.deployment,
@@ -163,6 +166,8 @@ class AgentActor(ModuleTree):
             until_ready=until_ready,
         )
         self._keeper = keeper
+        self._metrics = metrics
+        self._deployed_s = 0.0  # when what is being prepared came, monotonic
         self._agent_report = agent_report(agent_pid, started_at_s)
         self._link = link
         self._platform = platform
@@ -213,6 +218,7 @@ class AgentActor(ModuleTree):
     def _prepare(self) -> None:
         """Fetch what the modules need; until all of it is here those of the deployment before go on."""
         self._deployments += 1
+        self._deployed_s = self.clock.monotonic_s()
         self._preparing = self._preparing or "it is being prepared"
         number, tell_self = self._deployments, self.context.tell_self
         deployment = self._keeper.deployment
@@ -240,6 +246,7 @@ class AgentActor(ModuleTree):
         self._trial_ends_s = self.clock.monotonic_s() + self._trial_s
         self._version = self._keeper.version
         self.roll_out(self._keeper.deployment, message.outdated)
+        self._metrics.deployed(self.clock.monotonic_s() - self._deployed_s)
         self._report_soon()
         if self._hub_is_there:
             self._tell_hub(HUB_ROUTER, BROKER)

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from actors.agent_link import AgentMethodAnswered, CallAgentMethod
+from actors.agent_metrics import OFF, AgentMetrics
 from actors.base import EdgeActor
 from actors.log_query import (
     BundleRequest,
@@ -112,8 +113,9 @@ class _LogCall:
 class AgentMethodsActor(EdgeActor):
     """One method handler each; what takes time happens elsewhere."""
 
-    def __init__(self, agent: str, worker: LogWorker) -> None:
-        """Take the address of the AgentActor, and who reads logs."""
+    def __init__(self, agent: str, worker: LogWorker, metrics: AgentMetrics = OFF) -> None:
+        """Take the address of the AgentActor, who reads logs, and where to count."""
+        self._metrics = metrics
         self._agent = agent
         self._worker = worker
         self._links: dict[str, str] = {}  # request id of a call → whom to answer
@@ -127,6 +129,9 @@ class AgentMethodsActor(EdgeActor):
     def on_call_agent_method(self, message: CallAgentMethod) -> None:
         self._links[message.request_id] = self.envelope.sender
         payload, name = message.payload.reveal(), message.name
+        for known in NAMES:
+            if known.lower() == name.lower():
+                self._metrics.method_called(known)
         try:
             match name.lower():
                 case "ping":

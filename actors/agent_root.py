@@ -13,7 +13,7 @@ from typing import Final
 
 from actors.addresses import AGENT
 from actors.agent import AgentActor
-from actors.base import ChildSpec
+from actors.base import ChildSpec, EdgeActor
 from actors.module_report import ModuleReported
 from actors.module_spec import EDGE_HUB
 from actors.module_tree import ModulesStopped, StopModules
@@ -27,6 +27,7 @@ from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
 
+METRICS_LOOP: Final = "agent/metrics-loop"
 REPLACE_LIMIT_S: Final = 30.0  # for a hub to be stopped and started; then the order is given again
 
 
@@ -55,6 +56,7 @@ class AgentRootActor(RootActor):
         agent: Callable[[], AgentActor],
         cloud: Sequence[ChildSpec] = (),
         start_anew: Callable[[], str] = lambda: "this edge cannot start anew by itself; end it and start it",
+        metrics: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -62,6 +64,7 @@ class AgentRootActor(RootActor):
             security, registry, agent: Make these actors.
             cloud: What runs besides.
             start_anew: Has the main program end this run and begin another; returns why not, or "".
+            metrics: Makes the actor that tells metrics; None for none.
         """
         self._start_anew = start_anew
         super().__init__(
@@ -70,6 +73,7 @@ class AgentRootActor(RootActor):
                 ChildSpec("registry", registry, exported=True),
                 *cloud,
                 ChildSpec("agent", agent, exported=True),
+                *([ChildSpec("metrics", metrics, METRICS_LOOP, exported=True)] if metrics else []),
             )
         )
         self._replaced = 0  # incarnation of the hub that was of another version

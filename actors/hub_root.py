@@ -8,7 +8,7 @@ Started by:  the main program of the hub process
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.addresses import (
@@ -20,6 +20,7 @@ from actors.addresses import (
     HUB_CLIENT,
     IDENTITIES,
     METHODS,
+    METRICS_OF_AGENT,
     MQTT,
     ROUTER,
     STORE,
@@ -35,8 +36,12 @@ from actors.http_head import HttpGate, HttpHead
 from actors.hub_broker import HubBroker
 from actors.hub_client import HubClientActor
 from actors.hub_config import CertificateChanged, HubConfig
+from actors.hub_metrics import HubMetrics
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
+from actors.metric_registry import Source
+from actors.metrics import MetricsActor, MetricsGate
+from actors.module_spec import EDGE_AGENT
 from actors.mqtt_head import MqttHead
 from actors.ports import BrokerStore, CheckCertificate, LinkSwitch, Listener, MessageStore, TwinStore
 from actors.root import RootActor
@@ -57,6 +62,7 @@ HELLO_S: Final = 1.0
 # Store, router and heads exchange an envelope for every read of a socket: on one event loop they handle a
 # third more messages than on threads of their own (figures in DESIGN.md).
 FRONT: Final = "hub/front"
+METRICS_LOOP: Final = "hub/metrics-loop"
 
 
 @message
@@ -85,6 +91,9 @@ class HubRootActor(RootActor):
         open_broker_store: Callable[[], BrokerStore],
         bridge_ports: Callable[[], BridgePorts],
         load_certificate: Callable[[], bool],
+        metrics: HubMetrics,
+        metrics_gate: MetricsGate,
+        metrics_sources: Sequence[Source] = (),
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
@@ -102,15 +111,23 @@ class HubRootActor(RootActor):
                 storage_trail,
                 drops_oldest=config.drops_oldest,
                 cleanup_s=config.environment.message_cleanup_interval_s,
+                metrics=metrics,
             )
 
         def identities() -> IdentityActor:
             return IdentityActor(
-                identity_copy, hosts, heads, check_certificate, agent_lives, UPSTREAM, config.device_id
+                identity_copy,
+                hosts,
+                heads,
+                check_certificate,
+                agent_lives,
+                UPSTREAM,
+                config.device_id,
+                metrics,
             )
 
         def router() -> RouterActor:
-            return RouterActor(config.device_id, STORE, routes, routing_trail)
+            return RouterActor(config.device_id, STORE, routes, routing_trail, metrics)
 
         environment = config.environment
 
@@ -121,6 +138,7 @@ class HubRootActor(RootActor):
             return HubBroker(compile_broker(spec), environment.broker_limits())
 
         connected = ConnectedClients(environment.max_connected_clients)
+        connected = ConnectedClients(environment.max_connected_clients, metrics)
         limits = LinkLimits(
             config.cloud_connections,
             config.cloud_messages_per_s,
@@ -145,6 +163,7 @@ class HubRootActor(RootActor):
                 twins=TWINS,
                 methods=METHODS,
                 limits=limits,
+                metrics=metrics,
             )
 
         broker = None if config.broker is None else hub_broker(config.broker)
@@ -206,7 +225,7 @@ class HubRootActor(RootActor):
             return HttpHead(http_gate, config.device_id, IDENTITIES, METHODS, proxy_module_id)
 
         def twins() -> TwinActor:
-            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)
+            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins, metrics)
 
         def hub_client() -> HubClientActor:
             return HubClientActor(
@@ -219,6 +238,10 @@ class HubRootActor(RootActor):
                 report_s=environment.reported_properties_sync_s,
             )
 
+        def told() -> MetricsActor:
+            others = (EDGE_AGENT, METRICS_OF_AGENT)
+            return MetricsActor(metrics.registry, metrics_gate, metrics_sources, others)
+
         super().__init__(
             (
                 ChildSpec("store", store, FRONT, exported=True),
@@ -226,13 +249,14 @@ class HubRootActor(RootActor):
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", upstream, exported=True),
                 ChildSpec("twins", twins, exported=True),
-                ChildSpec("methods", MethodActor, FRONT, exported=True),
+                ChildSpec("methods", lambda: MethodActor(metrics), FRONT, exported=True),
                 ChildSpec("client", hub_client, exported=True),
                 ChildSpec("http", http, FRONT, exported=True),
                 *([ChildSpec("broker", broker_actor, FRONT, exported=True)] if broker is not None else []),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
                 *([ChildSpec("bridges", bridges, BRIDGES, exported=True)] if broker is not None else []),
                 *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
+                ChildSpec("metrics", told, METRICS_LOOP, exported=True),
             )
         )
 

@@ -30,6 +30,7 @@ from actors.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
 from actors.forgetting import when_forgotten
 from actors.hub_broker import HubBroker, PolicyChanged, SessionsEnded
 from actors.hub_environment import MAX_CONNECTED_CLIENTS, HubEnvironment
+from actors.hub_metrics import RETRY_TO_MODULE
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
@@ -186,6 +187,7 @@ class MqttHead(ProtocolHead):
             elif wants_repetition(client, now_s, self._environment):
                 log.warning("%s acknowledges nothing: sending again", client.client_id)
                 client.redeliveries += 1
+                self._connected.metrics.repeated(client.client_id, RETRY_TO_MODULE)
                 client.transport.write(b"".join(client.frames_again(now_s)))
 
     def describe(self) -> dict[str, Any]:

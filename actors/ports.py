@@ -69,6 +69,10 @@ class MessageStore(Protocol):
         """
         ...
 
+    def due_headers(self, now_s: float, limit: int = 1000) -> list[tuple[bytes, int]]:
+        """Return of what `expire` would delete the headers, and how many messages have each."""
+        ...
+
     def drop_oldest(self, limit: int = 1000) -> dict[str, int]:
         """Give up the oldest messages of the lowest priority at which any wait, for want of space.
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from actors.base import EdgeActor
 from actors.cloud_connection import CloudAccess, CloudConnections, CloudFault, Fault
+from actors.hub_metrics import OFF, RETRY_TO_CLOUD, HubMetrics
 from actors.identities import Access, GetAccess
 from actors.link_state import LinkState
 from actors.upstream_c2d import C2dIntake
@@ -91,9 +92,11 @@ class Switchboard:
         c2d: C2dIntake,
         services: UpstreamServices,
         changed: Callable[[bool], None],
+        metrics: HubMetrics = OFF,
     ) -> None:
         """Keep what is needed; `changed` is called when the link is up, or is not any more."""
         self._actor = actor
+        self._metrics = metrics
         self._where = where
         self._limits = limits
         self._draw = draw
@@ -393,6 +396,8 @@ class Switchboard:
 
     def _drop_connection(self, source: Source) -> None:
         self._sender.detach(source)
+        if source.in_flight:
+            self._metrics.repeated(source.identity, RETRY_TO_CLOUD)
         source.let_go()
         connection, observer = source.connection, source.observer
         source.connection = source.observer = None

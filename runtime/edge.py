@@ -16,6 +16,7 @@ import select
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -25,9 +26,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from actors import hub_config
+from actors.actor_metrics import actor_families
 from actors.addresses import AGENT, AGENT_PROCESS, SECURITY
 from actors.agent import AgentActor
 from actors.agent_link import LINK
+from actors.agent_metrics import AgentMetrics
+from actors.agent_metrics_actor import AgentMetricsActor
 from actors.agent_root import AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment
@@ -36,6 +40,7 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
+from actors.metric_registry import Registry
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_CLOUD,
@@ -61,11 +66,14 @@ from actors.supervisor_messages import RestartModule
 from actors.upstream_protocol import UpstreamProtocol
 from messaging.address import child_of
 from messaging.broker.config import BrokerSpec
+from messaging.clock import SystemClock
 from messaging.errors import ConfigError, EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
+from runtime.agent_metrics_files import CheckpointFile, ScrapeFiles
+from runtime.agent_metrics_sockets import AgentMetricsSockets
 from runtime.atomic_file import write_private_file
 from runtime.bridge_settings import FILE_NAME, OwnNames, check_bridge_settings
 from runtime.certificates import server_names
@@ -84,9 +92,12 @@ from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
-from runtime.listen_addresses import amqp_addresses, web_addresses
+from runtime.listen_addresses import amqp_addresses, metrics_addresses, web_addresses
 from runtime.listening_sockets import Use
+from runtime.machine_look import MachineLook
 from runtime.management_server import ManagementServer
+from runtime.measured_runtime import MeasuredRuntime
+from runtime.metrics_server import MetricsServer
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
@@ -341,6 +352,21 @@ class _Edge:
             close_hub_sockets=self._hub_sockets.close,
             cloud_sockets=cloud.for_process if cloud else lambda: ({}, ()),
         )
+        self._metrics_common = (
+            ("iothub", settings.iothub_hostname),
+            ("edge_device", settings.device_id),
+            ("instance_number", str(uuid.uuid4())),
+        )
+        environment = chosen.deployment.agent_environment
+        self._metrics = AgentMetrics(
+            Registry(
+                SystemClock(),
+                self._metrics_common,
+                histogram_age_s=environment.metrics_histogram_max_age_s,
+            )
+        )
+        self._metrics_server = MetricsServer()
+        self._metrics_sockets = AgentMetricsSockets(self._metrics_server)
         self._modules = ModuleRuntimes(processes, containers)
 
     def prepare(self) -> None:
@@ -392,6 +418,7 @@ class _Edge:
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
         write_private_file(home.hub_config, hub_config.encode(config))
+        self._tell_metrics()
         credentials = self._deployment.runtime.registry_credentials.values()
         self._modules.deployed(tuple(self._deployment.modules.values()), tuple(credentials))
 
@@ -410,8 +437,8 @@ class _Edge:
         assert self._security is not None
         self._security.note_module(EDGE_AGENT, ModuleStatus.RUNNING.value, began_s, None)
         with self._signals_caught():
-            root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
+            root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s, system), exported=True)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             self._management.serve(lambda: self._management_api(began_s))
             log.info("edge %s runs, version %s, home %s", self._settings.device_id, VERSION, self._home.path)
@@ -441,6 +468,7 @@ class _Edge:
             self._security.close()
         self._modules.close()
         self._hub_sockets.close()
+        self._metrics_sockets.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
@@ -475,7 +503,7 @@ class _Edge:
 
     # the actors
 
-    def _root(self, began_s: float) -> AgentRootActor:
+    def _root(self, began_s: float, system: ThreadSystem) -> AgentRootActor:
         security = self._security
         assert security is not None
         enrollment = enrollment_of(self._settings, self._provisioned)
@@ -483,7 +511,7 @@ class _Edge:
         cloud = (
             ()
             if self._provisioned is None
-            else cloud_actors(self._provisioned, self._home, self._link.connections)
+            else cloud_actors(self._provisioned, self._home, self._link.connections, self._metrics)
         )
         return AgentRootActor(
             lambda: SecurityActor(security, REGISTRY if registry else ""),
@@ -491,7 +519,31 @@ class _Edge:
             lambda: self._agent(began_s),
             cloud,
             self._start_anew,
+            lambda: self._metrics_actor(began_s, system),
         )
+
+    def _metrics_actor(self, began_s: float, system: ThreadSystem) -> AgentMetricsActor:
+        common = self._metrics_common
+        return AgentMetricsActor(
+            self._metrics,
+            self._metrics_server,
+            (lambda: actor_families("edgeAgent_", common, system.counts()),),
+            look_at_machine=MachineLook(self._metrics, began_s).look_soon,
+            checkpoint=CheckpointFile(self._home.availability),
+            kept=ScrapeFiles(self._home.quality),
+            link=LINK if self._provisioned else "",
+        )
+
+    def _tell_metrics(self) -> None:
+        """Tell metrics where and as the deployment in force wants it."""
+        environment = self._deployment.agent_environment
+        self._metrics.configure(environment)
+        host = {"operatingSystemType": "linux", "architecture": os.uname().machine, "version": VERSION}
+        self._metrics.is_edge(VERSION, host)
+        addresses = (
+            metrics_addresses(self._settings, environment.metrics_port) if environment.metrics_enabled else ()
+        )
+        self._metrics_sockets.listen_on(addresses, f"/{environment.metrics_suffix}")
 
     def _agent(self, began_s: float) -> AgentActor:
         keeper = self._keeper
@@ -499,7 +551,7 @@ class _Edge:
         return AgentActor(
             keeper,
             security=SECURITY,
-            runtime=self._modules,
+            runtime=MeasuredRuntime(self._modules, self._metrics),
             records=self._records,
             stop_grace_s=self._settings.stop_grace_s,
             hub_grace_s=self._hub_grace_s,
@@ -510,6 +562,7 @@ class _Edge:
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
             until_ready=self._settings.start_when_ready,
             trial_s=self._settings.deployment_trial,
+            metrics=self._metrics,
         )
 
     def _on_moved(self) -> None:
@@ -621,6 +674,7 @@ class _Edge:
                 return
             self._hub_sockets.listen_on(hub_listeners(settings, self._environment))
             self._settings = settings
+        self._tell_metrics()
         log.info("containers look for the hub at %s; it is restarted to listen there too", gateway)
         self._bus.send(child_of(AGENT, EDGE_HUB), RestartModule(EDGE_HUB))
 
@@ -682,6 +736,7 @@ class _Edge:
             write_private_file(self._home.hub_config, hub_config.encode(config))
             self._settings, self._deployment, self._environment = settings, made, environment
         self._link.choose(upstream_protocol(settings, deployment))
+        self._tell_metrics()
         credentials = deployment.runtime.registry_credentials.values()
         self._modules.deployed(tuple(deployment.modules.values()), tuple(credentials))
         return made
@@ -703,6 +758,7 @@ class _Edge:
             listen=settings.listen,
             web_listen=settings.web_listen,
             amqp_listen=settings.amqp_listen,
+            bridge=settings.bridge,
         )
 
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
@@ -741,12 +797,20 @@ def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wante
     amqp = amqp_addresses(settings, environment.amqp_port) if has_amqp else ()
     web = web_addresses(settings, environment.http_port) if environment.http_enabled else ()
     plain = [settings.plain_listen] if settings.plain_listen and environment.mqtt_enabled else []
-    by_use = ((Use.MQTT, mqtt), (Use.AMQP, amqp), (Use.WEB, web), (Use.PLAIN_MQTT, plain))
+    metrics = metrics_addresses(settings, environment.metrics_port) if environment.serves_metrics else ()
+    by_use = (
+        (Use.MQTT, mqtt),
+        (Use.AMQP, amqp),
+        (Use.WEB, web),
+        (Use.PLAIN_MQTT, plain),
+        (Use.METRICS, metrics),
+    )
     asked_for = {
         Use.MQTT: True,
         Use.AMQP: "amqp_listen" in settings.given,
         Use.WEB: "web_listen" in settings.given,
         Use.PLAIN_MQTT: True,
+        Use.METRICS: False,
     }
     return [
         Wanted(

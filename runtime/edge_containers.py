@@ -71,6 +71,8 @@ def listening_for_containers(
 
 def with_gateway(settings: Settings, gateway: str) -> Settings:
     """Return the settings with this address among those listened on; the same object when it is already."""
+    if settings.bridge != gateway:
+        settings = replace(settings, bridge=gateway)
     if any(one.port == MQTT_TLS_PORT and one.host in (gateway, "0.0.0.0") for one in settings.listen):
         return settings
     # Device SDKs know no other port, whatever port the others listen on.

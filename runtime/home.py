@@ -22,6 +22,8 @@ modules/          how each module fared, for the next start of the agent
 containers.json   there once the edge has made containers: their network
 images.json       which images were pulled for modules, and when each was last used
 module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
+availability/     when the agent was last known to run
+quality/          what the metrics stood at, until the quality telemetry is sent
 logs/             a log for each module and each process of the edge; levels in it: what `log-level` set
 cloud/            of the IoT Hub stand-in: see iothub/cloud_home.py
 """
@@ -63,6 +65,8 @@ _OWN = (
     "containers.json",
     "images.json",
     MODULE_DATA,
+    "availability",
+    "quality",
     "logs",
     ".*.new",  # being written when the power went
     "*.new",
@@ -115,6 +119,14 @@ class Home:
     @property
     def containers(self) -> Path:
         return self.path / "containers.json"
+
+    @property
+    def availability(self) -> Path:
+        return self.path / "availability"
+
+    @property
+    def quality(self) -> Path:
+        return self.path / "quality"
 
     @property
     def module_data(self) -> Path:

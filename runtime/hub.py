@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 import uvloop
 
 from actors import hub_config
+from actors.actor_metrics import actor_families
 from actors.addresses import HUB
 from actors.admission import Admission
 from actors.base import ChildSpec
@@ -29,10 +31,14 @@ from actors.bridge_ports import BridgePorts
 from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
+from actors.hub_metrics import HubMetrics
 from actors.hub_root import HubRootActor
+from actors.ledger_metrics import ledger_families
+from actors.metric_registry import Registry
 from actors.module_spec import EDGE_HUB
 from actors.ports import BrokerStore, MessageStore
 from messaging.errors import ConfigError, EdgeError
+from messaging.exposition import Family
 from messaging.lifecycle import Stop
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
@@ -43,11 +49,13 @@ from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import head_listeners
 from runtime.identity_copy import IdentityFile
+from runtime.ledger_source import LedgerSource
 from runtime.link_switch import LinkSwitchFile
 from runtime.listening_sockets import Use, from_environment
 from runtime.logging_setup import LevelSwitch, log_as_told
 from runtime.message_db import MessageDb
 from runtime.message_salvage import make_sound
+from runtime.metrics_server import MetricsServer
 from runtime.process_end import end_at_once
 from runtime.process_table import boot_id
 from runtime.run_directory import AGENT, Lock, RunDirectory
@@ -111,6 +119,28 @@ def run_hub(
     listeners = head_listeners(
         by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment
     )
+    common = (
+        ("iothub", config.iothub_hostname),
+        ("edge_device", config.device_id),
+        ("instance_number", str(uuid.uuid4())),
+    )
+    registry = Registry(
+        clock,
+        common,
+        is_on=environment.metrics_enabled,
+        histogram_age_s=environment.metrics_histogram_max_age_s,
+    )
+    metrics = HubMetrics(registry, config.iothub_hostname)
+    metrics_server = MetricsServer(by_use[Use.METRICS])
+    ledger = LedgerSource(database)
+
+    def actors() -> list[Family]:
+        return actor_families("edgehub_", common, system.counts())
+
+    def stock() -> list[Family]:
+        found = ledger.read()
+        return [] if found is None else ledger_families(found, tuple(metrics.lanes), common)
+
     agent_lock = Lock(RunDirectory(run_dir, home), AGENT)
     ended = threading.Event()
     failures: list[str] = []
@@ -132,6 +162,9 @@ def run_hub(
             open_broker_store=lambda: open_broker_store(database.with_name("broker.db")),
             bridge_ports=lambda: bridge_ports(home, config, database.with_name("bridge.db")),
             load_certificate=certificate.load,
+            metrics=metrics,
+            metrics_gate=metrics_server,
+            metrics_sources=(actors, stock),
         )
 
     def end(reason: str) -> None:

@@ -105,6 +105,12 @@ def amqp_addresses(settings: Settings, port: int | None = None) -> tuple[ListenA
     return _beside_mqtt(settings, port or AMQP_TLS_PORT)
 
 
+def metrics_addresses(settings: Settings, port: int) -> tuple[ListenAddress, ...]:
+    """Return where metrics are told, to whoever asks: on loopback, and to the containers of this edge."""
+    hosts = ("127.0.0.1", settings.bridge) if settings.bridge else ("127.0.0.1",)
+    return tuple(ListenAddress(host, port) for host in hosts)
+
+
 def _beside_mqtt(settings: Settings, port: int) -> tuple[ListenAddress, ...]:
     hosts = dict.fromkeys(address.host for address in settings.listen)
     taken = {*settings.listen, *(settings.web_listen or ())}

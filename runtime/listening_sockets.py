@@ -29,6 +29,7 @@ class Use(StrEnum):
     AMQP = "amqps"
     WEB = "https"
     PLAIN_MQTT = "mqtt"
+    METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "logs": Entry(_HERE + "logs", "logs", "Show the log of a module, of edgeHub or of edgeAgent."),
     "log-level": Entry(_HERE + "log_level", "log_level", "Show or set how much the edge logs."),
     "ledger": Entry(_HERE + "ledger", "ledger", "Account for every message: where did it go?"),
+    "metrics": Entry(_HERE + "metrics", "metrics", "Show the metrics of the edge."),
     "routes": Entry(_HERE + "routes", "routes", "Show, check and test routes."),
     "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),
     "topics": Entry(_HERE + "topics", "topics", "Show what goes on at the MQTT broker."),

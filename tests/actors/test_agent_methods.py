@@ -10,7 +10,9 @@ import pytest
 
 from actors.agent_link import AgentMethodAnswered, CallAgentMethod
 from actors.agent_methods import LIST_LIMIT_S, MOST_TASKS, RESTART_LIMIT_S, AgentMethodsActor
+from actors.agent_metrics import AgentMetrics
 from actors.log_query import BundleRequest, LogRequest
+from actors.metric_registry import Registry
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.supervisor_messages import RestartModule
@@ -48,7 +50,8 @@ class MethodWorld(World):
     def __init__(self) -> None:
         super().__init__(AGENT, LINK)
         self.worker = FakeWorker()
-        self.start(METHODS, lambda: AgentMethodsActor(AGENT, self.worker))
+        self.metrics = AgentMetrics(Registry(self.clock, (("iothub", "h"),)))
+        self.start(METHODS, lambda: AgentMethodsActor(AGENT, self.worker, self.metrics))
         self._calls = 0
 
     def call(self, name: str, payload: Any = None, raw: bytes | None = None) -> str:
@@ -290,3 +293,15 @@ def test_tasks_that_have_ended_make_room_for_new_ones(world: MethodWorld) -> Non
 
     question = {"schemaVersion": "1.0", "correlationId": first["correlationId"]}
     assert world.answer("GetTaskStatus", question)[1]["status"] == "Unknown"
+
+
+def test_calls_are_counted_under_the_registered_spelling_without_the_common_labels() -> None:
+    """Source: observability.md section 13, row 18."""
+    world = MethodWorld()
+
+    for name in ("PING", "ping", "nosuchmethod"):
+        world.answer(name)
+
+    [family] = world.metrics.registry.collect()
+    assert (family.name, family.kind) == ("edgeagent_direct_method_invocations_count", "counter")
+    assert [(sample.labels, sample.value) for sample in family.samples] == [((("method_name", "ping"),), 2)]

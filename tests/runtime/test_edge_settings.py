@@ -17,6 +17,7 @@ from runtime.edge import fixed_part, hub_listeners, hub_settings, run_edge, upst
 from runtime.edge_deployment import read_deployment
 from runtime.embedded_cloud import EmbeddedCloud, Kept
 from runtime.listen_addresses import ListenAddress, local_name
+from runtime.listening_sockets import Use
 from runtime.run_directory import RunDirectory
 from runtime.settings import Settings
 from tests.actors.manifests import AGENT, HUB, manifest_text
@@ -122,6 +123,7 @@ def test_the_hub_listens_as_set_and_on_443_where_it_can(
     assert [
         f"{one.use} {one.address}{' optional' if one.is_optional else ''}"
         for one in hub_listeners(settings, DEFAULTS)
+        if one.use is not Use.METRICS
     ] == listeners
 
 
@@ -131,18 +133,27 @@ def test_the_hub_listens_as_set_and_on_443_where_it_can(
         (
             HubEnvironment(mqtt_enabled=False),
             {"plain_listen": "127.0.0.1"},
-            ["amqps 127.0.0.1:5671", "https 127.0.0.1:443"],
+            ["amqps 127.0.0.1:5671", "https 127.0.0.1:443", "metrics 127.0.0.1:9600"],
         ),
-        (HubEnvironment(amqp_enabled=False), {}, ["mqtts 127.0.0.1:8883", "https 127.0.0.1:443"]),
+        (
+            HubEnvironment(amqp_enabled=False, metrics_port=9700),
+            {},
+            ["mqtts 127.0.0.1:8883", "https 127.0.0.1:443", "metrics 127.0.0.1:9700"],
+        ),
         (HubEnvironment(http_enabled=False), {}, ["mqtts 127.0.0.1:8883", "amqps 127.0.0.1:5671"]),
         (HubEnvironment(mqtt_enabled=False, amqp_enabled=False, http_enabled=False), {}, []),
         (
             HubEnvironment(http_port=8443, amqp_port=5672),
             {},
-            ["mqtts 127.0.0.1:8883", "amqps 127.0.0.1:5672", "https 127.0.0.1:8443"],
+            [
+                "mqtts 127.0.0.1:8883",
+                "amqps 127.0.0.1:5672",
+                "https 127.0.0.1:8443",
+                "metrics 127.0.0.1:9600",
+            ],
         ),
         (
-            HubEnvironment(http_port=8443, amqp_port=5672),
+            HubEnvironment(http_port=8443, amqp_port=5672, metrics_enabled=False),
             {"web_listen": "0.0.0.0:9443", "amqp_listen": "0.0.0.0:9671"},
             ["mqtts 127.0.0.1:8883", "amqps 0.0.0.0:9671", "https 0.0.0.0:9443"],
         ),
