@@ -1,7 +1,7 @@
 """Decides what runs: takes deployments, tells the hub its routes, and reports how the modules fare.
 
-Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules; PeerUp, PeerDown and
-             Routes of the hub; and what ModuleTree does
+Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules; AskEdgeState; PeerUp,
+             PeerDown and Routes of the hub; and what ModuleTree does
 Tells:       hub/router (SetRoutes), hub/twins (SetDesired), agent/link (WatchDesired, FetchHubDesired,
              ReportState); and whom ModuleTree does
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
@@ -31,6 +31,7 @@ from actors.deployment_keeper import (
     Taken,
     shortened,
 )
+from actors.edge_state import AskEdgeState, edge_state
 from actors.hub_client import Clients, ListClients
 from actors.hub_config import route_texts
 from actors.module_list import ListModules, ModuleList, agent_report, entry, waiting
@@ -394,6 +395,9 @@ class AgentActor(ModuleTree):
             "local": self._keeper.is_local,
         }
         self.reply(ModuleList(tuple(entries), self._routes, about))
+
+    def on_ask_edge_state(self, message: AskEdgeState) -> None:
+        self.reply(edge_state(self._supervised.keys(), self._reports, hub_is_there=self._hub_is_there))
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -26,7 +26,7 @@ from actors.upstream_protocol import UpstreamProtocol, parse_protocol
 from messaging.connection_string import ConnectionString
 from messaging.errors import ConfigError, EnvironmentFault
 from messaging.nearest import did_you_mean
-from runtime import link_settings
+from runtime import link_settings, system_service
 from runtime.device_credentials import HOST_NAME
 from runtime.link_settings import DPS_HOST, HTTPS_PORT, Given
 
@@ -75,8 +75,9 @@ def default_home() -> Path:
     Raises:
         ConfigError: The user is not root and has no home folder.
     """
-    if os.geteuid() == 0:
-        return Path("/var/lib/edge-actors")
+    uid = os.geteuid()
+    if uid == 0 or system_service.is_user(uid):
+        return system_service.HOME
     state = os.environ.get("XDG_STATE_HOME", "")
     # Relative paths in XDG variables are to be ignored. Source: XDG Base Directory Specification 0.8.
     if Path(state).is_absolute():

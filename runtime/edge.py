@@ -87,6 +87,7 @@ from runtime.process_end import FAILED, end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
+from runtime.service_manager import ServiceManager, SignsOfLife
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
 
@@ -120,7 +121,8 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
     limit = _TimeLimit(for_s)
-    while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
+    manager = ServiceManager.from_environment(os.environ)
+    while (code := _run_as_provisioned(settings, deployment_path, limit, manager)) == MOVED:
         log.info("starting anew, as the device that this is by now")
     return code
 
@@ -139,7 +141,9 @@ class _TimeLimit:
         return self._ends_s
 
 
-def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit: _TimeLimit) -> int:
+def _run_as_provisioned(
+    settings: Settings, deployment_path: Path | None, limit: _TimeLimit, manager: ServiceManager | None
+) -> int:
     """Run until the end, or until the edge is another device or has another key: MOVED."""
     check_home(settings.home)
     settings, provisioned = provision(settings)
@@ -179,7 +183,7 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
             containers.take_back_gateway()
             edge.take_back_cloud()
             raise
-        return edge.run(limit.begin())
+        return edge.run(limit.begin(), manager)
 
 
 def upstream_protocol(settings: Settings, deployment: Deployment) -> UpstreamProtocol:
@@ -344,22 +348,32 @@ class _Edge:
             self._modules.remove(EDGE_CLOUD)
             self._cloud.remove_run_directory()
 
-    def run(self, ends_s: float | None) -> int:
-        """Start the actors and wait for the end, at the latest until this monotonic time."""
+    def run(self, ends_s: float | None, manager: ServiceManager | None) -> int:
+        """Start the actors and wait for the end, at the latest until this monotonic time.
+
+        Args:
+            ends_s: That time; None: for as long as nobody ends it.
+            manager: Who is told how the edge is; None: nobody.
+        """
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
+            signs = SignsOfLife(manager, bus) if manager is not None else None
             log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)
+            if signs is not None:
+                signs.stopping(self._stop_limit_s + 2 * KILL_LIMIT_S, for_good=not self._is_moved)
             if not self._root_ended:
                 log.info("stopping")
                 bus.send(AGENT_PROCESS, StopEdge())
                 self._wait_for_end(bus)
+            if signs is not None:
+                signs.close()
         if self._failure or not self._root_ended:
             # Actors may still run, so the bus is left to the end of this process; so are the modules, which
             # the next agent takes over.
@@ -471,10 +485,7 @@ class _Edge:
 
     def _wait_for_end(self, bus: ZmqBus) -> None:
         """Wait until all actors have stopped; a second signal ends the modules at once."""
-        groups = len(start_groups(self._deployment))
-        grace_s = self._settings.stop_grace_s
-        limit_s = groups * (grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
-        limit_s += max(0.0, self._hub_grace_s - grace_s)
+        limit_s = self._stop_limit_s
         if self._wait(time.monotonic() + limit_s):
             log.warning("asked again: modules are killed")
         elif not self._root_ended:
@@ -484,6 +495,14 @@ class _Edge:
             self._wait_through_signals(KILL_LIMIT_S)
         if not self._root_ended:
             self._modules.kill_all()
+
+    @property
+    def _stop_limit_s(self) -> float:
+        """How long modules and actors may take to end."""
+        groups = len(start_groups(self._deployment))
+        grace_s = self._settings.stop_grace_s
+        limit_s = groups * (grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
+        return limit_s + max(0.0, self._hub_grace_s - grace_s)
 
     def _wait_through_signals(self, limit_s: float) -> None:
         ends_s = time.monotonic() + limit_s
