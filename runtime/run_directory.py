@@ -233,9 +233,9 @@ def prepare_home(home: Path) -> None:
 def base_folder(uid: int, xdg_runtime_dir: str | None) -> Path:
     """Return the folder that holds the run directories of user `uid`.
 
-    `/run/edge-actors` for root, that of the service for its user, else below XDG_RUNTIME_DIR. A service or cron job of the same user has no
-    such variable, so the place systemd gives it, /run/user/UID, is tried too: both must find the same edge.
-    Without any, a folder of this user in /tmp.
+    `/run/edge-actors` for root, that of the service for its user, else below XDG_RUNTIME_DIR. A service or
+    cron job of the same user has no such variable, so the place systemd gives it, /run/user/UID, is tried
+    too: both must find the same edge. Without any, a folder of this user in /tmp.
     """
     if uid != 0 and _belongs_to(system_service.RUN, uid):
         return system_service.RUN
