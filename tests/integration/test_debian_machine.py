@@ -85,7 +85,7 @@ def test_installed_it_runs_and_purged_it_leaves_nothing(machine: DebianMachine) 
     assert machine.show("User") == "edge-actors"
     assert machine.run("systemctl is-enabled edge-actors") == "enabled"
     assert "0100007F:01BB" in machine.run("cat /proc/net/tcp"), "nobody listens on port 443"
-    exposure = machine.run("systemd-analyze security --threshold=20 edge-actors.service | tail -n 1")
+    exposure = machine.run("systemd-analyze security --threshold=25 edge-actors.service | tail -n 1")
     assert "OK" in exposure, exposure
 
     machine.run("dpkg -P edge-actors")

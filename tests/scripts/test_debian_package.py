@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 FILES = ROOT / "scripts" / "debian"
 UNIT = FILES / "edge-actors.service"
 SHELL = [FILES / "postinst", FILES / "prerm", FILES / "postrm", ROOT / "scripts" / "deb"]
-MOST_EXPOSED = 20  # tenths, of 100: what `systemd-analyze security` calls OK
+MOST_EXPOSED = 25  # tenths, of 100; up to 30 `systemd-analyze security` calls it OK
 
 
 def settings(unit: Path = UNIT) -> dict[str, str]:
