@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,38 +15,9 @@ from messaging.envelope import decode
 from messaging.kinds import kind_named
 from messaging.zmq_bus import ZmqBus
 from runtime.service_manager import ServiceManager, SignsOfLife
+from tests.fakes.systemd import FakeSystemd
 
 LIMIT_S = 10.0
-
-
-class FakeSystemd:
-    """The other end of NOTIFY_SOCKET."""
-
-    def __init__(self, address: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(address)
-        self._socket.settimeout(LIMIT_S)
-
-    def next(self) -> list[str]:
-        return self._socket.recv(4096).decode().split("\n")
-
-    def next_with(self, line: str) -> list[str]:
-        while line not in (told := self.next()):
-            pass
-        return told
-
-    def is_silent_for(self, limit_s: float) -> bool:
-        self._socket.settimeout(limit_s)
-        try:
-            self._socket.recv(4096)
-        except TimeoutError:
-            return True
-        finally:
-            self._socket.settimeout(LIMIT_S)
-        return False
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 class PlayedAgent:
