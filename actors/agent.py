@@ -1,7 +1,7 @@
 """Decides what runs: takes deployments, tells the hub its routes and rules, and reports how the modules fare.
 
-Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules, GetReport; PeerUp,
-             PeerDown, Routes and BrokerSet of the hub; and what ModuleTree does
+Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules, GetReport and
+             AskEdgeState; PeerUp, PeerDown, Routes and BrokerSet of the hub; and what ModuleTree does
 Tells:       hub/router (SetRoutes), hub/broker (SetBroker), hub/twins (SetDesired), agent/link (WatchDesired,
              FetchHubDesired, ReportState); and whom ModuleTree does
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
@@ -34,6 +34,7 @@ from actors.deployment_keeper import (
     Taken,
     shortened,
 )
+from actors.edge_state import AskEdgeState, edge_state
 from actors.hub_client import Clients, ListClients
 from actors.hub_config import route_texts
 from actors.module_list import (
@@ -423,6 +424,9 @@ class AgentActor(ModuleTree):
 
     def on_get_report(self, message: GetReport) -> None:
         self.reply(AgentReport(Secret(msgspec.json.encode(self._state()))))
+
+    def on_ask_edge_state(self, message: AskEdgeState) -> None:
+        self.reply(edge_state(self._supervised.keys(), self._reports, hub_is_there=self._hub_is_there))
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -170,6 +170,10 @@ class ZmqBus:
                 raise AddressInUse(f"address {address!r} is taken")
             self._local[address] = next(self._generations)
 
+    def is_taken(self, address: str) -> bool:
+        """Tell whether an actor of this process has an address."""
+        return address in self._local
+
     def release(self, address: str) -> None:
         """Give an address back; later messages to it are dead letters."""
         with self._lock:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
-from runtime import link_settings
+from runtime import link_settings, system_service
 from runtime.certificates import BACKDATED_S, CA_VALID_DAYS
 from runtime.device_file import kept_device_id
 from runtime.home import Home
@@ -42,8 +42,9 @@ def default_home() -> Path:
     Raises:
         ConfigError: The user is not root and has no home folder.
     """
-    if os.geteuid() == 0:
-        return Path("/var/lib/edge-actors")
+    uid = os.geteuid()
+    if uid == 0 or system_service.is_user(uid):
+        return system_service.HOME
     state = os.environ.get("XDG_STATE_HOME", "")
     # Relative paths in XDG variables are to be ignored. Source: XDG Base Directory Specification 0.8.
     if Path(state).is_absolute():

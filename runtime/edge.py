@@ -106,6 +106,7 @@ from runtime.process_end import end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
+from runtime.service_manager import ServiceManager, SignsOfLife
 from runtime.settings import Settings
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
@@ -152,8 +153,11 @@ def run_edge(
     for remark in settings.remarks:
         log.warning("%s", remark)
     limit = _TimeLimit(for_s)
-    while (code := _run_as_provisioned(settings, deployment_path, limit, read_again)) == MOVED:
+    manager = ServiceManager.from_environment(os.environ)
+    while (code := _run_as_provisioned(settings, deployment_path, limit, manager, read_again)) == MOVED:
         log.info("starting anew, as the device that this is by now")
+    if code == ANEW and manager is not None:
+        manager.put_back(os.environ)
     return code
 
 
@@ -175,6 +179,7 @@ def _run_as_provisioned(
     settings: Settings,
     deployment_path: Path | None,
     limit: _TimeLimit,
+    manager: ServiceManager | None,
     read_again: Callable[[], object] | None,
 ) -> int:
     """Run until the end, or until the edge is another device or has another key: MOVED."""
@@ -221,7 +226,7 @@ def _run_as_provisioned(
             containers.take_back_gateway()
             edge.take_back_cloud()
             raise
-        return edge.run(limit.begin())
+        return edge.run(limit.begin(), manager)
 
 
 def upstream_protocol(settings: Settings, deployment: Deployment) -> UpstreamProtocol:
@@ -430,8 +435,13 @@ class _Edge:
             self._modules.remove(EDGE_CLOUD)
             self._cloud.remove_run_directory()
 
-    def run(self, ends_s: float | None) -> int:
-        """Start the actors and wait for the end, at the latest until this monotonic time."""
+    def run(self, ends_s: float | None, manager: ServiceManager | None) -> int:
+        """Start the actors and wait for the end, at the latest until this monotonic time.
+
+        Args:
+            ends_s: That time; None: for as long as nobody ends it.
+            manager: Who is told how the edge is; None: nobody.
+        """
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
         began_s = time.time()
         assert self._security is not None
@@ -441,14 +451,20 @@ class _Edge:
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s, system), exported=True)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             self._management.serve(lambda: self._management_api(began_s))
+            signs = SignsOfLife(manager, bus) if manager is not None else None
             log.info("edge %s runs, version %s, home %s", self._settings.device_id, VERSION, self._home.path)
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)
+            if signs is not None:
+                goes_on = self._is_moved or self._is_anew
+                signs.stopping(self._stop_limit_s + 2 * KILL_LIMIT_S, for_good=not goes_on)
             if not self._root_ended:
                 log.info("edge %s is stopping", self._settings.device_id)
                 bus.send(AGENT_PROCESS, StopEdge())
                 self._wait_for_end(bus)
+            if signs is not None:
+                signs.close()
         if self._failure or not self._root_ended:
             # Actors may still run, so the bus is left to the end of this process; so are the modules, which
             # the next agent takes over.
@@ -617,10 +633,7 @@ class _Edge:
 
     def _wait_for_end(self, bus: ZmqBus) -> None:
         """Wait until all actors have stopped; a second signal ends the modules at once."""
-        groups = len(start_groups(self._deployment))
-        grace_s = self._settings.stop_grace_s
-        limit_s = groups * (grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
-        limit_s += max(0.0, self._hub_grace_s - grace_s)
+        limit_s = self._stop_limit_s
         if self._wait(time.monotonic() + limit_s):
             log.warning("asked again: modules are killed")
         elif not self._root_ended:
@@ -630,6 +643,14 @@ class _Edge:
             self._wait_through_signals(KILL_LIMIT_S)
         if not self._root_ended:
             self._modules.kill_all()
+
+    @property
+    def _stop_limit_s(self) -> float:
+        """How long modules and actors may take to end."""
+        groups = len(start_groups(self._deployment))
+        grace_s = self._settings.stop_grace_s
+        limit_s = groups * (grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
+        return limit_s + max(0.0, self._hub_grace_s - grace_s)
 
     def _wait_through_signals(self, limit_s: float) -> None:
         ends_s = time.monotonic() + limit_s

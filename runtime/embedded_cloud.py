@@ -43,7 +43,10 @@ FIRST_ADDRESS: Final = ipaddress.IPv4Address("127.0.0.2")
 MOST_ADDRESSES: Final = 250
 TAKE_LIMIT_S: Final = 2.0
 START_LIMIT_S: Final = 20.0
-SAMPLE: Final = Path(__file__).resolve().parents[1] / "scripts" / "samples" / "deployment.json"
+_HERE: Final = Path(__file__).resolve().parent
+_INSTALLED: Final = _HERE / "samples"  # from a wheel; in a checkout they stand where a reader looks for them
+SAMPLES: Final = _INSTALLED if _INSTALLED.is_dir() else _HERE.parent / "scripts" / "samples"
+SAMPLE: Final = SAMPLES / "deployment.json"
 LOOK_S: Final = 0.01
 
 

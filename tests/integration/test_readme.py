@@ -209,7 +209,7 @@ def test_every_command_and_every_setting_is_told() -> None:
 
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:
-    named = re.findall(r"`?((?:scripts|messaging|actors|runtime|tests)/(?:[\w/.-]*[\w/])?)", README)
+    named = re.findall(r"(?<![\w-])((?:scripts|messaging|actors|runtime|tests)/(?:[\w/.-]*[\w/])?)", README)
 
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
