@@ -296,7 +296,7 @@ def test_apply_has_an_edge_that_runs_start_anew_in_the_same_process(
 ) -> None:
     start_with(edge, tmp_path, 'log_level = "info"\n')
     assert edge.process is not None
-    assert "Z DEBUG " not in edge.output.read_text()
+    assert " [actors." not in edge.output.read_text()
     sensor = edge.modules()["sensor"]["pid"]
     source = tmp_path / "config.toml"
 
@@ -310,7 +310,7 @@ def test_apply_has_an_edge_that_runs_start_anew_in_the_same_process(
     wait_until(is_back, "its modules are back")
     assert edge.process.poll() is None
     assert "starting anew with other settings" in edge.output.read_text()
-    assert "Z DEBUG " in edge.output.read_text()
+    assert " [actors." in edge.output.read_text()  # at debug, lines name who wrote them
     assert not edge.json("config", "apply", "-c", str(source))["edgeStartsAnew"]  # it is in force already
 
 

@@ -56,7 +56,7 @@ def test_what_is_secret_is_masked(text: str, secret: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "2026-11-21T12:00:00.123Z INFO hub: connected from 127.0.0.1:5000",
+        "<6> 2026-11-21 12:00:00.123 +00:00 [INF] - connected from 127.0.0.1:5000",
         "route up: FROM /messages/* INTO $upstream",
         "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
