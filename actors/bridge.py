@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from actors.bridge_link import BridgeLink, LinkHost
 from actors.bridge_ports import BridgeSettings, BridgeStore, Lines, Waiting
+from actors.broker_metrics import BridgeStand
 from messaging.broker.bridges import UPSTREAM, BridgeRule, Direction
 from messaging.broker.echo import EchoGuard
 from messaging.envelope import Secret
@@ -381,6 +382,11 @@ class Bridge:
     def connected_since(self) -> str | None:
         """As IoT Hub writes times; None when it is not connected."""
         return None if self._link.up_since_s is None else iso_utc(self._link.up_since_s)
+
+    def stand(self) -> BridgeStand:
+        """Return what it stands at, for metrics."""
+        out, came_in = (self._store.state(self.endpoint, way) for way in (Direction.OUT, Direction.IN))
+        return BridgeStand(self.endpoint, self._link.up_since_s is not None, out, came_in)
 
     @property
     def error(self) -> str:

@@ -37,6 +37,7 @@ from actors.bridge_messages import (
     specs_in,
 )
 from actors.bridge_ports import BridgePorts, BridgeStore
+from actors.broker_metrics import Stands
 from actors.identities import Access, GetAccess
 from messaging.broker.bridges import Bridge as BridgeSpec
 from messaging.errors import StoreError
@@ -83,14 +84,19 @@ class BridgesActor(EdgeActor):
         identities: str,
         hub_client: str,
         specs: Sequence[BridgeSpec] = (),
+        stands: Stands | None = None,
     ) -> None:
-        """Take the addresses of who does what, and the bridges of the deployment when the hub started."""
+        """Take the addresses of who does what, and the bridges of the deployment when the hub started.
+
+        In `stands` it says what they stand at; None: nobody wants to know.
+        """
         self._device_id = device_id
         self._ports = ports
         self._broker = broker
         self._identities = identities
         self._hub_client = hub_client
         self._specs = tuple(specs)
+        self._stands = stands
         self._store: BridgeStore | None = None
         self._bridges: dict[str, Bridge] = {}
         self._endpoints: dict[str, str] = {}  # client id at the local broker → endpoint
@@ -171,6 +177,8 @@ class BridgesActor(EdgeActor):
         for endpoint in list(self._bridges):
             self._due(endpoint)
         self._report()
+        if self._stands is not None:
+            self._stands.bridges = tuple(bridge.stand() for bridge in self._bridges.values())
         self._ticks += 1
         if self._ticks % TIDY_TICKS == 0:
             try:

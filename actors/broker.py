@@ -21,6 +21,7 @@ from actors.addresses import BRIDGES, MQTT
 from actors.base import EdgeActor
 from actors.bridge_messages import DeliveryTaken, JoinBroker, LeaveBroker, PublishToBroker, set_bridges
 from actors.bridge_participants import BridgeParticipants
+from actors.broker_metrics import Stands, stand_of
 from actors.broker_settings import BrokerSet, SetBroker, spec_in
 from actors.broker_topics import DescribeTopics, Topics, described
 from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, SessionsEnded, WriteDue, WriteSoon
@@ -53,13 +54,23 @@ class BrokerActor(EdgeActor):
         broker: HubBroker,
         open_store: Callable[[], BrokerStore],
         compile_spec: Callable[[BrokerSpec], BrokerConfig],
+        stands: Stands | None = None,
     ) -> None:
-        """Take what is shared; `open_store` is called in this actor's thread, the first time only loads."""
+        """Take what is shared.
+
+        Args:
+            device_id: Of this edge.
+            broker: What outlives this actor.
+            open_store: Called in this actor's thread; what it opens is loaded the first time only.
+            compile_spec: Makes rules of what the deployment says.
+            stands: Where to say what the broker stands at; None: nobody wants to know.
+        """
         self._device_id = device_id
         self._broker = broker
         self._bridges = BridgeParticipants(self, broker)
         self._open_store = open_store
         self._compile = compile_spec
+        self._stands = stands
         self._store: BrokerStore | None = None
         self._trouble = ""
         self._ticks = 0
@@ -131,6 +142,8 @@ class BrokerActor(EdgeActor):
         self._rates = {topic: float(count - self._counted.get(topic, 0)) for topic, count in counted.items()}
         self._counted = counted
         self._bridges.tick()
+        if self._stands is not None:
+            self._stands.broker = stand_of(engine)
         ended = engine.tick(self.clock.steady_s(), self.clock.monotonic_s())
         if ended:
             log.info("sessions end, for nobody has come for them: %s", ", ".join(ended))
@@ -202,7 +215,7 @@ class BrokerActor(EdgeActor):
         return {
             "sessions": len(engine.sessions()),
             "retained": len(engine.retained),
-            "published": counts.published,
-            "sent": counts.sent,
+            "published": sum(counts.published),
+            "sent": sum(counts.sent),
             "dropped": counts.dropped,
         }

@@ -34,8 +34,8 @@ def described(engine: Broker, per_s: dict[str, float]) -> dict[str, Any]:
     clients = sorted(engine.sessions(), key=lambda session: session.sent + session.published, reverse=True)
     counts = engine.counts()
     return {
-        "published": counts.published,
-        "sent": counts.sent,
+        "published": sum(counts.published),
+        "sent": sum(counts.sent),
         "dropped": counts.dropped,
         "notRetained": counts.not_retained,
         "retained": len(engine.retained),

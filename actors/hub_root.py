@@ -30,6 +30,7 @@ from actors.addresses import (
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
 from actors.bridge_ports import BridgePorts
+from actors.broker_metrics import Stands
 from actors.cloud_connection import CloudConnections
 from actors.connected_clients import ConnectedClients
 from actors.http_head import HttpGate, HttpHead
@@ -94,6 +95,7 @@ class HubRootActor(RootActor):
         metrics: HubMetrics,
         metrics_gate: MetricsGate,
         metrics_sources: Sequence[Source] = (),
+        stands: Stands | None = None,
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
@@ -172,7 +174,7 @@ class HubRootActor(RootActor):
             from actors.broker import BrokerActor  # with its engine: only where it is used
 
             assert broker is not None
-            return BrokerActor(config.device_id, broker, open_broker_store, compile_broker)
+            return BrokerActor(config.device_id, broker, open_broker_store, compile_broker, stands)
 
         def bridges() -> EdgeActor:
             from actors.bridges import BridgesActor  # likewise
@@ -185,6 +187,7 @@ class HubRootActor(RootActor):
                 identities=IDENTITIES,
                 hub_client=HUB_CLIENT,
                 specs=broker.config.bridges,
+                stands=stands,
             )
 
         def mqtt() -> MqttHead:

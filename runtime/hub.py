@@ -28,6 +28,7 @@ from actors.addresses import HUB
 from actors.admission import Admission
 from actors.base import ChildSpec
 from actors.bridge_ports import BridgePorts
+from actors.broker_metrics import Stands, broker_families
 from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
@@ -133,6 +134,7 @@ def run_hub(
     metrics = HubMetrics(registry, config.iothub_hostname)
     metrics_server = MetricsServer(by_use[Use.METRICS])
     ledger = LedgerSource(database)
+    stands = Stands()
 
     def actors() -> list[Family]:
         return actor_families("edgehub_", common, system.counts())
@@ -140,6 +142,9 @@ def run_hub(
     def stock() -> list[Family]:
         found = ledger.read()
         return [] if found is None else ledger_families(found, tuple(metrics.lanes), common)
+
+    def topics() -> list[Family]:
+        return broker_families(stands, common)
 
     agent_lock = Lock(RunDirectory(run_dir, home), AGENT)
     ended = threading.Event()
@@ -164,7 +169,8 @@ def run_hub(
             load_certificate=certificate.load,
             metrics=metrics,
             metrics_gate=metrics_server,
-            metrics_sources=(actors, stock),
+            metrics_sources=(actors, stock, topics),
+            stands=stands if environment.metrics_enabled else None,
         )
 
     def end(reason: str) -> None:

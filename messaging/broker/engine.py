@@ -39,8 +39,8 @@ MOST_IN_RUN: Final = 512
 class Counts:
     """What the broker has done since it started."""
 
-    published: int
-    sent: int
+    published: tuple[int, ...]  # at QoS 0, 1 and 2
+    sent: tuple[int, ...]  # likewise
     dropped: int
     not_retained: int
 
@@ -57,10 +57,8 @@ class Broker:
         self._touched: list[Outlet] = []
         self._looked_at: set[Session] = set()  # sessions that may be stuck
         self.published_to: dict[str, int] = {}  # topic → messages, of the first ones
-        self._published = 0
+        self._published = [0, 0, 0]  # at QoS 0, 1 and 2
         self._not_retained = 0
-        self._sent_by_gone = 0
-        self._dropped_by_gone = 0
 
     @property
     def journal(self) -> Journal:
@@ -116,10 +114,7 @@ class Broker:
     def counts(self) -> Counts:
         """Return what was done so far."""
         return Counts(
-            self._published,
-            self._sent_by_gone + sum(session.sent for session in self._sessions.values()),
-            self._dropped_by_gone + sum(session.dropped for session in self._sessions.values()),
-            self._not_retained,
+            tuple(self._published), tuple(self._shared.sent), self._shared.dropped, self._not_retained
         )
 
     # sessions
@@ -192,8 +187,6 @@ class Broker:
             self.journal.drop_session(session.number)
             for body in bodies:
                 self.journal.let_go(body)
-        self._sent_by_gone += session.sent
-        self._dropped_by_gone += session.dropped
 
     def resume(self, session: Session) -> None:
         """Send a client that has come back what it is owed."""
@@ -280,7 +273,6 @@ class Broker:
             sender.published += len(messages)
             if any(message.qos == 2 for message in messages):
                 messages, waits = self._first_time(messages, sender)
-        self._published += len(messages)
         at, count = 0, len(messages)
         while at < count:
             first = messages[at]
@@ -290,6 +282,7 @@ class Broker:
             while end < last and messages[end].topic == topic and messages[end].qos == qos:
                 end += 1
             part = messages[at:end] if end - at < count else messages
+            self._published[qos] += end - at
             self._count(topic, end - at)
             if any(message.retain for message in part):
                 self._retain(part, now_s)
@@ -327,7 +320,7 @@ class Broker:
             count = (
                 len(messages) if shared.limits.drops_oldest else min(len(messages), max(0, session.room()))
             )
-            session.dropped += len(messages) - count
+            session.count_dropped(len(messages) - count)
             if count:
                 wanted.append((session, count))
         bodies = shared.journal.new_bodies(messages) if wanted else ()

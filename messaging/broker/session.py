@@ -32,6 +32,8 @@ class Shared:
         self.journal = Journal()
         self.packet_ids = PacketIds()
         self.queued_bytes = 0  # of all sessions together
+        self.sent = [0, 0, 0]  # messages at QoS 0, 1 and 2, to all sessions there ever were …
+        self.dropped = 0  # … and those that they did not get
         self.crowded: list[Session] = []  # sessions that cannot keep up, as a batch came upon them
         self.now_s = 0.0  # monotonic
 
@@ -80,10 +82,11 @@ class Session:
         elif not self.is_unread or not self.is_stuck:
             outlet.put(run)
             self.sent += len(run.messages)
+            self._shared.sent[0] += len(run.messages)
             if self.is_unread:
                 self._shared.crowded.append(self)
         else:
-            self.dropped += len(run.messages)
+            self.count_dropped(len(run.messages))
 
     def offer(self, run: Run) -> None:
         """Deliver at QoS 1 or 2: now as far as the window reaches, the others in their turn."""
@@ -98,6 +101,7 @@ class Session:
             self.pending.update(run.by_id)
             self.in_flight += count
             self.sent += count
+            self._shared.sent[run.qos] += count
             outlet.put(run)
             return
         self._queue(run.outs)
@@ -192,9 +196,14 @@ class Session:
         )
 
     def _drop(self, out: Outgoing) -> None:
-        self.dropped += 1
+        self.count_dropped(1)
         if out.body is not None and self.number:
             self._shared.journal.done(self.number, out.body)
+
+    def count_dropped(self, count: int) -> None:
+        """Count messages that it does not get."""
+        self.dropped += count
+        self._shared.dropped += count
 
     def _count_out(self, out: Outgoing) -> None:
         self.queued_bytes -= out.size_bytes
@@ -221,6 +230,9 @@ class Session:
         self.queued_bytes -= size_bytes
         self._shared.queued_bytes -= size_bytes
         self.sent += count
+        sent = self._shared.sent
+        for out in outs:
+            sent[out.qos] += 1
         outlet.put_some(outs)
         if self.waiters and len(unsent) <= self._shared.most_queued // 4:
             self.let_go()

@@ -12,6 +12,7 @@ from actors.bridge_messages import Bridges, BridgesReport, ListBridges, SetBridg
 from actors.bridge_ports import BridgeAccess, BridgePorts
 from actors.bridges import FLUSH_S, TICK_S, BridgesActor
 from actors.broker import BrokerActor
+from actors.broker_metrics import Stands
 from actors.broker_settings import SetBroker, set_broker
 from actors.hub_broker import HubBroker
 from actors.identities import Access, GetAccess
@@ -59,10 +60,12 @@ class Hub(World):
         self.settings = Settings()
         config = _config(BrokerSpec((), (Bridge(endpoint, rules),) if rules else ()))
         self.broker = HubBroker(config, DEFAULT_LIMITS)
-        self.start(
-            BROKER,
-            lambda: BrokerActor("edge1", self.broker, lambda: BrokerDb.open(folder / "broker.db"), _config),
-        )
+        self.stands = Stands()
+
+        def open_store() -> BrokerDb:
+            return BrokerDb.open(folder / "broker.db")
+
+        self.start(BROKER, lambda: BrokerActor("edge1", self.broker, open_store, _config, self.stands))
         self.heard: list[tuple[str, bytes]] = []
         self._unacknowledged: list[int] = []
         self.client = LocalClient(
@@ -84,7 +87,13 @@ class Hub(World):
         self.start(
             BRIDGES,
             lambda: BridgesActor(
-                "edge1", ports, broker=BROKER, identities=IDENTITIES, hub_client=HUB_CLIENT, specs=specs
+                "edge1",
+                ports,
+                broker=BROKER,
+                identities=IDENTITIES,
+                hub_client=HUB_CLIENT,
+                specs=specs,
+                stands=self.stands,
             ),
         )
 

@@ -39,7 +39,7 @@ def edge() -> Iterator[EdgeProcess]:
     made.close()
 
 
-def deploy(edge: EdgeProcess, hub: dict[str, Any], agent: dict[str, Any]) -> None:
+def deploy(edge: EdgeProcess, hub: dict[str, Any], agent: dict[str, Any], *changes: tuple[Any, Any]) -> None:
     """Write a deployment with variables of edgeHub and edgeAgent."""
 
     def env(variables: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +50,7 @@ def deploy(edge: EdgeProcess, hub: dict[str, Any], agent: dict[str, Any]) -> Non
         ((*HUB_PATH, "routes"), UP),
         ((*AGENT_PATH, "systemModules", "edgeHub", "env"), env(hub)),
         ((*AGENT_PATH, "systemModules", "edgeAgent", "env"), env(agent)),
+        *changes,
     )
     edge.deployment.write_text(json.dumps(content))
 
@@ -134,6 +135,33 @@ def test_hub_and_agent_tell_their_metrics_with_the_common_labels(edge: EdgeProce
     assert value == 0
     assert json.loads(about["host_information"])["operatingSystemType"] == "linux"
     assert json.loads(about["experimental_features"])["enabled"] is False
+
+
+def test_the_hub_tells_how_its_mqtt_broker_is(edge: EdgeProcess) -> None:
+    hub_port, agent_port = free_port(), free_port()
+    news = {"direction": "out", "topic": "news/#"}
+    broker = {"authorizations": [], "bridges": [{"endpoint": "site", "settings": [news]}]}
+    schema, section = ((*HUB_PATH, "schemaVersion"), "1.2"), ((*HUB_PATH, "mqttBroker"), broker)
+    deploy(edge, {"HttpSettings__metrics_port": hub_port}, {"port": agent_port}, schema, section)
+    edge.start()
+    edge.wait_for(edgeHub="running", idle="running")
+
+    def with_bridges() -> dict[str, list[tuple[dict[str, str], float]]] | None:
+        its = scrape(hub_port)
+        return its if "edgehub_broker_bridge_connected" in its else None
+
+    found = until(with_bridges, edge)
+
+    assert {labels["qos"]: value for labels, value in found["edgehub_broker_messages_received_total"]} == {
+        "0": 0,
+        "1": 0,
+        "2": 0,
+    }
+    [(labels, value)] = found["edgehub_broker_bridge_connected"]
+    assert tuple(labels) == (*COMMON, "endpoint")
+    assert (labels["endpoint"], value) == ("site", 0)
+    told = command(edge, "metrics", "edgehub_broker_*")
+    assert "edgehub_broker_retained_messages: Messages that are retained" in told.stdout
 
 
 def test_a_container_that_asks_edgeagent_at_the_port_of_the_hub_gets_the_agents(edge: EdgeProcess) -> None:

@@ -92,6 +92,27 @@ def test_of_1001_messages_for_a_client_that_is_away_1000_are_kept(drops_oldest: 
     assert away.session.dropped == 1
 
 
+def test_what_went_in_and_out_is_counted_by_quality_of_service_also_of_sessions_that_are_gone() -> None:
+    broker = Broker()
+    publisher = Client(broker, "p")
+    once, twice = Client(broker, "a", "t", qos=2), Client(broker, "b", "t", qos=1)
+    away = Client(broker, "c", "t", clean=False)
+    broker.detach(away.session, NOW_S)
+
+    publisher.publish(b"0", b"0", qos=0)
+    publisher.publish(b"1", qos=1)
+    publisher.publish(*[b"2"] * 1000, qos=2)
+    write(broker)
+    for client in (once, twice):
+        broker.detach(client.session, NOW_S)
+    counts = broker.counts()
+
+    assert counts.published == (2, 1, 1000)
+    # 16 of QoS 1 and 2 are in flight to each of two clients; what is owed to the third waits.
+    assert counts.sent == (4, 1 + 1 + 15, 15)
+    assert counts.dropped == 3
+
+
 def test_a_batch_larger_than_the_queue_is_kept_as_far_as_it_fits() -> None:
     broker = Broker(Limits(max_queued=10))
     away, publisher = Client(broker, "s", "t", clean=False), Client(broker, "p")
