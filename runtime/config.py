@@ -12,19 +12,21 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
 from runtime import link_settings
 from runtime.certificates import BACKDATED_S, CA_VALID_DAYS
-from runtime.config_file import ConfigFile, read_config_file
 from runtime.device_file import kept_device_id
 from runtime.home import Home
 from runtime.link_settings import Given
 from runtime.listen_addresses import default_hostname
 from runtime.renewal import DEFAULT_THRESHOLD
 from runtime.settings import NAMES, PREFIX, Settings, about, variable
+
+if TYPE_CHECKING:
+    from runtime.config_file import ConfigFile
 
 CONFIG_VARIABLE: Final = "EDGE_ACTORS_CONFIG"
 # What the runtime hands to its own processes, and the command line's switch for tracebacks: no settings.
@@ -73,9 +75,9 @@ def read_settings(options: Options, environment: Mapping[str, str], host_name: s
     found_home = set_here["home"]
     home = cast(Path, found_home.value) if found_home else default_home()
     file = _file(options, environment, home)
-    if file.problems:
+    if file is not None and file.problems:
         raise ConfigError("\n".join(file.problems))
-    in_file = link_settings.overridden(set_here, file.given)
+    in_file = {} if file is None else link_settings.overridden(set_here, file.given)
     given: dict[str, Given | None] = {**in_file, **{n: g for n, g in set_here.items() if g is not None}}
     link = link_settings.chosen(given)
     values = {name: found.value for name in NAMES if (found := given.get(name)) is not None}
@@ -94,9 +96,9 @@ def read_settings(options: Options, environment: Mapping[str, str], host_name: s
             "iothub_hostname": link_settings.iothub_hostname(given, link) or about("iothub_hostname").default,
             "hostname": values.get("hostname") or default_hostname(listen, host_name),
         },
-        registry_credentials=tuple(file.credentials),
+        registry_credentials=() if file is None else tuple(file.credentials),
         given=origins,
-        remarks=tuple(file.remarks),
+        remarks=() if file is None else tuple(file.remarks),
     )
 
 
@@ -108,10 +110,12 @@ def config_path(options: Options, environment: Mapping[str, str], home: Path) ->
     return Home(home).config, False
 
 
-def _file(options: Options, environment: Mapping[str, str], home: Path) -> ConfigFile:
+def _file(options: Options, environment: Mapping[str, str], home: Path) -> ConfigFile | None:
     path, is_named = config_path(options, environment, home)
-    if not is_named and not path.exists():
-        return ConfigFile(path)
+    if not is_named and not os.path.exists(path):
+        return None
+    from runtime.config_file import read_config_file  # with the parser: an edge without a file needs none
+
     return read_config_file(path)
 
 

@@ -38,12 +38,16 @@ class Checked:
 
 
 def default_file() -> Path:
-    """Return where a user keeps the file: /etc/edge-actors/config.toml, or below ~/.config."""
+    """Return where a user keeps the file: of root /etc/edge-actors/config.toml, else below ~/.config.
+
+    The user of a service has none of its own, and reads that of root.
+    """
     if os.geteuid() == 0:
         return SYSTEM_FILE
     given = os.environ.get("XDG_CONFIG_HOME", "")
     folder = Path(given) if Path(given).is_absolute() else Path.home() / ".config"
-    return folder / "edge-actors" / CONFIG
+    own = folder / "edge-actors" / CONFIG
+    return SYSTEM_FILE if SYSTEM_FILE.exists() and not own.exists() else own
 
 
 def check(
@@ -105,16 +109,24 @@ def apply(source: Path, home: Path, start_anew: Callable[[], None]) -> bool:
         raise EnvironmentFault(
             f"home {home} cannot be created: {exc.strerror}; choose another --home"
         ) from exc
-    write_private_file(target, content)
+    _write_for_owner(target, content)
     try:
         start_anew()
     except EdgeError:
         if before is None:
             target.unlink()
         else:
-            write_private_file(target, before)
+            _write_for_owner(target, before)
         raise
     return True
+
+
+def _write_for_owner(target: Path, content: bytes) -> None:
+    """Write a file that the user of the edge may read, who need not be the one that applies it."""
+    write_private_file(target, content)
+    owner = target.parent.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.chown(target, owner.st_uid, owner.st_gid)
 
 
 def write_minimal(found: ConnectionString, target: Path, force: bool) -> None:
@@ -126,7 +138,7 @@ def write_minimal(found: ConnectionString, target: Path, force: bool) -> None:
     """
     if target.exists() and not force:
         raise ConfigError(f"{target}: there is a file already; edit it, or replace it with --force")
-    text = f"""# Which device this edge is. All keys: runtime/CONFIG.md of edge-actors.
+    text = f"""# Which device this edge is. All keys: `edge-actors config show`
 auto_reprovisioning_mode = "OnErrorOnly"
 
 [provisioning]

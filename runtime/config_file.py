@@ -179,7 +179,7 @@ class _Reader:
         elif any(one.startswith(f"{key}.") for one in keys.all_keys()):
             self._wrong(path, f"{key} is not allowed as a value; allowed: a table, [{key}]")
         else:
-            hint = did_you_mean(key, keys.all_names()) or "; runtime/CONFIG.md lists all keys"
+            hint = did_you_mean(key, keys.all_names()) or "; `edge-actors config show` lists all keys"
             self._wrong(path, f"unknown key {quoted(key)}{hint}")
 
     def _setting(self, path: tuple[str, ...], name: str, value: Any) -> None:

@@ -76,7 +76,7 @@ from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
 from runtime.exit_codes import DONE, PART_FAILED
-from runtime.given_ca import ca_source
+from runtime.given_ca import GivenCa, ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
@@ -167,6 +167,9 @@ def _run_as_provisioned(
     """Run until the end, or until the edge is another device or has another key: MOVED."""
     check_home(settings.home)
     settings, provisioned = provision(settings)
+    ca = ca_source(settings)
+    if isinstance(ca, GivenCa):  # a mistake of the user's is told before anything is started
+        ca.read(Home(settings.home).certificates, settings.hostname, time.time())
     cloud = embedded_cloud(settings, provisioned)
     origin = Origin.CLOUD if cloud is None else Origin.LOCAL
     first = None if cloud is None else cloud.first_deployment

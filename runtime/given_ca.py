@@ -80,7 +80,6 @@ def read_given_ca(folder: Path, cert: NamedFile, key: NamedFile, host_name: str,
             is none, or may not sign for `host_name`.
         EnvironmentFault: the summary cannot be written.
     """
-    make_private_folder(folder)
     digest = hashlib.sha256(host_name.encode())
     for file in (key, cert):
         try:
@@ -96,7 +95,9 @@ def read_given_ca(folder: Path, cert: NamedFile, key: NamedFile, host_name: str,
         pair = certificate_files.load_pair(cert, key, now_s)
         certificate_files.check_authority(cert, pair, host_name)
         found = _Summary(digest.hexdigest(), pair.pem, pair.permitted, pair.not_before_s, pair.not_after_s)
-        write_private_file(path, msgspec.json.encode(found))
+        if folder.parent.is_dir():  # else there is no home yet: it is made later, with its mode
+            make_private_folder(folder)
+            write_private_file(path, msgspec.json.encode(found))
         log.info("the edge CA is that in '%s'", cert.path)
     return EdgeCa(
         cert.path,

@@ -280,7 +280,7 @@ def _payload(settings: Settings) -> str:
     except OSError as exc:
         raise ConfigError(cannot_read(path, origin, exc)) from exc
     except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{origin}: '{path}' is no JSON; it has to hold an object") from exc
+        raise ConfigError(f"{origin}: '{path}' is no JSON, and nothing else is taken") from exc
     return text
 
 

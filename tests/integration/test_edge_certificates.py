@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from actors.addresses import SECURITY
 from actors.security import RenewalDue
 from messaging.client import Client
+from runtime.certificates import CaPlan, ensure_edge_ca
 from runtime.cli.running import refresh_scope
 from runtime.run_directory import RunDirectory
 from tests.integration.cloud_program import CloudProgram
@@ -255,6 +257,35 @@ def test_files_that_went_wrong_while_the_edge_runs_are_told_and_the_hub_goes_on(
     wait_until(lambda: said in edge.output.read_text(), "it is told")
     assert "does not belong to the first certificate" in edge.output.read_text()
     assert served_by(edge, root) == "plant root"
+
+
+def test_an_edge_ca_of_its_own_that_is_due_is_renewed_while_the_edge_runs(
+    edge: EdgeProcess, tmp_path: Path
+) -> None:
+    start_with(edge, tmp_path, "[edge_ca]\nexpiry_days = 60\ncommon_name = 'CA of gw'\n")
+    hub, sensor = (edge.modules()[name]["pid"] for name in ("edgeHub", "sensor"))
+    [made] = [one for one in edge.json("cert", "show") if one["use"] == "edge CA"]
+    assert (made["subject"], made["daysLeft"]) == ("CN=CA of gw", 59)
+    # As if 59 days had passed: 80 % of its life are over.
+    plan = CaPlan("CA of gw", 60)
+    old = ensure_edge_ca(tmp_path / "old", "edge1", time.time() - 59 * 86_400, plan)
+    (edge.home / "certificates" / "edge-ca.pem").write_bytes(old.path.read_bytes())
+
+    look_at_certificates(edge)
+
+    wait_until(lambda: edge.modules()["sensor"]["pid"] not in (0, None, sensor), "modules are started again")
+    [renewed] = [one for one in edge.json("cert", "show") if one["use"] == "edge CA"]
+    assert renewed["daysLeft"] == 59
+    assert renewed["thumbprint"] not in (made["thumbprint"], "")
+    pem = edge.run("cert", "show", "--pem").stdout
+    context = ssl.create_default_context(cadata=pem)
+    with (
+        socket.create_connection((edge.address, 8883), 10) as connected,
+        context.wrap_socket(connected, server_hostname=edge.address),
+    ):
+        assert edge.modules()["edgeHub"]["pid"] == hub
+    before = delivered(edge)
+    wait_until(lambda: delivered(edge) > before, "messages flow again")
 
 
 # an edge that runs

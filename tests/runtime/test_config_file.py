@@ -8,9 +8,12 @@ import base64
 import json
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.config import read_settings
@@ -225,7 +228,7 @@ def test_no_secret_is_shown_by_the_settings(tmp_path: Path) -> None:
             "FILE:3: unknown key 'provisioning.conection_string'; did you mean 'provisioning.connection_string'?",
         ),
         ("[edge_cas]\ncert = '/a'", "FILE:1: unknown key 'edge_cas'; did you mean 'edge_ca'?"),
-        ("zzzz = 1", "FILE:1: unknown key 'zzzz'; runtime/CONFIG.md lists all keys"),
+        ("zzzz = 1", "FILE:1: unknown key 'zzzz'; `edge-actors config show` lists all keys"),
         ("hostname = 5", "FILE:1: hostname = 5 is not allowed; allowed: a string: host name"),
         (
             'hostname = ""',
@@ -467,6 +470,47 @@ def test_a_file_that_is_none_is_named(
 def test_a_folder_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="cannot be read: Is a directory"):
         read_settings({"home": str(tmp_path), "config": str(tmp_path)}, {}, "gw-7")
+
+
+VALUES = st.sampled_from(
+    [
+        "1",
+        "-1",
+        "1.5",
+        "nan",
+        "true",
+        '""',
+        '"x"',
+        "[]",
+        "[[1]]",
+        '["a", 2]',
+        "{}",
+        "{ a.b = 1 }",
+        "07:30:00",
+        '"""a\nb"""',
+    ]
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*all_keys(), *REFUSED, *NO_EFFECT, "registry_credentials.a.address"]), VALUES
+        )
+    )
+)
+def test_whatever_stands_behind_a_key_is_read_or_told_with_its_line(pairs: list[tuple[str, str]]) -> None:
+    """Nothing but an error of ours comes out, and each problem of the file names a line that it has."""
+    text = "".join(f"{key} = {value}\n" for key, value in pairs)
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder), text)
+        try:
+            read_settings({"home": str(Path(folder) / "home"), "config": str(path)}, {}, "gw-7")
+        except ConfigError as exc:
+            for line in str(exc).replace(str(path), "FILE").split("\nFILE"):
+                found = re.match(r"(?:FILE)?:(\d+): ", line)
+                assert found is not None, line
+                assert 1 <= int(found[1]) <= text.count("\n") + 1
 
 
 # --- the tables ---

@@ -37,7 +37,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def private(path: Path, text: str, mode: int = 0o600) -> Path:
-    path.touch(mode)
+    path.touch(0o600)
     path.write_text(text)
     path.chmod(mode)
     return path
@@ -265,6 +265,19 @@ def test_what_is_applied_is_what_the_next_start_and_show_take(
     assert (rows["image_gc_interval"]["value"], rows["image_gc_interval"]["origin"]) == ("1d", "default")
     assert rows["hostname"]["key"] == "hostname"
     assert KEY not in printed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_applies_belongs_to_the_user_of_the_edge(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, 61_000, 61_001)
+    config = private(tmp_path / "c.toml", 'log_level = "debug"\n')
+
+    assert invoke(["config", "apply", "-c", str(config)]) == 0
+
+    status = (home / "config.toml").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (61_000, 61_001, 0o600)
 
 
 @pytest.mark.parametrize("from_file", [True, False], ids=["from a file", "from standard input"])

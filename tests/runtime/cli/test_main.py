@@ -4,7 +4,6 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 
 import click
 import pytest
