@@ -203,7 +203,7 @@ class Home:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
-        if not foreign:
+        if not foreign and os.access(real.parent, os.W_OK):  # else it is systemd's, and stays, empty
             real.rmdir()
             if self.path.is_symlink():
                 self.path.unlink()

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from typing import Final
 
 from actors.addresses import AGENT, AGENT_PROCESS
@@ -49,15 +49,15 @@ class ServiceManager:
         self.watchdog_s = watchdog_s
 
     @classmethod
-    def from_environment(cls, environment: MutableMapping[str, str]) -> ServiceManager | None:
+    def from_environment(cls, environment: Mapping[str, str]) -> ServiceManager | None:
         """Return the line to whoever started us as a service, None when nobody did.
 
-        Takes the variables out, so that no module speaks in our name.
+        Modules have environments of their own, so none of them speaks in our name.
         """
-        path = environment.pop(NOTIFY_SOCKET, "")
-        limit, pid = environment.pop(WATCHDOG_USEC, ""), environment.pop(WATCHDOG_PID, "")
+        path = environment.get(NOTIFY_SOCKET, "")
         if not path.startswith(("/", "@")):
             return None
+        limit, pid = environment.get(WATCHDOG_USEC, ""), environment.get(WATCHDOG_PID, "")
         is_ours = limit.isascii() and limit.isdigit() and int(limit) > 0 and pid in ("", str(os.getpid()))
         return cls(path, int(limit) / 1e6 if is_ours else None)
 

@@ -104,13 +104,10 @@ def begin(
 def test_the_environment_says_how_often_signs_of_life_are_wanted(
     given: dict[str, str], watchdog_s: float | None
 ) -> None:
-    environment = {"NOTIFY_SOCKET": "/run/systemd/notify", **given, "PATH": "/bin"}
-
-    manager = ServiceManager.from_environment(environment)
+    manager = ServiceManager.from_environment({"NOTIFY_SOCKET": "/run/systemd/notify", **given})
 
     assert manager is not None
     assert manager.watchdog_s == watchdog_s
-    assert environment == {"PATH": "/bin"}, "a module could speak in the name of the edge"
 
 
 @pytest.mark.parametrize("path", ["/run/systemd/notify", "@notify"], ids=["path", "abstract"])

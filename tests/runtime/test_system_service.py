@@ -6,6 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ from runtime import system_service
 system_service.USER = {PLAYER!r}
 system_service.become_owner(pathlib.Path(sys.argv[1]))
 print(os.getresuid(), os.getresgid(), os.getgroups() == [os.getgid()], os.environ.get("XDG_RUNTIME_DIR"))
+"""
+PURGE = f"""
+import os, pathlib, sys
+from runtime.home import Home
+os.setresuid(*3 * [{pwd.getpwnam(PLAYER).pw_uid}])
+print(Home(pathlib.Path(sys.argv[1])).purge())
 """
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -79,3 +86,22 @@ def test_the_service_has_a_run_directory_of_its_own_and_only_the_service(
     assert base_folder(12345, None) == tmp_path / "service"
     assert base_folder(12346, None) == Path("/tmp/edge-actors-12346")
     assert base_folder(0, None) == Path("/run/edge-actors")
+
+
+@needs_root
+def test_the_service_empties_a_home_that_it_cannot_remove() -> None:
+    player = pwd.getpwnam(PLAYER)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        home = Path(folder) / "home"
+        home.mkdir()
+        (home / "device.json").touch()
+        for path in (home, home / "device.json"):
+            os.chown(path, player.pw_uid, player.pw_gid)
+
+        done = subprocess.run(
+            [sys.executable, "-c", PURGE, str(home)], capture_output=True, text=True, check=True
+        )
+
+        assert done.stdout == "[]\n"
+        assert list(home.iterdir()) == []
