@@ -348,12 +348,15 @@ class _Edge:
     def run(self, ends_s: float | None) -> int:
         """Start the actors and wait for the end, at the latest until this monotonic time."""
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
+        security = self._security
+        assert security is not None
         began_s = time.time()
         with self._signals_caught():
             root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
             log.info("edge %s runs, version %s, home %s", self._settings.device_id, VERSION, self._home.path)
+            log.info("certificates of this edge: %s", security.validity())
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)
