@@ -443,6 +443,8 @@ class _Edge:
             manager: Who is told how the edge is; None: nobody.
         """
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
+        security = self._security
+        assert security is not None
         began_s = time.time()
         assert self._security is not None
         self._security.note_module(EDGE_AGENT, ModuleStatus.RUNNING.value, began_s, None)
@@ -453,6 +455,7 @@ class _Edge:
             self._management.serve(lambda: self._management_api(began_s))
             signs = SignsOfLife(manager, bus) if manager is not None else None
             log.info("edge %s runs, version %s, home %s", self._settings.device_id, VERSION, self._home.path)
+            log.info("certificates of this edge: %s", security.validity())
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)

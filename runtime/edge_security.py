@@ -14,6 +14,7 @@ from actors.module_spec import EDGE_AGENT, EDGE_HUB
 from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
+from messaging.time_text import iso_utc
 from runtime import process_table
 from runtime.atomic_file import write_private_file
 from runtime.caller import ModuleContainer, ModuleProcess
@@ -236,6 +237,13 @@ class EdgeSecurity:
         """Have a certificate under other names for the next start of the hub. In the agent's thread."""
         self._server_names = server_names
         self.renew_certificates(self._now_s())
+
+    def validity(self) -> str:
+        """Say for how long the certificates of this edge count, for the log."""
+        ends = (
+            (one.not_after_s, what) for one, what in ((self._ca, "edge CA"), (self._certificate, "hub's"))
+        )
+        return ", ".join(f"{what} valid until {iso_utc(at_s)[:10]}" for at_s, what in ends)
 
     def renew_at_s(self) -> float:
         """Return when the next certificate is due; see Security."""

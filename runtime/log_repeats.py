@@ -57,7 +57,7 @@ class _Counted:
     def leave_out(self, record: logging.LogRecord) -> None:
         self.left_out += 1
         self.name, self.level, self.created_s = record.name, record.levelno, record.created
-        self.text = record.getMessage()[:LONGEST_KEPT]
+        self.text = record.getMessage().partition("\n")[0][:LONGEST_KEPT]  # a traceback was told already
 
     def summary(self, remark: str) -> logging.LogRecord:
         """Return the line that tells of them."""

@@ -104,6 +104,14 @@ def test_lines_at_debug_are_all_told() -> None:
     assert told == [["same"]] * 200
 
 
+def test_what_follows_the_first_line_is_told_once() -> None:
+    repeats = Repeats()
+    for _ in range(2):
+        take(repeats, "it failed\nTraceback\n  where", 0.0)
+
+    assert due(repeats, FIRST_WAIT_S) == ["it failed (again: 1, the last at 00:00:00 UTC)"]
+
+
 def test_another_level_or_another_error_is_another_line() -> None:
     repeats = Repeats()
     failed = [record("it failed") for _ in range(2)]
