@@ -179,6 +179,7 @@ class AgentLinkActor(EdgeActor):
         self._watcher = ""
         self._desired: Json | None = None  # None: not known on this connection
         self._version = 0
+        self._patched = 0  # highest `$version` of patches that came while the twin was asked for
         self._twin_asked = 0
         self._twin_failures = 0
         self._reported: Json | None = None  # what the cloud has; None: not known
@@ -337,10 +338,13 @@ class AgentLinkActor(EdgeActor):
 
     def _get_twin(self) -> None:
         assert self._connection is not None
-        self._twin_asked = next(self._numbers)
+        self._twin_asked, self._patched = next(self._numbers), 0
         self._connection.get_twin(self._twin_asked)
 
     def _take_twin(self, twin: Json) -> None:
+        if twin["desired"]["$version"] < self._patched:
+            self._get_twin()  # a patch overtook this answer, which was read before it
+            return
         if self._told is not None:
             log.info("the agent's link to %s is up again", self._host_name)
         elif self._desired is None:
@@ -363,7 +367,9 @@ class AgentLinkActor(EdgeActor):
 
     def _take_patch(self, patch: Json) -> None:
         """Merge the next patch; after a gap the whole twin is read. Source: agent.md section 6.4"""
-        version = patch.get("$version")
+        version = patch.get("$version", 0)
+        if self._twin_asked:
+            self._patched = version
         if self._desired is None or version != self._version + 1:
             if self._is_up and not self._twin_asked:
                 self._get_twin()

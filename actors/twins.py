@@ -67,6 +67,7 @@ from messaging.twin import Json, difference
 log = logging.getLogger(__name__)
 
 CLOUD_LIMIT_S: Final = 10.0  # for one answer of the cloud; a client that asks for its twin waits for it
+ROUTE_LIMIT_S: Final = 10.0  # for a change to be on disk as a message; the client that made it waits for that
 RETRY_S: Final = 30.0  # after a failure, unless the link comes back earlier
 MOST_REMEMBERED: Final = 500  # twins in memory, of up to 72 KiB; the others are read again when needed
 MOST_UNTAKEN: Final = 16  # patches of one client that are followed; of older ones the next one tells
@@ -116,6 +117,8 @@ class TwinActor(EdgeActor):
         self._under_way: dict[str, int] = {}  # identity → correlation id of what the cloud was asked
         self._stale: set[str] = set()  # of these the cloud's copy is wanted
         self._readers: dict[str, list[Envelope]] = {}  # who waits for it
+        self._patched: dict[str, int] = {}  # highest `$version` of patches that came while it was asked for
+        self._unrouted: dict[int, tuple[str, Envelope]] = {}  # by Publish of a change: who waits for it
         self._epochs = itertools.count(1)
 
     # life
@@ -218,9 +221,10 @@ class TwinActor(EdgeActor):
         envelope = self.envelope
 
         def stored() -> None:
-            self.reply(ReportedPatched(identity), envelope)
-            if identity != self._hub.id:
-                self._publish_change(identity, message.patch)
+            if identity == self._hub.id:
+                self.reply(ReportedPatched(identity), envelope)
+            else:
+                self._publish_change(identity, message.patch, envelope)
             self._go_on(identity)
 
         self._change(identity, record, stored, envelope)
@@ -234,7 +238,14 @@ class TwinActor(EdgeActor):
         except StoreError as exc:
             self.reply(RequestFailed("ForgetTwin", self.address, str(exc)))
             return
-        for known in (self._records, self._changed, self._sent, self._under_way, self._readers):
+        for known in (
+            self._records,
+            self._changed,
+            self._sent,
+            self._under_way,
+            self._readers,
+            self._patched,
+        ):
             known.pop(identity, None)
         self._stale.discard(identity)
         for module, values in self._deployed.items():
@@ -309,8 +320,11 @@ class TwinActor(EdgeActor):
         identity = message.identity
         if not self._ended(identity):
             return
-        before = self._record(identity)
         desired, reported = msgspec.json.decode(message.desired), msgspec.json.decode(message.reported)
+        if desired.get("$version", 0) < self._patched.get(identity, 0):
+            self._refresh(identity)  # a patch overtook this answer, which was read before it
+            return
+        before = self._record(identity)
         record = before.with_cloud(desired, reported, self.clock.now_s())
 
         def stored() -> None:
@@ -330,16 +344,20 @@ class TwinActor(EdgeActor):
         self._failed(message.identity, f"{message.status} {message.reason}")
 
     def on_request_failed(self, message: RequestFailed) -> None:
-        if self.envelope.correlation_id:
-            self._failed(self._asked_with(self.envelope.correlation_id), message.reason)
+        if self.envelope.correlation_id in self._unrouted:
+            self._not_routed(self.envelope.correlation_id, message.reason)
         else:
-            log.error("a change of reported properties could not be routed: %s", message.reason)
+            self._failed(self._asked_with(self.envelope.correlation_id), message.reason)
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
+        if message.correlation_id in self._unrouted:
+            self._not_routed(message.correlation_id, f"not on disk within {ROUTE_LIMIT_S:g} s")
         self._failed(self._asked_with(message.correlation_id), f"no answer within {CLOUD_LIMIT_S:g} s")
 
     def on_desired_changed(self, message: DesiredChanged) -> None:
         identity = message.identity
+        if identity in self._under_way:
+            self._patched[identity] = message.version
         before = self._record(identity)
         record = before.with_desired_patch(message.version, msgspec.json.decode(message.patch))
         if record is None:
@@ -366,6 +384,7 @@ class TwinActor(EdgeActor):
         record = self._record(identity)
         if identity in self._stale or record.known is None:
             self._stale.discard(identity)
+            self._patched.pop(identity, None)
             self._under_way[identity] = self.request(self._cloud, FetchTwin(identity), CLOUD_LIMIT_S)
         elif patch := record.unsent():
             asked = SendReported(identity, msgspec.json.encode(patch))
@@ -399,7 +418,16 @@ class TwinActor(EdgeActor):
     # changes as messages
 
     def on_stored(self, message: Stored) -> None:
-        """The message of a change is on disk; nobody waits for that."""
+        """The message of a change is on disk too, so its client may forget it."""
+        for batch in message.batches:
+            if (waiting := self._unrouted.pop(batch, None)) is not None:
+                self.reply(ReportedPatched(waiting[0]), waiting[1])
+
+    def _not_routed(self, correlation_id: int, reason: str) -> None:
+        """The twin has the change, and the cloud will; only its message is missing."""
+        identity, envelope = self._unrouted.pop(correlation_id)
+        log.error("a change of reported properties of '%s' could not be routed: %s", identity, reason)
+        self.reply(ReportedPatched(identity), envelope)
 
     # answers
 
@@ -414,8 +442,8 @@ class TwinActor(EdgeActor):
         if told is not record:
             self._change(identity, told, _nothing)
 
-    def _publish_change(self, identity: str, patch: bytes) -> None:
-        """Route the patch as a message, which `FROM /twinChangeNotifications` takes."""
+    def _publish_change(self, identity: str, patch: bytes, asked: Envelope) -> None:
+        """Route the patch as a message for `FROM /twinChangeNotifications`; answer once that is kept."""
         sender = Identity.parse(identity)
         properties: dict[str, str | None] = {
             names.MESSAGE_TYPE: TWIN_CHANGE,
@@ -429,7 +457,8 @@ class TwinActor(EdgeActor):
             properties[names.REPORTER_MODULE_ID] = sender.module_id
         header = encode_header(source_path(properties), {}, properties)
         # An epoch of its own for each: one that is refused shall not keep the others out.
-        self.tell(self._router, Publish(str(self._hub), next(self._epochs), 0, (header,), ((0, patch),)))
+        publish = Publish(str(self._hub), next(self._epochs), 0, (header,), ((0, patch),))
+        self._unrouted[self.request(self._router, publish, ROUTE_LIMIT_S)] = identity, asked
 
     # records
 

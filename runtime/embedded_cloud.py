@@ -321,7 +321,7 @@ class EmbeddedCloud:
         ends_s = time.monotonic() + START_LIMIT_S
         while not has_ended() and time.monotonic() < ends_s:
             with suppress(EnvironmentFault):  # it has not said yet where it listens
-                cloud = Cloud(self._home.path)
+                cloud = Cloud(self._home.path, start_limit_s=0.0)
                 if cloud.serving.host_name == self.host_name and self._answers():
                     return cloud
             time.sleep(LOOK_S)  # between two looks at what another process writes

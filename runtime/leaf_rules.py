@@ -24,6 +24,16 @@ def is_own(home: Home, host_name: str) -> bool:
         return False
 
 
+def has_own_cloud(home: Home) -> bool:
+    """Return whether the IoT Hub of the edge on this home is a stand-in of its own, and runs."""
+    found = load(home)
+    return (
+        found is not None
+        and is_own(home, found.host_name)
+        and CloudHome.in_home(home.path).lock().holder() is not None
+    )
+
+
 def check_create(home: Home, device_id: str) -> None:
     """Return when a device may be made here.
 

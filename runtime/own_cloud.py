@@ -41,7 +41,7 @@ class OwnDevice:
         if not is_refusal(fault):
             return fault
         try:
-            device = Cloud(self._home.path).get(device_path(before.device_id))
+            device = Cloud(self._home.path, start_limit_s=0.0).get(device_path(before.device_id))
             key = (device["authentication"]["symmetricKey"] or {}).get("primaryKey") or ""
             if (
                 not key
@@ -71,7 +71,7 @@ def tell_leaves(home: Home, edge_id: str, keys: KeyStore) -> tuple[tuple[str, st
     changes = keys.leaf_changes()
     if not changes:
         return ()
-    cloud = Cloud(home.path)
+    cloud = Cloud(home.path, start_limit_s=0.0)
     scope = cloud.get(device_path(edge_id))["deviceScope"]
     problems = []
     for device_id, change in changes.items():

@@ -17,13 +17,14 @@ from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from runtime.home import Home
 from runtime.key_content import Identity
 from runtime.key_store import KeyStore
-from runtime.leaf_rules import adopt, check_change, check_create
+from runtime.leaf_rules import adopt, check_change, check_create, has_own_cloud
 from runtime.run_directory import AGENT, Lock, RunDirectory
 
 T = TypeVar("T")
 
 ANSWER_LIMIT_S = 5.0
 ASK_AGAIN_S = 0.1
+TOLD_LIMIT_S = 3.0  # for the stand-in of the edge to have heard of a change of a device
 
 
 class RunningEdge:
@@ -99,7 +100,7 @@ def create_device(
     def locally(keys: KeyStore) -> None:
         keys.create_device(device_id, time.time(), auth_type, thumbprints)
 
-    _change(home, locally, CreateDevice(device_id, auth_type, thumbprints), DeviceIdentity)
+    _change(home, device_id, locally, CreateDevice(device_id, auth_type, thumbprints), DeviceIdentity)
     identities = KeyStore.open(home.keys).identities()
     return next(found for found in identities if found.device_id == device_id and found.module_id is None)
 
@@ -119,7 +120,7 @@ def enable_device(home: Home, device_id: str, enabled: bool) -> None:
         adopt(home, keys, device_id)
         keys.enable_device(device_id, enabled)
 
-    _change(home, locally, EnableDevice(device_id, enabled), DeviceChanged)
+    _change(home, device_id, locally, EnableDevice(device_id, enabled), DeviceChanged)
 
 
 def delete_device(home: Home, device_id: str) -> None:
@@ -134,10 +135,16 @@ def delete_device(home: Home, device_id: str) -> None:
         adopt(home, keys, device_id)
         keys.delete_device(device_id)
 
-    _change(home, locally, DeleteDevice(device_id), DeviceChanged)
+    _change(home, device_id, locally, DeleteDevice(device_id), DeviceChanged)
 
 
-def _change(home: Home, locally: Callable[[KeyStore], None], request: object, answer: type[object]) -> None:
+def _change(
+    home: Home,
+    device_id: str,
+    locally: Callable[[KeyStore], None],
+    request: object,
+    answer: type[object],
+) -> None:
     """Have the keys changed by the running agent, which owns them; without one in the key store."""
     run = RunDirectory.of(home.path)
     run.prepare()
@@ -151,3 +158,12 @@ def _change(home: Home, locally: Callable[[KeyStore], None], request: object, an
         return
     with running_edge(home.path) as edge:
         edge.ask(SECURITY, request, answer)
+    if has_own_cloud(home):
+        _wait_until_told(home, device_id)
+
+
+def _wait_until_told(home: Home, device_id: str) -> None:
+    """Give the edge the time to tell its stand-in, so that a command to that one knows the change."""
+    ends_s = time.monotonic() + TOLD_LIMIT_S
+    while device_id in KeyStore.open(home.keys).leaf_changes() and time.monotonic() < ends_s:
+        time.sleep(ASK_AGAIN_S)  # between two looks at what another process does

@@ -14,11 +14,15 @@ from urllib.parse import quote
 from messaging import sas
 from messaging.errors import ConfigError, EdgeError, EnvironmentFault
 from messaging.nearest import did_you_mean
+from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome, Serving
 from runtime.iothub.policies import OWNER, Policies
+from runtime.run_directory import AGENT, Lock, RunDirectory
 
 API_VERSION: Final = "2021-04-12"
 ANSWER_LIMIT_S: Final = 30.0
+START_LIMIT_S: Final = 5.0  # for a stand-in that starts with its edge
+LOOK_S: Final = 0.05
 TOKEN_S: Final = 600
 # What cannot be done now, in distinction to what the user should have written differently.
 NOT_THE_USERS: Final = ("DeviceNotOnline", "DeviceConnectionClosedRemotely")
@@ -44,16 +48,19 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Cloud:
-    """The stand-in that runs on one home.
+    """The stand-in that runs on one home. One that is starting, with its edge mostly, is waited for.
 
     Raises:
         EnvironmentFault: none runs.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, start_limit_s: float = START_LIMIT_S) -> None:
         self.home = home
         self._place = CloudHome.in_home(home)
         self._place.run.check()
+        ends_s = time.monotonic() + start_limit_s
+        while not self._answers() and self._may_be_starting() and time.monotonic() < ends_s:
+            time.sleep(LOOK_S)  # between two looks at what another process does
         if self._place.lock().holder() is None:
             raise EnvironmentFault(
                 f"no IoT Hub runs on home {home}; start one with `edge-actors cloud run --home {home}`"
@@ -126,6 +133,24 @@ class Cloud:
             continuation = headers.get("x-ms-continuation", "")
             if not continuation:
                 return
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            return probe.connect_ex(str(self._place.socket)) == 0
+
+    def _may_be_starting(self) -> bool:
+        """Say whether it has its lock and is not up yet, or an edge is that runs one of its own."""
+        if self._place.lock().holder() is not None:
+            return True
+        if Lock(RunDirectory.of(self.home), AGENT).holder() is None:
+            return False
+        from runtime import provisioning  # seldom needed here
+
+        try:
+            found = provisioning.load(Home(self.home))
+            return found is None or self._place.read_serving().host_name == found.host_name
+        except EdgeError:
+            return False
 
     def _token(self) -> str:
         owner = self.policies.find(OWNER)

@@ -50,6 +50,7 @@ class FarBroker:
         self.acknowledged_by_bridge: list[int] = []
         self.abandoned = 0
         self.is_accepted = False
+        self.swallows = False  # what the bridge sends gets lost on its way
         self._codec = ServerConnection()
 
     # Lines
@@ -57,7 +58,7 @@ class FarBroker:
     def connect(self, access: BridgeAccess, handler: LineHandler) -> FarBroker:
         self.attempts += 1
         self.access, self.handler = access, handler
-        self.is_accepted = False
+        self.is_accepted = self.swallows = False
         return self
 
     def abandon(self) -> None:
@@ -90,7 +91,7 @@ class FarBroker:
 
     def answer(self) -> None:
         """Answer what the bridge has sent, until it sends nothing more."""
-        while self.handler is not None and (data := self._taken()):
+        while self.handler is not None and (data := self._taken()) and not self.swallows:
             replies: list[Packet] = []
             for packet in self._codec.receive_data(data):
                 if isinstance(packet, Publish):

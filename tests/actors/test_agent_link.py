@@ -124,6 +124,25 @@ def test_the_twin_is_read_every_hour() -> None:
     assert edge.statuses()["other"] == "running"
 
 
+def test_a_patch_that_overtakes_an_older_copy_of_the_twin_is_not_undone_by_it() -> None:
+    edge = linked()
+    edge.cloud.hold()
+    edge.system.advance(3600.0)
+    older = edge.cloud.desired[EDGE_AGENT_ID]
+    edge.cloud.patch_desired(EDGE_AGENT_ID, {"modules": {"second": process()}})
+    edge.system.run()
+    newer, edge.cloud.desired[EDGE_AGENT_ID] = edge.cloud.desired[EDGE_AGENT_ID], older
+
+    edge.cloud.release(1)
+    edge.system.run()
+    edge.cloud.desired[EDGE_AGENT_ID] = newer
+    edge.cloud.release()
+    edge.system.advance(5.0)
+
+    assert edge.keeper.version == newer.version
+    assert edge.statuses()["second"] == "running"
+
+
 # reported properties
 
 

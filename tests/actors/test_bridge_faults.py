@@ -89,6 +89,10 @@ class Play:
         self.world.restart()
         self.world.bridge.set_rules(RULES)
 
+    def swallow(self) -> None:
+        """The line takes everything and brings nothing, until the connection is lost."""
+        self.world.far.swallows = True
+
     def hold(self) -> None:
         self.world.far.acknowledges = False
 
@@ -112,8 +116,9 @@ class Play:
         self.settle()
 
     def heal(self) -> None:
+        self.lose()
         self.acknowledge()
-        for _ in range(200):
+        for _ in range(60):
             self.confirm()
             if not self.is_up:
                 self.connect()
@@ -142,6 +147,7 @@ steps = st.one_of(
                 "refuse",
                 "kill",
                 "hold",
+                "swallow",
                 "acknowledge",
                 "confirm",
                 "flush",

@@ -34,7 +34,7 @@ from actors.cloud import (
 from actors.router import Publish
 from actors.store_messages import Stored
 from actors.twin_record import TwinRecord
-from actors.twins import CLOUD_LIMIT_S, RETRY_S, SetDesired, TwinActor
+from actors.twins import CLOUD_LIMIT_S, RETRY_S, ROUTE_LIMIT_S, SetDesired, TwinActor
 from messaging.lifecycle import ActorRestarted, RequestFailed
 from messaging.message import decode_header
 from messaging.twin import difference, merge
@@ -54,6 +54,7 @@ class TwinWorld(World):
         self.disk = disk or MemoryTwins()
         self.start(TWINS, lambda: TwinActor(lambda: self.disk, ROUTER, CLOUD, "edge1", desired or {}))
         self.letters(CLOUD)
+        self.routed: list[Publish] = []
 
     def connects(self, identity: str = PUMP, *features: str) -> None:
         self.tell(TWINS, ClientChanged(identity, features or ("DESIRED_PROPERTIES",)), HEAD)
@@ -62,7 +63,14 @@ class TwinWorld(World):
         """Patch reported properties; return the answer."""
         body = patch if isinstance(patch, bytes) else json.dumps(patch).encode()
         self.tell(TWINS, PatchReported(identity, body), HEAD, 7)
+        self.store()
         return self.answer()
+
+    def store(self) -> None:
+        """Have the changes that were routed stored, as router and store do."""
+        letters = self.letters(ROUTER)
+        self.routed += [message_in(letter) for letter in letters]
+        self.tell(TWINS, Stored(tuple(letter.correlation_id for letter in letters)), STORE)
 
     def answer(self) -> Any:
         found = [message_in(letter) for letter in self.letters(HEAD) if letter.correlation_id == 7]
@@ -198,7 +206,7 @@ def test_a_patch_is_routed_as_a_message_of_the_hub_in_the_name_of_the_client(wor
     world.report({"a": 1})
     world.report({"b": 2}, "leaf")
 
-    first, second = world.told(ROUTER, Publish)
+    first, second = world.routed
     message = decode_header(first.headers[0], first.entries[0][1])
 
     assert (message.source, message.body) == ("/twinChangeNotifications/", b'{"a": 1}')
@@ -215,16 +223,32 @@ def test_a_patch_is_routed_as_a_message_of_the_hub_in_the_name_of_the_client(wor
     assert second.epoch > first.epoch  # or the guard of the store would take it for a repetition
 
 
-def test_whether_the_message_of_a_change_was_stored_makes_no_dead_letter_and_no_difference(
-    world: TwinWorld,
-) -> None:
-    world.report({"a": 1})
+def test_a_patch_is_answered_when_its_message_is_on_disk_as_well(world: TwinWorld) -> None:
+    world.tell(TWINS, PatchReported(PUMP, b'{"a": 1}'), HEAD, 7)
+    before = world.answer()
 
-    world.tell(TWINS, Stored((0,)), STORE)
-    world.tell(TWINS, RequestFailed("Append", STORE, "no space left"), STORE)
+    world.store()
 
+    assert (before, world.answer()) == (None, ReportedPatched(PUMP))
     assert world.dead_letters.count == 0
+
+
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_a_patch_of_which_no_message_can_be_made_is_in_the_twin_all_the_same(
+    world: TwinWorld, how: str
+) -> None:
+    world.tell(TWINS, PatchReported(PUMP, b'{"a": 1}'), HEAD, 7)
+    [letter] = world.letters(ROUTER)
+
+    if how == "refused":
+        failed = RequestFailed("Append", STORE, "no space left")
+        world.tell(TWINS, failed, STORE, letter.correlation_id)
+    else:
+        world.system.advance(ROUTE_LIMIT_S + 1)
+
+    assert world.answer() == ReportedPatched(PUMP)
     assert world.twin()["reported"]["a"] == 1
+    assert world.dead_letters.count == 0
 
 
 # the deployment on this device
@@ -463,6 +487,30 @@ def test_after_a_desired_patch_was_missed_the_client_gets_the_difference(world: 
     world.cloud_twin(to, {"rpm": 3, "new": 2, "$version": 5})
 
     assert world.desired_patches() == [{"rpm": 3, "new": 2, "old": None, "$version": 5}]
+
+
+@pytest.mark.parametrize("in_one_turn", [False, True], ids=["one after the other", "in one turn"])
+def test_a_desired_patch_that_overtakes_an_older_copy_is_not_undone_by_it(
+    world: TwinWorld, in_one_turn: bool
+) -> None:
+    world.link()
+    world.connects()
+    [(_, to)] = world.fetches()
+    world.cloud_twin(to, {"rpm": 1, "$version": 3})
+    world.ask()
+    [(_, to)] = world.fetches()
+    world.desired_patches()
+
+    send = world.system.bus.send if in_one_turn else world.tell
+    send(TWINS, DesiredChanged(PUMP, 4, b'{"rpm": 2, "$version": 4}'), sender=CLOUD)
+    world.cloud_twin(to, {"rpm": 1, "$version": 3})
+    [(_, again)] = world.fetches()
+    patches, unanswered = world.desired_patches(), world.answer()
+    world.cloud_twin(again, {"rpm": 2, "$version": 4})
+
+    assert (patches, unanswered) == ([{"rpm": 2, "$version": 4}], None)
+    assert world.desired_patches() == []
+    assert json.loads(world.answer().document)["desired"] == {"rpm": 2, "$version": 4}
 
 
 def test_what_was_patched_before_patches_were_told_is_fetched_behind_what_is_under_way(

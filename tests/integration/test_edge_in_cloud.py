@@ -92,6 +92,21 @@ def test_what_changed_while_the_edge_was_down_is_in_the_stand_in_after_the_start
     assert {"leaf2", "leaf3"} < set(identities(edge))
 
 
+def test_a_device_is_known_to_both_sides_as_soon_as_the_command_that_made_or_deleted_it_ends(
+    edge: EdgeProcess,
+) -> None:
+    edge.start()
+    wait_until(is_linked(edge), "the edge is linked")
+
+    edge.json("identity", "create", "leaf1")
+    sent = edge.run("cloud", "send", "leaf1", "hello")
+    edge.json("identity", "delete", "leaf1")
+    late = edge.run("cloud", "send", "leaf1", "hello")
+
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert (late.returncode, "leaf1" in late.stderr) == (2, True)
+
+
 def test_a_device_that_is_deleted_in_the_cloud_is_cut_off_here(edge: EdgeProcess, tmp_path: Path) -> None:
     edge.start()
     wait_until(is_linked(edge), "the edge is linked")

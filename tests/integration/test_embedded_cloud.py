@@ -64,7 +64,8 @@ def test_a_killed_stand_in_is_back_and_so_are_its_devices(edge: EdgeProcess) -> 
 
     os.kill(before, signal.SIGKILL)
 
-    wait_until(lambda: edge.run("cloud", "device", "show", "thermostat").returncode == 0, "it is back")
+    shown = edge.run("cloud", "device", "show", "thermostat")  # waits for it
+    assert (shown.returncode, shown.stderr) == (0, "")
     assert cloud_pid(edge) not in (0, before)
     assert edge.modules()["edgeCloud"]["restarts"] == 1
     assert "module edgeCloud was killed by signal 9" in edge.run("logs", "edgeAgent").stdout

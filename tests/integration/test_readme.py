@@ -61,18 +61,20 @@ class Walker:
             check=False,
             timeout=60,
         )
-        assert done.returncode == 0, (commands, done.stderr)
+        assert done.returncode == 0, (commands, done.stdout, done.stderr, self.edge.output.read_text())
         return done.stdout
 
     def start(self, command: str) -> None:
         """Run a block that does not end by itself, and wait until the sample's modules run."""
         command = command.replace(HOME, str(self.home))
-        self.edge.process = subprocess.Popen(
-            ["sh", "-ec", f"exec env {command}"],
-            cwd=self.checkout,
-            env=self._environment(),
-            stdout=subprocess.DEVNULL,
-        )
+        with open(self.edge.output, "ab") as output:
+            self.edge.process = subprocess.Popen(
+                ["sh", "-ec", f"exec env {command}"],
+                cwd=self.checkout,
+                env=self._environment(),
+                stdout=output,
+                stderr=output,
+            )
         self.edge.wait_for_modules("running", {"edgeHub", "filter", "sensor"})
 
     def ledger(self) -> Any:
@@ -143,11 +145,11 @@ def test_the_tour_can_be_walked(walker: Walker) -> None:
     walker.edge.run("stop", "sensor")
     passed = walker.passed()
     wait_until(lambda: walker.arrived()[-1]["filterSequence"] == passed, "all that was passed on arrives")
-    runs: dict[str, list[int]] = {}
-    for body in walker.arrived():
-        runs.setdefault(body["filterRun"], []).append(body["filterSequence"])
+    runs: dict[str, dict[int, None]] = {}
+    for body in walker.arrived():  # what was on its way as the link was taken away comes twice
+        runs.setdefault(body["filterRun"], {})[body["filterSequence"]] = None
     for numbers in runs.values():  # the deployment from another folder has started `filter` again
-        assert numbers == list(range(1, numbers[-1] + 1))
+        assert list(numbers) == list(range(1, len(numbers) + 1))
     assert passed > 60  # so many come while the link is away
     ledger = walker.ledger()
     assert ledger["total"]["received"] == ledger["total"]["unrouted"] + ledger["total"]["routed"]
