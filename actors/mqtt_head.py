@@ -221,6 +221,13 @@ class MqttHead(ProtocolHead):
         except RemoteProtocolError as exc:
             self._offended(client, exc)
             return
+        if len(packets) == 1 and not client.in_flight and self._topics is not None:
+            [packet] = packets
+            if type(packet) is PubAcks and client.codec.offence is None:
+                # Most reads of a subscriber are this; a third of the time goes without the detour.
+                self._topics.acknowledged(client, packet.packet_ids)
+                self._topics.end_of_turn()
+                return
         self._handle(client, packets)
 
     def writing_paused(self, client: MqttClient) -> None:

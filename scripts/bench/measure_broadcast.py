@@ -28,9 +28,10 @@ TARGETS = {"plain": 1.0, "tls": 2.0}  # our deliveries/s over mosquitto's
 class BroadcastEdge(EdgePeer):
     """An edge whose broker lets its modules and devices publish and subscribe to everything."""
 
-    def __init__(self, parent: Path, subscribers: int) -> None:
+    def __init__(self, parent: Path, subscribers: int, in_flight: int) -> None:
         super().__init__(parent, publishers=1)
         self._subscribers = subscribers
+        self._in_flight = in_flight
 
     def __enter__(self) -> "BroadcastEdge":
         super().__enter__()
@@ -49,6 +50,10 @@ class BroadcastEdge(EdgePeer):
         everything = {"operations": operations, "resources": ["#"]}
         authorizations = [{"identities": ["{{iot:identity}}"], "allow": [everything]}]
         hub |= {"schemaVersion": "1.2", "routes": {}, "mqttBroker": {"authorizations": authorizations}}
+        agent = manifest["modulesContent"]["$edgeAgent"]["properties.desired"]
+        agent["systemModules"]["edgeHub"]["env"] = {
+            "MqttBroker__MaxInflightMessages": {"value": str(self._in_flight)}
+        }
         return manifest
 
     def broadcast(self, transport: str) -> dict[str, Any]:
@@ -63,8 +68,8 @@ class BroadcastEdge(EdgePeer):
 class BroadcastMosquitto(MosquittoPeer):
     """The other side."""
 
-    def __init__(self, subscribers: int) -> None:
-        super().__init__()
+    def __init__(self, subscribers: int, in_flight: int) -> None:
+        super().__init__(in_flight)
         self._subscribers = subscribers
 
     def broadcast(self, transport: str) -> dict[str, Any]:
@@ -109,6 +114,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="rounds per case and side (default 3)")
     parser.add_argument("--seconds", type=float, default=3, help="steady window of a round (default 3)")
     parser.add_argument("--subscribers", type=int, default=SUBSCRIBERS)
+    parser.add_argument(
+        "--in-flight",
+        type=int,
+        default=16,
+        help="messages to a subscriber before it acknowledges, on both sides; 0: any number (default 16)",
+    )
     parser.add_argument("--only", action="append", metavar="CASE", help=f"of {', '.join(CASES)}")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="for our home; a real disk")
     arguments = parser.parse_args()
@@ -118,8 +129,10 @@ def main() -> int:
     missed = 0
     try:
         with ExitStack() as stack:
-            edge = stack.enter_context(BroadcastEdge(arguments.directory, arguments.subscribers))
-            mosquitto = stack.enter_context(BroadcastMosquitto(arguments.subscribers))
+            edge = stack.enter_context(
+                BroadcastEdge(arguments.directory, arguments.subscribers, arguments.in_flight)
+            )
+            mosquitto = stack.enter_context(BroadcastMosquitto(arguments.subscribers, arguments.in_flight))
             print(f"{edge.version}\n{mosquitto.version}\n{mosquitto.configuration}")
             print(
                 f"{os.cpu_count()} cores, Python {platform.python_version()}; 1 publisher, "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +40,8 @@ class ListenerProcess:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # What a killed one leaves behind goes with the test. Short, for the paths of Unix sockets.
+        self._temporary = tempfile.TemporaryDirectory(prefix="ea-", dir="/tmp")
         self._clients: list[SuiteClient] = []
         self.start()
 
@@ -45,7 +49,11 @@ class ListenerProcess:
         """Start it, perhaps again."""
         command = [sys.executable, "-m", "scripts.mqtt_test_listener", "--port", "0"]
         self._process = subprocess.Popen(
-            [*command, "--directory", str(self._folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+            [*command, "--directory", str(self._folder)],
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": self._temporary.name},
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         ready = self._process.stdout.readline()
@@ -62,6 +70,7 @@ class ListenerProcess:
         for client in self._clients:
             client.lose()
         assert self._end(signal.SIGTERM) == 0
+        self._temporary.cleanup()
 
     def _end(self, number: signal.Signals) -> int:
         self._process.send_signal(number)
