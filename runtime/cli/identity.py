@@ -228,17 +228,30 @@ def connection_string(found: Identity, config: HubConfig) -> str:
 
 
 def last_hub_config(place: Home) -> HubConfig:
-    """Return what the last run said of host names."""
+    """Return what the last run said of host names; an edge that starts is waited for."""
+    import time
+
     from actors import hub_config
     from messaging.errors import ConfigError
+    from runtime.cli.running import ANSWER_LIMIT_S, ASK_AGAIN_S, is_running
 
-    try:
-        content = place.hub_config.read_bytes()
-    except FileNotFoundError as exc:
-        raise ConfigError(
-            f"home {place.path} has not been run yet; start an edge with it once: "
-            f"`edge-actors run --home {place.path}`"
-        ) from exc
+    ends_s = time.monotonic() + ANSWER_LIMIT_S
+    while True:
+        try:
+            content = place.hub_config.read_bytes()
+            break
+        except FileNotFoundError as exc:
+            if not is_running(place.path):
+                raise ConfigError(
+                    f"home {place.path} has not been run yet; start an edge with it once: "
+                    f"`edge-actors run --home {place.path}`"
+                ) from exc
+            if time.monotonic() > ends_s:
+                raise ConfigError(
+                    f"the edge on home {place.path} has no hub yet; it waits for a deployment, see "
+                    "`edge-actors list`"
+                ) from exc
+        time.sleep(ASK_AGAIN_S)  # between two looks at what another process writes
     return hub_config.decode(content, str(place.hub_config))
 
 

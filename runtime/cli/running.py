@@ -78,6 +78,11 @@ def running_edge(home: Path) -> Iterator[RunningEdge]:
         yield RunningEdge(home, client)
 
 
+def is_running(home: Path) -> bool:
+    """Return whether an edge runs on `home`."""
+    return Lock(RunDirectory.of(home), AGENT).holder() is not None
+
+
 def refresh_scope(home: Path) -> None:
     """Have the edge that runs on `home`, if there is one, ask its IoT Hub at once who is in its scope."""
     run = RunDirectory.of(home)

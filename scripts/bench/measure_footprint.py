@@ -58,7 +58,9 @@ def measure(deployment: Path, directory: Path, starts: int, after_s: float) -> d
     home, log = directory / "home", directory / "edge.log"
     with EdgeRun(deployment, home, log) as run:
         run.wait("tls")
-        run.ask("identity", "create", LEAF, "--out", str(directory))
+        made = run.ask("identity", "create", LEAF, "--out", str(directory))
+        if made.returncode:
+            raise PeerUnusable(f"edge: {made.stderr.strip()}{run.said()}")
         leaf = run.identity("show", LEAF)
         first_puback_s(run, leaf, directory / "ca.pem")
     took_s = []
