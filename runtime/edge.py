@@ -156,8 +156,6 @@ def run_edge(
     manager = ServiceManager.from_environment(os.environ)
     while (code := _run_as_provisioned(settings, deployment_path, limit, manager, read_again)) == MOVED:
         log.info("starting anew, as the device that this is by now")
-    if code == ANEW and manager is not None:
-        manager.put_back(os.environ)
     return code
 
 

@@ -61,14 +61,6 @@ class ServiceManager:
         is_ours = limit.isascii() and limit.isdigit() and int(limit) > 0 and pid in ("", str(os.getpid()))
         return cls(path, int(limit) / 1e6 if is_ours else None)
 
-    def put_back(self, environment: MutableMapping[str, str]) -> None:
-        """Give the variables back, for the program that takes the place of this one in the same process."""
-        address = self._address
-        environment[NOTIFY_SOCKET] = "@" + address[1:] if address.startswith("\0") else address
-        if self.watchdog_s is not None:
-            environment[WATCHDOG_USEC] = str(round(self.watchdog_s * 1e6))
-            environment[WATCHDOG_PID] = str(os.getpid())
-
     def tell(self, *lines: str) -> None:
         """Send some `NAME=value`; to somebody who does not listen any more it is lost."""
         try:

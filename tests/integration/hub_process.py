@@ -32,6 +32,7 @@ from tests.runtime.client_certificates import ClientCertificate
 IOTHUB = "iothub.test.internal"
 DEVICE = "edge1"
 ROOT = Path(__file__).resolve().parents[2]
+USES = (Use.MQTT, Use.AMQP, Use.WEB, Use.PLAIN_MQTT)
 
 
 class HubProcess:
@@ -125,7 +126,7 @@ class HubProcess:
 
     def start(self) -> None:
         """Start the process; it serves a little later, and connections made before that wait."""
-        environment, fds = to_environment(zip(Use, self.sockets, strict=True))
+        environment, fds = to_environment(zip(USES, self.sockets, strict=True))
         command = [sys.executable, "-m", self._program, "--home", str(self.home), "--run", str(self.run_dir)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

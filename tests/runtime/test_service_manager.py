@@ -110,21 +110,6 @@ def test_the_environment_says_how_often_signs_of_life_are_wanted(
     assert manager.watchdog_s == watchdog_s
 
 
-@pytest.mark.parametrize("path", ["/run/systemd/notify", "@notify"], ids=["path", "abstract"])
-@pytest.mark.parametrize("watchdog", [{}, {"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}])
-def test_a_program_that_takes_the_place_of_ours_finds_its_manager(
-    path: str, watchdog: dict[str, str]
-) -> None:
-    started_with = {"NOTIFY_SOCKET": path, **watchdog}
-    environment = dict(started_with)
-    manager = ServiceManager.from_environment(environment)
-    assert manager is not None
-
-    manager.put_back(environment)
-
-    assert environment == started_with
-
-
 @pytest.mark.parametrize("path", ["", "vsock:2:1234", "relative"], ids=["none", "vsock", "relative"])
 def test_without_a_unix_socket_there_is_nobody_to_tell(path: str) -> None:
     assert ServiceManager.from_environment({"NOTIFY_SOCKET": path}) is None
