@@ -16,7 +16,7 @@ from actors.ports import Transport
 from messaging import sas
 from messaging.clock import Clock
 from messaging.envelope import Secret
-from messaging.errors import AuthError, ConfigError, StoreError
+from messaging.errors import AuthError, EdgeError, StoreError
 from messaging.identity import Identity
 from messaging.mqtt.client_session import ClientSession, Received
 from messaging.mqtt.packets import Connect, ReturnCode
@@ -191,7 +191,7 @@ class BridgeLink:
     def _begin(self) -> None:
         try:
             self._access = self._settings.access(self._endpoint)
-        except ConfigError as exc:
+        except EdgeError as exc:
             self._access = None
             self._wait(str(exc))
             self.status = "no settings"

@@ -123,8 +123,8 @@ class BridgeSettings(Protocol):
         """Return what is to be known of an endpoint; read anew each time.
 
         Raises:
-            ConfigError: the settings have nothing of this endpoint, or something that is wrong; names the
-                way out.
+            EdgeError: the settings have nothing of this endpoint, or something that is wrong, or cannot be
+                read; names the way out.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What this device knows of the other brokers that bridges connect to: one TOML file, its owner's alone.
+"""What this device knows of the other brokers that bridges connect to: one TOML file, read as config.toml is.
 
     [site]                                      # the endpoint, as the deployment calls it
     address = "mqtts://broker.example:8883"     # or mqtt:// for a line without TLS; the port may be left out
@@ -17,13 +17,11 @@ Source: spec sheet broker.md section 7.3
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from actors.bridge_ports import BridgeAccess
@@ -33,9 +31,12 @@ from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
 from runtime.device_credentials import HOST_NAME
-from runtime.secret_files import LONGEST_FILE_BYTES
+from runtime.secret_files import cannot_read, check_closed, read_secret_file
+from runtime.setting_texts import password_file, pem_file
 
-FILE_NAME: Final = "bridges.toml"
+if TYPE_CHECKING:  # loaded where there is a file to read
+    from runtime.toml_file import TomlFile
+
 TLS_PORT: Final = 8883
 PLAIN_PORT: Final = 1883
 DEFAULT_KEEP_ALIVE_S: Final = 60
@@ -52,8 +53,7 @@ _TEXTS: Final = (
 )
 _KNOWN: Final = (*_TEXTS, "keep_alive_s")
 _OF_UPSTREAM: Final = ("address", "ca_file", "keep_alive_s")
-_FILES: Final = ("password_file", "ca_file", "certificate_file", "key_file")
-_SECRET_FILES: Final = ("password_file", "key_file")
+_PEM_FILES: Final = ("ca_file", "certificate_file", "key_file")
 _IPV6: Final = re.compile(r"[0-9A-Fa-f:.]+")
 
 
@@ -78,184 +78,186 @@ class BridgeSettingsFile:
 
         Raises:
             ConfigError: nothing, or something that is wrong.
+            EnvironmentFault: the file cannot be read.
         """
-        tables = read_bridge_settings(self._path)
-        if endpoint not in tables:
-            if endpoint == UPSTREAM:
-                raise ConfigError(
-                    f"this edge has no parent, so nothing is carried; if it has one, add [{_key(endpoint)}] "
-                    f"with address = \"mqtts://HOST\" to '{self._path}'"
-                )
-            if not tables and not self._path.exists():
-                raise ConfigError(
-                    f"no settings for '{endpoint}': there is no '{self._path}'; make it, readable for you "
-                    f'alone, with [{_key(endpoint)}] and address = "mqtts://HOST" in it'
-                )
-            hint = did_you_mean(endpoint, tables)
+        file = _read(self._path)
+        if file is not None and endpoint in file.document:
+            return _Table(file, endpoint).access(self._own)
+        add = f'[{_key(endpoint)}] with address = "mqtts://HOST"'
+        if endpoint == UPSTREAM:
             raise ConfigError(
-                f"no settings for '{endpoint}' in '{self._path}'{hint}; add [{_key(endpoint)}] with "
-                'address = "mqtts://HOST"'
+                f"this edge has no parent, so nothing is carried; if it has one, add {add} to '{self._path}'"
             )
-        return _access(self._path, endpoint, tables[endpoint], self._own)
+        if file is None:
+            raise ConfigError(
+                f"no settings for '{endpoint}': there is no '{self._path}'; make it, readable for you "
+                f"alone, with {add} in it"
+            )
+        hint = did_you_mean(endpoint, file.document)
+        raise ConfigError(f"no settings for '{endpoint}' in '{self._path}'{hint}; add {add}")
 
 
 def check_bridge_settings(path: Path, own: OwnNames) -> tuple[str, ...]:
     """Return the endpoints in the file, all of which can be used; none when there is no file.
 
     Raises:
-        ConfigError: names the file, the endpoint and the setting that is wrong.
+        ConfigError: names the file, the line and the setting that is wrong.
+        EnvironmentFault: it cannot be read.
     """
-    tables = read_bridge_settings(path)
-    for endpoint, table in tables.items():
-        _access(path, endpoint, table, own)
-    return tuple(tables)
+    file = _read(path)
+    if file is None:
+        return ()
+    for endpoint in file.document:
+        _Table(file, endpoint).access(own)
+    return tuple(file.document)
 
 
-def read_bridge_settings(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the tables of the file by endpoint; none when there is no file.
+def _read(path: Path) -> TomlFile | None:
+    """Return what the file says; None when there is none."""
+    from runtime.toml_file import parse_toml, read_text
 
-    Raises:
-        ConfigError: it cannot be read, is no TOML, or others may read or write it.
-    """
     try:
-        with open(path, "rb") as file:
-            _check_mode(os.fstat(file.fileno()), path, "it may hold passwords")
-            data = file.read(LONGEST_FILE_BYTES + 1)
+        file = parse_toml(path, read_text(path))
     except FileNotFoundError:
-        return {}
-    except OSError as exc:
-        raise ConfigError(
-            f"'{path}' cannot be read: {exc.strerror}; make it readable for the user of the edge"
-        ) from exc
-    if len(data) > LONGEST_FILE_BYTES:
-        raise ConfigError(f"'{path}' has more than {LONGEST_FILE_BYTES} bytes")
-    import tomllib
-
-    try:
-        tables = tomllib.loads(data.decode())
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"'{path}' is not UTF-8 at byte {exc.start}") from exc
-    except tomllib.TOMLDecodeError as exc:  # says line and column, and shows no values
-        raise ConfigError(f"'{path}' is no TOML: {exc}") from exc
-    for endpoint, table in tables.items():
+        return None
+    for endpoint, table in file.document.items():
+        where = file.at((endpoint,))
         if not isinstance(table, dict):
             raise ConfigError(
-                f"'{path}': {quoted(endpoint)} stands outside of a table; write [ENDPOINT] above it"
+                f"{where}: {quoted(endpoint)} stands outside of a table; write [ENDPOINT] above it"
             )
-    return tables
+        if "password" in table:
+            check_closed(path, file.at((endpoint, "password")))
+    return file
 
 
-def _access(path: Path, endpoint: str, table: Mapping[str, Any], own: OwnNames) -> BridgeAccess:
-    where = f"'{path}', [{_key(endpoint)}]"
-    is_upstream = endpoint == UPSTREAM
-    for name, value in table.items():
+class _Table:
+    """What the file says of one endpoint."""
+
+    def __init__(self, file: TomlFile, endpoint: str) -> None:
+        self._file = file
+        self._endpoint = endpoint
+        self._values: Mapping[str, Any] = file.document[endpoint]
+
+    def access(self, own: OwnNames) -> BridgeAccess:
+        """Return it, checked as a whole."""
+        values, is_upstream = self._values, self._endpoint == UPSTREAM
+        for name, value in values.items():
+            self._check(name, value)
+        host, port, is_tls = self._address()
+        if is_upstream and not is_tls:
+            raise self._wrong("address", "has to be mqtts://…; a parent is only reached over TLS")
+        files = {name: self._pem_file(name) for name in _PEM_FILES}
+        if files["key_file"] and not files["certificate_file"]:
+            raise self._wrong("key_file", "is given, but certificate_file is not; it needs that, too")
+        for name in ("ca_file", "certificate_file"):
+            if files[name] and not is_tls:
+                raise self._wrong(name, "has no meaning with mqtt://; write mqtts:// as address")
+        hub_client = f"{own.device_id}/$edgeHub"
+        user_name = values.get("user_name")
+        if is_upstream:
+            user_name = f"{own.iothub_hostname}/{hub_client}/?api-version=2021-04-12"
+        return BridgeAccess(
+            host,
+            port,
+            client_id=hub_client
+            if is_upstream
+            else values.get("client_id", f"{own.device_id}/{self._endpoint}"),
+            is_tls=is_tls,
+            user_name=user_name,
+            password=self._password(),
+            signs_as=hub_client if is_upstream else "",
+            audience_host=own.iothub_hostname,
+            ca_file=files["ca_file"],
+            certificate_file=files["certificate_file"],
+            key_file=files["key_file"],
+            keep_alive_s=values.get("keep_alive_s", DEFAULT_KEEP_ALIVE_S),
+        )
+
+    def _check(self, name: str, value: object) -> None:
         if name not in _KNOWN:
-            raise ConfigError(
-                f"{where}: no such setting: {quoted(name)}{did_you_mean(name, _KNOWN)}; "
-                f"there are {', '.join(_KNOWN)}"
-            )
-        if is_upstream and name not in _OF_UPSTREAM:
-            raise ConfigError(
-                f"{where}: {name} has no meaning here; to its parent an edge proves itself with its keys"
-            )
+            hint = did_you_mean(name, _KNOWN) or f"; there are {', '.join(_KNOWN)}"
+            raise ConfigError(f"{self._at(name)}: unknown key {quoted(self._key_of(name))}{hint}")
+        if self._endpoint == UPSTREAM and name not in _OF_UPSTREAM:
+            raise self._wrong(name, "has no meaning here; to its parent an edge proves itself with its keys")
         if name in _TEXTS and (not isinstance(value, str) or not value):
-            raise ConfigError(f"{where}: {name} has to be a text that is not empty")
-    host, port, is_tls = _address(where, table.get("address"))
-    if is_upstream and not is_tls:
-        raise ConfigError(f"{where}: address has to be mqtts://…; a parent is only reached over TLS")
-    files = {name: _file(where, name, table.get(name)) for name in _FILES}
-    if files["key_file"] and not files["certificate_file"]:
-        raise ConfigError(f"{where}: key_file is given, but certificate_file is not; it needs that, too")
-    if not is_tls and (files["ca_file"] or files["certificate_file"]):
-        raise ConfigError(f"{where}: certificates have no meaning with mqtt://; write mqtts://")
-    password = _password(where, table.get("password"), files["password_file"])
-    user_name = table.get("user_name")
-    if password is not None and user_name is None:
-        raise ConfigError(f"{where}: a password needs a user_name, too")
-    keep_alive_s = table.get("keep_alive_s", DEFAULT_KEEP_ALIVE_S)
-    if type(keep_alive_s) is not int or not 5 <= keep_alive_s <= 65_535:
-        raise ConfigError(f"{where}: keep_alive_s: {keep_alive_s!r} is not allowed; allowed: 5 to 65535")
-    hub_client = f"{own.device_id}/$edgeHub"
-    if is_upstream:
-        user_name = f"{own.iothub_hostname}/{hub_client}/?api-version=2021-04-12"
-    return BridgeAccess(
-        host,
-        port,
-        client_id=hub_client if is_upstream else table.get("client_id", f"{own.device_id}/{endpoint}"),
-        is_tls=is_tls,
-        user_name=user_name,
-        password=password,
-        signs_as=hub_client if is_upstream else "",
-        audience_host=own.iothub_hostname,
-        ca_file=files["ca_file"],
-        certificate_file=files["certificate_file"],
-        key_file=files["key_file"],
-        keep_alive_s=keep_alive_s,
-    )
+            raise self._refused(name, "a string that is not empty")
+        if name == "keep_alive_s" and (type(value) is not int or not 5 <= value <= 65_535):
+            raise self._refused(name, "a whole number from 5 to 65535")
+
+    def _address(self) -> tuple[str, int, bool]:
+        allowed = "mqtts://HOST[:PORT], or mqtt://HOST[:PORT] without TLS"
+        text = self._values.get("address")
+        if text is None:
+            raise ConfigError(
+                f"{self._at('')}: [{_key(self._endpoint)}] has no address; it has to be {allowed}"
+            )
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            raise self._refused("address", allowed) from None
+        if parts.username is not None or parts.password is not None:
+            raise self._wrong("address", "takes no user name; write user_name and password instead")
+        is_host = HOST_NAME.fullmatch(host) or (":" in host and _IPV6.fullmatch(host))
+        if parts.scheme not in _SCHEMES or not is_host or parts.path.strip("/") or parts.query or port == 0:
+            raise self._refused("address", allowed)
+        return host, port or _SCHEMES[parts.scheme], parts.scheme == "mqtts"
+
+    def _pem_file(self, name: str) -> str:
+        if name not in self._values:
+            return ""
+        path = self._path(name, pem_file)
+        try:
+            path.open("rb").close()
+        except OSError as exc:
+            raise ConfigError(cannot_read(path, self._origin(name), exc)) from exc
+        if name == "key_file":
+            check_closed(path, self._origin(name))
+        return str(path)
+
+    def _password(self) -> Secret | None:
+        values = self._values
+        if "password" not in values and "password_file" not in values:
+            return None
+        name = "password_file" if "password_file" in values else "password"
+        if "password" in values and "password_file" in values:
+            raise self._wrong(name, "and password are both given; leave out one of them")
+        if "user_name" not in values:
+            raise self._wrong(name, "needs a user_name, too")
+        text = values.get("password") or read_secret_file(self._path(name, password_file), self._origin(name))
+        return Secret(text.encode())
+
+    # what is wrong
+
+    def _path(self, name: str, read: Callable[[str], Path]) -> Path:
+        try:
+            return read(self._values[name])
+        except ValueError as exc:
+            raise self._refused(name, str(exc)) from None
+
+    def _wrong(self, name: str, why: str) -> ConfigError:
+        return ConfigError(f"{self._origin(name)} {why}")
+
+    def _refused(self, name: str, allowed: str) -> ConfigError:
+        from runtime.toml_file import shown
+
+        value = self._values[name]
+        text = "a secret" if name == "password" else shown(_without_user(value))
+        return ConfigError(f"{self._origin(name)} = {text} is not allowed; allowed: {allowed}")
+
+    def _origin(self, name: str) -> str:
+        return f"{self._at(name)}: {self._key_of(name)}"
+
+    def _at(self, name: str) -> str:
+        return self._file.at((self._endpoint, name) if name else (self._endpoint,))
+
+    def _key_of(self, name: str) -> str:
+        return f"{_key(self._endpoint)}.{name}"
 
 
-def _address(where: str, text: str | None) -> tuple[str, int, bool]:
-    allowed = "mqtts://HOST[:PORT], or mqtt://HOST[:PORT] without TLS"
-    if text is None:
-        raise ConfigError(f"{where}: address is missing; it has to be {allowed}")
-    shown = quoted(_without_user(text))
-    refused = ConfigError(f"{where}: address: {shown} is not allowed; allowed: {allowed}")
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise refused from None
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError(
-            f"{where}: address: a user name in it is not taken; write user_name and password instead"
-        )
-    is_host = HOST_NAME.fullmatch(host) or (":" in host and _IPV6.fullmatch(host))
-    if parts.scheme not in _SCHEMES or not is_host or parts.path.strip("/") or parts.query or port == 0:
-        raise refused
-    return host, port or _SCHEMES[parts.scheme], parts.scheme == "mqtts"
-
-
-def _without_user(text: str) -> str:
-    return re.sub(r"//[^/@]*@", "//…@", text)
-
-
-def _file(where: str, name: str, text: str | None) -> str:
-    if text is None:
-        return ""
-    path = Path(text).expanduser()
-    if not path.is_absolute():
-        raise ConfigError(f"{where}: {name}: {quoted(text)} is not allowed; allowed: an absolute path")
-    try:
-        with open(path, "rb") as file:
-            if name in _SECRET_FILES:
-                _check_mode(os.fstat(file.fileno()), path, f"{name} of {where} holds a secret")
-    except OSError as exc:
-        raise ConfigError(f"{where}: {name}: '{path}' cannot be read: {exc.strerror}") from exc
-    return str(path)
-
-
-def _password(where: str, text: str | None, file: str) -> Secret | None:
-    if text is not None and file:
-        raise ConfigError(f"{where}: password and password_file are both given; leave out one of them")
-    if file:
-        data = Path(file).read_bytes().removesuffix(b"\n").removesuffix(b"\r")
-        if not 0 < len(data) <= 65_535:
-            raise ConfigError(f"{where}: password_file: '{file}' is empty or has more than 65535 bytes")
-        return Secret(data)
-    return None if text is None else Secret(text.encode())
-
-
-def _check_mode(found: os.stat_result, path: Path, why: str) -> None:
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise ConfigError(
-            f"'{path}' may be read or written by others (mode {stat.S_IMODE(found.st_mode):04o}), and {why}; "
-            f"`chmod 600 {path}`"
-        )
-    if found.st_uid not in (os.geteuid(), 0):
-        raise ConfigError(
-            f"'{path}' belongs to another user (uid {found.st_uid}), and {why}; `chown` it to the user of "
-            "the edge"
-        )
+def _without_user(value: object) -> object:
+    return re.sub(r"//[^/@]*@", "//…@", value) if isinstance(value, str) else value
 
 
 def _key(endpoint: str) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 from messaging.connection_string import ConnectionString, format_connection_string
 from messaging.errors import ConfigError, EdgeError, EnvironmentFault
 from runtime.atomic_file import write_private_file
+from runtime.bridge_settings import OwnNames, check_bridge_settings
 from runtime.certificates import server_names
 from runtime.config import read_settings
 from runtime.config_file import read_config_file
@@ -23,6 +24,7 @@ from runtime.home import CONFIG, Home
 from runtime.provisioning import check_given
 from runtime.settings import Settings, origin_of
 from runtime.store_place import check_folder
+from runtime.system_service import is_user
 from runtime.trust_bundle import certificates_in, trusted_pem
 
 SYSTEM_FILE: Final = Path("/etc/edge-actors") / CONFIG
@@ -38,11 +40,12 @@ class Checked:
 
 
 def default_file() -> Path:
-    """Return where a user keeps the file: of root /etc/edge-actors/config.toml, else below ~/.config.
+    """Return where a user keeps the file: root and our service in /etc/edge-actors, others below ~/.config.
 
-    The user of a service has none of its own, and reads that of root.
+    The user of another service has none of its own, and reads that of root.
     """
-    if os.geteuid() == 0:
+    uid = os.geteuid()
+    if uid == 0 or is_user(uid):
         return SYSTEM_FILE
     given = os.environ.get("XDG_CONFIG_HOME", "")
     folder = Path(given) if Path(given).is_absolute() else Path.home() / ".config"
@@ -70,6 +73,7 @@ def check(
         lambda: trusted_pem(settings),
         lambda: _check_cloud_ca(settings),
         lambda: _check_storage(settings),
+        lambda: _check_bridges(settings),
         lambda: remarks.extend(_check_ca(settings, now_s)),
     ]
     for step in steps:
@@ -162,6 +166,15 @@ def _check_cloud_ca(settings: Settings) -> None:
 def _check_storage(settings: Settings) -> None:
     if settings.storage_folder is not None:
         check_folder(settings.storage_folder, origin_of(settings, "storage_folder"))
+
+
+def _check_bridges(settings: Settings) -> None:
+    path = settings.bridge_settings or Home(settings.home).bridges
+    if settings.bridge_settings is not None and not path.exists():
+        raise ConfigError(
+            f"{origin_of(settings, 'bridge_settings')}: there is no '{path}'; make it, or leave this out"
+        )
+    check_bridge_settings(path, OwnNames(settings.device_id, settings.iothub_hostname))
 
 
 def _check_ca(settings: Settings, now_s: float) -> list[str]:

@@ -7,27 +7,21 @@ Source: spec sheet security-daemon.md section 5.4
 
 from __future__ import annotations
 
-import json
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, Final
 
 from actors.registries import RegistryCredential
-from messaging.errors import ConfigError, EnvironmentFault
+from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
 from runtime import config_keys as keys
 from runtime.link_settings import Given
 from runtime.secret_files import check_closed, read_secret_file
+from runtime.setting_texts import password_file
 from runtime.settings import About, about
-from runtime.toml_lines import key_lines
-
-LONGEST_FILE_BYTES: Final = 256 * 1024
-_AT_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+from runtime.toml_file import parse_toml, read_text, shown
 
 
 class _WrongType(Exception):
@@ -106,23 +100,11 @@ def read_config_file(path: Path) -> ConfigFile:
         EnvironmentFault: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(LONGEST_FILE_BYTES + 1)
+        text = read_text(path)
     except FileNotFoundError as exc:
         raise ConfigError(
             f"{path}: there is no such file; `edge-actors config mp` makes one, or name another with -c"
         ) from exc
-    except OSError as exc:
-        raise EnvironmentFault(
-            f"{path}: cannot be read: {exc.strerror}; run as the user of the edge, or repair owner and mode"
-        ) from exc
-    if len(data) > LONGEST_FILE_BYTES:
-        raise ConfigError(f"{path}: has more than {LONGEST_FILE_BYTES} bytes; that is no config.toml")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8; write the file in UTF-8") from exc
     return _Reader(path, text).read()
 
 
@@ -134,26 +116,18 @@ class _Reader:
 
     def read(self) -> ConfigFile:
         try:
-            document = tomllib.loads(self._file.text)
-        except (tomllib.TOMLDecodeError, RecursionError) as exc:
-            self._file.problems.append(self._not_toml(exc))
+            toml = parse_toml(self._file.path, self._file.text)
+        except ConfigError as exc:
+            self._file.problems.append(str(exc))
             return self._file
-        self._lines = key_lines(self._file.text)
-        self._table((), document)
+        self._lines = toml.lines
+        self._table((), toml.document)
         if self._secret_line:
             try:
                 check_closed(self._file.path, f"{self._file.path}:{self._secret_line}")
             except ConfigError as exc:
                 self._file.problems.append(str(exc))
         return self._file
-
-    def _not_toml(self, exc: Exception) -> str:
-        text = str(exc)
-        found = _AT_LINE.search(text)
-        line = self._file.text.count("\n") + 1 if found is None or found[1] is None else int(found[1])
-        said = _AT_LINE.sub("", text)
-        # An expected text is shown by the parser; what stands there may be a secret and is not.
-        return f"{self._file.path}:{line}: not TOML: {said[:1].lower()}{said[1:]}; see toml.io for its rules"
 
     def _table(self, path: tuple[str, ...], table: Mapping[str, Any]) -> None:
         for name, value in table.items():
@@ -251,14 +225,11 @@ class _Reader:
         if not password:
             here = (*path, "password_file")
             try:
-                file = about("cloud_ca").read(found["password_file"])
+                file = password_file(found["password_file"])
                 password = read_secret_file(file, f"{self._at(here)}: {'.'.join(here)}")
-            except ValueError:
-                self._wrong(
-                    here,
-                    f"{'.'.join(here)} = {_shown(found['password_file'])} is not allowed; "
-                    "allowed: the absolute path of a file",
-                )
+            except ValueError as exc:
+                value = shown(found["password_file"])
+                self._wrong(here, f"{'.'.join(here)} = {value} is not allowed; allowed: {exc}")
                 return
             except ConfigError as exc:
                 self._file.problems.append(str(exc))
@@ -276,12 +247,5 @@ class _Reader:
 
 
 def _shown(value: Any, described: About | None = None) -> str:
-    """Return a value as it stands in the file, cut; never a secret."""
-    if described is not None and described.is_secret:
-        return "a secret"
-    if isinstance(value, date | datetime | time):
-        return value.isoformat()
-    if isinstance(value, dict):
-        return "a table"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    """Return a value as it stands in the file; never a secret."""
+    return "a secret" if described is not None and described.is_secret else shown(value)

@@ -67,7 +67,7 @@ from actors.upstream_protocol import UpstreamProtocol
 from messaging.address import child_of
 from messaging.broker.config import BrokerSpec
 from messaging.clock import SystemClock
-from messaging.errors import ConfigError, EdgeError
+from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine, listening_sockets
@@ -75,7 +75,7 @@ from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.agent_metrics_files import CheckpointFile, ScrapeFiles
 from runtime.agent_metrics_sockets import AgentMetricsSockets
 from runtime.atomic_file import write_private_file
-from runtime.bridge_settings import FILE_NAME, OwnNames, check_bridge_settings
+from runtime.bridge_settings import OwnNames, check_bridge_settings
 from runtime.certificates import server_names
 from runtime.deployed_ports import as_deployed
 from runtime.device_file import remember_device
@@ -270,11 +270,11 @@ def fixed_part(config: HubConfig) -> bytes:
 
 def _bridge_settings(settings: Settings, broker: BrokerSpec | None) -> Path:
     """Return where the hub looks for other brokers; what is wrong there is said."""
-    path = settings.bridge_settings or settings.home / FILE_NAME
+    path = settings.bridge_settings or Home(settings.home).bridges
     if broker is not None and broker.bridges:
         try:
             check_bridge_settings(path, OwnNames(settings.device_id, settings.iothub_hostname))
-        except ConfigError as exc:
+        except EdgeError as exc:
             log.warning("a bridge will not connect: %s", exc)
     return path
 

@@ -1,6 +1,7 @@
 """What stands where in the home of an edge.
 
 config.toml       the settings, as they were applied
+bridges.toml      other MQTT brokers, and as whom to connect to them; its user makes it
 device.json       the id of the device
 provisioned.json  which device it is at which IoT Hub, with the key
 scope.json        what the IoT Hub says of the devices and modules in its scope, with their keys
@@ -41,10 +42,12 @@ MODULE_DATA = "module-data"
 CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others; removed with ours if it was made for us
 CLOUD_ADDRESS = "cloud.json"
 CONFIG = "config.toml"
+BRIDGES = "bridges.toml"  # its user makes it; nobody else has a use for it
 BROKER_FILES = ("broker.db", "bridge.db")  # beside the message database, where the deployment has a broker
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
     CONFIG,
+    BRIDGES,
     "device.json",
     "provisioned.json",
     "scope.json",
@@ -83,6 +86,10 @@ class Home:
     @property
     def config(self) -> Path:
         return self.path / CONFIG
+
+    @property
+    def bridges(self) -> Path:
+        return self.path / BRIDGES
 
     @property
     def provisioned(self) -> Path:

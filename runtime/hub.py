@@ -199,14 +199,14 @@ def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
     """Return what bridges need, which is loaded only where there is a broker."""
     from runtime.bridge_db import BridgeDb
     from runtime.bridge_lines import BridgeLines
-    from runtime.bridge_settings import FILE_NAME, BridgeSettingsFile, OwnNames
+    from runtime.bridge_settings import BridgeSettingsFile, OwnNames
 
     environment = config.environment
     return BridgePorts(
         lambda: BridgeDb.open(database, environment.bridge_max_bytes, environment.bridge_max_messages),
         BridgeLines(),
         BridgeSettingsFile(
-            Path(config.bridge_settings or home / FILE_NAME),
+            Path(config.bridge_settings or Home(home).bridges),
             OwnNames(config.device_id, config.iothub_hostname),
         ),
     )

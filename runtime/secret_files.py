@@ -95,7 +95,7 @@ def cannot_read(path: Path, origin: str, exc: OSError) -> str:
 
 def _check_mode(status: os.stat_result, path: Path, origin: str) -> None:
     if is_open(status):
-        raise ConfigError(f"{_open_to_all(status, path, origin)}; close it: chmod 600 '{path}'")
+        raise ConfigError(f"{_open_to_all(status, path, origin)}; close it: chmod o-rw '{path}'")
 
 
 def _open_to_all(status: os.stat_result, path: Path, origin: str) -> str:

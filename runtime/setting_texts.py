@@ -78,6 +78,10 @@ def pem_file(text: str) -> Path:
     return _file(text, "PEM file", "ca.pem")
 
 
+def password_file(text: str) -> Path:
+    return _file(text, "file", "password")
+
+
 def json_file(text: str) -> Path:
     return _file(text, "JSON file", "payload.json")
 

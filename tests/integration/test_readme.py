@@ -16,6 +16,7 @@ import pytest
 
 from actors.deployment import parse_deployment
 from runtime.cli.main import COMMANDS
+from runtime.config_keys import all_keys
 from runtime.run_directory import RunDirectory
 from runtime.settings import Settings, variable
 from tests.integration.edge_program import PROGRAM, ROOT, SAMPLE, EdgeProcess, wait_until
@@ -206,6 +207,8 @@ def test_every_command_and_every_setting_is_told() -> None:
     assert set(re.findall(r"EDGE_ACTORS_\w+", README)) <= {
         variable(field.name) for field in fields(Settings) if field.metadata
     }
+    tables = "|".join({key.split(".")[0] for key in all_keys() if "." in key})
+    assert set(re.findall(rf"`((?:{tables})\.[\w.]+)`", README)) <= set(all_keys())
 
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:

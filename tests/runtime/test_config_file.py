@@ -430,7 +430,7 @@ def test_a_file_with_a_secret_is_closed_to_others(tmp_path: Path, mode: int, ref
 
     assert str(caught.value) == (
         f"{path}:2: '{path}' holds a secret and is open to all users of this machine (mode {mode:04o}); "
-        f"close it: chmod 600 '{path}'"
+        f"close it: chmod o-rw '{path}'"
     )
 
 
@@ -451,7 +451,7 @@ def test_a_file_without_secrets_may_be_read_by_all(tmp_path: Path) -> None:
             "FILE: there is no such file; `edge-actors config mp` makes one, or name another with -c",
         ),
         (b"a = '\xff'", ConfigError, "FILE:1: not UTF-8; write the file in UTF-8"),
-        (b"#" * 300_000, ConfigError, "FILE: has more than 262144 bytes; that is no config.toml"),
+        (b"#" * 300_000, ConfigError, "FILE: has more than 262144 bytes; that is no file of settings"),
     ],
     ids=["missing", "not UTF-8", "too long"],
 )

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from runtime import config_apply
 from runtime.cli.main import invoke
 from runtime.home import Home
 from tests.integration.device_certificates import KeyPair, issue
@@ -115,7 +116,7 @@ ROWS: list[tuple[str, Make, str]] = [
     (
         "world-readable key",
         files(CA.pem, CA.key_pem, 0o644),
-        f"{PK}: 'KEY' holds a secret and is open to all users of this machine (mode 0644); close it: chmod 600 'KEY'",
+        f"{PK}: 'KEY' holds a secret and is open to all users of this machine (mode 0644); close it: chmod o-rw 'KEY'",
     ),
     (
         "missing key",
@@ -182,6 +183,39 @@ def test_an_edge_ca_that_cannot_be_used_is_told_and_nothing_is_changed(
     assert f"error: {expected}" in told
     assert not (tmp_path / "home" / "config.toml").exists()
     assert not (tmp_path / "home" / "certificates" / "hub-server.pem").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "{source}:2: hub.bridge_settings: there is no '{bridges}'; make it, or leave this out"),
+        (
+            "[site]\naddress = 3\n",
+            "{bridges}:2: site.address = 3 is not allowed; allowed: a string that is not empty",
+        ),
+    ],
+    ids=["missing", "wrong"],
+)
+def test_settings_of_bridges_are_checked_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+) -> None:
+    bridges = tmp_path / "bridges.toml"
+    if content is not None:
+        private(bridges, content)
+    source = private(tmp_path / "config.toml", f'[hub]\nbridge_settings = "{bridges}"\n')
+
+    assert invoke(["config", "check", "-c", str(source)]) == 2
+
+    assert said.format(source=source, bridges=bridges) in capsys.readouterr().err
+
+
+def test_the_file_of_the_service_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    monkeypatch.setattr(config_apply, "is_user", lambda uid: uid == 4321)
+    assert config_apply.default_file() == Path("/etc/edge-actors/config.toml")
+
+    monkeypatch.setattr(config_apply, "is_user", lambda uid: False)
+    assert config_apply.default_file() != Path("/etc/edge-actors/config.toml")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
