@@ -45,7 +45,7 @@ from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
 from runtime.client_certificates import check_certificate
-from runtime.exit_codes import PART_FAILED
+from runtime.exit_codes import DONE, PART_FAILED, WRONG_INPUT
 from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import head_listeners
@@ -192,7 +192,7 @@ def run_hub(
     bus.close()
     offer.close()
     store_lock.close()
-    return 0
+    return DONE
 
 
 def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
@@ -246,7 +246,7 @@ def main(
         return run_hub(arguments.home, arguments.run, log_levels, open_store, make_connections)
     except EdgeError as exc:
         log.error("%s", exc)
-        return 2
+        return WRONG_INPUT
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
+from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
     from runtime.certificate_list import Shown
@@ -54,7 +55,7 @@ def show(pem: bool, home: Path, as_json: bool) -> int:
     if not found:
         click.echo(f"there are no certificates in home {home} yet; the first start makes them", err=True)
         return MISSING
-    return 0
+    return DONE
 
 
 def _row(one: Shown, now_s: float) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table, printable
-from runtime.exit_codes import FAILED
+from runtime.exit_codes import DONE, FAILED
 
 if TYPE_CHECKING:
     from runtime.checks.outcome import Check, Outcome, Section
@@ -100,7 +100,7 @@ def check(
             print_json(as_values(scene, found))
     finally:
         scene.close()
-    return FAILED if any(outcome.result in BAD for _, _, outcome in found) else 0
+    return FAILED if any(outcome.result in BAD for _, _, outcome in found) else DONE
 
 
 @click.command("check-list")

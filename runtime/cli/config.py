@@ -11,11 +11,10 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
+from runtime.exit_codes import DONE, WRONG_INPUT
 
 if TYPE_CHECKING:
     from runtime.config_apply import Checked
-
-WRONG = 2  # exit code
 
 file_option = click.option(
     "-c",
@@ -56,11 +55,11 @@ def check(file: str | None, home: Path, as_json: bool) -> int:
                 "remarks": found.remarks,
             }
         )
-        return WRONG if found.problems else 0
+        return WRONG_INPUT if found.problems else DONE
     _tell(found)
     if not found.problems:
         click.echo(f"{source} is right; `edge-actors config apply` puts it in force")
-    return WRONG if found.problems else 0
+    return WRONG_INPUT if found.problems else DONE
 
 
 @config.command()
@@ -83,7 +82,7 @@ def apply(file: str | None, home: Path, as_json: bool) -> int:
         else:
             _tell(found)
             click.echo("nothing was changed", err=True)
-        return WRONG
+        return WRONG_INPUT
     runs = Lock(RunDirectory.of(home), AGENT).holder() is not None
     changed = put_in_force(source, home, lambda: _start_anew(home) if runs else None)
     restarts = runs and changed
@@ -97,12 +96,12 @@ def apply(file: str | None, home: Path, as_json: bool) -> int:
                 "remarks": found.remarks,
             }
         )
-        return 0
+        return DONE
     _tell(found)
     click.echo(f"{source} is in force as {Home(home).config}" + ("" if changed else "; it was so before"))
     if restarts:
         click.echo("the edge starts anew with it; `edge-actors list` shows when its modules are back")
-    return 0
+    return DONE
 
 
 @config.command()

@@ -13,7 +13,7 @@ import click
 
 from messaging.errors import ConfigError, EdgeError
 from runtime.cli.lazy_group import Entry, LazyGroup
-from runtime.exit_codes import BROKEN_PIPE, FAILED, INTERRUPTED, MEANINGS, WRONG_INPUT
+from runtime.exit_codes import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, MEANINGS, WRONG_INPUT
 
 DEBUG_VARIABLE: Final = "EDGE_ACTORS_DEBUG"
 
@@ -83,7 +83,7 @@ def invoke(arguments: Sequence[str]) -> int:
         with cli.make_context("edge-actors", list(arguments), obj=invocation) as context:
             result: Any = cli.invoke(context)
         sys.stdout.flush()  # a reader that has gone shall be noticed here and not while Python ends
-        return result if isinstance(result, int) else 0
+        return result if isinstance(result, int) else DONE
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except BrokenPipeError:

@@ -11,6 +11,7 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
+from runtime.exit_codes import DONE, FAILED
 
 if TYPE_CHECKING:
     from messaging.exposition import Family
@@ -51,7 +52,7 @@ def metrics(home: Path, as_json: bool, raw: bool, names: tuple[str, ...]) -> int
         click.echo(f"error: {problem}", err=True)
     for name in unknown:
         click.echo(f"error: no metric {name!r} so far; a metric is there from its first use on", err=True)
-    return 1 if problem or unknown else 0
+    return FAILED if problem or unknown else DONE
 
 
 def _ask(home: Path) -> tuple[list[Family], str]:

@@ -11,7 +11,7 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
-from runtime.exit_codes import CHANGES
+from runtime.exit_codes import CHANGES, DONE
 
 if TYPE_CHECKING:
     from actors.deployment import Deployment
@@ -51,12 +51,12 @@ def plan(file: Path, home: Path, as_json: bool) -> int:
     found = planned(read_deployment(file), Home(home))
     if as_json:
         print_json(_as_json(found))
-        return CHANGES if found.changes_something else 0
+        return CHANGES if found.changes_something else DONE
     for warning in found.warnings:
         click.echo(f"warning: {warning}", err=True)
     if not found.changes_something:
         click.echo(f"nothing changes: all is as {file} wants it")
-        return 0
+        return DONE
     rows = [(one.kind.value, one.module, one.reason) for one in found.commands]
     print_table(("COMMAND", "NAME", "WHY"), [*rows, *found.routes, *found.broker])
     return CHANGES

@@ -11,7 +11,7 @@ from messaging.errors import ConfigError, RouteError
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json
 from runtime.cli.route_text import error_values, is_route, marked
-from runtime.exit_codes import WRONG_INPUT
+from runtime.exit_codes import DONE, WRONG_INPUT
 
 if TYPE_CHECKING:
     from actors.hub_manifest import RouteSpec
@@ -41,7 +41,7 @@ def check(file_or_route: str, home: Path, as_json: bool) -> int:
                 f"note: together {size_bytes} bytes; IoT Hub takes {TWIN_BYTES} as desired properties of "
                 "$edgeHub, so only a deployment from a file can have them"
             )
-    return WRONG_INPUT if is_wrong else 0
+    return WRONG_INPUT if is_wrong else DONE
 
 
 def _routes_of(text: str) -> dict[str, RouteSpec]:

@@ -19,7 +19,7 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, printable
-from runtime.exit_codes import FAILED
+from runtime.exit_codes import DONE, FAILED
 
 if TYPE_CHECKING:
     from runtime.home import Home
@@ -71,7 +71,7 @@ def status(home: Path, as_json: bool) -> int:
                     click.echo(f"    {printable(line)}")
         click.echo("\nUse 'edge-actors system logs' to check for messages of the parts of the edge.")
         click.echo("Use 'edge-actors check' to find out what is wrong, and what to do.")
-    return FAILED if any(service.is_down for service in services) else 0
+    return FAILED if any(service.is_down for service in services) else DONE
 
 
 @system.command()
