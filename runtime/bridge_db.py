@@ -103,19 +103,10 @@ class BridgeDb:
 
     @classmethod
     def _open(cls, path: Path, max_bytes: int, max_messages: int | None) -> BridgeDb:
-        connection = sqlite_file.connect(path, _WHAT)
-        try:
-            sqlite_file.prepare(connection, path, _WHAT, _MIGRATIONS)
-            connection.execute("COMMIT")
+        with sqlite_file.opened(path, _WHAT, _MIGRATIONS) as connection:
             db = cls(connection, path, max_bytes, max_messages)
             db._load()
-        except sqlite3.Error as exc:
-            connection.close()
-            raise sqlite_file.translated(exc, path, _WHAT, "open it") from exc
-        except StoreError:
-            connection.close()
-            raise
-        return db
+            return db
 
     def _load(self) -> None:
         self._queues.clear()

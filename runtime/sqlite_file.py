@@ -68,6 +68,26 @@ def prepare(connection: sqlite3.Connection, path: Path, what: str, migrations: S
         run(f"PRAGMA user_version={len(migrations)}")
 
 
+@contextmanager
+def opened(path: Path, what: str, migrations: Sequence[str]) -> Iterator[sqlite3.Connection]:
+    """Open, check and migrate a file for the block, which takes it over unless it fails; see `prepare`.
+
+    Raises:
+        StoreError: It cannot be opened, or what the block did with it failed.
+    """
+    connection = connect(path, what)
+    try:
+        prepare(connection, path, what, migrations)
+        connection.execute("COMMIT")
+        yield connection
+    except sqlite3.Error as exc:
+        connection.close()
+        raise translated(exc, path, what, "open it") from exc
+    except StoreError:
+        connection.close()
+        raise
+
+
 def version_of(connection: sqlite3.Connection, path: Path, what: str, newest: int) -> int:
     """Return the schema version of the file, 0 for an empty one.
 

@@ -50,17 +50,8 @@ class TwinDb:
 
     @classmethod
     def _open(cls, path: Path) -> TwinDb:
-        connection = sqlite_file.connect(path, _WHAT)
-        try:
-            sqlite_file.prepare(connection, path, _WHAT, _MIGRATIONS)
-            connection.execute("COMMIT")
-        except sqlite3.Error as exc:
-            connection.close()
-            raise sqlite_file.translated(exc, path, _WHAT, "open it") from exc
-        except StoreError:
-            connection.close()
-            raise
-        return cls(connection, path)
+        with sqlite_file.opened(path, _WHAT, _MIGRATIONS) as connection:
+            return cls(connection, path)
 
     def load(self, identity: str) -> bytes | None:
         """Return what was saved for an identity, None when nothing was."""
