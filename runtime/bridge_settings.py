@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ from urllib.parse import urlsplit
 from actors.bridge_ports import BridgeAccess
 from messaging.broker.bridges import UPSTREAM
 from messaging.envelope import Secret
-from messaging.errors import ConfigError
+from messaging.errors import ConfigError, EdgeError
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
 from runtime.device_credentials import HOST_NAME
@@ -112,6 +113,22 @@ def check_bridge_settings(path: Path, own: OwnNames) -> tuple[str, ...]:
     return tuple(file.document)
 
 
+def passwords_in(path: Path) -> list[Secret]:
+    """Return the passwords in the file and in those that it names, as far as they can be read.
+
+    Raises:
+        EdgeError: the file cannot be read.
+    """
+    file = _read(path)
+    if file is None:
+        return []
+    found = []
+    for endpoint in file.document:
+        with suppress(EdgeError):
+            found.append(_Table(file, endpoint).password())
+    return [password for password in found if password is not None]
+
+
 def _read(path: Path) -> TomlFile | None:
     """Return what the file says; None when there is none."""
     from runtime.toml_file import parse_toml, read_text
@@ -165,7 +182,7 @@ class _Table:
             else values.get("client_id", f"{own.device_id}/{self._endpoint}"),
             is_tls=is_tls,
             user_name=user_name,
-            password=self._password(),
+            password=self.password(),
             signs_as=hub_client if is_upstream else "",
             audience_host=own.iothub_hostname,
             ca_file=files["ca_file"],
@@ -216,7 +233,8 @@ class _Table:
             check_closed(path, self._origin(name))
         return str(path)
 
-    def _password(self) -> Secret | None:
+    def password(self) -> Secret | None:
+        """Return the password, None without one."""
         values = self._values
         if "password" not in values and "password_file" not in values:
             return None

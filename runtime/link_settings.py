@@ -16,6 +16,7 @@ from messaging.connection_string import ConnectionString
 from messaging.errors import ConfigError
 from messaging.identity import Identity
 from messaging.nearest import did_you_mean
+from runtime import setting_texts
 from runtime.device_credentials import HOST_NAME, WHERE_FROM, device_connection_string, enrollment_key
 from runtime.secret_files import STANDARD_INPUT, read_secret_file
 
@@ -62,12 +63,7 @@ def file_or_input(text: str) -> Path:
         return STANDARD_INPUT
     if text.startswith("file:///"):
         text = unquote(text.removeprefix("file://"))
-    if "\0" in text:
-        raise ValueError("a path without NUL characters")
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as exc:  # ~name of a user that does not exist
-        raise ValueError(f"a path; {exc}") from exc
+    return setting_texts.home(text)
 
 
 def dps_endpoint(text: str) -> tuple[str, int]:

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import time
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,10 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from actors.addresses import METRICS as METRICS_OF_HUB
+from actors.addresses import METRICS_OF_AGENT
 from messaging.errors import EdgeError, EnvironmentFault
+from runtime.bridge_settings import passwords_in
 from runtime.checks.catalog import SECTIONS
 from runtime.checks.outcome import run_checks
 from runtime.checks.scene import Options, Scene
@@ -45,9 +47,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 JOURNAL_LIMIT_S: Final = 60.0
-METRICS_LIMIT_S: Final = 5.0
-METRICS: Final = {"edgeHub": "http://127.0.0.1:9600/metrics", "edgeAgent": "http://127.0.0.1:9601/metrics"}
-LARGEST_METRICS_BYTES: Final = 16 << 20
+METRICS: Final = {"edgeHub": METRICS_OF_HUB, "edgeAgent": METRICS_OF_AGENT}
 UNITS: Final = {"edge-actors": "edge-actors", "docker": "docker"}  # member → systemd unit
 
 
@@ -99,8 +99,8 @@ class _Bundle:
         self._json("deployment.json", self._deployment)
         self._json("ledger.json", self._ledger)
         self._json("upstream.json", self._upstream)
-        for name, url in METRICS.items():
-            self._text(f"metrics/{name}.txt", partial(_metrics, url))
+        for name, address in METRICS.items():
+            self._text(f"metrics/{name}.txt", partial(self._metrics, address))
         engine_names = self._engine()
         own = [name for name in OWN_LOGS if os.path.exists(self._home.log_of(name))]
         others = [] if self._options.runtime_only else [*self._log_names(), *engine_names]
@@ -171,6 +171,14 @@ class _Bundle:
             device = edge.ask(REGISTRY, GetProvisioning(), ProvisioningState)
             link = edge.ask(UPSTREAM, GetLinkState(), LinkState)
         return {"device": dataclasses.asdict(device), "link": dataclasses.asdict(link)}
+
+    def _metrics(self, address: str) -> Iterator[bytes]:
+        from messaging.exposition import encode_text
+        from runtime.cli.metrics import families_of
+        from runtime.cli.running import running_edge
+
+        with running_edge(self._home.path) as edge:
+            yield encode_text(families_of(edge, address))
 
     def _log_names(self) -> list[str]:
         try:
@@ -270,6 +278,8 @@ def _known_secrets(home: Home, environment: Mapping[str, str]) -> list[str | byt
     try:
         settings = read_settings({"home": str(home.path)}, environment)
         known += [account.password for account in settings.registry_credentials]
+        bridges = passwords_in(settings.bridge_settings or home.bridges)
+        known += [password.reveal() for password in bridges]
     except (EdgeError, OSError):
         pass  # check.json tells
     try:
@@ -301,15 +311,6 @@ def _secrets_of(keys: KeyStore) -> list[bytes]:
 
 def _decoded(encoded: bytes) -> Any:
     return msgspec.json.decode(encoded) if encoded else {}
-
-
-def _metrics(url: str) -> Iterator[bytes]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=METRICS_LIMIT_S) as response:
-            yield response.read(LARGEST_METRICS_BYTES)
-    except OSError as exc:
-        raise EnvironmentFault(f"there are no metrics at {url}: {exc}") from exc
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:

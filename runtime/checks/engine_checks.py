@@ -11,7 +11,7 @@ from runtime import listening_sockets
 from runtime.checks.container_probe import Probed, Question, probe
 from runtime.checks.judge import CLOCK_WARNING_S, judge_dns, judge_log_rotation, read_engine_config
 from runtime.checks.outcome import Outcome, error, fatal, ignored, ok, skipped, warning
-from runtime.checks.running_checks import NOT_RUNNING, edge_ca_pem
+from runtime.checks.running_checks import NOT_RUNNING, WITH_TLS, edge_ca_pem
 from runtime.checks.scene import Scene
 from runtime.container_network import network_name, remembered_gateway
 from runtime.container_request import gateway_name
@@ -126,7 +126,7 @@ def _hub_ports(scene: Scene, gateway: str) -> dict[Use, int]:
     return {
         use: place.port
         for use, place in (listening_sockets.listening_of(pid) if pid else ())
-        if str(place.address) in (gateway, "0.0.0.0")
+        if str(place.address) in (gateway, "0.0.0.0") and use in WITH_TLS
     }
 
 

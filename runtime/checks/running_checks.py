@@ -26,7 +26,7 @@ from runtime.process_runtime import RUN_MARKER
 HANDSHAKE_LIMIT_S: Final = 5.0
 ANSWER_LIMIT_S: Final = 5.0
 NOT_RUNNING: Final = "no edge runs"
-_NAMES: Final = {Use.MQTT: "MQTT", Use.AMQP: "AMQP", Use.WEB: "HTTPS"}  # all with TLS
+WITH_TLS: Final = {Use.MQTT: "MQTT", Use.AMQP: "AMQP", Use.WEB: "HTTPS"}
 
 
 def management_answers(scene: Scene) -> Outcome:
@@ -174,10 +174,10 @@ def _ports_are_free(scene: Scene) -> Outcome:
         try:
             for bound in listening_sockets.bind([place]):
                 bound.close()
-            found.append(ok(**{_NAMES[use]: f"{place} is free"}))
+            found.append(ok(**{WITH_TLS[use]: f"{place} is free"}))
         except EnvironmentFault as exc:
             judged = error if is_needed else warning
-            found.append(judged(f"{_NAMES[use]}: {exc}"))
+            found.append(judged(f"{WITH_TLS[use]}: {exc}"))
     return worst(found)
 
 
@@ -188,11 +188,11 @@ def _handshake(scene: Scene, use: Use, place: ListenAddress) -> Outcome:
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     config = scene.hub_config
     name = config.host_names[0] if config is not None and config.host_names else "localhost"
-    speaks = _NAMES.get(use, use.value)
+    speaks = WITH_TLS.get(use, use.value)
     where = f"{speaks} on {place}"
     try:
         with socket.create_connection((str(address), place.port), HANDSHAKE_LIMIT_S) as connection:
-            if use not in _NAMES:
+            if use not in WITH_TLS:
                 return ok(**{speaks: str(place)})
             with _trusting(scene).wrap_socket(connection, server_hostname=name):
                 return ok(**{speaks: str(place)})

@@ -15,6 +15,7 @@ from runtime.exit_codes import DONE, FAILED
 
 if TYPE_CHECKING:
     from messaging.exposition import Family
+    from runtime.cli.running import RunningEdge
 
 COMMON = ("iothub", "edge_device", "instance_number", "ms_telemetry")
 THERE_LIMIT_S = 5.0
@@ -58,21 +59,31 @@ def metrics(home: Path, as_json: bool, raw: bool, names: tuple[str, ...]) -> int
 def _ask(home: Path) -> tuple[list[Family], str]:
     """Return the families of agent and hub; those of the agent alone with the reason why."""
     from actors.addresses import METRICS, METRICS_OF_AGENT
-    from actors.metrics import Metrics, TellMetrics
     from messaging.errors import EdgeError
-    from messaging.exposition import unpack
-    from messaging.lifecycle import Describe, Described
     from runtime.cli.running import running_edge
 
     problem = ""
     with running_edge(home) as edge:
-        found = list(unpack(edge.ask(METRICS_OF_AGENT, TellMetrics(), Metrics, ANSWER_LIMIT_S).packed))
+        found = families_of(edge, METRICS_OF_AGENT)
         try:
-            edge.ask(METRICS, Describe(), Described, THERE_LIMIT_S)
-            found += unpack(edge.ask(METRICS, TellMetrics(), Metrics, ANSWER_LIMIT_S).packed)
+            found += families_of(edge, METRICS)
         except EdgeError as exc:
             problem = f"the metrics of edgeHub are missing: {exc}"
     return found, problem
+
+
+def families_of(edge: RunningEdge, address: str) -> list[Family]:
+    """Return what the metrics stand at that this actor tells; none where they are switched off.
+
+    Raises:
+        EdgeError: it does not answer.
+    """
+    from actors.metrics import Metrics, TellMetrics
+    from messaging.exposition import unpack
+    from messaging.lifecycle import Describe, Described
+
+    edge.ask(address, Describe(), Described, THERE_LIMIT_S)
+    return list(unpack(edge.ask(address, TellMetrics(), Metrics, ANSWER_LIMIT_S).packed))
 
 
 def _fits(name: str, wanted: str) -> bool:

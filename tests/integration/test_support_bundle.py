@@ -143,6 +143,8 @@ def test_a_bundle_of_an_edge_that_runs_has_all_and_no_secret(shared: EdgeProcess
         "reported.json",
         "ledger.json",
         "upstream.json",
+        "metrics/edgeHub.txt",
+        "metrics/edgeAgent.txt",
         "logs/edgeHub_log.txt",
         "logs/talker_log.txt",
     } <= names
@@ -158,6 +160,8 @@ def test_a_bundle_of_an_edge_that_runs_has_all_and_no_secret(shared: EdgeProcess
     check = json.loads(archive.read("check.json"))["checks"]
     assert check["connect-management-uri"]["result"]["result"] == "ok"
     assert json.loads(archive.read("ledger.json"))["total"]["received"] >= 0
+    assert b"# TYPE edgehub_actor_handled_total counter" in archive.read("metrics/edgeHub.txt")
+    assert b"edgeAgent_module_start_total{" in archive.read("metrics/edgeAgent.txt")
 
 
 def test_logs_of_modules_are_left_out_when_wanted(shared: EdgeProcess) -> None:

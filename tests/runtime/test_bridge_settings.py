@@ -8,7 +8,7 @@ import pytest
 
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
-from runtime.bridge_settings import BridgeSettingsFile, OwnNames, check_bridge_settings
+from runtime.bridge_settings import BridgeSettingsFile, OwnNames, check_bridge_settings, passwords_in
 
 OWN = OwnNames("edge1", "hub.test")
 
@@ -277,6 +277,18 @@ def test_all_endpoints_are_checked_at_once(folder: Path) -> None:
 
     with pytest.raises(ConfigError, match=r":4: other\.address"):
         check_bridge_settings(folder / "bridges.toml", OWN)
+
+
+def test_all_passwords_are_known_that_can_be_read(folder: Path) -> None:
+    settings(
+        folder,
+        WITH_PASSWORD
+        + '[b]\naddress = "?"\nuser_name = "u"\npassword_file = "FOLDER/password"\n'
+        + '[c]\nuser_name = "u"\npassword_file = "FOLDER/none"\n[d]\naddress = "mqtts://h"\n',
+    )
+
+    assert passwords_in(folder / "bridges.toml") == [Secret(b"s3cret"), Secret(b"s3cret")]
+    assert passwords_in(folder / "none.toml") == []
 
 
 def test_a_change_of_the_file_counts_at_once(folder: Path) -> None:
