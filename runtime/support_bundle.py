@@ -279,7 +279,7 @@ def _known_secrets(home: Home, environment: Mapping[str, str]) -> list[str | byt
         settings = read_settings({"home": str(home.path)}, environment)
         known += [account.password for account in settings.registry_credentials]
         bridges = passwords_in(settings.bridge_settings or home.bridges)
-        known += [password.reveal() for password in bridges]
+        known += [password.reveal().decode() for password in bridges]
     except (EdgeError, OSError):
         pass  # check.json tells
     try:

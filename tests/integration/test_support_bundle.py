@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 PASSWORD = "Corr3ct-Horse"
+BRIDGE_PASSWORD = "far-away-battery"
 STORAGE_KEY = "Zm9vYmFyMTIzNDU2Nzg5"
 # What modules should not do, and do all the same.
 TALK = (
     f"echo 'login with password={PASSWORD}';"
     f"echo 'upload to https://a.blob/c?sv=1&sig={STORAGE_KEY}&sp=w';"
+    f"echo the other broker lets {BRIDGE_PASSWORD} in;"
     "echo an ordinary line; exec sleep 1000"
 )
 
@@ -83,6 +85,9 @@ def shared() -> Iterator[EdgeProcess]:
     edge.deploy({"talker": talker})
     edge.start()
     edge.wait_for(edgeHub="running", talker="running")
+    bridges = edge.home / "bridges.toml"
+    bridges.touch(0o600)
+    bridges.write_text(f'[site]\naddress = "mqtts://far"\nuser_name = "u"\npassword = "{BRIDGE_PASSWORD}"\n')
     yield edge
     edge.close()
 
@@ -119,7 +124,11 @@ def secrets_of(home: Path) -> list[bytes]:
         if key
     ]
     device = [] if found is None else [found.device_key.reveal()]
-    return [*keys, *device, PASSWORD.encode(), STORAGE_KEY.encode(), b"PRIVATE KEY"]
+    return [
+        *keys,
+        *device,
+        *(secret.encode() for secret in (PASSWORD, BRIDGE_PASSWORD, STORAGE_KEY, "PRIVATE KEY")),
+    ]
 
 
 def assert_no_secrets(archive: zipfile.ZipFile, secrets: list[bytes]) -> None:
@@ -152,7 +161,8 @@ def test_a_bundle_of_an_edge_that_runs_has_all_and_no_secret(shared: EdgeProcess
     assert_no_secrets(archive, secrets_of(shared.home))
     log = archive.read("logs/talker_log.txt").decode()
     assert log == (
-        f"login with password={MASKED}\nupload to https://a.blob/c?sv=1&sig={MASKED}&sp=w\nan ordinary line\n"
+        f"login with password={MASKED}\nupload to https://a.blob/c?sv=1&sig={MASKED}&sp=w\n"
+        f"the other broker lets {MASKED} in\nan ordinary line\n"
     )
     reported: dict[str, Any] = json.loads(archive.read("reported.json"))
     env = reported["modules"]["talker"]["env"]
