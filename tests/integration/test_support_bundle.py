@@ -78,6 +78,13 @@ def storage() -> Iterator[Storage]:
     made.close()
 
 
+def set_bridge(home: Path) -> None:
+    """Have a password in the settings of bridges."""
+    path = home / "bridges.toml"
+    path.touch(0o600)
+    path.write_text(f'[site]\naddress = "mqtts://far"\nuser_name = "u"\npassword = "{BRIDGE_PASSWORD}"\n')
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[EdgeProcess]:
     edge = EdgeProcess()
@@ -85,9 +92,7 @@ def shared() -> Iterator[EdgeProcess]:
     edge.deploy({"talker": talker})
     edge.start()
     edge.wait_for(edgeHub="running", talker="running")
-    bridges = edge.home / "bridges.toml"
-    bridges.touch(0o600)
-    bridges.write_text(f'[site]\naddress = "mqtts://far"\nuser_name = "u"\npassword = "{BRIDGE_PASSWORD}"\n')
+    set_bridge(edge.home)
     yield edge
     edge.close()
 
@@ -307,6 +312,7 @@ def test_what_the_engine_tells_is_there_without_secrets(docker_image: str) -> No
         edge.deploy({"talker": container(docker_image, "sh", "-c", TALK, env=env)})
         edge.start()
         edge.wait_for(edgeHub="running", talker="running")
+        set_bridge(edge.home)
         archive = bundle(edge.home)
         assert_no_secrets(archive, secrets_of(edge.home))
     finally:
