@@ -112,8 +112,18 @@ def _explain(error: Exception) -> tuple[int, str]:
         case EdgeError():
             return FAILED, str(error)
         case OSError() if error.filename:
-            return FAILED, f"{error.filename}: {error.strerror}"
+            return FAILED, f"{error.filename}: {error.strerror}{_way_out(error)}"
     return FAILED, f"this should not happen: {type(error).__name__}: {error}; with --debug it says where"
+
+
+def _way_out(error: OSError) -> str:
+    from runtime.system_service import USER, is_user
+
+    if isinstance(error, PermissionError) and is_user(os.geteuid()):  # which root does not expect
+        return (
+            f"; the edge of the service is asked as user {USER}: name a place that it may use, such as /tmp"
+        )
+    return ""
 
 
 def _usage_message(error: click.ClickException) -> str:
