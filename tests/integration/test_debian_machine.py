@@ -182,6 +182,19 @@ def test_the_service_joins_the_group_of_docker_when_there_is_one(machine: Debian
     assert docker in machine.run(f"grep ^Groups: /proc/{agent}/status").split()
 
 
+def test_settings_that_are_applied_are_taken_without_a_restart_of_the_service(machine: DebianMachine) -> None:
+    install(machine)
+    agent = machine.show("MainPID")
+    machine.run("printf 'log_level = \"debug\"\n' >/etc/edge-actors/config.toml")
+
+    machine.run("edge-actors config apply")
+
+    machine.wait_until("journalctl -u edge-actors --no-pager | grep -q 'starting anew with other settings'")
+    machine.wait_until("systemctl show -P StatusText edge-actors | grep -q '4 of 4 modules run'")
+    assert (machine.show("MainPID"), machine.show("NRestarts")) == (agent, "0")
+    assert machine.run("stat -c %U:%G:%a /var/lib/edge-actors/config.toml") == "edge-actors:edge-actors:600"
+
+
 def test_a_setting_that_is_wrong_is_told_and_not_tried_for_ever(machine: DebianMachine) -> None:
     install(machine)
     machine.run("printf 'EDGE_ACTORS_LISTEN=nowhere\\n' >>/etc/default/edge-actors")
