@@ -195,7 +195,7 @@ VARIABLES: Final = (
         "5671",
         "amqp_port",
         whole(1, 65_535),
-        "port of AMQP; EDGE_ACTORS_AMQP_LISTEN of the device goes before it",
+        "port of AMQP; hub.amqp_listen of the device goes before it",
     ),
     obeyed(
         "HttpSettings__Enabled", "true", "http_enabled", SWITCH, "false: no port 443, so no WebSocket either"
@@ -205,7 +205,7 @@ VARIABLES: Final = (
         "443",
         "http_port",
         whole(1, 65_535),
-        "port of HTTPS and WebSocket; EDGE_ACTORS_WEB_LISTEN of the device goes before it",
+        "port of HTTPS and WebSocket; hub.web_listen of the device goes before it",
     ),
     obeyed(
         CLIENT_CERT_AUTH_ENABLED,
@@ -253,7 +253,7 @@ VARIABLES: Final = (
         "log_level",
         _LEVEL,
         "of edgeHub; what follows a comma is ignored",
-        "EDGE_ACTORS_LOG_LEVEL of the device",
+        "log_level of the device",
     ),
     obeyed(
         "ShutdownWaitPeriod",
@@ -261,7 +261,7 @@ VARIABLES: Final = (
         "shutdown_wait_s",
         whole(1, 3600),
         "seconds edgeHub may take to end before it is killed",
-        "EDGE_ACTORS_STOP_GRACE_S of the device",
+        "modules.stop_grace_s of the device",
     ),
     Variable(
         "StorageFolder",
@@ -366,7 +366,7 @@ VARIABLES: Final = (
         "upstream_protocol",
         _PROTOCOL,
         "how edgeHub speaks to the cloud: AMQP on port 5671, MQTT on 8883, either through WebSocket on 443",
-        "that of edgeAgent, else EDGE_ACTORS_UPSTREAM_PROTOCOL of the device",
+        "that of edgeAgent, else agent.env.UpstreamProtocol of the device",
     ),
     obeyed(
         "MaxUpstreamBatchSize",

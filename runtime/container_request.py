@@ -31,9 +31,7 @@ AGENT_NAME: Final = "edgeAgent"  # whose metrics are asked for; nothing else of 
 LEFT_OUT: Final = ("RestartPolicy", "AutoRemove")
 _OPTION: Final = "createOptions: HostConfig."
 _KEEPER: Final = "is left out: restarts and removal follow the deployment"
-_NOT_ALLOWED: Final = (
-    "is left out: this device does not allow it (setting EDGE_ACTORS_ALLOW_ELEVATED_DOCKER_PERMISSIONS)"
-)
+_NOT_ALLOWED: Final = "is left out: this device does not allow it (setting allow_elevated_docker_permissions)"
 # As much as the log of a process module may have. The engine itself limits nothing.
 LOG_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "json-file": {"max-size": "10m", "max-file": "3"},

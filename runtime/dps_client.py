@@ -94,8 +94,8 @@ def _failed(exc: CloudError, enrollment: Enrollment) -> ConfigError | Environmen
     proof = "key" if enrollment.files is None else "certificate"
     return ConfigError(
         f"the provisioning service refuses registration {quoted(enrollment.registration_id)} of id scope "
-        f"{quoted(enrollment.id_scope)}: {fault.reason}; compare EDGE_ACTORS_DPS_ID_SCOPE, "
-        f"EDGE_ACTORS_DPS_REGISTRATION_ID and the {proof} with the enrollment"
+        f"{quoted(enrollment.id_scope)}: {fault.reason}; compare provisioning.id_scope, "
+        f"registration_id and the {proof} with the enrollment"
     )
 
 

@@ -204,7 +204,7 @@ class HttpsClient:
         else:
             text = (
                 f"the certificate of {self._service} is not trusted ({exc.verify_message}); if it is a "
-                "stand-in, name its ca.pem with EDGE_ACTORS_CLOUD_CA"
+                "stand-in, name its ca.pem with the setting cloud.ca"
             )
         return CloudFault(Fault.UNTRUSTED, text)
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 WAY_OUT: Final = (
     "it has the rights of the edge. Have what it needs where every user may read it, or refuse such modules "
-    "with EDGE_ACTORS_PROCESS_ISOLATION=require"
+    'with process_modules.isolation = "require"'
 )
 
 TRY_LIMIT_S = 5.0
@@ -64,7 +64,7 @@ class ProcessIsolation:
             return isolated
         if self._mode == "require":
             raise EnvironmentFault(
-                f"module {spec.name!r} cannot be isolated, which EDGE_ACTORS_PROCESS_ISOLATION=require "
+                f'module {spec.name!r} cannot be isolated, which process_modules.isolation = "require" '
                 f"asks for: {reason}"
             )
         if self._users is not None and self._told.get(spec.name) != reason:
@@ -74,7 +74,7 @@ class ProcessIsolation:
 
     def _isolated(self, spec: ProcessSpec, set_by_manifest: Collection[str]) -> tuple[ProcessSpec, str]:
         if self._mode == "off":
-            return spec, "EDGE_ACTORS_PROCESS_ISOLATION is off"
+            return spec, "process_modules.isolation is off"
         if self._users is None:
             return spec, "the edge does not run as root"
         if not spec.command or not spec.working_directory.is_dir():

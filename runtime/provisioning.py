@@ -30,7 +30,7 @@ from runtime.device_file import kept_device_id
 from runtime.home import Home
 from runtime.link_settings import read_key, registration_id
 from runtime.secret_files import NamedFile, cannot_read
-from runtime.settings import LOCAL_HUB, Settings, origin_of, variable
+from runtime.settings import LOCAL_HUB, Settings, about, origin_of
 from runtime.trust_bundle import certificates_in, pem
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def linked(settings: Settings, found: Provisioned) -> Settings:
     wanted = settings.iothub_hostname
     if wanted not in (LOCAL_HUB, found.host_name):
         raise ConfigError(
-            f"{variable('iothub_hostname')}: {wanted!r} is not allowed; this edge is linked to "
+            f"{origin_of(settings, 'iothub_hostname')}: {wanted!r} is not allowed; this edge is linked to "
             f"{found.host_name!r}: leave it out, or give the connection string of the device there"
         )
     return replace(
@@ -265,7 +265,7 @@ def _registration_id(settings: Settings) -> str:
     except ValueError as exc:
         raise ConfigError(
             f"{origin}: the common name {quoted(name)} of the certificate is no registration id ({exc}); "
-            f"give one with {variable('dps_registration_id')}"
+            f"give one with {about('dps_registration_id').keys[0]}"
         ) from exc
 
 
@@ -328,7 +328,7 @@ def _mark(enrollment: Enrollment) -> str:
 
 def _cloud_ca(settings: Settings) -> str:
     path: Path | None = settings.cloud_ca
-    return "" if path is None else pem(certificates_in(path, variable("cloud_ca")))
+    return "" if path is None else pem(certificates_in(path, origin_of(settings, "cloud_ca")))
 
 
 def _encode(found: Provisioned) -> bytes:

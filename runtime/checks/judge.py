@@ -99,7 +99,7 @@ def judge_host_name(name: str, machine: str, is_local: bool, resolves_to_us: boo
     if _is_address(name) or (is_local and name == "localhost"):
         return ok(**info)
     known = name.casefold() == machine.casefold() or name.casefold().startswith(f"{machine.casefold()}.")
-    way_out = "set EDGE_ACTORS_HOSTNAME to a name of this machine, or make the name known to its network"
+    way_out = "set hostname to a name of this machine, or make the name known to its network"
     if not known and resolves_to_us is not True:
         why = "means another machine" if resolves_to_us is False else "is not known here"
         return error(
@@ -120,7 +120,7 @@ def judge_space(path: str, free_bytes: int, total_bytes: int, free_files: int | 
     """Judge the room on the disk of a folder; `free_files` is None where files are not counted."""
     percent = 100.0 * free_bytes / max(1, total_bytes)
     info = {path: {"available_space": free_bytes, "total_space": total_bytes}}
-    way_out = "free some, or move the home or EDGE_ACTORS_STORAGE_FOLDER to a larger disk"
+    way_out = "free some, or move the home or hub.storage_folder to a larger disk"
     if free_files == 0:
         return error(f"{path}: its file system takes no more files (inodes); remove some", **info)
     if free_bytes < SPACE_ERROR_BYTES:
@@ -134,7 +134,7 @@ def judge_space(path: str, free_bytes: int, total_bytes: int, free_files: int | 
 def judge_storage(what: str, path: str, kind: str, options: Sequence[str]) -> Outcome:
     """Judge whether what is written to a folder is still there after a reboot and a power cut."""
     info = {"path": path, "file_system": kind}
-    move = "put it on a disk: --home, or EDGE_ACTORS_STORAGE_FOLDER for messages"
+    move = "put it on a disk: --home, or the setting hub.storage_folder for messages"
     if kind in _IN_MEMORY:
         return warning(f"{what} in {path} is in memory ({kind}) and gone at a reboot; {move}", **info)
     if kind in _OF_CONTAINER:

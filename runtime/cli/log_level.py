@@ -51,6 +51,6 @@ def log_level(levels: str | None, home: Path, as_json: bool) -> None:
     if as_json:
         print_json({"levels": now})
     elif now == DEFAULT_WORD:
-        click.echo("as set: by EDGE_ACTORS_LOG_LEVEL, and for edgeHub by RuntimeLogLevel in the deployment")
+        click.echo("as set: by the setting log_level, and for edgeHub by RuntimeLogLevel in the deployment")
     else:
         click.echo(f"{now}, until `edge-actors log-level {DEFAULT_WORD}`")

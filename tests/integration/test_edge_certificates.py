@@ -184,7 +184,7 @@ def test_a_certificate_that_is_not_enrolled_is_refused_with_the_way_out(
 
     assert refused.returncode == 2
     assert "refuses registration 'gw-x'" in refused.stderr
-    assert "EDGE_ACTORS_DPS_REGISTRATION_ID and the certificate with the enrollment" in refused.stderr
+    assert "registration_id and the certificate with the enrollment" in refused.stderr
     assert not (edge.home / "provisioned.json").exists()
 
 

@@ -310,7 +310,7 @@ def test_an_untrusted_certificate_is_told(site: Site) -> None:
     kind, reason = faults(site, ca_pem="")
 
     assert kind == Fault.UNTRUSTED.value
-    assert "name its ca.pem with EDGE_ACTORS_CLOUD_CA" in reason
+    assert "name its ca.pem with the setting cloud.ca" in reason
 
 
 def test_a_wrong_host_is_told(site: Site) -> None:

@@ -246,7 +246,7 @@ def test_rights_over_this_machine_are_left_out_and_told_where_the_device_does_no
         "Binds of the engine",
     ):
         assert f"HostConfig.{name}" in words
-    assert "EDGE_ACTORS_ALLOW_ELEVATED_DOCKER_PERMISSIONS" in words
+    assert "allow_elevated_docker_permissions" in words
 
 
 @pytest.mark.parametrize(
