@@ -63,7 +63,7 @@ class LinkOwner(Protocol):
     """What the bridge is told."""
 
     def has_settings(self, is_so: bool) -> None:
-        """The settings say where the other broker is, or do not: said at each attempt to connect."""
+        """The settings have the other broker, or do not: said at each attempt to connect."""
         ...
 
     def came_up(self) -> None:
@@ -195,7 +195,7 @@ class BridgeLink:
             self._access = None
             self._wait(str(exc))
             self.status = "no settings"
-            self._owner.has_settings(False)
+            self._owner.has_settings(self._settings.names(self._endpoint))
             return
         self._owner.has_settings(True)
         self.status = "connecting"

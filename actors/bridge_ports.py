@@ -128,6 +128,10 @@ class BridgeSettings(Protocol):
         """
         ...
 
+    def names(self, endpoint: str) -> bool:
+        """Say whether the settings have anything of an endpoint; where they cannot be read they may."""
+        ...
+
 
 class LineHandler(Protocol):
     """What a connection to another broker tells, on the event loop of the actor."""

@@ -97,6 +97,14 @@ class BridgeSettingsFile:
         hint = did_you_mean(endpoint, file.document)
         raise ConfigError(f"no settings for '{endpoint}' in '{self._path}'{hint}; add {add}")
 
+    def names(self, endpoint: str) -> bool:
+        """Say whether the file has anything of an endpoint, right or wrong; one that cannot be read may."""
+        try:
+            file = _read(self._path)
+        except EdgeError:
+            return True
+        return file is not None and endpoint in file.document
+
 
 def check_bridge_settings(path: Path, own: OwnNames) -> tuple[str, ...]:
     """Return the endpoints in the file, all of which can be used; none when there is no file.

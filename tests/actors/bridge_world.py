@@ -197,6 +197,9 @@ class World:
             raise ConfigError(f"no settings for '{endpoint}'")
         return self.settings
 
+    def names(self, endpoint: str) -> bool:
+        return self.settings is not None
+
     # Host
 
     def subscribe_locally(self, endpoint: str, filters: Sequence[str]) -> None:

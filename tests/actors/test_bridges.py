@@ -40,12 +40,16 @@ class Settings:
 
     def __init__(self) -> None:
         self.known = {SITE: BridgeAccess("far", 8883, "me")}
+        self.wrong: set[str] = set()  # that are there and cannot be used
 
     def access(self, endpoint: str) -> BridgeAccess:
         try:
             return self.known[endpoint]
         except KeyError:
             raise ConfigError(f"no settings for '{endpoint}'") from None
+
+    def names(self, endpoint: str) -> bool:
+        return endpoint in self.known or endpoint in self.wrong
 
 
 class Hub(World):
@@ -334,6 +338,22 @@ def test_at_a_parent_the_key_of_the_hub_is_asked_for(tmp_path: Path) -> None:
 
     [shown] = hub.listed()
     assert shown["status"] == "connected"
+
+
+def test_for_a_parent_whose_settings_are_wrong_messages_wait(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, BridgeRule(Direction.OUT, "t/#"), endpoint="$upstream")
+    hub.settings.wrong.add("$upstream")
+    hub.rest(2 * TICK_S)
+    hub.publish("t/1", b"for the parent")
+    hub.rest(2 * TICK_S)
+
+    [shown] = hub.listed()
+    assert (shown["status"], shown["queued"]) == ("no settings", 1)
+
+    hub.settings.known["$upstream"] = BridgeAccess("parent", 8883, "edge1/$edgeHub")
+    hub.rest(5 * TICK_S)
+    hub.far.accept()
+    assert hub.far_bodies() == [b"for the parent"]
 
 
 def test_for_a_parent_that_there_is_not_nothing_is_kept_until_there_is_one(tmp_path: Path) -> None:

@@ -291,6 +291,17 @@ def test_all_passwords_are_known_that_can_be_read(folder: Path) -> None:
     assert passwords_in(folder / "none.toml") == []
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(SITE, True), ("[site]", True), ("[other]", False), ("[", True)],
+    ids=["right", "wrong", "not there", "no TOML"],
+)
+def test_an_endpoint_whose_settings_are_wrong_is_not_one_without_any(
+    folder: Path, text: str, named: bool
+) -> None:
+    assert settings(folder, text).names("site") is named
+
+
 def test_a_change_of_the_file_counts_at_once(folder: Path) -> None:
     found = settings(folder, SITE)
     assert found.access("site").host == "h"
