@@ -78,6 +78,7 @@ from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
+from runtime.lean_memory import share_one_arena
 from runtime.listening_sockets import Use
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
@@ -119,6 +120,7 @@ def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | No
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
+    share_one_arena()
     limit = _TimeLimit(for_s)
     while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
         log.info("starting anew, as the device that this is by now")
