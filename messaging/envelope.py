@@ -19,6 +19,7 @@ _FIELDS: Final = 11
 _ARRAY_HEAD: Final = 0x90 | _FIELDS  # msgpack: array of 11 elements
 _LANE_AT: Final = 2  # version and lane are one-byte integers right behind the array's head
 _SECRET_TYPE: Final = 1
+PACKER_BYTES: Final = 1024  # to begin with; there is a packer for each thread, and its own default is 256 KiB
 
 
 class Secret:
@@ -78,7 +79,7 @@ def _decode_extension(code: int, data: bytes) -> Any:
 
 def new_packer() -> msgpack.Packer:
     """Return a packer for `encode`. One per thread: making one costs more than packing a small envelope."""
-    return msgpack.Packer(default=_encode_extension)
+    return msgpack.Packer(default=_encode_extension, buf_size=PACKER_BYTES)
 
 
 def encode(fields: tuple[Any, ...], packer: msgpack.Packer | None = None) -> bytes:

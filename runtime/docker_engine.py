@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from messaging.errors import ConfigError, EngineAway, EnvironmentFault
+from runtime.lean_memory import load_docker
 
 if TYPE_CHECKING:  # heavy
     from docker import APIClient
@@ -118,6 +119,7 @@ class EngineCalls:
         if reason is not None:
             self._unreachable()
             raise EngineAway(reason)
+        load_docker()
         from docker.errors import APIError, DockerException
         from requests.exceptions import RequestException
 
@@ -255,6 +257,7 @@ class DockerEngine(EngineCalls):
         path = _path()
         if away_reason(path) is not None:
             return None
+        load_docker()
         from docker.errors import DockerException
         from requests.exceptions import RequestException
 

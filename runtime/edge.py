@@ -92,6 +92,7 @@ from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
+from runtime.lean_memory import share_one_arena
 from runtime.listen_addresses import amqp_addresses, metrics_addresses, web_addresses
 from runtime.listening_sockets import Use
 from runtime.machine_look import MachineLook
@@ -150,6 +151,7 @@ def run_edge(
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
+    share_one_arena()
     for remark in settings.remarks:
         log.warning("%s", remark)
     limit = _TimeLimit(for_s)
