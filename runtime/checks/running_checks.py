@@ -12,7 +12,7 @@ from actors.link_state import GetLinkState, LinkState
 from actors.registry import CONNECTING, NO_CLOUD, REGISTRY, GetProvisioning, ProvisioningState
 from messaging.errors import EdgeError, EnvironmentFault
 from messaging.version import VERSION
-from runtime import amqp_engine, listening_sockets, process_table
+from runtime import amqp_engine, hub_sockets, listening_sockets, process_table
 from runtime.certificates import CA_FILE
 from runtime.checks.judge import judge_modules
 from runtime.checks.outcome import Outcome, error, ignored, ok, skipped, warning, worst
@@ -172,7 +172,7 @@ def _ports_are_free(scene: Scene) -> Outcome:
     for use, one, is_needed in wanted:
         place = ListenAddress(ipaddress.ip_address(one.host), one.port)
         try:
-            for bound in listening_sockets.bind([place]):
+            for bound in listening_sockets.bind([place], hub_sockets.SETTINGS[use]):
                 bound.close()
             found.append(ok(**{WITH_TLS[use]: f"{place} is free"}))
         except EnvironmentFault as exc:

@@ -242,6 +242,7 @@ def test_a_port_that_somebody_else_has_is_told_with_his_name(edge: EdgeProgram) 
 
     assert (code, found["edge-hub-ports"]) == (1, "error")
     assert f"pid {os.getpid()}" in details["edge-hub-ports"][0]
+    assert details["edge-hub-ports"][0].endswith("choose another port with --listen")
 
 
 def test_an_edge_that_hangs_is_an_error(edge: EdgeProgram) -> None:
