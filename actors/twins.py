@@ -354,7 +354,7 @@ class TwinActor(EdgeActor):
     def on_request_failed(self, message: RequestFailed) -> None:
         if self.envelope.correlation_id in self._unrouted:
             self._not_routed(self.envelope.correlation_id, message.reason)
-        else:
+        elif self.envelope.correlation_id:
             self._failed(self._asked_with(self.envelope.correlation_id), message.reason)
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:

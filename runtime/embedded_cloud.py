@@ -325,16 +325,12 @@ class EmbeddedCloud:
         while not has_ended() and time.monotonic() < ends_s:
             with suppress(EnvironmentFault):  # it has not said yet where it listens
                 cloud = Cloud(self._home.path, start_limit_s=0.0)
-                if cloud.serving.host_name == self.host_name and self._answers():
+                if cloud.serving.host_name == self.host_name and cloud.answers():
                     return cloud
             time.sleep(LOOK_S)  # between two looks at what another process writes
         raise EnvironmentFault(
             f"the IoT Hub that the edge runs for itself did not start; see {self._home.log_of('edgeCloud')}"
         )
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            return probe.connect_ex(str(self._place.socket)) == 0
 
 
 def read_kept(home: Home) -> Kept | None:

@@ -59,7 +59,7 @@ class Cloud:
         self._place = CloudHome.in_home(home)
         self._place.run.check()
         ends_s = time.monotonic() + start_limit_s
-        while not self._answers() and self._may_be_starting() and time.monotonic() < ends_s:
+        while not self.answers() and self._may_be_starting() and time.monotonic() < ends_s:
             time.sleep(LOOK_S)  # between two looks at what another process does
         if self._place.lock().holder() is None:
             raise EnvironmentFault(
@@ -134,7 +134,8 @@ class Cloud:
             if not continuation:
                 return
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Return whether it takes connections."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             return probe.connect_ex(str(self._place.socket)) == 0
 
