@@ -28,7 +28,10 @@ _BARE: Final = re.compile(r"[^,\]}#\n]*")
 
 
 def key_lines(text: str) -> dict[Path, int]:
-    """Return the line, from 1 on, of the first mention of each key and table, by its path."""
+    """Return the line, from 1 on, of each key and table, by its path.
+
+    That is where it is first written out, else where it is first mentioned, as a in [a.b] is.
+    """
     reader = _Reader(text.replace("\r\n", "\n"))
     reader.read()
     return reader.lines
@@ -37,6 +40,7 @@ def key_lines(text: str) -> dict[Path, int]:
 class _Reader:
     def __init__(self, text: str) -> None:
         self.lines: dict[Path, int] = {}
+        self._written: set[Path] = set()  # those that are written out
         self._text = text
         self._at = 0
 
@@ -65,10 +69,14 @@ class _Reader:
             part = _KEY_PART.match(self._text, self._at)
             assert part is not None  # tomllib has read it
             path = (*path, _plain(part[0]))
-            self.lines.setdefault(path, self._text.count("\n", 0, self._at) + 1)
+            line = self._text.count("\n", 0, self._at) + 1
+            self.lines.setdefault(path, line)
             self._at = part.end()
             self._pass(_BLANKS)
             if not self._text.startswith(".", self._at):
+                if path not in self._written:
+                    self._written.add(path)
+                    self.lines[path] = line
                 return path
             self._at += 1
 

@@ -84,5 +84,9 @@ def test_every_key_has_the_line_in_which_it_was_written(made: tuple[str, dict[tu
     assert paths(document) <= set(found)
 
 
+def test_a_table_stands_where_it_is_written_though_it_was_mentioned_before() -> None:
+    assert key_lines("[a.b]\n[a]\n[[c]]\n[[c]]\n") == {("a",): 2, ("a", "b"): 1, ("c",): 3}
+
+
 def test_line_ends_of_windows_count_once() -> None:
     assert key_lines('a = """x\r\ny"""\r\n[t]\r\nb = 1\r\n') == {("a",): 1, ("t",): 3, ("t", "b"): 4}
