@@ -144,7 +144,7 @@ def delete_device(home: Home, device_id: str) -> None:
 
 
 def wait_until_told(home: Home, device_id: str) -> None:
-    """Give a running edge the time to tell its stand-in of a change, so that a command to that one knows it."""
+    """Give a running edge the time to tell its stand-in of a change; then commands to that one know it."""
     ends_s = time.monotonic() + TOLD_LIMIT_S
     while (
         has_own_cloud(home)
