@@ -54,7 +54,7 @@ def create(
     An SDK client needs two things: the connection string, and the file ca.pem as the certificate
     authority to trust. With a certificate of its own in place of a key it needs that one, too.
     """
-    from runtime.cli.running import create_device
+    from runtime.cli.running import create_device, wait_until_told
     from runtime.home import Home
 
     auth_type, thumbprints = _proof(x509, x509_secondary, x509_ca)
@@ -65,9 +65,11 @@ def create(
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = create_device(place, device, auth_type, thumbprints)
     if out is None:
+        wait_until_told(place, device)
         _show(made, config, as_json)
         return
     files = _write_out(out, connection_string(made, config), ca_pem)
+    wait_until_told(place, device)
     if as_json:
         print_json({"deviceId": device, "files": [str(file) for file in files]})
     else:
@@ -118,10 +120,11 @@ def delete(device: str, home: Path, as_json: bool) -> None:
 
     Made again it gets other keys.
     """
-    from runtime.cli.running import delete_device
+    from runtime.cli.running import delete_device, wait_until_told
     from runtime.home import Home
 
     delete_device(Home(home), device)
+    wait_until_told(Home(home), device)
     _done(device, "deleted", as_json)
 
 
@@ -176,10 +179,11 @@ def _thumbprint(text: str) -> str:
 
 
 def _switch(device: str, enabled: bool, home: Path, as_json: bool) -> None:
-    from runtime.cli.running import enable_device
+    from runtime.cli.running import enable_device, wait_until_told
     from runtime.home import Home
 
     enable_device(Home(home), device, enabled)
+    wait_until_told(Home(home), device)
     _done(device, "enabled" if enabled else "disabled", as_json)
 
 

@@ -105,7 +105,7 @@ def create_device(
     def locally(keys: KeyStore) -> None:
         keys.create_device(device_id, time.time(), auth_type, thumbprints)
 
-    _change(home, device_id, locally, CreateDevice(device_id, auth_type, thumbprints), DeviceIdentity)
+    _change(home, locally, CreateDevice(device_id, auth_type, thumbprints), DeviceIdentity)
     identities = KeyStore.open(home.keys).identities()
     return next(found for found in identities if found.device_id == device_id and found.module_id is None)
 
@@ -125,7 +125,7 @@ def enable_device(home: Home, device_id: str, enabled: bool) -> None:
         adopt(home, keys, device_id)
         keys.enable_device(device_id, enabled)
 
-    _change(home, device_id, locally, EnableDevice(device_id, enabled), DeviceChanged)
+    _change(home, locally, EnableDevice(device_id, enabled), DeviceChanged)
 
 
 def delete_device(home: Home, device_id: str) -> None:
@@ -140,16 +140,22 @@ def delete_device(home: Home, device_id: str) -> None:
         adopt(home, keys, device_id)
         keys.delete_device(device_id)
 
-    _change(home, device_id, locally, DeleteDevice(device_id), DeviceChanged)
+    _change(home, locally, DeleteDevice(device_id), DeviceChanged)
 
 
-def _change(
-    home: Home,
-    device_id: str,
-    locally: Callable[[KeyStore], None],
-    request: object,
-    answer: type[object],
-) -> None:
+def wait_until_told(home: Home, device_id: str) -> None:
+    """Give a running edge the time to tell its stand-in of a change; then commands to that one know it."""
+    ends_s = time.monotonic() + TOLD_LIMIT_S
+    while (
+        has_own_cloud(home)
+        and is_running(home.path)
+        and device_id in KeyStore.open(home.keys).leaf_changes()
+        and time.monotonic() < ends_s
+    ):
+        time.sleep(ASK_AGAIN_S)  # between two looks at what another process does
+
+
+def _change(home: Home, locally: Callable[[KeyStore], None], request: object, answer: type[object]) -> None:
     """Have the keys changed by the running agent, which owns them; without one in the key store."""
     run = RunDirectory.of(home.path)
     run.prepare()
@@ -163,12 +169,3 @@ def _change(
         return
     with running_edge(home.path) as edge:
         edge.ask(SECURITY, request, answer)
-    if has_own_cloud(home):
-        _wait_until_told(home, device_id)
-
-
-def _wait_until_told(home: Home, device_id: str) -> None:
-    """Give the edge the time to tell its stand-in, so that a command to that one knows the change."""
-    ends_s = time.monotonic() + TOLD_LIMIT_S
-    while device_id in KeyStore.open(home.keys).leaf_changes() and time.monotonic() < ends_s:
-        time.sleep(ASK_AGAIN_S)  # between two looks at what another process does
