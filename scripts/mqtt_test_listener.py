@@ -45,6 +45,7 @@ from actors.hub_broker import HubBroker
 from actors.hub_environment import HubEnvironment
 from actors.hub_root import FRONT
 from actors.identities import ACCEPTED, Authenticate, Verdict
+from actors.module_spec import EDGE_HUB
 from actors.mqtt_head import MqttHead
 from actors.mqtt_login import Login, Refusal
 from actors.ports import Listener
@@ -64,6 +65,7 @@ from messaging.username import UserName
 from messaging.zmq_bus import ZmqBus
 from runtime.broker_db import BrokerDb
 from runtime.exit_codes import FAILED
+from runtime.log_levels import parse_levels
 from runtime.logging_setup import log_to_stderr
 from runtime.message_db import MessageDb
 from runtime.process_end import end_at_once
@@ -216,7 +218,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help="keep sessions and retained messages there")
     parser.add_argument("--log-level", default="warning")
     arguments = parser.parse_args()
-    log_to_stderr(arguments.log_level)
+    log_to_stderr(EDGE_HUB, parse_levels(arguments.log_level))
     with ExitStack() as stack:
         folder = arguments.directory
         if folder is None:
