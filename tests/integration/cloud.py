@@ -172,10 +172,11 @@ class Cloud:
             stdout=subprocess.DEVNULL,
         )
         deadline_s = time.monotonic() + LIMIT_S
-        while True:
+        closed = [MQTT_PORT, AMQP_PORT]
+        while closed:
             try:
-                socket.create_connection((self.address, MQTT_PORT), timeout=LIMIT_S).close()
-                return
+                socket.create_connection((self.address, closed[0]), timeout=LIMIT_S).close()
+                del closed[0]
             except ConnectionRefusedError:
                 assert self._process.poll() is None, "it ended"
                 assert time.monotonic() < deadline_s, "it does not serve"
