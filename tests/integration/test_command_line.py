@@ -373,7 +373,7 @@ def test_with_json_the_log_lines_of_run_are_objects(edge: EdgeProcess) -> None:
 
     assert done.returncode == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines[-1]["message"] == "stopped"
+    assert lines[-1]["message"].endswith(" has stopped")
     assert all(set(line) >= {"at", "level", "logger", "message"} for line in lines)
 
 
