@@ -209,7 +209,7 @@ class AgentLinkActor(EdgeActor):
         self._watcher = ""
         self._desired: Json | None = None  # None: not known on this connection
         self._version = 0
-        self._patched = 0  # highest `$version` of patches that came while the twin was asked for
+        self._patched = 0  # `$version` of the last patch that came while the twin was asked for
         self._twin_asked = 0
         self._twin_failures = 0
         self._reported: Json | None = None  # what the cloud has; None: not known

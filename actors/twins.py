@@ -121,7 +121,7 @@ class TwinActor(EdgeActor):
         self._under_way: dict[str, int] = {}  # identity → correlation id of what the cloud was asked
         self._stale: set[str] = set()  # of these the cloud's copy is wanted
         self._readers: dict[str, list[Envelope]] = {}  # who waits for it
-        self._patched: dict[str, int] = {}  # highest `$version` of patches that came while it was asked for
+        self._patched: dict[str, int] = {}  # `$version` of the last patch that came while it was asked for
         self._unrouted: dict[int, tuple[str, Envelope]] = {}  # by Publish of a change: who waits for it
         self._epochs = itertools.count(1)
 

@@ -85,9 +85,8 @@ def is_running(home: Path) -> bool:
 
 def refresh_scope(home: Path) -> None:
     """Have the edge that runs on `home`, if there is one, ask its IoT Hub at once who is in its scope."""
-    run = RunDirectory.of(home)
-    if Lock(run, AGENT).holder() is not None:
-        with Client.outside(run.path) as client:
+    if is_running(home):
+        with Client.outside(RunDirectory.of(home).path) as client:
             client.tell(REGISTRY, RefreshScope())
 
 
