@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Final
 
 AGENT_PROCESS: Final = "agent"
+METRICS_OF_AGENT: Final = "agent/metrics"
 SECURITY: Final = "agent/security"
 AGENT: Final = "agent/agent"
 
 HUB: Final = "hub"
+METRICS: Final = "hub/metrics"
 STORE: Final = "hub/store"
 ROUTER: Final = "hub/router"
 IDENTITIES: Final = "hub/identities"
@@ -21,3 +23,5 @@ METHODS: Final = "hub/methods"
 HUB_CLIENT: Final = "hub/client"
 MQTT: Final = "hub/mqtt"
 AMQP: Final = "hub/amqp"
+BROKER: Final = "hub/broker"
+BRIDGES: Final = "hub/bridges"

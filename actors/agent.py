@@ -1,9 +1,9 @@
-"""Decides what runs: takes deployments, tells the hub its routes, and reports how the modules fare.
+"""Decides what runs: takes deployments, tells the hub its routes and rules, and reports how the modules fare.
 
-Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules; PeerUp, PeerDown and
-             Routes of the hub; and what ModuleTree does
-Tells:       hub/router (SetRoutes), hub/twins (SetDesired), agent/link (WatchDesired, FetchHubDesired,
-             ReportState); and whom ModuleTree does
+Understands: DesiredArrived and HubDesiredArrived of the cloud; Prepared; ListModules, GetReport and
+             AskEdgeState; PeerUp, PeerDown, Routes and BrokerSet of the hub; and what ModuleTree does
+Tells:       hub/router (SetRoutes), hub/broker (SetBroker), hub/twins (SetDesired), agent/link (WatchDesired,
+             FetchHubDesired, ReportState); and whom ModuleTree does
 Started by:  AgentRootActor, after SecurityActor; a restart leaves the supervisors as they are
 """
 
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.addresses import BROKER
 from actors.agent_link import (
     DesiredArrived,
     FetchHubDesired,
@@ -22,6 +23,8 @@ from actors.agent_link import (
     ReportState,
     WatchDesired,
 )
+from actors.agent_metrics import OFF, AgentMetrics
+from actors.broker_settings import BrokerSet, set_broker
 from actors.deployment_keeper import (
     APPLIED,
     FAILED,
@@ -31,9 +34,18 @@ from actors.deployment_keeper import (
     Taken,
     shortened,
 )
+from actors.edge_state import AskEdgeState, edge_state
 from actors.hub_client import Clients, ListClients
 from actors.hub_config import route_texts
-from actors.module_list import ListModules, ModuleList, agent_report, entry, waiting
+from actors.module_list import (
+    AgentReport,
+    GetReport,
+    ListModules,
+    ModuleList,
+    agent_report,
+    entry,
+    waiting,
+)
 from actors.module_spec import (
     EDGE_AGENT,
     EDGE_CLOUD,
@@ -48,6 +60,7 @@ from actors.ports import ModuleRecords, ModuleRuntime, Preparation
 from actors.reported import UNKNOWN_PLATFORM, Platform, agent_state, stopped_state
 from actors.router import Routes, set_routes
 from actors.twins import SetDesired
+from messaging.envelope import Secret
 from messaging.kinds import message
 from messaging.lifecycle import (
     ActorRestarted,
@@ -72,8 +85,10 @@ REPORT_S: Final = 0.2  # what changes together is reported together
 
 
 @message
-class TellRoutesAgain:
-    """Timer: tell the hub its routes once more."""
+class TellHubAgain:
+    """Timer: tell an actor of the hub its routes, or its rules, once more."""
+
+    address: str
 
 
 @message
@@ -120,6 +135,7 @@ class AgentActor(ModuleTree):
         cloud: ModuleSpec | None = None,
         until_ready: bool = False,
         trial_s: float = 0.0,
+        metrics: AgentMetrics = OFF,
     ) -> None:
         """Keep what is needed.
 
@@ -138,6 +154,7 @@ class AgentActor(ModuleTree):
             until_ready: Whether modules of one start order have to be ready before the next ones start.
             trial_s: For how long the modules that a deployment changes have to stay up, or the one before
                 comes back; 0: it never does.
+            metrics: Where to count.
         """
         super().__init__(
             keeper.deployment,
@@ -150,6 +167,8 @@ class AgentActor(ModuleTree):
             until_ready=until_ready,
         )
         self._keeper = keeper
+        self._metrics = metrics
+        self._deployed_s = 0.0  # when what is being prepared came, monotonic
         self._agent_report = agent_report(agent_pid, started_at_s)
         self._link = link
         self._platform = platform
@@ -200,6 +219,7 @@ class AgentActor(ModuleTree):
     def _prepare(self) -> None:
         """Fetch what the modules need; until all of it is here those of the deployment before go on."""
         self._deployments += 1
+        self._deployed_s = self.clock.monotonic_s()
         self._preparing = self._preparing or "it is being prepared"
         number, tell_self = self._deployments, self.context.tell_self
         deployment = self._keeper.deployment
@@ -227,9 +247,10 @@ class AgentActor(ModuleTree):
         self._trial_ends_s = self.clock.monotonic_s() + self._trial_s
         self._version = self._keeper.version
         self.roll_out(self._keeper.deployment, message.outdated)
+        self._metrics.deployed(self.clock.monotonic_s() - self._deployed_s)
         self._report_soon()
         if self._hub_is_there:
-            self._tell_routes()
+            self._tell_hub(HUB_ROUTER, BROKER)
             self._tell_twins()
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
@@ -239,8 +260,8 @@ class AgentActor(ModuleTree):
         self._went_unanswered(message.address, message.reason, RETRY_S)
 
     def _went_unanswered(self, address: str, reason: str, wait_s: float) -> None:
-        if address == HUB_ROUTER:
-            self.set_timer(wait_s, TellRoutesAgain())
+        if address in (HUB_ROUTER, BROKER):
+            self.set_timer(wait_s, TellHubAgain(address))
         elif address == self._link:
             log.warning("the routes of edgeHub cannot be had, it starts without: %s", reason)
             self._took(self._keeper.go_on_without_hub())
@@ -257,7 +278,7 @@ class AgentActor(ModuleTree):
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._hub_is_there = True
-        self._tell_routes()
+        self._tell_hub(HUB_ROUTER, BROKER)
         self._tell_twins()
 
         self.go_on_if_ready()
@@ -287,14 +308,17 @@ class AgentActor(ModuleTree):
         self._connected = tuple(who.partition("/")[2] for who in message.connected if "/" in who)
         self.go_on_if_ready()
 
-    def on_tell_routes_again(self, message: TellRoutesAgain) -> None:
-        if self._hub_is_there:  # else they are told when it is back
-            self._tell_routes()
+    def on_tell_hub_again(self, message: TellHubAgain) -> None:
+        if self._hub_is_there:  # else it is told when it is back
+            self._tell_hub(message.address)
 
-    def _tell_routes(self) -> None:
-        """Put the deployment's routes in force at a hub that may have started with others."""
+    def _tell_hub(self, *addresses: str) -> None:
+        """Put the deployment's routes and rules in force at a hub that may have started with others."""
         hub = self._keeper.deployment.hub
-        self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
+        if HUB_ROUTER in addresses:
+            self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
+        if BROKER in addresses and hub.broker is not None:
+            self.request(BROKER, set_broker(hub.broker), ROUTES_LIMIT_S)
 
     def _tell_twins(self) -> None:
         """Tell the hub the desired properties that the deployment has; repeated they are no news."""
@@ -303,11 +327,14 @@ class AgentActor(ModuleTree):
             HUB_TWINS, SetDesired(tuple((name, msgspec.json.encode(desired)) for name, desired in twins))
         )
 
+    def on_broker_set(self, message: BrokerSet) -> None:
+        """The rules of the broker are in force."""
+
     def on_routes(self, message: Routes) -> None:
         bad = tuple((name, text, problem) for name, text, problem, _, _ in message.bad)
         if bad != self._routes:
             for name, _, problem in bad:
-                log.error("route %s is left out: %s", name, problem)
+                log.error("route '%s' is left out: %s; correct it in the deployment", name, problem)
         self._routes = bad
 
     # what is reported to the cloud
@@ -394,6 +421,12 @@ class AgentActor(ModuleTree):
             "local": self._keeper.is_local,
         }
         self.reply(ModuleList(tuple(entries), self._routes, about))
+
+    def on_get_report(self, message: GetReport) -> None:
+        self.reply(AgentReport(Secret(msgspec.json.encode(self._state()))))
+
+    def on_ask_edge_state(self, message: AskEdgeState) -> None:
+        self.reply(edge_state(self._supervised.keys(), self._reports, hub_is_there=self._hub_is_there))
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -1,7 +1,8 @@
 """The agent's own link to the cloud, as `$edgeAgent`: a hub that does not run can still be repaired.
 
 Understands: WatchDesired, FetchHubDesired and ReportState of AgentActor; Identities; AgentMethodAnswered;
-             LinkNews, ReconnectDue, TwinDue, ReportDueAgain, StopLimit of its own
+             SendQuality of agent/metrics; LinkNews, ReconnectDue, TwinDue, ReportDueAgain, StopLimit of its
+             own
 Tells:       AgentActor (DesiredArrived, HubDesiredArrived), agent/methods (CallAgentMethod),
              agent/security (GetIdentities)
 Started by:  AgentRootActor, when this edge has a cloud; a restart connects anew
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.agent_metrics import OFF, AgentMetrics
 from actors.base import EdgeActor
 from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnections, CloudFault, Fault
 from actors.hub_identity import HubIdentity
@@ -36,10 +38,12 @@ from actors.upstream_events import (
     Observer,
 )
 from actors.upstream_rate import is_final, is_probed, retry_s
+from messaging import system_properties as names
 from messaging.envelope import Envelope, Secret
 from messaging.identity import Identity
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, RequestFailed
+from messaging.message import DIAGNOSTICS_TYPE, Message
 from messaging.topics import Feature
 from messaging.twin import Json, difference, merge
 
@@ -51,8 +55,10 @@ IDENTITIES_LIMIT_S: Final = 10.0
 REFRESH_S: Final = 3600.0  # the twin is read anew, whatever patches came
 REPORT_SPACING_S: Final = 2.0  # between two reports; each counts against the operations of the IoT Hub
 FIRST_RETRY_S: Final = 0.2
+TRIED_AGAIN: Final = "; it is tried again, and what is deployed here runs on"
 TWIN_TRIES: Final = 3  # before the connection is made anew
 STOP_LIMIT_S: Final = 2.0  # for the last report
+_MAY_PASS: Final = frozenset({Fault.TIMEOUT, Fault.THROTTLED, Fault.QUOTA})
 _WANTED: Final = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES})
 
 
@@ -109,6 +115,26 @@ class AgentMethodAnswered:
 
 
 @message
+class SendQuality:
+    """Send this as the quality telemetry of the edge. Answered with QualitySent or QualityLost."""
+
+    body: bytes
+
+
+@message
+class QualitySent:
+    """The cloud has it."""
+
+
+@message
+class QualityLost:
+    """The cloud does not have it, or did not say so."""
+
+    reason: str
+    may_pass: bool  # it is worth to try again
+
+
+@message
 class LinkNews:
     """The connections have told something. From their threads."""
 
@@ -146,6 +172,7 @@ class AgentLinkActor(EdgeActor):
         https_port: int = 443,
         security: str = SECURITY,
         methods: str = METHODS,
+        metrics: AgentMetrics = OFF,
     ) -> None:
         """Keep what is needed.
 
@@ -157,7 +184,10 @@ class AgentLinkActor(EdgeActor):
             https_port: Of the IoT Hub.
             security: Address of who knows the keys.
             methods: Address of who answers methods.
+            metrics: Where to count.
         """
+        self._metrics = metrics
+        self._quality: tuple[int, Envelope] | None = None  # what is on its way, and who asked
         self._agent_id = Identity(device_id, "$edgeAgent")
         self._hub_id = Identity(device_id, "$edgeHub")
         self._host_name = host_name
@@ -289,13 +319,21 @@ class AgentLinkActor(EdgeActor):
                 self._twin_failed(fault)
             case Failed(number, fault) if self._under_way is not None and number == self._under_way[0]:
                 self._report_failed(fault)
+            case Done(number, _) if self._quality is not None and number == self._quality[0]:
+                self._end_quality(QualitySent())
+            case Failed(number, fault) if self._quality is not None and number == self._quality[0]:
+                self._quality_failed(fault)
             case DesiredPatched(patch):
+                self._metrics.synced()
                 self._take_patch(msgspec.json.decode(patch))
             case MethodCalled(request_id, name, payload):
                 self.tell(self._methods, CallAgentMethod(request_id, name, Secret(payload)))
 
     def _lose(self, fault: CloudFault) -> None:
         """Be without a connection, and see to getting another."""
+        if self._twin_asked:
+            self._metrics.not_synced()
+        self._end_quality(_lost(fault))
         if self._connection is not None:
             self._connection.close()
         self._connection = self._observer = self._reported = self._under_way = None
@@ -306,7 +344,8 @@ class AgentLinkActor(EdgeActor):
         may_pass = fault.kind is Fault.UNAUTHORIZED and self._failures == 1 and self._desired is None
         if fault.kind is not self._told and not may_pass and not self._edge_stops:
             self._told = fault.kind
-            log.warning("the agent's link to %s is down: %s", self._host_name, fault.reason)
+            reason = fault.reason + (TRIED_AGAIN if is_probed(fault.kind) else "")
+            log.warning("the agent's link to %s is down: %s", self._host_name, reason)
         self._fault = fault
         self._stop_when_told()
         wait_s = FIRST_RETRY_S if may_pass else retry_s(fault.kind, self._failures, random.random())
@@ -338,6 +377,7 @@ class AgentLinkActor(EdgeActor):
 
     def _get_twin(self) -> None:
         assert self._connection is not None
+        self._metrics.synced()
         self._twin_asked, self._patched = next(self._numbers), 0
         self._connection.get_twin(self._twin_asked)
 
@@ -357,6 +397,7 @@ class AgentLinkActor(EdgeActor):
         self._report()
 
     def _twin_failed(self, fault: CloudFault) -> None:
+        self._metrics.not_synced()
         self._twin_asked = 0
         self._twin_failures += 1
         if self._twin_failures >= TWIN_TRIES:
@@ -429,6 +470,29 @@ class AgentLinkActor(EdgeActor):
         if self._stopping and (self._reported is None or not self._under_way):
             self.context.ready_to_stop()
 
+    # quality telemetry
+
+    def on_send_quality(self, message: SendQuality) -> None:
+        if self._quality is not None:
+            self.reply(QualityLost("another one is on its way", True))
+        elif not self._is_up or self._connection is None:
+            self.reply(QualityLost("there is no link to the cloud", True))
+        else:
+            self._quality = next(self._numbers), self.envelope
+            properties = {names.CONTENT_TYPE: DIAGNOSTICS_TYPE}
+            self._connection.send(self._quality[0], Message("/messages/", {}, properties, message.body))
+
+    def _quality_failed(self, fault: CloudFault) -> None:
+        self._end_quality(_lost(fault))
+        if not is_final(fault.kind):
+            self._lose(fault)  # or nothing more could be sent on this connection
+
+    def _end_quality(self, answer: QualitySent | QualityLost) -> None:
+        if self._quality is not None:
+            _, envelope = self._quality
+            self._quality = None
+            self.reply(answer, envelope)
+
     # methods
 
     def on_agent_method_answered(self, message: AgentMethodAnswered) -> None:
@@ -471,6 +535,10 @@ class AgentLinkActor(EdgeActor):
         self._hub_connection = self._hub_observer = None
         asked, self._hub_asked = self._hub_asked, []
         return asked
+
+
+def _lost(fault: CloudFault) -> QualityLost:
+    return QualityLost(fault.reason, is_probed(fault.kind) or fault.kind in _MAY_PASS)
 
 
 def _values(section: Json) -> Json:

@@ -1,4 +1,4 @@
-"""Answers the direct methods of `$edgeAgent`: ping, restarts, logs, and what became of an upload.
+"""Answers the direct methods of `$edgeAgent`: ping, restarts, logs, bundles, and what became of an upload.
 
 Understands: CallAgentMethod; ModuleList, ModuleReported, RequestFailed, DeadlinePassed of what it asks;
              LogsRead and TaskEnded of its own threads
@@ -19,12 +19,15 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from actors.agent_link import AgentMethodAnswered, CallAgentMethod
+from actors.agent_metrics import OFF, AgentMetrics
 from actors.base import EdgeActor
 from actors.log_query import (
+    BundleRequest,
     LogRequest,
     MethodRefused,
     check_schema_version,
     fields_of,
+    parse_bundle_request,
     parse_request,
     text_of,
 )
@@ -40,7 +43,16 @@ log = logging.getLogger(__name__)
 LIST_LIMIT_S: Final = 10.0
 RESTART_LIMIT_S: Final = 120.0
 MOST_TASKS: Final = 1000  # remembered; the oldest that has ended is forgotten first
-NAMES: Final = ("GetModuleLogs", "GetTaskStatus", "RestartModule", "UploadModuleLogs", "ping")
+NAMES: Final = (
+    "GetModuleLogs",
+    "GetTaskStatus",
+    "RestartModule",
+    "UploadModuleLogs",
+    "UploadSupportBundle",
+    "ping",
+)
+UPLOAD_LOGS: Final = "upload logs"
+UPLOAD_BUNDLE: Final = "upload support bundle"
 _BY_ID: Final = '{"schemaVersion": "1.0", "id": "sensor"}'
 _BY_CORRELATION: Final = '{"schemaVersion": "1.0", "correlationId": "…"}'
 
@@ -54,6 +66,10 @@ class LogWorker(Protocol):
 
     def upload(self, request: LogRequest, modules: Sequence[str], done: Callable[[str], None]) -> None:
         """Upload what UploadModuleLogs asks for, and tell why that failed; "" when it did not."""
+        ...
+
+    def upload_bundle(self, request: BundleRequest, done: Callable[[str], None]) -> None:
+        """Make a support bundle and upload it; tell why that failed, "" when it did not."""
         ...
 
     def close(self) -> None:
@@ -80,6 +96,7 @@ class TaskEnded:
 
 @dataclass(slots=True)
 class _Task:
+    what: str
     status: str = "Running"
     message: str = ""
 
@@ -96,8 +113,9 @@ class _LogCall:
 class AgentMethodsActor(EdgeActor):
     """One method handler each; what takes time happens elsewhere."""
 
-    def __init__(self, agent: str, worker: LogWorker) -> None:
-        """Take the address of the AgentActor, and who reads logs."""
+    def __init__(self, agent: str, worker: LogWorker, metrics: AgentMetrics = OFF) -> None:
+        """Take the address of the AgentActor, who reads logs, and where to count."""
+        self._metrics = metrics
         self._agent = agent
         self._worker = worker
         self._links: dict[str, str] = {}  # request id of a call → whom to answer
@@ -111,6 +129,9 @@ class AgentMethodsActor(EdgeActor):
     def on_call_agent_method(self, message: CallAgentMethod) -> None:
         self._links[message.request_id] = self.envelope.sender
         payload, name = message.payload.reveal(), message.name
+        for known in NAMES:
+            if known.lower() == name.lower():
+                self._metrics.method_called(known)
         try:
             match name.lower():
                 case "ping":
@@ -121,6 +142,8 @@ class AgentMethodsActor(EdgeActor):
                     self._list_for(_LogCall(message.request_id, self._parsed(payload, False)))
                 case "uploadmodulelogs":
                     self._begin_upload(message.request_id, self._parsed(payload, True))
+                case "uploadsupportbundle":
+                    self._begin_bundle(message.request_id, parse_bundle_request(payload, self.clock.now_s()))
                 case "gettaskstatus":
                     self._tell_task(message.request_id, payload)
                 case _:
@@ -156,12 +179,15 @@ class AgentMethodsActor(EdgeActor):
         self._lists[self.request(self._agent, ListModules(), LIST_LIMIT_S)] = call
 
     def _begin_upload(self, request_id: str, request: LogRequest) -> None:
-        task_id = str(uuid.uuid4())
-        ended = [task_id for task_id, task in self._tasks.items() if task.status != "Running"]
-        if len(self._tasks) >= MOST_TASKS and ended:
-            del self._tasks[ended[0]]
-        self._tasks[task_id] = _Task()
+        task_id = self._new_task(UPLOAD_LOGS)
         self._list_for(_LogCall(request_id, request, task_id))
+        self._answer(request_id, 200, self._shown(task_id))
+
+    def _begin_bundle(self, request_id: str, request: BundleRequest) -> None:
+        task_id = self._new_task(UPLOAD_BUNDLE)
+        log.info("the cloud asks for a support bundle")
+        tell = self.context.tell_self
+        self._worker.upload_bundle(request, lambda why: tell(TaskEnded(task_id, why)))
         self._answer(request_id, 200, self._shown(task_id))
 
     def on_module_list(self, message: ModuleList) -> None:
@@ -190,8 +216,16 @@ class AgentMethodsActor(EdgeActor):
             return
         task.status = "Failed" if message.problem else "Completed"
         if message.problem:
-            task.message = f"upload logs: {message.problem}"
-            log.error("logs could not be uploaded: %s", message.problem)
+            task.message = f"{task.what}: {message.problem}"
+            log.error("%s: that failed: %s", task.what, message.problem)
+
+    def _new_task(self, what: str) -> str:
+        task_id = str(uuid.uuid4())
+        ended = [known for known, task in self._tasks.items() if task.status != "Running"]
+        if len(self._tasks) >= MOST_TASKS and ended:
+            del self._tasks[ended[0]]
+        self._tasks[task_id] = _Task(what)
+        return task_id
 
     def _tell_task(self, request_id: str, payload: bytes) -> None:
         fields = fields_of(payload, _BY_CORRELATION)
@@ -199,7 +233,7 @@ class AgentMethodsActor(EdgeActor):
         self._answer(request_id, 200, self._shown(text_of(fields, "correlationId")))
 
     def _shown(self, task_id: str) -> dict[str, str]:
-        task = self._tasks.get(task_id, _Task("Unknown"))
+        task = self._tasks.get(task_id, _Task("", "Unknown"))
         return {"status": task.status, "message": task.message, "correlationId": task_id}
 
     # answers

@@ -1,6 +1,6 @@
 """The root of the agent process: security first, the registry, the link, then the agent with its modules.
 
-Understands: StopEdge; ModuleReported of the hub that it had replaced; and what RootActor does
+Understands: StopEdge, StartAnew; ModuleReported of the hub that it had replaced; and what RootActor does
 Tells:       AgentActor (StopModules; RestartModule for a hub of another version), itself (Stop)
 Started by:  the main program of the agent process
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 from actors.addresses import AGENT
 from actors.agent import AgentActor
-from actors.base import ChildSpec
+from actors.base import ChildSpec, EdgeActor
 from actors.module_report import ModuleReported
 from actors.module_spec import EDGE_HUB
 from actors.module_tree import ModulesStopped, StopModules
@@ -27,12 +27,23 @@ from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
 
+METRICS_LOOP: Final = "agent/metrics-loop"
 REPLACE_LIMIT_S: Final = 30.0  # for a hub to be stopped and started; then the order is given again
 
 
 @message
 class StopEdge:
     """End the modules in order, then all actors."""
+
+
+@message
+class StartAnew:
+    """End all in order and begin again with the settings of now. Answered with StartsAnew, or refused."""
+
+
+@message
+class StartsAnew:
+    """The end has begun."""
 
 
 class AgentRootActor(RootActor):
@@ -44,13 +55,25 @@ class AgentRootActor(RootActor):
         registry: Callable[[], RegistryActor],
         agent: Callable[[], AgentActor],
         cloud: Sequence[ChildSpec] = (),
+        start_anew: Callable[[], str] = lambda: "this edge cannot start anew by itself; end it and start it",
+        metrics: Callable[[], EdgeActor] | None = None,
     ) -> None:
+        """Keep what is needed.
+
+        Args:
+            security, registry, agent: Make these actors.
+            cloud: What runs besides.
+            start_anew: Has the main program end this run and begin another; returns why not, or "".
+            metrics: Makes the actor that tells metrics; None for none.
+        """
+        self._start_anew = start_anew
         super().__init__(
             (
                 ChildSpec("security", security, exported=True),
                 ChildSpec("registry", registry, exported=True),
                 *cloud,
                 ChildSpec("agent", agent, exported=True),
+                *([ChildSpec("metrics", metrics, METRICS_LOOP, exported=True)] if metrics else []),
             )
         )
         self._replaced = 0  # incarnation of the hub that was of another version
@@ -94,6 +117,10 @@ class AgentRootActor(RootActor):
         else:
             self.start_no_more()
             self.tell(self.address, Stop())  # no module was started yet
+
+    def on_start_anew(self, message: StartAnew) -> None:
+        problem = self._start_anew()
+        self.reply(RequestFailed("StartAnew", self.address, problem) if problem else StartsAnew())
 
     def on_modules_stopped(self, message: ModulesStopped) -> None:
         self.tell(self.address, Stop())

@@ -17,6 +17,7 @@ from actors.amqp_connection import AmqpClient
 from actors.amqp_links import MessageLink, Waiting
 from actors.attached import AttachedEndpoints
 from actors.base import EdgeActor
+from actors.hub_metrics import OFF, RETRY_TO_MODULE, HubMetrics
 from actors.mqtt_client import add_position
 from actors.redelivery import wait_s
 from actors.store_messages import Ready
@@ -37,10 +38,17 @@ class AmqpDeliveries:
     """The endpoints that clients of this head take messages from. A part of the head."""
 
     def __init__(
-        self, head: EdgeActor, store: str, next_id: Callable[[], int], window_messages: int, ack_s: float
+        self,
+        head: EdgeActor,
+        store: str,
+        next_id: Callable[[], int],
+        window_messages: int,
+        ack_s: float,
+        metrics: HubMetrics = OFF,
     ) -> None:
         """Take what is needed; what a client has not answered is sent again after `ack_s`."""
         self._head = head
+        self._metrics = metrics
         self._ack_s = ack_s
         self._attached: AttachedEndpoints[MessageLink] = AttachedEndpoints(
             head, store, next_id, window_messages
@@ -167,6 +175,7 @@ class AmqpDeliveries:
             if again:
                 log.warning("%s does not answer: sending %d again", link.client.client_id, len(again))
                 link.repetitions += 1
+                self._metrics.repeated(link.client.client_id, RETRY_TO_MODULE)
             for one in again:
                 if one.delivery is not None:
                     one.delivery.settle()

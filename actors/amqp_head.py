@@ -111,6 +111,7 @@ class AmqpHead(ProtocolHead):
             connected.next_number,
             environment.max_pending_outbound_messages,
             environment.message_ack_timeout_s,
+            connected.metrics,
         )
         self._services = AmqpServices(self, twins, methods, self._presence, self.ask, self._touch_client)
         self._tokens = AmqpTokens(

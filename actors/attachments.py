@@ -10,6 +10,7 @@ from typing import Final
 
 from actors.base import EdgeActor
 from actors.consumer import Consumer
+from actors.hub_metrics import OFF, HubMetrics
 from actors.ports import MessageStore
 from actors.store_messages import (
     Attach,
@@ -31,8 +32,9 @@ READ_BYTES: Final = 1024 * 1024
 class Attachments:
     """Sends consumers what their windows have room for. A part of the store's actor, which calls it."""
 
-    def __init__(self, actor: EdgeActor, trail: StorageTrail) -> None:
+    def __init__(self, actor: EdgeActor, trail: StorageTrail, metrics: HubMetrics = OFF) -> None:
         self._actor = actor
+        self._metrics = metrics
         self._trail = trail
         self._consumers: dict[str, Consumer] = {}
         self._to_serve: dict[str, Consumer] = {}
@@ -78,7 +80,9 @@ class Attachments:
         """Make room in the window of the consumer that said so, unless another one is attached by now."""
         consumer = self._consumers.get(message.endpoint_id)
         if consumer is not None and consumer.attachment == message.attachment:
-            consumer.delivered(message.ranges)
+            arrived = consumer.delivered(message.ranges)
+            if arrived and isinstance(message, Delivered):
+                self._metrics.arrived(message.endpoint_id, arrived, self._actor.clock.monotonic_s())
             self._to_serve[message.endpoint_id] = consumer
 
     def missed(self, endpoint_id: str) -> None:
@@ -190,8 +194,9 @@ class Attachments:
     def _serve(self, store: MessageStore, consumer: Consumer) -> None:
         clock = self._actor.clock
         now_s = clock.monotonic_s()
+        metrics, queue_id = self._metrics, consumer.endpoint_id
         while True:
-            runs = consumer.take(now_s)
+            runs = consumer.take(now_s, lambda run: metrics.flight(queue_id, run, now_s))
             if runs:
                 if self._trail.follows(consumer.endpoint_id):
                     self._trail.sent(clock.now_s(), consumer.endpoint_id, runs)

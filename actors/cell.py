@@ -54,6 +54,7 @@ class ActorCell:
         self.epoch = bus.epoch
         self.clock: Clock = bus.clock
         self.ended = False
+        self.waiting: Callable[[], int] = lambda: 0  # messages taken over by the host and not handled yet
         self.handled = 0
         self.failures = 0
         self.restarts = 0

@@ -150,6 +150,7 @@ class InvokeMethod:
     payload: bytes  # JSON; empty: none
     response_timeout_s: float
     connect_timeout_s: float  # how long to wait for the client to connect and to want methods
+    caller: str = "upstream"  # a module, or the cloud; for those who count
 
 
 @message

@@ -11,14 +11,17 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from actors.hub_metrics import OFF, HubMetrics
+
 GIVE_WAY_LIMIT_S: Final = 2.0  # a head answers at once; one that does not is starting again, without clients
 
 
 class ConnectedClients:
     """The identities that are connected, and the numbers of which the later one is always the larger."""
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, most: int | None = None, metrics: HubMetrics = OFF) -> None:
         """Allow so many identities, None: any number."""
+        self.metrics = metrics
         self._most = math.inf if most is None else most
         self._heads: dict[str, str] = {}  # identity → address of its head
         self._numbers: Iterator[int] | None = None
@@ -43,7 +46,7 @@ class ConnectedClients:
         if self._numbers is None:
             self._numbers = itertools.count(int(now_s * 1e6))
         for identity in [who for who, its in self._heads.items() if its == head]:
-            del self._heads[identity]
+            self.went(identity, head)
 
     def next_number(self) -> int:
         """Return a number for a batch, an attachment or the epoch of a connection."""
@@ -57,8 +60,10 @@ class ConnectedClients:
     def came(self, identity: str, head: str) -> None:
         """An identity is connected to this head now."""
         self._heads[identity] = head
+        self.metrics.connected(identity, len(self._heads))
 
     def went(self, identity: str, head: str) -> None:
         """It is not connected to this head any more."""
         if self._heads.get(identity) == head:
             del self._heads[identity]
+            self.metrics.disconnected(identity, len(self._heads))

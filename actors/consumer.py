@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from actors.hub_metrics import Arrived, Flight
 from actors.stored import RANKS, Run, positions_of_rank, rank_of
 
 READY_BYTES: Final = 4 * 1024 * 1024  # new messages kept in memory for a consumer that is nearly up to date
@@ -22,6 +23,7 @@ class _Sent:
     last: int
     left: int
     size_bytes: int  # as if all of a run weighed the same
+    flight: Flight | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -154,8 +156,8 @@ class Consumer:
                 lane.behind = True
         self._ready_bytes = 0
 
-    def take(self, now_s: float) -> list[Run]:
-        """Return what is to be sent now, and count it as sent."""
+    def take(self, now_s: float, flight: Callable[[Run], Flight | None] = lambda run: None) -> list[Run]:
+        """Return what is to be sent now, and count it as sent; `flight` says what to remember of a run."""
         taken: list[Run] = []
         while (room := self.room) > 0:
             lane = self._next_lane(now_s)
@@ -165,18 +167,23 @@ class Consumer:
             if self._share_left:  # then it is this lane's
                 self._share_left -= len(run.entries)
             lane.waits_since_s = now_s
+            self._sent[run.first_position].flight = flight(run)
             taken.append(run)
         return taken
 
-    def delivered(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Make room: these positions have arrived, each said once."""
+    def delivered(self, ranges: Iterable[tuple[int, int]]) -> list[Arrived]:
+        """Make room: these positions have arrived, each said once. Return them by their runs."""
+        arrived: list[Arrived] = []
         for first, last in ranges:
             missing = last - first + 1
             done: list[int] = []
             for start, sent in self._sent.items():  # mostly one of the first: in the order of sending
-                overlap = min(last, sent.last) - max(first, start) + 1
+                begin = max(first, start)
+                overlap = min(last, sent.last) - begin + 1
                 if overlap <= 0:
                     continue
+                if sent.flight is not None:
+                    arrived.append(Arrived(sent.flight, begin - start, begin, overlap))
                 freed_bytes = sent.size_bytes * overlap // sent.left
                 sent.left -= overlap
                 sent.size_bytes -= freed_bytes
@@ -189,6 +196,7 @@ class Consumer:
                     break
             for start in done:
                 del self._sent[start]
+        return arrived
 
     def _next_lane(self, now_s: float) -> _Lane | None:
         """Return the lane whose turn it is."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.agent_environment import DEFAULTS, AgentEnvironment, parse_agent_environment
 from actors.hub_environment import NOTHING_READ, ReadEnvironment, parse_environment
 from actors.hub_manifest import HubSettings, parse_hub
 from actors.manifest_json import JsonObject, Node, Path, Source, load, plain, quoted
@@ -56,6 +57,7 @@ class Deployment:
     warnings: tuple[str, ...] = ()
     hub_environment: ReadEnvironment = NOTHING_READ
     agent_protocol: UpstreamProtocol | None = None  # how edgeAgent is to speak to the cloud
+    agent_environment: AgentEnvironment = DEFAULTS
 
     @property
     def supervised(self) -> dict[str, ModuleSpec]:
@@ -90,9 +92,12 @@ def parse_deployment(content: bytes | str, file_name: str) -> Deployment:
     agent_node, hub_node = system_fields.get(EDGE_AGENT), system_fields.get(EDGE_HUB)
     edge_agent = None if agent_node is None else parse_edge_agent(agent_node)
     edge_hub = None if hub_node is None else parse_edge_hub(hub_node)
-    agent_protocol = None
+    agent_protocol, agent_environment = None, DEFAULTS
     if agent_node is not None and edge_agent is not None:
         agent_protocol = _agent_protocol(agent_node, edge_agent.env)
+        agent_environment, problems = parse_agent_environment(edge_agent.env)
+        for name, problem in problems:
+            agent_node.warn(f"its variable '{name}': {problem}")
     modules_node = fields.get("modules")
     modules = dict(_modules(modules_node)) if modules_node is not None else {}
     if (integrity := fields.get("integrity")) is not None:
@@ -113,6 +118,7 @@ def parse_deployment(content: bytes | str, file_name: str) -> Deployment:
         warnings=tuple(source.warnings),
         hub_environment=parse_environment({} if edge_hub is None else edge_hub.env),
         agent_protocol=agent_protocol,
+        agent_environment=agent_environment,
     )
 
 

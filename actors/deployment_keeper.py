@@ -157,8 +157,11 @@ class DeploymentKeeper:
         if self._file_name or (self._hub is not None and desired == self._hub_desired):
             return Taken.NOTHING
         try:
-            self._hub = parse_hub_desired(desired, version)
+            warnings: list[str] = []
+            self._hub = parse_hub_desired(desired, version, warnings)
             self._hub_desired, self._hub_version = desired, version
+            for warning in warnings:
+                log.warning("%s", warning)
         except DeploymentError as exc:
             log.error("%s", exc)
             return self.go_on_without_hub()

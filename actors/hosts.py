@@ -17,6 +17,7 @@ import pykka
 from pykka._envelope import Envelope as PykkaEnvelope
 from pykka.messages import _ActorStop
 
+from actors.actor_metrics import ActorCounts
 from actors.base import ChildSpec
 from actors.cell import ActorCell
 from actors.hung import LIMITS, HungLimits, Lookout, Sight
@@ -101,7 +102,7 @@ class ThreadHost(pykka.ThreadingActor):
 
     def on_start(self) -> None:
         threading.current_thread().name = self.cell.address
-        self.mailbox = self._bus.open(self.cell.address, self._exported)
+        self._open_mailbox()
         self._turning = Turning(self.cell.address)
         self._lookout.add(self._turning)
         self._turning.turn = (self.cell,)
@@ -137,6 +138,11 @@ class ThreadHost(pykka.ThreadingActor):
         if not cell.ended:
             cell.turn_ended()
         return busy and not cell.ended
+
+    def _open_mailbox(self) -> None:
+        self.mailbox = mailbox = self._bus.open(self.cell.address, self._exported)
+        frames = self._frames
+        self.cell.waiting = lambda: mailbox.waiting() + len(frames)
 
     def _end(self, reason: str) -> None:
         """The cell has ended: give address, mailbox and thread back."""
@@ -228,7 +234,7 @@ class LoopHost(ThreadHost):
         self._thread.carry(self._open)
 
     def _open(self) -> None:
-        self.mailbox = self._bus.open(self.cell.address, self._exported)
+        self._open_mailbox()
         self._turning = self._thread.turning
         self._turning.turn = (self.cell,)
         self.cell.start()
@@ -298,6 +304,7 @@ class ThreadSystem:
         self._new_loop = new_loop
         self._lookout = Lookout(end_process, hung_limits)
         self._loops: dict[str, LoopThread] = {}
+        self._cells: dict[str, ActorCell] = {}
         self._lock = threading.Lock()
 
     def spawn(
@@ -315,10 +322,13 @@ class ThreadSystem:
 
         def make_cell(host_end: Callable[[str], None]) -> ActorCell:
             def end(reason: str) -> None:
+                self._cells.pop(address, None)
                 host_end(reason)
                 on_end(reason)
 
-            return ActorCell(address, parent, spec.build, self._bus, self, end)
+            cell = ActorCell(address, parent, spec.build, self._bus, self, end)
+            self._cells[address] = cell
+            return cell
 
         if not spec.loop:
             ThreadHost.start(self._bus, make_cell, spec.exported, self._lookout)
@@ -332,6 +342,13 @@ class ThreadSystem:
             LoopHost.start(
                 self._bus, make_cell, spec.exported, self._lookout, thread, lambda: self._forget(spec.loop)
             )
+
+    def counts(self) -> list[ActorCounts]:
+        """Return how the actors of this process fare. From any thread."""
+        return [
+            ActorCounts(cell.address, cell.waiting(), cell.handled, cell.failures, cell.restarts)
+            for _, cell in sorted(self._cells.copy().items())
+        ]
 
     def _forget(self, loop: str) -> None:
         with self._lock:

@@ -91,6 +91,7 @@ class _Refused(Exception):  # ends the handling of a request, here and nowhere e
 @dataclass(frozen=True, slots=True)
 class _Open:
     target: str
+    caller: str
     call: MethodCall
     answered: Answered
 
@@ -124,8 +125,9 @@ class HttpHead(EdgeActor):
         """A request arrived."""
         try:
             target = _target_of(call)
-            asked = _Open(target, _parsed(call.body), answered)
+            parsed = _parsed(call.body)
             authenticate = self._authentication(call)
+            asked = _Open(target, authenticate.identity, parsed, answered)
         except _Refused as refused:
             answered(_error(refused.status, refused.reason))
             return
@@ -175,7 +177,12 @@ class HttpHead(EdgeActor):
         else:
             call = asked.call
             invoke = InvokeMethod(
-                asked.target, call.name, call.payload, call.response_timeout_s, call.connect_timeout_s
+                asked.target,
+                call.name,
+                call.payload,
+                call.response_timeout_s,
+                call.connect_timeout_s,
+                asked.caller,
             )
             limit_s = call.response_timeout_s + call.connect_timeout_s + EXTRA_S
             self._open[self.request(self._methods, invoke, limit_s)] = asked

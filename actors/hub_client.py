@@ -1,8 +1,8 @@
 """The hub's own identity, `$edgeHub`, as a client of the hub: it reports in its twin and answers methods.
 
 Understands: HeadStarted, ClientChanged, ClientGone of heads; Twin, TwinRefused, ReportedPatched,
-             DesiredPatch, CallMethod, as heads do; Endpoints, Routes; Identities; ActorRestarted, ReportDue,
-             DeadlinePassed, RequestFailed; ListClients of the agent
+             DesiredPatch, CallMethod, as heads do; Endpoints, Routes; Identities; BridgesReport of the
+             bridges; ActorRestarted, ReportDue, DeadlinePassed, RequestFailed; ListClients of the agent
 Tells:       hub/twins, hub/methods, hub/upstream (as heads do), hub/router (ListEndpoints, ListRoutes),
              agent/security (GetIdentities), hub/identities (Identities), agent/agent (HubDesiredArrived)
 Started by:  HubRootActor; a restart wipes the map of clients, as a start of the hub does
@@ -25,6 +25,7 @@ import msgspec
 
 from actors.agent_link import HubDesiredArrived
 from actors.base import EdgeActor
+from actors.bridge_messages import BridgesReport
 from actors.client_services import (
     CallMethod,
     ClientChanged,
@@ -40,7 +41,7 @@ from actors.client_services import (
     TwinRefused,
 )
 from actors.hub_manifest import parse_hub_desired
-from actors.hub_report import MOST_GONE, ClientTimes, client_entries, hub_report
+from actors.hub_report import MOST_GONE, ClientTimes, bridge_entries, client_entries, hub_report
 from actors.identities import SECURITY, GetIdentities, Identities
 from actors.router import Endpoints, ListEndpoints, ListRoutes, Routes
 from messaging.envelope import Secret
@@ -111,6 +112,7 @@ class HubClientActor(EdgeActor):
         self._timer = False
         self._clients: dict[str, ClientTimes] = {}
         self._left_out = 0
+        self._bridges: Json = {}
         self._version: int | None = None  # of the desired properties
         self._desired: Json = {}
         self._problem = ""  # with them
@@ -194,6 +196,10 @@ class HubClientActor(EdgeActor):
 
     # what is reported
 
+    def on_bridges_report(self, message: BridgesReport) -> None:
+        self._bridges = bridge_entries(message.bridges)
+        self._report_soon()
+
     def on_endpoints(self, message: Endpoints) -> None:
         """The routes may have changed."""
         self.tell(self._router, ListRoutes())
@@ -246,13 +252,15 @@ class HubClientActor(EdgeActor):
 
     def _report(self, report: Json) -> None:
         if self._reported is None:
-            patch = report | {"clients": None}
+            patch = report | {"clients": None, "bridges": None}
         else:
             entries, left_out = client_entries(self._clients.items())
             if left_out and not self._left_out:
                 log.warning("%d clients are not reported: a twin has no room for more", left_out)
             self._left_out = left_out
             report["clients"] = entries
+            if self._bridges:
+                report["bridges"] = self._bridges
             patch = difference(self._reported, report)
         if patch:
             self._next_report_s = self.clock.monotonic_s() + self._report_s

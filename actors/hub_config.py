@@ -14,6 +14,7 @@ from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.hub_manifest import HubSettings
 from actors.upstream_protocol import DEFAULT as DEFAULT_PROTOCOL
 from actors.upstream_protocol import UpstreamProtocol
+from messaging.broker.config import BrokerSpec
 from messaging.errors import ConfigError
 from messaging.kinds import message
 
@@ -55,6 +56,8 @@ class HubConfig(msgspec.Struct, frozen=True):
     drops_oldest: bool = False  # without space, the oldest messages of the lowest priority go for new ones
     twins: dict[str, dict[str, Any]] = {}  # desired properties of modules in the deployment
     environment: HubEnvironment = DEFAULTS  # of edgeHub, as far as it is obeyed
+    broker: BrokerSpec | None = None  # None: off
+    bridge_settings: str = ""  # path of what this device knows of other brokers; "": in the home
     cloud_ca_file: str = ""  # PEM, what to trust at the IoT Hub besides the system's authorities
     cloud_https_port: int = 443
     cloud_connections: int = 100  # at the same time, besides the hub's own

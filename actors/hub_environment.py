@@ -11,19 +11,30 @@ Source: spec sheet observability.md section 6
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
+from actors.environment_variables import (
+    DAY_S,
+    SWITCH,
+    Effect,
+    Kind,
+    Variable,
+    obeyed,
+    read_variables,
+    refused,
+    span,
+    unused,
+    whole,
+)
 from actors.upstream_protocol import ALLOWED as PROTOCOLS
 from actors.upstream_protocol import UpstreamProtocol, parse_protocol
+from messaging.broker.limits import DEFAULT_LIMITS, MOST_IN_FLIGHT, MOST_QUEUED_BYTES, Limits
 from messaging.errors import ConfigError
 from messaging.identity import Identity
-from messaging.nearest import did_you_mean
-from messaging.text import quoted
 
+MAX_BRIDGE_BYTES: Final = 16 * 1024 * 1024 * 1024
 MAX_CONNECTED_CLIENTS: Final = "MaxConnectedClients"
 CLIENT_CERT_AUTH_ENABLED: Final = "ClientCertAuthEnabled"
 
@@ -59,6 +70,30 @@ class HubEnvironment:
     cloud_operation_timeout_s: float = 20.0
     upstream_protocol: UpstreamProtocol | None = None  # None: that of edgeAgent, or of this device
     upstream_batch_messages: int = 100
+    broker_max_in_flight: int = DEFAULT_LIMITS.max_in_flight
+    broker_max_queued: int = DEFAULT_LIMITS.max_queued
+    broker_max_queued_bytes: int = DEFAULT_LIMITS.max_queued_bytes
+    broker_drops_oldest: bool = DEFAULT_LIMITS.drops_oldest
+    bridge_max_bytes: int = 32 * 1024 * 1024  # that wait in one direction of one bridge
+    bridge_max_messages: int | None = None  # None: as many as that has room for
+
+    metrics_port: int = 9600
+    metrics_enabled: bool = True
+    metrics_histogram_max_age_s: float = 3600.0
+
+    def broker_limits(self) -> Limits:
+        """Return what the MQTT broker keeps for its clients."""
+        return Limits(
+            max_in_flight=self.broker_max_in_flight,
+            max_queued=self.broker_max_queued,
+            max_queued_bytes=self.broker_max_queued_bytes,
+            drops_oldest=self.broker_drops_oldest,
+        )
+
+    @property
+    def serves_metrics(self) -> bool:
+        """Whether there is a port for metrics: they belong to the HTTP head, as in the reference."""
+        return self.metrics_enabled and self.http_enabled
 
 
 DEFAULTS: Final = HubEnvironment()
@@ -79,47 +114,15 @@ class ReadEnvironment:
 
 NOTHING_READ: Final = ReadEnvironment()
 
-# kinds of values: how they are read, ValueError for what is none
+
+def _read_bridge_messages(text: str) -> int | None:
+    return whole(0, 10_000_000).read(text) or None
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What values a variable takes; `read` raises ValueError for any other."""
-
-    read: Callable[[str], Any]
-    allowed: str
-
-
-def _whole(low: int, high: int) -> Kind:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
-            raise ValueError
-        return int(text)
-
-    return Kind(read, f"a whole number from {low} to {high}")
-
-
-def _read_switch(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
+def _read_when_full(text: str) -> bool:
+    if text.lower() not in ("drop_new", "drop_old"):
         raise ValueError
-    return text.lower() == "true"
-
-
-_SPAN: Final = re.compile(r"(?:([0-9]{1,4})\.)?([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:\.[0-9]{1,7})?)?")
-
-
-def _span(low_s: int, high_s: int, shown: str) -> Kind:
-    def read(text: str) -> float:
-        found = _SPAN.fullmatch(text)
-        if found is None:
-            raise ValueError
-        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        whole_s = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-        if hours > 23 or minutes > 59 or seconds > 59 or not low_s <= whole_s <= high_s:
-            raise ValueError
-        return float(whole_s)
-
-    return Kind(read, shown)
+    return text.lower() == "drop_old"
 
 
 _LEVELS: Final = {
@@ -159,141 +162,106 @@ def _read_module_id(text: str) -> str:
 
 
 _PROTOCOL: Final = Kind(parse_protocol, PROTOCOLS)
-_SWITCH: Final = Kind(_read_switch, "true or false")
 _LEVEL: Final = Kind(_read_level, "verbose, debug, info, warning, error or fatal")
 _TLS_LIST: Final = Kind(_read_tls, "tls1.2, tls1.3 or both with a comma; older versions are broken")
 _MODULE: Final = Kind(_read_module_id, "the id of a module of this edge")
-_ANY: Final = Kind(str, "")
+_BRIDGE_MESSAGES: Final = Kind(_read_bridge_messages, "a whole number from 0 to 10000000")
+_WHEN_FULL: Final = Kind(_read_when_full, "drop_new or drop_old")
 
 
-class Effect(StrEnum):
-    """What becomes of a variable."""
-
-    OBEYED = "obeyed"
-    REFUSED = "refused"  # what it asks for is not to be had; told as a problem unless it asks for what is so
-    NO_EFFECT = "no effect"  # it tunes something that is not there or works by itself
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One variable of the reference."""
-
-    name: str
-    default: str  # of the reference
-    effect: Effect
-    here: str  # what it does here, or why nothing
-    kind: Kind = _ANY
-    field: str = ""  # of HubEnvironment; "" for one that somebody else reads
-    default_here: str = ""  # where it is not the reference's
-    met_by: frozenset[str] = frozenset()  # values of a refused one that ask for what is so anyway
-
-
-def _obeyed(name: str, default: str, field: str, kind: Kind, here: str, default_here: str = "") -> Variable:
-    return Variable(name, default, Effect.OBEYED, here, kind, field, default_here or default)
-
-
-def _refused(name: str, default: str, here: str, *met_by: str) -> Variable:
-    return Variable(name, default, Effect.REFUSED, here, met_by=frozenset(met_by))
-
-
-def _none(name: str, default: str, here: str) -> Variable:
-    return Variable(name, default, Effect.NO_EFFECT, here)
-
-
-_DAY_S: Final = 24 * 3600
 _NO_ROCKSDB: Final = "messages are in SQLite, not in RocksDB"
-_NO_METRICS: Final = "there is no metrics end point yet"
+_METRICS_PLACE: Final = "metrics are at HttpSettings__metrics_port, /metrics, in the reference too"
 _AT_ONCE: Final = "changes are told as they happen, so nothing is asked for at intervals"
 _NO_POOL: Final = "is about the insides of the reference"
 _ONLY_AGENT: Final = "only edgeAgent reads it, in the reference too"
 
 VARIABLES: Final = (
-    _obeyed(
+    obeyed(
         "MqttSettings__Enabled",
         "true",
         "mqtt_enabled",
-        _SWITCH,
+        SWITCH,
         "false: no port 8883, and no MQTT over WebSocket on 443",
     ),
-    _obeyed(
+    obeyed(
         "AmqpSettings__Enabled",
         "true",
         "amqp_enabled",
-        _SWITCH,
+        SWITCH,
         "false: no port 5671, and no AMQP over WebSocket on 443",
     ),
-    _obeyed(
+    obeyed(
         "AmqpSettings__Port",
         "5671",
         "amqp_port",
-        _whole(1, 65_535),
-        "port of AMQP; EDGE_ACTORS_AMQP_LISTEN of the device goes before it",
+        whole(1, 65_535),
+        "port of AMQP; hub.amqp_listen of the device goes before it",
     ),
-    _obeyed(
-        "HttpSettings__Enabled", "true", "http_enabled", _SWITCH, "false: no port 443, so no WebSocket either"
+    obeyed(
+        "HttpSettings__Enabled", "true", "http_enabled", SWITCH, "false: no port 443, so no WebSocket either"
     ),
-    _obeyed(
+    obeyed(
         "HttpSettings__Port",
         "443",
         "http_port",
-        _whole(1, 65_535),
-        "port of HTTPS and WebSocket; EDGE_ACTORS_WEB_LISTEN of the device goes before it",
+        whole(1, 65_535),
+        "port of HTTPS and WebSocket; hub.web_listen of the device goes before it",
     ),
-    _obeyed(
+    obeyed(
         CLIENT_CERT_AUTH_ENABLED,
         "true",
         "client_cert_auth_enabled",
-        _SWITCH,
+        SWITCH,
         "false: devices cannot prove themselves with a certificate",
     ),
-    _obeyed("SslProtocols", "tls1.2,tls1.3", "ssl_protocols", _TLS_LIST, "versions of TLS that are taken"),
-    _obeyed(
+    obeyed("SslProtocols", "tls1.2,tls1.3", "ssl_protocols", _TLS_LIST, "versions of TLS that are taken"),
+    obeyed(
         MAX_CONNECTED_CLIENTS,
         "100",
         "max_connected_clients",
-        _whole(1, 1_000_000),
+        whole(1, 1_000_000),
         "further clients are told to try again later (CONNACK 3; AMQP: amqp:resource-limit-exceeded)",
         "no limit but file descriptors and memory",
     ),
-    _obeyed(
+    obeyed(
         "MessageAckTimeoutSecs",
         "30",
         "message_ack_timeout_s",
-        _whole(1, _DAY_S),
+        whole(1, DAY_S),
         "after so many seconds without any acknowledgement of a client, what it has not acknowledged is sent "
         "again",
     ),
-    _obeyed(
+    obeyed(
         "MessageCleanupIntervalSecs",
         "1800",
         "message_cleanup_interval_s",
-        _whole(30, _DAY_S),
+        whole(30, DAY_S),
         "how often expired messages are removed from the disk; they are not sent in any case. Delivered ones "
         "go at once",
         "5",
     ),
-    _obeyed(
+    obeyed(
         "ReportedPropertiesSyncFrequencySecs",
         "5",
         "reported_properties_sync_s",
-        _whole(1, _DAY_S),
+        whole(1, DAY_S),
         "how often `$edgeHub` reports its clients. What clients report goes on at once",
     ),
-    _obeyed(
+    obeyed(
         "RuntimeLogLevel",
         "info",
         "log_level",
         _LEVEL,
         "of edgeHub; what follows a comma is ignored",
-        "EDGE_ACTORS_LOG_LEVEL of the device",
+        "log_level of the device",
     ),
-    _obeyed(
+    obeyed(
         "ShutdownWaitPeriod",
         "60",
         "shutdown_wait_s",
-        _whole(1, 3600),
+        whole(1, 3600),
         "seconds edgeHub may take to end before it is killed",
-        "EDGE_ACTORS_STOP_GRACE_S of the device",
+        "modules.stop_grace_s of the device",
     ),
     Variable(
         "StorageFolder",
@@ -303,229 +271,264 @@ VARIABLES: Final = (
         "refused; it is never replaced by another",
         default_here="the home",
     ),
-    _obeyed(
+    obeyed(
         "MqttSettings__MaxInboundMessageSize",
         "262144",
         "max_inbound_message_bytes",
-        _whole(4096, 262_144),
+        whole(4096, 262_144),
         "bytes of an MQTT packet; a longer one ends its connection",
     ),
-    _obeyed(
+    obeyed(
         "MqttSettings__MaxPendingInboundAcknowledgements",
         "16",
         "max_pending_inbound_acknowledgements",
-        _whole(1, 65_535),
+        whole(1, 65_535),
         "a client with more messages that are not on disk yet is not read until they are",
         "no limit but 4 MiB of them",
     ),
-    _obeyed(
+    obeyed(
         "MqttSettings__MaxPendingOutboundMessages",
         "10",
         "max_pending_outbound_messages",
-        _whole(1, 65_535),
+        whole(1, 65_535),
         "messages of a module's input that are sent before the first of them is acknowledged",
         "1000, or 1 MiB",
     ),
-    _obeyed(
+    obeyed(
         "MqttSettings__MaxOutboundRetransmissionCount",
         "2",
         "max_outbound_retransmissions",
-        _whole(0, 1_000_000),
+        whole(0, 1_000_000),
         "a client that acknowledges nothing after so many repetitions is disconnected",
         "no limit",
     ),
-    _obeyed(
+    obeyed(
         "MqttSettings__ConnectArrivalTimeout",
         "00:01:00",
         "connect_arrival_timeout_s",
-        _span(1, 3600, "a time from 00:00:01 to 01:00:00"),
+        span(1, 3600, "a time from 00:00:01 to 01:00:00"),
         "from the end of the TLS handshake to CONNECT",
         "00:00:05",
     ),
-    _obeyed(
+    obeyed(
         "MqttSettings__MaxKeepAliveTimeout",
         "00:10:00",
         "max_keep_alive_timeout_s",
-        _span(1, _DAY_S, "a time from 00:00:01 to 1.00:00:00"),
+        span(1, DAY_S, "a time from 00:00:01 to 1.00:00:00"),
         "silence after which any client is disconnected, also one without keep-alive",
     ),
-    _obeyed(
+    obeyed(
         "NestedEdgeEnabled",
         "true",
         "nested_edge_enabled",
-        _SWITCH,
+        SWITCH,
         "false: hubs of edges below this one cannot connect for their clients, which come by themselves",
     ),
-    _obeyed(
+    obeyed(
         "ApiProxyModuleId",
         "IoTEdgeAPIProxy",
         "api_proxy_module_id",
         _MODULE,
         "of the one module that may pass on the certificate of a client of its own, over WebSocket",
     ),
-    _obeyed(
+    obeyed(
         "CloudConnectionIdleTimeoutSecs",
         "3600",
         "cloud_idle_timeout_s",
-        _whole(1, 30 * _DAY_S),
+        whole(1, 30 * DAY_S),
         "seconds after which the connection to the cloud of a client is closed that has no use for it",
     ),
-    _obeyed(
+    obeyed(
         "CloseCloudConnectionOnIdleTimeout",
         "true",
         "closes_idle_cloud_connections",
-        _SWITCH,
+        SWITCH,
         "false: it stays open, until the place is wanted for another",
     ),
-    _obeyed(
+    obeyed(
         "CloseCloudConnectionOnDeviceDisconnect",
         "true",
         "closes_cloud_connection_with_client",
-        _SWITCH,
+        SWITCH,
         "false: it stays open until it is idle for so long. What waits for the cloud opens it in any case",
     ),
-    _obeyed(
+    obeyed(
         "CloudOperationTimeoutSecs",
         "20",
         "cloud_operation_timeout_s",
-        _whole(5, 3600),
+        whole(5, 3600),
         "a connection to the cloud on which nothing moves for so many seconds, though an answer is due, is "
         "built anew; large messages on a slow line get more",
     ),
-    _obeyed(
+    obeyed(
         "UpstreamProtocol",
         "Amqp, else AmqpWs",
         "upstream_protocol",
         _PROTOCOL,
         "how edgeHub speaks to the cloud: AMQP on port 5671, MQTT on 8883, either through WebSocket on 443",
-        "that of edgeAgent, else EDGE_ACTORS_UPSTREAM_PROTOCOL of the device",
+        "that of edgeAgent, else agent.env.UpstreamProtocol of the device",
     ),
-    _obeyed(
+    obeyed(
         "MaxUpstreamBatchSize",
         "10",
         "upstream_batch_messages",
-        _whole(1, 1000),
+        whole(1, 1000),
         "messages of one sender that go to the cloud together over AMQP; they are not waited for longer than "
         "5 ms. MQTT has no batches",
         "100, or 64 KiB",
     ),
-    _refused(
+    obeyed(
+        "MqttBroker__MaxInflightMessages",
+        "16",
+        "broker_max_in_flight",
+        whole(0, MOST_IN_FLIGHT),
+        "messages of the MQTT broker to one client that are sent before the first of them is acknowledged; "
+        "0: any number",
+    ),
+    obeyed(
+        "MqttBroker__MaxQueuedMessages",
+        "1000",
+        "broker_max_queued",
+        whole(0, MOST_IN_FLIGHT),
+        "messages of the MQTT broker that wait for one client; 0: any number. 64 MiB of all clients together "
+        "are the limit in any case",
+    ),
+    obeyed(
+        "MqttBroker__MaxQueuedBytes",
+        "0",
+        "broker_max_queued_bytes",
+        whole(0, MOST_QUEUED_BYTES),
+        "bytes of messages of the MQTT broker that wait for one client; 0: no limit of its own",
+    ),
+    obeyed(
+        "MqttBroker__WhenFull",
+        "drop_new",
+        "broker_drops_oldest",
+        _WHEN_FULL,
+        "drop_old: of a full queue the oldest message goes, else the new one does not come in",
+    ),
+    obeyed(
+        "MqttBridge__StorageMaxFileSize",
+        "33554432",
+        "bridge_max_bytes",
+        whole(1024, MAX_BRIDGE_BYTES),
+        "bytes that wait in one direction of one bridge; full, new messages to the other broker are dropped, "
+        "and those from it wait there",
+    ),
+    obeyed(
+        "MqttBridge__StorageMaxMessages",
+        "0",
+        "bridge_max_messages",
+        _BRIDGE_MESSAGES,
+        "messages that wait in one direction of one bridge; 0: as many as their bytes allow",
+    ),
+    unused(
+        "MqttBridge__StorageFlushOptions",
+        "aftereachwrite",
+        "what a bridge has acknowledged is on disk, always",
+    ),
+    obeyed(
+        "HttpSettings__metrics_port",
+        "9600",
+        "metrics_port",
+        whole(1, 65535),
+        "port of the metrics of edgeHub, on loopback and in the network of our containers; none without "
+        "HttpSettings__Enabled",
+    ),
+    obeyed(
+        "Metrics__Listener__MetricsEnabled",
+        "true",
+        "metrics_enabled",
+        SWITCH,
+        "false: no metrics of edgeHub, and nothing counted for them",
+    ),
+    obeyed(
+        "Metrics__Listener__MetricsHistogramMaxAge",
+        "01:00:00",
+        "metrics_histogram_max_age_s",
+        span(1, 7 * DAY_S, "a time from 00:00:01 to 7.00:00:00"),
+        "how far the quantiles of message sizes look back",
+    ),
+    unused("Metrics__Listener__Host", "*", _METRICS_PLACE),
+    unused("Metrics__Listener__Port", "9600", _METRICS_PLACE),
+    unused("Metrics__Listener__Suffix", "metrics", _METRICS_PLACE),
+    refused(
         "AuthenticationMode", "Scope", "identities are judged by what this edge knows, as Scope", "scope"
     ),
-    _refused(
+    refused(
         "UsePersistentStorage",
         "true",
         "what was acknowledged is on disk, always; name a faster place with StorageFolder",
         "true",
     ),
-    _refused("storeAndForwardEnabled", "true", "what was acknowledged is on disk, always", "true"),
-    _refused(
+    refused("storeAndForwardEnabled", "true", "what was acknowledged is on disk, always", "true"),
+    refused(
         "storeAndForward__timeToLiveSecs",
         "-1",
         "storeAndForwardConfiguration.timeToLiveSecs of '$edgeHub' says how long messages are kept",
     ),
-    _refused("ConfigSource", "twin", "routes are those of the deployment", "twin"),
-    _refused("Https_Proxy", "none", "the link to the cloud takes no proxy"),
-    _refused("HttpSettings__metrics_port", "9600", _NO_METRICS),
-    _refused("Metrics__Listener__MetricsEnabled", "true", _NO_METRICS, "false"),
-    _none("Metrics__Listener__MetricsHistogramMaxAge", "01:00:00", _NO_METRICS),
-    _refused(
+    refused("ConfigSource", "twin", "routes are those of the deployment", "twin"),
+    refused("Https_Proxy", "none", "the link to the cloud takes no proxy"),
+    refused(
         "EncryptTwinStore",
         "true",
         "twins are in a file that only the user of the edge can read; encrypt the disk",
         "false",
     ),
-    _refused(
+    refused(
         "MqttSettings__DefaultPublishToClientQoS",
         "1",
         "clients get messages at the quality of service that they subscribed with, 1 at most",
         "1",
     ),
-    _none("MqttSettings__DeviceReceiveAckTimeout", "0", "MessageAckTimeoutSecs says when is sent again"),
-    _none("MqttSettings__MaxPendingInboundMessages", "10", "what is not on disk yet is bounded by bytes"),
-    _none("MqttSettings__UsePooledBuffers", "false", _NO_POOL),
-    _none(
+    unused("MqttSettings__DeviceReceiveAckTimeout", "0", "MessageAckTimeoutSecs says when is sent again"),
+    unused("MqttSettings__MaxPendingInboundMessages", "10", "what is not on disk yet is bounded by bytes"),
+    unused("MqttSettings__UsePooledBuffers", "false", _NO_POOL),
+    unused(
         "AmqpSettings__DelayedBatchingEnabled",
         "false",
         "dispositions leave when messages are on disk, those of one read together",
     ),
-    _none("CacheTokens", "false", "identities are on disk, so clients connect offline with any valid token"),
-    _none("CheckEntireQueueOnCleanup", "false", "expired messages are found wherever they are"),
-    _none("UpstreamFanOutFactor", "10", "all senders are served in turns"),
-    _none(
+    unused("CacheTokens", "false", "identities are on disk, so clients connect offline with any valid token"),
+    unused("CheckEntireQueueOnCleanup", "false", "expired messages are found wherever they are"),
+    unused("UpstreamFanOutFactor", "10", "all senders are served in turns"),
+    unused(
         "IotHubConnectionPoolSize", "1", "over AMQP all identities share one connection, up to 900 of them"
     ),
-    _none("UseServerHeartbeat", "true", "the cloud is always looked for when it is silent"),
-    _none("CloudConnectionHangingTimeoutSecs", "50", "CloudOperationTimeoutSecs says when one hangs"),
-    _none("ConnectivityCheckFrequencySecs", "300", "the connections themselves tell that"),
-    _none("ConfigRefreshFrequencySecs", "3600", _AT_ONCE),
-    _none("DeviceScopeCacheRefreshRateSecs", "3600", _AT_ONCE),
-    _none("DeviceScopeCacheRefreshDelaySecs", "120", _AT_ONCE),
-    _none("MinTwinSyncPeriodSecs", "120", _AT_ONCE),
-    _none("BackupFolder", "folder for temporary files", "there is no storage in memory to be backed up"),
-    _none("EnableNonPersistentStorageBackup", "false", "there is no storage in memory to be backed up"),
-    _none("OptimizeForPerformance", "true", _NO_ROCKSDB),
-    _none("RocksDB_MaxOpenFiles", "5000", _NO_ROCKSDB),
-    _none("RocksDB_MaxTotalWalSize", "512 MiB", _NO_ROCKSDB),
-    _none("RocksDB_MaxManifestFileSize", "64 MiB", _NO_ROCKSDB),
-    _none("Storage_LogLevel", "NONE", _NO_ROCKSDB),
-    _none("EnableRoutingLogging", "false", "`edge-actors trace` shows the way of a message"),
-    _none("EnableSdkDebugLogs", "false", "there is no Azure SDK in this hub"),
-    _none("ServerCertificateRenewAfterInMs", "2147483647", "certificates are renewed without a restart"),
-    _none("MaxCheckCertExpiryInMs", "none", "certificates are renewed without a restart"),
-    _none("ModuleRequestThrottleTimeout", "240", _ONLY_AGENT),
-    _none("TrackDeviceState", "true", "identities that are gone or disabled are cut off, always"),
-    _none("TwinManagerVersion", "v2", _NO_POOL),
-    _none("protocolTimeoutInSecs", "180", "ShutdownWaitPeriod says how long the end may take"),
-    _none("experimentalFeatures__enabled", "false", "there are no experimental features"),
-    _none("experimentalFeatures__disableCloudSubscriptions", "false", "there are no experimental features"),
-    _none("experimentalFeatures__disableConnectivityCheck", "false", "there are no experimental features"),
-    _none("experimentalFeatures__mqttBrokerEnabled", "false", "topics of your own are not supported"),
+    unused("UseServerHeartbeat", "true", "the cloud is always looked for when it is silent"),
+    unused("CloudConnectionHangingTimeoutSecs", "50", "CloudOperationTimeoutSecs says when one hangs"),
+    unused("ConnectivityCheckFrequencySecs", "300", "the connections themselves tell that"),
+    unused("ConfigRefreshFrequencySecs", "3600", _AT_ONCE),
+    unused("DeviceScopeCacheRefreshRateSecs", "3600", _AT_ONCE),
+    unused("DeviceScopeCacheRefreshDelaySecs", "120", _AT_ONCE),
+    unused("MinTwinSyncPeriodSecs", "120", _AT_ONCE),
+    unused("BackupFolder", "folder for temporary files", "there is no storage in memory to be backed up"),
+    unused("EnableNonPersistentStorageBackup", "false", "there is no storage in memory to be backed up"),
+    unused("OptimizeForPerformance", "true", _NO_ROCKSDB),
+    unused("RocksDB_MaxOpenFiles", "5000", _NO_ROCKSDB),
+    unused("RocksDB_MaxTotalWalSize", "512 MiB", _NO_ROCKSDB),
+    unused("RocksDB_MaxManifestFileSize", "64 MiB", _NO_ROCKSDB),
+    unused("Storage_LogLevel", "NONE", _NO_ROCKSDB),
+    unused("EnableRoutingLogging", "false", "`edge-actors trace` shows the way of a message"),
+    unused("EnableSdkDebugLogs", "false", "there is no Azure SDK in this hub"),
+    unused("ServerCertificateRenewAfterInMs", "2147483647", "certificates are renewed without a restart"),
+    unused("MaxCheckCertExpiryInMs", "none", "certificates are renewed without a restart"),
+    unused("ModuleRequestThrottleTimeout", "240", _ONLY_AGENT),
+    unused("TrackDeviceState", "true", "identities that are gone or disabled are cut off, always"),
+    unused("TwinManagerVersion", "v2", _NO_POOL),
+    unused("protocolTimeoutInSecs", "180", "ShutdownWaitPeriod says how long the end may take"),
+    unused("experimentalFeatures__enabled", "false", "there are no experimental features"),
+    unused("experimentalFeatures__disableCloudSubscriptions", "false", "there are no experimental features"),
+    unused("experimentalFeatures__disableConnectivityCheck", "false", "there are no experimental features"),
+    unused(
+        "experimentalFeatures__mqttBrokerEnabled",
+        "false",
+        "the broker is on when the deployment's `$edgeHub` has `mqttBroker`",
+    ),
 )
-
-
-def _key(name: str) -> str:
-    return name.replace("__", ":").casefold()
-
-
-_BY_KEY: Final = {_key(variable.name): variable for variable in VARIABLES}
 
 
 def parse_environment(environment: Mapping[str, str]) -> ReadEnvironment:
     """Read the environment of `edgeHub` as the manifest has it. Blank values count as left out."""
-    values: dict[str, Any] = {}
-    problems: list[tuple[str, str]] = []
-    notes: list[tuple[str, str]] = []
-    written: dict[str, str] = {}
-    for name, value in environment.items():
-        text, variable = value.strip(), _BY_KEY.get(_key(name))
-        if variable is None:
-            hint = did_you_mean(name, (known.name for known in VARIABLES))
-            problems.append((name, f"edgeHub has no such setting, so it has no effect{hint}"))
-            continue
-        if not text:
-            continue
-        first = written.setdefault(variable.name, name)
-        if first != name:
-            problems.append((name, f"is the same setting as '{first}', which counts"))
-        elif variable.effect is Effect.OBEYED:
-            problem = _take(variable, text, values)
-            if problem:
-                problems.append((name, problem))
-        elif variable.effect is Effect.NO_EFFECT:
-            notes.append((name, variable.here))
-        elif text.casefold() not in variable.met_by:
-            problems.append((name, f"has no effect: {variable.here}"))
-    return ReadEnvironment(HubEnvironment(**values), tuple(problems), tuple(notes))
-
-
-def _take(variable: Variable, text: str, values: dict[str, Any]) -> str:
-    """Put the value of an obeyed variable into `values`; returns "" or what is wrong with it."""
-    try:
-        value = variable.kind.read(text)
-    except ValueError:
-        allowed, default = variable.kind.allowed, variable.default_here
-        return f"{quoted(text)} is not allowed; allowed: {allowed}. The default applies: {default}"
-    if variable.field:
-        values[variable.field] = value
-    return ""
+    values, problems, notes = read_variables(VARIABLES, environment, "edgeHub")
+    return ReadEnvironment(HubEnvironment(**values), problems, notes)

@@ -1,8 +1,8 @@
-"""Reads the desired properties of `$edgeHub`: routes and how long messages are kept.
+"""Reads the desired properties of `$edgeHub`: routes, how long messages are kept, the broker.
 
 Routes stay text here: routing compiles them and leaves out a bad one, so none is an error of the manifest.
 
-Source: spec sheets agent.md section 1.5, routing.md section 8.1.
+Source: spec sheets agent.md section 1.5, routing.md section 8.1, broker.md section 4.1.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from actors.broker_manifest import parse_broker
 from actors.manifest_json import Node, Source, load
 from actors.schema_version import hub_schema_version
+from messaging.broker.config import BrokerSpec
 
 LOWEST_PRIORITY = 2_000_000_000
 MAX_TIME_TO_LIVE_S = 4_294_967_295
+FIRST_WITH_BROKER = 2  # schema version 1.2
 
 
 class StoreFullPolicy(StrEnum):
@@ -43,6 +46,7 @@ class HubSettings:
     time_to_live_s: int = 7200
     max_size_bytes: int | None = None  # None: what suits the disk
     when_full: StoreFullPolicy = StoreFullPolicy.REJECT
+    broker: BrokerSpec | None = None  # None: there is none
 
     @property
     def ttl_s(self) -> int | None:
@@ -69,8 +73,10 @@ def parse_hub(node: Node) -> HubSettings:
     limit = None if limits is None else limits.properties(("maxSizeBytes", "whenFull"))
     size = None if limit is None else limit.get("maxSizeBytes")
     when_full = None if limit is None else limit.get("whenFull")
-    if (broker := fields.get("mqttBroker")) is not None:
-        broker.warn("has no effect: topics of your own are not supported")
+    broker = fields.get("mqttBroker")
+    if broker is not None and minor < FIRST_WITH_BROKER:
+        broker.warn('has no effect below schema version 1.2; write "schemaVersion": "1.2"')
+        broker = None
     if (integrity := fields.get("integrity")) is not None:
         integrity.warn("has no effect: manifest signatures are not checked")
     return HubSettings(
@@ -79,16 +85,23 @@ def parse_hub(node: Node) -> HubSettings:
         time_to_live_s=store.need("timeToLiveSecs", '"timeToLiveSecs": 7200').integer(-(2**31), 2**31 - 1),
         max_size_bytes=None if size is None else size.integer(1, 2**63 - 1),
         when_full=StoreFullPolicy.REJECT if when_full is None else when_full.choice(StoreFullPolicy),
+        broker=None if broker is None else parse_broker(broker),
     )
 
 
-def parse_hub_desired(desired: bytes, version: int) -> HubSettings:
+def parse_hub_desired(desired: bytes, version: int, warnings: list[str] | None = None) -> HubSettings:
     """Read the desired properties of `$edgeHub` as they come from its twin, JSON.
+
+    Args:
+        desired: Without `$version`.
+        version: It.
+        warnings: Gets what was noticed without being an error.
 
     Raises:
         DeploymentError: they are wrong or empty; the text names the version.
     """
-    root = load(desired, Source(f"$edgeHub, version {version}"))
+    source = Source(f"$edgeHub, version {version}", [] if warnings is None else warnings)
+    root = load(desired, source)
     if not root.value:
         raise root.error("the desired properties are empty; there are no routes", code=417)
     return parse_hub(root)

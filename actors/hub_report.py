@@ -16,7 +16,10 @@ from messaging.version import VERSION
 
 SCHEMA_VERSION: Final = "1.0"  # of the reported part; it has nothing to do with the desired one
 MOST_CLIENTS_BYTES: Final = 24 * 1024  # of the 32 KiB of all reported properties
+MOST_BRIDGES: Final = 10
+LONGEST_ERROR: Final = 200  # characters of a bridge's
 MOST_GONE: Final = 1000  # modules that are gone and remembered
+PARSING: Final = "Error while parsing desired properties"  # the reference's words
 LONGEST_DESCRIPTION: Final = 1000  # characters; a text of a twin may have 4096 bytes
 _ENTRY_BYTES: Final = 130  # of an entry without its key: status and two times
 _ESCAPED: Final = re.compile("[.$ #]")  # what keys of twins may not have
@@ -70,6 +73,19 @@ def client_entries(clients: Iterable[tuple[str, ClientTimes]]) -> tuple[Json, in
     return entries, 0
 
 
+def bridge_entries(bridges: Iterable[tuple[str, str, str, str]]) -> Json:
+    """Return the map of bridges: (endpoint, status, connected since or "", error or "") each."""
+    entries: Json = {}
+    for endpoint, status, connected_since, error in list(bridges)[:MOST_BRIDGES]:
+        entry: Json = {"status": status}
+        if connected_since:
+            entry["connectedTimeUtc"] = connected_since
+        if error:
+            entry["error"] = error[:LONGEST_ERROR]
+        entries[client_key(endpoint)] = entry
+    return entries
+
+
 def hub_report(desired_version: int, bad_routes: Sequence[tuple[str, str]], problem: str = "") -> Json:
     """Return what is reported besides clients.
 
@@ -78,19 +94,18 @@ def hub_report(desired_version: int, bad_routes: Sequence[tuple[str, str]], prob
         bad_routes: (name, problem) of those left out.
         problem: Why these desired properties are not in force at all; "" when they are.
     """
-    status: Json = {"code": 200, "description": ""}
+    text = ""
     if problem:
-        status = {"code": 400, "description": problem[:LONGEST_DESCRIPTION]}
+        text = f"{PARSING} - {problem}"
     elif bad_routes:
         causes = "; ".join(f"Error parsing route {name} - {problem}" for name, problem in bad_routes)
         names = ", ".join(name for name, _ in bad_routes)
-        text = f"Error while parsing desired properties - left out: {names}. {causes}"
-        if len(text) > LONGEST_DESCRIPTION:
-            text = f"{text[: LONGEST_DESCRIPTION - 1]}…"
-        status = {"code": 400, "description": text}
+        text = f"{PARSING} - left out: {names}. {causes}"
+    if len(text) > LONGEST_DESCRIPTION:
+        text = f"{text[: LONGEST_DESCRIPTION - 1]}…"
     return {
         "schemaVersion": SCHEMA_VERSION,
         "version": {"version": VERSION, "build": "", "commit": ""},
         "lastDesiredVersion": desired_version,
-        "lastDesiredStatus": status,
+        "lastDesiredStatus": {"code": 400 if text else 200, "description": text},
     }

@@ -8,16 +8,19 @@ Started by:  the main program of the hub process
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.addresses import (
     AGENT_PROCESS,
     AMQP,
+    BRIDGES,
+    BROKER,
     HUB,
     HUB_CLIENT,
     IDENTITIES,
     METHODS,
+    METRICS_OF_AGENT,
     MQTT,
     ROUTER,
     STORE,
@@ -26,15 +29,22 @@ from actors.addresses import (
 )
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
+from actors.bridge_ports import BridgePorts
+from actors.broker_metrics import Stands
 from actors.cloud_connection import CloudConnections
 from actors.connected_clients import ConnectedClients
 from actors.http_head import HttpGate, HttpHead
+from actors.hub_broker import HubBroker
 from actors.hub_client import HubClientActor
 from actors.hub_config import CertificateChanged, HubConfig
+from actors.hub_metrics import HubMetrics
 from actors.identities import IdentityActor, IdentityCopy
 from actors.methods import MethodActor
+from actors.metric_registry import Source
+from actors.metrics import MetricsActor, MetricsGate
+from actors.module_spec import EDGE_AGENT
 from actors.mqtt_head import MqttHead
-from actors.ports import CheckCertificate, LinkSwitch, Listener, MessageStore, TwinStore
+from actors.ports import BrokerStore, CheckCertificate, LinkSwitch, Listener, MessageStore, TwinStore
 from actors.root import RootActor
 from actors.router import KeptRoutes, RouterActor
 from actors.store import StoreActor
@@ -42,6 +52,7 @@ from actors.trail import RoutingTrail, StorageTrail
 from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from actors.upstream_switchboard import LinkLimits, Where
+from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
 from messaging.version import VERSION
@@ -52,6 +63,7 @@ HELLO_S: Final = 1.0
 # Store, router and heads exchange an envelope for every read of a socket: on one event loop they handle a
 # third more messages than on threads of their own (figures in DESIGN.md).
 FRONT: Final = "hub/front"
+METRICS_LOOP: Final = "hub/metrics-loop"
 
 
 @message
@@ -77,7 +89,13 @@ class HubRootActor(RootActor):
         mqtt_listener: Listener,
         amqp_listener: Listener,
         http_gate: HttpGate,
+        open_broker_store: Callable[[], BrokerStore],
+        bridge_ports: Callable[[], BridgePorts],
         load_certificate: Callable[[], bool],
+        metrics: HubMetrics,
+        metrics_gate: MetricsGate,
+        metrics_sources: Sequence[Source] = (),
+        stands: Stands | None = None,
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
@@ -95,18 +113,34 @@ class HubRootActor(RootActor):
                 storage_trail,
                 drops_oldest=config.drops_oldest,
                 cleanup_s=config.environment.message_cleanup_interval_s,
+                metrics=metrics,
             )
 
         def identities() -> IdentityActor:
             return IdentityActor(
-                identity_copy, hosts, heads, check_certificate, agent_lives, UPSTREAM, config.device_id
+                identity_copy,
+                hosts,
+                heads,
+                check_certificate,
+                agent_lives,
+                UPSTREAM,
+                config.device_id,
+                metrics,
             )
 
         def router() -> RouterActor:
-            return RouterActor(config.device_id, STORE, routes, routing_trail)
+            return RouterActor(config.device_id, STORE, routes, routing_trail, metrics)
 
         environment = config.environment
+
+        def compile_broker(spec: BrokerSpec) -> BrokerConfig:
+            return compiled(spec, iothub_hostname=config.iothub_hostname, edge_device_id=config.device_id)
+
+        def hub_broker(spec: BrokerSpec) -> HubBroker:
+            return HubBroker(compile_broker(spec), environment.broker_limits())
+
         connected = ConnectedClients(environment.max_connected_clients)
+        connected = ConnectedClients(environment.max_connected_clients, metrics)
         limits = LinkLimits(
             config.cloud_connections,
             config.cloud_messages_per_s,
@@ -131,6 +165,29 @@ class HubRootActor(RootActor):
                 twins=TWINS,
                 methods=METHODS,
                 limits=limits,
+                metrics=metrics,
+            )
+
+        broker = None if config.broker is None else hub_broker(config.broker)
+
+        def broker_actor() -> EdgeActor:
+            from actors.broker import BrokerActor  # with its engine: only where it is used
+
+            assert broker is not None
+            return BrokerActor(config.device_id, broker, open_broker_store, compile_broker, stands)
+
+        def bridges() -> EdgeActor:
+            from actors.bridges import BridgesActor  # likewise
+
+            assert broker is not None
+            return BridgesActor(
+                config.device_id,
+                bridge_ports(),
+                broker=BROKER,
+                identities=IDENTITIES,
+                hub_client=HUB_CLIENT,
+                specs=broker.config.bridges,
+                stands=stands,
             )
 
         def mqtt() -> MqttHead:
@@ -146,6 +203,7 @@ class HubRootActor(RootActor):
                 hub_client=HUB_CLIENT,
                 environment=environment,
                 connected=connected,
+                broker=broker,
             )
 
         def amqp() -> EdgeActor:
@@ -170,7 +228,7 @@ class HubRootActor(RootActor):
             return HttpHead(http_gate, config.device_id, IDENTITIES, METHODS, proxy_module_id)
 
         def twins() -> TwinActor:
-            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins)
+            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins, metrics)
 
         def hub_client() -> HubClientActor:
             return HubClientActor(
@@ -183,6 +241,10 @@ class HubRootActor(RootActor):
                 report_s=environment.reported_properties_sync_s,
             )
 
+        def told() -> MetricsActor:
+            others = (EDGE_AGENT, METRICS_OF_AGENT)
+            return MetricsActor(metrics.registry, metrics_gate, metrics_sources, others)
+
         super().__init__(
             (
                 ChildSpec("store", store, FRONT, exported=True),
@@ -190,11 +252,14 @@ class HubRootActor(RootActor):
                 ChildSpec("router", router, FRONT, exported=True),
                 ChildSpec("upstream", upstream, exported=True),
                 ChildSpec("twins", twins, exported=True),
-                ChildSpec("methods", MethodActor, FRONT, exported=True),
+                ChildSpec("methods", lambda: MethodActor(metrics), FRONT, exported=True),
                 ChildSpec("client", hub_client, exported=True),
                 ChildSpec("http", http, FRONT, exported=True),
+                *([ChildSpec("broker", broker_actor, FRONT, exported=True)] if broker is not None else []),
                 ChildSpec("mqtt", mqtt, FRONT, exported=True),
+                *([ChildSpec("bridges", bridges, BRIDGES, exported=True)] if broker is not None else []),
                 *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
+                ChildSpec("metrics", told, METRICS_LOOP, exported=True),
             )
         )
 

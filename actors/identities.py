@@ -18,6 +18,7 @@ from actors import verdicts
 from actors.base import EdgeActor
 from actors.client_services import ForgetIdentity, IdentityForgotten
 from actors.hub_identity import CERTIFICATES, Entry, HubIdentity, KnownIdentities
+from actors.hub_metrics import OFF, HubMetrics
 from actors.ports import CheckCertificate
 from actors.scope import edges_above
 from messaging.envelope import Envelope, Secret
@@ -167,9 +168,11 @@ class IdentityActor(EdgeActor):
         agent_lives: Callable[[], bool],
         cloud: str,
         device_id: str,
+        metrics: HubMetrics = OFF,
     ) -> None:
         """Keep what is needed; `agent_lives` tells whether there is an agent process, heard of or not."""
         self._agent_lives = agent_lives
+        self._metrics = metrics
         self._cloud = cloud
         self._own_id = Identity.edge_hub(device_id).id
         self._copy = copy
@@ -233,7 +236,7 @@ class IdentityActor(EdgeActor):
             if verdict.return_code == ACCEPTED or (
                 self._has_last_word(message.identity) and not self._may_have_changed(message.identity)
             ):
-                self.reply(verdict)
+                self._tell(verdict)
                 return
         # It may have been made or changed a moment ago, or nothing is loaded yet.
         self._wait(message)
@@ -345,11 +348,16 @@ class IdentityActor(EdgeActor):
                 continue
             answer, is_final = self._answer(one.asked)
             if is_final or (answered and not one.is_late):
-                self.reply(answer, one.envelope)
+                self._tell(answer, one.envelope)
             else:
                 self._waiting.append(replace(one, is_late=one.is_late and not answered))
         if any(not self._is_left(one.asked) for one in self._waiting):
             self._ask_agent(refresh=True)
+
+    def _tell(self, answer: object, envelope: Envelope | None = None) -> None:
+        if isinstance(answer, Verdict) and answer.return_code not in (ACCEPTED, TRY_AGAIN):
+            self._metrics.refused(answer.identity)
+        self.reply(answer, envelope)
 
     def _is_left(self, asked: Authenticate | GetAccess) -> bool:
         """Tell whether the last one of this name is not forgotten yet: nobody shall have what it left."""

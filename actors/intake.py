@@ -45,7 +45,12 @@ class Unanswered:
     answers: list[Any]
     size_bytes: int
     sent_at_s: float
-    done: bool = False  # on disk
+    waits: int = 0  # for so many, who have not said yet that it is on disk
+
+    @property
+    def done(self) -> bool:
+        """Whether it is on disk."""
+        return not self.waits
 
 
 class Publisher(Protocol):
@@ -98,10 +103,13 @@ class Intake:
         self._paused: set[Any] = set()  # for want of credit
         self.unanswered_bytes = 0
 
-    def publish(self, publisher: Publisher, batch: Batch) -> Unanswered:
-        """Send what one read brought to the router; without messages in it, acknowledge it in its turn."""
+    def publish(self, publisher: Publisher, batch: Batch, *, also_waits: bool = False) -> Unanswered:
+        """Send what one read brought to the router; without messages in it, acknowledge it in its turn.
+
+        With `also_waits`, it is acknowledged only after `stored_elsewhere`, too.
+        """
         now_s = self._head.clock.monotonic_s()
-        unanswered = Unanswered(batch.answers, batch.size_bytes, now_s, done=not batch.entries)
+        unanswered = Unanswered(batch.answers, batch.size_bytes, now_s, bool(batch.entries) + also_waits)
         publisher.unanswered.append(unanswered)
         if not batch.entries:
             self._acknowledge(publisher)
@@ -134,14 +142,19 @@ class Intake:
             found = self._batches.pop(batch_id, None)
             if found is not None:
                 publisher, unanswered = found
-                unanswered.done = True
+                unanswered.waits -= 1
                 publishers[publisher] = None
             elif (late := self._late.pop(batch_id, None)) is not None:
-                late.done = True
+                late.waits -= 1
         for publisher in publishers:
             self._acknowledge(publisher)
         self._resume_readers()
         return list(publishers)
+
+    def stored_elsewhere(self, publisher: Publisher, unanswered: Unanswered) -> None:
+        """That part of a batch is on disk which went another way than to the router."""
+        unanswered.waits -= 1
+        self._acknowledge(publisher)
 
     def failed(self, batch_id: int) -> Any:
         """Forget a batch that was not stored; return its publisher, None for one that is gone."""

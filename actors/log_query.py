@@ -33,9 +33,8 @@ REGEX_LIMIT_S: Final = 10.0  # for all lines that one request looks at
 
 _LEVEL: Final = re.compile(r"<([0-7])>\s*")
 _TIME: Final = re.compile(r"(\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}\.\d{3}) ([+-]\d{2}:\d{2})\s?")
-_OWN_TIME: Final = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3,9})(Z)\s")
-_OWN_WORD: Final = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) [a-z_]+: ")
-_OWN_LEVELS: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+_OWN_OBJECT: Final = re.compile(r'\{"at": "([0-9TZ:.-]{20,30})", "level": "([a-z]+)", "process": "edge')
+_OWN_LEVELS: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 0}
 _DURATION: Final = re.compile(r"\s*([0-9]{1,9})\s*([a-z]+)\s*")
 _UNITS_S: Final = {
     "s": 1, "sec": 1, "secs": 1, "second": 1, "seconds": 1,
@@ -85,6 +84,16 @@ class LogRequest:
     encoding: Encoding = Encoding.NONE
     content_type: ContentType = ContentType.JSON
     sas_url: str = field(default="", repr=False)  # with the right to write to a storage account
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRequest:
+    """A support bundle, and where it goes. Times as they were written, "" for the default; they are sound."""
+
+    sas_url: str = field(repr=False)  # with the right to write to a storage account
+    since: str = ""
+    until: str = ""
+    runtime_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +194,27 @@ def parse_request(payload: bytes, now_s: float, needs_url: bool) -> LogRequest:
         _choice(ContentType, fields, "contentType", ContentType.JSON),
         text_of(fields, "sasUrl") if needs_url else "",
     )
+
+
+def parse_bundle_request(payload: bytes, now_s: float) -> BundleRequest:
+    """Read the payload of UploadSupportBundle; any schema version will do.
+
+    Raises:
+        MethodRefused: 400.
+
+    Source: spec sheet agent.md sections 5.1 and 5.4
+    """
+    fields = fields_of(payload, '{"schemaVersion": "1.0", "sasUrl": "…"}')
+    text_of(fields, "schemaVersion")
+    only = fields.get("edgeruntimeonly")
+    if only is not None and not isinstance(only, bool):
+        raise MethodRefused(400, "edgeRuntimeOnly is neither true nor false")
+    times = {}
+    for name in ("since", "until"):
+        value = fields.get(name)
+        parse_time(value, now_s, name)
+        times[name] = "" if value is None else str(value)
+    return BundleRequest(text_of(fields, "sasUrl"), times["since"], times["until"], bool(only))
 
 
 def chosen(request: LogRequest, modules: Iterable[str], stopwatch: Stopwatch) -> list[tuple[str, LogFilter]]:
@@ -289,19 +319,20 @@ def _choice(kind: type[AnyEnum], fields: Mapping[str, Any], name: str, missing: 
 
 
 def parse_line(line: LogLine) -> ParsedLine:
-    """Take a line apart: `<6> 2024-05-01 10:00:00.123 +00:00 text`, each part optional, or one of our own."""
+    """Take a line apart: `<6> 2024-05-01 10:00:00.123 +00:00 text`, each part optional; or an object."""
     rest, level, written_s = line.payload, DEFAULT_LEVEL, line.written_s
     if match := _LEVEL.match(rest):
         level, rest = int(match[1]), rest[match.end() :]
-    if match := _TIME.match(rest) or _OWN_TIME.match(rest):
-        rest = rest[match.end() :]
-        if written_s is None:
-            try:
-                written_s = from_iso(match[1] + match[2])
-            except ValueError:
-                pass  # the 31st of February
-        if word := _OWN_WORD.match(rest):
-            level = _OWN_LEVELS[word[1]]
+    said = ""
+    if match := _TIME.match(rest):
+        said, rest = match[1] + match[2], rest[match.end() :]
+    elif match := _OWN_OBJECT.match(rest):
+        said, level = match[1], _OWN_LEVELS.get(match[2], level)
+    if said and written_s is None:
+        try:
+            written_s = from_iso(said)
+        except ValueError:
+            pass  # the 31st of February
     text = rest.split("\n", 1)[0]
     return ParsedLine(level, text or line.payload, written_s)
 

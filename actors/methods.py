@@ -25,6 +25,7 @@ from actors.client_services import (
     MethodFailed,
     MethodResult,
 )
+from actors.hub_metrics import OFF, HubMetrics
 from messaging.envelope import Envelope
 from messaging.kinds import message
 from messaging.topics import Feature
@@ -47,13 +48,15 @@ class CallDue:
 class _Call:
     envelope: Envelope  # of the InvokeMethod, to be answered
     asked: InvokeMethod
+    since_s: float  # monotonic
     passed_on: bool = False
 
 
 class MethodActor(EdgeActor):
     """Knows which head serves which client that wants methods, and which calls are open."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: HubMetrics = OFF) -> None:
+        self._metrics = metrics
         self._clients: dict[str, str] = {}  # identity → its head, for those that want methods
         self._calls: dict[str, _Call] = {}  # by request id
 
@@ -79,7 +82,7 @@ class MethodActor(EdgeActor):
             self.reply(MethodFailed(TOO_MANY, f"{MOST_CALLS} method calls are open already"))
             return
         request_id = str(uuid.uuid4())
-        call = _Call(self.envelope, message)
+        call = _Call(self.envelope, message, self.clock.monotonic_s())
         if message.identity in self._clients:
             self._calls[request_id] = call
             self._pass_on(request_id, call)
@@ -87,7 +90,7 @@ class MethodActor(EdgeActor):
             self._calls[request_id] = call
             self.set_timer(message.connect_timeout_s, CallDue(request_id, connecting=True))
         else:
-            self.reply(_absent(message.identity))
+            self._end(call, _absent(message.identity))
 
     def on_method_answered(self, message: MethodAnswered) -> None:
         request_id = message.request_id.lower()
@@ -95,7 +98,7 @@ class MethodActor(EdgeActor):
         if call is None or not call.passed_on or call.asked.identity != message.identity:
             return  # too late, or nobody asked
         del self._calls[request_id]
-        self.reply(MethodResult(message.status, message.payload), call.envelope)
+        self._end(call, MethodResult(message.status, message.payload))
 
     def on_call_due(self, message: CallDue) -> None:
         call = self._calls.get(message.request_id)
@@ -104,13 +107,18 @@ class MethodActor(EdgeActor):
         del self._calls[message.request_id]
         identity, limit_s = call.asked.identity, call.asked.response_timeout_s
         if message.connecting:
-            self.reply(_absent(identity), call.envelope)
+            self._end(call, _absent(identity))
         else:
             reason = f"'{identity}' did not answer call {message.request_id} within {limit_s:g} s"
-            self.reply(MethodFailed(TIMED_OUT, reason), call.envelope)
+            self._end(call, MethodFailed(TIMED_OUT, reason))
 
     def describe(self) -> dict[str, Any]:
         return {"clients": tuple(sorted(self._clients)), "calls": len(self._calls)}
+
+    def _end(self, call: _Call, answer: MethodResult | MethodFailed) -> None:
+        took_s = self.clock.monotonic_s() - call.since_s
+        self._metrics.method_called(call.asked.caller, call.asked.identity, took_s)
+        self.reply(answer, call.envelope)
 
     def _pass_on(self, request_id: str, call: _Call) -> None:
         asked = call.asked

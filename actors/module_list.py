@@ -1,6 +1,6 @@
 """How all modules are doing, as the agent tells it to those who ask on this machine.
 
-Understood by AgentActor: ListModules; the entries are made by pure functions.
+Understood by AgentActor: ListModules, GetReport; the entries are made by pure functions.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from actors.module_spec import (
     ProcessSettings,
     StandInSettings,
 )
+from messaging.envelope import Secret
 from messaging.kinds import message
 
 
@@ -43,6 +44,18 @@ class ModuleList:
     modules: tuple[dict[str, Any], ...]
     routes: tuple[tuple[str, str, str], ...]
     deployment: dict[str, Any]
+
+
+@message
+class GetReport:
+    """Tell what `$edgeAgent` reports of itself and of its modules. Answered with AgentReport."""
+
+
+@message
+class AgentReport:
+    """The reported properties of `$edgeAgent`, JSON. Variables of modules may hold passwords."""
+
+    state: Secret
 
 
 def waiting(spec: ModuleSpec) -> ModuleReported:

@@ -6,31 +6,38 @@ Plain state and bytes; the head decides, the transport writes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from actors.intake import Batch, Unanswered, take_done
 from actors.ports import Transport
 from actors.store_messages import Delivered
+from messaging.broker.access import own_name
+from messaging.broker.limits import FIRST_PACKET_ID
 from messaging.identity import Identity
 from messaging.message import LARGEST_MESSAGE_BYTES, Message, encode_header, source_path, stamp_sender
 from messaging.mqtt.connection import ServerConnection
 from messaging.mqtt.packets import (
+    PUBACK,
+    PUBREC,
     Packet,
     Publish,
     SubAck,
     UnsubAck,
     Will,
-    encode_puback_many,
+    encode_answers,
     encode_publish,
 )
 from messaging.topics import Incoming, Telemetry, Unknown, parse_topic
 
+if TYPE_CHECKING:
+    from messaging.broker.session import Session
+
 # Clients choose topics (message ids in the property bag), so what is remembered is bounded.
 REMEMBERED_TOPICS: Final = 256
 LONGEST_REMEMBERED_BYTES: Final = 2048
-MOST_PACKET_IDS: Final = 65_535
+MOST_PACKET_IDS: Final = FIRST_PACKET_ID - 1  # the others are those of the broker
 MOST_BULK_BYTES: Final = 64 * 1024
 MOST_REMEMBERED: Final = 32  # publishes that a reconnect may send again; the SDKs have at most 20 under way
 _DUP: Final = 0x08
@@ -51,9 +58,11 @@ InFlight = tuple[str, int, bytes, float]
 
 @dataclass(slots=True)
 class Packets(Batch):
-    """What one read of the connection brought. What is to be acknowledged are packet ids."""
+    """What one read of the connection brought. What is to be answered is as for `encode_answers`."""
 
     requests: list[tuple[Incoming, bytes]] = field(default_factory=list)  # what is no message, with payload
+    topics: list[Publish] = field(default_factory=list)  # for the broker
+    waits: bool = False  # until the broker has something on disk
 
 
 # What a message on some topic is stored with: its header, and how long its body may be. Text: why it is not.
@@ -68,7 +77,7 @@ class MqttClient:
     ) -> None:
         self.number = number
         self.transport = transport
-        self.codec = ServerConnection(max_packet_bytes)
+        self.codec = ServerConnection(max_packet_bytes, takes_runs=True)
         self.opened_at_s = now_s
         self.seen_at_s = now_s
         self.keep_alive_s = 0.0  # 0 until CONNECT was accepted
@@ -86,6 +95,10 @@ class MqttClient:
         self.subscriptions: dict[str, int] = {}  # filter → granted QoS
         self.features: tuple[str, ...] | None = None  # what the services were told that it wants
         self.subscription_answers: list[SubAck | UnsubAck] = []  # not yet sent, nor waiting for `saving`
+        self.subscription_changes: list[tuple[str, int | None]] = []  # the same for the broker
+        self.session: Session | None = None  # at the broker; None: there is none
+        self.user_topics: set[str] = set()  # to which it may publish, as far as is known
+        self.accepts_topic: Callable[[str], bool] | None = None  # whether one is the broker's
         self.saving = False  # the session is on its way to the disk
         self.unanswered: deque[Unanswered] = deque()
         self.unanswered_bytes = 0
@@ -132,14 +145,18 @@ class MqttClient:
 
         Raises:
             RemoteProtocolError: the connection has to be closed.
+            AuthError: likewise, for it may not publish there.
         """
         key = (packet.topic, packet.dup, packet.retain)
         header = self._headers.get(key)
         if header is None:
+            if self.accepts_topic is not None and self.accepts_topic(packet.topic):
+                self.add_to_topic(packet, batch)
+                return ""
             incoming = self._parse(packet.topic)
             if not isinstance(incoming, Telemetry | Unknown):
                 if packet.qos == 1:
-                    batch.answers.append(packet.packet_id)
+                    batch.answers.append(PUBACK | packet.packet_id)
                 batch.requests.append((incoming, packet.payload))
                 return ""
             marks = {"mqtt-dup": packet.dup, "mqtt-retain": packet.retain}
@@ -149,7 +166,7 @@ class MqttClient:
                     self._headers.clear()
                 self._headers[key] = header
         if packet.qos == 1:  # a PUBACK answers nothing else; QoS 2 ends the connection
-            batch.answers.append(packet.packet_id)
+            batch.answers.append(PUBACK | packet.packet_id)
         if isinstance(header, str):
             return header
         if packet.dup and self._is_stored(packet):
@@ -161,6 +178,12 @@ class MqttClient:
             return f"a message is {over_bytes} bytes over the limit of {LARGEST_MESSAGE_BYTES}"
         batch.add(encoded, payload)
         return ""
+
+    def add_to_topic(self, packet: Publish, batch: Packets) -> None:
+        """Put a PUBLISH into the batch that the broker takes."""
+        batch.topics.append(packet)
+        if packet.qos:
+            batch.answers.append((PUBACK if packet.qos == 1 else PUBREC) | packet.packet_id)
 
     def _is_stored(self, packet: Publish) -> bool:
         """Tell whether the connection before has brought this publish to the disk already.
@@ -207,7 +230,8 @@ class MqttClient:
 
     def _parse(self, topic: str) -> Incoming:
         assert self.identity is not None
-        return parse_topic(topic, self.identity)
+        name = topic if self.session is None else own_name(topic, self.identity)
+        return parse_topic(name, self.identity)
 
     def _header_of(self, incoming: Telemetry | Unknown, marks: dict[str, str]) -> _Header:
         """Return the header of messages on a topic, with these properties added."""
@@ -223,10 +247,10 @@ class MqttClient:
         return header, LARGEST_MESSAGE_BYTES - sent.size_bytes
 
     def acknowledge(self) -> None:
-        """Send the PUBACKs that may be sent now, in the order of their PUBLISH."""
-        packet_ids = take_done(self)
-        if packet_ids:
-            self.transport.write(encode_puback_many(packet_ids))
+        """Send the answers that may be sent now, in the order of what they answer."""
+        words = take_done(self)
+        if words:
+            self.transport.write(encode_answers(words))
 
     # to the client
 

@@ -14,6 +14,7 @@ from actors.base import EdgeActor
 from actors.module_inputs import ModuleInputs
 from actors.mqtt_client import UNREAD, MqttClient
 from actors.store_messages import Ready
+from actors.user_topics import iothub_filters
 from messaging.mqtt.packets import encode_publish
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,9 @@ class Deliveries:
 
     def update(self, client: MqttClient) -> None:
         """Attach the endpoints that this client's subscriptions now cover, detach the others."""
-        wanted = self._inputs.subscribe(client.client_id, client.subscriptions)
-        c2d_qos = c2d_queues.granted_qos(client.client_id, client.subscriptions)
+        filters = iothub_filters(client)
+        wanted = self._inputs.subscribe(client.client_id, filters)
+        c2d_qos = c2d_queues.granted_qos(client.client_id, filters)
         if c2d_qos is not None:
             wanted[c2d_queues.queue_of(client.client_id)] = c2d_qos
         for endpoint_id in self._attached.of(client):

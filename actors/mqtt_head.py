@@ -28,10 +28,13 @@ from actors.client_services import (
 )
 from actors.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
 from actors.forgetting import when_forgotten
+from actors.hub_broker import HubBroker, PolicyChanged, SessionsEnded
 from actors.hub_environment import MAX_CONNECTED_CLIENTS, HubEnvironment
+from actors.hub_metrics import RETRY_TO_MODULE
 from actors.identities import (
     ACCEPTED,
     AGENT_LIMIT_S,
+    NOT_AUTHORIZED,
     TRY_AGAIN,
     IdentityRevoked,
     Verdict,
@@ -39,26 +42,32 @@ from actors.identities import (
 from actors.intake import STORE_LIMIT_S, Intake
 from actors.mqtt_client import UNREAD, MqttClient, Packets, Published, add_position
 from actors.mqtt_deliveries import Deliveries
-from actors.mqtt_login import Login, Refusal, read_login
+from actors.mqtt_login import Login, ReadLogin, Refusal, read_login
 from actors.mqtt_patience import keep_alive_s, wants_repetition, why_to_end
 from actors.mqtt_services import Services
 from actors.mqtt_sessions import Subscriptions
+from actors.policy_recheck import PolicyRecheck, RecheckDue
 from actors.ports import Listener, Transport
 from actors.protocol_head import ProtocolHead
 from actors.router import Endpoints, ListEndpoints, Publish
 from actors.store_messages import LoadSessions, Ready, Sessions, Stored
-from messaging.errors import RemoteProtocolError
+from actors.user_topics import UserTopics
+from messaging.errors import AuthError, RemoteProtocolError
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, Watch
 from messaging.mqtt.connection import State
 from messaging.mqtt.packets import (
+    PUBCOMP,
     ConnAck,
     Connect,
     Disconnect,
     Packet,
     PingReq,
     PingResp,
-    PubAck,
+    PubAcks,
+    PubComp,
+    PubRec,
+    PubRel,
     ReturnCode,
     Subscribe,
     Unsubscribe,
@@ -94,9 +103,15 @@ class MqttHead(ProtocolHead):
         hub_client: str,
         environment: HubEnvironment,
         connected: ConnectedClients,
+        broker: HubBroker | None = None,
+        read_login: ReadLogin = read_login,
     ) -> None:
-        """Take the listener, the addresses of who does what, settings, and what heads share."""
+        """Take the listener, the addresses of who does what, settings, and what heads share.
+
+        Without a `broker` there are no topics but those of IoT Hub.
+        """
         super().__init__()
+        self._read_login = read_login
         self._environment = environment
         self._connected = connected
         self._listener = listener
@@ -115,7 +130,15 @@ class MqttHead(ProtocolHead):
             self, store, connected.next_number, self._close, environment.max_pending_outbound_messages
         )
         self._services = Services(self, twins, methods, cloud, hub_client, self.ask)
-        self._subscriptions = Subscriptions(self, store, self._ask_store, self._close, self._update)
+        self._topics = None if broker is None else UserTopics(self, broker)
+        self._subscriptions = Subscriptions(
+            self, store, self._ask_store, self._close, self._update, self._topics
+        )
+        self._recheck = (
+            None
+            if self._topics is None
+            else PolicyRecheck(self, self._topics, self._all_subscriptions, self._cut_off)
+        )
 
     # life
 
@@ -133,11 +156,17 @@ class MqttHead(ProtocolHead):
         for client in list(self._clients.values()):
             client.closed = True
             client.transport.close()
+            if self._topics is not None:
+                if client.will is not None:
+                    self._topics.takes_will(client, client.will)
+                self._topics.end(client)
 
     def _sessions_loaded(self, answer: object) -> None:
         if not isinstance(answer, Sessions):
             raise RuntimeError(f"the sessions could not be loaded: {answer}")
         self._subscriptions.load(answer.sessions)
+        if self._recheck is not None:
+            self._recheck.begin()  # the rules may have changed while no hub ran
         self._listener.open(self)
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
@@ -158,6 +187,7 @@ class MqttHead(ProtocolHead):
             elif wants_repetition(client, now_s, self._environment):
                 log.warning("%s acknowledges nothing: sending again", client.client_id)
                 client.redeliveries += 1
+                self._connected.metrics.repeated(client.client_id, RETRY_TO_MODULE)
                 client.transport.write(b"".join(client.frames_again(now_s)))
 
     def describe(self) -> dict[str, Any]:
@@ -191,16 +221,27 @@ class MqttHead(ProtocolHead):
         except RemoteProtocolError as exc:
             self._offended(client, exc)
             return
+        if len(packets) == 1 and not client.in_flight and self._topics is not None:
+            [packet] = packets
+            if type(packet) is PubAcks and client.codec.offence is None:
+                # Most reads of a subscriber are this; a third of the time goes without the detour.
+                self._topics.acknowledged(client, packet.packet_ids)
+                self._topics.end_of_turn()
+                return
         self._handle(client, packets)
 
     def writing_paused(self, client: MqttClient) -> None:
         """The client does not read. Nor is it read then: each of its packets might be answered with one."""
         client.write_paused_at_s = self.clock.monotonic_s()
         client.hold(UNREAD)
+        if self._topics is not None:
+            self._topics.unread(client)
 
     def writing_resumed(self, client: MqttClient) -> None:
         """The client reads again."""
         self._deliveries.unread_taken(client)
+        if self._topics is not None:
+            self._topics.read_again(client)
         client.release(UNREAD, self.clock.monotonic_s())
 
     def disconnected(self, client: MqttClient, error: str) -> None:
@@ -214,28 +255,41 @@ class MqttHead(ProtocolHead):
         offence: RemoteProtocolError | None = None
         ends = ""
         dropped: list[str] = []
+        user_topics = client.user_topics
         for packet in packets:
             kind = type(packet)
             if kind is PublishPacket:
                 assert isinstance(packet, PublishPacket)
+                if packet.topic in user_topics:
+                    client.add_to_topic(packet, batch)
+                    continue
                 try:
                     problem = client.add_publish(packet, batch)
                 except RemoteProtocolError as exc:
                     offence = exc
                     break
+                except AuthError as exc:
+                    ends = str(exc)
+                    break
                 if problem:
                     dropped.append(problem)
-                if packet.qos == 2:
+                if packet.qos == 2 and not (batch.topics and batch.topics[-1] is packet):
                     ends = "published at QoS 2, which IoT Hub does not offer"
                     break
-            elif kind is PubAck:
-                assert isinstance(packet, PubAck)
-                sent = in_flight.pop(packet.packet_id, None)
-                if sent is not None:
-                    add_position(acknowledged, sent[0], sent[1])
+            elif kind is PubAcks:
+                assert isinstance(packet, PubAcks)
+                if self._topics is not None:
+                    self._topics.acknowledged(client, packet.packet_ids)
+                if in_flight:
+                    for packet_id in packet.packet_ids:
+                        sent = in_flight.pop(packet_id, None)
+                        if sent is not None:
+                            add_position(acknowledged, sent[0], sent[1])
             elif isinstance(packet, Disconnect):
                 client.will = None
                 ends = "disconnected"
+            elif self._topics is not None and isinstance(packet, PubRec | PubRel | PubComp):
+                self._handle_qos_2(self._topics, client, packet, batch)
             else:
                 self._handle_rare(client, packet)
                 if client.closed:
@@ -249,19 +303,50 @@ class MqttHead(ProtocolHead):
             log.warning("%s: %d messages dropped: %s", client.client_id, len(dropped), dropped[0])
         if client.closed:
             return  # what was published in the same read is not acknowledged, so it comes again
+        if self._topics is not None and batch.topics:
+            batch.waits |= self._topics.publish(client, batch.topics)
         if batch.answers or batch.entries:
-            unanswered = self._intake.publish(client, batch)
-            if batch.answers:
-                client.remember(packets, unanswered)
+            self._take_in(client, packets, batch)
         for incoming, payload in batch.requests:
             self._services.request(client, incoming, payload)
         if client.subscription_answers:
             self._subscriptions.keep(client)
+        if self._topics is not None:
+            self._topics.end_of_turn()
         offence = offence or client.codec.offence
         if offence is not None:
             self._offended(client, offence)
         elif ends:
             self._close(client, ends, logging.INFO if client.codec.state is State.LEFT else logging.WARNING)
+
+    def _take_in(self, client: MqttClient, packets: list[Packet], batch: Packets) -> None:
+        """Have what a read brought brought to the disk, and answered then."""
+        unanswered = self._intake.publish(client, batch, also_waits=batch.waits)
+        if batch.waits and self._topics is not None:
+
+            def written(problem: str) -> None:
+                if problem:
+                    self._close(client, f"a publish was not stored: {problem}")
+                elif not client.closed:
+                    self._intake.stored_elsewhere(client, unanswered)
+
+            self._topics.when_written(written)
+        if batch.answers:
+            client.remember(packets, unanswered)
+
+    def _handle_qos_2(
+        self, topics: UserTopics, client: MqttClient, packet: PubRec | PubRel | PubComp, batch: Packets
+    ) -> None:
+        if isinstance(packet, PubRec):
+            topics.received(client, packet.packet_id)
+        elif isinstance(packet, PubComp):
+            topics.completed(client, packet.packet_id)
+        else:
+            if batch.topics:  # in front of it: one of them may be what it releases
+                batch.waits |= topics.publish(client, batch.topics)
+                batch.topics = []
+            batch.waits |= topics.released(client, packet.packet_id)
+            batch.answers.append(PUBCOMP | packet.packet_id)
 
     def _handle_rare(self, client: MqttClient, packet: Packet) -> None:
         if isinstance(packet, PingReq):
@@ -272,7 +357,7 @@ class MqttHead(ProtocolHead):
             self._subscriptions.subscribe(client, packet)
         elif isinstance(packet, Unsubscribe):
             self._subscriptions.unsubscribe(client, packet)
-        # PUBREC, PUBREL, PUBCOMP: nothing is ever sent or kept at QoS 2, so they answer nothing of ours.
+        # PUBREC, PUBREL, PUBCOMP: without a broker nothing is ever at QoS 2, so they answer nothing of ours.
 
     def _offended(self, client: MqttClient, error: RemoteProtocolError) -> None:
         if error.answer:
@@ -302,8 +387,12 @@ class MqttHead(ProtocolHead):
             self._deliveries.forget(client)
             self._services.forget(client)
         self._intake.forget(client)
+        if self._topics is not None:
+            self._topics.end(client)
 
     def _publish_will(self, client: MqttClient, will: Will) -> None:
+        if self._topics is not None and self._topics.takes_will(client, will):
+            return
         batch = Packets()
         try:
             problem = client.add_will(will, batch)
@@ -320,10 +409,11 @@ class MqttHead(ProtocolHead):
     def _connect(self, client: MqttClient, packet: Connect) -> None:
         client.client_id = packet.client_id
         certificates = () if packet.password else client.transport.certificates  # reading them costs
-        login = read_login(packet, certificates, self._environment)
+        login = self._read_login(packet, certificates, self._environment)
         if isinstance(login, Refusal):
             self._refuse(client, login.code, login.reason)
             return
+        client.client_id = login.client_id
         client.identity = login.user.identity
         client.clean_session = packet.clean_session
         client.will = packet.will
@@ -346,7 +436,13 @@ class MqttHead(ProtocolHead):
 
     def _judged(self, client: MqttClient, login: Login, verdict: Verdict) -> None:
         if verdict.return_code != ACCEPTED:
-            self._refuse(client, verdict.return_code, verdict.reason)
+            code = verdict.return_code
+            if self._topics is not None and code == NOT_AUTHORIZED:
+                code = ReturnCode.BAD_USER_NAME_OR_PASSWORD  # 5 says that the rules of the broker say no
+            self._refuse(client, code, verdict.reason)
+            return
+        if self._topics is not None and (reason := self._topics.refusal(client)):
+            self._refuse(client, NOT_AUTHORIZED, reason)
             return
         earlier = self._by_identity.get(client.client_id)
         other = self._connected.head_of(client.client_id)
@@ -368,13 +464,22 @@ class MqttHead(ProtocolHead):
             client.earlier = earlier_publishes
         client.accept(self._connected.next_number(), self._device_id, login.user.model_id)
         client.transport.authenticated()
+        if self._topics is not None and not client.clean_session:
+            kept = self._subscriptions.kept().get(client.client_id, {})
+            if reason := self._topics.why_cut_off(client.client_id, kept):
+                self._cut_off(client.client_id, reason)  # it was not looked at yet
         self._by_identity[client.client_id] = client
         self._connected.came(client.client_id, self.address)
         present = self._subscriptions.begin(client)
+        if self._topics is not None:
+            present = self._topics.begin(client) or present
         client.seen_at_s = self.clock.monotonic_s()
         client.transport.write(client.codec.send(ConnAck(ReturnCode.ACCEPTED, present)))
         log.info("%s connected from %s", client.client_id, client.transport.peer)
         self._update(client)
+        if self._topics is not None:
+            self._topics.resume(client)
+            self._topics.end_of_turn()
         try:
             packets = client.codec.authenticated()
         except RemoteProtocolError as exc:
@@ -407,12 +512,45 @@ class MqttHead(ProtocolHead):
         self.on_identity_revoked(IdentityRevoked(identity))
         forgotten = when_forgotten(self, identity, self.envelope)
         self._subscriptions.forget(identity, forgotten)
+        if self._topics is not None:
+            self._topics.forget(identity)
         self._services.forget_twin(identity, forgotten)
 
     def _update(self, client: MqttClient) -> None:
         """A client has connected or subscribed anew."""
         self._deliveries.update(client)
         self._services.update(client)
+
+    def on_policy_changed(self, message: PolicyChanged) -> None:
+        """Look at every session: one that may not go on ends with all it has, its client connected or not."""
+        assert self._recheck is not None
+        for client in self._clients.values():
+            client.user_topics.clear()
+        self._recheck.begin(self.envelope)
+
+    def on_sessions_ended(self, message: SessionsEnded) -> None:
+        for client_id in message.client_ids:
+            if client_id not in self._by_identity:
+                self._subscriptions.end(client_id)
+
+    def on_recheck_due(self, message: RecheckDue) -> None:
+        assert self._recheck is not None
+        self._recheck.go_on()
+
+    def _all_subscriptions(self) -> dict[str, dict[str, int]]:
+        """Return client id → filter → QoS of all sessions, connected or not."""
+        connected = {client.client_id: client.subscriptions for client in self._by_identity.values()}
+        return self._subscriptions.kept() | connected
+
+    def _cut_off(self, name: str, reason: str) -> None:
+        assert self._topics is not None
+        client = self._by_identity.get(name)
+        if client is not None:
+            self._close(client, reason)
+        else:
+            log.warning("%s: its session ends: %s", name, reason)
+        self._topics.forget(name)
+        self._subscriptions.end(name)
 
     # messages in and out
 

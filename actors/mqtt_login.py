@@ -5,6 +5,7 @@ Source: spec sheet hub-protocols.md sections 1.2 and 5.5
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from actors.hub_environment import CLIENT_CERT_AUTH_ENABLED, HubEnvironment
@@ -19,6 +20,7 @@ from messaging.username import UserName, parse_user_name
 class Login:
     """Who wants to connect, and what to ask of the identities."""
 
+    client_id: str
     user: UserName
     question: Authenticate
 
@@ -29,6 +31,9 @@ class Refusal:
 
     code: int
     reason: str
+
+
+ReadLogin = Callable[[Connect, tuple[bytes, ...], HubEnvironment], Login | Refusal]
 
 
 def read_login(
@@ -55,4 +60,4 @@ def read_login(
         reason = f"a client certificate, and {CLIENT_CERT_AUTH_ENABLED} of edgeHub is false"
         return Refusal(NOT_AUTHORIZED, reason)
     chain = user.auth_chain if environment.nested_edge_enabled else ()
-    return Login(user, Authenticate(identity, Secret(packet.password or b""), shown, chain))
+    return Login(identity, user, Authenticate(identity, Secret(packet.password or b""), shown, chain))

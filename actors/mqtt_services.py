@@ -26,6 +26,7 @@ from actors.client_services import (
 )
 from actors.mqtt_client import MqttClient
 from actors.presence import Presence
+from actors.user_topics import iothub_filters
 from messaging.mqtt.filters import MAX_TEXT_BYTES, matches
 from messaging.mqtt.packets import encode_publish
 from messaging.topics import (
@@ -75,9 +76,10 @@ class Services:
 
     def update(self, client: MqttClient) -> None:
         """A client has connected or subscribed: tell the services what it wants, if that is news."""
-        features = {classify_filter(topic_filter) for topic_filter in client.subscriptions}
+        filters = iothub_filters(client)
+        features = {classify_filter(topic_filter) for topic_filter in filters}
         features.discard(Feature.UNKNOWN)
-        if granted_qos(client.client_id, client.subscriptions) is None:
+        if granted_qos(client.client_id, filters) is None:
             features.discard(Feature.C2D)  # a module, or a filter for another device
         self._presence.wants(client, tuple(sorted(feature.name for feature in features)))
 
@@ -155,7 +157,7 @@ class Services:
         """Publish at the QoS that the client asked for and return it; None when no filter of it matches."""
         if client.closed or len(topic.encode()) > MAX_TEXT_BYTES:
             return None
-        granted = [qos for wanted, qos in client.subscriptions.items() if matches(wanted, topic)]
+        granted = [qos for wanted, qos in iothub_filters(client).items() if matches(wanted, topic)]
         if not granted:
             return None
         if max(granted) == 0:

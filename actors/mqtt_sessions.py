@@ -12,7 +12,8 @@ from typing import Final
 from actors.base import EdgeActor
 from actors.mqtt_client import SESSION, MqttClient
 from actors.store_messages import DeleteSession, ForgetClient, SaveSession, SessionSaved
-from messaging.mqtt.packets import SubAck, Subscribe, UnsubAck, Unsubscribe
+from actors.user_topics import UserTopics
+from messaging.mqtt.packets import SUBSCRIPTION_FAILURE, SubAck, Subscribe, UnsubAck, Unsubscribe
 
 MOST_FILTERS: Final = 100  # per client; IoT Hub's own clients use six at most
 MOST_FILTER_BYTES: Final = 64 * 1024  # of all filters of a client
@@ -31,17 +32,21 @@ class Subscriptions:
         ask_store: Ask,
         close: Callable[[MqttClient, str], None],
         changed: Callable[[MqttClient], None],
+        topics: UserTopics | None,
     ) -> None:
         self._head = head
         self._store = store
         self._ask_store = ask_store
         self._close = close
         self._changed = changed
+        self._topics = topics
         self._kept: dict[str, dict[str, int]] = {}  # of persistent sessions: client id → filter → QoS
 
     def load(self, sessions: dict[str, tuple[tuple[str, int], ...]]) -> None:
         """Take over what is on disk."""
         self._kept = {identity: dict(filters) for identity, filters in sessions.items()}
+        if self._topics is not None:
+            self._topics.restore(self._kept)
 
     def begin(self, client: MqttClient) -> bool:
         """Start the session of a client; return whether there was one that goes on (SessionPresent)."""
@@ -64,9 +69,28 @@ class Subscriptions:
         self._kept.pop(identity, None)
         self._ask_store(ForgetClient(identity), forgotten)
 
+    def end(self, identity: str) -> None:
+        """End a session whose client is not here."""
+        if self._kept.pop(identity, None) is not None:
+            self._head.tell(self._store, DeleteSession(identity))
+
+    def kept(self) -> dict[str, dict[str, int]]:
+        """Return the persistent sessions: client id → filter → QoS."""
+        return self._kept
+
     def subscribe(self, client: MqttClient, packet: Subscribe) -> None:
         """Note what a client wants; `keep` answers."""
         wanted = client.subscriptions
+        if self._topics is not None:
+            granted = []
+            for topic_filter, qos in packet.topic_filters:
+                code = self._topics.grant(client, wanted, topic_filter, qos)
+                granted.append(code)
+                if code != SUBSCRIPTION_FAILURE:
+                    wanted[topic_filter] = code
+                    client.subscription_changes.append((topic_filter, code))
+            client.subscription_answers.append(SubAck(packet.packet_id, tuple(granted)))
+            return
         wanted.update({topic_filter: min(qos, 1) for topic_filter, qos in packet.topic_filters})
         if len(wanted) > MOST_FILTERS:
             self._close(client, f"subscribed to {len(wanted)} filters; the limit is {MOST_FILTERS}")
@@ -81,7 +105,8 @@ class Subscriptions:
     def unsubscribe(self, client: MqttClient, packet: Unsubscribe) -> None:
         """Note what a client wants no more; `keep` answers."""
         for topic_filter in packet.topic_filters:
-            client.subscriptions.pop(topic_filter, None)
+            if client.subscriptions.pop(topic_filter, None) is not None:
+                client.subscription_changes.append((topic_filter, None))
         client.subscription_answers.append(UnsubAck(packet.packet_id))
 
     def keep(self, client: MqttClient) -> None:
@@ -96,11 +121,14 @@ class Subscriptions:
             return
         client_id, wanted = client.client_id, dict(client.subscriptions)
         answers, client.subscription_answers = client.subscription_answers, []
+        changes, client.subscription_changes = client.subscription_changes, []
 
         def kept(saved: object) -> None:
             client.saving = False
             if isinstance(saved, SessionSaved):
                 self._kept[client_id] = wanted
+            if self._topics is not None and isinstance(saved, SessionSaved | None):
+                self._topics.apply(client, changes)
             if client.closed:
                 return
             if not isinstance(saved, SessionSaved | None):
@@ -108,6 +136,8 @@ class Subscriptions:
                 return
             client.transport.write(b"".join(map(client.codec.send, answers)))
             self._changed(client)
+            if self._topics is not None:
+                self._topics.end_of_turn()  # retained messages come behind the SUBACK
             if client.subscription_answers:
                 self.keep(client)
             client.release(SESSION, self._head.clock.monotonic_s())

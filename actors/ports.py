@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.cloud_connection import CloudFault
 from actors.hub_identity import AuthType, KnownIdentities
@@ -15,6 +15,9 @@ from actors.restart_policy import RestartState
 from actors.stored import MAX_POSITION, DropReason, Ledger, Run, Segment
 from messaging.envelope import Secret
 from messaging.identity import Identity
+
+if TYPE_CHECKING:
+    from messaging.broker.journal import Changes, Kept
 
 
 class MessageStore(Protocol):
@@ -64,6 +67,10 @@ class MessageStore(Protocol):
 
         A sum below `limit` says that none is left.
         """
+        ...
+
+    def due_headers(self, now_s: float, limit: int = 1000) -> list[tuple[bytes, int]]:
+        """Return of what `expire` would delete the headers, and how many messages have each."""
         ...
 
     def drop_oldest(self, limit: int = 1000) -> dict[str, int]:
@@ -130,6 +137,26 @@ class MessageStore(Protocol):
 
     def close(self) -> None:
         """Close the database, outside a transaction. Nothing else may be called after that."""
+        ...
+
+
+class BrokerStore(Protocol):
+    """What the broker keeps on disk. Used by one thread only; every method raises StoreError."""
+
+    def load(self) -> Kept:
+        """Return all of it."""
+        ...
+
+    def write(self, changes: Changes) -> None:
+        """Write them; on return all of it is on disk, else nothing."""
+        ...
+
+    def tidy(self) -> None:
+        """Give free space back to the file system, a slice."""
+        ...
+
+    def close(self) -> None:
+        """Close the file. Nothing else may be called after that."""
         ...
 
 
@@ -563,8 +590,10 @@ class Security(Protocol):
         """Return when `renew_certificates` has something to do, in seconds since 1970-01-01 UTC."""
         ...
 
-    def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
-        """Take note of how a module is doing, for whoever asks the workload API for a list."""
+    def note_module(
+        self, name: str, status: str, since_s: float | None, exit_code: int | None, image_id: str = ""
+    ) -> None:
+        """Take note of how a module is doing, for whoever asks the daemon for a list."""
         ...
 
 

@@ -50,7 +50,7 @@ def check(deployment: Deployment, origin: Origin, allow: Sequence[Sequence[str]]
             raise DeploymentError(
                 f"module '{name}': this device does not allow the command {shlex.join(settings.command)!r}; "
                 "a process module comes from a local file with --deployment, or its command is allowed by "
-                "EDGE_ACTORS_PROCESS_ALLOW on the device"
+                "process_modules.allow in the settings of the device"
             )
 
 

@@ -17,6 +17,7 @@ from actors.base import EdgeActor
 from actors.c2d_queues import queue_of, time_to_live_s
 from actors.cloud import C2dReceived
 from actors.hub_config import RouteText
+from actors.hub_metrics import OFF, HubMetrics
 from actors.store_messages import Append, KeepQueues
 from actors.trail import RoutingTrail, TraceRouting, Way, has_message_id
 from messaging.errors import RouteError
@@ -25,6 +26,7 @@ from messaging.kinds import data_message, message
 from messaging.lifecycle import ActorRestarted, Watch
 from messaging.message import Message, decode_header, sender_of
 from messaging.routing.route import DEFAULT_PRIORITY, CompiledRoute, CompiledRoutes, compile_route
+from messaging.text import quoted
 from messaging.upstream_queues import UPSTREAM, upstream_queue
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,15 @@ def set_routes(routes: Iterable[RouteText], ttl_s: int | None) -> SetRoutes:
 class RouterActor(EdgeActor):
     """Applies the compiled routes. A route that does not compile is left out; the others work."""
 
-    def __init__(self, device_id: str, store: str, kept: KeptRoutes, trail: RoutingTrail) -> None:
+    def __init__(
+        self,
+        device_id: str,
+        store: str,
+        kept: KeptRoutes,
+        trail: RoutingTrail,
+        metrics: HubMetrics = OFF,
+    ) -> None:
+        self._metrics = metrics
         self._device_id = device_id
         self._hub = str(Identity.edge_hub(device_id))
         self._store = store
@@ -121,6 +131,8 @@ class RouterActor(EdgeActor):
         self._epochs = itertools.count(1)
 
     def on_start(self) -> None:
+        for name, text, _, _ in self._kept.now.routes:
+            log.info("route '%s': %s", name, quoted(text))
         self._epochs = itertools.count(int(self.clock.monotonic_s() * 1e6))
         self.tell(self._store, Watch())
         self._compile()
@@ -148,7 +160,7 @@ class RouterActor(EdgeActor):
                     compile_route(name, text, edge_device_id=self._device_id, priority=priority, ttl_s=ttl_s)
                 )
             except RouteError as exc:
-                log.error("route '%s' is left out: %s", name, exc)
+                log.error("route '%s' is left out: %s; correct it in the deployment", name, exc)
                 bad.append((name, text, str(exc), exc.line, exc.column))
         self._compiled = CompiledRoutes(good)
         self._bad = tuple(bad)
@@ -235,6 +247,8 @@ class RouterActor(EdgeActor):
         routed: list[tuple[bytes, Way]],
         entries: tuple[tuple[int, bytes], ...],
     ) -> None:
+        if message.identity not in (C2D_SENDER, self._hub):  # nobody's telemetry
+            self._metrics.received(message.identity, routed, entries)
         headers = tuple([(header, way.matches) for header, way in routed])
         self.forward(self._store, Append(message.identity, message.epoch, message.index, headers, entries))
         traced = [pair for pair in routed if pair[1].has_id]
@@ -248,6 +262,7 @@ class RouterActor(EdgeActor):
         return {"routes": len(self._compiled.routes), "bad_routes": len(self._bad)}
 
     def _way(self, header: bytes, message: Message) -> Way:
+        self._metrics.saw(header, message)
         found = self._compiled.endpoints_of(message)
         matches = tuple(
             (

@@ -4,7 +4,8 @@ Understands: EnsureModules, ForgetModule, GetIdentities, CreateDevice, GetDevice
              DeleteDevice, OpenDebugSocket, RenewalDue, ModuleReported, PeerUp, PeerDown;
              RegistrySynced, PatienceEnds
 Tells:       hub/identities (Identities) and hub (CertificateChanged), at PeerUp and at each change;
-             RegistryActor (SyncRegistry), when the cloud should know or may know something new
+             RegistryActor (SyncRegistry), when the cloud should know or may know something new;
+             AgentActor (RestartModule), for each module that runs when there is another edge CA
 Started by:  AgentRootActor, before anything that needs an identity
 """
 
@@ -14,13 +15,16 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from actors.addresses import AGENT
 from actors.base import EdgeActor
 from actors.hub_config import CertificateChanged
 from actors.hub_identity import AuthType, KnownIdentities
 from actors.identities import GetIdentities, Identities
 from actors.module_report import ModuleReported
+from actors.module_spec import EDGE_AGENT, EDGE_CLOUD, EDGE_HUB
 from actors.ports import DeviceAccess, Security
 from actors.registry import RegistrySynced, SyncRegistry
+from actors.supervisor_messages import RestartModule
 from messaging.envelope import Envelope, Secret
 from messaging.errors import EdgeError
 from messaging.kinds import message
@@ -152,6 +156,7 @@ class SecurityActor(EdgeActor):
         self._told = KnownIdentities(())  # what the hub was told last
         self._ticket = 0
         self._waiting: list[tuple[int, Envelope, EnsureModules | GetIdentities]] = []  # with their tickets
+        self._running: dict[str, None] = {}  # modules that trust the edge CA since they started
 
     def on_start(self) -> None:
         self.context.watch_peer(HUB)
@@ -239,6 +244,7 @@ class SecurityActor(EdgeActor):
         self._hub_is_up = False
 
     def on_renewal_due(self, message: RenewalDue) -> None:
+        before = self._security.identities().authorities
         try:
             changed = self._security.renew_certificates(self.clock.now_s())
         except EdgeError as exc:
@@ -248,10 +254,21 @@ class SecurityActor(EdgeActor):
         if changed and self._hub_is_up:
             self.tell(HUB, CertificateChanged())
             self._tell_hub()  # the edge CA is one of the authorities
+        if self._security.identities().authorities != before:
+            self._restart_modules()
         self._wait_for_renewal()
 
     def on_module_reported(self, message: ModuleReported) -> None:
-        self._security.note_module(message.name, message.status, message.since_s, message.exit_code)
+        self._security.note_module(
+            message.name, message.status, message.since_s, message.exit_code, message.image_id
+        )
+        if message.pid and message.name not in (EDGE_AGENT, EDGE_HUB, EDGE_CLOUD):
+            self._running[message.name] = None
+        else:
+            self._running.pop(message.name, None)
+
+    def on_request_failed(self, message: RequestFailed) -> None:
+        """A module that was to be started again has gone meanwhile."""
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -336,6 +353,16 @@ class SecurityActor(EdgeActor):
                 device.thumbprints,
             )
         )
+
+    def _restart_modules(self) -> None:
+        """Have all that run read the trust bundle anew: SDKs do so when they start, and never again.
+
+        Source: spec sheet security-daemon.md section 3.3
+        """
+        if self._running:
+            log.info("there is another edge CA: modules are started again, so that they trust it")
+        for name in list(self._running):
+            self.tell(AGENT, RestartModule(name))
 
     def _wait_for_renewal(self) -> None:
         wait_s = self._security.renew_at_s() - self.clock.now_s()

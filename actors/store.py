@@ -20,6 +20,7 @@ from actors.append_guard import AppendGuard
 from actors.attachments import Attachments
 from actors.base import EdgeActor
 from actors.c2d_queues import queue_of
+from actors.hub_metrics import OFF, HubMetrics
 from actors.orphan_queues import OrphanQueues
 from actors.ports import MessageStore
 from actors.store_cleanup import BUSY_SWEEP_S, SWEEP_S, Cleanup, drop_oldest
@@ -84,6 +85,7 @@ class StoreActor(EdgeActor):
         *,
         drops_oldest: bool = False,
         cleanup_s: float = SWEEP_S,
+        metrics: HubMetrics = OFF,
     ) -> None:
         """Keep what is needed.
 
@@ -94,14 +96,16 @@ class StoreActor(EdgeActor):
             drops_oldest: Without space, the oldest messages of the lowest priority go for new ones, which
                 are refused otherwise.
             cleanup_s: How often what has expired is removed from the disk.
+            metrics: Where to count.
         """
-        self._cleanup = Cleanup(cleanup_s)
+        self._cleanup = Cleanup(cleanup_s, metrics)
+        self._metrics = metrics
         self._open_store = open_store
         self._drops_oldest = drops_oldest
         self._trail = trail
         self._store: MessageStore | None = None
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
-        self._attachments = Attachments(self, trail)
+        self._attachments = Attachments(self, trail, metrics)
         self._turn = Turn()
         self._done = 0  # messages delivered and not yet forgotten
         self._forget_timer = False
@@ -200,7 +204,9 @@ class StoreActor(EdgeActor):
                 for part in turn.one_by_one():
                     self._finish(part)
         else:
-            self._trouble = ""
+            if self._trouble and turn.appends:
+                self._trouble = ""
+                log.info("messages are stored again")
             self._answer(turn, fresh)
 
     def _commit(self, turn: Turn) -> dict[str, list[Run]]:
@@ -214,6 +220,8 @@ class StoreActor(EdgeActor):
     def _note(self, first: int, segments: list[Segment], fresh: dict[str, list[Run]]) -> None:
         """These messages were stored: add to `fresh` what consumers get of them."""
         self._trail.stored(self.clock.now_s(), first, segments)
+        if segments:
+            self._metrics.stored(first, segments)
         for endpoint_id, run in runs_of(segments, first):
             if endpoint_id in self._attachments:
                 fresh.setdefault(endpoint_id, []).append(run)
@@ -307,6 +315,7 @@ class StoreActor(EdgeActor):
         self._report(error)
         for envelope, append in turn.appends:
             self._guard.failed(append.identity, append.epoch)
+            self._metrics.not_stored([header for header, _ in append.headers], append.entries)
             self.reply(RequestFailed("Append", self.address, str(error)), envelope)
         for envelope, request in turn.sessions:
             self.reply(RequestFailed(type(request).__name__, self.address, str(error)), envelope)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
+from actors.hub_metrics import OFF, HubMetrics
 from actors.ports import MessageStore
 from messaging.clock import Clock
 from messaging.upstream_queues import by_endpoint
@@ -20,8 +21,9 @@ SWEEP_ROWS: Final = 1000  # deleted in one go, so that no turn takes long
 class Cleanup:
     """Does one slice of it at a time. A part of the store's actor, which calls it."""
 
-    def __init__(self, every_s: float) -> None:
-        """Take how often what has expired is removed from the disk."""
+    def __init__(self, every_s: float, metrics: HubMetrics = OFF) -> None:
+        """Take how often what has expired is removed from the disk, and where to count it."""
+        self._metrics = metrics
         self._every_s = every_s
         self._next_s = 0.0  # monotonic
         self._quiet = True
@@ -41,8 +43,11 @@ class Cleanup:
         """
         quiet, self._quiet = self._quiet, True
         if clock.monotonic_s() >= self._next_s:
+            now_s = clock.steady_s()
+            due = store.due_headers(now_s, SWEEP_ROWS) if self._metrics.is_on else ()
             with store.transaction():
-                expired = store.expire(clock.steady_s(), SWEEP_ROWS)
+                expired = store.expire(now_s, SWEEP_ROWS)
+            self._metrics.expired(due)
             for endpoint_id, count in by_endpoint(expired).items():
                 log.info("%d messages for %s expired", count, endpoint_id)
             if expired:

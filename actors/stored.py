@@ -223,6 +223,7 @@ class EndpointLedger:
     dropped: int = 0
     dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
     pending: int = 0
+    pending_by_priority: Mapping[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     def plus(self, other: EndpointLedger) -> EndpointLedger:
         """Return the sum of the two, term by term."""
@@ -233,6 +234,7 @@ class EndpointLedger:
             self.dropped + other.dropped,
             dict(Counter(self.dropped_by_reason) + Counter(other.dropped_by_reason)),
             self.pending + other.pending,
+            dict(Counter(self.pending_by_priority) + Counter(other.pending_by_priority)),
         )
 
 

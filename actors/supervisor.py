@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from enum import Enum, auto
 from signal import SIGKILL
-from typing import Any
+from typing import Any, Final
 
 from actors import restart_policy
 from actors.base import EdgeActor
@@ -472,16 +472,19 @@ def _exit_of(end: ModuleExited) -> restart_policy.ModuleExited:
     return restart_policy.ModuleExited(end.ended_at_s, end.exit_code, end.signal, end.out_of_memory)
 
 
+_WHY: Final = "; `edge-actors explain %s` says more, and what comes next"
+
+
 def _log_end(name: str, end: ModuleExited, stopped_by_us: bool) -> None:
     if stopped_by_us and end.signal == SIGKILL:
         log.warning("module %s did not end when asked with SIGTERM, and was killed", name)
     elif stopped_by_us:
         log.info("module %s stopped", name)
     elif end.out_of_memory:
-        log.warning("module %s was killed for want of memory", name)
+        log.warning("module %s was killed for want of memory" + _WHY, name, name)
     elif end.signal is not None:
-        log.warning("module %s was killed by signal %d", name, end.signal)
+        log.warning("module %s was killed by signal %d" + _WHY, name, end.signal, name)
     elif end.exit_code is None:
-        log.warning("module %s ended, nobody saw how", name)
+        log.warning("module %s ended, nobody saw how" + _WHY, name, name)
     else:
-        log.warning("module %s exited with code %d", name, end.exit_code)
+        log.warning("module %s exited with code %d" + _WHY, name, end.exit_code, name)

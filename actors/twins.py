@@ -49,6 +49,7 @@ from actors.cloud import (
     SendReported,
     WatchLink,
 )
+from actors.hub_metrics import OFF, HubMetrics
 from actors.ports import TwinStore
 from actors.router import Publish
 from actors.store_messages import Stored
@@ -98,8 +99,11 @@ class TwinActor(EdgeActor):
         cloud: str,
         edge_device_id: str,
         desired: Mapping[str, Json],
+        metrics: HubMetrics = OFF,
     ) -> None:
         """Keep what is needed; `desired` are those of the deployment, by name of the module."""
+        self._metrics = metrics
+        self._asked_s: dict[str, float] = {}  # when the cloud was, monotonic, for each that is under way
         self._open_store = open_store
         self._store: TwinStore | None = None
         self._router = router
@@ -222,7 +226,7 @@ class TwinActor(EdgeActor):
 
         def stored() -> None:
             if identity == self._hub.id:
-                self.reply(ReportedPatched(identity), envelope)
+                self._patched_for(identity, envelope)
             else:
                 self._publish_change(identity, message.patch, envelope)
             self._go_on(identity)
@@ -243,6 +247,7 @@ class TwinActor(EdgeActor):
             self._changed,
             self._sent,
             self._under_way,
+            self._asked_s,
             self._readers,
             self._patched,
         ):
@@ -312,6 +317,7 @@ class TwinActor(EdgeActor):
                 self._refresh(identity)
             return
         self._under_way.clear()
+        self._asked_s.clear()
         self._stale.clear()
         for identity in list(self._readers):
             self._answer_readers(identity)
@@ -320,6 +326,7 @@ class TwinActor(EdgeActor):
         identity = message.identity
         if not self._ended(identity):
             return
+        self._metrics.twin_told("upstream", identity, self._took_s(identity))
         desired, reported = msgspec.json.decode(message.desired), msgspec.json.decode(message.reported)
         if desired.get("$version", 0) < self._patched.get(identity, 0):
             self._refresh(identity)  # a patch overtook this answer, which was read before it
@@ -337,6 +344,7 @@ class TwinActor(EdgeActor):
     def on_reported_sent(self, message: ReportedSent) -> None:
         identity = message.identity
         if self._ended(identity):
+            self._metrics.reported("upstream", identity, self._took_s(identity))
             record = self._record(identity).with_taken()
             self._change(identity, record, lambda: self._go_on(identity))
 
@@ -385,7 +393,7 @@ class TwinActor(EdgeActor):
         if identity in self._stale or record.known is None:
             self._stale.discard(identity)
             self._patched.pop(identity, None)
-            self._under_way[identity] = self.request(self._cloud, FetchTwin(identity), CLOUD_LIMIT_S)
+            self._under_way[identity] = self._ask(identity, FetchTwin(identity))
         elif patch := record.unsent():
             asked = SendReported(identity, msgspec.json.encode(patch))
             self._under_way[identity] = 0  # until it is on disk that it may have arrived
@@ -393,7 +401,15 @@ class TwinActor(EdgeActor):
 
     def _send(self, identity: str, asked: SendReported) -> None:
         if self._under_way.get(identity) == 0:
-            self._under_way[identity] = self.request(self._cloud, asked, CLOUD_LIMIT_S)
+            self._under_way[identity] = self._ask(identity, asked)
+
+    def _ask(self, identity: str, question: FetchTwin | SendReported) -> int:
+        self._asked_s[identity] = self.clock.monotonic_s()
+        return self.request(self._cloud, question, CLOUD_LIMIT_S)
+
+    def _took_s(self, identity: str) -> float:
+        now_s = self.clock.monotonic_s()
+        return now_s - self._asked_s.pop(identity, now_s)
 
     def _ended(self, identity: str) -> bool:
         """Say whether this is the answer to what the cloud was last asked for this identity."""
@@ -410,6 +426,7 @@ class TwinActor(EdgeActor):
         if identity not in self._under_way:
             return
         del self._under_way[identity]
+        self._asked_s.pop(identity, None)
         self._stale.add(identity)
         log.warning("twin of '%s': the cloud does not take part: %s", identity, reason)
         self.set_timer(RETRY_S, TwinRetry(identity))
@@ -421,15 +438,19 @@ class TwinActor(EdgeActor):
         """The message of a change is on disk too, so its client may forget it."""
         for batch in message.batches:
             if (waiting := self._unrouted.pop(batch, None)) is not None:
-                self.reply(ReportedPatched(waiting[0]), waiting[1])
+                self._patched_for(*waiting)
 
     def _not_routed(self, correlation_id: int, reason: str) -> None:
         """The twin has the change, and the cloud will; only its message is missing."""
         identity, envelope = self._unrouted.pop(correlation_id)
         log.error("a change of reported properties of '%s' could not be routed: %s", identity, reason)
-        self.reply(ReportedPatched(identity), envelope)
+        self._patched_for(identity, envelope)
 
     # answers
+
+    def _patched_for(self, identity: str, asked: Envelope) -> None:
+        self._metrics.reported("edge_hub", identity, self.clock.now_s() - asked.sent_at_s)
+        self.reply(ReportedPatched(identity), asked)
 
     def _answer_readers(self, identity: str) -> None:
         for envelope in self._readers.pop(identity, ()):
@@ -437,6 +458,7 @@ class TwinActor(EdgeActor):
 
     def _answer(self, identity: str, envelope: Envelope) -> None:
         record = self._record(identity)
+        self._metrics.twin_told("edge_hub", identity, self.clock.now_s() - envelope.sent_at_s)
         self.reply(Twin(identity, record.document()), envelope)
         told = record.with_told(record.desired.values)
         if told is not record:

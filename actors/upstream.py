@@ -24,6 +24,7 @@ from actors.base import EdgeActor
 from actors.client_services import ClientChanged, ClientGone, HeadStarted, MethodFailed, MethodResult
 from actors.cloud import CloudRefused, FetchTwin, LinkChanged, SendReported, WatchLink
 from actors.cloud_connection import CloudConnections, CloudFault
+from actors.hub_metrics import OFF, HubMetrics
 from actors.identities import Access, AccessChanged
 from actors.link_state import GetLinkState, SwitchLink
 from actors.ports import LinkSwitch
@@ -89,8 +90,11 @@ class UpstreamActor(EdgeActor):
         methods: str,
         limits: LinkLimits,
         draw: Callable[[], float] = random.random,
+        metrics: HubMetrics = OFF,
     ) -> None:
         """Keep what is needed; `draw` spreads retries."""
+        self._metrics = metrics
+        self._device_id = where.device_id
         self._make_connections = make_connections
         self._switch = switch
         self._store = store
@@ -98,7 +102,7 @@ class UpstreamActor(EdgeActor):
         self._events = Events(self._wake)
         self._sender = Sender(self, store, limits.messages_per_s)
         self._c2d = C2dIntake(self, router)
-        self._services = UpstreamServices(self, twins, methods)
+        self._services = UpstreamServices(self, twins, methods, metrics)
         self._board = Switchboard(
             self,
             where,
@@ -109,6 +113,7 @@ class UpstreamActor(EdgeActor):
             self._c2d,
             self._services,
             self._link_changed,
+            metrics,
         )
         self._watchers: set[str] = set()
         self._agent_is_up = False
@@ -277,6 +282,7 @@ class UpstreamActor(EdgeActor):
     # the link
 
     def _link_changed(self, is_up: bool) -> None:
+        self._metrics.link_changed(self._device_id, is_up)
         for watcher in self._watchers:
             self.tell(watcher, LinkChanged(is_up))
         if is_up and self._agent_is_up:

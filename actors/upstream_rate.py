@@ -36,6 +36,13 @@ def is_probed(kind: Fault) -> bool:
     return kind in _PROBED
 
 
+def way_out(kind: Fault) -> str:
+    """Return what a line of the log says after a reason for which the cloud is away, with its separator."""
+    if not is_probed(kind):
+        return ""
+    return "; it is tried again, what is for the cloud waits on disk (`edge-actors upstream status`)"
+
+
 def is_final(kind: Fault) -> bool:
     """Say whether this concerns one request alone, which will never be taken."""
     return kind in _FOR_ONE_REQUEST

@@ -13,6 +13,7 @@ from actors.base import EdgeActor
 from actors.client_services import InvokeMethod, MethodResult
 from actors.cloud import CloudRefused, CloudTwin, DesiredChanged, DesiredFollowed, ReportedSent
 from actors.cloud_connection import CloudConnection, CloudFault
+from actors.hub_metrics import GET_TWIN, OFF, UPDATE_REPORTED, HubMetrics
 from actors.upstream_events import MethodCalled
 from actors.upstream_rate import is_probed
 from actors.upstream_source import Source, TwinRequest
@@ -40,7 +41,8 @@ class _Patch(msgspec.Struct):
 class UpstreamServices:
     """A part of the actor of the link. Numbers of twin requests count down from -1."""
 
-    def __init__(self, actor: EdgeActor, twins: str, methods: str) -> None:
+    def __init__(self, actor: EdgeActor, twins: str, methods: str, metrics: HubMetrics = OFF) -> None:
+        self._metrics = metrics
         self._actor = actor
         self._twins = twins
         self._methods = methods
@@ -100,6 +102,8 @@ class UpstreamServices:
     def lost(self, source: Source, fault: CloudFault | None) -> None:
         """The connection is gone; with an answer of the cloud for a reason, nothing more can be asked."""
         for request in source.twins:
+            if request.number:
+                self._metrics.repeated(source.identity, UPDATE_REPORTED if request.patch else GET_TWIN)
             request.number = 0
         if fault is not None:
             self._refuse_all(source, fault.status, fault.reason)

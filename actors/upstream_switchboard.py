@@ -16,12 +16,13 @@ from typing import Final
 
 from actors.base import EdgeActor
 from actors.cloud_connection import CloudAccess, CloudConnections, CloudFault, Fault
+from actors.hub_metrics import OFF, RETRY_TO_CLOUD, HubMetrics
 from actors.identities import Access, GetAccess
 from actors.link_state import LinkState
 from actors.upstream_c2d import C2dIntake
 from actors.upstream_events import Events, Observer
 from actors.upstream_places import Places
-from actors.upstream_rate import is_probed, patience_s, retry_s
+from actors.upstream_rate import is_probed, patience_s, retry_s, way_out
 from actors.upstream_sender import Sender
 from actors.upstream_services import UpstreamServices
 from actors.upstream_source import Phase, Source
@@ -91,9 +92,11 @@ class Switchboard:
         c2d: C2dIntake,
         services: UpstreamServices,
         changed: Callable[[bool], None],
+        metrics: HubMetrics = OFF,
     ) -> None:
         """Keep what is needed; `changed` is called when the link is up, or is not any more."""
         self._actor = actor
+        self._metrics = metrics
         self._where = where
         self._limits = limits
         self._draw = draw
@@ -347,7 +350,8 @@ class Switchboard:
             return
         everybody = is_probed(fault.kind) and source.identity != self._own_id
         level = logging.DEBUG if everybody else logging.WARNING
-        log.log(level, "upstream: '%s': %s: %s", source.identity, fault.kind.value, fault.reason)
+        reason = fault.reason + way_out(fault.kind)
+        log.log(level, "upstream: '%s': %s: %s", source.identity, fault.kind.value, reason)
 
     def retry(self, message: RetryDue) -> None:
         """A wait is over."""
@@ -392,6 +396,8 @@ class Switchboard:
 
     def _drop_connection(self, source: Source) -> None:
         self._sender.detach(source)
+        if source.in_flight:
+            self._metrics.repeated(source.identity, RETRY_TO_CLOUD)
         source.let_go()
         connection, observer = source.connection, source.observer
         source.connection = source.observer = None

@@ -21,6 +21,7 @@ from messaging.property_bag import Properties
 LARGEST_MESSAGE_BYTES = 262_144  # body, names and values of properties together
 
 TWIN_CHANGE: Final = "twinChangeNotification"  # the messageType of a reported-properties message
+DIAGNOSTICS_TYPE: Final = "application/x-azureiot-edgeruntimediagnostics"  # contentType of how an edge runs
 FEEDBACK_TYPE: Final = "application/vnd.microsoft.iothub.feedback.json"  # contentType of what became of C2D
 
 

@@ -65,6 +65,10 @@ class Mailbox:
         """The edge-triggered descriptor for an event loop: drain until empty after each wake-up."""
         return int(self._socket.getsockopt(zmq.FD))
 
+    def waiting(self) -> int:
+        """Return how many frames were taken over from ZeroMQ and not given out. From any thread."""
+        return len(self._control) + len(self._data)
+
     def take(self, most: int) -> list[bytes]:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
         control, data = self._control, self._data
@@ -165,6 +169,10 @@ class ZmqBus:
             if address in self._local:
                 raise AddressInUse(f"address {address!r} is taken")
             self._local[address] = next(self._generations)
+
+    def is_taken(self, address: str) -> bool:
+        """Tell whether an actor of this process has an address."""
+        return address in self._local
 
     def release(self, address: str) -> None:
         """Give an address back; later messages to it are dead letters."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from actors.addresses import AGENT
 from actors.agent_link import AgentLinkActor
 from actors.agent_methods import AgentMethodsActor
+from actors.agent_metrics import AgentMetrics
 from actors.base import ChildSpec
 from actors.cloud_connection import CloudConnections
 from actors.upstream_protocol import UpstreamProtocol
@@ -45,7 +46,10 @@ class AgentLinkChoice:
 
 
 def cloud_actors(
-    provisioned: Provisioned, home: Home, make_connections: Callable[[], CloudConnections]
+    provisioned: Provisioned,
+    home: Home,
+    make_connections: Callable[[], CloudConnections],
+    metrics: AgentMetrics,
 ) -> tuple[ChildSpec, ...]:
     """Return what runs besides security and agent."""
 
@@ -53,7 +57,7 @@ def cloud_actors(
         from runtime.log_worker import ModuleLogWorker
 
         worker = ModuleLogWorker(home, provisioned.host_name, provisioned.device_id)
-        return AgentMethodsActor(AGENT, worker)
+        return AgentMethodsActor(AGENT, worker, metrics)
 
     def link() -> AgentLinkActor:
         return AgentLinkActor(
@@ -62,6 +66,7 @@ def cloud_actors(
             make_connections(),
             ca_pem=provisioned.ca_pem,
             https_port=provisioned.https_port,
+            metrics=metrics,
         )
 
     return ChildSpec("methods", methods), ChildSpec("link", link, exported=True)

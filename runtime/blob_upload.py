@@ -8,6 +8,7 @@ Source: learn.microsoft.com: rest/api/storageservices, Put Blob and Append Block
 from __future__ import annotations
 
 import http.client
+import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ class Content:
     file: IO[bytes]
     content_type: str
     encoding: str = ""
+    what: str = "the logs"  # for errors
 
 
 def upload(
@@ -61,17 +63,18 @@ def upload(
     if content.encoding:
         headers["Content-Encoding"] = content.encoding
     if appended:
-        _put(sas_url, f"{path}{query}", headers | {"x-ms-blob-type": "AppendBlob"}, b"")
+        _put(sas_url, f"{path}{query}", headers | {"x-ms-blob-type": "AppendBlob"}, b"", content.what)
         content.file.seek(0)
         block_query = f"{query}&comp=appendblock" if query else "?comp=appendblock"
         while block := content.file.read(BLOCK_BYTES):
-            _put(sas_url, f"{path}{block_query}", {"x-ms-version": API_VERSION}, block)
+            _put(sas_url, f"{path}{block_query}", {"x-ms-version": API_VERSION}, block, content.what)
         return
     for wait_s in (*_WAITS_S, None):
         try:
+            length = content.file.seek(0, os.SEEK_END)
             content.file.seek(0)
-            body = content.file.read()
-            _put(sas_url, f"{path}{query}", headers | {"x-ms-blob-type": "BlockBlob"}, body)
+            sent = headers | {"x-ms-blob-type": "BlockBlob", "Content-Length": str(length)}
+            _put(sas_url, f"{path}{query}", sent, content.file, content.what)
             return
         except EnvironmentFault:
             if wait_s is None:
@@ -79,7 +82,7 @@ def upload(
             sleep(wait_s)
 
 
-def _put(sas_url: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
+def _put(sas_url: str, target: str, headers: Mapping[str, str], body: bytes | IO[bytes], what: str) -> None:
     parts = urlsplit(sas_url)
     host = parts.hostname or ""
     connection: http.client.HTTPConnection
@@ -94,11 +97,11 @@ def _put(sas_url: str, target: str, headers: Mapping[str, str], body: bytes) -> 
         response = connection.getresponse()
         response.read()
     except (OSError, http.client.HTTPException) as exc:
-        raise EnvironmentFault(f"the logs do not get to {host}: {exc}") from exc
+        raise EnvironmentFault(f"{what} cannot be brought to {host}: {exc}") from exc
     finally:
         connection.close()
     if response.status not in _DONE:
         raise EnvironmentFault(
-            f"{host} refuses the logs with status {response.status}; the URL has to name a container and "
+            f"{host} refuses {what} with status {response.status}; the URL has to name a container and "
             "give the rights to create, add and write"
         )

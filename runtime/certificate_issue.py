@@ -16,15 +16,15 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from messaging.errors import ConfigError
-from runtime.certificates import LEAF_VALID_DAYS, EdgeCa
+from runtime.certificates import BACKDATED_S, LEAF_VALID_DAYS, EdgeCa
 
 COMMON_NAME_LIMIT_BYTES = 64  # ub-common-name, RFC 5280 appendix A.1
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"
-_BACKDATE = timedelta(days=1)
+_BACKDATE = timedelta(seconds=BACKDATED_S)
 NOBODY = "nobody.invalid"  # a name that nobody can have, RFC 2606
 
 
@@ -48,7 +48,11 @@ class Leaf:
 
 
 def issue_ca(
-    common_name: str, now_s: float, valid_days: int, permitted: Iterable[str] = ()
+    common_name: str,
+    now_s: float,
+    valid_days: int,
+    permitted: Iterable[str] = (),
+    key_pem: bytes | None = None,
 ) -> IssuedCertificate:
     """Return a new self-signed CA that may issue leaves only. A longer common name is cut to 64 bytes.
 
@@ -58,11 +62,12 @@ def issue_ca(
         valid_days: Its life.
         permitted: Host names and IP addresses; when there are any, OpenSSL refuses its certificates for
             others. A host name permits those below it, too (RFC 5280 section 4.2.1.10).
+        key_pem: Of the CA before, to go on with its key; None for a new one.
 
     Raises:
         ConfigError: a name cannot stand in a certificate.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1()) if key_pem is None else _own_key(key_pem)
     subject = _common_name(common_name)
     now = datetime.fromtimestamp(int(now_s), UTC)
     builder = (
@@ -162,31 +167,55 @@ def _issue_leaf(
             "restart the edge to have a new one issued, or set the clock"
         )
     not_after = min(now + timedelta(days=valid_days), ca_certificate.not_valid_after_utc)
-    issuer_key_id = ca_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     certificate = (
         _builder(_common_name(common_name), ca_certificate.subject, key.public_key(), now, not_after)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key_id), critical=False
-        )
-        .sign(ca_key, hashes.SHA256())
+        .add_extension(_authority_key_id(ca_certificate), critical=False)
+        .sign(ca_key, None if isinstance(ca_key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     )
     return _issued(key, certificate, ca.certificate_pem)
 
 
-def _load_ca(ca: EdgeCa) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+def _authority_key_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     try:
-        pem = ca.path.read_bytes()
-        inspect(pem)
+        found = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        # Only kinds of keys come here that this can be made from.
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(found)
+
+
+def _own_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)  # we make no others
+    return key
+
+
+SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+def _load_ca(ca: EdgeCa) -> tuple[SigningKey, x509.Certificate]:
+    try:
+        pem = (ca.key_path or ca.path).read_bytes()
+        if ca.key_path is None:
+            inspect(pem)
         key = serialization.load_pem_private_key(pem, password=None)
         certificate = x509.load_pem_x509_certificates(ca.certificate_pem.encode("ascii"))[0]
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, TypeError) as exc:
+        way_out = (
+            "restore it from a backup, or remove it to have a new one issued at the next start (downstream "
+            "devices then need its certificate)"
+            if ca.key_path is None
+            else f"`edge-actors config check` says what is wrong with '{ca.key_path}'"
+        )
+        raise ConfigError(f"the edge CA '{ca.path}' is not usable: {exc}; {way_out}") from exc
+    if not isinstance(key, SigningKey):
         raise ConfigError(
-            f"the edge CA '{ca.path}' is not usable: {exc}; restore it from a backup, or remove it to have a "
-            "new one issued at the next start (downstream devices then need its certificate)"
-        ) from exc
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            f"the edge CA '{ca.path}' has a key of a kind that is not used here; "
+            "have one issued with an EC, RSA or Ed25519 key"
+        )
+    if key.public_key() != certificate.public_key():
         raise ConfigError(
             f"the edge CA '{ca.path}' was replaced while the edge runs; restart the edge to use the new one"
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.atomic_file import make_private_folder, write_private_file
+from runtime.renewal import DEFAULT_THRESHOLD, Threshold
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ CA_FILE = "edge-ca.pem"
 SERVER_FILE = "hub-server.pem"
 CA_VALID_DAYS = 90
 LEAF_VALID_DAYS = 30
-RENEWAL_PERCENT = 80
+BACKDATED_S = 86_400  # clocks on a site differ
 
 _SUMMARY_VERSION = 2
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"
@@ -40,14 +41,27 @@ class EdgeCa:
     """The certificate authority of this edge. Its private key stays in the file at `path`."""
 
     path: Path
-    certificate_pem: str
+    certificate_pem: str  # then those above it, as far as the file has them
     not_before_s: int
     not_after_s: int
+    threshold: Threshold = DEFAULT_THRESHOLD
+    key_path: Path | None = None  # None: in the same file
+    permitted: tuple[tuple[str, ...], ...] = ()  # the names it may sign for, of each that is limited
 
     @property
     def renew_at_s(self) -> float:
         """When to call `ensure_edge_ca` again, in seconds since 1970-01-01 UTC."""
-        return renewal_time_s(self.not_before_s, self.not_after_s)
+        return self.threshold.time_s(self.not_before_s, self.not_after_s)
+
+
+@dataclass(frozen=True, slots=True)
+class CaPlan:
+    """How an edge makes its CA."""
+
+    common_name: str = ""  # "": of the device
+    valid_days: int = CA_VALID_DAYS
+    threshold: Threshold = DEFAULT_THRESHOLD
+    rotates_key: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +77,7 @@ class ServerCertificate:
     @property
     def renew_at_s(self) -> float:
         """When to call `ensure_server_certificate` again, in seconds since 1970-01-01 UTC."""
-        return renewal_time_s(self.not_before_s, self.not_after_s)
-
-
-def renewal_time_s(not_before_s: float, not_after_s: float) -> float:
-    """Return when a certificate is due for renewal: at 80 % of its life."""
-    return not_before_s + (not_after_s - not_before_s) * RENEWAL_PERCENT / 100
-
-
-def is_due(not_before_s: float, not_after_s: float, now_s: float) -> bool:
-    """Tell whether a certificate has to be issued anew.
-
-    One that is not valid *yet* is not due: a device without a clock battery starts in the past, and a new
-    edge CA would lock out every downstream device over it.
-
-    Source: spec sheet security-daemon.md section 3.3
-    """
-    return not_before_s >= not_after_s or now_s >= renewal_time_s(not_before_s, not_after_s)
+        return DEFAULT_THRESHOLD.time_s(self.not_before_s, self.not_after_s)
 
 
 def server_names(host_name: str, listen: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
@@ -91,8 +89,8 @@ def server_names(host_name: str, listen: Iterable[str], extra: Iterable[str] = (
     return tuple(dict.fromkeys((host_name, "localhost", "edgeHub", *addresses, *extra)))
 
 
-def ensure_edge_ca(folder: Path, device_id: str, now_s: float, valid_days: int = CA_VALID_DAYS) -> EdgeCa:
-    """Return the edge CA in `folder`; issue a new one, with a new key, when there is none or it is due.
+def ensure_edge_ca(folder: Path, device_id: str, now_s: float, plan: CaPlan | None = None) -> EdgeCa:
+    """Return the edge CA in `folder`; issue a new one when there is none or it is due.
 
     Raises:
         ConfigError: the file is damaged, cannot be read, or its key is not the one of its certificate.
@@ -100,15 +98,24 @@ def ensure_edge_ca(folder: Path, device_id: str, now_s: float, valid_days: int =
     """
     make_private_folder(folder)
     path = folder / CA_FILE
+    plan = plan or CaPlan()
     found = _read(path)
-    if found is None or is_due(found.not_before_s, found.not_after_s, now_s):
+    if found is None or plan.threshold.is_due(found.not_before_s, found.not_after_s, now_s):
         from runtime import certificate_issue  # heavy: only when there is something to issue or inspect
 
-        issued = certificate_issue.issue_ca(f"aziot-edge CA {device_id}", now_s, valid_days)
+        name = plan.common_name or f"aziot-edge CA {device_id}"
+        key_pem = None if found is None or plan.rotates_key else path.read_bytes()
+        issued = certificate_issue.issue_ca(name, now_s, plan.valid_days, key_pem=key_pem)
+        if found is not None:
+            log.warning(
+                "the edge CA is renewed; devices that trust the one before need the new one%s: "
+                "`edge-actors cert show --pem`",
+                "" if plan.rotates_key else f" before {_date(found.not_after_s)}",
+            )
         found = _write(path, issued.private_key_pem + issued.chain_pem)
         log.info("edge CA issued, valid until %s", _date(found.not_after_s))
     _warn_when_not_yet_valid(path, found, now_s)
-    return EdgeCa(path, found.certificates_pem, found.not_before_s, found.not_after_s)
+    return EdgeCa(path, found.certificates_pem, found.not_before_s, found.not_after_s, plan.threshold)
 
 
 def ensure_named_ca(
@@ -128,7 +135,7 @@ def ensure_named_ca(
     found = _read(path)
     if (
         found is None
-        or is_due(found.not_before_s, found.not_after_s, now_s)
+        or DEFAULT_THRESHOLD.is_due(found.not_before_s, found.not_after_s, now_s)
         or set(names) - set(found.permitted)
     ):
         from runtime import certificate_issue
@@ -176,7 +183,10 @@ def ensure_server_certificate(
         found is not None
         and found.certificates_pem.endswith(ca.certificate_pem)
         and set(names) <= set(found.names)
-        and not is_due(found.not_before_s, found.not_after_s, now_s)
+        and (
+            not DEFAULT_THRESHOLD.is_due(found.not_before_s, found.not_after_s, now_s)
+            or found.not_after_s == ca.not_after_s > now_s  # another one would not last longer
+        )
     )
     if found is None or not usable:
         from runtime import certificate_issue

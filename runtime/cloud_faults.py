@@ -64,7 +64,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, place: str) -> CloudFau
     else:
         reason = (
             f"{what} is not trusted ({error.verify_message}); if the cloud has a CA of its own, as the "
-            "stand-in has, name its ca.pem with EDGE_ACTORS_CLOUD_CA"
+            "stand-in has, name its ca.pem with the setting cloud.ca"
         )
     return CloudFault(Fault.UNTRUSTED, reason)
 

@@ -26,13 +26,12 @@ REQUEST_LABEL: Final = "net.edge-actors.request"  # hash of the whole request, s
 REMARKS_LABEL: Final = "net.edge-actors.remarks"  # what a user should know of it, as a JSON list
 SOCKET_FOLDER: Final = "/var/run/iotedge"  # where modules of the reference have it
 HUB_NAME: Final = "edgeHub"
+AGENT_NAME: Final = "edgeAgent"  # whose metrics are asked for; nothing else of it is for containers
 # Whoever restarts or removes containers beside us would work against the restart policy of the deployment.
 LEFT_OUT: Final = ("RestartPolicy", "AutoRemove")
 _OPTION: Final = "createOptions: HostConfig."
 _KEEPER: Final = "is left out: restarts and removal follow the deployment"
-_NOT_ALLOWED: Final = (
-    "is left out: this device does not allow it (setting EDGE_ACTORS_ALLOW_ELEVATED_DOCKER_PERMISSIONS)"
-)
+_NOT_ALLOWED: Final = "is left out: this device does not allow it (setting allow_elevated_docker_permissions)"
 # As much as the log of a process module may have. The engine itself limits nothing.
 LOG_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
     "json-file": {"max-size": "10m", "max-file": "3"},
@@ -123,7 +122,7 @@ def create_request(
     mode = str(options.get(host, "NetworkMode") or "")
     if mode != "none" and not mode.startswith("container:"):
         given = {str(entry).partition(":")[0].casefold() for entry in options.get(host, "ExtraHosts") or ()}
-        names = dict.fromkeys((around.gateway_name, HUB_NAME))
+        names = dict.fromkeys((around.gateway_name, HUB_NAME, AGENT_NAME))
         options.append(
             host, "ExtraHosts", [f"{name}:{around.gateway}" for name in names if name.casefold() not in given]
         )

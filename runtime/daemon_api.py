@@ -17,8 +17,9 @@ import msgspec
 
 from runtime.http_exchange import Refusal, Response
 
+FIRST_VERSION = "2018-06-28"
 API_VERSIONS = frozenset(
-    ("2018-06-28", "2019-01-30", "2019-10-22", "2019-11-05", "2020-07-07", "2021-12-07", "2022-08-03")
+    (FIRST_VERSION, "2019-01-30", "2019-10-22", "2019-11-05", "2020-07-07", "2021-12-07", "2022-08-03")
 )
 
 Body = TypeVar("Body")
@@ -42,16 +43,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path with named segments in braces, such as `/modules/{m}/genid/{g}/sign`, and what answers it."""
+    """A path with named segments in braces, such as `/modules/{m}/genid/{g}/sign`, and what answers it.
+
+    For a request of a version before `since` it does not exist.
+    """
 
     method: str
     path: str
     answer: Callable[[Request, Mapping[str, str]], Response]
+    since: str = FIRST_VERSION
+    any_case: bool = False  # of the words of the path
 
     def match(self, path: str) -> Mapping[str, str] | None:
         """Return the decoded segments of a request's path, or None when it is another route's."""
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(self.path))
-        found = re.fullmatch(pattern, path)
+        found = re.fullmatch(pattern, path, re.IGNORECASE if self.any_case else 0)
         if found is None:
             return None
         try:
@@ -68,11 +74,11 @@ def find_route(routes: Sequence[Route], request: Request) -> tuple[Route, Mappin
         Refusal: 400 for a bad version or a method the path does not offer, 404 for an unknown path.
     """
     path, _, query = request.target.partition("?")
-    _check_version(query)
+    version = _checked_version(query)
     known = False
     for route in routes:
         segments = route.match(path)
-        if segments is None:
+        if segments is None or version < route.since:
             continue
         if route.method == request.method:
             return route, segments
@@ -99,12 +105,13 @@ def read_body(request: Request, shape: type[Body]) -> Body:
         raise Refusal(422, f"the request body is not what is expected: {exc}") from exc
 
 
-def _check_version(query: str) -> None:
+def _checked_version(query: str) -> str:
     versions = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == "api-version"]
     if not versions:
         raise Refusal(400, "api-version not specified")
     if versions[0] not in API_VERSIONS:
         raise Refusal(400, f'invalid api-version "{versions[0]}"')
+    return versions[0]
 
 
 def _is_json(content_type: str | None) -> bool:

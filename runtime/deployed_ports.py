@@ -9,7 +9,8 @@ from dataclasses import replace
 from actors.deployment import Deployment
 from actors.hub_ports import hub_ports
 from actors.module_spec import BuiltInSettings
-from runtime.config import ListenAddress, Settings, default_hostname
+from runtime.listen_addresses import ListenAddress, default_hostname
+from runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 

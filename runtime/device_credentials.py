@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,14 +18,20 @@ from messaging.errors import AuthError, ConfigError
 from messaging.sas import decode_key
 from messaging.text import quoted
 
-STANDARD_INPUT: Final = Path("-")
-LONGEST_FILE_BYTES: Final = 64 * 1024
 WHERE_FROM: Final = "`az iot hub device-identity connection-string show -n HUB -d DEVICE` shows it"
 SHORTEST_KEY_BYTES: Final = 16  # of an enrollment
 LONGEST_KEY_BYTES: Final = 64
 
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _KEY_PART: Final = re.compile(r"(?<![A-Za-z])(SharedAccessKey\s*=\s*)([^;=\s]+)={0,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityFiles:
+    """The certificate of this device with those above it, and its private key; PEM files."""
+
+    cert: Path
+    key: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,40 +42,9 @@ class Enrollment:
     port: int
     id_scope: str
     registration_id: str
-    key: str = field(repr=False)  # base64; of this device, already derived where there is a group
-
-
-def read_secret_file(path: Path, origin: str) -> str:
-    """Return the text in a file, or on standard input for `-`, without what surrounds it.
-
-    Args:
-        origin: Of the setting that named the file, for errors.
-
-    Raises:
-        ConfigError: it cannot be read, is empty, too long or no text.
-    """
-    name = "standard input" if path == STANDARD_INPUT else f"'{path}'"
-    try:
-        if path == STANDARD_INPUT:
-            data = sys.stdin.buffer.read(LONGEST_FILE_BYTES + 1)
-        else:
-            with open(path, "rb") as file:
-                data = file.read(LONGEST_FILE_BYTES + 1)
-    except OSError as exc:
-        raise ConfigError(
-            f"{origin}: {name} cannot be read: {exc.strerror}; name a file that this user may read"
-        ) from exc
-    if len(data) > LONGEST_FILE_BYTES:
-        raise ConfigError(
-            f"{origin}: {name} has more than {LONGEST_FILE_BYTES} bytes; it has to hold one line"
-        )
-    try:
-        text = data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{origin}: {name} is no text; it has to hold one line of ASCII") from exc
-    if not text:
-        raise ConfigError(f"{origin}: {name} is empty; {WHERE_FROM}")
-    return text
+    key: str = field(default="", repr=False)  # base64; of this device, already derived where there is a group
+    files: IdentityFiles | None = None  # instead of a key
+    payload: str = ""  # JSON, for an allocation of one's own
 
 
 def device_connection_string(text: str, origin: str) -> ConnectionString:
@@ -89,8 +63,9 @@ def device_connection_string(text: str, origin: str) -> ConnectionString:
         )
     if re.search(r"(^|;)\s*x509\s*=", plain, re.IGNORECASE):
         raise ConfigError(
-            f"{origin}: this device proves itself with a certificate; an edge needs a device with a key: "
-            "create one with `az iot hub device-identity create -n HUB -d DEVICE --edge-enabled`"
+            f"{origin}: this device proves itself with a certificate, and a connection string does not say "
+            "where that is; give its host name and device id with EDGE_ACTORS_IOTHUB_HOSTNAME and "
+            "EDGE_ACTORS_DEVICE_ID, and the files with EDGE_ACTORS_IDENTITY_CERT and EDGE_ACTORS_IDENTITY_PK"
         )
     try:
         found = parse_connection_string(_KEY_PART.sub(_padded, plain))

@@ -61,6 +61,7 @@ class DockerRuntime:
         *,
         environment: Callable[[ModuleSpec, ModuleAccess], dict[str, str]],
         collection: CollectionTimes | None = None,
+        own_credentials: Sequence[RegistryCredential] = (),
     ) -> None:
         """Keep what is needed.
 
@@ -69,7 +70,9 @@ class DockerRuntime:
             marker: File in the home that is there when containers were made.
             environment: The variables of a module.
             collection: When unused images are removed; None: never.
+            own_credentials: Of this device, for registries that a deployment has none for.
         """
+        self._own_credentials = tuple(own_credentials)
         self._marker = marker
         self._first = False  # whether there were no containers before this run
         self._lock = threading.Lock()
@@ -147,7 +150,8 @@ class DockerRuntime:
         on_progress: OnPreparation,
     ) -> None:
         """Fetch the images of these modules; see ModuleRuntime."""
-        preparation = ImagePreparation(self._engine, self._images, modules, credentials, on_progress)
+        accounts = (*credentials, *self._own_credentials)  # the first that fits is used
+        preparation = ImagePreparation(self._engine, self._images, modules, accounts, on_progress)
         with self._lock:
             earlier, self._preparation = self._preparation, preparation
         if earlier is not None:
@@ -156,7 +160,7 @@ class DockerRuntime:
 
     def deployed(self, modules: Sequence[ModuleSpec], credentials: Sequence[RegistryCredential]) -> None:
         """Take these for the deployment in force; see ModuleRuntime."""
-        self._images.credentials = tuple(credentials)
+        self._images.credentials = (*credentials, *self._own_credentials)
         images = [one.settings.image for one in modules if isinstance(one.settings, DockerSettings)]
         if images or self.in_use:
             self._use.deployed(images)

@@ -1,10 +1,11 @@
-"""Asks the Device Provisioning Service which IoT Hub this device belongs to, with a symmetric key.
+"""Asks the Device Provisioning Service which IoT Hub this device belongs to, with a key or a certificate.
 
 Source: spec sheet security-daemon.md section 5.2
 """
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -43,16 +44,19 @@ def register(
         EnvironmentFault: it cannot be reached, or does not come to an end.
     """
     place = f"/{quote(enrollment.id_scope)}/registrations/{quote(enrollment.registration_id, safe='')}"
-    audience = f"{enrollment.id_scope}/registrations/{enrollment.registration_id}"
-    key = sas.decode_key(enrollment.key)
-    token = sas.make_token(audience, key, int(now_s()) + TOKEN_S, KEY_NAME)
-    headers = {"Authorization": token}
+    headers = {}
+    if enrollment.files is None:
+        audience = f"{enrollment.id_scope}/registrations/{enrollment.registration_id}"
+        key = sas.decode_key(enrollment.key)
+        headers["Authorization"] = sas.make_token(audience, key, int(now_s()) + TOKEN_S, KEY_NAME)
     ends_s = monotonic_s() + LIMIT_S
-    service = Service(enrollment.host, enrollment.port, ca_pem)
+    service = Service(enrollment.host, enrollment.port, ca_pem, identity=enrollment.files)
     name = f"the provisioning service {service}"
     try:
         with HttpsClient(service) as client:
-            body = {"registrationId": enrollment.registration_id}
+            body: dict[str, Any] = {"registrationId": enrollment.registration_id}
+            if enrollment.payload:
+                body["payload"] = json.loads(enrollment.payload)
             target = f"{place}/register?api-version={API_VERSION}"
             answer = client.call("PUT", target, body, headers)
             while (state := _text(answer.body, "status")) in ("assigning", "unassigned"):
@@ -87,10 +91,11 @@ def _failed(exc: CloudError, enrollment: Enrollment) -> ConfigError | Environmen
             f"the provisioning service cannot be asked which device this is: {fault.reason}; a device needs "
             "it at its first start, later ones work offline"
         )
+    proof = "key" if enrollment.files is None else "certificate"
     return ConfigError(
         f"the provisioning service refuses registration {quoted(enrollment.registration_id)} of id scope "
-        f"{quoted(enrollment.id_scope)}: {fault.reason}; compare EDGE_ACTORS_DPS_ID_SCOPE, "
-        "EDGE_ACTORS_DPS_REGISTRATION_ID and the key with the enrollment"
+        f"{quoted(enrollment.id_scope)}: {fault.reason}; compare provisioning.id_scope, "
+        f"registration_id and the {proof} with the enrollment"
     )
 
 

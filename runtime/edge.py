@@ -16,18 +16,22 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from actors import hub_config
+from actors.actor_metrics import actor_families
 from actors.addresses import AGENT, AGENT_PROCESS, SECURITY
 from actors.agent import AgentActor
 from actors.agent_link import LINK
+from actors.agent_metrics import AgentMetrics
+from actors.agent_metrics_actor import AgentMetricsActor
 from actors.agent_root import AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.deployment import Deployment
@@ -36,12 +40,15 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
+from actors.metric_registry import Registry
 from actors.module_spec import (
+    EDGE_AGENT,
     EDGE_CLOUD,
     EDGE_HUB,
     DesiredStatus,
     DockerSettings,
     ModuleSpec,
+    ModuleStatus,
     ProcessSettings,
     RestartPolicy,
     StandInSettings,
@@ -58,43 +65,60 @@ from actors.security import SecurityActor
 from actors.supervisor_messages import RestartModule
 from actors.upstream_protocol import UpstreamProtocol
 from messaging.address import child_of
+from messaging.broker.config import BrokerSpec
+from messaging.clock import SystemClock
 from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine, listening_sockets
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
+from runtime.agent_metrics_files import CheckpointFile, ScrapeFiles
+from runtime.agent_metrics_sockets import AgentMetricsSockets
 from runtime.atomic_file import write_private_file
+from runtime.bridge_settings import OwnNames, check_bridge_settings
 from runtime.certificates import server_names
-from runtime.config import Settings, amqp_addresses, remember_device, web_addresses
 from runtime.deployed_ports import as_deployed
+from runtime.device_file import remember_device
 from runtime.docker_runtime import DockerRuntime
 from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
 from runtime.edge_deployment import Chosen, EdgeDeployments, choose
 from runtime.edge_modules import EdgeModules
 from runtime.edge_security import EdgeSecurity
 from runtime.embedded_cloud import SAMPLE, EmbeddedCloud, embedded_cloud
+from runtime.exit_codes import DONE, PART_FAILED
+from runtime.given_ca import GivenCa, ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
 from runtime.lean_memory import share_one_arena
+from runtime.listen_addresses import amqp_addresses, metrics_addresses, web_addresses
 from runtime.listening_sockets import Use
+from runtime.machine_look import MachineLook
+from runtime.management_server import ManagementServer
+from runtime.measured_runtime import MeasuredRuntime
+from runtime.metrics_server import MetricsServer
 from runtime.module_records import ModuleRecordFiles
 from runtime.module_runtimes import ModuleRuntimes
 from runtime.module_users import ModuleUsers, group_of
 from runtime.one_core import on_one_core
-from runtime.process_end import FAILED, end_at_once
+from runtime.process_end import end_at_once
 from runtime.provisioning import Provisioned, enrollment_of, provision, remember
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
+from runtime.service_manager import ServiceManager, SignsOfLife
+from runtime.settings import Settings
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of
 from runtime.trust_bundle import trusted_pem
 
+if TYPE_CHECKING:  # imported when somebody asks
+    from runtime.management_api import ManagementApi
+
 log = logging.getLogger(__name__)
 
-DONE: Final = 0
 MOVED: Final = -1  # to another IoT Hub or key; never an exit code
+ANEW: Final = -2  # the program is to be run again with the settings of now; never an exit code
 ACTORS_STOP_LIMIT_S: Final = 15.0  # after the modules have ended
 COPIED: Final = (
     "home %s was copied or moved here from another machine or folder; it is still device '%s'. "
@@ -105,24 +129,34 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 KILL_LIMIT_S: Final = 5.0  # for everything to end after the second Ctrl-C
 
 
-def run_edge(settings: Settings, deployment_path: Path | None, for_s: float | None = None) -> int:
+def run_edge(
+    settings: Settings,
+    deployment_path: Path | None,
+    for_s: float | None = None,
+    read_again: Callable[[], object] | None = None,
+) -> int:
     """Run an edge until SIGTERM, SIGINT, or for `for_s` seconds. In the main thread: it takes the signals.
 
     Args:
         settings: Home, addresses, names and limits.
         deployment_path: The manifest; None: what the cloud says.
         for_s: How long to run, None for as long as nobody ends it.
+        read_again: Reads the settings of now, to see whether they are right; None: the caller cannot
+            run the program again.
 
     Returns:
-        0 when it ended as asked, 70 when a part of it failed for good.
+        0 when it ended as asked, 70 when a part of it failed for good, ANEW when it is to be run again.
 
     Raises:
         ConfigError: deployment or settings are wrong; nothing was started or changed.
         EnvironmentFault: port in use, another edge on this home, home not writable; nothing was started.
     """
     share_one_arena()
+    for remark in settings.remarks:
+        log.warning("%s", remark)
     limit = _TimeLimit(for_s)
-    while (code := _run_as_provisioned(settings, deployment_path, limit)) == MOVED:
+    manager = ServiceManager.from_environment(os.environ)
+    while (code := _run_as_provisioned(settings, deployment_path, limit, manager, read_again)) == MOVED:
         log.info("starting anew, as the device that this is by now")
     return code
 
@@ -141,10 +175,19 @@ class _TimeLimit:
         return self._ends_s
 
 
-def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit: _TimeLimit) -> int:
+def _run_as_provisioned(
+    settings: Settings,
+    deployment_path: Path | None,
+    limit: _TimeLimit,
+    manager: ServiceManager | None,
+    read_again: Callable[[], object] | None,
+) -> int:
     """Run until the end, or until the edge is another device or has another key: MOVED."""
     check_home(settings.home)
     settings, provisioned = provision(settings)
+    ca = ca_source(settings)
+    if isinstance(ca, GivenCa):  # a mistake of the user's is told before anything is started
+        ca.read(Home(settings.home).certificates, settings.hostname, time.time())
     cloud = embedded_cloud(settings, provisioned)
     origin = Origin.CLOUD if cloud is None else Origin.LOCAL
     first = None if cloud is None else cloud.first_deployment
@@ -173,7 +216,9 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
         as_set, settings = settings, as_deployed(settings, deployment)
         containers = container_runtime(settings, run)
         settings = listening_for_containers(settings, deployment, containers)
-        edge = _Edge(settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask)
+        edge = _Edge(
+            settings, as_set, provisioned, cloud, chosen, deployment_path, run, containers, umask, read_again
+        )
         stack.callback(edge.close)
         try:
             edge.prepare()
@@ -181,7 +226,7 @@ def _run_as_provisioned(settings: Settings, deployment_path: Path | None, limit:
             containers.take_back_gateway()
             edge.take_back_cloud()
             raise
-        return edge.run(limit.begin())
+        return edge.run(limit.begin(), manager)
 
 
 def upstream_protocol(settings: Settings, deployment: Deployment) -> UpstreamProtocol:
@@ -206,12 +251,34 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         key_file=str(certificate),
         twins={module: dict(desired) for module, desired in deployment.twins.items()},
         routes=route_texts(hub),
+        broker=hub.broker,
+        bridge_settings=str(_bridge_settings(settings, hub.broker)),
         ttl_s=hub.ttl_s,
         environment=deployment.hub_environment.values,
         message_db=str(_message_db(settings, deployment)),
         max_store_bytes=hub.max_size_bytes,
         drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
     )
+
+
+def fixed_part(config: HubConfig) -> bytes:
+    """Return what of its configuration a hub cannot change while it lives.
+
+    It is told of new routes, twins and rules of the broker; whether it has a broker is settled at its start.
+    """
+    broker = None if config.broker is None else BrokerSpec()
+    return hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}, broker=broker))
+
+
+def _bridge_settings(settings: Settings, broker: BrokerSpec | None) -> Path:
+    """Return where the hub looks for other brokers; what is wrong there is said."""
+    path = settings.bridge_settings or Home(settings.home).bridges
+    if broker is not None and broker.bridges:
+        try:
+            check_bridge_settings(path, OwnNames(settings.device_id, settings.iothub_hostname))
+        except EdgeError as exc:
+            log.warning("a bridge will not connect: %s", exc)
+    return path
 
 
 def _cloud_ca_file(settings: Settings) -> str:
@@ -241,6 +308,7 @@ class _Edge:
         run: RunDirectory,
         containers: DockerRuntime,
         umask: int,
+        read_again: Callable[[], object] | None,
     ) -> None:
         self._settings = settings
         self._as_set = as_set  # before a deployment and containers changed where the hub listens
@@ -265,10 +333,12 @@ class _Edge:
         self._cloud_was_started = False
         self._failure = ""
         self._root_ended = False
-        self._is_moved = False
+        self._is_moved = self._is_anew = False
+        self._read_again = read_again
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
+        self._management = ManagementServer(run.path)
         self._link = AgentLinkChoice(upstream_protocol(settings, chosen.deployment))
         self._containers = containers
         containers.tell_gateway(self._listen_for_container)
@@ -280,12 +350,28 @@ class _Edge:
             names=self._names,
             deployment_folder=chosen.folder,
             log_level=settings.log_level,
+            log_format=settings.log_format,
             isolation=ProcessIsolation(settings.process_isolation, self._users),
             umask=umask,
             hub_sockets=self._sockets_for_hub,
             close_hub_sockets=self._hub_sockets.close,
             cloud_sockets=cloud.for_process if cloud else lambda: ({}, ()),
         )
+        self._metrics_common = (
+            ("iothub", settings.iothub_hostname),
+            ("edge_device", settings.device_id),
+            ("instance_number", str(uuid.uuid4())),
+        )
+        environment = chosen.deployment.agent_environment
+        self._metrics = AgentMetrics(
+            Registry(
+                SystemClock(),
+                self._metrics_common,
+                histogram_age_s=environment.metrics_histogram_max_age_s,
+            )
+        )
+        self._metrics_server = MetricsServer()
+        self._metrics_sockets = AgentMetricsSockets(self._metrics_server)
         self._modules = ModuleRuntimes(processes, containers)
 
     def prepare(self) -> None:
@@ -301,7 +387,7 @@ class _Edge:
         home.close_entries()
         if self._cloud is not None:
             self._start_cloud(self._cloud)
-        remember_device(settings)
+        remember_device(settings.home, settings.device_id)
         remember(home, self._provisioned, same_hub=self._cloud is not None)
         if came_from_elsewhere(home.path):
             log.warning(COPIED, home.path, settings.device_id)
@@ -311,12 +397,14 @@ class _Edge:
             names=self._names,
             server_names=_server_names(settings),
             process_of=self._modules.process_of,
+            ca=ca_source(settings),
             trusted_pem=trusted_pem(settings),
             provisioned=self._provisioned,
             group_of=self._group_of,
             image_of=self._image_of,
             now_s=time.time,
         )
+        self._management.open()
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
         self._deployment = self._with_hub_version(settings, self._deployment, config)
         last = LastDeployment(home.last_deployment, self._security.keys)
@@ -335,6 +423,7 @@ class _Edge:
             self._end_hub()  # for its ports; with the sockets in hand its supervisor replaces it
             self._hub_sockets.bind()
         write_private_file(home.hub_config, hub_config.encode(config))
+        self._tell_metrics()
         credentials = self._deployment.runtime.registry_credentials.values()
         self._modules.deployed(tuple(self._deployment.modules.values()), tuple(credentials))
 
@@ -346,38 +435,59 @@ class _Edge:
             self._modules.remove(EDGE_CLOUD)
             self._cloud.remove_run_directory()
 
-    def run(self, ends_s: float | None) -> int:
-        """Start the actors and wait for the end, at the latest until this monotonic time."""
+    def run(self, ends_s: float | None, manager: ServiceManager | None) -> int:
+        """Start the actors and wait for the end, at the latest until this monotonic time.
+
+        Args:
+            ends_s: That time; None: for as long as nobody ends it.
+            manager: Who is told how the edge is; None: nobody.
+        """
         bus = self._bus = ZmqBus(AGENT_PROCESS, self._run.path)
+        security = self._security
+        assert security is not None
         began_s = time.time()
+        assert self._security is not None
+        self._security.note_module(EDGE_AGENT, ModuleStatus.RUNNING.value, began_s, None)
         with self._signals_caught():
-            root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s), exported=True)
             system = ThreadSystem(bus, end_process=end_at_once)
+            root = ChildSpec(AGENT_PROCESS, lambda: self._root(began_s, system), exported=True)
             on_one_core(lambda: system.spawn(root, AGENT_PROCESS, "", self._on_root_end))
-            log.info("edge %s runs, home %s", self._settings.device_id, self._home.path)
+            self._management.serve(lambda: self._management_api(began_s))
+            signs = SignsOfLife(manager, bus) if manager is not None else None
+            log.info("edge %s runs, version %s, home %s", self._settings.device_id, VERSION, self._home.path)
+            log.info("certificates of this edge: %s", security.validity())
             if not self._chosen.file_name and self._chosen.kept is None:
                 log.info("waiting for a deployment from %s", self._settings.iothub_hostname)
             self._wait(ends_s)
+            if signs is not None:
+                goes_on = self._is_moved or self._is_anew
+                signs.stopping(self._stop_limit_s + 2 * KILL_LIMIT_S, for_good=not goes_on)
             if not self._root_ended:
-                log.info("stopping")
+                log.info("edge %s is stopping", self._settings.device_id)
                 bus.send(AGENT_PROCESS, StopEdge())
                 self._wait_for_end(bus)
+            if signs is not None:
+                signs.close()
         if self._failure or not self._root_ended:
             # Actors may still run, so the bus is left to the end of this process; so are the modules, which
             # the next agent takes over.
             log.error("the edge failed: %s", self._failure or "the actors did not stop in time")
-            return FAILED
+            return PART_FAILED
         self._modules.kill_all()
         bus.close()
-        log.info("stopped")
+        log.info("edge %s has stopped", self._settings.device_id)
+        if self._is_anew:
+            return ANEW
         return MOVED if self._is_moved else DONE
 
     def close(self) -> None:
         """Give everything back but modules that outlived a failure."""
+        self._management.close()
         if self._security is not None:
             self._security.close()
         self._modules.close()
         self._hub_sockets.close()
+        self._metrics_sockets.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         if self._root_ended and not self._failure:
@@ -396,9 +506,23 @@ class _Edge:
         module = self._deployment.modules.get(name)
         return module.settings.image if module and isinstance(module.settings, DockerSettings) else None
 
+    def _management_api(self, began_s: float) -> ManagementApi:
+        """In a thread of its server."""
+        from runtime.management_api import ManagementApi, commands_of
+
+        security = self._security
+        assert security is not None
+        return ManagementApi(
+            self._home,
+            security.keys,
+            modules=security.states,
+            command=commands_of(self._home.path),
+            started_s=began_s,
+        )
+
     # the actors
 
-    def _root(self, began_s: float) -> AgentRootActor:
+    def _root(self, began_s: float, system: ThreadSystem) -> AgentRootActor:
         security = self._security
         assert security is not None
         enrollment = enrollment_of(self._settings, self._provisioned)
@@ -406,14 +530,39 @@ class _Edge:
         cloud = (
             ()
             if self._provisioned is None
-            else cloud_actors(self._provisioned, self._home, self._link.connections)
+            else cloud_actors(self._provisioned, self._home, self._link.connections, self._metrics)
         )
         return AgentRootActor(
             lambda: SecurityActor(security, REGISTRY if registry else ""),
             lambda: RegistryActor(registry, security=SECURITY, random=random.random),
             lambda: self._agent(began_s),
             cloud,
+            self._start_anew,
+            lambda: self._metrics_actor(began_s, system),
         )
+
+    def _metrics_actor(self, began_s: float, system: ThreadSystem) -> AgentMetricsActor:
+        common = self._metrics_common
+        return AgentMetricsActor(
+            self._metrics,
+            self._metrics_server,
+            (lambda: actor_families("edgeAgent_", common, system.counts()),),
+            look_at_machine=MachineLook(self._metrics, began_s).look_soon,
+            checkpoint=CheckpointFile(self._home.availability),
+            kept=ScrapeFiles(self._home.quality),
+            link=LINK if self._provisioned else "",
+        )
+
+    def _tell_metrics(self) -> None:
+        """Tell metrics where and as the deployment in force wants it."""
+        environment = self._deployment.agent_environment
+        self._metrics.configure(environment)
+        host = {"operatingSystemType": "linux", "architecture": os.uname().machine, "version": VERSION}
+        self._metrics.is_edge(VERSION, host)
+        addresses = (
+            metrics_addresses(self._settings, environment.metrics_port) if environment.metrics_enabled else ()
+        )
+        self._metrics_sockets.listen_on(addresses, f"/{environment.metrics_suffix}")
 
     def _agent(self, began_s: float) -> AgentActor:
         keeper = self._keeper
@@ -421,7 +570,7 @@ class _Edge:
         return AgentActor(
             keeper,
             security=SECURITY,
-            runtime=self._modules,
+            runtime=MeasuredRuntime(self._modules, self._metrics),
             records=self._records,
             stop_grace_s=self._settings.stop_grace_s,
             hub_grace_s=self._hub_grace_s,
@@ -432,12 +581,26 @@ class _Edge:
             cloud=None if self._cloud is None else _cloud_spec(self._cloud),
             until_ready=self._settings.start_when_ready,
             trial_s=self._settings.deployment_trial,
+            metrics=self._metrics,
         )
 
     def _on_moved(self) -> None:
         """In a worker thread: stop as if asked to; what comes next is another device, or has another key."""
         self._is_moved = True
         os.write(self._wake_writer, bytes([signal.SIGTERM]))
+
+    def _start_anew(self) -> str:
+        """In the thread of the root actor: stop as if asked to, unless what would come next is wrong."""
+        if self._read_again is None:
+            return "this edge cannot start anew by itself; end it and start it"
+        try:
+            self._read_again()
+        except EdgeError as exc:
+            return f"it goes on with its old settings, because the new ones are wrong for it: {exc}"
+        log.info("starting anew with other settings")
+        self._is_anew = True
+        os.write(self._wake_writer, bytes([signal.SIGTERM]))
+        return ""
 
     def _on_root_end(self, reason: str) -> None:
         """In the thread of the root actor."""
@@ -473,10 +636,7 @@ class _Edge:
 
     def _wait_for_end(self, bus: ZmqBus) -> None:
         """Wait until all actors have stopped; a second signal ends the modules at once."""
-        groups = len(start_groups(self._deployment))
-        grace_s = self._settings.stop_grace_s
-        limit_s = groups * (grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
-        limit_s += max(0.0, self._hub_grace_s - grace_s)
+        limit_s = self._stop_limit_s
         if self._wait(time.monotonic() + limit_s):
             log.warning("asked again: modules are killed")
         elif not self._root_ended:
@@ -486,6 +646,14 @@ class _Edge:
             self._wait_through_signals(KILL_LIMIT_S)
         if not self._root_ended:
             self._modules.kill_all()
+
+    @property
+    def _stop_limit_s(self) -> float:
+        """How long modules and actors may take to end."""
+        groups = len(start_groups(self._deployment))
+        grace_s = self._settings.stop_grace_s
+        limit_s = groups * (grace_s + KILL_LIMIT_S) + ACTORS_STOP_LIMIT_S
+        return limit_s + max(0.0, self._hub_grace_s - grace_s)
 
     def _wait_through_signals(self, limit_s: float) -> None:
         ends_s = time.monotonic() + limit_s
@@ -530,6 +698,7 @@ class _Edge:
                 return
             self._hub_sockets.listen_on(hub_listeners(settings, self._environment))
             self._settings = settings
+        self._tell_metrics()
         log.info("containers look for the hub at %s; it is restarted to listen there too", gateway)
         self._bus.send(child_of(AGENT, EDGE_HUB), RestartModule(EDGE_HUB))
 
@@ -591,6 +760,7 @@ class _Edge:
             write_private_file(self._home.hub_config, hub_config.encode(config))
             self._settings, self._deployment, self._environment = settings, made, environment
         self._link.choose(upstream_protocol(settings, deployment))
+        self._tell_metrics()
         credentials = deployment.runtime.registry_credentials.values()
         self._modules.deployed(tuple(deployment.modules.values()), tuple(credentials))
         return made
@@ -612,19 +782,16 @@ class _Edge:
             listen=settings.listen,
             web_listen=settings.web_listen,
             amqp_listen=settings.amqp_listen,
+            bridge=settings.bridge,
         )
 
     def _with_hub_version(self, settings: Settings, deployment: Deployment, config: HubConfig) -> Deployment:
-        """Make configuration and addresses part of what the hub is made from: a change replaces it.
-
-        Not its routes and twins: a hub that lives is told of new ones.
-        """
+        """Make configuration and addresses part of what the hub is made from: a change replaces it."""
         hub = deployment.edge_hub
         if hub is None:
             return deployment
-        fixed = hub_config.encode(msgspec.structs.replace(config, routes=(), ttl_s=None, twins={}))
         listeners = hub_listeners(settings, deployment.hub_environment.values)
-        digest = hashlib.sha256(f"{listeners} ".encode() + fixed).hexdigest()[:16]
+        digest = hashlib.sha256(f"{listeners} ".encode() + fixed_part(config)).hexdigest()[:16]
         return replace(deployment, edge_hub=replace(hub, version=f"{hub.version}+{digest}"))
 
     def _hub_is_current(self) -> bool:
@@ -654,12 +821,20 @@ def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wante
     amqp = amqp_addresses(settings, environment.amqp_port) if has_amqp else ()
     web = web_addresses(settings, environment.http_port) if environment.http_enabled else ()
     plain = [settings.plain_listen] if settings.plain_listen and environment.mqtt_enabled else []
-    by_use = ((Use.MQTT, mqtt), (Use.AMQP, amqp), (Use.WEB, web), (Use.PLAIN_MQTT, plain))
+    metrics = metrics_addresses(settings, environment.metrics_port) if environment.serves_metrics else ()
+    by_use = (
+        (Use.MQTT, mqtt),
+        (Use.AMQP, amqp),
+        (Use.WEB, web),
+        (Use.PLAIN_MQTT, plain),
+        (Use.METRICS, metrics),
+    )
     asked_for = {
         Use.MQTT: True,
         Use.AMQP: "amqp_listen" in settings.given,
         Use.WEB: "web_listen" in settings.given,
         Use.PLAIN_MQTT: True,
+        Use.METRICS: False,
     }
     return [
         Wanted(

@@ -9,14 +9,15 @@ from actors.deployment import Deployment
 from actors.module_spec import DockerSettings, ModuleSpec
 from actors.ports import ModuleAccess
 from messaging.errors import EdgeError
-from runtime.config import MQTT_TLS_PORT, ListenAddress, Settings, local_name
 from runtime.container_maker import ContainerNames
 from runtime.container_request import gateway_name
 from runtime.docker_runtime import DockerRuntime
 from runtime.home import Home
 from runtime.image_collector import CollectionTimes
+from runtime.listen_addresses import MQTT_TLS_PORT, ListenAddress, local_name
 from runtime.module_environment import EdgeNames, module_variables
 from runtime.run_directory import RunDirectory
+from runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,13 @@ def container_runtime(settings: Settings, run: RunDirectory) -> DockerRuntime:
         collection = CollectionTimes(
             settings.image_gc_interval, settings.image_gc_threshold, settings.image_gc_time
         )
-    return DockerRuntime(names, Home(run.home).containers, environment=environment, collection=collection)
+    return DockerRuntime(
+        names,
+        Home(run.home).containers,
+        environment=environment,
+        collection=collection,
+        own_credentials=settings.registry_credentials,
+    )
 
 
 def listening_for_containers(
@@ -64,6 +71,8 @@ def listening_for_containers(
 
 def with_gateway(settings: Settings, gateway: str) -> Settings:
     """Return the settings with this address among those listened on; the same object when it is already."""
+    if settings.bridge != gateway:
+        settings = replace(settings, bridge=gateway)
     if any(one.port == MQTT_TLS_PORT and one.host in (gateway, "0.0.0.0") for one in settings.listen):
         return settings
     # Device SDKs know no other port, whatever port the others listen on.

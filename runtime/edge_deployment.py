@@ -21,10 +21,10 @@ from actors.deployment_keeper import KeptDeployment
 from actors.hub_manifest import parse_hub_desired
 from actors.process_permission import Origin
 from messaging.errors import ConfigError
-from runtime.config import Settings
 from runtime.home import Home
 from runtime.key_store import KeyStore
 from runtime.last_deployment import LastDeployment
+from runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ from runtime.caller import ModuleProcess
 from runtime.home import Home
 from runtime.isolation import ProcessIsolation
 from runtime.log_rotation import LogRotation
+from runtime.logging_setup import FORMAT_VARIABLE, LEVEL_VARIABLE
 from runtime.module_environment import EdgeNames, module_variables
 from runtime.process_module import ModuleExit, ProcessSpec, RunningModule
 from runtime.process_runtime import ProcessRuntime
@@ -55,6 +56,7 @@ class EdgeModules:
         names: EdgeNames,
         deployment_folder: Path,
         log_level: str,
+        log_format: str,
         isolation: ProcessIsolation,
         umask: int = -1,
         hub_sockets: Sockets,
@@ -68,6 +70,7 @@ class EdgeModules:
             names: What modules are told of this edge.
             deployment_folder: Relative commands and working folders start here.
             log_level: Of our own processes.
+            log_format: Of their logs.
             isolation: As whom the user's modules run.
             umask: Of the user's modules; -1 is our own.
             hub_sockets: Environment and descriptors of the listening sockets, bound when first needed; raises
@@ -79,6 +82,7 @@ class EdgeModules:
         self._names = names
         self._deployment_folder = deployment_folder
         self._log_level = log_level
+        self._log_format = log_format
         self._isolation = isolation
         self._umask = umask
         self._hub_sockets = hub_sockets
@@ -234,7 +238,8 @@ class EdgeModules:
         environment = {
             **self._common_environment(RUN_BASE),
             **sockets,
-            "EDGE_ACTORS_LOG_LEVEL": self._log_level,
+            LEVEL_VARIABLE: self._log_level,
+            FORMAT_VARIABLE: self._log_format,
             "PYTHONPATH": str(SOURCES),
         }
         command = (sys.executable, "-m", program, *arguments)

@@ -14,24 +14,32 @@ from actors.module_spec import EDGE_AGENT, EDGE_HUB
 from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
+from messaging.time_text import iso_utc
 from runtime import process_table
 from runtime.atomic_file import write_private_file
 from runtime.caller import ModuleContainer, ModuleProcess
-from runtime.certificates import EdgeCa, ServerCertificate, ensure_edge_ca, ensure_server_certificate
+from runtime.certificates import (
+    CaPlan,
+    EdgeCa,
+    ServerCertificate,
+    ensure_edge_ca,
+    ensure_server_certificate,
+)
 from runtime.cloud_registry import CloudRegistry
 from runtime.device_credentials import Enrollment
+from runtime.given_ca import LOOK_EVERY_S, GivenCa, names_within
 from runtime.home import Home
 from runtime.hub_identities import own_identities, with_scope
 from runtime.key_content import Identity
 from runtime.key_store import KeyStore
 from runtime.leaf_rules import adopt
+from runtime.module_details import ModuleState
 from runtime.module_environment import EdgeNames, module_variables
 from runtime.provisioning import Provisioned
 from runtime.scope_file import ScopeFile
 from runtime.trust_bundle import ders
 
 if TYPE_CHECKING:  # imported with the first module that gets a socket: the hub needs none
-    from runtime.workload_api import ModuleState
     from runtime.workload_server import WorkloadServer
 
 DEBUG_FOLDER: Final = "d"  # as the next
@@ -45,6 +53,7 @@ class _Noted:
     status: str
     since_s: float | None
     exit_code: int | None
+    image_id: str
 
 
 class EdgeSecurity:
@@ -58,6 +67,7 @@ class EdgeSecurity:
         names: EdgeNames,
         server_names: tuple[str, ...],
         process_of: Callable[[str], ModuleProcess | ModuleContainer | None],
+        ca: CaPlan | GivenCa | None = None,
         trusted_pem: str = "",
         provisioned: Provisioned | None = None,
         group_of: Callable[[str], int | None] = lambda name: None,
@@ -72,6 +82,7 @@ class EdgeSecurity:
             names: Of this edge, as modules are told and as they stand in tokens.
             server_names: What clients may call the hub; the first is its host name.
             process_of: The process or container of a module, None while it does not run.
+            ca: How the edge CA is made, or where somebody put it; None: as usual.
             trusted_pem: CA certificates that are trusted besides the edge CA.
             provisioned: Which device of which IoT Hub this edge is, None without a cloud.
             group_of: The group id that alone may use the socket of a module, None for anybody.
@@ -91,6 +102,8 @@ class EdgeSecurity:
         self._image_of = image_of
         self._now_s = now_s
         self._trusted_pem = trusted_pem
+        self._ca_source = ca or CaPlan()
+        self._looked_s = 0.0
         self._keys = KeyStore.ensure(home.keys, names.device_id, now_s())
         self._provisioned = provisioned
         self._scope: ScopeFile | None = None
@@ -210,8 +223,14 @@ class EdgeSecurity:
         with self._renewing:
             before = getattr(self, "_certificate", None)
             folder = self._home.certificates
-            self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s)
-            self._certificate = ensure_server_certificate(folder, self._server_names, self._ca, now_s)
+            source = self._ca_source
+            if isinstance(source, GivenCa):
+                self._ca = source.read(folder, self._server_names[0], now_s)
+            else:
+                self._ca = ensure_edge_ca(folder, self._keys.device_id, now_s, source)
+            names = names_within(self._ca, self._server_names)
+            self._certificate = ensure_server_certificate(folder, names, self._ca, now_s)
+            self._looked_s = now_s
             return before is not None and before != self._certificate
 
     def serve_under(self, server_names: tuple[str, ...]) -> None:
@@ -219,14 +238,25 @@ class EdgeSecurity:
         self._server_names = server_names
         self.renew_certificates(self._now_s())
 
+    def validity(self) -> str:
+        """Say for how long the certificates of this edge count, for the log."""
+        ends = (
+            (one.not_after_s, what) for one, what in ((self._ca, "edge CA"), (self._certificate, "hub's"))
+        )
+        return ", ".join(f"{what} valid until {iso_utc(at_s)[:10]}" for at_s, what in ends)
+
     def renew_at_s(self) -> float:
         """Return when the next certificate is due; see Security."""
+        if isinstance(self._ca_source, GivenCa):  # others may stand there by then
+            return self._looked_s + LOOK_EVERY_S
         return min(self._ca.renew_at_s, self._certificate.renew_at_s)
 
-    def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
+    def note_module(
+        self, name: str, status: str, since_s: float | None, exit_code: int | None, image_id: str = ""
+    ) -> None:
         """Take note of how a module is doing; see Security."""
         with self._noting:
-            self._noted[name] = _Noted(status, since_s, exit_code)
+            self._noted[name] = _Noted(status, since_s, exit_code, image_id)
 
     def close(self) -> None:
         """Close all workload sockets."""
@@ -251,9 +281,7 @@ class EdgeSecurity:
         return self._server
 
     def states(self) -> Sequence[ModuleState]:
-        """Return how all modules are doing, for the workload API. In the thread of its server."""
-        from runtime.workload_api import ModuleState
-
+        """Return how all modules are doing, for both APIs. Any thread may call."""
         with self._noting:
             noted = dict(self._noted)
         # To those who ask, agent and hub are the containers that they are in the reference.
@@ -267,6 +295,7 @@ class EdgeSecurity:
                 started_utc=_utc(module.since_s) if _in_daemon_words(module.status) == "running" else None,
                 exited_utc=_utc(module.since_s) if _in_daemon_words(module.status) != "running" else None,
                 exit_code=module.exit_code,
+                image_id=module.image_id,
             )
             for name, module in sorted(noted.items())
         ]

@@ -27,12 +27,12 @@ from messaging.errors import EnvironmentFault
 from messaging.identity import Identity
 from runtime import amqp_engine, listening_sockets, socket_handover
 from runtime.atomic_file import write_private_file
-from runtime.config import Settings
 from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome
 from runtime.listening_sockets import ListenAddress, Use, address_of
 from runtime.provisioning import Provisioned, from_connection_string
 from runtime.run_directory import EMBEDDED_CLOUD
+from runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,10 @@ FIRST_ADDRESS: Final = ipaddress.IPv4Address("127.0.0.2")
 MOST_ADDRESSES: Final = 250
 TAKE_LIMIT_S: Final = 2.0
 START_LIMIT_S: Final = 20.0
-SAMPLE: Final = Path(__file__).resolve().parents[1] / "scripts" / "samples" / "deployment.json"
+_HERE: Final = Path(__file__).resolve().parent
+_INSTALLED: Final = _HERE / "samples"  # from a wheel; in a checkout they stand where a reader looks for them
+SAMPLES: Final = _INSTALLED if _INSTALLED.is_dir() else _HERE.parent / "scripts" / "samples"
+SAMPLE: Final = SAMPLES / "deployment.json"
 LOOK_S: Final = 0.01
 
 

@@ -1,5 +1,7 @@
 """What stands where in the home of an edge.
 
+config.toml       the settings, as they were applied
+bridges.toml      other MQTT brokers, and as whom to connect to them; its user makes it
 device.json       the id of the device
 provisioned.json  which device it is at which IoT Hub, with the key
 scope.json        what the IoT Hub says of the devices and modules in its scope, with their keys
@@ -12,6 +14,7 @@ hub.db            messages, queues and the ledger, unless a storage folder is na
 hub.db-reserve    space for delivering with a full disk
 hub.db-clock      how far the time that nobody sets is from the time of day, for times to live
 hub.db-quarantine-…/  a database that was damaged
+broker.db         what the MQTT broker keeps for its clients, and bridge.db for its bridges; beside hub.db
 twins.db          twins of the clients
 identities.copy   the hub's copy of the identities
 cloud.json        the address of the IoT Hub stand-in that the edge runs for itself
@@ -20,7 +23,9 @@ modules/          how each module fared, for the next start of the agent
 containers.json   there once the edge has made containers: their network
 images.json       which images were pulled for modules, and when each was last used
 module-data/      when the edge is root: a folder for each process module, its own, and where its $HOME is
-logs/             a log for each module and each process of the edge
+availability/     when the agent was last known to run
+quality/          what the metrics stood at, until the quality telemetry is sent
+logs/             a log for each module and each process of the edge; levels in it: what `log-level` set
 cloud/            of the IoT Hub stand-in: see iothub/cloud_home.py
 """
 
@@ -36,8 +41,13 @@ from pathlib import Path
 MODULE_DATA = "module-data"
 CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others; removed with ours if it was made for us
 CLOUD_ADDRESS = "cloud.json"
+CONFIG = "config.toml"
+BRIDGES = "bridges.toml"  # its user makes it; nobody else has a use for it
+BROKER_FILES = ("broker.db", "bridge.db")  # beside the message database, where the deployment has a broker
 # Every name the edge makes in its home; a test runs an edge and finds no other.
 _OWN = (
+    CONFIG,
+    BRIDGES,
     "device.json",
     "provisioned.json",
     "scope.json",
@@ -48,6 +58,7 @@ _OWN = (
     "hub.json",
     "hub.db",
     "hub.db-*",
+    *(f"{name}{ending}" for name in BROKER_FILES for ending in ("", "-*")),
     "twins.db",
     "twins.db-*",
     "identities.copy",
@@ -57,6 +68,8 @@ _OWN = (
     "containers.json",
     "images.json",
     MODULE_DATA,
+    "availability",
+    "quality",
     "logs",
     ".*.new",  # being written when the power went
     "*.new",
@@ -69,6 +82,14 @@ class Home:
     """The paths in one home. Values only: nothing is created here."""
 
     path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def bridges(self) -> Path:
+        return self.path / BRIDGES
 
     @property
     def provisioned(self) -> Path:
@@ -107,6 +128,14 @@ class Home:
         return self.path / "containers.json"
 
     @property
+    def availability(self) -> Path:
+        return self.path / "availability"
+
+    @property
+    def quality(self) -> Path:
+        return self.path / "quality"
+
+    @property
     def module_data(self) -> Path:
         return self.path / MODULE_DATA
 
@@ -125,6 +154,10 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+    @property
+    def log_levels(self) -> Path:
+        return self.logs / "levels"
 
     def log_of(self, name: str) -> Path:
         """Return the log file of a module, of edgeHub, or of edgeAgent, which is the edge's own."""
@@ -177,7 +210,7 @@ class Home:
                 shutil.rmtree(entry.path)
             else:
                 os.unlink(entry.path)
-        if not foreign:
+        if not foreign and os.access(real.parent, os.W_OK):  # else it is systemd's, and stays, empty
             real.rmdir()
             if self.path.is_symlink():
                 self.path.unlink()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 import h11
 import msgspec
@@ -26,13 +27,29 @@ class HttpRequest:
         return next((value for key, value in self.headers if key == name), None)
 
 
+class Pieces(Protocol):
+    """A body that comes piece by piece."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield it; may wait for more."""
+        ...
+
+    def stop(self) -> None:
+        """Wait for no more. Any thread may call."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What to answer. The body is JSON unless a header `Content-Type` says otherwise."""
+    """What to answer. The body is JSON unless a header `Content-Type` says otherwise.
+
+    With `pieces` these are the body, each sent as it comes, by a server that can.
+    """
 
     status: int
     body: bytes = field(default=b"", repr=False)
     headers: tuple[tuple[str, str], ...] = ()
+    pieces: Pieces | None = field(default=None, repr=False)
 
 
 class Refusal(Exception):
@@ -100,18 +117,36 @@ class HttpExchange:
         """Return the bytes of a reply to the request, or to what was refused; b"" when none can be given."""
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return b""
+        data = self._begin(response, ("Content-Length", str(len(response.body))))
+        if response.body and not (self._head is not None and self._head.method == b"HEAD"):
+            data += self.piece(response.body)
+        return data + self.end()
+
+    def begin(self, response: Response) -> bytes:
+        """Return the head of a reply whose body comes in pieces, each with `piece`, and then `end`.
+
+        It is the last one of its connection.
+        """
+        return self._begin(response, ("Transfer-Encoding", "chunked"), ("Connection", "close"))
+
+    def piece(self, data: bytes) -> bytes:
+        """Return the bytes of the next piece of a body."""
+        return self._sent(h11.Data(data=data))
+
+    def end(self) -> bytes:
+        """Return the bytes that end a body."""
+        return self._sent(h11.EndOfMessage())
+
+    def _begin(self, response: Response, *framing: tuple[str, str]) -> bytes:
         headers = list(response.headers)
         if response.status not in WITHOUT_BODY:
             if not any(name.lower() == "content-type" for name, _ in headers):
                 headers.append(("Content-Type", "application/json"))
-            headers.append(("Content-Length", str(len(response.body))))
+            headers.extend(framing)
         if self.has_unread:
             headers.append(("Connection", "close"))
         phrase = HTTPStatus(response.status).phrase  # SDKs put it into their error messages
-        data = self._sent(h11.Response(status_code=response.status, headers=headers, reason=phrase))
-        if response.body and not (self._head is not None and self._head.method == b"HEAD"):
-            data += self._sent(h11.Data(data=response.body))
-        return data + self._sent(h11.EndOfMessage())
+        return self._sent(h11.Response(status_code=response.status, headers=headers, reason=phrase))
 
     def start_next(self) -> bool:
         """Be ready for another request; False when none may follow on this connection."""

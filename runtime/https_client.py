@@ -21,6 +21,7 @@ from messaging import sas
 from messaging.errors import EdgeError
 from messaging.text import quoted
 from messaging.version import VERSION
+from runtime.device_credentials import IdentityFiles
 
 CONNECT_LIMIT_S: Final = 10.0
 ANSWER_LIMIT_S: Final = 70.0  # of the reference; security-daemon.md section 4.3
@@ -48,6 +49,7 @@ class Service:
     port: int = 443
     ca_pem: str = ""  # besides the system's own authorities
     socket: Path | None = None  # in the place of host and port
+    identity: IdentityFiles | None = None  # the certificate that we show; read at each connection
 
     def __str__(self) -> str:
         return self.host if self.port == 443 or self.socket else f"{self.host}:{self.port}"
@@ -65,8 +67,9 @@ class Answer:
 class HttpsClient:
     """One connection, kept open between requests; used by one thread at a time."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, answer_limit_s: float = ANSWER_LIMIT_S) -> None:
         self._service = service
+        self._answer_limit_s = answer_limit_s
         self._connection: http.client.HTTPConnection | None = None
 
     def __enter__(self) -> HttpsClient:
@@ -118,7 +121,7 @@ class HttpsClient:
         except TimeoutError as exc:
             self.close()
             raise CloudError(
-                CloudFault(Fault.TIMEOUT, f"{self._service} did not answer within {ANSWER_LIMIT_S:g} s")
+                CloudFault(Fault.TIMEOUT, f"{self._service} did not answer within {self._answer_limit_s:g} s")
             ) from exc
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             raise
@@ -150,8 +153,8 @@ class HttpsClient:
             raise self._away(f"its name is not known here: {exc.strerror}") from exc
         except OSError as exc:
             raise self._away(exc.strerror or str(exc)) from exc
-        sock.settimeout(ANSWER_LIMIT_S)
-        connection = http.client.HTTPConnection(service.host, service.port, timeout=ANSWER_LIMIT_S)
+        sock.settimeout(self._answer_limit_s)
+        connection = http.client.HTTPConnection(service.host, service.port, timeout=self._answer_limit_s)
         connection.sock = sock
         connection.auto_open = 0  # it would do so without TLS
         return connection
@@ -170,6 +173,8 @@ class HttpsClient:
         context = ssl.create_default_context()
         if service.ca_pem:
             context.load_verify_locations(cadata=service.ca_pem)
+        if service.identity is not None:
+            _show(context, service.identity)
         sock = socket.create_connection((service.host, service.port), CONNECT_LIMIT_S)
         try:
             return context.wrap_socket(sock, server_hostname=service.host)
@@ -199,7 +204,7 @@ class HttpsClient:
         else:
             text = (
                 f"the certificate of {self._service} is not trusted ({exc.verify_message}); if it is a "
-                "stand-in, name its ca.pem with EDGE_ACTORS_CLOUD_CA"
+                "stand-in, name its ca.pem with the setting cloud.ca"
             )
         return CloudFault(Fault.UNTRUSTED, text)
 
@@ -215,6 +220,24 @@ class HttpsClient:
         return CloudError(
             CloudFault(kind, f"{self._service} answers {status} {name}".rstrip() + said, status)
         )
+
+
+def _show(context: ssl.SSLContext, identity: IdentityFiles) -> None:
+    """Have a context show our certificate; another file by now is another certificate."""
+    try:
+        context.load_cert_chain(identity.cert, identity.key, password=_no_password)
+    except (OSError, ValueError) as exc:
+        said = exc.reason if isinstance(exc, ssl.SSLError) else getattr(exc, "strerror", None) or str(exc)
+        text = (
+            f"the certificate of this device cannot be used ({said}): '{identity.cert}' with the key "
+            f"'{identity.key}'; `edge-actors config check` says what is wrong"
+        )
+        raise CloudError(CloudFault(Fault.UNAUTHORIZED, text)) from exc
+
+
+def _no_password() -> str:
+    # Without this OpenSSL would ask on the terminal.
+    raise ValueError("the key is encrypted")
 
 
 def _ahead_s(date: str | None, now_s: float) -> float:

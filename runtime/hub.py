@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,29 +23,41 @@ import msgspec
 import uvloop
 
 from actors import hub_config
+from actors.actor_metrics import actor_families
 from actors.addresses import HUB
 from actors.admission import Admission
 from actors.base import ChildSpec
+from actors.bridge_ports import BridgePorts
+from actors.broker_metrics import Stands, broker_families
 from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
+from actors.hub_metrics import HubMetrics
 from actors.hub_root import HubRootActor
-from actors.ports import MessageStore
+from actors.ledger_metrics import ledger_families
+from actors.metric_registry import Registry
+from actors.module_spec import EDGE_HUB
+from actors.ports import BrokerStore, MessageStore
 from messaging.errors import ConfigError, EdgeError
+from messaging.exposition import Family
 from messaging.lifecycle import Stop
+from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
 from runtime.client_certificates import check_certificate
+from runtime.exit_codes import DONE, PART_FAILED, WRONG_INPUT
 from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import head_listeners
 from runtime.identity_copy import IdentityFile
+from runtime.ledger_source import LedgerSource
 from runtime.link_switch import LinkSwitchFile
 from runtime.listening_sockets import Use, from_environment
-from runtime.logging_setup import log_to_stderr
+from runtime.logging_setup import LevelSwitch, log_as_told
 from runtime.message_db import MessageDb
 from runtime.message_salvage import make_sound
-from runtime.process_end import FAILED, end_at_once
+from runtime.metrics_server import MetricsServer
+from runtime.process_end import end_at_once
 from runtime.process_table import boot_id
 from runtime.run_directory import AGENT, Lock, RunDirectory
 from runtime.socket_handover import SocketOffer
@@ -55,7 +68,7 @@ from runtime.tls_server import ServerCertificate
 from runtime.twin_db import TwinDb
 from runtime.upstream import UpstreamConnections
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("runtime.hub")  # `__main__` where it runs
 
 SWITCH_INTERVAL_S = 0.0005  # threads that wait for the interpreter get it sooner than after Python's 5 ms
 
@@ -73,6 +86,7 @@ def connections_to_cloud(home: Path, config: HubConfig) -> CloudConnections:
 def run_hub(
     home: Path,
     run_dir: Path,
+    log_levels: LevelSwitch,
     open_store: OpenStore = MessageDb.open,
     make_connections: MakeConnections = connections_to_cloud,
 ) -> int:
@@ -96,8 +110,9 @@ def run_hub(
         config = msgspec.structs.replace(config, environment=without)
     environment = config.environment
     if environment.log_level is not None:
-        logging.getLogger().setLevel(environment.log_level.upper())
+        log_levels.deployed(environment.log_level)
     certificate = ServerCertificate(config.certificate_file, config.key_file, environment.ssl_protocols)
+    log.info("hub of %s, version %s, certificate %s", config.device_id, VERSION, config.certificate_file)
     most_open = most_connections()
     clock = SteadyClock(database.with_name(f"{database.name}-clock"), boot_id())
     bus = ZmqBus(HUB, run_dir, clock)
@@ -105,6 +120,32 @@ def run_hub(
     listeners = head_listeners(
         by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment
     )
+    common = (
+        ("iothub", config.iothub_hostname),
+        ("edge_device", config.device_id),
+        ("instance_number", str(uuid.uuid4())),
+    )
+    registry = Registry(
+        clock,
+        common,
+        is_on=environment.metrics_enabled,
+        histogram_age_s=environment.metrics_histogram_max_age_s,
+    )
+    metrics = HubMetrics(registry, config.iothub_hostname)
+    metrics_server = MetricsServer(by_use[Use.METRICS])
+    ledger = LedgerSource(database)
+    stands = Stands()
+
+    def actors() -> list[Family]:
+        return actor_families("edgehub_", common, system.counts())
+
+    def stock() -> list[Family]:
+        found = ledger.read()
+        return [] if found is None else ledger_families(found, tuple(metrics.lanes), common)
+
+    def topics() -> list[Family]:
+        return broker_families(stands, common)
+
     agent_lock = Lock(RunDirectory(run_dir, home), AGENT)
     ended = threading.Event()
     failures: list[str] = []
@@ -123,7 +164,13 @@ def run_hub(
             mqtt_listener=listeners.mqtt,
             amqp_listener=listeners.amqp,
             http_gate=gate,
+            open_broker_store=lambda: open_broker_store(database.with_name("broker.db")),
+            bridge_ports=lambda: bridge_ports(home, config, database.with_name("bridge.db")),
             load_certificate=certificate.load,
+            metrics=metrics,
+            metrics_gate=metrics_server,
+            metrics_sources=(actors, stock, topics),
+            stands=stands if environment.metrics_enabled else None,
         )
 
     def end(reason: str) -> None:
@@ -141,11 +188,35 @@ def run_hub(
     if failures:
         # Children still run, so their sockets are left to the end of this process.
         log.error("the hub ends: %s", failures[0])
-        return FAILED
+        return PART_FAILED
     bus.close()
     offer.close()
     store_lock.close()
-    return 0
+    return DONE
+
+
+def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
+    """Return what bridges need, which is loaded only where there is a broker."""
+    from runtime.bridge_db import BridgeDb
+    from runtime.bridge_lines import BridgeLines
+    from runtime.bridge_settings import BridgeSettingsFile, OwnNames
+
+    environment = config.environment
+    return BridgePorts(
+        lambda: BridgeDb.open(database, environment.bridge_max_bytes, environment.bridge_max_messages),
+        BridgeLines(),
+        BridgeSettingsFile(
+            Path(config.bridge_settings or Home(home).bridges),
+            OwnNames(config.device_id, config.iothub_hostname),
+        ),
+    )
+
+
+def open_broker_store(path: Path) -> BrokerStore:
+    """Open the database of the MQTT broker, which is loaded only where there is one."""
+    from runtime.broker_db import BrokerDb
+
+    return BrokerDb.open(path)
 
 
 def cloud_ca_pem(path: str) -> str:
@@ -170,12 +241,12 @@ def main(
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     arguments = parser.parse_args()
-    log_to_stderr(os.environ.get("EDGE_ACTORS_LOG_LEVEL", "info"))
+    log_levels = log_as_told(EDGE_HUB, Home(arguments.home).log_levels)
     try:
-        return run_hub(arguments.home, arguments.run, open_store, make_connections)
+        return run_hub(arguments.home, arguments.run, log_levels, open_store, make_connections)
     except EdgeError as exc:
         log.error("%s", exc)
-        return 2
+        return WRONG_INPUT
 
 
 if __name__ == "__main__":

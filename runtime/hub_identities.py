@@ -40,8 +40,10 @@ def with_scope(
     """
     edge = own[0]
     said = {identity.id: identity for identity in scope if identity.id not in pending}
-    key = Secret(sas.decode_key(provisioned.device_key.reveal().decode()))
-    first = said.get(edge.id) or replace(edge, keys=(key,))
+    # With a certificate, what the cloud has of it is said by the scope.
+    key = provisioned.device_key.reveal().decode()
+    keys = (Secret(sas.decode_key(key)),) if key else ()
+    first = said.get(edge.id) or replace(edge, keys=keys)
     known = {first.id: first}
     for identity in own[1:]:
         is_module = "/" in identity.id

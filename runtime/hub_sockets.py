@@ -18,11 +18,16 @@ log = logging.getLogger(__name__)
 
 SETTINGS: Final = {
     Use.MQTT: "--listen",
-    Use.AMQP: "EDGE_ACTORS_AMQP_LISTEN",
-    Use.WEB: "EDGE_ACTORS_WEB_LISTEN",
-    Use.PLAIN_MQTT: "EDGE_ACTORS_PLAIN_LISTEN",
+    Use.AMQP: "the setting hub.amqp_listen",
+    Use.WEB: "the setting hub.web_listen",
+    Use.PLAIN_MQTT: "the setting hub.plain_listen",
+    Use.METRICS: "HttpSettings__metrics_port of edgeHub in the deployment",
 }
-MISSED: Final = {Use.AMQP: "no AMQP", Use.WEB: "no MQTT and AMQP over WebSocket, and no HTTPS"}
+MISSED: Final = {
+    Use.AMQP: "no AMQP",
+    Use.WEB: "no MQTT and AMQP over WebSocket, and no HTTPS",
+    Use.METRICS: "no metrics of edgeHub over HTTP there, only with `edge-actors metrics`",
+}
 TAKE_LIMIT_S: Final = 5.0  # a hub that was started a moment ago needs a part of a second
 
 

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from messaging.errors import EdgeError, EnvironmentFault
 from runtime.module_shim import SHELL
@@ -21,6 +22,11 @@ from runtime.module_users import ModuleUsers
 from runtime.process_module import ProcessSpec, change_of_user, program_of
 
 log = logging.getLogger(__name__)
+
+WAY_OUT: Final = (
+    "it has the rights of the edge. Have what it needs where every user may read it, or refuse such modules "
+    'with process_modules.isolation = "require"'
+)
 
 TRY_LIMIT_S = 5.0
 SHEBANG_BYTES = 256  # BINPRM_BUF_SIZE of the kernel
@@ -58,17 +64,17 @@ class ProcessIsolation:
             return isolated
         if self._mode == "require":
             raise EnvironmentFault(
-                f"module {spec.name!r} cannot be isolated, which EDGE_ACTORS_PROCESS_ISOLATION=require "
+                f'module {spec.name!r} cannot be isolated, which process_modules.isolation = "require" '
                 f"asks for: {reason}"
             )
         if self._users is not None and self._told.get(spec.name) != reason:
             self._told[spec.name] = reason  # once, however often it is restarted
-            log.warning("module %s is not isolated: %s", spec.name, reason)
+            log.warning("module %s is not isolated: %s; %s", spec.name, reason, WAY_OUT)
         return replace(spec, not_isolated=reason)
 
     def _isolated(self, spec: ProcessSpec, set_by_manifest: Collection[str]) -> tuple[ProcessSpec, str]:
         if self._mode == "off":
-            return spec, "EDGE_ACTORS_PROCESS_ISOLATION is off"
+            return spec, "process_modules.isolation is off"
         if self._users is None:
             return spec, "the edge does not run as root"
         if not spec.command or not spec.working_directory.is_dir():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from messaging.errors import EnvironmentFault
@@ -66,8 +67,8 @@ def end_edge(run: RunDirectory, grace_s: float) -> list[EndedProcess]:
     if run.path.exists():
         lock.acquire()  # from here on no other agent may start
     try:
-        ended += _end(_members(run, spared), grace_s)
-        while born_meanwhile := _members(run, spared):
+        ended += _end(processes_of(run, spared), grace_s)
+        while born_meanwhile := processes_of(run, spared):
             ended += _end(born_meanwhile, grace_s=0)
         run.remove()
     finally:
@@ -75,7 +76,8 @@ def end_edge(run: RunDirectory, grace_s: float) -> list[EndedProcess]:
     return ended
 
 
-def _members(run: RunDirectory, spared: set[int]) -> list[EdgeProcess]:
+def processes_of(run: RunDirectory, spared: Collection[int] = ()) -> list[EdgeProcess]:
+    """Return what lives of the edge with this run directory: agent, hub, modules, their shims."""
     sessions: dict[int, str] = {}
     for folder in sorted(run.modules.iterdir()) if run.modules.exists() else []:
         started = StateFolder(folder).started()
@@ -91,7 +93,7 @@ def _members(run: RunDirectory, spared: set[int]) -> list[EdgeProcess]:
     return list(members.values())
 
 
-def _lock_holders(run: RunDirectory, pattern: str, spared: set[int]) -> list[EdgeProcess]:
+def _lock_holders(run: RunDirectory, pattern: str, spared: Collection[int]) -> list[EdgeProcess]:
     found = []
     for path in sorted(run.path.glob(f"{pattern}.lock")):
         holder = Lock(run, path.stem).holder()

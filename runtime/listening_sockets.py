@@ -29,6 +29,7 @@ class Use(StrEnum):
     AMQP = "amqps"
     WEB = "https"
     PLAIN_MQTT = "mqtt"
+    METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,36 @@ def holder_of(wanted: ListenAddress) -> str:
         if pid is not None:
             return f"pid {pid}, {process_table.command_of(pid)}"
     return "another process of another user" if os.geteuid() else "a process that is not visible from here"
+
+
+def listening_of(pid: int) -> list[tuple[Use, ListenAddress]]:
+    """Return where a hub listens by the sockets that it inherited; nothing when it may not be looked at."""
+    text = process_table.read_environment(pid).get(ENVIRONMENT_NAME, "")
+    found = []
+    places = _listening_places(pid)
+    for entry in text.split(",") if text else []:
+        use, _, number = entry.partition("=")
+        link = _link_of(f"/proc/{pid}/fd/{number}") or ""
+        place = places.get(link.removeprefix("socket:[").removesuffix("]"))
+        if place is not None and use in list(Use):
+            found.append((Use(use), place))
+    return found
+
+
+def _listening_places(pid: int) -> dict[str, ListenAddress]:
+    """Return where the listening sockets are that a process could have, by inode."""
+    found = {}
+    for table in (f"/proc/{pid}/net/tcp", f"/proc/{pid}/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as lines:
+                rows = [line.split() for line in lines][1:]
+        except OSError:
+            continue
+        for row in rows:
+            host, _, port = row[1].partition(":")
+            if row[3] == LISTEN_STATE:
+                found[row[9]] = ListenAddress(_address(host), int(port, 16))
+    return found
 
 
 @contextmanager

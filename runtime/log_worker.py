@@ -1,6 +1,6 @@
-"""Reads the logs of modules for the methods of `$edgeAgent`, and uploads them, in threads of its own.
+"""Reads logs of modules for the methods of `$edgeAgent`; uploads them, and support bundles. In its threads.
 
-Source: spec sheet agent.md section 5.3
+Source: spec sheet agent.md sections 5.3 and 5.4
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import IO, Final
 from actors.log_query import (
     MOST_ANSWERED,
     REGEX_LIMIT_S,
+    BundleRequest,
     ContentType,
     Encoding,
     LogFilter,
@@ -32,6 +33,7 @@ from actors.log_query import (
 )
 from messaging.errors import EdgeError
 from runtime import blob_upload, logs
+from runtime.bundle_program import BundleQuery, make_bundle
 from runtime.container_logs import stamped_lines
 from runtime.home import Home
 from runtime.run_directory import RunDirectory
@@ -84,6 +86,23 @@ class ModuleLogWorker:
 
         self._threads.submit(_logged, work)
 
+    def upload_bundle(self, request: BundleRequest, done: Callable[[str], None]) -> None:
+        """Make a support bundle and upload it; see LogWorker."""
+
+        def work() -> None:
+            query = BundleQuery(request.since, request.until, request.runtime_only, self._host_name)
+            try:
+                with make_bundle(self._home.path, query) as file:
+                    blob = f"{self._host_name}/{self._device_id}/support-bundle-{_now()}.zip"
+                    content = blob_upload.Content(file, "application/zip", "zip", "the support bundle")
+                    blob_upload.upload(request.sas_url, blob, content, appended=False)
+            except (EdgeError, OSError) as exc:
+                done(str(exc))
+            else:
+                done("")
+
+        self._threads.submit(_logged, work)
+
     def close(self) -> None:
         """Begin nothing new; see LogWorker."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -116,8 +135,7 @@ class ModuleLogWorker:
     def _upload_one(self, request: LogRequest, name: str, wanted: LogFilter, stopwatch: Stopwatch) -> None:
         is_json, is_gzip = request.content_type is ContentType.JSON, request.encoding is Encoding.GZIP
         extension = ("json" if is_json else "log") + (".gz" if is_gzip else "")
-        stamp = datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d--%H-%M-%S")
-        blob = f"{self._host_name}/{self._device_id}/{name}-{stamp}.{extension}"
+        blob = f"{self._host_name}/{self._device_id}/{name}-{_now()}.{extension}"
         with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as file:
             self._write(request, name, wanted, stopwatch, file)
             content = blob_upload.Content(
@@ -163,6 +181,10 @@ class ModuleLogWorker:
         path = self._home.log_of(name)
         tail = None if wanted.since_s or wanted.until_s else wanted.tail
         return _file_lines(logs.read(path, tail)) if path.exists() else ()
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d--%H-%M-%S")
 
 
 def _docker_tail(wanted: LogFilter) -> int | None:

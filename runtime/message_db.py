@@ -42,12 +42,13 @@ from messaging.errors import StoreDamaged, StoreError, StoreFull
 from runtime import message_schema, store_space
 from runtime.message_bodies import BodyReader, rows_of
 from runtime.message_ledger import Accounts
-from runtime.message_queues import QueueRow, Queues
+from runtime.message_queues import POSITION_BITS, QueueRow, Queues
 from runtime.message_split import split_upstream
 from runtime.sqlite_tables import SharedTable
 from runtime.store_space import StoreSpace
 
 TIDY_PAGES = 256  # given back in one slice
+POSITION_MASK = (1 << POSITION_BITS) - 1  # of a key
 ROW_BYTES_EACH = 8  # of a message in a row of bodies, besides header and body
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -282,6 +283,20 @@ class MessageDb:
         for endpoint_id, count in counts.items():
             self._accounts.change(endpoint_id).expired += count
         return counts
+
+    @_guarded("look at expired messages")
+    def due_headers(self, now_s: float, limit: int = 1000) -> list[tuple[bytes, int]]:
+        """Return of what `expire` would delete the headers, and how many messages have each."""
+        counts: dict[bytes, int] = {}
+        for key, count, first_seq in self._queues.due_rows(now_s, limit):
+            first = key & POSITION_MASK
+            for run in self._bodies.runs(first_seq, first, first + min(count, limit) - 1):
+                for index, _ in run.entries:
+                    counts[run.headers[index]] = counts.get(run.headers[index], 0) + 1
+            limit -= count
+            if limit <= 0:
+                break
+        return list(counts.items())
 
     def _release(self, ranges: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, int]:
         """Let go of positions of queues; return how many waited, for each queue in which some did."""

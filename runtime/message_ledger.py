@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.c2d_queues import FORMER_DEVICES, is_c2d_queue
-from actors.stored import EndpointLedger, Epoch, Ledger, Totals
+from actors.stored import MAX_SEQ, EndpointLedger, Epoch, Ledger, Totals, priority_of
 from messaging.errors import StoreError
 from messaging.upstream_queues import UPSTREAM, UPSTREAM_QUEUES
 from runtime import message_schema
@@ -21,6 +21,7 @@ from runtime.sqlite_tables import SharedTable
 
 EPOCH = "epoch"  # the row of the ledger that tells when it began anew, there after a salvage
 MAX_ENDPOINT_NUMBER = (1 << 63 - POSITION_BITS) - 1
+SEQ_BITS = MAX_SEQ.bit_length()
 FOLD_AT = 1000  # queues, from which on the empty ones of senders and devices are closed
 
 
@@ -201,9 +202,11 @@ class Accounts:
 
     def snapshot(self) -> Ledger:
         """Return the counts together with what waits at this moment."""
-        waiting: dict[int, int] = dict(
-            self._connection.execute(f"SELECT key >> {POSITION_BITS}, sum(count) FROM queue GROUP BY 1")
-        )
+        waiting: dict[int, dict[int, int]] = {}
+        lanes = f"SELECT key >> {SEQ_BITS}, sum(count) FROM queue GROUP BY 1"
+        for lane, count in self._connection.execute(lanes):
+            position = (lane << SEQ_BITS) & ((1 << POSITION_BITS) - 1)
+            waiting.setdefault(lane >> (POSITION_BITS - SEQ_BITS), {})[priority_of(position)] = count
         return Ledger(
             self._totals(),
             {
@@ -213,7 +216,8 @@ class Accounts:
                     expired=account.expired,
                     dropped=account.dropped,
                     dropped_by_reason=dict(account.dropped_by_reason),
-                    pending=waiting.get(account.number, 0),
+                    pending=sum(waiting.get(account.number, {}).values()),
+                    pending_by_priority=waiting.get(account.number, {}),
                 )
                 for endpoint_id, account in self._accounts.items()
             },

@@ -136,10 +136,14 @@ class Queues:
 
     def due(self, now_s: float, limit: int) -> list[tuple[int, int]]:
         """Return `limit` keys whose time has come, those that expired first before others, as ranges."""
-        rows = self._connection.execute(
-            "SELECT key, count FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?", (now_s, limit)
+        return _first_of([row[:2] for row in self.due_rows(now_s, limit)], limit)
+
+    def due_rows(self, now_s: float, limit: int) -> list[tuple[int, int, int]]:
+        """Return rows whose time has come, `limit` at most: key, count, first seq of their bodies."""
+        return self._connection.execute(
+            "SELECT key, count, first_seq FROM queue WHERE expires_at <= ? ORDER BY expires_at LIMIT ?",
+            (now_s, limit),
         ).fetchall()
-        return _first_of(rows, limit)
 
 
 def apart(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -82,7 +82,7 @@ class ModuleUsers:
                 raise EnvironmentFault(
                     f"module '{name}' gets no user of its own: none of the user ids "
                     f"{self._uids.start}-{self._uids.stop - 1} is free; "
-                    "set another range with EDGE_ACTORS_PROCESS_UIDS"
+                    "set another range with the setting process_modules.uids"
                 )
             give(folder, owner, uid)
             log.info("module %s runs as user id %d", name, uid)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Final
+
+from runtime.exit_codes import PART_FAILED
 
 log = logging.getLogger(__name__)
-
-FAILED: Final = 70  # EX_SOFTWARE of sysexits.h
 
 
 def end_at_once(reason: str) -> None:
@@ -18,4 +17,4 @@ def end_at_once(reason: str) -> None:
     """
     log.critical("this process ends: %s", reason)
     logging.shutdown()
-    os._exit(FAILED)
+    os._exit(PART_FAILED)

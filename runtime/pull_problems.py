@@ -53,7 +53,9 @@ def pull_way_out(image: str, said: str, credential: RegistryCredential | None) -
             "insecure-registries in /etc/docker/daemon.json"
         )
     if _REFUSED.search(said):
-        place = "runtime.settings.registryCredentials in the deployment"
+        place = (
+            "runtime.settings.registryCredentials in the deployment, or [registry_credentials] in config.toml"
+        )
         if credential is None:
             return f"{registry} wants an account for it; add one to {place}, or fix settings.image"
         return f"{registry} refuses user '{credential.username}'; fix user name and password in {place}"

@@ -41,16 +41,27 @@ class RegistryClient:
     def __init__(
         self,
         client: HttpsClient,
+        hub_client: HttpsClient,
         host_name: str,
         device_id: str,
         device_key: Secret,
         now_s: Callable[[], float],
     ) -> None:
-        """Take the connection and as whom to speak; `device_key` is base64."""
+        """Take the connections and as whom to speak.
+
+        Args:
+            client: Of the device.
+            hub_client: Of `$edgeHub`; another one where the device shows a certificate.
+            host_name: Of the IoT Hub.
+            device_id: Of the edge.
+            device_key: In base64; empty when the device shows a certificate.
+            now_s: Seconds since 1970-01-01 UTC.
+        """
         self._client = client
+        self._hub_client = hub_client
         self._host_name = host_name
         self._device_id = device_id
-        self._device_key = sas.decode_key(device_key.reveal().decode())
+        self._device_key = sas.decode_key(device_key.reveal().decode()) if device_key.reveal() else None
         self._now_s = now_s
 
     def modules(self) -> dict[str, CloudModule]:
@@ -141,7 +152,7 @@ class RegistryClient:
 
         def page(link: str) -> Any:
             sent = {**body, "continuationLink": link} if link else body
-            return self._client.call("POST", path, sent, {"Authorization": token}).body
+            return self._hub_client.call("POST", path, sent, {"Authorization": token}).body
 
         return self._pages(page)
 
@@ -151,7 +162,7 @@ class RegistryClient:
         def page(link: str) -> Any:
             continued = f"&continuationToken={quote(link, safe='')}" if link else ""
             target = f"{path}{continued}&api-version={FLAT_SCOPE_VERSION}"
-            return self._client.call("GET", target, None, {"Authorization": token}).body
+            return self._hub_client.call("GET", target, None, {"Authorization": token}).body
 
         return self._pages(page)
 
@@ -181,8 +192,9 @@ class RegistryClient:
     def _call(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> Any:
-        token = self._token(Identity(self._device_id), self._device_key)
-        sent = {"Authorization": token, **(headers or {})}
+        sent = dict(headers or {})
+        if self._device_key is not None:
+            sent["Authorization"] = self._token(Identity(self._device_id), self._device_key)
         return self._client.call(method, f"{path}?api-version={MODULES_VERSION}", body, sent).body
 
     def _token(self, identity: Identity, key: bytes) -> str:

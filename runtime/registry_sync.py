@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Final
 
 from actors.cloud_connection import CloudFault, Fault
@@ -58,9 +60,13 @@ class RegistrySync:
         try:
             own = own_cloud.service_of(self._home, found.host_name)
             service = own or Service(found.host_name, found.https_port, found.ca_pem)
-            with HttpsClient(service) as client:
+            with ExitStack() as stack:
+                hub_client = client = stack.enter_context(HttpsClient(service))
+                if found.identity is not None and own is None:
+                    # A token counts before a certificate, but it is $edgeHub that has one, not the device.
+                    client = stack.enter_context(HttpsClient(replace(service, identity=found.identity)))
                 registry = RegistryClient(
-                    client, found.host_name, found.device_id, found.device_key, self._now_s
+                    client, hub_client, found.host_name, found.device_id, found.device_key, self._now_s
                 )
                 problems = self._sync_modules(registry)
                 if own is None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from messaging.errors import EnvironmentFault
-from runtime import process_table
+from runtime import process_table, system_service
 
 BASE_NAME = "edge-actors"
 # 107 bytes of a socket path less "/edge-actors/01234567/" leaves 50 for names below a base of this length.
@@ -233,15 +233,24 @@ def prepare_home(home: Path) -> None:
 def base_folder(uid: int, xdg_runtime_dir: str | None) -> Path:
     """Return the folder that holds the run directories of user `uid`.
 
-    `/run/edge-actors` for root, else below XDG_RUNTIME_DIR. A service or cron job of the same user has no
-    such variable, so the place systemd gives it, /run/user/UID, is tried too: both must find the same edge.
-    Without any, a folder of this user in /tmp.
+    `/run/edge-actors` for root, that of the service for its user, else below XDG_RUNTIME_DIR. A service or
+    cron job of the same user has no such variable, so the place systemd gives it, /run/user/UID, is tried
+    too: both must find the same edge. Without any, a folder of this user in /tmp.
     """
+    if uid != 0 and _belongs_to(system_service.RUN, uid):
+        return system_service.RUN
     for candidate in ["/run"] if uid == 0 else [xdg_runtime_dir or "", f"/run/user/{uid}"]:
         short = os.path.isabs(candidate) and len(os.fsencode(candidate)) <= LONGEST_BASE_BYTES
         if short and os.path.isdir(candidate) and os.stat(candidate).st_uid == uid:
             return Path(candidate) / BASE_NAME
     return Path("/tmp") / f"{BASE_NAME}-{uid}"
+
+
+def _belongs_to(folder: Path, uid: int) -> bool:
+    try:
+        return os.lstat(folder).st_uid == uid
+    except OSError:
+        return False
 
 
 def _check_private(folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from messaging.errors import StoreDamaged, StoreError, StoreFull
@@ -66,6 +68,26 @@ def prepare(connection: sqlite3.Connection, path: Path, what: str, migrations: S
         run(f"PRAGMA user_version={len(migrations)}")
 
 
+@contextmanager
+def opened(path: Path, what: str, migrations: Sequence[str]) -> Iterator[sqlite3.Connection]:
+    """Open, check and migrate a file for the block, which takes it over unless it fails; see `prepare`.
+
+    Raises:
+        StoreError: It cannot be opened, or what the block did with it failed.
+    """
+    connection = connect(path, what)
+    try:
+        prepare(connection, path, what, migrations)
+        connection.execute("COMMIT")
+        yield connection
+    except sqlite3.Error as exc:
+        connection.close()
+        raise translated(exc, path, what, "open it") from exc
+    except StoreError:
+        connection.close()
+        raise
+
+
 def version_of(connection: sqlite3.Connection, path: Path, what: str, newest: int) -> int:
     """Return the schema version of the file, 0 for an empty one.
 
@@ -102,3 +124,26 @@ def translated(exc: sqlite3.Error, path: Path, what: str, doing: str) -> StoreEr
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return damaged(path, what, str(exc))
     return StoreError(f"{what} {path}: cannot {doing}: {exc}")
+
+
+def put_aside(path: Path) -> Path:
+    """Move a database away, under the first name that is free; the log first, which means nothing alone."""
+    names = (path.with_name(f"{path.name}-damaged-{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    for ending in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{ending}", f"{aside}{ending}")
+    return aside
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what the block did, with one sync to disk; undo all of it when anything in it failed."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
+            connection.execute("ROLLBACK")
+        raise

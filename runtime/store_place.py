@@ -17,7 +17,7 @@ from typing import Final
 from actors import hub_config
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.atomic_file import make_private_folder
-from runtime.home import Home
+from runtime.home import BROKER_FILES, Home
 
 log = logging.getLogger(__name__)
 
@@ -118,16 +118,17 @@ def database_of(home: Home) -> Path:
 
 
 def purge(path: Path, home: Home) -> None:
-    """Remove a message database that lies outside the home, and its folder when that is empty then."""
+    """Remove databases of messages that lie outside the home, and their folder when that is empty then."""
     if path.parent == home.path:
         return
-    for file in path.parent.glob(f"{path.name}*"):
-        if file.is_dir():
-            for inner in file.iterdir():
-                inner.unlink()
-            file.rmdir()
-        else:
-            file.unlink()
+    for name in (path.name, *BROKER_FILES):
+        for file in path.parent.glob(f"{name}*"):
+            if file.is_dir():
+                for inner in file.iterdir():
+                    inner.unlink()
+                file.rmdir()
+            else:
+                file.unlink()
     try:
         path.parent.rmdir()
     except OSError as exc:

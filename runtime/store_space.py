@@ -82,7 +82,10 @@ class StoreSpace:
         except OSError as exc:
             log.error("message database %s: the reserve cannot be given up: %s", self._path, exc.strerror)
         log.error(
-            "message database %s: its disk is full; new messages are refused, delivering goes on", self._path
+            "message database %s: its disk is full; new messages are refused, delivering goes on; "
+            "free some space in '%s'",
+            self._path,
+            self._path.parent,
         )
 
     def recover(self) -> None:

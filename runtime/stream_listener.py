@@ -27,7 +27,7 @@ class StreamListener:
         speaks: str,
         tls: Sequence[socket.socket],
         plain: Sequence[socket.socket],
-        certificate: ServerCertificate,
+        certificate: ServerCertificate | None,
         admission: Admission | None = None,
         *,
         acknowledges_at_once: bool = False,

@@ -16,6 +16,18 @@ from runtime.tls_server import ServerCertificate
 
 log = logging.getLogger(__name__)
 
+_UNTRUSTED: Final = "the client does not trust this server: give it the CA, or mind the name it uses"
+# By the names that OpenSSL has for what ended a handshake.
+_HINTS: Final = {
+    "TLSV1_ALERT_UNKNOWN_CA": _UNTRUSTED,
+    "SSLV3_ALERT_BAD_CERTIFICATE": _UNTRUSTED,
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": _UNTRUSTED,
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "to the client the certificate has expired: compare the clocks",
+    "HTTP_REQUEST": "the client does not speak TLS, which this port wants",
+    "WRONG_VERSION_NUMBER": "the client does not speak TLS, which this port wants",
+    "UNSUPPORTED_PROTOCOL": "the client's version of TLS is too old; it has to be 1.2 or 1.3",
+}
+
 HANDSHAKE_LIMIT_S: Final = 10.0
 # A handshake costs the loop a millisecond. When all clients come back at once, the others wait for no more
 # of them in a row than this: who is connected is served in between (figures in actors/DESIGN.md).
@@ -37,10 +49,13 @@ class TcpListener:
         speaks: str,
         tls: Iterable[socket.socket],
         plain: Iterable[socket.socket],
-        certificate: ServerCertificate,
+        certificate: ServerCertificate | None,
         admission: Admission,
     ) -> None:
-        """Take the sockets. `speaks` names the protocol for the log; `admission` may be shared."""
+        """Take the sockets. `speaks` names the protocol for the log; `admission` may be shared.
+
+        Without `tls` sockets there need be no certificate.
+        """
         self._speaks = speaks
         self._certificates: dict[socket.socket, ServerCertificate | None] = dict.fromkeys(tls, certificate)
         self._certificates.update(dict.fromkeys(plain))
@@ -120,7 +135,8 @@ class TcpListener:
             )
         except OSError as exc:  # ssl.SSLError and TimeoutError are such
             reason = getattr(exc, "reason", None) or str(exc) or type(exc).__name__
-            log.warning("%s: TLS handshake failed: %s", visit.peer, reason)
+            hint = _HINTS.get(reason)
+            log.warning("%s: TLS handshake failed: %s%s", visit.peer, reason, f"; {hint}" if hint else "")
             visit.end()
         except BaseException:
             visit.end()

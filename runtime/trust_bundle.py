@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from messaging.errors import ConfigError
-from runtime.config import Settings, variable
+from runtime.settings import Settings, origin_of
 
 _PEM_BODY: Final = re.compile(r"-----BEGIN CERTIFICATE-----([^-]*)-----END CERTIFICATE-----")
 
@@ -29,7 +29,7 @@ def trusted_pem(settings: Settings) -> str:
     path = settings.trust_bundle_cert
     if path is None:
         return ""
-    return pem(certificates_in(path, variable("trust_bundle_cert")))
+    return pem(certificates_in(path, origin_of(settings, "trust_bundle_cert")))
 
 
 def certificates_in(path: Path, name: str) -> tuple[bytes, ...]:

@@ -5,9 +5,7 @@ twins      identity id -> the record of actors/twin_record.py
 
 from __future__ import annotations
 
-import itertools
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -46,23 +44,14 @@ class TwinDb:
         try:
             return cls._open(path)
         except StoreDamaged as exc:
-            aside = _put_aside(path)
+            aside = sqlite_file.put_aside(path)
             log.error("%s; it was put aside as %s, and the twins of all clients start empty", exc, aside)
             return cls._open(path)
 
     @classmethod
     def _open(cls, path: Path) -> TwinDb:
-        connection = sqlite_file.connect(path, _WHAT)
-        try:
-            sqlite_file.prepare(connection, path, _WHAT, _MIGRATIONS)
-            connection.execute("COMMIT")
-        except sqlite3.Error as exc:
-            connection.close()
-            raise sqlite_file.translated(exc, path, _WHAT, "open it") from exc
-        except StoreError:
-            connection.close()
-            raise
-        return cls(connection, path)
+        with sqlite_file.opened(path, _WHAT, _MIGRATIONS) as connection:
+            return cls(connection, path)
 
     def load(self, identity: str) -> bytes | None:
         """Return what was saved for an identity, None when nothing was."""
@@ -96,28 +85,11 @@ class TwinDb:
 
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[None]:
-        run = self._connection.execute
         try:
-            run("BEGIN IMMEDIATE")
-            try:
+            with sqlite_file.transaction(self._connection):
                 yield
-                run("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    run("ROLLBACK")
-                raise
         except sqlite3.Error as exc:
             raise self._translated(exc, doing) from exc
 
     def _translated(self, exc: sqlite3.Error, doing: str) -> StoreError:
         return sqlite_file.translated(exc, self._path, _WHAT, doing)
-
-
-def _put_aside(path: Path) -> Path:
-    """Move a database away, under the first name that is free; the log first, which means nothing alone."""
-    names = (path.with_name(f"{path.name}-damaged-{number}") for number in itertools.count(1))
-    aside = next(name for name in names if not name.exists())
-    for ending in ("-wal", "-shm", ""):
-        with suppress(FileNotFoundError):
-            os.rename(f"{path}{ending}", f"{aside}{ending}")
-    return aside

@@ -12,7 +12,6 @@ import base64
 import binascii
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from runtime.certificates import EdgeCa
 from runtime.daemon_api import Request, Route, find_route, read_body
 from runtime.http_exchange import Refusal, Response, error_response, json_response
 from runtime.key_store import KeyStore
+from runtime.module_details import ModuleState, module_details
 
 if TYPE_CHECKING:  # heavy: imported where a certificate is issued
     from runtime.certificate_issue import IssuedCertificate
@@ -32,19 +32,6 @@ log = logging.getLogger(__name__)
 
 COMMON_NAME_LIMIT = 64  # ub-common-name, RFC 5280 appendix A.1
 IV_LENGTHS_BYTES = range(1, 129)  # OpenSSL takes no longer ones
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleState:
-    """What `GET /modules` tells about a module. Times are ISO 8601 text in UTC."""
-
-    name: str
-    type: str  # "docker" or "process"
-    image: str
-    status: str  # running, stopped, failed, dead or unknown
-    started_utc: str | None = None
-    exited_utc: str | None = None
-    exit_code: int | None = None
 
 
 class _SignRequest(msgspec.Struct):
@@ -150,7 +137,7 @@ class WorkloadApi:
         return json_response(200, {"certificate": ""})
 
     def _list_modules(self, request: Request, segments: Mapping[str, str]) -> Response:
-        return json_response(200, {"modules": [_module_details(module) for module in self._modules()]})
+        return json_response(200, {"modules": [module_details(module) for module in self._modules()]})
 
     def _sign(self, request: Request, segments: Mapping[str, str]) -> Response:
         data = _bytes_of(read_body(request, _SignRequest).data, "data")
@@ -219,25 +206,6 @@ def _certificate_response(issued: IssuedCertificate) -> Response:
         "expiration": datetime.fromtimestamp(issued.not_after_s, UTC).isoformat(),
     }
     return json_response(201, content)
-
-
-def _module_details(module: ModuleState) -> dict[str, object]:
-    """Return a module in the form of the management API.
-
-    Source: spec sheet security-daemon.md section 2.2
-    """
-    status: dict[str, object] = {"runtimeStatus": {"status": module.status}}
-    if module.started_utc is not None:
-        status["startTime"] = module.started_utc
-    if module.exited_utc is not None and module.exit_code is not None:
-        status["exitStatus"] = {"exitTime": module.exited_utc, "statusCode": str(module.exit_code)}
-    return {
-        "id": "id",
-        "name": module.name,
-        "type": module.type,
-        "config": {"settings": {"image": module.image, "createOptions": {}}, "env": []},
-        "status": status,
-    }
 
 
 def _bytes_of(text: str, name: str) -> bytes:

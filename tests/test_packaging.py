@@ -52,4 +52,4 @@ def test_every_package_of_ours_is_installed() -> None:
         for name in OURS
         for path in ROOT.glob(f"{name}/**/__init__.py")
     ]
-    assert sorted(listed) == sorted([*there, "edge_actors_testing"])
+    assert sorted(listed) == sorted([*there, "edge_actors_testing", "runtime.samples"])

@@ -38,6 +38,7 @@ from messaging.mqtt.packets import (
     Subscribe,
     UnsubAck,
     Unsubscribe,
+    read_puback_run,
 )
 
 
@@ -99,6 +100,7 @@ class _Connection:
     ) -> None:
         self.state = State.FRESH
         self.offence: RemoteProtocolError | None = None
+        self._takes_runs = False
         self._max_packet_bytes = max_packet_bytes
         self._receivable = receivable
         self._sendable = sendable
@@ -127,6 +129,7 @@ class _Connection:
 
     def _parse(self, data: bytes) -> list[Packet]:
         packets: list[Packet] = []
+        takes_runs = self._takes_runs and self.state is State.CONNECTED
         decoders = self._receivable[self.state]
         max_packet_bytes = self._max_packet_bytes
         pos = 0
@@ -134,6 +137,11 @@ class _Connection:
         try:
             while pos < end:
                 first = data[pos]
+                if first == 0x40 and takes_runs:
+                    acks, pos = read_puback_run(data, pos)
+                    if acks.packet_ids:
+                        packets.append(acks)
+                        continue
                 decode = decoders.get(first)
                 if decode is None:
                     raise RemoteProtocolError(_illegal(first, self.state))
@@ -203,10 +211,18 @@ class ServerConnection(_Connection):
         max_packet_bytes: The longest packet a client may send, header included. A longer one is refused from
             its header alone.
         max_unauthenticated_bytes: How much a client may send, CONNECT included, before `authenticated`.
+        takes_runs: Whether PUBACKs are returned as `PubAcks`, those that follow one another as one.
     """
 
-    def __init__(self, max_packet_bytes: int = 262_144, max_unauthenticated_bytes: int = 4096) -> None:
+    def __init__(
+        self,
+        max_packet_bytes: int = 262_144,
+        max_unauthenticated_bytes: int = 4096,
+        *,
+        takes_runs: bool = False,
+    ) -> None:
         super().__init__(min(max_packet_bytes, max_unauthenticated_bytes), _FROM_CLIENT, _BY_SERVER)
+        self._takes_runs = takes_runs
         self._max_authenticated_packet_bytes = max_packet_bytes
         self._max_unauthenticated_bytes = max_unauthenticated_bytes
         self._unauthenticated_bytes = 0

@@ -64,6 +64,48 @@ def matches(topic_filter: str, topic: str) -> bool:
     )
 
 
+def contains(wide: str, narrow: str) -> bool:
+    """Say whether every topic that the filter `narrow` matches is matched by `wide`. Both are valid."""
+    wide_levels, wide_is_open = _opened(wide)
+    narrow_levels, narrow_is_open = _opened(narrow)
+    if narrow.startswith("$") and wide_levels[0] == "+":
+        return False  # [MQTT-4.7.2-1]
+    if wide_is_open:
+        narrow_levels = narrow_levels[: len(wide_levels)]
+    elif narrow_is_open:
+        return False
+    return len(wide_levels) == len(narrow_levels) and all(
+        level in ("+", wanted) for level, wanted in zip(wide_levels, narrow_levels, strict=True)
+    )
+
+
+def overlaps(one: str, other: str) -> bool:
+    """Say whether there is a topic that both filters match. Both are valid."""
+    (one_levels, one_is_open), (other_levels, other_is_open) = _opened(one), _opened(other)
+    if (one.startswith("$") and other_levels[0] == "+") or (other.startswith("$") and one_levels[0] == "+"):
+        return False  # [MQTT-4.7.2-1]
+    longer = len(one_levels) - len(other_levels)
+    if (longer > 0 and not other_is_open) or (longer < 0 and not one_is_open):
+        return False
+    return all(
+        "+" in levels or levels[0] == levels[1] for levels in zip(one_levels, other_levels, strict=False)
+    )
+
+
+def _opened(topic_filter: str) -> tuple[list[str], bool]:
+    """Return the levels that a topic has to have, and whether any may follow.
+
+    `a/#` also matches `a`, but there is no topic without a level, nor one whose only level is empty.
+    """
+    levels = topic_filter.split("/")
+    if levels[-1] != "#":
+        return levels, False
+    levels.pop()
+    if levels in ([], [""]):
+        levels.append("+")
+    return levels, True
+
+
 class SubscriptionTree(Generic[T]):
     """Who subscribed to what: a tree with one node per topic level. Not thread-safe.
 

@@ -14,27 +14,38 @@ from __future__ import annotations
 
 from messaging.mqtt.connect import ConnAck, Connect, Disconnect, PingReq, PingResp, ReturnCode, Will
 from messaging.mqtt.publish import (
+    PUBACK,
+    PUBCOMP,
     PUBLISH_FLAGS,
+    PUBREC,
     PubAck,
+    PubAcks,
     PubComp,
     Publish,
     PubRec,
     PubRel,
+    encode_answers,
     encode_puback_many,
     encode_publish,
+    read_puback_run,
 )
 from messaging.mqtt.subscribe import SUBSCRIPTION_FAILURE, SubAck, Subscribe, UnsubAck, Unsubscribe
 
 __all__ = [
     "FIRST_BYTES",
+    "PUBACK",
+    "PUBCOMP",
+    "PUBREC",
     "SUBSCRIPTION_FAILURE",
     "ConnAck",
     "Connect",
     "Disconnect",
+    "OnePacket",
     "Packet",
     "PingReq",
     "PingResp",
     "PubAck",
+    "PubAcks",
     "PubComp",
     "PubRec",
     "PubRel",
@@ -45,11 +56,13 @@ __all__ = [
     "UnsubAck",
     "Unsubscribe",
     "Will",
+    "encode_answers",
     "encode_puback_many",
     "encode_publish",
+    "read_puback_run",
 ]
 
-Packet = (
+OnePacket = (
     Connect
     | ConnAck
     | Publish
@@ -65,10 +78,11 @@ Packet = (
     | PingResp
     | Disconnect
 )
+Packet = OnePacket | PubAcks  # what a connection returns
 
 # Every first byte that exists. Types 0 and 15 are reserved (section 2.2.1), and so are all flags but those of
 # PUBLISH: with other ones a packet is malformed [MQTT-2.2.2-2].
-FIRST_BYTES: dict[int, type[Packet]] = dict.fromkeys(PUBLISH_FLAGS, Publish) | {
+FIRST_BYTES: dict[int, type[OnePacket]] = dict.fromkeys(PUBLISH_FLAGS, Publish) | {
     kind.FIRST_BYTE: kind
     for kind in (
         Connect,

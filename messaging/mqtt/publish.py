@@ -5,10 +5,11 @@ Source: OASIS MQTT 3.1.1 sections 3.3 to 3.7.
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from messaging.errors import LocalProtocolError, RemoteProtocolError
@@ -109,6 +110,11 @@ class PubComp(wire.OnlyPacketId):
     FIRST_BYTE = 0x70
 
 
+# Type and length of an answer; with the packet id it is one integer, the most significant byte first.
+PUBACK = 0x4002_0000
+PUBREC = 0x5002_0000
+PUBCOMP = 0x7002_0000
+
 _PUBLISH_HEAD = struct.Struct(">BBBH").pack  # first byte, remaining length in two bytes, length of the topic
 _UINT16 = struct.Struct(">H").pack
 
@@ -137,6 +143,39 @@ def encode_publish(topic: bytes, payload: bytes, packet_id: int, qos: int, dup: 
     return b"".join((head, topic, payload))
 
 
+class PubAcks(NamedTuple):
+    """PUBACKs that followed one another in one read, as a server is given them when it asks for runs."""
+
+    packet_ids: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        return encode_puback_many(self.packet_ids)
+
+
+_PUBACK_RUN = re.compile(rb"(?:\x40\x02[^\x00].|\x40\x02\x00[^\x00])+", re.DOTALL)  # no packet id of 0
+
+
+def read_puback_run(data: bytes, pos: int) -> tuple[PubAcks, int]:
+    """Return the PUBACKs in a row from `pos` on, where a sound one begins, and the position behind them."""
+    found = _PUBACK_RUN.match(data, pos)
+    if found is None:
+        return PubAcks(()), pos
+    end = found.end()
+    return PubAcks(struct.unpack_from(f">{(end - pos) // 2}H", data, pos)[1::2]), end
+
+
+def encode_answers(words: Sequence[int]) -> bytes:
+    """Return PUBACKs, PUBRECs and PUBCOMPs in their order, as one piece.
+
+    Args:
+        words: Each one of `PUBACK`, `PUBREC`, `PUBCOMP` with a packet id of 1 to 65535 added.
+    """
+    acks = array("I", words)
+    if sys.byteorder == "little":
+        acks.byteswap()
+    return acks.tobytes()
+
+
 def encode_puback_many(packet_ids: Iterable[int]) -> bytes:
     """Return the PUBACKs for these packet ids, in their order, as one piece.
 
@@ -147,8 +186,4 @@ def encode_puback_many(packet_ids: Iterable[int]) -> bytes:
     if ids and not (min(ids) >= 1 and max(ids) <= 65_535):
         raise LocalProtocolError(f"packet ids reach from {min(ids)} to {max(ids)}; 1 to 65535 are allowed")
 
-    # 40 02 and the id: a PUBACK is one 32-bit integer with the most significant byte first.
-    acks = array("I", [0x4002_0000 | packet_id for packet_id in ids])
-    if sys.byteorder == "little":
-        acks.byteswap()
-    return acks.tobytes()
+    return encode_answers([PUBACK | packet_id for packet_id in ids])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from runtime.cli.options import common_options
-from runtime.cli.output import print_json
+from runtime.cli.output import print_json, printable
 from runtime.cli.words import duration
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def explain(name: str, home: Path, as_json: bool) -> None:
     rows = explained(module, lines, now_s)
     width = max(len(label) for label, _ in rows)
     for label, text in rows:
-        click.echo(f"{label.ljust(width)}  {_clean(text)}")
+        click.echo(f"{label.ljust(width)}  {printable(text)}")
     click.echo(f"last lines of its log: {problem or ('none' if not lines else '')}".rstrip())
     for line in lines:
-        click.echo(f"    {_clean(line)}")
+        click.echo(f"    {printable(line)}")
 
 
 def explained(module: Mapping[str, Any], lines: list[str], now_s: float) -> list[tuple[str, str]]:
@@ -158,8 +158,3 @@ def last_lines(name: str, home: Home) -> tuple[list[str], str]:
 
 def _utc(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _clean(text: str) -> str:
-    """Return text that cannot move the cursor, whatever a module wrote."""
-    return "".join(character if character.isprintable() else " " for character in text)

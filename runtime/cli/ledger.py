@@ -10,6 +10,7 @@ import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
+from runtime.exit_codes import DONE, FAILED
 
 if TYPE_CHECKING:
     from actors.stored import Epoch, Ledger
@@ -43,7 +44,7 @@ def ledger(home: Path, as_json: bool) -> int:
             print_table(("ENDPOINT", *(term.upper() for term in TERMS), ""), _rows(found))
     for problem in found.imbalances():
         click.echo(f"error: the ledger does not balance: {problem}", err=True)
-    return 1 if found.imbalances() else 0
+    return FAILED if found.imbalances() else DONE
 
 
 def _read(home: Path) -> Ledger:

@@ -22,11 +22,11 @@ from messaging.client import Client
 from messaging.errors import BusError, EdgeError
 from runtime.cli.log_setup import LastWarnings
 from runtime.cli.picture import Snapshot, Warning, draw
-from runtime.config import Settings
 from runtime.home import Home
 from runtime.message_ledger import read_ledger
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory
+from runtime.settings import Settings
 from runtime.store_place import database_of
 
 log = logging.getLogger(__name__)

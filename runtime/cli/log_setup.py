@@ -1,19 +1,18 @@
-"""Where the log lines of the agent process go."""
+"""Where the log lines of the agent process go, and those of a stand-in that runs by itself."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-import time
 from collections import deque
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from runtime.logging_setup import LineFormatter, PatientHandler
+from runtime.log_levels import parse_levels
+from runtime.logging_setup import LineFile, PatientHandler, StreamHandler, lines_to, log_through
 
 MAX_FILE_BYTES: Final = 10 * 1024 * 1024
 KEPT_FILES: Final = 2
@@ -33,41 +32,34 @@ class PrivateLogFile(PatientHandler, RotatingFileHandler):
         path = Path(self.baseFilename)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        return open(descriptor, "a", encoding="utf-8")
+        return lines_to(LineFile(descriptor, "a"))
 
 
 class LastWarnings(logging.Handler):
-    """Keeps the last warnings and errors for the live picture."""
+    """Keeps the last warnings and errors for the live picture, each text once."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.records: deque[logging.LogRecord] = deque(maxlen=KEPT_WARNINGS)
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        for earlier in [one for one in self.records if one.getMessage() == text]:
+            self.records.remove(earlier)
         self.records.append(record)
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        values: dict[str, Any] = {
-            "at": f"{second}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            values["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(values, ensure_ascii=False)
-
-
-def log_to(path: Path, level: str, *, console: bool, as_json: bool = False) -> None:
-    """Send the log to a file, and with `console` to stdout as well."""
+def log_to(
+    path: Path,
+    process: str,
+    levels: str,
+    *,
+    log_format: str,
+    console: bool,
+    level_file: Path | None = None,
+) -> None:
+    """Send the log to a file, and with `console` to stdout as well; see `log_through` for the rest."""
     handlers: list[logging.Handler] = [PrivateLogFile(path)]
     if console:
-        handlers.append(logging.StreamHandler(sys.stdout))
-    for handler in handlers:
-        handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
-    logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
+        handlers.append(StreamHandler(sys.stdout))
+    log_through(handlers, parse_levels(levels), process=process, log_format=log_format, level_file=level_file)

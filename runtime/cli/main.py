@@ -13,13 +13,9 @@ import click
 
 from messaging.errors import ConfigError, EdgeError
 from runtime.cli.lazy_group import Entry, LazyGroup
+from runtime.exit_codes import BROKEN_PIPE, DONE, FAILED, INTERRUPTED, MEANINGS, WRONG_INPUT
 
 DEBUG_VARIABLE: Final = "EDGE_ACTORS_DEBUG"
-
-FAILED: Final = 1
-USER_ERROR: Final = 2
-INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
-BROKEN_PIPE: Final = 141  # likewise SIGPIPE
 
 
 _HERE = "runtime.cli."
@@ -33,14 +29,33 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "restart": Entry(_HERE + "modules", "restart", "Stop a module and start it again."),
     "module-env": Entry(_HERE + "module_env", "module_env", "Run a module by hand or under a debugger."),
     "logs": Entry(_HERE + "logs", "logs", "Show the log of a module, of edgeHub or of edgeAgent."),
+    "log-level": Entry(_HERE + "log_level", "log_level", "Show or set how much the edge logs."),
     "ledger": Entry(_HERE + "ledger", "ledger", "Account for every message: where did it go?"),
+    "metrics": Entry(_HERE + "metrics", "metrics", "Show the metrics of the edge."),
     "routes": Entry(_HERE + "routes", "routes", "Show, check and test routes."),
     "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),
+    "topics": Entry(_HERE + "topics", "topics", "Show what goes on at the MQTT broker."),
     "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),
+    "check": Entry(_HERE + "check", "check", "Look for what is wrong, and say what to do."),
+    "check-list": Entry(_HERE + "check", "check_list", "List the checks with their ids."),
+    "support-bundle": Entry(
+        _HERE + "support_bundle", "support_bundle", "Collect logs and state in one file, without secrets."
+    ),
+    "system": Entry(_HERE + "system", "system", "Show how the parts of the edge are, and their logs."),
+    "config": Entry(_HERE + "config", "config", "Check, apply and show the settings of this device."),
+    "cert": Entry(_HERE + "cert", "cert", "Show the certificates of this edge."),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
     "cloud": Entry(_HERE + "cloud.group", "cloud", "The IoT Hub on this machine: run it, and what is in it."),
     "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),
 }
+
+
+_EPILOG: Final = "\n\n".join(
+    (
+        "`edge-actors COMMAND --help` says more about one command.",
+        "\b\nExit codes:\n" + "\n".join(f"{code:5}  {meaning}" for code, meaning in MEANINGS),
+    )
+)
 
 
 @dataclass(slots=True)
@@ -54,7 +69,7 @@ class Invocation:
     cls=LazyGroup,
     entries=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="`edge-actors COMMAND --help` says more about one command.",
+    epilog=_EPILOG,
 )
 @click.version_option(package_name="edge-actors", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -62,16 +77,13 @@ def cli() -> None:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit code; errors are told on stderr.
-
-    0 done, 2 what the user wrote or set is wrong, 1 any other failure.
-    """
+    """Run one command and return the exit code, see exit_codes.py; errors are told on stderr."""
     invocation = Invocation(debug=bool(os.environ.get(DEBUG_VARIABLE)))
     try:
         with cli.make_context("edge-actors", list(arguments), obj=invocation) as context:
             result: Any = cli.invoke(context)
         sys.stdout.flush()  # a reader that has gone shall be noticed here and not while Python ends
-        return result if isinstance(result, int) else 0
+        return result if isinstance(result, int) else DONE
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except BrokenPipeError:
@@ -81,7 +93,7 @@ def invoke(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message())
-        return USER_ERROR
+        return WRONG_INPUT
     except Exception as exc:  # noqa: BLE001 - the last one to whom it can be told is the user
         if invocation.debug:
             traceback.print_exc()
@@ -94,14 +106,24 @@ def _explain(error: Exception) -> tuple[int, str]:
     """Return the exit code of an error and what the user is told."""
     match error:
         case click.ClickException():
-            return USER_ERROR, _usage_message(error)
+            return WRONG_INPUT, _usage_message(error)
         case ConfigError():
-            return USER_ERROR, str(error)
+            return WRONG_INPUT, str(error)
         case EdgeError():
             return FAILED, str(error)
         case OSError() if error.filename:
-            return FAILED, f"{error.filename}: {error.strerror}"
+            return FAILED, f"{error.filename}: {error.strerror}{_way_out(error)}"
     return FAILED, f"this should not happen: {type(error).__name__}: {error}; with --debug it says where"
+
+
+def _way_out(error: OSError) -> str:
+    from runtime.system_service import USER, is_user
+
+    if isinstance(error, PermissionError) and is_user(os.geteuid()):  # which root does not expect
+        return (
+            f"; the edge of the service is asked as user {USER}: name a place that it may use, such as /tmp"
+        )
+    return ""
 
 
 def _usage_message(error: click.ClickException) -> str:

@@ -19,6 +19,7 @@ import click
 from runtime.cli.modules import REST_LIMIT_S, check_name
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json
+from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
     from runtime.cli.running import RunningEdge
@@ -77,7 +78,7 @@ def module_env(
                 return _run(command, variables)
             _print(name, variables, secrets, as_json)
             if _wait(home, asked_to_end):
-                return 0
+                return DONE
     raise EnvironmentFault(f"the edge on home {home} ended, and the workload socket with it")
 
 

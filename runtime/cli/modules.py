@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from runtime.cli.bridges import bridge_lines, bridges_of
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
 from runtime.cli.words import duration
@@ -26,6 +27,7 @@ def list_modules(home: Path, as_json: bool) -> None:
 
     with running_edge(home) as edge:
         answer = edge.ask(AGENT, ListModules(), ModuleList)
+        bridges = () if as_json else bridges_of(edge, home)
     found = answer.modules
     if as_json:
         print_json(found)
@@ -35,7 +37,12 @@ def list_modules(home: Path, as_json: bool) -> None:
         ("NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"),
         ((m["name"], m["status"], m["pid"] or "", told(m, now_s), config(m)) for m in found),
     )
-    for line in (*not_isolated(found), *wrong_settings(found), *deployed(answer.deployment)):
+    for line in (
+        *not_isolated(found),
+        *wrong_settings(found),
+        *bridge_lines(bridges),
+        *deployed(answer.deployment),
+    ):
         click.echo(line)
 
 

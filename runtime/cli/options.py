@@ -29,8 +29,17 @@ def common_options(function: Function) -> Function:
 
 
 def _home(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Path:
+    from runtime.system_service import become_owner
+
+    home = _home_in(text)
+    become_owner(home)
+    return home
+
+
+def _home_in(text: str | None) -> Path:
     from messaging.errors import ConfigError
-    from runtime.config import about, default_home, variable
+    from runtime.config import default_home
+    from runtime.settings import about, variable
 
     origin = "--home"
     if text is None:

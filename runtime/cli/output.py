@@ -35,7 +35,10 @@ def table_lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> lis
     ]
 
 
-def _cell(value: object) -> str:
-    """Return a value as text that stays in its cell, whatever a module put into it."""
-    text = "" if value is None else str(value)
+def printable(text: str) -> str:
+    """Return text that stays on its line and in its cell, whatever a module put into it."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _cell(value: object) -> str:
+    return printable("" if value is None else str(value))

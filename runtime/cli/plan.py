@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
+from runtime.exit_codes import CHANGES, DONE
 
 if TYPE_CHECKING:
     from actors.deployment import Deployment
@@ -19,20 +20,19 @@ if TYPE_CHECKING:
     from actors.ports import ModuleRecord
     from runtime.home import Home
 
-CHANGES: Final = 3  # exit code: done, and something would change
-
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a deployment would change. `routes` are (what, name, why)."""
+    """What a deployment would change. `routes` and `broker` are (what, name, why)."""
 
     commands: tuple[Command, ...]
     routes: tuple[tuple[str, str, str], ...]
+    broker: tuple[tuple[str, str, str], ...]
     warnings: tuple[str, ...]
 
     @property
     def changes_something(self) -> bool:
-        return bool(self.commands or self.routes)
+        return bool(self.commands or self.routes or self.broker)
 
 
 @click.command()
@@ -51,14 +51,14 @@ def plan(file: Path, home: Path, as_json: bool) -> int:
     found = planned(read_deployment(file), Home(home))
     if as_json:
         print_json(_as_json(found))
-        return CHANGES if found.changes_something else 0
+        return CHANGES if found.changes_something else DONE
     for warning in found.warnings:
         click.echo(f"warning: {warning}", err=True)
     if not found.changes_something:
         click.echo(f"nothing changes: all is as {file} wants it")
-        return 0
+        return DONE
     rows = [(one.kind.value, one.module, one.reason) for one in found.commands]
-    print_table(("COMMAND", "NAME", "WHY"), [*rows, *found.routes])
+    print_table(("COMMAND", "NAME", "WHY"), [*rows, *found.routes, *found.broker])
     return CHANGES
 
 
@@ -82,7 +82,7 @@ def planned(deployment: Deployment, home: Home) -> Planned:
     twins = {} if config is None else {name: twin_hash(desired) for name, desired in config.twins.items()}
     # What `$edgeHub` desires is shown as what becomes of it.
     commands = tuple(one for one in plan_modules(deployment, current, twins) if one.module != "$edgeHub")
-    return Planned(commands, _routes(deployment, config), deployment.warnings)
+    return Planned(commands, _routes(deployment, config), _broker(deployment, config), deployment.warnings)
 
 
 def _current(
@@ -117,6 +117,7 @@ def _is_same_hub(parts: Mapping[str, str], deployment: Deployment, config: HubCo
         and config.environment == deployment.hub_environment.values
         and (protocol is None or config.cloud_protocol is protocol)
         and config.max_store_bytes == hub.max_size_bytes
+        and (config.broker is None) is (hub.broker is None)
         and config.drops_oldest is (hub.when_full is StoreFullPolicy.DROP_OLDEST)
     )
 
@@ -144,6 +145,17 @@ def _routes(deployment: Deployment, config: HubConfig | None) -> tuple[tuple[str
     return tuple(found)
 
 
+def _broker(deployment: Deployment, config: HubConfig | None) -> tuple[tuple[str, str, str], ...]:
+    """Return what would change at the broker of a hub that goes on meanwhile."""
+    before = None if config is None else config.broker
+    after = deployment.hub.broker
+    if before is None or after is None:
+        return ()  # the hub is made anew
+    parts = (("authorizations", "rules"), ("bridges", "bridges"))
+    changed = [told for told, part in parts if getattr(before, part) != getattr(after, part)]
+    return (("change broker", "mqttBroker", f"changed: {', '.join(changed)}"),) if changed else ()
+
+
 def _as_json(found: Planned) -> dict[str, Any]:
     return {
         "changes": found.changes_something,
@@ -157,5 +169,6 @@ def _as_json(found: Planned) -> dict[str, Any]:
             for one in found.commands
         ],
         "routes": [{"command": what, "route": name, "reason": why} for what, name, why in found.routes],
+        "broker": [{"command": what, "reason": why} for what, _, why in found.broker],
         "warnings": list(found.warnings),
     }

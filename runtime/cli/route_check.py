@@ -11,11 +11,11 @@ from messaging.errors import ConfigError, RouteError
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json
 from runtime.cli.route_text import error_values, is_route, marked
+from runtime.exit_codes import DONE, WRONG_INPUT
 
 if TYPE_CHECKING:
     from actors.hub_manifest import RouteSpec
 
-WRONG: Final = 2  # exit code
 # What IoT Hub takes as desired properties of a module; a deployment from a file has no such limit.
 TWIN_BYTES: Final = 32_768
 
@@ -41,7 +41,7 @@ def check(file_or_route: str, home: Path, as_json: bool) -> int:
                 f"note: together {size_bytes} bytes; IoT Hub takes {TWIN_BYTES} as desired properties of "
                 "$edgeHub, so only a deployment from a file can have them"
             )
-    return WRONG if is_wrong else 0
+    return WRONG_INPUT if is_wrong else DONE
 
 
 def _routes_of(text: str) -> dict[str, RouteSpec]:

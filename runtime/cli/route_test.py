@@ -13,6 +13,7 @@ from messaging.errors import ConfigError, RouteError
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json
 from runtime.cli.route_text import error_values, is_route, marked
+from runtime.exit_codes import DONE, WRONG_INPUT
 
 if TYPE_CHECKING:
     from messaging.message import Message
@@ -60,7 +61,7 @@ def test(
         from runtime.cli.route_batch import answer_lines
 
         answer_lines(sys.stdin.buffer, sys.stdout.buffer)
-        return 0
+        return DONE
     if text is None:
         raise click.UsageError("missing ROUTE or CONDITION")
     message = _message(source, _pairs(properties, "--property"), _pairs(system, "--system"), _body(body))
@@ -70,17 +71,17 @@ def test(
         if not as_json:
             raise ConfigError(f"{exc}\n{marked(text, exc.line, exc.column)}") from exc
         print_json({"error": [error_values(exc)]})
-        return 2
+        return WRONG_INPUT
     if as_json:
         part = None if found.part is None else _values(found.part)
         print_json({"match": found.passes, "why": found.why, "condition": part})
-        return 0
+        return DONE
     click.echo(f"{'matches' if found.passes else 'does not match'}: {found.why}")
     if found.part is not None:
         click.echo()
         for line in _lines(found.part, 0):
             click.echo(line)
-    return 0
+    return DONE
 
 
 def _explained(text: str, message: Message) -> Explanation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,11 @@ from runtime.cli.options import common_options
     "Needed once: the home keeps it.",
 )
 @click.option(
+    "--config",
+    metavar="FILE",
+    help="The settings.  [default: $EDGE_ACTORS_CONFIG, else HOME/config.toml, see `edge-actors config`]",
+)
+@click.option(
     "--for",
     "for_s",
     type=click.FloatRange(min=0),
@@ -42,6 +48,7 @@ def run(
     deployment: Path | None,
     listen: tuple[str, ...],
     connection_string_file: str | None,
+    config: str | None,
     for_s: float | None,
     home: Path,
     as_json: bool,
@@ -52,22 +59,50 @@ def run(
     `edge-actors cloud --help` tells what to do with that.
 
     On a terminal a picture shows modules and messages, and the log goes to HOME/logs/edge-actors.log alone;
-    otherwise its lines are printed as well, with --json as objects.
+    otherwise its lines are printed as well. With --json all logs of the edge consist of objects.
     """
+    from dataclasses import replace
+
+    from actors.module_spec import EDGE_AGENT
     from runtime.cli.log_setup import log_to
     from runtime.config import read_settings
-    from runtime.edge import run_edge
+    from runtime.edge import ANEW, run_edge
     from runtime.home import Home
+    from runtime.log_lines import JSON
 
-    options = {"home": str(home), "listen": listen, "connection_string_file": connection_string_file}
+    options = {
+        "home": str(home),
+        "listen": listen,
+        "connection_string_file": connection_string_file,
+        "config": config,
+    }
     settings = read_settings(options, os.environ)
-    log_path = Home(home).log_of("edgeAgent")
-    if as_json or not sys.stdout.isatty():
-        log_to(log_path, settings.log_level, console=True, as_json=as_json)
-        return run_edge(settings, deployment, for_s)
-    # Only here: a service without a terminal shall not pay for the libraries that draw.
-    from runtime.cli.live import LivePicture
+    if as_json:
+        settings = replace(settings, log_format=JSON)
+    place = Home(home)
+    draws = sys.stdout.isatty() and not as_json
+    log_to(
+        place.log_of(EDGE_AGENT),
+        EDGE_AGENT,
+        settings.log_level,
+        log_format=settings.log_format,
+        console=not draws,
+        level_file=place.log_levels,
+    )
 
-    log_to(log_path, settings.log_level, console=False)
-    with LivePicture(settings):
-        return run_edge(settings, deployment, for_s)
+    def read_again() -> object:
+        return read_settings(options, os.environ)
+
+    if draws:
+        # Only here: a service without a terminal shall not pay for the libraries that draw.
+        from runtime.cli.live import LivePicture
+
+        with LivePicture(settings):
+            code = run_edge(settings, deployment, for_s, read_again)
+    else:
+        code = run_edge(settings, deployment, for_s, read_again)
+    if code == ANEW:
+        # The same process for whoever supervises it, and nothing of the settings before is left in it.
+        logging.shutdown()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return code

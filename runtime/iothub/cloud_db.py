@@ -184,16 +184,8 @@ class CloudDb:
             log.debug("%s: its loop has ended", WHAT)  # nobody is left who could wait
 
     def _open_connection(self) -> sqlite3.Connection:
-        connection = sqlite_file.connect(self.path, WHAT)
-        try:
-            sqlite_file.prepare(connection, self.path, WHAT, MIGRATIONS)
-            connection.execute("COMMIT")
-        except BaseException as exc:
-            connection.close()
-            if isinstance(exc, sqlite3.Error):
-                raise sqlite_file.translated(exc, self.path, WHAT, "open") from exc
-            raise
-        return connection
+        with sqlite_file.opened(self.path, WHAT, MIGRATIONS) as connection:
+            return connection
 
     def _next_group(self) -> Sequence[_Waiting[Any]] | None:
         first = self._jobs.get()

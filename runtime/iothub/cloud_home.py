@@ -4,6 +4,7 @@ cloud.db       registry, twins, messages, enrollments
 policies.json  the accounts of services with their keys, the owner's among them
 certificates/  the stand-in's own CA and its server certificate
 ca.pem         the certificate of that CA, which clients have to trust
+quality-telemetry.jsonl  the newest of what edges tell about how they run, see diagnostics.py
 upstream.position  how far the copy of telemetry got, see telemetry_file.py
 serving.json   where the last run listened, for the command line
 logs/          the log of the process

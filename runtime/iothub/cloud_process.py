@@ -157,7 +157,7 @@ class _Cloud:
             gc.collect()
             gc.freeze()  # what is imported stays: the collector need not look at it again
             await stop.wait()
-            log.info("stopping")
+            log.info("IoT Hub '%s' is stopping", self._settings.host_name)
             # Whoever does not let go shall not keep the process: nothing acknowledged is lost by that.
             loop.call_later(STOP_LIMIT_S, os._exit, DONE)
 

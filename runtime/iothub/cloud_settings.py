@@ -12,8 +12,8 @@ from typing import Final
 
 from messaging.errors import ConfigError
 from messaging.text import quoted
-from runtime.config import about
 from runtime.listening_sockets import ListenAddress
+from runtime.settings import about
 
 DEFAULT_ADDRESS: Final = "127.0.0.2"
 MQTT_PORT: Final = 8883

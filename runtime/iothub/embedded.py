@@ -12,16 +12,17 @@ import os
 import sys
 from pathlib import Path
 
+from actors.module_spec import EDGE_CLOUD
 from messaging.errors import EdgeError
 from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.cloud_process import CloudSockets, run_cloud
 from runtime.iothub.cloud_settings import read_cloud_settings
 from runtime.listening_sockets import Use, address_of, from_environment
-from runtime.logging_setup import log_to_stderr
+from runtime.logging_setup import log_as_told
 from runtime.socket_handover import SocketOffer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("runtime.iothub.embedded")  # `__main__` where it runs
 
 
 def run_embedded(home: Path) -> int:
@@ -46,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="runtime.iothub.embedded", description="The IoT Hub of an edge.")
     parser.add_argument("--home", type=Path, required=True)
     arguments = parser.parse_args()
-    log_to_stderr(os.environ.get("EDGE_ACTORS_LOG_LEVEL", "info"))
+    log_as_told(EDGE_CLOUD, Home(arguments.home).log_levels)
     os.umask(0o077)
     try:
         return run_embedded(arguments.home)

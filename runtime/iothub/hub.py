@@ -20,6 +20,7 @@ from messaging.twin import Json
 from runtime.iothub import documents, identities, methods, proofs, refusals, twins
 from runtime.iothub.c2d import C2dQueues
 from runtime.iothub.cloud_db import CloudDb
+from runtime.iothub.diagnostics import Diagnostics, is_diagnostics
 from runtime.iothub.feedback import FeedbackQueue
 from runtime.iothub.identities import Change
 from runtime.iothub.methods import MethodCalls
@@ -59,6 +60,7 @@ class IotHub:
         policies: Policies,
         clock: Clock,
         ring_bytes: int,
+        folder: Path,
     ) -> None:
         self.hosts = tuple(hosts)
         self.policies = policies
@@ -67,6 +69,7 @@ class IotHub:
         self._db = db
         self._sessions = Sessions(db, clock)
         self._stream = TelemetryStream(db, clock, ring_bytes)
+        self._diagnostics = Diagnostics(folder, clock)
         self._methods = MethodCalls(self._sessions)
         self._c2d = C2dQueues(db, clock, self._sessions)
         self._feedback = FeedbackQueue(db, clock)
@@ -96,7 +99,7 @@ class IotHub:
         """
         policies = Policies.load(folder / "policies.json")
         db = await CloudDb.open(folder / "cloud.db")
-        hub = cls(db, (host_name, *aliases), policies, clock, ring_bytes)
+        hub = cls(db, (host_name, *aliases), policies, clock, ring_bytes, folder)
         await hub._sessions.load()
         hub._sweeper = asyncio.create_task(hub._sweep_for_ever())
         return hub
@@ -178,6 +181,8 @@ class IotHub:
     def telemetry(self, grant: Grant, messages: Sequence[Telemetry]) -> asyncio.Future[None]:
         """Append messages to the stream; the future is done when they are on disk, StoreError if not.
 
+        What an edge tells about itself is kept elsewhere.
+
         Raises:
             IotHubError: 413001 one of them is too large; nothing of them is kept.
         """
@@ -187,6 +192,14 @@ class IotHub:
                     f"a message of '{grant.identity}' is over {LARGEST_MESSAGE_BYTES} bytes"
                 )
         self._sessions.active(grant.identity)
+        told = [message for message in messages if is_diagnostics(message)]
+        if told:
+            self._diagnostics.take(grant, told)
+            messages = [message for message in messages if not is_diagnostics(message)]
+            if not messages:
+                done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                done.set_result(None)
+                return done
         return self._stream.append(grant, messages)
 
     def follow_telemetry(self, follower: Follower) -> None:

@@ -126,7 +126,7 @@ def open_session(
     Args:
         target: The broker.
         context: From `target.tls()`; made once for many clients.
-        client: `client_id`, and where they apply `username`, `password`, `clean_session`, `filters`.
+        client: `client_id`, and where they apply `username`, `password`, `clean_session`, `filters`, `qos`.
 
     Raises:
         BrokerRefused: CONNACK or SUBACK says no.
@@ -144,7 +144,7 @@ def open_session(
     )
     early = _expect(link, name, mqtt_wire.CONNACK, b"")
     if filters:
-        link.write(mqtt_wire.subscribe(1, filters))
+        link.write(mqtt_wire.subscribe(1, filters, client.get("qos", 1)))
         early = _expect(link, name, mqtt_wire.SUBACK, early)
     link.socket.setblocking(False)
     return link, early

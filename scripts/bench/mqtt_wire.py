@@ -47,9 +47,9 @@ def connect(client_id: str, username: str | None, password: str | None, *, clean
     return packet(0x10, body + b"".join(string(text) for text in (username, password) if text))
 
 
-def subscribe(packet_id: int, filters: list[str]) -> bytes:
-    """Encode SUBSCRIBE (3.8) asking for QoS 1 on every filter."""
-    asked = b"".join(string(text) + b"\x01" for text in filters)
+def subscribe(packet_id: int, filters: list[str], qos: int = 1) -> bytes:
+    """Encode SUBSCRIBE (3.8) asking for one QoS on every filter."""
+    asked = b"".join(string(text) + bytes([qos]) for text in filters)
     return packet(0x82, struct.pack(">H", packet_id) + asked)
 
 

@@ -28,7 +28,7 @@ keyfile {directory}/server.key
 allow_anonymous true
 persistence false
 set_tcp_nodelay true
-max_inflight_messages 0
+max_inflight_messages {in_flight}
 max_queued_messages 0
 connection_messages false
 log_dest file {directory}/mosquitto.log
@@ -107,7 +107,9 @@ class MosquittoPeer:
 
     name = "mosquitto"
 
-    def __init__(self) -> None:
+    def __init__(self, in_flight: int = 0) -> None:
+        """Find the program; `in_flight` messages may go to a client without its acknowledgement, 0: any."""
+        self._in_flight = in_flight
         # Debian installs it into /usr/sbin, which is not on everybody's PATH.
         found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if not found:
@@ -129,6 +131,7 @@ class MosquittoPeer:
             plain_port=self.ports["plain"],
             tls_port=self.ports["tls"],
             directory=self.directory,
+            in_flight=self._in_flight,
             user=pwd.getpwuid(
                 os.geteuid()
             ).pw_name,  # started by root it would give the key file up otherwise

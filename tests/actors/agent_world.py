@@ -10,11 +10,13 @@ from typing import Any
 from actors.addresses import AGENT, SECURITY
 from actors.agent import AgentActor
 from actors.agent_link import LINK, AgentLinkActor
+from actors.agent_metrics import AgentMetrics
 from actors.agent_root import AgentRootActor
 from actors.base import ChildSpec
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper, KeptDeployment, keeper_without_deployment
 from actors.memory_system import MemorySystem
+from actors.metric_registry import Registry
 from actors.module_list import ListModules
 from actors.registry import RegistryActor
 from actors.security import SecurityActor
@@ -83,6 +85,7 @@ class CloudEdge:
         self._until_ready = until_ready
         self.system = MemorySystem(seed=7, process="agent")
         self.cloud = MemoryCloud()
+        self.metrics = AgentMetrics(Registry(self.system.clock))
         self.runtime = FakeModuleRuntime(self.system.clock)
         self.records = FakeModuleRecords()
         self.security_actor = SecurityActor
@@ -110,7 +113,7 @@ class CloudEdge:
         return self
 
     def _link(self) -> AgentLinkActor:
-        return AgentLinkActor("edge1", "hub.example", self.cloud)
+        return AgentLinkActor("edge1", "hub.example", self.cloud, metrics=self.metrics)
 
     def _agent(self) -> AgentActor:
         return AgentActor(
@@ -124,7 +127,13 @@ class CloudEdge:
             link=LINK,
             until_ready=self._until_ready,
             trial_s=self._trial_s,
+            metrics=self.metrics,
         )
+
+    def counted(self, name: str) -> float:
+        """Return the number of a metric of one series, 0 for one that there is not yet."""
+        found = [family for family in self.metrics.registry.collect() if family.name == name]
+        return found[0].samples[-1].value if found else 0.0
 
     def deploy(self, modules: dict[str, Any], *changes: tuple[tuple[str, ...], Any], **hub: Any) -> None:
         """Put a deployment into the twins, as the service does; `hub` is laid over that of `$edgeHub`."""

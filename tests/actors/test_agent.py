@@ -12,6 +12,7 @@ from actors.addresses import AGENT, SECURITY
 from actors.agent import ROUTES_LIMIT_S, AgentActor
 from actors.agent_root import REPLACE_LIMIT_S, AgentRootActor, StopEdge
 from actors.base import ChildSpec
+from actors.broker_settings import spec_in
 from actors.deployment import parse_deployment
 from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
@@ -40,6 +41,7 @@ from actors.security import (
     SecurityActor,
 )
 from actors.supervisor_messages import RestartModule, StartModule, StopModule
+from messaging.broker.config import BrokerSpec
 from messaging.client import Client
 from messaging.envelope import Envelope, Secret
 from messaging.errors import ConfigError
@@ -48,7 +50,7 @@ from messaging.lifecycle import Hello, ListDeadLetters, PeerDown, PeerUp, Reques
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from tests.actors.manifests import AGENT as AGENT_PATH
-from tests.actors.manifests import REMOVED, manifest_text
+from tests.actors.manifests import HUB, REMOVED, manifest_text
 from tests.fakes.module_records import FakeModuleRecords
 from tests.fakes.module_runtime import FakeModuleRuntime
 from tests.fakes.security import DAY_S, FakeSecurity
@@ -439,6 +441,21 @@ def test_certificates_are_renewed_in_time_and_the_hub_hears_of_it() -> None:
     assert [e.kind for e in edge.hub_root()].count("CertificateChanged") == 3
 
 
+def test_modules_that_run_are_started_again_for_another_edge_ca_but_not_the_hub() -> None:
+    edge = Edge({"pump": process(), "valve": process()}).start()
+    edge.ask(AGENT, StopModule("valve"))
+    edge.security.fault = ConfigError("disk full")
+    edge.system.advance(24 * DAY_S + 1)
+    began = len(edge.runtime.story)
+    edge.security.fault = None
+
+    edge.system.advance(3600.0)
+
+    assert edge.runtime.story[began:] == ["stop pump", "start pump"]
+    assert edge.modules()["pump"]["status"] == "running"
+    assert edge.modules()["valve"]["status"] == "stopped"
+
+
 def test_a_hub_that_comes_up_loads_the_certificate_that_was_renewed_while_it_or_we_were_away() -> None:
     edge = Edge({}).start()
     edge.system.advance(25 * DAY_S)
@@ -564,6 +581,35 @@ def test_routes_that_the_hub_could_not_take_are_told_again() -> None:
     assert [e.kind for e in after_a_failure] == ["SetRoutes"]
     assert [e.kind for e in after_silence] == ["SetRoutes"]
     assert edge.router() == []
+
+
+def test_the_rules_of_the_broker_are_told_with_the_routes_until_they_are_taken() -> None:
+    edge = Edge({}, ((*HUB, "schemaVersion"), "1.2"), ((*HUB, "mqttBroker"), {"bridges": []}))
+    broker = edge.system.mailbox("hub/broker")
+    edge.start()
+    edge.tell(AGENT, PeerUp("hub", 7))
+    [asked] = broker()
+
+    for _ in range(4):  # the router is silent as well, which makes nothing more
+        edge.system.advance(ROUTES_LIMIT_S)
+    after_silence = broker()
+    edge.tell(AGENT, PeerDown("hub"))
+    edge.system.advance(10 * ROUTES_LIMIT_S)
+
+    assert (asked.kind, asked.is_request) == ("SetBroker", True)
+    assert spec_in(message_in(asked)) == BrokerSpec()
+    assert [e.kind for e in after_silence] == ["SetBroker"] * 4
+    assert broker() == []
+
+
+def test_a_hub_without_a_broker_is_told_no_rules() -> None:
+    edge = Edge({})
+    broker = edge.system.mailbox("hub/broker")
+    edge.start()
+
+    edge.tell(AGENT, PeerUp("hub", 7))
+
+    assert broker() == []
 
 
 def test_a_hub_that_does_not_tell_its_routes_harms_nobody() -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from actors.agent_link import LINK, REPORT_SPACING_S, AgentMethodAnswered, CallAgentMethod
+from actors.agent_link import (
+    LINK,
+    REPORT_SPACING_S,
+    TRIED_AGAIN,
+    AgentMethodAnswered,
+    CallAgentMethod,
+    QualityLost,
+    SendQuality,
+)
 from actors.agent_root import StopEdge
 from actors.cloud_connection import CloudFault, Fault
 from messaging.twin import Section
@@ -92,6 +100,7 @@ def test_a_refusal_is_tried_again_later_without_haste_and_without_an_end(
     assert 50 <= tries <= 250
     assert EDGE_AGENT_ID in edge.cloud.connections
     told = [line.getMessage() for line in caplog.records if "the agent's link" in line.getMessage()]
+    told = [line.removesuffix(TRIED_AGAIN) for line in told]
     assert told == [
         "the agent's link to hub.example is up",
         "the agent's link to hub.example is down: it says no; do this",
@@ -303,3 +312,79 @@ def test_a_link_that_fails_is_made_anew_and_goes_on_where_it_was() -> None:
 
     assert edge.statuses()["other"] == "running"
     assert [*edge.reported["modules"]] == ["other"]
+
+
+def test_twins_and_patches_that_come_are_counted_and_those_that_do_not() -> None:
+    """Source: observability.md section 3."""
+    edge = linked()
+    syncs, failed = "edgeAgent_iothub_syncs_total", "edgeAgent_unsuccessful_iothub_syncs_total"
+    before = edge.counted(syncs), edge.counted(failed)
+
+    edge.cloud.patch_desired(EDGE_AGENT_ID, {"modules": {"second": process()}})
+    edge.system.run()
+    after_patch = edge.counted(syncs)
+    edge.system.advance(30.0)  # what changed is reported by then
+    edge.cloud.failures[EDGE_AGENT_ID].append(CloudFault(Fault.TIMEOUT, "no answer"))
+    edge.system.advance(3600.0)
+
+    assert before == (1, 0)
+    assert after_patch == 2
+    assert edge.counted(syncs) == 4  # the one that failed, and the next
+    assert edge.counted(failed) == 1
+
+
+def test_the_time_of_a_deployment_is_counted_when_it_was_rolled_out() -> None:
+    edge = linked()
+    times = "edgeAgent_deployment_time_seconds"
+    before = edge.counted(times)
+
+    edge.cloud.patch_desired(EDGE_AGENT_ID, {"modules": {"second": process()}})
+    edge.system.run()
+
+    assert edge.counted(times) == before + 1
+
+
+def sent_quality(edge: CloudEdge, body: bytes = b"numbers") -> list[str]:
+    """Have the link send quality telemetry; return the kinds of what it answers."""
+    asker = edge.system.mailbox("agent/metrics")
+    edge.system.bus.send(LINK, SendQuality(body), sender="agent/metrics", correlation_id=5)
+    edge.system.run()
+    return [letter.kind for letter in asker()]
+
+
+def test_quality_telemetry_goes_as_the_agent_with_a_content_type_and_nothing_else() -> None:
+    """Source: observability.md section 4."""
+    edge = linked()
+
+    answered = sent_quality(edge)
+
+    assert answered == ["QualitySent"]
+    [(sender, message)] = edge.cloud.messages
+    assert sender == EDGE_AGENT_ID
+    assert message.properties == {}
+    assert message.system_properties == {"contentType": "application/x-azureiot-edgeruntimediagnostics"}
+    assert message.body == b"numbers"
+
+
+@pytest.mark.parametrize(
+    ("kind", "may_pass"), [(Fault.TIMEOUT, True), (Fault.THROTTLED, True), (Fault.REFUSED, False)]
+)
+def test_quality_telemetry_that_is_not_taken_says_whether_to_try_again(kind: Fault, may_pass: bool) -> None:
+    edge = linked()
+    edge.cloud.failures[EDGE_AGENT_ID].append(CloudFault(kind, "not now"))
+    asker = edge.system.mailbox("agent/metrics")
+
+    edge.system.bus.send(LINK, SendQuality(b"x"), sender="agent/metrics", correlation_id=5)
+    edge.system.run()
+
+    [letter] = asker()
+    assert message_in(letter) == QualityLost("not now", may_pass)
+
+
+def test_without_a_link_quality_telemetry_is_to_be_tried_again() -> None:
+    edge = linked()
+    edge.cloud.go_away()
+    edge.system.run()
+
+    assert sent_quality(edge) == ["QualityLost"]
+    assert edge.cloud.messages == []

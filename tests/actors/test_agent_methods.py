@@ -10,7 +10,9 @@ import pytest
 
 from actors.agent_link import AgentMethodAnswered, CallAgentMethod
 from actors.agent_methods import LIST_LIMIT_S, MOST_TASKS, RESTART_LIMIT_S, AgentMethodsActor
-from actors.log_query import LogRequest
+from actors.agent_metrics import AgentMetrics
+from actors.log_query import BundleRequest, LogRequest
+from actors.metric_registry import Registry
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.supervisor_messages import RestartModule
@@ -28,6 +30,7 @@ class FakeWorker:
     def __init__(self) -> None:
         self.reads: list[tuple[LogRequest, Sequence[str], Callable[[int, bytes], None]]] = []
         self.uploads: list[tuple[LogRequest, Sequence[str], Callable[[str], None]]] = []
+        self.bundles: list[tuple[BundleRequest, Callable[[str], None]]] = []
         self.closed = False
 
     def read(self, request: LogRequest, modules: Sequence[str], done: Callable[[int, bytes], None]) -> None:
@@ -35,6 +38,9 @@ class FakeWorker:
 
     def upload(self, request: LogRequest, modules: Sequence[str], done: Callable[[str], None]) -> None:
         self.uploads.append((request, modules, done))
+
+    def upload_bundle(self, request: BundleRequest, done: Callable[[str], None]) -> None:
+        self.bundles.append((request, done))
 
     def close(self) -> None:
         self.closed = True
@@ -44,7 +50,8 @@ class MethodWorld(World):
     def __init__(self) -> None:
         super().__init__(AGENT, LINK)
         self.worker = FakeWorker()
-        self.start(METHODS, lambda: AgentMethodsActor(AGENT, self.worker))
+        self.metrics = AgentMetrics(Registry(self.clock, (("iothub", "h"),)))
+        self.start(METHODS, lambda: AgentMethodsActor(AGENT, self.worker, self.metrics))
         self._calls = 0
 
     def call(self, name: str, payload: Any = None, raw: bytes | None = None) -> str:
@@ -91,10 +98,12 @@ def test_a_method_that_is_not_there_is_400_and_names_those_that_are(world: Metho
 
     assert status == 400
     assert repr(name) in answer["message"]
-    assert "GetModuleLogs, GetTaskStatus, RestartModule, UploadModuleLogs, ping" in answer["message"]
+    assert "UploadModuleLogs, UploadSupportBundle, ping" in answer["message"]
 
 
-@pytest.mark.parametrize("name", ["RestartModule", "GetModuleLogs", "UploadModuleLogs", "GetTaskStatus"])
+@pytest.mark.parametrize(
+    "name", ["RestartModule", "GetModuleLogs", "UploadModuleLogs", "UploadSupportBundle", "GetTaskStatus"]
+)
 @pytest.mark.parametrize("payload", [b"null", b"", b"[]", b"{"])
 def test_a_method_that_needs_a_payload_is_400_without(world: MethodWorld, name: str, payload: bytes) -> None:
     """Source: agent.md section 8, row 107."""
@@ -102,6 +111,56 @@ def test_a_method_that_needs_a_payload_is_400_without(world: MethodWorld, name: 
 
     assert status == 400
     assert "the payload has to be a JSON object such as" in answer["message"]
+
+
+# UploadSupportBundle
+
+BUNDLE = {"schemaVersion": "1.0", "sasUrl": "https://a/b?sig=s"}
+
+
+def test_a_support_bundle_is_a_task_that_tells_its_end(world: MethodWorld) -> None:
+    """Source: agent.md sections 5.2 and 5.4."""
+    status, task = world.answer("uploadsupportbundle", BUNDLE | {"Since": "2d", "edgeRuntimeOnly": True})
+
+    assert (status, task["status"], task["message"]) == (200, "Running", "")
+    [(request, done)] = world.worker.bundles
+    assert request == BundleRequest("https://a/b?sig=s", "2d", "", True)
+    assert "sig=s" not in repr(request)
+    done("the disk is full")
+    world.system.run()
+    asked = {"schemaVersion": "1.0", "correlationId": task["correlationId"]}
+    world.call("GetTaskStatus", asked)
+    assert world.answers()[-1][2] == {
+        "status": "Failed",
+        "message": "upload support bundle: the disk is full",
+        "correlationId": task["correlationId"],
+    }
+
+
+@pytest.mark.parametrize("version", ["1.0", "3.4", "abc"])
+def test_a_support_bundle_takes_any_schema_version(world: MethodWorld, version: str) -> None:
+    """Source: agent.md section 5.1."""
+    assert world.answer("UploadSupportBundle", BUNDLE | {"schemaVersion": version})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"schemaVersion": " "}, "schemaVersion is missing"),
+        ({"sasUrl": None}, "sasUrl is missing"),
+        ({"since": "yesterday"}, "since 'yesterday' is no time"),
+        ({"until": []}, "until '[]' is no time"),
+        ({"edgeRuntimeOnly": "yes"}, "edgeRuntimeOnly is neither true nor false"),
+    ],
+)
+def test_a_support_bundle_that_makes_no_sense_is_400(
+    world: MethodWorld, change: dict[str, Any], told: str
+) -> None:
+    status, answer = world.answer("UploadSupportBundle", BUNDLE | change)
+
+    assert status == 400
+    assert told in answer["message"]
+    assert not world.worker.bundles
 
 
 # RestartModule
@@ -234,3 +293,15 @@ def test_tasks_that_have_ended_make_room_for_new_ones(world: MethodWorld) -> Non
 
     question = {"schemaVersion": "1.0", "correlationId": first["correlationId"]}
     assert world.answer("GetTaskStatus", question)[1]["status"] == "Unknown"
+
+
+def test_calls_are_counted_under_the_registered_spelling_without_the_common_labels() -> None:
+    """Source: observability.md section 13, row 18."""
+    world = MethodWorld()
+
+    for name in ("PING", "ping", "nosuchmethod"):
+        world.answer(name)
+
+    [family] = world.metrics.registry.collect()
+    assert (family.name, family.kind) == ("edgeagent_direct_method_invocations_count", "counter")
+    assert [(sample.labels, sample.value) for sample in family.samples] == [((("method_name", "ping"),), 2)]

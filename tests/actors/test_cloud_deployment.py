@@ -254,6 +254,16 @@ def test_changed_routes_are_told_to_a_hub_that_lives_and_restart_nobody() -> Non
     assert edge.place.kept.hub_version == 9
 
 
+def test_a_broker_below_schema_version_1_2_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    edge = running()
+    desired = edge.cloud.desired[EDGE_HUB_ID].values | {"mqttBroker": {}}
+
+    edge.tell(AGENT, hub_desired(desired, 9))
+
+    assert edge.keeper.deployment.hub.broker is None
+    assert "$edgeHub, version 9: $.mqttBroker: has no effect below schema version 1.2" in caplog.text
+
+
 def test_routes_of_a_hub_that_desires_nothing_stay_as_they_are() -> None:
     edge = running()
     before = edge.keeper.deployment.hub

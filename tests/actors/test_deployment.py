@@ -408,7 +408,7 @@ def test_sub_paths_are_laid_over_the_base_of_the_same_file_in_order() -> None:
         (
             (*HUB, "mqttBroker"),
             {},
-            f"{AT_HUB}.mqttBroker: has no effect: topics of your own are not supported",
+            f'{AT_HUB}.mqttBroker: has no effect below schema version 1.2; write "schemaVersion": "1.2"',
         ),
         (
             ("modulesContent", "sensr"),

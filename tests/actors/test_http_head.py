@@ -76,7 +76,7 @@ def test_a_call_of_a_module_that_proved_itself_is_made_and_answered(
     answers = world.ask(path)
     assert world.judge() == ["edge1/control"]
     [(invoke, to)] = world.invoked()
-    assert invoke == InvokeMethod(target, "start", b'{"rpm":5}', 10, 0)
+    assert invoke == InvokeMethod(target, "start", b'{"rpm":5}', 10, 0, "edge1/control")
     world.tell(HTTP, MethodResult(501, b'{"why":"no"}'), METHODS, to)
 
     assert answers == [HttpAnswer(200, b'{"status":501,"payload":{"why":"no"}}')]

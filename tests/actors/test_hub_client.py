@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from actors.agent_link import HubDesiredArrived
+from actors.bridge_messages import BridgesReport
 from actors.client_services import (
     CallMethod,
     ClientChanged,
@@ -31,7 +32,7 @@ from actors.hub_client import (
     HubClientActor,
     ListClients,
 )
-from actors.hub_report import MOST_CLIENTS_BYTES, MOST_GONE, ClientTimes, client_entries
+from actors.hub_report import LONGEST_ERROR, MOST_CLIENTS_BYTES, MOST_GONE, ClientTimes, client_entries
 from actors.identities import SECURITY, GetIdentities, Identities
 from actors.router import Endpoints, ListEndpoints, ListRoutes, Routes
 from actors.twin_record import TwinRecord
@@ -140,9 +141,28 @@ def test_the_first_report_wipes_the_clients_of_an_earlier_hub_and_tells_the_rest
         "lastDesiredVersion": 7,
         "lastDesiredStatus": status,
     }
-    assert first == [header | {"clients": None}]
+    assert first == [header | {"clients": None, "bridges": None}]
     assert [list(patch["clients"]) for patch in later] == [["edge1/sensor"]]
     assert world.twin.keys() == header.keys() | {"clients"}
+
+
+def test_bridges_are_told_as_they_change_and_those_of_an_earlier_hub_are_wiped() -> None:
+    world = ReportWorld(twin={"bridges": {"old": {"status": "connected"}}})
+    world.pass_time()
+    assert "bridges" not in world.twin
+
+    up = ("$upstream", "connected", "2026-11-21T22:00:00Z", "")
+    down = ("site", "waiting", "", "refused " + "x" * 1000)
+    world.tell(US, BridgesReport((up, down)), "hub/bridges")
+    world.pass_time()
+    assert world.twin["bridges"] == {
+        "%24upstream": {"status": "connected", "connectedTimeUtc": "2026-11-21T22:00:00Z"},
+        "site": {"status": "waiting", "error": down[3][:LONGEST_ERROR]},
+    }
+
+    world.tell(US, BridgesReport((up,)), "hub/bridges")
+    world.pass_time()
+    assert list(world.twin["bridges"]) == ["%24upstream"]
 
 
 def test_a_client_is_told_with_its_state_and_times_under_an_escaped_key(world: ReportWorld) -> None:
@@ -418,7 +438,8 @@ def test_what_the_hub_desires_and_cannot_be_is_reported_and_told_to_nobody() -> 
     assert world.twin["lastDesiredVersion"] == 8
     assert world.twin["lastDesiredStatus"] == {
         "code": 400,
-        "description": "$edgeHub, version 8: $.routes: expected an object, got a number",
+        "description": "Error while parsing desired properties - "
+        "$edgeHub, version 8: $.routes: expected an object, got a number",
     }
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from actors.agent_environment import VARIABLES as AGENT_VARIABLES
 from actors.deployment import parse_deployment
+from actors.environment_variables import Effect, Variable
 from actors.hub_environment import (
     DEFAULTS,
     VARIABLES,
-    Effect,
     HubEnvironment,
-    Variable,
     parse_environment,
 )
 from actors.upstream_protocol import UpstreamProtocol
@@ -36,7 +36,7 @@ def table_row(variable: Variable) -> str:
 def test_the_document_has_a_true_row_for_each_variable_in_the_order_of_the_table() -> None:
     rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
 
-    assert rows == [table_row(variable) for variable in VARIABLES]
+    assert rows == [table_row(variable) for variable in (*VARIABLES, *AGENT_VARIABLES)]
 
 
 def test_every_setting_of_the_hub_has_exactly_one_variable() -> None:
@@ -86,6 +86,9 @@ def test_every_setting_of_the_hub_has_exactly_one_variable() -> None:
         ("UpstreamProtocol", "amqpWS", "upstream_protocol", UpstreamProtocol.AMQP_WS),
         ("upstreamprotocol", "MQTT", "upstream_protocol", UpstreamProtocol.MQTT),
         ("MaxUpstreamBatchSize", "10", "upstream_batch_messages", 10),
+        ("httpsettings__METRICS_PORT", "9700", "metrics_port", 9700),
+        ("Metrics__Listener__MetricsEnabled", "False", "metrics_enabled", False),
+        ("Metrics:Listener:MetricsHistogramMaxAge", "00:10:00", "metrics_histogram_max_age_s", 600.0),
     ],
 )
 def test_an_obeyed_variable_sets_its_value(name: str, text: str, field: str, value: Any) -> None:
@@ -103,6 +106,16 @@ def test_an_obeyed_variable_sets_its_value(name: str, text: str, field: str, val
             "many",
             "'many' is not allowed; allowed: a whole number from 1 to 1000000. "
             "The default applies: no limit but file descriptors and memory",
+        ),
+        (
+            "HttpSettings__metrics_port",
+            "70000",
+            "'70000' is not allowed; allowed: a whole number from 1 to 65535. The default applies: 9600",
+        ),
+        (
+            "Metrics__Listener__MetricsEnabled",
+            "off",
+            "'off' is not allowed; allowed: true or false. The default applies: true",
         ),
         (
             "MessageAckTimeoutSecs",

@@ -175,6 +175,9 @@ def test_the_first_item_that_names_a_module_counts() -> None:
 # lines
 
 
+OWN_OBJECT = '{"at": "2024-05-01T10:00:00.250Z", "level": "warning", "process": "edgeHub", "message": "x"}\n'
+
+
 @pytest.mark.parametrize(
     ("payload", "parsed"),
     [
@@ -187,8 +190,8 @@ def test_the_first_item_that_names_a_module_counts() -> None:
             ParsedLine(3, "<3> 2019-02-14 16:15:35.243 -08:00 \n", 1_550_189_735.243),
         ),
         (
-            "2024-05-01T10:00:00.250Z WARNING supervisor: x\n",
-            ParsedLine(4, "WARNING supervisor: x", NOW_S + 0.25),
+            OWN_OBJECT,
+            ParsedLine(4, OWN_OBJECT.rstrip(), NOW_S + 0.25),
         ),
         ("<9> x\n", ParsedLine(6, "<9> x", None)),
         ("", ParsedLine(6, "", None)),

@@ -234,7 +234,7 @@ def test_the_chain_of_a_user_name_is_judged_unless_nested_edges_are_switched_off
     login = read_login(connect(properties), (), environment)
 
     assert not isinstance(login, Refusal)
-    assert login == Login(login.user, Authenticate("leaf", Secret(b"token"), (), chain))
+    assert login == Login("leaf", login.user, Authenticate("leaf", Secret(b"token"), (), chain))
 
 
 # changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from actors.hub_client import HubClientActor
 from actors.hub_config import RouteText
 from actors.hub_environment import DEFAULTS
 from actors.hub_identity import HubIdentity, KnownIdentities
+from actors.hub_metrics import OFF, HubMetrics
 from actors.identities import IdentityActor
 from actors.memory_system import MemorySystem
 from actors.methods import MethodActor
@@ -24,6 +26,7 @@ from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from actors.upstream_switchboard import LinkLimits, Where
 from messaging import sas
+from messaging.clock import Clock
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.mqtt import wire
@@ -146,8 +149,15 @@ class Peer:
 class HubWorld:
     """The actors of one hub."""
 
-    def __init__(self, routes: dict[str, str] = UP, seed: int = 0, store: MessageStore | None = None) -> None:
+    def __init__(
+        self,
+        routes: dict[str, str] = UP,
+        seed: int = 0,
+        store: MessageStore | None = None,
+        metrics: Callable[[Clock], HubMetrics] = lambda clock: OFF,
+    ) -> None:
         self.system = MemorySystem(seed, "hub")
+        self.metrics = counts = metrics(self.system.clock)
         self.disk = MemoryDisk()
         self.listener = FakeListener()
         self.cloud = MemoryCloud()
@@ -158,17 +168,20 @@ class HubWorld:
         )
         texts = tuple(RouteText(name, text, DEFAULT_PRIORITY, 0) for name, text in routes.items())
         guard, kept = AppendGuard(), KeptRoutes(texts, None)
-        connected = ConnectedClients()
+        connected = ConnectedClients(metrics=counts)
         routing, storage = RoutingTrail(), StorageTrail()
         start = self.system.start
-        start(STORE, lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage))
+        start(
+            STORE,
+            lambda: StoreActor(lambda: store or MemoryMessageDb(self.disk), guard, storage, metrics=counts),
+        )
         start(
             IDENTITIES,
             lambda: IdentityActor(
-                copy, (IOTHUB,), (MQTT,), check_certificate, lambda: False, UPSTREAM, DEVICE
+                copy, (IOTHUB,), (MQTT,), check_certificate, lambda: False, UPSTREAM, DEVICE, counts
             ),
         )
-        start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing))
+        start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing, counts))
         start(
             UPSTREAM,
             lambda: UpstreamActor(
@@ -180,10 +193,11 @@ class HubWorld:
                 twins=TWINS,
                 methods=METHODS,
                 limits=LinkLimits(),
+                metrics=counts,
             ),
         )
-        start(TWINS, lambda: TwinActor(lambda: self.twins, ROUTER, UPSTREAM, DEVICE, {}))
-        start(METHODS, MethodActor)
+        start(TWINS, lambda: TwinActor(lambda: self.twins, ROUTER, UPSTREAM, DEVICE, {}, counts))
+        start(METHODS, lambda: MethodActor(counts))
         start(
             HUB_CLIENT,
             lambda: HubClientActor(

@@ -20,6 +20,7 @@ from actors.stored import (
     Totals,
     position_of,
     positions_of_rank,
+    priority_of,
     rank_of,
     seq_of,
 )
@@ -163,6 +164,17 @@ class MemoryMessageDb:
                 contents.queues[endpoint_id].expired += 1
             return dict(counts)
 
+    def due_headers(self, now_s: float, limit: int = 1000) -> list[tuple[bytes, int]]:
+        contents = self._disk.contents
+        due = sorted(
+            (expires_at, endpoint_id, position)
+            for endpoint_id, queue in contents.queues.items()
+            for position, expires_at in queue.expires_at.items()
+            if expires_at is not None and expires_at <= now_s
+        )
+        headers = [contents.messages[seq_of(position)][0] for _, _, position in due[:limit]]
+        return list(Counter(headers).items())
+
     def read(
         self,
         endpoint_id: str,
@@ -218,6 +230,7 @@ class MemoryMessageDb:
                     dropped=queue.dropped.total(),
                     dropped_by_reason=dict(queue.dropped),
                     pending=len(queue.expires_at),
+                    pending_by_priority=dict(Counter(map(priority_of, queue.expires_at))),
                 )
                 for endpoint_id, queue in contents.queues.items()
             },

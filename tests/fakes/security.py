@@ -98,7 +98,9 @@ class FakeSecurity:
     def renew_at_s(self) -> float:
         return self._due_s
 
-    def note_module(self, name: str, status: str, since_s: float | None, exit_code: int | None) -> None:
+    def note_module(
+        self, name: str, status: str, since_s: float | None, exit_code: int | None, image_id: str = ""
+    ) -> None:
         self.noted[name] = status
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from messaging.errors import EdgeError
 from runtime.config import read_settings
 from runtime.edge import run_edge
+from runtime.log_levels import parse_levels
 from runtime.logging_setup import log_to_stderr
 
 
@@ -16,7 +17,7 @@ def main() -> int:
     home, listen, deployment, for_s, grace_s = sys.argv[1:]
     try:
         settings = read_settings({"home": home, "listen": listen, "stop_grace_s": grace_s}, os.environ)
-        log_to_stderr(settings.log_level)
+        log_to_stderr("edgeAgent", parse_levels(settings.log_level), settings.log_format)
         return run_edge(settings, Path(deployment) if deployment else None, float(for_s) if for_s else None)
     except EdgeError as exc:
         print(f"error: {exc}", file=sys.stderr)

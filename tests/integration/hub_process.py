@@ -32,6 +32,7 @@ from tests.runtime.client_certificates import ClientCertificate
 IOTHUB = "iothub.test.internal"
 DEVICE = "edge1"
 ROOT = Path(__file__).resolve().parents[2]
+USES = (Use.MQTT, Use.AMQP, Use.WEB, Use.PLAIN_MQTT)
 
 
 class HubProcess:
@@ -125,7 +126,7 @@ class HubProcess:
 
     def start(self) -> None:
         """Start the process; it serves a little later, and connections made before that wait."""
-        environment, fds = to_environment(zip(Use, self.sockets, strict=True))
+        environment, fds = to_environment(zip(USES, self.sockets, strict=True))
         command = [sys.executable, "-m", self._program, "--home", str(self.home), "--run", str(self.run_dir)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -163,6 +164,21 @@ class HubProcess:
                 return records
             assert time.monotonic() < deadline_s, f"{len(records)} of {count} messages upstream"
             time.sleep(0.01)
+
+    def numbers_upstream(self, last: int, module: str | None = None, limit_s: float = 20.0) -> list[int]:
+        """Wait until this number of a module (or of the device) is upstream; return all, in order."""
+        numbers: list[int] = []
+        deadline_s = time.monotonic() + limit_s
+        seen = 0
+        while last not in numbers:
+            records = self.upstream(seen + 1, deadline_s - time.monotonic())
+            seen = len(records)
+            numbers = [
+                int(base64.b64decode(record["Body"]))
+                for record in records
+                if record["SystemProperties"].get("connectionModuleId") == module
+            ]
+        return numbers
 
     def ledger(self) -> Ledger:
         """Return the ledger of the stopped hub."""

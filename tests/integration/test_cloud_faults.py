@@ -153,7 +153,7 @@ def test_a_certificate_that_nobody_vouches_for_is_not_trusted(world: StandInWorl
 
     assert fault.kind is Fault.UNTRUSTED
     assert "is not trusted" in fault.reason
-    assert "name its ca.pem with EDGE_ACTORS_CLOUD_CA" in fault.reason
+    assert "name its ca.pem with the setting cloud.ca" in fault.reason
 
 
 def test_a_certificate_for_another_name_is_not_trusted(world: StandInWorld) -> None:

@@ -259,12 +259,11 @@ def test_a_signal_ends_edge_and_modules(number: signal.Signals, edge: EdgeProces
 
     assert edge.wait() == 0
     assert processes_of(edge) == []
-    assert edge.output.read_text().endswith(" INFO    edge: stopped\n")
+    assert edge.output.read_text().endswith(" has stopped\n")
 
 
 def test_a_stopped_edge_still_tells_ledger_identities_and_logs(edge: EdgeProcess) -> None:
-    edge.start("--for", "6")
-    edge.wait()
+    edge.run_for_a_message()
 
     assert edge.json("ledger")["total"]["received"] > 0
     assert edge.run("identity", "create", "late").returncode == 0
@@ -373,7 +372,7 @@ def test_with_json_the_log_lines_of_run_are_objects(edge: EdgeProcess) -> None:
 
     assert done.returncode == 0
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines[-1]["message"] == "stopped"
+    assert lines[-1]["message"].endswith(" has stopped")
     assert all(set(line) >= {"at", "level", "logger", "message"} for line in lines)
 
 

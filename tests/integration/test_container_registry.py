@@ -135,6 +135,43 @@ def test_who_may_not_pull_is_told_what_to_fix_and_the_others_run(
     assert "wrong" not in told
 
 
+@pytest.mark.parametrize(
+    ("of_device", "of_deployment", "may_pull"),
+    [(PASSWORD, None, True), ("wrong", PASSWORD, True), (PASSWORD, "wrong", False)],
+    ids=["of the device alone", "a deployment's wins", "a deployment's wins when it is wrong, too"],
+)
+def test_an_account_of_the_device_serves_registries_that_the_deployment_has_none_for(
+    edge: ContainerEdge,
+    registry: PrivateRegistry,
+    pump: str,
+    of_device: str,
+    of_deployment: str | None,
+    may_pull: bool,
+) -> None:
+    edge.deploy({"pump": container(pump, *SLEEP)})
+    if of_deployment is not None:
+        edge.give_account(registry.address, USER, of_deployment)
+    edge.home.mkdir(mode=0o700, exist_ok=True)
+    config = edge.home / "config.toml"
+    config.touch(0o600)
+    config.write_text(
+        f"""[registry_credentials.plant]
+address = "{registry.address}"
+username = "{USER}"
+password = "{of_device}"
+"""
+    )
+
+    edge.start()
+
+    if may_pull:
+        edge.wait_for(pump="running")
+    else:
+        said = edge.wait_until(lambda now: "pulled:" in now["pump"]["description"])["pump"]["description"]
+        assert "or [registry_credentials] in config.toml" in said
+    assert PASSWORD not in edge.log.read_text()
+
+
 def test_a_registry_whose_certificate_is_not_trusted_is_told_and_used_once_it_is(
     edge: ContainerEdge, client: APIClient, docker_image: str
 ) -> None:

@@ -213,6 +213,7 @@ def test_a_wrong_key_harms_nobody_but_the_link(edge: EdgeProcess, cloud: CloudPr
 
 def enroll(edge: EdgeProcess, cloud: CloudProgram, folder: Path, key: str) -> None:
     """Have an edge ask the provisioning service of a stand-in who it is."""
+    (folder / "key").touch(0o600)
     (folder / "key").write_text(key)
     serving = json.loads((cloud.home / "cloud" / "serving.json").read_text())
     del edge.environment["EDGE_ACTORS_DEVICE_ID"]

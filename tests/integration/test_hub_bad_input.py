@@ -37,7 +37,7 @@ def _serves_on(hub: HubProcess) -> Iterator[None]:
 def lines_about(hub: HubProcess, port: int) -> list[str]:
     """Return the log lines at WARNING or above about the client with this port, once there is one."""
     hub.wait_for_log(f":{port}")
-    return [line for line in hub.log_lines() if f":{port}" in line and ("WARNING" in line or "ERROR" in line)]
+    return [line for line in hub.log_lines() if f":{port}" in line and ("[WRN]" in line or "[ERR]" in line)]
 
 
 def refused(
@@ -138,7 +138,7 @@ def test_a_client_that_breaks_the_protocol_later_is_closed_and_what_came_before_
         assert client.rest() == b""
     earlier = sum("victim: broke the protocol" in line for line in hub.log_lines()[:before])
     hub.wait_for_log("victim: broke the protocol", earlier + 1)
-    assert sum("WARNING" in line for line in hub.log_lines()[before:]) == 1
+    assert sum("[WRN]" in line for line in hub.log_lines()[before:]) == 1
 
 
 def test_plain_http_on_the_tls_port_is_told_to_the_log(hub: HubProcess) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.integration.broker_world import CONNECT, spec
 from tests.integration.hub_process import HubProcess
 from tests.integration.mqtt_socket import MqttSocket
 from tests.integration.sdk_clients import (
@@ -34,10 +35,15 @@ SERVED_AGAIN_S = 1.0  # after the hub is up
 NOT_CONNECTED = {"NoConnectionError('Client is not connected to IoTHub')"}
 
 
-@pytest.fixture
-def hub() -> Iterator[HubProcess]:
+@pytest.fixture(params=[None, spec(CONNECT)], ids=["broker off", "broker on"])
+def hub(request: pytest.FixtureRequest) -> Iterator[HubProcess]:
     made = HubProcess(
-        ROUTES, modules=("a", "b", "filter"), devices=("leaf",), address=loopback_address(), port=SDK_PORT
+        ROUTES,
+        modules=("a", "b", "filter"),
+        devices=("leaf",),
+        address=loopback_address(),
+        port=SDK_PORT,
+        broker=request.param,
     )
     with made:
         yield made

@@ -16,6 +16,7 @@ from actors.addresses import METHODS, TWINS
 from actors.client_services import InvokeMethod, MethodFailed, MethodResult
 from actors.twins import SetDesired
 from messaging.client import Client
+from tests.integration.broker_world import CONNECT, spec
 from tests.integration.hub_process import HubProcess
 from tests.integration.sdk_clients import SDK_PORT, loopback_address, sdk_client
 
@@ -23,9 +24,16 @@ ROUTES = {"changes": "FROM /twinChangeNotifications/* INTO $upstream"}
 LIMIT_S = 20.0
 
 
-@pytest.fixture
-def hub() -> Iterator[HubProcess]:
-    made = HubProcess(ROUTES, modules=("pump",), devices=("leaf",), address=loopback_address(), port=SDK_PORT)
+@pytest.fixture(params=[None, spec(CONNECT)], ids=["broker off", "broker on"])
+def hub(request: pytest.FixtureRequest) -> Iterator[HubProcess]:
+    made = HubProcess(
+        ROUTES,
+        modules=("pump",),
+        devices=("leaf",),
+        address=loopback_address(),
+        port=SDK_PORT,
+        broker=request.param,
+    )
     with made:
         yield made
 

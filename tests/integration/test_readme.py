@@ -16,8 +16,9 @@ import pytest
 
 from actors.deployment import parse_deployment
 from runtime.cli.main import COMMANDS
-from runtime.config import Settings, variable
+from runtime.config_keys import all_keys
 from runtime.run_directory import RunDirectory
+from runtime.settings import Settings, variable
 from tests.integration.edge_program import PROGRAM, ROOT, SAMPLE, EdgeProcess, wait_until
 
 README = (ROOT / "README.md").read_text()
@@ -176,6 +177,25 @@ def test_the_process_module_of_the_readme_is_a_valid_module() -> None:
     assert list(deployment.modules) == ["filter"]
 
 
+TOPICS = ("floor1/alerts/fire", "orders/7")
+
+
+def test_the_rules_and_bridges_of_the_readme_are_valid() -> None:
+    manifest = json.loads(SAMPLE.read_text())
+    hub = manifest["modulesContent"]["$edgeHub"]["properties.desired"]
+    [rules] = [text for text in blocks("json") if '"mqttBroker"' in text]
+    [bridges] = [text for text in blocks("json") if '"bridges"' in text]
+    hub.update(json.loads("{" + rules + "}"), schemaVersion="1.2")
+    hub["mqttBroker"].update(json.loads("{" + bridges + "}"))
+
+    broker = parse_deployment(json.dumps(manifest).encode(), "README.md").hub.broker
+
+    assert broker is not None
+    assert [rule.allow for rule in broker.rules] == [True, False, True]
+    carried = [rule.destination(topic) for topic, rule in zip(TOPICS, broker.bridges[0].rules, strict=True)]
+    assert carried == ["plant/floor1/alerts/fire", "plant/orders/7"]
+
+
 def test_every_command_and_every_setting_is_told() -> None:
     table = README.split("## Commands")[1].split("\n## ")[0]
 
@@ -183,13 +203,16 @@ def test_every_command_and_every_setting_is_told() -> None:
         re.findall(r"`([a-z-]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
     )
     assert set(COMMANDS) <= told
-    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) == {
+    # All of them are in CONFIG.md, of which tests/runtime/test_config_file.py is sure.
+    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) <= {
         variable(field.name) for field in fields(Settings) if field.metadata
     }
+    tables = "|".join({key.split(".")[0] for key in all_keys() if "." in key})
+    assert set(re.findall(rf"`((?:{tables})\.[\w.]+)`", README)) <= set(all_keys())
 
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:
-    named = re.findall(r"`?((?:scripts|messaging|actors|runtime|tests)/(?:[\w/.-]*[\w/])?)", README)
+    named = re.findall(r"(?<![\w-])((?:scripts|messaging|actors|runtime|tests)/(?:[\w/.-]*[\w/])?)", README)
 
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []

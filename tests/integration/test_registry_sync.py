@@ -240,7 +240,7 @@ def test_a_scope_comes_in_pages(site: Site, monkeypatch: pytest.MonkeyPatch, is_
         monkeypatch.setattr("runtime.registry_client.NESTED_CALL", "noSuchCall")
 
     with HttpsClient(Service(found.host_name, found.https_port, found.ca_pem)) as client:
-        scope = RegistryClient(client, found.host_name, EDGE, found.device_key, time.time).scope(key)
+        scope = RegistryClient(client, client, found.host_name, EDGE, found.device_key, time.time).scope(key)
 
     assert sorted(identity.id for identity in scope) == [
         EDGE,
@@ -310,7 +310,7 @@ def test_an_untrusted_certificate_is_told(site: Site) -> None:
     kind, reason = faults(site, ca_pem="")
 
     assert kind == Fault.UNTRUSTED.value
-    assert "name its ca.pem with EDGE_ACTORS_CLOUD_CA" in reason
+    assert "name its ca.pem with the setting cloud.ca" in reason
 
 
 def test_a_wrong_host_is_told(site: Site) -> None:

@@ -47,7 +47,7 @@ def link(edge: EdgeProcess) -> dict[str, Any]:
         ("", "line-8", True, "unauthorized", "device 'line-8' is not registered"),
         ("no-such-hub.invalid", "line-7", True, "unreachable", "its name is not known here"),
         (loopback_address(), "line-7", True, "unreachable", "Connection refused"),
-        ("", "line-7", False, "untrusted", "name its ca.pem with EDGE_ACTORS_CLOUD_CA"),
+        ("", "line-7", False, "untrusted", "name its ca.pem with the setting cloud.ca"),
     ],
     ids=["wrong key", "no such device", "no such host", "another host", "untrusted certificate"],
 )

@@ -28,9 +28,9 @@ from runtime.certificates import (
     ServerCertificate,
     ensure_edge_ca,
     ensure_server_certificate,
-    is_due,
     server_names,
 )
+from runtime.renewal import DEFAULT_THRESHOLD
 
 DAY_S = 86_400
 NOW_S = 1_790_000_000.0
@@ -187,7 +187,7 @@ def test_server_names(listen: list[str], extra: list[str], expected: tuple[str, 
     ids=["before 80 %", "at 80 %", "expired", "not yet valid", "no life at all", "negative life"],
 )
 def test_renewal_is_due(not_before_s: float, not_after_s: float, now_s: float, expected: bool) -> None:
-    assert is_due(not_before_s, not_after_s, now_s) is expected
+    assert DEFAULT_THRESHOLD.is_due(not_before_s, not_after_s, now_s) is expected
 
 
 def test_what_is_valid_is_used_again(folder: Path, ca: EdgeCa) -> None:

@@ -8,16 +8,10 @@ from typing import Any
 import pytest
 
 from messaging.errors import ConfigError, EnvironmentFault
-from runtime.config import (
-    RUNTIME_VARIABLES,
-    ListenAddress,
-    Settings,
-    about,
-    default_home,
-    read_settings,
-    remember_device,
-    variable,
-)
+from runtime.config import RUNTIME_VARIABLES, default_home, read_settings
+from runtime.device_file import remember_device
+from runtime.listen_addresses import ListenAddress
+from runtime.settings import Settings, about, variable
 
 
 def read(
@@ -49,7 +43,9 @@ def test_without_anything_given_every_setting_has_its_default(tmp_path: Path) ->
         process_isolation="auto",
         process_uids=range(60600, 61184),
         storage_folder=None,
+        bridge_settings=None,
         log_level="info",
+        log_format="text",
     )
 
 
@@ -243,10 +239,10 @@ def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_device_keeps_its_id_when_the_host_gets_another_name(tmp_path: Path) -> None:
-    remember_device(read(tmp_path, host_name="gw-7"))
+    remember_device(tmp_path, "gw-7")
 
     settings = read(tmp_path, host_name="gw-8")
-    remember_device(settings)
+    remember_device(settings.home, settings.device_id)
 
     assert settings.device_id == "gw-7"
     assert read(tmp_path, {"device_id": "gw-7"}).device_id == "gw-7"
@@ -270,7 +266,7 @@ def test_a_host_name_becomes_a_valid_device_id(tmp_path: Path, host_name: str, d
 
 
 def test_a_home_is_not_given_to_another_device(tmp_path: Path) -> None:
-    remember_device(read(tmp_path, host_name="gw-7"))
+    remember_device(tmp_path, "gw-7")
 
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, EDGE_ACTORS_DEVICE_ID="gw-8")

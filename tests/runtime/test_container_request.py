@@ -60,7 +60,7 @@ def test_a_module_without_options_gets_all_it_needs() -> None:
         "HostConfig": {
             "Binds": ["/run/w/pump:/var/run/iotedge"],
             "NetworkMode": "edge-actors-0a1b2c3d",
-            "ExtraHosts": ["site1.example:172.18.0.1", "edgeHub:172.18.0.1"],
+            "ExtraHosts": ["site1.example:172.18.0.1", "edgeHub:172.18.0.1", "edgeAgent:172.18.0.1"],
         },
         "NetworkingConfig": {"EndpointsConfig": {"edge-actors-0a1b2c3d": {"Aliases": ["pump"]}}},
     }
@@ -130,7 +130,11 @@ def test_a_container_joins_our_network_unless_its_options_say_where_it_belongs(
 def test_a_host_name_that_the_options_give_an_address_keeps_it() -> None:
     body = request({"HostConfig": {"ExtraHosts": ["SITE1.example:10.0.0.9"]}}).body
 
-    assert body["HostConfig"]["ExtraHosts"] == ["SITE1.example:10.0.0.9", "edgeHub:172.18.0.1"]
+    assert body["HostConfig"]["ExtraHosts"] == [
+        "SITE1.example:10.0.0.9",
+        "edgeHub:172.18.0.1",
+        "edgeAgent:172.18.0.1",
+    ]
 
 
 def test_a_second_keeper_of_containers_is_left_out() -> None:
@@ -242,7 +246,7 @@ def test_rights_over_this_machine_are_left_out_and_told_where_the_device_does_no
         "Binds of the engine",
     ):
         assert f"HostConfig.{name}" in words
-    assert "EDGE_ACTORS_ALLOW_ELEVATED_DOCKER_PERMISSIONS" in words
+    assert "allow_elevated_docker_permissions" in words
 
 
 @pytest.mark.parametrize(

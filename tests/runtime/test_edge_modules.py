@@ -43,6 +43,7 @@ class Workshop:
             names=EdgeNames("edge1", "hub.example", "localhost"),
             deployment_folder=folder,
             log_level="debug",
+            log_format="text",
             isolation=ProcessIsolation("off", None),
             close_hub_sockets=lambda: None,
             hub_sockets=self._no_sockets,

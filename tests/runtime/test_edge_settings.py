@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,14 @@ from actors.hub_environment import DEFAULTS, HubEnvironment
 from actors.upstream_protocol import DEFAULT
 from messaging.errors import ConfigError
 from runtime import edge
-from runtime.config import ListenAddress, Settings, local_name, read_settings
-from runtime.edge import hub_listeners, hub_settings, run_edge, upstream_protocol
+from runtime.config import read_settings
+from runtime.edge import fixed_part, hub_listeners, hub_settings, run_edge, upstream_protocol
 from runtime.edge_deployment import read_deployment
 from runtime.embedded_cloud import EmbeddedCloud, Kept
-from runtime.logging_setup import LineFormatter
+from runtime.listen_addresses import ListenAddress, local_name
+from runtime.listening_sockets import Use
 from runtime.run_directory import RunDirectory
+from runtime.settings import Settings
 from tests.actors.manifests import AGENT, HUB, manifest_text
 
 TTL = (*HUB, "storeAndForwardConfiguration", "timeToLiveSecs")
@@ -61,6 +61,23 @@ def test_the_hub_is_told_names_routes_and_times(tmp_path: Path, manifest_ttl: in
     )
     assert config.ttl_s == ttl_s
     assert hub_config.decode(hub_config.encode(config), "hub.json") == config
+
+
+def test_rules_of_the_broker_reach_a_hub_that_lives_and_switching_it_replaces_the_hub(tmp_path: Path) -> None:
+    settings = read_settings({"home": str(tmp_path)}, {}, host_name="box")
+    schema, broker = ((*HUB, "schemaVersion"), "1.2"), (*HUB, "mqttBroker")
+    allow = {"identities": ["d1"], "allow": [{"operations": ["mqtt:publish"], "resources": ["a/#"]}]}
+
+    off, on, with_rules = (
+        hub_settings(settings, parse_deployment(manifest_text(*changes), "d.json"), tmp_path / "server.pem")
+        for changes in ((schema,), (schema, (broker, {})), (schema, (broker, {"authorizations": [allow]})))
+    )
+
+    assert off.broker is None
+    assert with_rules.broker is not None
+    assert hub_config.decode(hub_config.encode(with_rules), "hub.json") == with_rules
+    assert fixed_part(on) == fixed_part(with_rules)
+    assert fixed_part(on) != fixed_part(off)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +123,7 @@ def test_the_hub_listens_as_set_and_on_443_where_it_can(
     assert [
         f"{one.use} {one.address}{' optional' if one.is_optional else ''}"
         for one in hub_listeners(settings, DEFAULTS)
+        if one.use is not Use.METRICS
     ] == listeners
 
 
@@ -115,18 +133,27 @@ def test_the_hub_listens_as_set_and_on_443_where_it_can(
         (
             HubEnvironment(mqtt_enabled=False),
             {"plain_listen": "127.0.0.1"},
-            ["amqps 127.0.0.1:5671", "https 127.0.0.1:443"],
+            ["amqps 127.0.0.1:5671", "https 127.0.0.1:443", "metrics 127.0.0.1:9600"],
         ),
-        (HubEnvironment(amqp_enabled=False), {}, ["mqtts 127.0.0.1:8883", "https 127.0.0.1:443"]),
+        (
+            HubEnvironment(amqp_enabled=False, metrics_port=9700),
+            {},
+            ["mqtts 127.0.0.1:8883", "https 127.0.0.1:443", "metrics 127.0.0.1:9700"],
+        ),
         (HubEnvironment(http_enabled=False), {}, ["mqtts 127.0.0.1:8883", "amqps 127.0.0.1:5671"]),
         (HubEnvironment(mqtt_enabled=False, amqp_enabled=False, http_enabled=False), {}, []),
         (
             HubEnvironment(http_port=8443, amqp_port=5672),
             {},
-            ["mqtts 127.0.0.1:8883", "amqps 127.0.0.1:5672", "https 127.0.0.1:8443"],
+            [
+                "mqtts 127.0.0.1:8883",
+                "amqps 127.0.0.1:5672",
+                "https 127.0.0.1:8443",
+                "metrics 127.0.0.1:9600",
+            ],
         ),
         (
-            HubEnvironment(http_port=8443, amqp_port=5672),
+            HubEnvironment(http_port=8443, amqp_port=5672, metrics_enabled=False),
             {"web_listen": "0.0.0.0:9443", "amqp_listen": "0.0.0.0:9671"},
             ["mqtts 127.0.0.1:8883", "amqps 0.0.0.0:9671", "https 0.0.0.0:9443"],
         ),
@@ -170,18 +197,6 @@ def test_containers_are_told_the_iot_hub_of_the_edge_in_its_first_run_already(
 def test_a_deployment_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"deployment '.*no\.json' cannot be read: No such file"):
         read_deployment(tmp_path / "no.json")
-
-
-def test_a_log_line_has_time_level_area_and_text() -> None:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter())
-    record = logging.LogRecord("actors.supervisor", logging.WARNING, "", 1, "module %s exited", ("a",), None)
-    record.created, record.msecs = 1_700_000_000.25, 250
-
-    handler.handle(record)
-
-    assert stream.getvalue() == "2023-11-14T22:13:20.250Z WARNING supervisor: module a exited\n"
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_a_certificate_of_an_unknown_authority_is_not_trusted(servers: list[Serv
     found, reason = fault_of(Service(service.host, service.port))
 
     assert found is Fault.UNTRUSTED
-    assert "name its ca.pem with EDGE_ACTORS_CLOUD_CA" in reason
+    assert "name its ca.pem with the setting cloud.ca" in reason
 
 
 def test_a_port_that_speaks_no_tls_is_told(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_what_the_user_cannot_reach_is_named_and_the_module_runs_as_root(
 
 @pytest.mark.parametrize(
     ("mode", "reason"),
-    [("auto", "the edge does not run as root"), ("off", "EDGE_ACTORS_PROCESS_ISOLATION is off")],
+    [("auto", "the edge does not run as root"), ("off", "process_modules.isolation is off")],
 )
 def test_without_root_or_when_it_is_off_modules_have_our_rights(base: Path, mode: str, reason: str) -> None:
     made = ProcessIsolation(mode, None).apply(spec(base))

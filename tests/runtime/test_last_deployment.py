@@ -11,12 +11,13 @@ import pytest
 from actors.deployment_keeper import KeptDeployment
 from actors.process_permission import Origin
 from messaging.errors import ConfigError, EnvironmentFault
-from runtime.config import Settings, read_settings
+from runtime.config import read_settings
 from runtime.edge_deployment import choose
 from runtime.embedded_cloud import SAMPLE
 from runtime.home import Home
 from runtime.key_store import KeyStore
 from runtime.last_deployment import LastDeployment
+from runtime.settings import Settings
 from tests.actors.manifests import AGENT, manifest
 
 MODULES = (*AGENT, "modules")

@@ -12,7 +12,8 @@ import pytest
 
 from messaging.errors import ConfigError
 from messaging.identity import Identity
-from runtime.config import Settings, read_settings
+from runtime.config import read_settings
+from runtime.settings import Settings
 
 KEY = base64.b64encode(b"k" * 32).decode()
 TEXT = f"HostName=hub1.azure-devices.net;DeviceId=edge1;SharedAccessKey={KEY}"

@@ -761,3 +761,30 @@ def test_sessions_are_replaced_and_deleted_by_identity(store: MessageStore) -> N
         store.delete_session("never there")
 
     assert store.sessions() == {"edge/a": b"new"}
+
+
+def test_what_is_due_is_told_by_its_headers_before_it_is_deleted(store: MessageStore) -> None:
+    due, other = to("a", "b", ttl_s=5), to("a", ttl_s=50)
+    append(store, message("1", due), message("2", due), message("stays", other), message("forever", to("b")))
+    header = waiting(store, "a")[0].header
+    with store.transaction():
+        store.delivered({"a": ranges(positions(waiting(store, "a"))[:1])})
+
+    found = store.due_headers(NOW_S + 10)
+    limited = store.due_headers(NOW_S + 10, limit=2)
+    with store.transaction():
+        expired = store.expire(NOW_S + 10)
+
+    assert sum(count for _, count in found) == sum(expired.values()) == 3
+    assert {known for known, _ in found} == {header}
+    assert sum(count for _, count in limited) == 2
+    assert store.due_headers(NOW_S + 10) == []
+
+
+def test_what_waits_is_counted_for_each_priority(store: MessageStore) -> None:
+    append(store, message("1", to("a", priority=2)), message("2", to("a")), message("3", to("a")))
+
+    row = store.ledger().endpoints["a"]
+
+    assert row.pending == 3
+    assert row.pending_by_priority == {2: 1, DEFAULT_PRIORITY: 2}

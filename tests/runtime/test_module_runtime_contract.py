@@ -124,6 +124,7 @@ class ProcessWorld:
             names=EdgeNames("edge1", "hub.example", "localhost"),
             deployment_folder=self._folder,
             log_level="info",
+            log_format="text",
             isolation=ProcessIsolation("off", None),
             hub_sockets=lambda: ({}, ()),
             close_hub_sockets=lambda: None,

@@ -12,10 +12,13 @@ import pytest
 from messaging.envelope import Secret
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.certificates import ensure_edge_ca
-from runtime.config import Settings, read_settings, remember_device
-from runtime.device_credentials import Enrollment
+from runtime.config import read_settings
+from runtime.device_credentials import Enrollment, IdentityFiles
+from runtime.device_file import remember_device
 from runtime.home import Home
 from runtime.provisioning import Provisioned, load, provision, remember
+from runtime.settings import Settings
+from tests.integration.device_certificates import issue
 
 KEY = base64.b64encode(b"k" * 32).decode()
 OTHER_KEY = base64.b64encode(b"o" * 32).decode()
@@ -33,7 +36,7 @@ def read(home: Path, **environment: str) -> Settings:
 def run(settings: Settings, register: object = None) -> tuple[Settings, Provisioned | None]:
     """What a start of the edge does with it."""
     settings, found = provision(settings, register)  # type: ignore[arg-type]
-    remember_device(settings)
+    remember_device(settings.home, settings.device_id)
     remember(Home(settings.home), found)
     return settings, found
 
@@ -55,6 +58,7 @@ class Service:
 
 @pytest.fixture
 def enrolled(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "key").touch(0o600)
     (tmp_path / "key").write_text(KEY.rstrip("=") + "\n")
     return {
         "EDGE_ACTORS_DPS_ID_SCOPE": "0ne1",
@@ -189,10 +193,100 @@ def test_another_key_has_the_provisioning_service_asked_again(
     assert settings.iothub_hostname == "hub8"
 
 
+def test_the_provisioning_service_is_asked_at_each_start_if_that_is_wanted_and_it_answers(
+    tmp_path: Path, enrolled: dict[str, str]
+) -> None:
+    enrolled["EDGE_ACTORS_AUTO_REPROVISIONING_MODE"] = "alwaysonstartup"
+    service = Service(("hub7", "d7"), ("hub8", "d7"), EnvironmentFault("away"))
+
+    found = [run(read(tmp_path, **enrolled), service)[0].iothub_hostname for _ in range(3)]
+
+    assert found == ["hub7", "hub8", "hub8"]
+
+
+def test_the_provisioning_service_is_told_the_payload_of_a_file_and_asked_again_for_another(
+    tmp_path: Path, enrolled: dict[str, str]
+) -> None:
+    payload = tmp_path / "payload.json"
+    enrolled["EDGE_ACTORS_DPS_PAYLOAD_FILE"] = f"file://{payload}"
+    service = Service(("hub7", "d7"), ("hub7", "d7"))
+
+    for text in ('{"site": 3}', '{"site": 3}', '{"site": 4}'):
+        payload.write_text(text)
+        run(read(tmp_path, **enrolled), service)
+
+    assert [asked.payload for asked, _ in service.asked] == ['{"site": 3}', '{"site": 4}']
+    payload.write_text("site 3")
+    with pytest.raises(ConfigError, match=r"DPS_PAYLOAD_FILE: '.*' is no JSON, and nothing else is taken"):
+        provision(read(tmp_path, **enrolled), service)
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> dict[str, str]:
+    """An enrollment by a certificate."""
+    pair = issue("Line-9")
+    cert, key = pair.write(tmp_path, "id")
+    key.chmod(0o600)
+    return {
+        "EDGE_ACTORS_DPS_ID_SCOPE": "0ne1",
+        "EDGE_ACTORS_IDENTITY_CERT": str(cert),
+        "EDGE_ACTORS_IDENTITY_PK": str(key),
+    }
+
+
+def test_a_device_with_a_certificate_registers_under_its_common_name(
+    tmp_path: Path, certified: dict[str, str]
+) -> None:
+    service = Service(("hub7", "line-9"))
+
+    run(read(tmp_path, **certified), service)
+    settings, found = run(read(tmp_path), service)
+
+    [(asked, _)] = service.asked
+    files = IdentityFiles(tmp_path / "id.pem", tmp_path / "id.key")
+    assert (asked.registration_id, asked.key, asked.files) == ("line-9", "", files)
+    assert settings.device_id == "line-9"
+    assert found is not None
+    assert (found.device_key, found.identity) == (Secret(b""), files)
+
+
+def test_a_renewed_certificate_does_not_have_the_provisioning_service_asked_again(
+    tmp_path: Path, certified: dict[str, str]
+) -> None:
+    service = Service(("hub7", "line-9"))
+    run(read(tmp_path, **certified), service)
+    issue("Line-9").write(tmp_path, "id")
+
+    run(read(tmp_path, **certified), service)
+
+    assert len(service.asked) == 1
+
+
+def test_a_certificate_that_went_bad_stops_only_an_edge_that_is_new(
+    tmp_path: Path, certified: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(read(tmp_path, **certified), Service(("hub7", "line-9")))
+    issue("Line-9", days=(-9, -1)).write(tmp_path, "id")
+
+    settings, _ = run(read(tmp_path, **certified), Service())
+
+    assert settings.device_id == "line-9"
+    assert "expired on" in caplog.text
+    with pytest.raises(ConfigError, match=r"EDGE_ACTORS_IDENTITY_CERT: the certificate in .* expired on"):
+        provision(read(tmp_path / "new", **certified), Service())
+
+
+def test_a_common_name_that_is_no_registration_id_is_told(tmp_path: Path, certified: dict[str, str]) -> None:
+    issue("line 9!").write(tmp_path, "id")
+
+    with pytest.raises(ConfigError, match="'line 9!' of the certificate is no registration id"):
+        provision(read(tmp_path / "home", **certified), Service())
+
+
 def test_a_home_of_one_device_is_not_given_to_the_one_that_the_service_assigns(
     tmp_path: Path, enrolled: dict[str, str]
 ) -> None:
-    remember_device(read(tmp_path, EDGE_ACTORS_DEVICE_ID="mine"))
+    remember_device(tmp_path, "mine")
 
     with pytest.raises(ConfigError, match=r"device 'd7' of hub7, but .* belongs to device 'mine'"):
         run(read(tmp_path, **enrolled), Service(("hub7", "d7")))

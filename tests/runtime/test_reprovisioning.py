@@ -104,7 +104,7 @@ def test_a_registration_that_is_never_assigned_comes_to_an_end(monkeypatch: pyte
             "later ones work off",
         ),
         (CloudFault(Fault.THROTTLED, "429", 429), EnvironmentFault, "cannot be asked"),
-        (CloudFault(Fault.UNAUTHORIZED, "401", 401), ConfigError, "compare EDGE_ACTORS_DPS_ID_SCOPE"),
+        (CloudFault(Fault.UNAUTHORIZED, "401", 401), ConfigError, "compare provisioning.id_scope"),
         (CloudFault(Fault.REFUSED, "404", 404), ConfigError, "refuses registration 'reg 7'"),
         (
             (200, {}, {"status": "failed", "registrationState": {"errorMessage": "no hub\nleft"}}),

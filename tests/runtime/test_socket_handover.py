@@ -306,7 +306,7 @@ def test_an_optional_address_that_cannot_be_had_is_told_once_and_tried_again(
     assert [entry.partition("=")[0] for entry in environment[ENVIRONMENT_NAME].split(",")] == ["mqtt"]
     [told] = [record.getMessage() for record in caplog.records]
     assert told.startswith("no MQTT and AMQP over WebSocket, and no HTTPS: cannot listen on ")
-    assert told.endswith("or choose another port with EDGE_ACTORS_WEB_LISTEN")
+    assert told.endswith("or choose another port with the setting hub.web_listen")
     foreign.close()
     sockets.bind()
     environment, _ = sockets.to_environment()
@@ -324,7 +324,7 @@ def test_a_needed_address_that_cannot_be_had_leaves_no_other_bound() -> None:
     free.close()
     sockets = HubSockets([Wanted(Use.MQTT, address), Wanted(Use.WEB, address_of(foreign))])
 
-    with foreign, pytest.raises(EnvironmentFault, match="choose another port with EDGE_ACTORS_WEB_LISTEN"):
+    with foreign, pytest.raises(EnvironmentFault, match=r"with the setting hub\.web_listen"):
         sockets.bind()
 
     [again] = bind([address])

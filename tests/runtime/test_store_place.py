@@ -123,6 +123,8 @@ def test_purging_removes_the_database_from_a_storage_folder_and_nothing_else(tmp
     MessageDb.open(database).close()
     (database.parent / "hub.db-quarantine-1").mkdir()
     (database.parent / "hub.db-quarantine-1/hub.db").write_text("damaged")
+    for name in ("broker.db", "broker.db-wal", "bridge.db"):
+        (database.parent / name).write_text("what the broker and its bridges keep")
     (tmp_path / "disk/photo").write_text("mine")
 
     purge(database, home)

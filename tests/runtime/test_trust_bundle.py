@@ -8,7 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from messaging.errors import ConfigError
-from runtime.config import Settings, read_settings
+from runtime.config import read_settings
+from runtime.settings import Settings
 from runtime.trust_bundle import certificates_in, ders, trusted_pem
 from tests.runtime.client_certificates import make_signer
 

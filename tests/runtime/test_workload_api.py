@@ -20,7 +20,8 @@ from runtime.certificates import EdgeCa, ensure_edge_ca
 from runtime.daemon_api import API_VERSIONS, Request
 from runtime.http_exchange import Response
 from runtime.key_store import KeyStore
-from runtime.workload_api import ModuleState, WorkloadApi
+from runtime.module_details import ModuleState
+from runtime.workload_api import WorkloadApi
 
 NOW_S = 1_790_000_000.0
 DAY_S = 86_400

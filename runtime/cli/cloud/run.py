@@ -47,21 +47,25 @@ def run(
     """
     import os
 
-    from messaging.errors import ConfigError
+    from actors.module_spec import EDGE_CLOUD
     from runtime.cli.log_setup import log_to
-    from runtime.config import about, variable
+    from runtime.config import read_one
+    from runtime.home import Home
     from runtime.iothub.cloud_home import CloudHome
     from runtime.iothub.cloud_settings import read_cloud_settings
+    from runtime.log_lines import JSON
 
-    name = variable("log_level")
-    text = os.environ.get(name) or about("log_level").default
-    try:
-        level = about("log_level").read(text)
-    except ValueError as exc:
-        raise ConfigError(f"{name}: {text!r} is not allowed; allowed: {exc}") from exc
+    levels, log_format = (read_one(name, os.environ) for name in ("log_level", "log_format"))
     settings = read_cloud_settings(listen, hosts, mqtt_port, amqp_port, https_port)
     place = CloudHome.in_home(home)
-    log_to(place.log, level, console=True, as_json=as_json)
+    log_to(
+        place.log,
+        EDGE_CLOUD,
+        levels,
+        log_format=JSON if as_json else log_format,
+        console=True,
+        level_file=Home(home).log_levels,
+    )
     from runtime.iothub.cloud_process import run_cloud
 
     return run_cloud(place, settings)

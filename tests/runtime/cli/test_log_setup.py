@@ -7,39 +7,43 @@ from pathlib import Path
 import pytest
 
 from runtime.cli.log_setup import LastWarnings, PrivateLogFile, log_to
+from runtime.log_levels import PACKAGES
 
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
+    packages = [logging.getLogger(name) for name in PACKAGES]
     root.handlers = []  # of pytest itself, which `log_to` would close
     yield
     for handler in root.handlers:
         handler.close()
     root.handlers, root.level = before, level
+    for package in packages:
+        package.setLevel(logging.NOTSET)
 
 
 def test_the_log_file_begins_with_the_first_line_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "home" / "logs" / "edge-actors.log"
 
-    log_to(path, "info", console=False)
+    log_to(path, "edgeAgent", "info", log_format="text", console=False)
     assert not path.parent.exists()
-    logging.getLogger("x").info("hello %s", "there")
+    logging.getLogger("runtime.x").info("hello %s", "there")
 
-    assert path.read_text().endswith(" INFO    x: hello there\n")
+    assert path.read_text().endswith(" [INF] - hello there\n")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize(("console", "out"), [(True, " INFO    x: seen\n"), (False, "")])
+@pytest.mark.parametrize(("console", "out"), [(True, " [INF] - seen\n"), (False, "")])
 def test_lines_are_printed_only_when_nobody_draws(
     console: bool, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log_to(tmp_path / "log", "info", console=console)
+    log_to(tmp_path / "log", "edgeAgent", "info", log_format="text", console=console)
 
-    logging.getLogger("x").info("seen")
-    logging.getLogger("x").debug("not seen")
+    logging.getLogger("runtime.x").info("seen")
+    logging.getLogger("runtime.x").debug("not seen")
 
     assert capsys.readouterr().out.endswith(out)
     assert (tmp_path / "log").read_text().count("\n") == 1
@@ -48,16 +52,16 @@ def test_lines_are_printed_only_when_nobody_draws(
 def test_with_json_each_line_is_an_object_with_its_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log_to(tmp_path / "log", "info", console=True, as_json=True)
+    log_to(tmp_path / "log", "edgeAgent", "info", log_format="json", console=True)
 
     try:
         raise ValueError("boom")
     except ValueError:
-        logging.getLogger("x").exception("it failed")
+        logging.getLogger("runtime.x").exception("it failed")
 
     (line,) = capsys.readouterr().out.splitlines()
     values = json.loads(line)
-    assert (values["level"], values["logger"], values["message"]) == ("error", "x", "it failed")
+    assert (values["level"], values["process"], values["message"]) == ("error", "edgeAgent", "it failed")
     assert values["traceback"].endswith("ValueError: boom")
 
 
@@ -81,7 +85,9 @@ def test_only_the_last_warnings_are_kept() -> None:
     for number in range(30):
         log.warning("w%d", number)
     log.info("no warning")
+    for _ in range(30):
+        log.warning("w20")
 
     messages = [record.getMessage() for record in kept.records]
-    assert messages == [f"w{number}" for number in range(10, 30)]
+    assert messages == [*(f"w{number}" for number in range(10, 30) if number != 20), "w20"]
     log.removeHandler(kept)

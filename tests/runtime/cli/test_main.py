@@ -9,6 +9,7 @@ import click
 import pytest
 
 from messaging.errors import ConfigError, EdgeError, EnvironmentFault
+from runtime import system_service
 from runtime.cli import main as cli
 
 PROGRAM = (sys.executable, "-m", "runtime.cli.main")
@@ -65,8 +66,7 @@ def test_every_command_has_the_help_that_is_listed_for_it(name: str) -> None:
         (["LEDGER"], "there is no command 'LEDGER'; did you mean 'ledger'?"),
         (
             ["frobnicate"],
-            "there is no command 'frobnicate'; there are run, list, explain, plan, start, stop, restart, "
-            "module-env, logs, ledger, routes, trace, upstream, identity, cloud, down; "
+            f"there is no command 'frobnicate'; there are {', '.join(cli.COMMANDS)}; "
             "see `edge-actors --help`",
         ),
         (["--quiet"], "no such option '--quiet'; see `edge-actors --help`"),
@@ -116,6 +116,22 @@ def test_an_error_is_one_line_and_an_exit_code(
 
     assert cli.invoke(["list"]) == code
     assert capsys.readouterr().err == message + "\n"
+
+
+def test_root_is_told_as_whom_it_asks_the_service(
+    failing_command: type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(system_service, "is_user", lambda uid: True)
+    failing_command.error = PermissionError(  # type: ignore[attr-defined]
+        13, "Permission denied", "/root/bundle.zip"
+    )
+
+    assert cli.invoke(["list"]) == 1
+
+    assert capsys.readouterr().err == (
+        "error: /root/bundle.zip: Permission denied; the edge of the service is asked as user edge-actors: "
+        "name a place that it may use, such as /tmp\n"
+    )
 
 
 def test_with_debug_the_traceback_comes_first(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors import hub_config
@@ -116,6 +117,29 @@ def test_routes_are_compared_one_by_one(tmp_path: Path, deployed: Home, edge_act
         ("add route", "new", "FROM /* INTO $upstream"),
         ("remove route", "up", "it is not in the deployment"),
     ]
+
+
+BROKER = (*HUB, "mqttBroker")
+CONNECT = {"identities": ["{{iot:identity}}"], "allow": [{"operations": ["mqtt:connect"]}]}
+
+
+def test_a_broker_that_is_switched_on_replaces_the_hub_and_new_rules_do_not(
+    tmp_path: Path, deployed: Home, edge_actors: EdgeActors
+) -> None:
+    on = [((*HUB, "schemaVersion"), "1.2"), (BROKER, {"authorizations": [CONNECT]})]
+
+    switched_on = plan_of(tmp_path, edge_actors, *on)[1]
+    config = hub_config.decode(deployed.hub_config.read_bytes(), "hub.json")
+    config = msgspec.structs.replace(config, broker=deployment_of(*on).hub.broker)
+    deployed.hub_config.write_bytes(hub_config.encode(config))
+    the_same = plan_of(tmp_path, edge_actors, *on)[1]
+    other_rules = plan_of(tmp_path, edge_actors, on[0], (BROKER, {"authorizations": []}))[1]
+
+    assert [one["command"] for one in switched_on["commands"]] == ["update", "start"]
+    assert switched_on["broker"] == []
+    assert not the_same["changes"]
+    assert other_rules["commands"] == []
+    assert other_rules["broker"] == [{"command": "change broker", "reason": "changed: authorizations"}]
 
 
 def test_on_a_home_that_was_never_run_everything_is_new(

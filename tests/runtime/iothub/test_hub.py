@@ -11,6 +11,8 @@ import pytest
 from messaging.clock import ManualClock
 from messaging.errors import AuthError, IotHubError
 from messaging.identity import Identity
+from messaging.message import DIAGNOSTICS_TYPE
+from runtime.iothub.diagnostics import FILE
 from runtime.iothub.hub import IotHub
 from runtime.iothub.records import Features, Telemetry
 from tests.runtime.iothub.fakes import FakeDevice, opened, run, token_of
@@ -366,3 +368,20 @@ def test_what_was_told_is_there_after_a_restart(tmp_path: Path) -> None:
             assert (told[1].body, told[1].properties) == (b"later", {"p": "1"})
 
     asyncio.run(main())
+
+
+def test_what_an_edge_tells_about_itself_reaches_no_reader_of_messages(tmp_path: Path) -> None:
+    """Source: observability.md section 13, row 26."""
+
+    async def test(hub: IotHub, _: ManualClock) -> None:
+        await hub.put(D, {})
+        grant = (await FakeDevice.connect(hub, "d")).grant
+        about = Telemetry({}, {"contentType": DIAGNOSTICS_TYPE}, b"numbers")
+
+        await hub.telemetry(grant, [about])
+        await hub.telemetry(grant, [Telemetry({}, {}, b"1"), about, Telemetry({}, {}, b"2")])
+
+        assert [event.telemetry.body for event in await hub.events(0)] == [b"1", b"2"]
+        assert len((tmp_path / FILE).read_text().splitlines()) == 2
+
+    run(tmp_path, test)
