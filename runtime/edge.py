@@ -75,7 +75,6 @@ from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.agent_metrics_files import CheckpointFile, ScrapeFiles
 from runtime.agent_metrics_sockets import AgentMetricsSockets
 from runtime.atomic_file import write_private_file
-from runtime.bridge_settings import OwnNames, check_bridge_settings
 from runtime.certificates import server_names
 from runtime.deployed_ports import as_deployed
 from runtime.device_file import remember_device
@@ -274,6 +273,8 @@ def _bridge_settings(settings: Settings, broker: BrokerSpec | None) -> Path:
     """Return where the hub looks for other brokers; what is wrong there is said."""
     path = settings.bridge_settings or Home(settings.home).bridges
     if broker is not None and broker.bridges:
+        from runtime.bridge_settings import OwnNames, check_bridge_settings
+
         try:
             check_bridge_settings(path, OwnNames(settings.device_id, settings.iothub_hostname))
         except EdgeError as exc:
