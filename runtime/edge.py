@@ -34,6 +34,7 @@ from actors.agent_metrics import AgentMetrics
 from actors.agent_metrics_actor import AgentMetricsActor
 from actors.agent_root import AgentRootActor, StopEdge
 from actors.base import ChildSpec
+from actors.certificate_ends import certificate_families
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
@@ -543,11 +544,15 @@ class _Edge:
         )
 
     def _metrics_actor(self, began_s: float, system: ThreadSystem) -> AgentMetricsActor:
-        common = self._metrics_common
+        common, security = self._metrics_common, self._security
+        assert security is not None
         return AgentMetricsActor(
             self._metrics,
             self._metrics_server,
-            (lambda: actor_families("edgeAgent_", common, system.counts()),),
+            (
+                lambda: actor_families("edgeAgent_", common, system.counts()),
+                lambda: certificate_families(security.certificates(), common, time.time()),
+            ),
             look_at_machine=MachineLook(self._metrics, began_s).look_soon,
             checkpoint=CheckpointFile(self._home.availability),
             kept=ScrapeFiles(self._home.quality),
