@@ -156,9 +156,11 @@ class AgentMetricsActor(MetricsActor):
         super().on_stopping()
 
     def describe(self) -> dict[str, Any]:
+        environment = self._metrics.environment
         return {
             **super().describe(),
-            "quality_telemetry": bool(self._link) and self._metrics.environment.sends_quality_telemetry,
+            "port": environment.metrics_port if environment.metrics_enabled else None,
+            "quality_telemetry": bool(self._link) and environment.sends_quality_telemetry,
         }
 
     # modules and machine

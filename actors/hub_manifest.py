@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from actors.broker_manifest import parse_broker
 from actors.manifest_json import Node, Source, load
 from actors.schema_version import hub_schema_version
 from messaging.broker.config import BrokerSpec
@@ -85,8 +84,14 @@ def parse_hub(node: Node) -> HubSettings:
         time_to_live_s=store.need("timeToLiveSecs", '"timeToLiveSecs": 7200').integer(-(2**31), 2**31 - 1),
         max_size_bytes=None if size is None else size.integer(1, 2**63 - 1),
         when_full=StoreFullPolicy.REJECT if when_full is None else when_full.choice(StoreFullPolicy),
-        broker=None if broker is None else parse_broker(broker),
+        broker=None if broker is None else _broker(broker),
     )
+
+
+def _broker(section: Node) -> BrokerSpec:
+    from actors.broker_manifest import parse_broker  # only where there is a broker
+
+    return parse_broker(section)
 
 
 def parse_hub_desired(desired: bytes, version: int, warnings: list[str] | None = None) -> HubSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from actors.addresses import (
     AGENT_PROCESS,
@@ -29,7 +29,6 @@ from actors.addresses import (
 )
 from actors.append_guard import AppendGuard
 from actors.base import ChildSpec, EdgeActor
-from actors.bridge_ports import BridgePorts
 from actors.broker_metrics import Stands
 from actors.cloud_connection import CloudConnections
 from actors.connected_clients import ConnectedClients
@@ -56,6 +55,9 @@ from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
 from messaging.version import VERSION
+
+if TYPE_CHECKING:  # loaded where there is a broker
+    from actors.bridge_ports import BridgePorts
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from messaging.envelope import Secret
 from messaging.identity import Identity
 
 if TYPE_CHECKING:
+    from actors.certificate_ends import CertificateLife
     from messaging.broker.journal import Changes, Kept
 
 
@@ -584,6 +585,10 @@ class Security(Protocol):
         Raises:
             EdgeError: a certificate cannot be issued or written.
         """
+        ...
+
+    def certificates(self) -> tuple[CertificateLife, ...]:
+        """Return from when until when the certificates of this edge count. Any thread may call."""
         ...
 
     def renew_at_s(self) -> float:

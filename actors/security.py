@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from actors.addresses import AGENT
 from actors.base import EdgeActor
+from actors.certificate_ends import DAY_S, remark
 from actors.hub_config import CertificateChanged
 from actors.hub_identity import AuthType, KnownIdentities
 from actors.identities import GetIdentities, Identities
@@ -141,6 +142,11 @@ class RenewalDue:
     """Timer: look after the certificates."""
 
 
+@message
+class LifeLook:
+    """Timer: tell the operator what is near its end and not ours to renew."""
+
+
 class SecurityActor(EdgeActor):
     """The one user of the keys while the edge runs.
 
@@ -161,6 +167,7 @@ class SecurityActor(EdgeActor):
     def on_start(self) -> None:
         self.context.watch_peer(HUB)
         self._wait_for_renewal()
+        self.on_life_look(LifeLook())
 
     def on_ensure_modules(self, message: EnsureModules) -> None:
         new = [name for name in message.names if self._is_new(name)]  # all are made, not the first alone
@@ -257,6 +264,13 @@ class SecurityActor(EdgeActor):
         if self._security.identities().authorities != before:
             self._restart_modules()
         self._wait_for_renewal()
+
+    def on_life_look(self, message: LifeLook) -> None:
+        for life in self._security.certificates():
+            found = remark(life, self.clock.now_s())
+            if found is not None:
+                log.log(found.level, "%s", found.text)
+        self.set_timer(DAY_S, message)
 
     def on_module_reported(self, message: ModuleReported) -> None:
         self._security.note_module(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name most like `name`, ignoring case, or None when nothing is similar."""
+    import difflib  # with the first mistake
+
     spellings = {candidate.casefold(): candidate for candidate in valid}
     # Names come from users: difflib is quadratic, so a name of megabytes must not reach it.
     found = difflib.get_close_matches(name[:128].casefold(), spellings, n=1, cutoff=0.6)

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
-from runtime.http_exchange import Refusal, Response
+from runtime.http_messages import Refusal, Response
 
 FIRST_VERSION = "2018-06-28"
 API_VERSIONS = frozenset(

@@ -34,6 +34,7 @@ from actors.agent_metrics import AgentMetrics
 from actors.agent_metrics_actor import AgentMetricsActor
 from actors.agent_root import AgentRootActor, StopEdge
 from actors.base import ChildSpec
+from actors.certificate_ends import certificate_families
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
@@ -75,7 +76,6 @@ from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.agent_metrics_files import CheckpointFile, ScrapeFiles
 from runtime.agent_metrics_sockets import AgentMetricsSockets
 from runtime.atomic_file import write_private_file
-from runtime.bridge_settings import OwnNames, check_bridge_settings
 from runtime.certificates import server_names
 from runtime.deployed_ports import as_deployed
 from runtime.device_file import remember_device
@@ -274,6 +274,8 @@ def _bridge_settings(settings: Settings, broker: BrokerSpec | None) -> Path:
     """Return where the hub looks for other brokers; what is wrong there is said."""
     path = settings.bridge_settings or Home(settings.home).bridges
     if broker is not None and broker.bridges:
+        from runtime.bridge_settings import OwnNames, check_bridge_settings
+
         try:
             check_bridge_settings(path, OwnNames(settings.device_id, settings.iothub_hostname))
         except EdgeError as exc:
@@ -542,11 +544,15 @@ class _Edge:
         )
 
     def _metrics_actor(self, began_s: float, system: ThreadSystem) -> AgentMetricsActor:
-        common = self._metrics_common
+        common, security = self._metrics_common, self._security
+        assert security is not None
         return AgentMetricsActor(
             self._metrics,
             self._metrics_server,
-            (lambda: actor_families("edgeAgent_", common, system.counts()),),
+            (
+                lambda: actor_families("edgeAgent_", common, system.counts()),
+                lambda: certificate_families(security.certificates(), common, time.time()),
+            ),
             look_at_machine=MachineLook(self._metrics, began_s).look_soon,
             checkpoint=CheckpointFile(self._home.availability),
             kept=ScrapeFiles(self._home.quality),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from actors.certificate_ends import CertificateLife
 from actors.hub_identity import AuthType, KnownIdentities
 from actors.module_spec import EDGE_AGENT, EDGE_HUB
 from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
@@ -244,6 +245,15 @@ class EdgeSecurity:
             (one.not_after_s, what) for one, what in ((self._ca, "edge CA"), (self._certificate, "hub's"))
         )
         return ", ".join(f"{what} valid until {iso_utc(at_s)[:10]}" for at_s, what in ends)
+
+    def certificates(self) -> tuple[CertificateLife, ...]:
+        """Return from when until when the certificates of this edge count; see Security."""
+        ca, hub, source = self._ca, self._certificate, self._ca_source
+        given = str(source.cert.path) if isinstance(source, GivenCa) else ""
+        return (
+            CertificateLife("edge_ca", ca.not_before_s, ca.not_after_s, given),
+            CertificateLife("hub", hub.not_before_s, hub.not_after_s),
+        )
 
     def renew_at_s(self) -> float:
         """Return when the next certificate is due; see Security."""

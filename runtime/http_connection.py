@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from runtime.http_exchange import HttpExchange, HttpRequest, Refusal, Response
+from runtime.http_messages import HttpRequest, Refusal, Response
 
 _READ_SIZE_BYTES = 16 * 1024
 _DISCARD_LIMIT_S = 1.0
@@ -27,6 +27,8 @@ class HttpConnection:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limits: Limits) -> None:
         """Take the two halves of the connection."""
+        from runtime.http_exchange import HttpExchange  # loads h11
+
         self._reader = reader
         self._writer = writer
         self._limits = limits

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 from actors.http_head import PROXIED_CERTIFICATE, Answered, HttpAnswer, HttpCall, HttpHandler
-from runtime.http_exchange import Refusal, Response
+from runtime.http_messages import Refusal, Response
 from runtime.trust_bundle import ders
 from runtime.web_listener import WebRequest
 

@@ -6,7 +6,6 @@ the configuration and the identities it finds in the home, whether an agent live
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
 import os
@@ -18,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -27,7 +27,6 @@ from actors.actor_metrics import actor_families
 from actors.addresses import HUB
 from actors.admission import Admission
 from actors.base import ChildSpec
-from actors.bridge_ports import BridgePorts
 from actors.broker_metrics import Stands, broker_families
 from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
@@ -67,6 +66,9 @@ from runtime.tcp_listener import most_connections
 from runtime.tls_server import ServerCertificate
 from runtime.twin_db import TwinDb
 from runtime.upstream import UpstreamConnections
+
+if TYPE_CHECKING:  # loaded where there is a broker
+    from actors.bridge_ports import BridgePorts
 
 log = logging.getLogger("runtime.hub")  # `__main__` where it runs
 
@@ -197,6 +199,7 @@ def run_hub(
 
 def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
     """Return what bridges need, which is loaded only where there is a broker."""
+    from actors.bridge_ports import BridgePorts
     from runtime.bridge_db import BridgeDb
     from runtime.bridge_lines import BridgeLines
     from runtime.bridge_settings import BridgeSettingsFile, OwnNames
@@ -236,14 +239,16 @@ def cloud_ca_pem(path: str) -> str:
 def main(
     open_store: OpenStore = MessageDb.open, make_connections: MakeConnections = connections_to_cloud
 ) -> int:
-    """Parse the command line of the hub process, and run it."""
-    parser = argparse.ArgumentParser(prog="runtime.hub", description="The hub process of an edge.")
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    arguments = parser.parse_args()
-    log_levels = log_as_told(EDGE_HUB, Home(arguments.home).log_levels)
+    """Read the command line of the hub process, and run it."""
+    match sys.argv[1:]:  # from the agent alone, so no argparse: it takes 0.4 MB
+        case ["--home", home, "--run", run]:
+            pass
+        case _:
+            print("usage: python -m runtime.hub --home HOME --run RUN", file=sys.stderr)
+            return WRONG_INPUT
+    log_levels = log_as_told(EDGE_HUB, Home(Path(home)).log_levels)
     try:
-        return run_hub(arguments.home, arguments.run, log_levels, open_store, make_connections)
+        return run_hub(Path(home), Path(run), log_levels, open_store, make_connections)
     except EdgeError as exc:
         log.error("%s", exc)
         return WRONG_INPUT

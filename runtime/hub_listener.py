@@ -12,8 +12,7 @@ from actors.ports import ConnectionHandler, Listener
 from runtime.listening_sockets import Use
 from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
-from runtime.web_listener import HandleRequest, TakePassedOn, WebListener
-from runtime.web_socket import AMQP, MQTT
+from runtime.web_listener import AMQP, MQTT, HandleRequest, TakePassedOn, WebListener
 
 
 class Listeners:

@@ -158,12 +158,16 @@ def listener_of(descriptor: int) -> socket.socket:
 
 def holder_of(wanted: ListenAddress) -> str:
     """Say who has the port of `wanted`: "pid 123, nginx", or that it cannot be seen from here."""
-    inode = _inode_on_port(wanted)
-    if inode is not None:
-        pid = _pid_with_socket(inode)
-        if pid is not None:
-            return f"pid {pid}, {process_table.command_of(pid)}"
+    pid = holder_pid(wanted)
+    if pid is not None:
+        return f"pid {pid}, {process_table.command_of(pid)}"
     return "another process of another user" if os.geteuid() else "a process that is not visible from here"
+
+
+def holder_pid(wanted: ListenAddress) -> int | None:
+    """Return a process that has the port of `wanted`; None when there is none, or none to be seen."""
+    inode = _inode_on_port(wanted)
+    return None if inode is None else _pid_with_socket(inode)
 
 
 def listening_of(pid: int) -> list[tuple[Use, ListenAddress]]:

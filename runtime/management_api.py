@@ -24,7 +24,7 @@ from runtime.bundle_program import BundleQuery, make_bundle
 from runtime.daemon_api import Request, Route, find_route
 from runtime.docker_engine import EngineCalls
 from runtime.home import Home
-from runtime.http_exchange import Refusal, Response, error_response, json_response
+from runtime.http_messages import Refusal, Response, error_response, json_response
 from runtime.key_store import KeyStore
 from runtime.module_details import ModuleState, module_details
 from runtime.module_output import OutputQuery, output_of

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Final
 from messaging.errors import EnvironmentFault
 
 if TYPE_CHECKING:  # imported with the first connection
-    from runtime.http_exchange import HttpExchange, HttpRequest, Pieces, Response
+    from runtime.http_exchange import HttpExchange
+    from runtime.http_messages import HttpRequest, Pieces, Response
     from runtime.management_api import ManagementApi
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,8 @@ class ManagementServer:
 
     def _talk(self, connection: socket.socket) -> None:
         from runtime.daemon_api import Request
-        from runtime.http_exchange import HttpExchange, Refusal, error_response
+        from runtime.http_exchange import HttpExchange
+        from runtime.http_messages import Refusal, error_response
 
         http = HttpExchange(head_bytes=HEAD_BYTES, body_bytes=BODY_BYTES)
         goes_on = True
@@ -203,7 +205,7 @@ def _next_request(connection: socket.socket, http: HttpExchange) -> HttpRequest 
     Raises:
         Refusal: it broke HTTP, was too large, or took too long.
     """
-    from runtime.http_exchange import Refusal
+    from runtime.http_messages import Refusal
 
     ends_s = time.monotonic() + (SILENT_S if http.is_idle else READ_S)
     try:

@@ -17,7 +17,7 @@ from actors.metrics import Answered, Job
 from messaging.exposition import CONTENT_TYPE
 from messaging.text import quoted
 from runtime.http_connection import HttpConnection, Limits
-from runtime.http_exchange import HttpRequest, Refusal, Response
+from runtime.http_messages import HttpRequest, Refusal, Response
 
 log = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ class OutputQuery:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Frames; see `runtime.http_exchange.Pieces`."""
+    """Frames; see `runtime.http_messages.Pieces`."""
 
     frames: Iterator[bytes]
     stop: Callable[[], None]

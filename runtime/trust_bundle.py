@@ -12,10 +12,12 @@ import base64
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from messaging.errors import ConfigError
-from runtime.settings import Settings, origin_of
+
+if TYPE_CHECKING:
+    from runtime.settings import Settings
 
 _PEM_BODY: Final = re.compile(r"-----BEGIN CERTIFICATE-----([^-]*)-----END CERTIFICATE-----")
 
@@ -26,6 +28,8 @@ def trusted_pem(settings: Settings) -> str:
     Raises:
         ConfigError: the file cannot be read, or holds something else.
     """
+    from runtime.settings import origin_of  # the hub, which has no settings, uses this module as well
+
     path = settings.trust_bundle_cert
     if path is None:
         return ""

@@ -10,22 +10,25 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from email.utils import formatdate
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from actors.admission import Admission
 from actors.http_head import PROXIED_CERTIFICATE
 from actors.ports import ConnectionHandler
-from runtime.http_exchange import HttpExchange, HttpRequest, Refusal, Response, error_response
+from runtime.http_messages import HttpRequest, Refusal, Response, error_response
 from runtime.stream_listener import CLOSE_LIMIT_S
 from runtime.tcp_listener import TcpListener, Visit
 from runtime.tls_server import ServerCertificate, peer_certificates
-from runtime.web_socket import MQTT, WebSocket, accept, is_upgrade
+
+if TYPE_CHECKING:
+    from runtime.web_socket import WebSocket
 
 log = logging.getLogger(__name__)
 
+MQTT: Final = "mqtt"  # subprotocols
+AMQP: Final = "AMQPWSB10"
 WEBSOCKET_PATH: Final = "/$iothub/websocket"
 # Where uamqp, and so the service SDK of Python, and clients of Event Hubs look for it.
 _OTHER_PATH: Final = "/$servicebus/websocket/"
@@ -165,6 +168,8 @@ class WebConnection(asyncio.Protocol):
 
         `handlers` are those of the subprotocols; without any nothing is upgraded.
         """
+        from runtime.http_exchange import HttpExchange  # loads h11
+
         self._asking = asking
         self._handle = handle
         self._handlers = handlers
@@ -222,7 +227,7 @@ class WebConnection(asyncio.Protocol):
             request = self._http.next_request()
             if request is None:
                 self._wait_for_rest()
-            elif not is_upgrade(request):
+            elif not _is_upgrade(request):
                 self._answer_soon(self._answer(request))
             elif self._take_passed_on is None or request.header(PROXIED_CERTIFICATE) is None:
                 self._upgrade(request)
@@ -268,6 +273,8 @@ class WebConnection(asyncio.Protocol):
             self._reply(error_response(500, "internal error"))
 
     def _upgrade(self, request: HttpRequest, passed_on: tuple[bytes, ...] = ()) -> None:
+        from runtime.web_socket import WebSocket, accept  # loads wsproto
+
         if unquote(request.target.partition("?")[0]) not in (WEBSOCKET_PATH, _OTHER_PATH):
             raise Refusal(404, f"there is no WebSocket at this path, only at {WEBSOCKET_PATH}")
         subprotocol, connection, reply = accept(request, self._handlers, self._switched_off)
@@ -295,6 +302,8 @@ class WebConnection(asyncio.Protocol):
         )
 
     def _reply(self, response: Response) -> None:
+        from email.utils import formatdate
+
         unread = self._http.has_unread
         date = ("Date", formatdate(usegmt=True))  # clients whose token is refused compare their clock
         self._transport.write(self._http.answer(replace(response, headers=(*response.headers, date))))
@@ -316,3 +325,8 @@ class WebConnection(asyncio.Protocol):
             self._timer = None
         if after_s is not None and then is not None:
             self._timer = asyncio.get_running_loop().call_later(after_s, then)
+
+
+def _is_upgrade(request: HttpRequest) -> bool:
+    """Return whether a request asks to speak WebSocket."""
+    return (request.header("upgrade") or "").strip().lower() == "websocket"

@@ -1,5 +1,7 @@
 """MQTT or AMQP over WebSocket: one connection after its upgrade, as the Transport of a protocol head.
 
+wsproto takes half a megabyte, so this is imported with the first upgrade.
+
 Source: RFC 6455; MQTT 3.1.1 chapter 6; spec sheet hub-protocols.md sections 1.16 and 3.8
 """
 
@@ -17,22 +19,15 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import RemoteProtocolError
 
 from actors.ports import ConnectionHandler
-from runtime.http_exchange import HttpRequest, Refusal
+from runtime.http_messages import HttpRequest, Refusal
 from runtime.stream_listener import CLOSE_LIMIT_S, WRITE_BUFFER_BYTES
 from runtime.tcp_listener import Visit
 from runtime.tls_server import peer_certificates
 
 log = logging.getLogger(__name__)
 
-MQTT: Final = "mqtt"
-AMQP: Final = "AMQPWSB10"
 FRAMES_AT_ONCE: Final = 512  # of one client; a read may bring 40,000 empty ones, and others wait meanwhile
 PROTOCOL_HEADER: Final = "sec-websocket-protocol"
-
-
-def is_upgrade(request: HttpRequest) -> bool:
-    """Return whether a request asks to speak WebSocket."""
-    return (request.header("upgrade") or "").strip().lower() == "websocket"
 
 
 def accept(

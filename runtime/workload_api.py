@@ -21,7 +21,7 @@ from messaging.errors import AuthError, EdgeError
 from runtime.caller import Caller, ModuleContainer, ModuleProcess, is_module, is_user
 from runtime.certificates import EdgeCa
 from runtime.daemon_api import Request, Route, find_route, read_body
-from runtime.http_exchange import Refusal, Response, error_response, json_response
+from runtime.http_messages import Refusal, Response, error_response, json_response
 from runtime.key_store import KeyStore
 from runtime.module_details import ModuleState, module_details
 

@@ -28,7 +28,7 @@ from runtime.atomic_file import make_private_folder
 from runtime.caller import Caller, Peer
 from runtime.daemon_api import Request
 from runtime.http_connection import HttpConnection, Limits
-from runtime.http_exchange import HttpRequest, Refusal, Response, error_response
+from runtime.http_messages import HttpRequest, Refusal, Response, error_response
 
 log = logging.getLogger(__name__)
 

@@ -120,12 +120,24 @@ SECTIONS: Final = (
                 running_checks.hub_listens,
                 (*_SETTINGS, "connect-management-uri"),
             ),
+            Check(
+                "edge-metrics-ports",
+                "metrics of hub and agent can be had",
+                running_checks.metrics_can_be_had,
+                (*_SETTINGS, "connect-management-uri"),
+            ),
         ),
     ),
     Section(
         "Container engine checks",
         (
             Check("container-engine-uri", "container engine answers", engine_checks.engine_answers),
+            Check(
+                "container-engine-version",
+                "container engine is new enough",
+                engine_checks.engine_is_new_enough,
+                _ENGINE,
+            ),
             Check(
                 "container-engine-dns",
                 "container engine names DNS servers",

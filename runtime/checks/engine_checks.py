@@ -9,7 +9,13 @@ from typing import Final
 from messaging.errors import ConfigError, EngineAway, EnvironmentFault
 from runtime import listening_sockets
 from runtime.checks.container_probe import Probed, Question, probe
-from runtime.checks.judge import CLOCK_WARNING_S, judge_dns, judge_log_rotation, read_engine_config
+from runtime.checks.judge import (
+    CLOCK_WARNING_S,
+    judge_dns,
+    judge_engine_version,
+    judge_log_rotation,
+    read_engine_config,
+)
 from runtime.checks.outcome import Outcome, error, fatal, ignored, ok, skipped, warning
 from runtime.checks.running_checks import NOT_RUNNING, WITH_TLS, edge_ca_pem
 from runtime.checks.scene import Scene
@@ -36,6 +42,13 @@ def engine_answers(scene: Scene) -> Outcome:
     if not scene.uses_containers:
         return ignored(f"{NO_CONTAINERS}, and {reason}")
     return fatal(reason) if _MAY_NOT in reason else error(reason)
+
+
+def engine_is_new_enough(scene: Scene) -> Outcome:
+    """See which version the engine has."""
+    with scene.engine.calls() as client:
+        found = client.version()
+    return judge_engine_version(str(found.get("Version", "")), str(found.get("ApiVersion", "")))
 
 
 def engine_names_dns(scene: Scene) -> Outcome:

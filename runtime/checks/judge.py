@@ -17,12 +17,15 @@ from runtime.renewal import DEFAULT_THRESHOLD, Threshold
 CLOCK_WARNING_S: Final = 10.0
 CLOCK_ERROR_S: Final = 300.0  # from here on IoT Hub refuses tokens
 EXPIRY_WARNING_S: Final = 7 * 86_400.0
+OLDEST_ENGINE_API: Final = (1, 25)  # `minDockerVersion` of the manifests that there are
+TRIED_ENGINE_API: Final = (1, 41)  # Docker Engine 20.10, the one of Debian 11 and Ubuntu 20.04
 OVERDUE_S: Final = 86_400.0  # renewal is tried again hourly
 LONGEST_COMMON_NAME: Final = 64  # ub-common-name, RFC 5280 appendix A.1
 SPACE_ERROR_BYTES: Final = 16 << 20  # twice the reserve of the message database
 SPACE_WARNING_BYTES: Final = 1 << 30
 SPACE_WARNING_PERCENT: Final = 10.0
 SLOW_SYNC_S: Final = 0.5
+_VERSION: Final = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4})+")
 _LABEL: Final = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 1035 section 2.3.1
 _ROTATED: Final = ("json-file", "local")  # the edge sets limits for these, see container_request.py
 _READABLE: Final = (*_ROTATED, "journald")
@@ -175,6 +178,29 @@ def read_engine_config(text: str | None, path: str) -> dict[str, Any] | Outcome:
     if not isinstance(found, dict):
         return error(f"{path} is no JSON object; repair it, or Docker does not start again")
     return found
+
+
+def judge_engine_version(version: str, api_version: str) -> Outcome:
+    """Judge whether the container engine is new enough.
+
+    Args:
+        version: Of the engine; vendors have numbers of their own.
+        api_version: The newest that it speaks.
+    """
+    info = {"docker_version": version, "api_version": api_version}
+    spoken = _numbers(api_version)
+    way_out = "install a newer one: `sudo apt-get install docker.io`"
+    if spoken and spoken < OLDEST_ENGINE_API:
+        oldest = ".".join(map(str, OLDEST_ENGINE_API))
+        told = f"Docker Engine {version} speaks API {api_version}, and {oldest} is needed"
+        return error(f"{told}; {way_out}", **info)
+    if spoken and spoken < TRIED_ENGINE_API:
+        return warning(f"Docker Engine {version} is older than those this was tried with; {way_out}", **info)
+    return ok(**info)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")) if _VERSION.fullmatch(version) else ()
 
 
 def judge_dns(config: Mapping[str, Any], path: str) -> Outcome:

@@ -7,18 +7,29 @@ import socket
 import ssl
 from typing import Final
 
-from actors.addresses import UPSTREAM
+from actors import agent_environment
+from actors.addresses import METRICS_OF_AGENT, UPSTREAM
+from actors.hub_environment import HubEnvironment
 from actors.link_state import GetLinkState, LinkState
+from actors.module_spec import EDGE_HUB
 from actors.registry import CONNECTING, NO_CLOUD, REGISTRY, GetProvisioning, ProvisioningState
 from messaging.errors import EdgeError, EnvironmentFault
+from messaging.lifecycle import Describe, Described
 from messaging.version import VERSION
-from runtime import amqp_engine, hub_sockets, listening_sockets, process_table
+from runtime import (
+    agent_metrics_sockets,
+    amqp_engine,
+    hub_sockets,
+    listen_addresses,
+    listening_sockets,
+    process_table,
+)
 from runtime.certificates import CA_FILE
 from runtime.checks.judge import judge_modules
 from runtime.checks.outcome import Outcome, error, ignored, ok, skipped, warning, worst
 from runtime.checks.scene import Scene
 from runtime.https_client import HttpsClient, Service
-from runtime.listen_addresses import amqp_addresses, web_addresses
+from runtime.listen_addresses import amqp_addresses, metrics_addresses, web_addresses
 from runtime.listening_sockets import ListenAddress, Use
 from runtime.management_server import management_socket
 from runtime.process_runtime import RUN_MARKER
@@ -87,6 +98,63 @@ def hub_listens(scene: Scene) -> Outcome:
     if not places:
         return skipped(f"what edgeHub (pid {hub['pid']}) listens on cannot be seen by this user")
     return worst([_handshake(scene, use, place) for use, place in places])
+
+
+def metrics_can_be_had(scene: Scene) -> Outcome:
+    """See who has the ports at which Prometheus asks hub and agent: they do without one that is taken."""
+    settings = scene.settings
+    assert settings is not None
+    wanted = [
+        (who, address, setting)
+        for who, port, setting in (
+            ("edgeHub", _hub_metrics_port(scene), hub_sockets.SETTINGS[Use.METRICS]),
+            ("edgeAgent", _agent_metrics_port(scene), agent_metrics_sockets.SETTING),
+        )
+        if port is not None
+        for address in metrics_addresses(settings, port)
+    ]
+    if not wanted:
+        return ignored("metrics are switched off in the deployment")
+    return worst([_has_port(scene, *one) for one in wanted])
+
+
+def _hub_metrics_port(scene: Scene) -> int | None:
+    if scene.agent is not None and not any(module["name"] == EDGE_HUB for module in scene.modules):
+        return None
+    environment = HubEnvironment() if scene.hub_config is None else scene.hub_config.environment
+    return environment.metrics_port if environment.serves_metrics else None
+
+
+def _agent_metrics_port(scene: Scene) -> int | None:
+    if scene.agent is None:
+        kept = scene.deployment
+        environment = agent_environment.DEFAULTS if kept is None else kept.agent_environment
+        return environment.metrics_port if environment.metrics_enabled else None
+    from runtime.cli.running import running_edge
+
+    with running_edge(scene.home.path) as edge:
+        port: int | None = edge.ask(METRICS_OF_AGENT, Describe(), Described).values["port"]
+    return port
+
+
+def _has_port(scene: Scene, who: str, address: listen_addresses.ListenAddress, setting: str) -> Outcome:
+    place = ListenAddress(ipaddress.ip_address(address.host), address.port)
+    ours = set()
+    if scene.agent is not None:
+        ours = {scene.agent.pid, *(module["pid"] for module in scene.modules if module["name"] == EDGE_HUB)}
+    if listening_sockets.holder_pid(place) in ours:
+        return ok(**{who: f"http://{place}"})
+    try:
+        for bound in listening_sockets.bind([place], setting):
+            bound.close()
+    except EnvironmentFault as exc:
+        return warning(f"metrics of {who}: {exc}")
+    if scene.agent is None:
+        return ok(**{who: f"{place} is free"})
+    return warning(
+        f"metrics of {who}: nobody listens on {place}; it was taken when the edge was started, so start the "
+        "edge again"
+    )
 
 
 def cloud_accepts_identity(scene: Scene) -> Outcome:

@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from actors import hub_config
+from actors.cloud_deployment import parse_agent
 from actors.hub_config import HubConfig
 from actors.upstream_protocol import DEFAULT, UpstreamProtocol
 from messaging.errors import ConfigError, EdgeError
 from runtime.docker_engine import EngineCalls
 from runtime.embedded_cloud import read_kept
 from runtime.home import Home
+from runtime.key_store import KeyStore
+from runtime.last_deployment import LastDeployment
 from runtime.provisioning import load
 from runtime.run_directory import AGENT, Lock, LockHolder, RunDirectory
 from runtime.settings import Settings
 from runtime.store_place import database_of
 
 if TYPE_CHECKING:
+    from actors.deployment import Deployment
     from runtime.provisioning import Provisioned
 
 ENGINE_CONFIG: Final = Path("/etc/docker/daemon.json")
@@ -100,6 +104,15 @@ class Scene:
         kept = read_kept(self.home)
         own = kept is not None and kept.in_use
         return CloudPlace(found.host_name, found.https_port, found.ca_pem, own)
+
+    @cached_property
+    def deployment(self) -> Deployment | None:
+        """The deployment that the cloud sent last; None when there is none, or none that can be read."""
+        try:
+            kept = LastDeployment(self.home.last_deployment, KeyStore.open(self.home.keys)).load()
+            return None if kept is None else parse_agent(kept.agent_desired, kept.agent_version)
+        except (OSError, EdgeError):
+            return None
 
     @property
     def protocol(self) -> UpstreamProtocol:

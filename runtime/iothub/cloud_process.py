@@ -30,7 +30,7 @@ from messaging.errors import AuthError, EdgeError, EnvironmentFault
 from runtime import amqp_engine, listening_sockets
 from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
-from runtime.http_exchange import Response
+from runtime.http_messages import Response
 from runtime.iothub.cloud_home import CloudHome, Serving
 from runtime.iothub.cloud_settings import CloudSettings
 from runtime.iothub.dps_api import DpsApi
@@ -47,8 +47,7 @@ from runtime.run_directory import prepare_home
 from runtime.stream_listener import StreamListener
 from runtime.tcp_listener import Visit, most_connections
 from runtime.tls_server import ServerCertificate
-from runtime.web_listener import HandleRequest, WebConnection, WebLimits, WebListener, WebRequest
-from runtime.web_socket import AMQP, MQTT
+from runtime.web_listener import AMQP, MQTT, HandleRequest, WebConnection, WebLimits, WebListener, WebRequest
 
 if TYPE_CHECKING:
     from runtime.iothub.amqp_server import AmqpServer

@@ -37,7 +37,7 @@ from messaging.mqtt.packets import (
     Unsubscribe,
 )
 from messaging.text import quoted
-from runtime.http_exchange import Response
+from runtime.http_messages import Response
 from runtime.iothub.dps_api import check_body, error_response
 from runtime.iothub.provisioning import RETRY_AFTER_S, Provisioning, Registrant
 

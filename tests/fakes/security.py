@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from actors.certificate_ends import CertificateLife
 from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
 from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
 from messaging.envelope import Secret
@@ -25,6 +26,7 @@ class FakeSecurity:
         self.asked = 0  # for the identity of a module
         self.fault: ConfigError | None = None  # raised at each renewal while it is set
         self._due_s = now_s + 24 * DAY_S
+        self.lives: tuple[CertificateLife, ...] = ()
 
     def ensure_module(self, name: str, now_s: float) -> ModuleAccess:
         self.asked += 1
@@ -94,6 +96,9 @@ class FakeSecurity:
             self._due_s = now_s + 24 * DAY_S
             self.renewals += 1
         return due
+
+    def certificates(self) -> tuple[CertificateLife, ...]:
+        return self.lives
 
     def renew_at_s(self) -> float:
         return self._due_s

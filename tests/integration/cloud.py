@@ -23,7 +23,7 @@ from messaging import sas
 from messaging.clock import SystemClock
 from messaging.identity import Identity
 from runtime.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
-from runtime.http_exchange import Response, error_response
+from runtime.http_messages import Response, error_response
 from runtime.iothub.amqp_server import AmqpServer
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.cloud_process import CA_VALID_DAYS, SERVER_VALID_DAYS
@@ -33,8 +33,7 @@ from runtime.iothub.mqtt_server import MqttServer
 from runtime.listening_sockets import bind, parse_listen_address
 from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
-from runtime.web_listener import WebListener, WebRequest
-from runtime.web_socket import AMQP, MQTT
+from runtime.web_listener import AMQP, MQTT, WebListener, WebRequest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMIT_S: Final = 20.0

@@ -21,8 +21,7 @@ from runtime.iothub.rest.api import RestApi
 from runtime.listening_sockets import bind, parse_listen_address
 from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
-from runtime.web_listener import WebListener
-from runtime.web_socket import AMQP, MQTT
+from runtime.web_listener import AMQP, MQTT, WebListener
 from tests.runtime.iothub.fakes import FakeDevice
 from tests.runtime.web_client import EchoHandler
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,6 +246,18 @@ def test_a_port_that_somebody_else_has_is_told_with_his_name(edge: EdgeProgram) 
     assert details["edge-hub-ports"][0].endswith("choose another port with --listen")
 
 
+@pytest.mark.parametrize("port", [9600, 9601])
+def test_a_port_of_metrics_that_somebody_else_has_is_told_with_his_name(edge: EdgeProgram, port: int) -> None:
+    with socket.socket() as taken:
+        with suppress(OSError):  # another edge of this machine has it, which will do as well
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+        code, found, details = results(edge, "--dont-run", "host-local-time")
+
+    assert (code, found["edge-metrics-ports"]) == (0, "warning")
+    assert f"port {port} is in use (pid " in "".join(details["edge-metrics-ports"])
+
+
 def test_an_edge_that_hangs_is_an_error(edge: EdgeProgram) -> None:
     edge.start()
     assert edge.process is not None
@@ -477,6 +490,7 @@ def test_the_hub_is_reached_from_inside_a_container(
 
     names = (
         "container-engine-uri",
+        "container-engine-version",
         "container-engine-dns",
         "container-engine-logrotate",
         "container-local-time",

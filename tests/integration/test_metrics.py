@@ -265,7 +265,16 @@ def test_a_port_that_is_taken_is_told_with_its_holder_and_the_edge_runs(edge: Ed
         edge.start()
         edge.wait_for(edgeHub="running", idle="running")
         told = command(edge, "metrics", "edgehub_actor_handled_total")
+        checked = command(edge, "check", "--json", "--dont-run", "host-local-time")
 
+    found = json.loads(checked.stdout)["checks"]["edge-metrics-ports"]["result"]
+    assert found["result"] == "warning"
+    for text, who, port in zip(
+        found["details"], ("edgeHub", "edgeAgent"), (hub_port, agent_port), strict=True
+    ):
+        assert text.startswith(
+            f"metrics of {who}: cannot listen on 127.0.0.1:{port}: port {port} is in use (pid "
+        )
     log = edge.log.read_text()
     assert (
         "no metrics of edgeHub over HTTP there, only with `edge-actors metrics`: cannot listen on "
@@ -278,6 +287,22 @@ def test_a_port_that_is_taken_is_told_with_its_holder_and_the_edge_runs(edge: Ed
     ) in log
     assert "or choose another port with the variable port of edgeAgent in the deployment" in log
     assert told.returncode == 0, told.stderr
+
+
+def test_the_check_knows_where_hub_and_agent_tell_their_metrics(edge: EdgeProcess) -> None:
+    hub_port, agent_port = free_port(), free_port()
+    deploy(edge, {"HttpSettings__metrics_port": hub_port}, {"port": agent_port})
+    edge.start()
+    edge.wait_for(edgeHub="running", idle="running")
+
+    checked = command(edge, "check", "--json", "--dont-run", "host-local-time")
+
+    found = json.loads(checked.stdout)["checks"]["edge-metrics-ports"]
+    assert found["result"] == {"result": "ok"}
+    assert found["additional_info"] == {
+        "edgeHub": f"http://127.0.0.1:{hub_port}",
+        "edgeAgent": f"http://127.0.0.1:{agent_port}",
+    }
 
 
 def test_a_setting_that_is_not_allowed_is_told_and_its_default_applies(edge: EdgeProcess) -> None:

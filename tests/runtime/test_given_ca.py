@@ -11,9 +11,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509 import verification
 
+from actors.certificate_ends import CertificateLife
 from runtime import certificate_files
 from runtime.certificates import EdgeCa, ensure_server_certificate
-from runtime.given_ca import names_within, read_given_ca
+from runtime.edge_security import EdgeSecurity
+from runtime.given_ca import GivenCa, names_within, read_given_ca
+from runtime.home import Home
+from runtime.module_environment import EdgeNames
 from runtime.name_constraints import is_permitted
 from runtime.secret_files import NamedFile
 
@@ -152,3 +156,23 @@ def test_name_constraints_hold_for_each_kind_of_name(
     name: str, permitted: tuple[str, ...], allowed: bool
 ) -> None:
     assert is_permitted(name, permitted) is allowed
+
+
+def test_a_given_ca_is_known_with_its_file_and_its_life(tmp_path: Path, run_dir: Path) -> None:
+    cert, key = write_ca(tmp_path, days=12)
+    names = EdgeNames("edge1", "hub.example", "gw.plant.example")
+    security = EdgeSecurity(
+        Home(tmp_path / "home"),
+        run_dir,
+        names=names,
+        server_names=NAMES,
+        process_of=lambda name: None,
+        ca=GivenCa(cert, key),
+        now_s=lambda: NOW_S,
+    )
+
+    edge_ca, hub = security.certificates()
+
+    assert edge_ca == CertificateLife("edge_ca", NOW_S - DAY_S, NOW_S + 12 * DAY_S, str(cert.path))
+    assert (hub.name, hub.given_file) == ("hub", "")
+    assert NOW_S < hub.not_after_s <= edge_ca.not_after_s

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.http_exchange import HttpExchange, HttpRequest, Refusal, Response, error_response
+from runtime.http_exchange import HttpExchange
+from runtime.http_messages import HttpRequest, Refusal, Response, error_response
 
 POST = (
     b"POST /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nx-one: 2\r\nTransfer-Encoding: chunked\r\n\r\n"

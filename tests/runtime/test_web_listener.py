@@ -14,7 +14,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 from wsproto.frame_protocol import CloseReason
 
 from runtime.certificates import EdgeCa, ensure_edge_ca
-from runtime.http_exchange import Refusal, Response
+from runtime.http_messages import Refusal, Response
 from runtime.web_listener import WebLimits, WebRequest
 from runtime.web_socket import FRAMES_AT_ONCE
 from tests.runtime.client_certificates import make_client

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.admission import Admission
-from runtime.http_exchange import HttpRequest
+from runtime.http_messages import HttpRequest
 from runtime.tcp_listener import Visit
-from runtime.web_socket import MQTT, WebSocket, accept
+from runtime.web_listener import MQTT
+from runtime.web_socket import WebSocket, accept
 from tests.runtime.web_client import WEBSOCKET, EchoHandler, Heard
 
 UPGRADE = HttpRequest(

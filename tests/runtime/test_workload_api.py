@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from runtime.caller import Caller, ModuleProcess
 from runtime.certificates import EdgeCa, ensure_edge_ca
 from runtime.daemon_api import API_VERSIONS, Request
-from runtime.http_exchange import Response
+from runtime.http_messages import Response
 from runtime.key_store import KeyStore
 from runtime.module_details import ModuleState
 from runtime.workload_api import WorkloadApi

@@ -25,7 +25,7 @@ from messaging.errors import ConfigError, EnvironmentFault
 from runtime.caller import Caller
 from runtime.daemon_api import Request
 from runtime.http_connection import Limits
-from runtime.http_exchange import Response, json_response
+from runtime.http_messages import Response, json_response
 from runtime.workload_server import WorkloadServer, socket_path
 
 WAIT_S = 10.0

@@ -18,11 +18,10 @@ from actors.admission import Admission
 from actors.ports import Transport
 from runtime.certificate_issue import issue_server
 from runtime.certificates import EdgeCa
-from runtime.http_exchange import Response, json_response
+from runtime.http_messages import Response, json_response
 from runtime.listening_sockets import bind, parse_listen_address
 from runtime.tls_server import ServerCertificate
-from runtime.web_listener import WebLimits, WebListener, WebRequest
-from runtime.web_socket import AMQP, MQTT
+from runtime.web_listener import AMQP, MQTT, WebLimits, WebListener, WebRequest
 
 LIMIT_S = 20.0
 WEBSOCKET = "/$iothub/websocket"

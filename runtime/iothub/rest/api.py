@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from messaging import sas
 from messaging.errors import AuthError, IotHubError, StoreError, StoreFull
 from messaging.text import quoted
-from runtime.http_exchange import Response
+from runtime.http_messages import Response
 from runtime.iothub import refusals, registry
 from runtime.iothub.hub import IotHub
 from runtime.iothub.rest import (

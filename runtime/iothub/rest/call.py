@@ -18,7 +18,7 @@ from messaging.errors import IotHubError
 from messaging.identity import Identity
 from messaging.text import quoted
 from messaging.time_text import iso_utc
-from runtime.http_exchange import HttpRequest, Response, json_response
+from runtime.http_messages import HttpRequest, Response, json_response
 from runtime.iothub import refusals, registry
 from runtime.iothub.hub import IotHub
 from runtime.iothub.policies import Permission

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.http_exchange import Response, json_response
+from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals
 from runtime.iothub.enrollments import check_id, der_of
 from runtime.iothub.hub import AUTHORITY

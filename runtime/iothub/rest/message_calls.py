@@ -16,7 +16,7 @@ from messaging import system_properties as names
 from messaging.message import FEEDBACK_TYPE
 from messaging.text import quoted
 from messaging.time_text import from_iso
-from runtime.http_exchange import Response, json_response
+from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals, shown
 from runtime.iothub.policies import Permission
 from runtime.iothub.records import Ack

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from messaging.errors import IotHubError
-from runtime.http_exchange import Response, json_response
+from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals, registry, shown
 from runtime.iothub.hub import IotHub
 from runtime.iothub.policies import Permission

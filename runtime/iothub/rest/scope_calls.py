@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from messaging.identity import EDGE_HUB
-from runtime.http_exchange import Response, json_response
+from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals, registry, shown
 from runtime.iothub.policies import Permission
 from runtime.iothub.records import Registered

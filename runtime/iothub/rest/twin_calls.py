@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from runtime.http_exchange import Response, json_response
+from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals
 from runtime.iothub.policies import Permission
 from runtime.iothub.rest.call import (

@@ -9,6 +9,7 @@ import pytest
 from runtime.checks.judge import (
     judge_clock,
     judge_dns,
+    judge_engine_version,
     judge_expiry,
     judge_host_name,
     judge_log_rotation,
@@ -134,6 +135,17 @@ def test_settings_of_the_engine(text: str | None, expected: Any) -> None:
     found = read_engine_config(text, "daemon.json")
 
     assert (found.result if isinstance(found, Outcome) else found) == expected
+
+
+@pytest.mark.parametrize(
+    ("api_version", "result"),
+    [("1.24", ERROR), ("1.25", WARNING), ("1.40", WARNING), ("1.41", OK), ("1.54", OK), ("dev", OK)],
+)
+def test_engine_version(api_version: str, result: Result) -> None:
+    found = judge_engine_version("20.10.24+dfsg1", api_version)
+
+    assert found.result is result
+    assert all("Docker Engine 20.10.24+dfsg1" in detail for detail in found.details)
 
 
 @pytest.mark.parametrize(
