@@ -70,7 +70,7 @@ class ActorCell:
         self._requests: dict[int, Envelope] = {}  # unanswered, in order of sending
         self._watchers: set[str] = set()
         self._children: dict[str, str] = {}  # name → address, in order of start
-        self._has_turn_end = False
+        self.ends_turns = False  # whether the behaviour has something to do at the end of a turn
         self._method = ""  # what runs without a message: on_start, on_turn_end
         self._stopping = False
         self._waits_for_child = ""
@@ -130,7 +130,7 @@ class ActorCell:
 
     def turn_ended(self) -> None:
         """Tell the behaviour that nothing waits any more, or that others want their turn."""
-        if not self._has_turn_end:
+        if not self.ends_turns:
             return
         self._method = "on_turn_end"
         try:
@@ -294,7 +294,7 @@ class ActorCell:
                 behaviour = self._build()
                 behaviour.context = self
                 self._behaviour = behaviour
-                self._has_turn_end = type(behaviour).on_turn_end is not EdgeActor.on_turn_end
+                self.ends_turns = type(behaviour).on_turn_end is not EdgeActor.on_turn_end
                 self._handlers = {
                     kind: (getattr(behaviour, method), message_class(kind))
                     for kind, method in behaviour.handlers.items()

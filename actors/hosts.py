@@ -27,6 +27,7 @@ from messaging.zmq_bus import ZmqBus
 log = logging.getLogger(__name__)
 
 TURN: Final = 64  # frames handled before `turn_ended`, and before an event loop serves its sockets again
+MORE_S: Final = 0.0005  # for so long the actors of a loop that has more to read put off the end of their turn
 _RUN: Final = PykkaEnvelope(None)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -123,21 +124,22 @@ class ThreadHost(pykka.ThreadingActor):
                 self._handle_turn()
             turning.turn = None
 
-    def _handle_turn(self) -> bool:
-        """Handle everything that waits, up to one turn; returns whether there was anything."""
+    def _handle_turn(self) -> None:
+        """Handle everything that waits, up to one turn."""
+        self._handle_waiting()
+        if not self.cell.ended:
+            self.cell.turn_ended()
+
+    def _handle_waiting(self) -> None:
         cell = self.cell
         frames = self._frames
         frames.extend(self.mailbox.take(TURN))
-        busy = bool(frames)
         receive = cell.receive
         while frames:
             receive(frames.popleft())
             if cell.ended:
-                return False
+                return
         cell.run_due_timers()
-        if not cell.ended:
-            cell.turn_ended()
-        return busy and not cell.ended
 
     def _open_mailbox(self) -> None:
         self.mailbox = mailbox = self._bus.open(self.cell.address, self._exported)
@@ -162,7 +164,11 @@ class LoopThread:
     """An event loop on a thread of its own, carrying one actor or several.
 
     Actors that exchange a message for every batch are cheaper on one thread: waking another one costs more
-    than handling the message does.
+    than handling the message does. What one sends to another is handled in the same round, so a batch goes
+    through all of them before the loop looks at its sockets again.
+
+    The end of a turn is where a batch is written to the disk, or to a socket. It waits for one look at the
+    sockets that brings nothing more, or for MORE_S: what comes together is written together.
     """
 
     turning: Turning
@@ -172,6 +178,10 @@ class LoopThread:
         self._bus = bus
         self._lookout = lookout
         self._carried = 0
+        self._ready: deque[LoopHost] = deque()  # something waits for them
+        self._ending: dict[LoopHost, None] = {}  # their turn has not ended yet
+        self._more_until_s = 0.0  # until when that may be put off
+        self._round_is_due = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def carry(self, open_host: Callable[[], None]) -> None:
@@ -191,6 +201,45 @@ class LoopThread:
         self._bus.close_thread()
         self.loop.call_soon(self.loop.stop)
         return True
+
+    def turn_soon(self, host: LoopHost) -> None:
+        """Give a host its turn in this round, or in the next one."""
+        self._ready.append(host)
+        self._round_soon()
+
+    def end_soon(self, host: LoopHost) -> None:
+        """End the turn of a host when nothing more comes."""
+        if not self._ending:
+            self._more_until_s = self.loop.time() + MORE_S
+        self._ending[host] = None
+        self._round_soon()
+
+    def _round_soon(self) -> None:
+        if not self._round_is_due:
+            self._round_is_due = True
+            self.loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        """Let everybody have their turn; end turns after a round in which nobody had one."""
+        try:
+            had_turns = bool(self._ready)
+            self._turns()
+            if not had_turns or self.loop.time() >= self._more_until_s:
+                ending, self._ending = self._ending, {}
+                for host in ending:
+                    host.end_turn()
+                self._turns()
+        finally:
+            self._round_is_due = False
+            if self._ready or self._ending:
+                self._round_soon()
+
+    def _turns(self) -> None:
+        ready = self._ready
+        for _ in range(TURN):
+            if not ready:
+                return
+            ready.popleft().turn()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -229,31 +278,54 @@ class LoopHost(ThreadHost):
         self._loop = thread.loop
         self._timer: asyncio.TimerHandle | None = None
         self._due_s: float | None = None  # what the timer waits for
+        self._turn_is_due = False
 
     def _start_actor_loop(self) -> None:
         self._thread.carry(self._open)
 
     def _open(self) -> None:
         self._open_mailbox()
+        self.mailbox.wake = self._wake
         self._turning = self._thread.turning
         self._turning.turn = (self.cell,)
         self.cell.start()
         self._turning.turn = None
         if not self.cell.ended:
-            self._loop.add_reader(self.mailbox.fd, self._turn)
-            self._turn()
+            self._loop.add_reader(self.mailbox.fd, self.turn)
+            self.turn()
 
-    def _turn(self) -> None:
-        """Handle one turn; come back at once if it had frames: the descriptor will not say so again."""
-        if self.cell.ended:
+    def _wake(self) -> None:
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self._thread.turn_soon(self)
+
+    def turn(self) -> None:
+        """Handle what waits; come back if there may be more: the descriptor will not say so again."""
+        self._turn_is_due = False
+        cell = self.cell
+        if cell.ended:
             return
-        turning = self._turning
-        turning.turn = (self.cell,)
-        busy = self._handle_turn()
-        turning.turn = None
-        if busy:
-            self._loop.call_soon(self._turn)
-        elif not self.cell.ended:
+        self._turning.turn = (cell,)
+        self._handle_waiting()
+        self._turning.turn = None
+        if cell.ended:
+            return
+        if not self.mailbox.is_dry:
+            self._wake()
+        if cell.ends_turns:
+            self._thread.end_soon(self)
+        else:
+            self._arm_timer()
+
+    def end_turn(self) -> None:
+        """Let the behaviour do what it does once for all that came."""
+        cell = self.cell
+        if cell.ended:
+            return
+        self._turning.turn = (cell,)
+        cell.turn_ended()
+        self._turning.turn = None
+        if not cell.ended:
             self._arm_timer()
 
     def _arm_timer(self) -> None:
@@ -271,7 +343,7 @@ class LoopHost(ThreadHost):
 
     def _timer_fired(self) -> None:
         self._timer = self._due_s = None
-        self._turn()
+        self.turn()
 
     def _close_senders(self) -> None:
         if self._thread.let_go():

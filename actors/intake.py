@@ -7,8 +7,9 @@ beyond it, sockets are not read.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Final, Protocol
 
 from actors.base import EdgeActor
@@ -36,6 +37,12 @@ class Batch:
         index = self.headers.setdefault(header, len(self.headers))
         self.entries.append((index, body))
         self.size_bytes += len(body) + len(header)
+
+    def add_all(self, header: bytes, bodies: Sequence[bytes]) -> None:
+        """Add messages with the same header."""
+        index = self.headers.setdefault(header, len(self.headers))
+        self.entries += zip(repeat(index), bodies)
+        self.size_bytes += sum(map(len, bodies)) + len(bodies) * len(header)
 
 
 @dataclass(slots=True)

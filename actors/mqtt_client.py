@@ -6,8 +6,10 @@ Plain state and bytes; the head decides, the transport writes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count, islice, repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from actors.intake import Batch, Unanswered, take_done
@@ -23,11 +25,13 @@ from messaging.mqtt.packets import (
     PUBREC,
     Packet,
     Publish,
+    Publishes,
     SubAck,
     UnsubAck,
     Will,
     encode_answers,
     encode_publish,
+    encode_publishes,
 )
 from messaging.topics import Incoming, Telemetry, Unknown, parse_topic
 
@@ -54,6 +58,8 @@ Published = dict[int, tuple[int, Unanswered]]
 # A message sent to the client and not acknowledged: endpoint, position, frame, when it was sent (monotonic).
 # A plain tuple: one is made for every message.
 InFlight = tuple[str, int, bytes, float]
+_endpoint_of: Final = itemgetter(0)
+_position_of: Final = itemgetter(1)
 
 
 @dataclass(slots=True)
@@ -179,6 +185,27 @@ class MqttClient:
         batch.add(encoded, payload)
         return ""
 
+    def spread(self, packets: Iterable[Packet]) -> Iterator[Packet]:
+        """Return packets with each of a run by itself, unless `add_publishes` can take all of it at once."""
+        for packet in packets:
+            if type(packet) is Publishes and not self._is_plain(packet):
+                yield from packet.singly()
+            else:
+                yield packet
+
+    def _is_plain(self, run: Publishes) -> bool:
+        """Say whether nothing about these messages is to be asked or refused."""
+        header = self._headers.get((run.topic, False, False))
+        if header is None or isinstance(header, str) or run.topic in self.user_topics:
+            return False
+        return max(map(len, run.payloads)) <= header[1]
+
+    def add_publishes(self, run: Publishes, batch: Packets) -> None:
+        """Do for all of a run from `spread` what `add_publish` does for each."""
+        header = self._headers[run.topic, False, False]
+        batch.answers += map(PUBACK.__or__, run.packet_ids)
+        batch.add_all(header[0], run.payloads)  # type: ignore[arg-type]  # it is not a text
+
     def add_to_topic(self, packet: Publish, batch: Packets) -> None:
         """Put a PUBLISH into the batch that the broker takes."""
         batch.topics.append(packet)
@@ -196,13 +223,17 @@ class MqttClient:
 
     def remember(self, packets: Sequence[Packet], unanswered: Unanswered) -> None:
         """Keep what the next connection may send again of these packets, which are in this batch."""
-        last = packets[-MOST_REMEMBERED:]
-        if len(last) == MOST_REMEMBERED and unanswered.size_bytes <= MOST_BULK_BYTES:
+        first, found = len(packets), 0
+        while first and found < MOST_REMEMBERED:
+            first -= 1
+            packet = packets[first]
+            found += len(packet.packet_ids) if type(packet) is Publishes else 1
+        if found >= MOST_REMEMBERED and unanswered.size_bytes <= MOST_BULK_BYTES:
             # Of a busy client this is all that counts, until its next read: digests would take 5 % of a core.
-            self._bulk = (last, unanswered)
+            self._bulk = (packets[first:], unanswered)
             return
         self._take_bulk()
-        self._remember_digests(last, unanswered)
+        self._remember_digests(packets[first:], unanswered)
 
     def published(self) -> Published:
         """Return what `earlier` is for the next connection of this session."""
@@ -215,7 +246,8 @@ class MqttClient:
             self._bulk = None
 
     def _remember_digests(self, packets: Sequence[Packet], unanswered: Unanswered) -> None:
-        for packet in packets:
+        singles = (one for packet in packets for one in _singly(packet))
+        for packet in singles:
             if isinstance(packet, Publish) and packet.qos == 1:
                 self._recent.append((packet.packet_id, _digest(packet), unanswered))
 
@@ -254,6 +286,19 @@ class MqttClient:
 
     # to the client
 
+    def take_acknowledged(self, packet_ids: Sequence[int], ranges: dict[str, list[tuple[int, int]]]) -> None:
+        """Forget what these PUBACKs answer, and add its positions to the ranges of its endpoint."""
+        known = [sent for sent in map(self.in_flight.pop, packet_ids, repeat(None)) if sent is not None]
+        if not known:
+            return
+        endpoint_id, first, _, _ = known[0]
+        positions = list(map(_position_of, known))
+        if positions == list(range(first, first + len(known))) and len(set(map(_endpoint_of, known))) == 1:
+            add_range(ranges, endpoint_id, first, positions[-1])
+            return
+        for endpoint_id, position, _, _ in known:
+            add_position(ranges, endpoint_id, position)
+
     def frame_run(
         self,
         endpoint_id: str,
@@ -264,21 +309,35 @@ class MqttClient:
         frames: list[bytes],
     ) -> bool:
         """Add a QoS 1 PUBLISH for each entry and remember it; False when no packet id is free."""
+        packet_ids = self._free_packet_ids(len(entries))
+        if not packet_ids:
+            return False
+        run: list[bytes]
+        if len(topics) == 1:
+            run = encode_publishes(topics[0], [body for _, body in entries], packet_ids)  # type: ignore[arg-type]
+        else:
+            run = [
+                encode_publish(topics[index], body, packet_id, 1)  # type: ignore[arg-type]
+                for (index, body), packet_id in zip(entries, packet_ids, strict=True)
+            ]
+        self.in_flight.update(
+            zip(packet_ids, zip(repeat(endpoint_id), count(first_position), run, repeat(now_s)), strict=False)
+        )
+        frames += run
+        return True
+
+    def _free_packet_ids(self, wanted: int) -> Sequence[int]:
+        """Return as many packet ids as are wanted, in turn; none when so many are not free."""
         in_flight = self.in_flight
         packet_id = self._last_packet_id
-        if len(in_flight) + len(entries) > MOST_PACKET_IDS:
-            return False
-        position = first_position
-        for index, body in entries:
-            packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
-            while packet_id in in_flight:
-                packet_id = packet_id + 1 if packet_id < MOST_PACKET_IDS else 1
-            frame = encode_publish(topics[index], body, packet_id, 1)  # type: ignore[arg-type]
-            in_flight[packet_id] = (endpoint_id, position, frame, now_s)
-            frames.append(frame)
-            position += 1
-        self._last_packet_id = packet_id
-        return True
+        found: Sequence[int] = range(packet_id + 1, packet_id + wanted + 1)
+        if packet_id + wanted > MOST_PACKET_IDS or not in_flight.keys().isdisjoint(found):
+            if len(in_flight) + wanted > MOST_PACKET_IDS:
+                return ()
+            everything = chain(range(packet_id + 1, MOST_PACKET_IDS + 1), range(1, packet_id + 1))
+            found = list(islice((number for number in everything if number not in in_flight), wanted))
+        self._last_packet_id = found[-1]
+        return found
 
     def frames_again(self, now_s: float) -> list[bytes]:
         """Return everything in flight once more, marked as duplicate, in its order."""
@@ -294,16 +353,25 @@ class MqttClient:
             del self.in_flight[packet_id]
 
 
+def _singly(packet: Packet) -> Iterable[Packet]:
+    return packet.singly() if isinstance(packet, Publishes) else (packet,)
+
+
 def _digest(packet: Publish) -> int:
     return hash((packet.topic, packet.payload))
 
 
 def add_position(ranges: dict[str, list[tuple[int, int]]], endpoint_id: str, position: int) -> None:
-    """Add a position to the ranges of its endpoint; positions in a row make one range."""
+    """Add one position to the ranges of its endpoint."""
+    add_range(ranges, endpoint_id, position, position)
+
+
+def add_range(ranges: dict[str, list[tuple[int, int]]], endpoint_id: str, first: int, last: int) -> None:
+    """Add positions to the ranges of their endpoint; those that follow the last one make it longer."""
     known = ranges.get(endpoint_id)
     if known is None:
-        ranges[endpoint_id] = [(position, position)]
-    elif known[-1][1] + 1 == position:
-        known[-1] = (known[-1][0], position)
+        ranges[endpoint_id] = [(first, last)]
+    elif known[-1][1] + 1 == first:
+        known[-1] = (known[-1][0], last)
     else:
-        known.append((position, position))
+        known.append((first, last))

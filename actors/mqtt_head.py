@@ -40,7 +40,7 @@ from actors.identities import (
     Verdict,
 )
 from actors.intake import STORE_LIMIT_S, Intake
-from actors.mqtt_client import UNREAD, MqttClient, Packets, Published, add_position
+from actors.mqtt_client import UNREAD, MqttClient, Packets, Published
 from actors.mqtt_deliveries import Deliveries
 from actors.mqtt_login import Login, ReadLogin, Refusal, read_login
 from actors.mqtt_patience import keep_alive_s, wants_repetition, why_to_end
@@ -66,6 +66,7 @@ from messaging.mqtt.packets import (
     PingResp,
     PubAcks,
     PubComp,
+    Publishes,
     PubRec,
     PubRel,
     ReturnCode,
@@ -251,12 +252,11 @@ class MqttHead(ProtocolHead):
     def _handle(self, client: MqttClient, packets: list[Packet]) -> None:
         batch = Packets()
         acknowledged: dict[str, list[tuple[int, int]]] = {}
-        in_flight = client.in_flight
         offence: RemoteProtocolError | None = None
         ends = ""
         dropped: list[str] = []
         user_topics = client.user_topics
-        for packet in packets:
+        for packet in client.spread(packets):
             kind = type(packet)
             if kind is PublishPacket:
                 assert isinstance(packet, PublishPacket)
@@ -276,15 +276,15 @@ class MqttHead(ProtocolHead):
                 if packet.qos == 2 and not (batch.topics and batch.topics[-1] is packet):
                     ends = "published at QoS 2, which IoT Hub does not offer"
                     break
+            elif kind is Publishes:
+                assert isinstance(packet, Publishes)
+                client.add_publishes(packet, batch)
             elif kind is PubAcks:
                 assert isinstance(packet, PubAcks)
                 if self._topics is not None:
                     self._topics.acknowledged(client, packet.packet_ids)
-                if in_flight:
-                    for packet_id in packet.packet_ids:
-                        sent = in_flight.pop(packet_id, None)
-                        if sent is not None:
-                            add_position(acknowledged, sent[0], sent[1])
+                if client.in_flight:
+                    client.take_acknowledged(packet.packet_ids, acknowledged)
             elif isinstance(packet, Disconnect):
                 client.will = None
                 ends = "disconnected"

@@ -38,6 +38,8 @@ LONGEST_WAIT_MS: Final = 1000  # one value for all long waits saves setting the 
 CONNECT_LIMIT_MS: Final = 100  # first send of a thread to a living peer: a local connect takes < 1 ms
 OUTSIDE_LIMIT_MS: Final = 1000  # likewise, of a client that only asks: it has nothing else to do
 GREETING: Final = kind_of(Hello).name
+_EVENTS: Final = int(zmq.EVENTS)  # plain numbers: the enumeration's own operators cost 1 µs
+_POLLIN: Final = int(zmq.POLLIN)
 EPHEMERAL: Final = "cli-"  # processes that come, ask and go: no socket is kept for them
 
 
@@ -52,6 +54,8 @@ class Mailbox:
         self._control: deque[bytes] = deque()
         self._data: deque[bytes] = deque()
         self._wait_ms = -2
+        self._socket_is_dry = False
+        self.wake: Callable[[], None] = lambda: None  # called with each frame of the mailbox's own thread
         self._recv: Callable[..., bytes] = self._socket.recv
         self._get: Any = self._socket.getsockopt
         self._socket.bind(endpoint)
@@ -59,6 +63,11 @@ class Mailbox:
             path.unlink(missing_ok=True)  # whoever bound it before is dead: we hold the process lock
             self._socket.bind(f"ipc://{path}")
             path.chmod(0o600)
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether the last `take` has left nothing, so that the descriptor tells of whatever comes next."""
+        return self._socket_is_dry and not (self._control or self._data)
 
     @property
     def fd(self) -> int:
@@ -69,12 +78,18 @@ class Mailbox:
         """Return how many frames were taken over from ZeroMQ and not given out. From any thread."""
         return len(self._control) + len(self._data)
 
+    def put(self, frame: bytes) -> None:
+        """Take a frame of an actor on the same thread, which has no socket to pass through."""
+        self._sort(frame)
+        self.wake()
+
     def take(self, most: int) -> list[bytes]:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
         control, data = self._control, self._data
-        if self._get(zmq.EVENTS) & zmq.POLLIN:  # a third of the price of an Again that nobody needs
+        self._socket_is_dry = not self._get(_EVENTS) & _POLLIN  # a third of the price of an Again
+        if not self._socket_is_dry:
             self._sort(self._recv(zmq.NOBLOCK))
-            if self._get(zmq.EVENTS) & zmq.POLLIN:
+            if self._get(_EVENTS) & _POLLIN:
                 self._drain()
         elif len(control) == 1 and not data:
             return [control.popleft()]
@@ -128,9 +143,10 @@ class _Sender(NamedTuple):
 
 
 class _Senders(threading.local):
-    """The PUSH sockets of one thread, by destination."""
+    """How one thread reaches whom: mailboxes of its own by hand, all others by a PUSH socket each."""
 
     def __init__(self) -> None:
+        self.mailboxes: dict[str, Mailbox] = {}
         self.by_address: dict[str, _Sender] = {}
         self.packer = new_packer()
 
@@ -178,11 +194,18 @@ class ZmqBus:
         """Give an address back; later messages to it are dead letters."""
         with self._lock:
             self._local.pop(address, None)
+        self._senders.mailboxes.pop(address, None)
 
     def open(self, address: str, exported: bool = False) -> Mailbox:
         """Open the mailbox of a reserved address, in the thread that will read it."""
         path = self.run_dir / socket_name(address) if exported else None
-        return Mailbox(self._zmq.socket(zmq.PULL), f"inproc://{address}#{self._local[address]}", path)
+        generation = self._local[address]
+        mailbox = Mailbox(self._zmq.socket(zmq.PULL), f"inproc://{address}#{generation}", path)
+        mine = self._senders
+        known = mine.by_address.get(address)
+        if known is None or known.generation != generation:  # else what it sent before would be overtaken
+            mine.mailboxes[address] = mailbox
+        return mailbox
 
     def send(
         self, to: str, message: object, *, sender: str = "", correlation_id: int = 0, deadline_s: float = 0.0
@@ -193,10 +216,15 @@ class ZmqBus:
             EnvelopeError: the message is too large or holds what msgpack cannot carry.
         """
         mine = self._senders
-        out = mine.by_address.get(to)
-        if out is None or (not out.peer and self._local.get(to) != out.generation):
-            out = self._open_sender(to)
-        peer = out.peer if out is not None else process_of(to)
+        own = mine.mailboxes.get(to)
+        out = None
+        if own is not None:
+            peer = ""
+        else:
+            out = mine.by_address.get(to)
+            if out is None or (not out.peer and self._local.get(to) != out.generation):
+                out = self._open_sender(to)
+            peer = out.peer if out is not None else process_of(to)
         kind = kind_of(type(message))
         envelope_id = next(self._ids)
         fields = (
@@ -213,6 +241,9 @@ class ZmqBus:
             kind.values(message),
         )
         frame = encode(fields, mine.packer)
+        if own is not None:
+            own.put(frame)
+            return envelope_id
         if out is None:
             self._undeliverable(Envelope(*fields), f"no actor at {to!r}")
             return envelope_id

@@ -22,6 +22,7 @@ from messaging.errors import LocalProtocolError, RemoteProtocolError
 from messaging.mqtt import wire
 from messaging.mqtt.packets import (
     FIRST_BYTES,
+    RUN_FIRST_BYTE,
     ConnAck,
     Connect,
     Disconnect,
@@ -31,6 +32,7 @@ from messaging.mqtt.packets import (
     PubAck,
     PubComp,
     Publish,
+    Publishes,
     PubRec,
     PubRel,
     ReturnCode,
@@ -39,6 +41,7 @@ from messaging.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
     read_puback_run,
+    read_publish_run,
 )
 
 
@@ -163,6 +166,13 @@ class _Connection:
                     self._wanted_bytes = stop - pos if start else end - pos + 1
                     break
                 packet = decode(first, data, start, stop)
+                if first == RUN_FIRST_BYTE and takes_runs and stop < end and data[stop] == first:
+                    assert isinstance(packet, Publish)
+                    payloads, packet_ids, stop = read_publish_run(data, pos, stop, start, max_packet_bytes)
+                    if payloads:
+                        payloads.insert(0, packet.payload)
+                        packet_ids.insert(0, packet.packet_id)
+                        packet = Publishes(packet.topic, payloads, packet_ids)
                 packets.append(packet)
                 pos = stop
                 if not 0x20 < first < 0xE0:  # CONNECT, CONNACK, DISCONNECT
@@ -211,7 +221,8 @@ class ServerConnection(_Connection):
         max_packet_bytes: The longest packet a client may send, header included. A longer one is refused from
             its header alone.
         max_unauthenticated_bytes: How much a client may send, CONNECT included, before `authenticated`.
-        takes_runs: Whether PUBACKs are returned as `PubAcks`, those that follow one another as one.
+        takes_runs: Whether PUBACKs are returned as `PubAcks`, those that follow one another as one; and
+            PUBLISHes to one topic that follow one another as `Publishes`.
     """
 
     def __init__(

@@ -18,16 +18,20 @@ from messaging.mqtt.publish import (
     PUBCOMP,
     PUBLISH_FLAGS,
     PUBREC,
+    RUN_FIRST_BYTE,
     PubAck,
     PubAcks,
     PubComp,
     Publish,
+    Publishes,
     PubRec,
     PubRel,
     encode_answers,
     encode_puback_many,
     encode_publish,
+    encode_publishes,
     read_puback_run,
+    read_publish_run,
 )
 from messaging.mqtt.subscribe import SUBSCRIPTION_FAILURE, SubAck, Subscribe, UnsubAck, Unsubscribe
 
@@ -36,6 +40,7 @@ __all__ = [
     "PUBACK",
     "PUBCOMP",
     "PUBREC",
+    "RUN_FIRST_BYTE",
     "SUBSCRIPTION_FAILURE",
     "ConnAck",
     "Connect",
@@ -50,6 +55,7 @@ __all__ = [
     "PubRec",
     "PubRel",
     "Publish",
+    "Publishes",
     "ReturnCode",
     "SubAck",
     "Subscribe",
@@ -59,7 +65,9 @@ __all__ = [
     "encode_answers",
     "encode_puback_many",
     "encode_publish",
+    "encode_publishes",
     "read_puback_run",
+    "read_publish_run",
 ]
 
 OnePacket = (
@@ -78,7 +86,7 @@ OnePacket = (
     | PingResp
     | Disconnect
 )
-Packet = OnePacket | PubAcks  # what a connection returns
+Packet = OnePacket | PubAcks | Publishes  # what a connection returns
 
 # Every first byte that exists. Types 0 and 15 are reserved (section 2.2.1), and so are all flags but those of
 # PUBLISH: with other ones a packet is malformed [MQTT-2.2.2-2].

@@ -9,7 +9,8 @@ import re
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 from messaging.errors import LocalProtocolError, RemoteProtocolError
@@ -141,6 +142,113 @@ def encode_publish(topic: bytes, payload: bytes, packet_id: int, qos: int, dup: 
     if qos:
         return b"".join((head, topic, _UINT16(packet_id), payload))
     return b"".join((head, topic, payload))
+
+
+class Publishes(NamedTuple):
+    """PUBLISHes to one topic at QoS 1, without DUP and RETAIN, that followed one another in one read.
+
+    As a server is given them when it asks for runs. All that is said once for a topic is said once for them.
+    """
+
+    topic: str
+    payloads: list[bytes]
+    packet_ids: list[int]
+
+    def singly(self) -> Iterator[Publish]:
+        """Return them one by one."""
+        topic = self.topic
+        return (
+            Publish(topic, payload, 1, packet_id)
+            for payload, packet_id in zip(self.payloads, self.packet_ids, strict=True)
+        )
+
+    def encode(self) -> bytes:
+        return b"".join(packet.encode() for packet in self.singly())
+
+    def __repr__(self) -> str:
+        return f"Publishes(topic={self.topic!r}, packet_ids={self.packet_ids}, payloads=<left out>)"
+
+
+RUN_FIRST_BYTE = 0x32  # PUBLISH at QoS 1
+_STRIDE = 32  # packets that are compared at once
+
+_RunPieces = tuple[list[bytes], list[int], int]
+
+
+def read_publish_run(data: bytes, pos: int, stop: int, body: int, most_bytes: int) -> _RunPieces:
+    """Return payloads and packet ids of what repeats a sound PUBLISH at QoS 1, and the position behind it.
+
+    Most of what a busy client sends is that: the same topic again. So it is compared with the first packet
+    instead of being decoded, and where the lengths are equal too, thirty-two packets at a time (0.1 µs each,
+    0.4 with lengths that vary, 1.4 decoded). Whatever is odd about a packet is left to `Publish.decode`.
+
+    Args:
+        data: The whole read.
+        pos: Where the first packet, which was decoded, begins.
+        stop: Where it ends; the run is looked for from there on.
+        body: Where the packet's variable header begins, its topic in front.
+        most_bytes: The longest packet that a client may send.
+    """
+    payloads: list[bytes] = []
+    packet_ids: list[int] = []
+    topic_bytes = 2 + (data[body] << 8 | data[body + 1])
+    topic = data[body : body + topic_bytes]
+    end = len(data)
+    while stop < end and data[stop] == RUN_FIRST_BYTE:
+        stride = stop - pos
+        count = min(_STRIDE, (end - stop) // stride)
+        if count > 1:
+            head_bytes = body - pos + topic_bytes
+            row = struct.Struct(f">{head_bytes}sH{stride - head_bytes - 2}s")
+            heads, ids, bodies = zip(*row.iter_unpack(data[stop : stop + count * stride]), strict=True)
+            if heads.count(data[pos : pos + head_bytes]) == count and 0 not in ids:
+                payloads += bodies
+                packet_ids += ids
+                pos, body, stop = pos + count * stride, body + count * stride, stop + count * stride
+                continue
+        for _ in range(_STRIDE):
+            at = stop
+            start = at + 2
+            if start >= end or data[at] != RUN_FIRST_BYTE:
+                break
+            length = data[at + 1]
+            if length > 127:
+                high = data[start]
+                if high > 127:
+                    break
+                length += (high << 7) - 128
+                start += 1
+            id_at = start + topic_bytes
+            after = start + length
+            if (
+                after > end
+                or id_at + 2 > after
+                or after - at > most_bytes
+                or not data.startswith(topic, start)
+            ):
+                break
+            packet_id = data[id_at] << 8 | data[id_at + 1]
+            if not packet_id:
+                break
+            payloads.append(data[id_at + 2 : after])
+            packet_ids.append(packet_id)
+            pos, body, stop = at, start, after
+        else:
+            continue
+        break
+    return payloads, packet_ids, stop
+
+
+def encode_publishes(topic: bytes, payloads: Sequence[bytes], packet_ids: Sequence[int]) -> list[bytes]:
+    """Return what `encode_publish` does of each at QoS 1, at half its cost; a fifth for equal lengths."""
+    heads = {size: encode_publish(topic, b"\0" * size, 0, 1)[: -size - 2] for size in set(map(len, payloads))}
+    if len(heads) == 1:
+        [(size, head)] = heads.items()
+        return list(map(struct.Struct(f">{len(head)}sH{size}s").pack, repeat(head), packet_ids, payloads))
+    return [
+        b"".join((heads[len(payload)], _UINT16(packet_id), payload))
+        for payload, packet_id in zip(payloads, packet_ids, strict=True)
+    ]
 
 
 class PubAcks(NamedTuple):

@@ -13,10 +13,11 @@ from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
 from messaging.address import socket_name
 from messaging.client import Client, NobodyThere
+from messaging.envelope import decode
 from messaging.errors import AddressInUse
 from messaging.lifecycle import Hello, PeerDown, PeerUp, Stop
 from messaging.zmq_bus import ZmqBus
-from tests.actors.kernel_actors import Memory, Note, Notebook, Recall
+from tests.actors.kernel_actors import Load, Memory, Note, Notebook, Recall
 
 MakeBus = Callable[[str], ZmqBus]
 
@@ -132,6 +133,47 @@ def test_an_address_belongs_to_one_actor(bus: ZmqBus) -> None:
 
     with pytest.raises(AddressInUse, match="'test/one' is taken"):
         bus.reserve("test/one")
+
+
+def test_a_mailbox_of_the_same_thread_is_woken_by_hand(bus: ZmqBus) -> None:
+    bus.reserve("test/a")
+    mailbox = bus.open("test/a")
+    woken: list[int] = []
+    mailbox.wake = lambda: woken.append(mailbox.waiting())
+
+    bus.send("test/a", Note(1))
+    bus.send("test/a", Load(2))
+
+    assert woken == [1, 2]
+    assert [decode(frame).body for frame in mailbox.take(10)] == [(1,), (2,)]
+    assert mailbox.is_dry
+    bus.release("test/a")
+    mailbox.close()
+
+
+def test_what_a_thread_sent_before_a_mailbox_was_open_is_not_overtaken(bus: ZmqBus) -> None:
+    bus.reserve("test/a")
+    bus.send("test/a", Note(1))
+    mailbox = bus.open("test/a")
+
+    bus.send("test/a", Note(2))
+
+    frames = [mailbox.next(5.0), mailbox.next(5.0)]
+    assert [decode(frame).body for frame in frames if frame is not None] == [(1,), (2,)]
+    bus.release("test/a")
+    mailbox.close()
+
+
+def test_a_mailbox_of_the_same_thread_that_was_given_back_takes_nothing(bus: ZmqBus) -> None:
+    bus.reserve("test/a")
+    mailbox = bus.open("test/a")
+    bus.send("test/a", Note(1))
+    bus.release("test/a")
+
+    bus.send("test/a", Note(2))
+
+    assert [decode(frame).body for frame in mailbox.close()] == [(1,)]
+    assert bus.dead_letters.count == 1
 
 
 def test_a_million_bytes_wait_for_a_slow_reader_without_blocking_the_sender(bus: ZmqBus) -> None:

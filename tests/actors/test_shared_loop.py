@@ -1,0 +1,115 @@
+"""Actors that share an event loop: what one read brought goes through all of them, and is written at once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from actors.base import ChildSpec, EdgeActor
+from actors.hosts import ThreadSystem
+from messaging.client import Client
+from messaging.lifecycle import Stop
+from messaging.zmq_bus import ZmqBus
+from tests.actors.kernel_actors import Load, Note, Recall
+
+LIMIT_S = 5.0
+ROUNDS = 5
+
+
+class Writer(EdgeActor):
+    """Writes what came since the last end of a turn."""
+
+    def __init__(self, written: list[tuple[int, ...]], enough: threading.Event, total: int) -> None:
+        self._written = written
+        self._enough = enough
+        self._total = total
+        self._waiting: list[int] = []
+
+    def on_load(self, message: Load) -> None:
+        self._waiting.append(message.number)
+
+    def on_turn_end(self) -> None:
+        if self._waiting:
+            self._written.append(tuple(self._waiting))
+            self._waiting.clear()
+        if sum(map(len, self._written)) >= self._total:
+            self._enough.set()
+
+
+class Source(EdgeActor):
+    """Tells the writer something in one pass of the loop after the other, as sockets do that have more."""
+
+    def __init__(self, goes_on: Callable[[int], bool]) -> None:
+        self._goes_on = goes_on
+
+    def on_recall(self, message: Recall) -> None:
+        self._next(0)
+
+    def _next(self, number: int) -> None:
+        self.tell("test/writer", Load(number))
+        if self._goes_on(number):
+            asyncio.get_running_loop().call_soon(self._next, number + 1)
+
+
+@pytest.fixture
+def start(bus: ZmqBus, client: Client) -> Iterator[Callable[[str, EdgeActor], None]]:
+    system = ThreadSystem(bus, asyncio.new_event_loop)
+    ends: dict[str, threading.Event] = {}
+
+    def started(address: str, actor: EdgeActor) -> None:
+        end = ends[address] = threading.Event()
+        system.spawn(ChildSpec(address, lambda: actor, "front"), address, "", lambda reason: end.set())
+
+    yield started
+    for address, end in ends.items():
+        client.tell(address, Stop())
+        assert end.wait(LIMIT_S)
+
+
+def test_what_a_few_passes_of_the_loop_bring_is_written_at_once(
+    start: Callable[[str, EdgeActor], None], client: Client
+) -> None:
+    written: list[tuple[int, ...]] = []
+    enough = threading.Event()
+    start("test/writer", Writer(written, enough, ROUNDS))
+    start("test/source", Source(lambda number: number < ROUNDS - 1))
+
+    client.tell("test/source", Recall())
+
+    assert enough.wait(LIMIT_S)
+    assert [number for numbers in written for number in numbers] == list(range(ROUNDS))
+    assert len(written) < ROUNDS
+
+
+def test_a_stream_that_never_pauses_is_written_meanwhile(
+    start: Callable[[str, EdgeActor], None], client: Client
+) -> None:
+    written: list[tuple[int, ...]] = []
+    enough = threading.Event()
+    start("test/writer", Writer(written, enough, 1))
+    start("test/source", Source(lambda number: not enough.is_set()))
+
+    client.tell("test/source", Recall())
+
+    assert enough.wait(LIMIT_S)
+    assert written[0] == tuple(range(len(written[0])))
+
+
+def test_actors_that_never_stop_talking_leave_others_their_turn(
+    start: Callable[[str, EdgeActor], None], client: Client
+) -> None:
+    class Echo(EdgeActor):
+        def on_note(self, message: Note) -> None:
+            self.tell("test/echo", message)
+
+    enough = threading.Event()
+    start("test/echo", Echo())
+    start("test/writer", Writer([], enough, 1))
+    client.tell("test/echo", Note(1))
+
+    client.tell("test/writer", Load(1))
+
+    assert enough.wait(LIMIT_S)
