@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import pytest
 
 from actors.addresses import AGENT, HUB
+from actors.agent_hub_messages import Routes
 from actors.hub_config import CertificateChanged
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
-from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
 from actors.supervisor_messages import StopModule
 from messaging.client import Client, RequestRefused
