@@ -16,13 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from actors.addresses import BROKER
-from actors.agent_link import (
-    DesiredArrived,
-    FetchHubDesired,
-    HubDesiredArrived,
-    ReportState,
-    WatchDesired,
-)
+from actors.agent_hub_messages import Clients, HubDesiredArrived, ListClients, Routes, SetDesired, set_routes
+from actors.agent_link import DesiredArrived, FetchHubDesired, ReportState, WatchDesired
 from actors.agent_metrics import OFF, AgentMetrics
 from actors.broker_settings import BrokerSet, set_broker
 from actors.deployment_keeper import (
@@ -35,7 +30,6 @@ from actors.deployment_keeper import (
     shortened,
 )
 from actors.edge_state import AskEdgeState, edge_state
-from actors.hub_client import Clients, ListClients
 from actors.hub_config import route_texts
 from actors.module_list import (
     AgentReport,
@@ -58,8 +52,6 @@ from actors.module_spec import (
 from actors.module_tree import HUB_PROCESS, RETRY_S, EnsureAgain, ModuleTree
 from actors.ports import ModuleRecords, ModuleRuntime, Preparation
 from actors.reported import UNKNOWN_PLATFORM, Platform, agent_state, stopped_state
-from actors.router import Routes, set_routes
-from actors.twins import SetDesired
 from messaging.envelope import Secret
 from messaging.kinds import message
 from messaging.lifecycle import (

@@ -22,11 +22,11 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.agent_hub_messages import SECURITY, GetIdentities, HubDesiredArrived, Identities
 from actors.agent_metrics import OFF, AgentMetrics
 from actors.base import EdgeActor
 from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnections, CloudFault, Fault
 from actors.hub_identity import HubIdentity
-from actors.identities import SECURITY, GetIdentities, Identities
 from actors.upstream_events import (
     Connected,
     DesiredPatched,
@@ -78,14 +78,6 @@ class DesiredArrived:
 @message
 class FetchHubDesired:
     """Tell what `$edgeHub` desires. Answered with HubDesiredArrived or RequestFailed."""
-
-
-@message
-class HubDesiredArrived:
-    """The desired properties of `$edgeHub`: a JSON object without `$version`."""
-
-    desired: Secret
-    version: int
 
 
 @message

@@ -23,7 +23,15 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.agent_link import HubDesiredArrived
+from actors.agent_hub_messages import (
+    SECURITY,
+    Clients,
+    GetIdentities,
+    HubDesiredArrived,
+    Identities,
+    ListClients,
+    Routes,
+)
 from actors.base import EdgeActor
 from actors.bridge_messages import BridgesReport
 from actors.client_services import (
@@ -42,8 +50,7 @@ from actors.client_services import (
 )
 from actors.hub_manifest import parse_hub_desired
 from actors.hub_report import MOST_GONE, ClientTimes, bridge_entries, client_entries, hub_report
-from actors.identities import SECURITY, GetIdentities, Identities
-from actors.router import Endpoints, ListEndpoints, ListRoutes, Routes
+from actors.router import Endpoints, ListEndpoints, ListRoutes
 from messaging.envelope import Secret
 from messaging.errors import DeploymentError
 from messaging.identity import Identity
@@ -66,18 +73,6 @@ _WANTS: Final = (Feature.DESIRED_PROPERTIES.name, Feature.METHODS.name)
 @message
 class ReportDue:
     """Timer: report what has changed."""
-
-
-@message
-class ListClients:
-    """Tell who is connected. Answered with Clients."""
-
-
-@message
-class Clients:
-    """Who is connected to any head, `device` or `device/module`, in the order in which they came."""
-
-    connected: tuple[str, ...]
 
 
 class _Scope(msgspec.Struct):

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from actors import verdicts
+from actors.agent_hub_messages import SECURITY, GetIdentities, Identities
 from actors.base import EdgeActor
 from actors.client_services import ForgetIdentity, IdentityForgotten
-from actors.hub_identity import CERTIFICATES, Entry, HubIdentity, KnownIdentities
+from actors.hub_identity import CERTIFICATES, HubIdentity, KnownIdentities
 from actors.hub_metrics import OFF, HubMetrics
 from actors.ports import CheckCertificate
 from actors.scope import edges_above
@@ -30,7 +31,6 @@ from messaging.lifecycle import DeadlinePassed, PeerDown, PeerUp, RequestFailed
 log = logging.getLogger(__name__)
 
 AGENT: Final = "agent"
-SECURITY: Final = "agent/security"
 AGENT_LIMIT_S: Final = 20.0  # how long a CONNECT waits for identities before it is told to try again
 REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hub-protocols.md section 5.3
 MOST_ASKED_FOR: Final = (
@@ -43,29 +43,6 @@ NOT_AUTHORIZED: Final = 5  # CONNACK: SDK clients stop for good, so only for wha
 
 
 NO_TOKEN: Final = Secret(b"")
-
-
-@message
-class GetIdentities:
-    """Tell all identities of this edge. Answered by the agent with Identities.
-
-    With `refresh` the cloud is asked first, where there is one: it may know somebody new.
-    """
-
-    refresh: bool = False
-
-
-@message
-class Identities:
-    """All identities that may connect, the edge device first, each as `HubIdentity.entry`. Replaces all.
-
-    When it is not whole, what the cloud said of other devices is lost: of them it replaces those it names.
-    `authorities` are the CA certificates that devices of the type "certificateAuthority" may be signed by.
-    """
-
-    entries: tuple[Entry, ...]
-    authorities: tuple[bytes, ...] = ()  # DER
-    is_whole: bool = True
 
 
 @message

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Final
 
+from actors.agent_hub_messages import Routes, SetRoutes, set_routes
 from actors.base import EdgeActor
 from actors.c2d_queues import queue_of, time_to_live_s
 from actors.cloud import C2dReceived
@@ -54,18 +55,6 @@ class Publish:
 
 
 @message
-class SetRoutes:
-    """Use these routes from now on, as (name, text, priority, time to live in s or 0). Answered with Routes.
-
-    What waits keeps its place, priority and time to live. Only the queue of an endpoint that no route leads
-    to any more is given up, and not even that while a route is left out: it may have led there.
-    """
-
-    routes: tuple[tuple[str, str, int, int], ...]
-    ttl_s: int | None  # of routes without one of their own; None: for ever
-
-
-@message
 class ListEndpoints:
     """Tell which inputs of modules routes lead to. Answered with Endpoints, now and after changes."""
 
@@ -82,28 +71,11 @@ class ListRoutes:
     """Tell the routes. Answered with Routes."""
 
 
-@message
-class Routes:
-    """The routes in force, and those left out.
-
-    A good one is (name, text, priority, time to live in s or 0, endpoint id), a bad one (name, text, problem
-    with position, line, column).
-    """
-
-    good: tuple[tuple[str, str, int, int, str], ...]
-    bad: tuple[tuple[str, str, str, int, int], ...]
-
-
 class KeptRoutes:
     """The routes that were set last. Outlives a restart of the router."""
 
     def __init__(self, routes: Iterable[RouteText], ttl_s: int | None) -> None:
         self.now = set_routes(routes, ttl_s)
-
-
-def set_routes(routes: Iterable[RouteText], ttl_s: int | None) -> SetRoutes:
-    """Return the message that puts these routes in force."""
-    return SetRoutes(tuple((r.name, r.text, r.priority, r.ttl_s) for r in routes), ttl_s)
 
 
 class RouterActor(EdgeActor):

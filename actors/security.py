@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from actors.addresses import AGENT
+from actors.agent_hub_messages import GetIdentities, Identities
 from actors.base import EdgeActor
 from actors.certificate_ends import DAY_S, remark
 from actors.hub_config import CertificateChanged
 from actors.hub_identity import AuthType, KnownIdentities
-from actors.identities import GetIdentities, Identities
 from actors.module_report import ModuleReported
 from actors.module_spec import EDGE_AGENT, EDGE_CLOUD, EDGE_HUB
 from actors.ports import DeviceAccess, Security

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.agent_hub_messages import SetDesired
 from actors.base import EdgeActor
 from actors.client_services import (
     ClientChanged,
@@ -80,13 +81,6 @@ class TwinRetry:
     """Timer: ask the cloud again for this identity."""
 
     identity: str
-
-
-@message
-class SetDesired:
-    """The desired properties that the deployment on this device has for its modules: name, JSON object."""
-
-    desired: tuple[tuple[str, bytes], ...]
 
 
 class TwinActor(EdgeActor):

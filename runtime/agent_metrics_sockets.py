@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import threading
@@ -50,9 +49,8 @@ class AgentMetricsSockets:
             self._held.clear()
 
     def _bind(self, address: ListenAddress) -> None:
-        wanted = listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port)
         try:
-            [self._held[address]] = listening_sockets.bind([wanted], SETTING)
+            [self._held[address]] = listening_sockets.bind([address], SETTING)
             self._missed.discard(address)
         except EnvironmentFault as exc:
             if address not in self._missed:

@@ -8,7 +8,6 @@ the time limit of `--for`, and for the end of the root actor.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import logging
 import os
 import random
@@ -71,7 +70,7 @@ from messaging.clock import SystemClock
 from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
-from runtime import amqp_engine, listening_sockets
+from runtime import amqp_engine
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.agent_metrics_files import CheckpointFile, ScrapeFiles
 from runtime.agent_metrics_sockets import AgentMetricsSockets
@@ -845,7 +844,7 @@ def hub_listeners(settings: Settings, environment: HubEnvironment) -> list[Wante
     return [
         Wanted(
             use,
-            listening_sockets.ListenAddress(ipaddress.ip_address(address.host), address.port),
+            address,
             is_optional=not asked_for[use],
         )
         for use, addresses in by_use

@@ -29,7 +29,8 @@ from runtime import amqp_engine, listening_sockets, socket_handover
 from runtime.atomic_file import write_private_file
 from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome
-from runtime.listening_sockets import ListenAddress, Use, address_of
+from runtime.listen_addresses import ListenAddress
+from runtime.listening_sockets import Use, address_of
 from runtime.provisioning import Provisioned, from_connection_string
 from runtime.run_directory import EMBEDDED_CLOUD
 from runtime.settings import Settings
@@ -144,7 +145,7 @@ class EmbeddedCloud:
                 "the old one, such as connection strings of devices, needs the new one",
                 before.address,
                 self._kept.address,
-                listening_sockets.holder_of(_listen(before.address, MQTT_PORT)),
+                listening_sockets.holder_of(ListenAddress(before.address, MQTT_PORT)),
             )
 
     def keep_address(self) -> None:
@@ -164,7 +165,10 @@ class EmbeddedCloud:
         """
         if not self._sockets:
             assert self._kept is not None
-            wanted = [_listen(self.host_name, MQTT_PORT), _listen(self.host_name, self.https_port)]
+            wanted = [
+                ListenAddress(self.host_name, MQTT_PORT),
+                ListenAddress(self.host_name, self.https_port),
+            ]
             beside = self.beside()
             bound = listening_sockets.bind(wanted, beside=beside)
             self._sockets = list(zip((Use.MQTT, Use.WEB), bound, strict=True))
@@ -273,7 +277,7 @@ class EmbeddedCloud:
         error: EnvironmentFault | None = None
         for address in self._candidates():
             try:
-                mqtt = listening_sockets.bind([_listen(address, MQTT_PORT)], beside=beside)
+                mqtt = listening_sockets.bind([ListenAddress(address, MQTT_PORT)], beside=beside)
             except EnvironmentFault as exc:
                 error = error or exc
                 continue
@@ -300,9 +304,9 @@ class EmbeddedCloud:
         if not amqp_engine.is_installed():
             return []
         try:
-            bound = listening_sockets.bind([_listen(address, AMQP_PORT)], beside=beside)
+            bound = listening_sockets.bind([ListenAddress(address, AMQP_PORT)], beside=beside)
         except EnvironmentFault:
-            wanted = _listen(address, AMQP_PORT)
+            wanted = ListenAddress(address, AMQP_PORT)
             holder = listening_sockets.holder_of(wanted)
             log.warning("the IoT Hub of this edge speaks no AMQP: %s has %s", holder, wanted)
             return []
@@ -312,7 +316,7 @@ class EmbeddedCloud:
         kept = () if self._kept is None else (self._kept.https_port,)
         for port in (*kept, *HTTPS_PORTS):
             try:
-                return listening_sockets.bind([_listen(address, port)], beside=beside)
+                return listening_sockets.bind([ListenAddress(address, port)], beside=beside)
             except EnvironmentFault:
                 continue  # not permitted, or somebody has it on all addresses
         return []
@@ -345,7 +349,3 @@ def read_kept(home: Home) -> Kept | None:
         return None
     except (OSError, msgspec.DecodeError) as exc:
         raise EnvironmentFault(f"{home.cloud_address} cannot be read: {exc}; remove it") from exc
-
-
-def _listen(address: str, port: int) -> ListenAddress:
-    return ListenAddress(ipaddress.ip_address(address), port)

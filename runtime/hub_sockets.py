@@ -12,7 +12,8 @@ from typing import Final
 
 from messaging.errors import EdgeError, EnvironmentFault
 from runtime import listening_sockets, socket_handover
-from runtime.listening_sockets import ListenAddress, Use, address_of
+from runtime.listen_addresses import ListenAddress
+from runtime.listening_sockets import Use, address_of
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Where the hub listens, and by which name it is found there."""
+"""Addresses to listen on; where the hub listens, and by which name it is found there."""
 
 from __future__ import annotations
 
@@ -28,14 +28,34 @@ class ListenAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+        return ipaddress.ip_address(self.host)
+
+    @property
     def is_loopback(self) -> bool:
-        return ipaddress.ip_address(self.host).is_loopback
+        return self.address.is_loopback
+
+    def is_met_by(self, bound: ListenAddress) -> bool:
+        """Return whether a socket on `bound` is what this asks for."""
+        return self.address == bound.address and self.port in (0, bound.port)
+
+    def stands_in_the_way_of(self, wanted: ListenAddress) -> bool:
+        """Return whether `wanted` cannot be bound while a socket listens here."""
+        return self.port == wanted.port and self.overlaps(wanted)
+
+    def overlaps(self, wanted: ListenAddress) -> bool:
+        """Return whether a socket here takes what is sent to the other address, ports aside."""
+        held, other = self.address, wanted.address
+        if held.is_unspecified or other.is_unspecified:
+            # A listener on [::] without V6ONLY takes the IPv4 port too; 0.0.0.0 never takes the IPv6 port.
+            return held.version == other.version or (held.version == 6 and held.is_unspecified)
+        return held == other
 
 
 # Readers: text to value, or ValueError with what is allowed.
 
 
-def _address(text: str, default_port: int) -> ListenAddress:
+def parse_address(text: str, default_port: int = MQTT_TLS_PORT) -> ListenAddress:
     bracketed = re.fullmatch(r"\[([^\]]*)\](?::([0-9]{1,5}))?", text)
     plain = re.fullmatch(r"([^:\[\]]*)(?::([0-9]{1,5}))?", text)
     match = bracketed or plain
@@ -56,7 +76,7 @@ def _address(text: str, default_port: int) -> ListenAddress:
 
 
 def listen(text: str, default_port: int = MQTT_TLS_PORT) -> tuple[ListenAddress, ...]:
-    addresses = tuple(_address(part.strip(), default_port) for part in text.split(","))
+    addresses = tuple(parse_address(part.strip(), default_port) for part in text.split(","))
     if len(set(addresses)) < len(addresses):
         raise ValueError("each address once")
     return addresses
@@ -82,7 +102,7 @@ def _listen_or_off(text: str, default_port: int) -> tuple[ListenAddress, ...]:
 def plain_listen(text: str) -> ListenAddress | None:
     if text == "off":
         return None
-    address = _address(text, MQTT_PLAIN_PORT)
+    address = parse_address(text, MQTT_PLAIN_PORT)
     if not address.is_loopback:
         raise ValueError("a loopback address such as 127.0.0.1:1883, or off; others need TLS")
     return address

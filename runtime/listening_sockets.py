@@ -11,11 +11,11 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 
-from messaging.errors import ConfigError, EnvironmentFault
+from messaging.errors import EnvironmentFault
 from runtime import process_table
+from runtime.listen_addresses import ListenAddress
 
 BACKLOG = 1024
 ENVIRONMENT_NAME = "EDGE_ACTORS_LISTEN_FDS"
@@ -30,45 +30,6 @@ class Use(StrEnum):
     WEB = "https"
     PLAIN_MQTT = "mqtt"
     METRICS = "metrics"
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """An address of this machine and a port, 0 for any free one."""
-
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
-
-    def is_met_by(self, bound: ListenAddress) -> bool:
-        """Return whether a socket on `bound` is what this asks for."""
-        return self.address == bound.address and self.port in (0, bound.port)
-
-    def stands_in_the_way_of(self, wanted: ListenAddress) -> bool:
-        """Return whether `wanted` cannot be bound while a socket listens here."""
-        return self.port == wanted.port and _overlaps(self.address, wanted)
-
-
-def parse_listen_address(text: str) -> ListenAddress:
-    """Parse `127.0.0.1:8883` or `[::1]:8883`.
-
-    Raises:
-        ConfigError: names what is wrong with it.
-    """
-    way_out = "write --listen as 0.0.0.0:8883 or [::]:8883"
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"listen address {text!r} has no port from 0 to 65535; {way_out}")
-    bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
-    except ValueError as exc:
-        raise ConfigError(f"listen address {text!r}: {host!r} is not an IP address; {way_out}") from exc
-    if bracketed != (address.version == 6):
-        raise ConfigError(f"listen address {text!r}: brackets belong around IPv6 addresses; {way_out}")
-    return ListenAddress(address, int(port))
 
 
 def bind(
@@ -132,7 +93,7 @@ def from_environment(environ: Mapping[str, str]) -> list[tuple[Use, socket.socke
 def address_of(listener: socket.socket) -> ListenAddress:
     """Return where a socket listens."""
     host, port = listener.getsockname()[:2]
-    return ListenAddress(ipaddress.ip_address(host), port)
+    return ListenAddress(str(ipaddress.ip_address(host)), port)
 
 
 def listener_of(descriptor: int) -> socket.socket:
@@ -223,7 +184,7 @@ def _bind_one(wanted: ListenAddress, setting: str, shares: bool) -> socket.socke
         if family == socket.AF_INET6:
             # So that [::]:8883 and 0.0.0.0:8883 can stand beside each other.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((str(wanted.address), wanted.port))
+        listener.bind((wanted.host, wanted.port))
         listener.listen(BACKLOG)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     except OSError as exc:
@@ -247,7 +208,7 @@ def _explain(wanted: ListenAddress, error: OSError, setting: str) -> str:
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return (
-            f"cannot listen on {wanted}: {wanted.address} is not an address of this machine "
+            f"cannot listen on {wanted}: {wanted.host} is not an address of this machine "
             f"(`ip address` lists them); choose another with {setting}"
         )
     return f"cannot listen on {wanted}: {error.strerror}; choose another address with {setting}"
@@ -278,7 +239,11 @@ def _inode_on_port(wanted: ListenAddress) -> str | None:
             continue  # a kernel without IPv6 has no second table
         for row in rows:
             host, _, port = row[1].partition(":")
-            if int(port, 16) != wanted.port or row[9] == "0" or not _overlaps(_address(host), wanted):
+            if (
+                int(port, 16) != wanted.port
+                or row[9] == "0"
+                or not ListenAddress(_address(host), 0).overlaps(wanted)
+            ):
                 continue  # inode 0: a connection in TIME_WAIT, which stands in nobody's way
             if row[3] == LISTEN_STATE:
                 return row[9]
@@ -286,7 +251,7 @@ def _inode_on_port(wanted: ListenAddress) -> str | None:
     return others[0] if others else None
 
 
-def _address(hexadecimal: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _address(hexadecimal: str) -> str:
     # The kernel prints each 32-bit word of the address as a number in the machine's own byte order.
     words = [bytes.fromhex(hexadecimal[at : at + 8]) for at in range(0, len(hexadecimal), 8)]
     if socket.htons(1) != 1:
@@ -294,15 +259,8 @@ def _address(hexadecimal: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     packed = b"".join(words)
     address = ipaddress.ip_address(packed)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
-def _overlaps(held: ipaddress.IPv4Address | ipaddress.IPv6Address, wanted: ListenAddress) -> bool:
-    if held.is_unspecified or wanted.address.is_unspecified:
-        # A listener on [::] without V6ONLY takes the IPv4 port too; one on 0.0.0.0 never takes the IPv6 port.
-        return held.version == wanted.address.version or (held.version == 6 and held.is_unspecified)
-    return held == wanted.address
+        return str(address.ipv4_mapped)
+    return str(address)
 
 
 def _pid_with_socket(inode: str) -> int | None:

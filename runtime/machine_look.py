@@ -20,14 +20,12 @@ from typing import Final
 from actors.agent_metrics import AgentMetrics
 from actors.module_spec import EDGE_AGENT
 from actors.system_resources import Disk, ModuleResources, Resources
+from runtime import system_info
 from runtime.process_table import all_processes, read_stat
 
 log = logging.getLogger(__name__)
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
-_DISKS: Final = frozenset(
-    ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "overlay", "vfat", "jffs2", "ubifs")
-)
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -60,13 +58,14 @@ class MachineLook:
         """Return what is taken up now by the machine and by modules, given by name and pid."""
         now_s, passed_s = time.monotonic(), time.monotonic() - self._looked_s
         self._looked_s = now_s
-        total_bytes, used_bytes = _host_memory()
+        memory = system_info.memory_use()
+        total_bytes, used_bytes = memory["total_ram"], memory["used_ram"]
         sessions = _sessions()
         found = tuple(self._module(name, pid, passed_s, total_bytes, sessions) for name, pid in modules)
         return Resources(
-            float(_read("/proc/uptime").split()[0]),
+            system_info.host_uptime_s(),
             max(0.0, time.time() - self._began_s),
-            self._share("", _host_busy_s(), passed_s),
+            self._share("", system_info.processor_ticks()[0] * _TICK_S, passed_s),
             used_bytes,
             total_bytes,
             _disks(),
@@ -165,31 +164,14 @@ def _sessions() -> dict[int, list[int]]:
     return found
 
 
-def _host_memory() -> tuple[int, int]:
-    """Return all memory and what of it is used."""
-    table = _table("/proc/meminfo", ":")
-    total = table.get("MemTotal", 0) * 1024
-    return total, total - table.get("MemAvailable", 0) * 1024
-
-
-def _host_busy_s() -> float:
-    user, nice, system, _, _, irq, soft, steal = map(int, _read("/proc/stat").split("\n", 1)[0].split()[1:9])
-    return (user + nice + system + irq + soft + steal) * _TICK_S
-
-
 def _disks() -> tuple[Disk, ...]:
-    """Return the file systems of disks, each device once."""
-    found: dict[str, Disk] = {}
-    for line in _read("/proc/self/mounts").splitlines():
-        device, place, kind = line.split()[:3]
-        if kind not in _DISKS or device in found:
-            continue
-        with suppress(OSError):
-            space = os.statvfs(place.encode().decode("unicode_escape"))
-            if space.f_blocks:
-                size = space.f_frsize
-                found[device] = Disk(device, kind, "", space.f_blocks * size, space.f_bavail * size)
-    return tuple(found.values())
+    """Return the disks of this machine, and what its root is on."""
+    return tuple(
+        Disk(
+            disk["name"], disk["file_system"], disk["file_type"], disk["total_space"], disk["available_space"]
+        )
+        for disk in system_info.disks((Path("/"),))
+    )
 
 
 def _number(path: Path) -> int | None:

@@ -80,7 +80,7 @@ def system_resources(places: Iterable[Path], started_s: float, docker_stats: str
     """
     memory = memory_use()
     return {
-        "host_uptime": int(float(_line(Path("/proc/uptime")).split()[0])),
+        "host_uptime": int(host_uptime_s()),
         "process_uptime": int(max(0.0, time.time() - started_s)),
         "used_cpu": _used_cpu_percent(),
         "used_ram": memory["used_ram"],
@@ -88,6 +88,11 @@ def system_resources(places: Iterable[Path], started_s: float, docker_stats: str
         "disks": disks(places),
         "docker_stats": docker_stats,
     }
+
+
+def host_uptime_s() -> float:
+    """Return for how long this machine has been up."""
+    return float(_line(Path("/proc/uptime")).split()[0])
 
 
 def memory_use() -> dict[str, int]:
@@ -181,13 +186,14 @@ def _memory() -> dict[str, int]:
 
 def _used_cpu_percent() -> float:
     """Return how much of all processors was used in a moment, in percent."""
-    busy_before, all_before = _cpu_ticks()
+    busy_before, all_before = processor_ticks()
     time.sleep(CPU_SAMPLE_S)
-    busy, total = _cpu_ticks()
+    busy, total = processor_ticks()
     return round(100.0 * (busy - busy_before) / max(1, total - all_before), 2)
 
 
-def _cpu_ticks() -> tuple[int, int]:
+def processor_ticks() -> tuple[int, int]:
+    """Return for how long all processors were busy since the start, and how long that is for all of them."""
     numbers = [int(text) for text in _line(Path("/proc/stat")).split()[1:9]]
     idle = numbers[3] + numbers[4]  # idle and waiting for a disk
     return sum(numbers) - idle, sum(numbers)

@@ -139,7 +139,7 @@ def _hub_ports(scene: Scene, gateway: str) -> dict[Use, int]:
     return {
         use: place.port
         for use, place in (listening_sockets.listening_of(pid) if pid else ())
-        if str(place.address) in (gateway, "0.0.0.0") and use in WITH_TLS
+        if place.host in (gateway, "0.0.0.0") and use in WITH_TLS
     }
 
 

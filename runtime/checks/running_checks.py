@@ -20,7 +20,6 @@ from runtime import (
     agent_metrics_sockets,
     amqp_engine,
     hub_sockets,
-    listen_addresses,
     listening_sockets,
     process_table,
 )
@@ -29,8 +28,8 @@ from runtime.checks.judge import judge_modules
 from runtime.checks.outcome import Outcome, error, ignored, ok, skipped, warning, worst
 from runtime.checks.scene import Scene
 from runtime.https_client import HttpsClient, Service
-from runtime.listen_addresses import amqp_addresses, metrics_addresses, web_addresses
-from runtime.listening_sockets import ListenAddress, Use
+from runtime.listen_addresses import ListenAddress, amqp_addresses, metrics_addresses, web_addresses
+from runtime.listening_sockets import Use
 from runtime.management_server import management_socket
 from runtime.process_runtime import RUN_MARKER
 
@@ -137,8 +136,7 @@ def _agent_metrics_port(scene: Scene) -> int | None:
     return port
 
 
-def _has_port(scene: Scene, who: str, address: listen_addresses.ListenAddress, setting: str) -> Outcome:
-    place = ListenAddress(ipaddress.ip_address(address.host), address.port)
+def _has_port(scene: Scene, who: str, place: ListenAddress, setting: str) -> Outcome:
     ours = set()
     if scene.agent is not None:
         ours = {scene.agent.pid, *(module["pid"] for module in scene.modules if module["name"] == EDGE_HUB)}
@@ -237,8 +235,7 @@ def _ports_are_free(scene: Scene) -> Outcome:
         wanted += [(Use.AMQP, one, "amqp_listen" in settings.given) for one in amqp_addresses(settings)]
     wanted += [(Use.WEB, one, "web_listen" in settings.given) for one in web_addresses(settings)]
     found = []
-    for use, one, is_needed in wanted:
-        place = ListenAddress(ipaddress.ip_address(one.host), one.port)
+    for use, place, is_needed in wanted:
         try:
             for bound in listening_sockets.bind([place], hub_sockets.SETTINGS[use]):
                 bound.close()

@@ -12,7 +12,7 @@ from typing import Final
 
 from messaging.errors import ConfigError
 from messaging.text import quoted
-from runtime.listening_sockets import ListenAddress
+from runtime.listen_addresses import ListenAddress
 from runtime.settings import about
 
 DEFAULT_ADDRESS: Final = "127.0.0.2"
@@ -65,7 +65,7 @@ class CloudSettings:
         return self._listen(self.https_port)
 
     def _listen(self, port: int) -> list[ListenAddress]:
-        return [ListenAddress(ipaddress.ip_address(address), port) for address in self.addresses]
+        return [ListenAddress(address, port) for address in self.addresses]
 
     @property
     def is_loopback(self) -> bool:

@@ -35,7 +35,7 @@ def run_embedded(home: Path) -> int:
     mqtt, amqp, https = (
         [listener for its, listener in inherited if its is use] for use in (Use.MQTT, Use.AMQP, Use.WEB)
     )
-    settings = read_cloud_settings([str(address_of(mqtt[0]).address)], https_port=address_of(https[0]).port)
+    settings = read_cloud_settings([address_of(mqtt[0]).host], https_port=address_of(https[0]).port)
     try:
         return run_cloud(place, settings, CloudSockets(mqtt, amqp, https), Home(home).telemetry)
     finally:

@@ -10,6 +10,7 @@ import pytest
 
 from actors.addresses import AGENT, SECURITY
 from actors.agent import ROUTES_LIMIT_S, AgentActor
+from actors.agent_hub_messages import GetIdentities, Identities, Routes, set_routes
 from actors.agent_root import REPLACE_LIMIT_S, AgentRootActor, StopEdge
 from actors.base import ChildSpec
 from actors.broker_settings import spec_in
@@ -18,7 +19,6 @@ from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
 from actors.hub_config import route_texts
 from actors.hub_identity import HubIdentity
-from actors.identities import GetIdentities, Identities
 from actors.memory_system import MemorySystem
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
@@ -28,7 +28,6 @@ from actors.ports import ModuleAccess, ModuleRecord, ModuleRun, OnExit
 from actors.registry import RegistryActor
 from actors.restart_policy import RestartState
 from actors.rollout import start_groups
-from actors.router import Routes, set_routes
 from actors.security import (
     CreateDevice,
     DeleteDevice,

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from actors.addresses import ROUTER, STORE
+from actors.agent_hub_messages import SetRoutes
 from actors.c2d_queues import LONGEST_WAIT_S, granted_qos, in_time, is_c2d_queue, queue_of, time_to_live_s
 from actors.client_services import ClientChanged
 from actors.cloud import C2dReceived
 from actors.hub_environment import DEFAULTS
-from actors.router import SetRoutes
 from actors.store_cleanup import SWEEP_S
 from actors.store_messages import Stored
 from actors.stored import EndpointLedger

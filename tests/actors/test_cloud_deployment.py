@@ -9,13 +9,12 @@ import msgspec
 import pytest
 
 from actors.addresses import AGENT
-from actors.agent_link import HubDesiredArrived
+from actors.agent_hub_messages import Clients, HubDesiredArrived
 from actors.agent_root import StopEdge
 from actors.cloud_connection import CloudFault, Fault
 from actors.cloud_deployment import parse_agent
 from actors.deployment import parse_deployment
 from actors.deployment_keeper import DeploymentKeeper, KeptDeployment
-from actors.hub_client import Clients
 from actors.hub_manifest import parse_hub_desired
 from actors.module_tree import ModuleTree
 from actors.supervisor_messages import StopModule

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.addresses import IDENTITIES, TWINS
+from actors.agent_hub_messages import Identities, SetDesired
 from actors.client_services import (
     ForgetIdentity,
     ForgetTwin,
@@ -13,9 +14,8 @@ from actors.client_services import (
     TwinForgotten,
 )
 from actors.hub_identity import HubIdentity, KnownIdentities
-from actors.identities import FORGET_AGAIN_S, Identities
+from actors.identities import FORGET_AGAIN_S
 from actors.store_messages import ForgetClient, SaveSession, SessionSaved
-from actors.twins import SetDesired
 from messaging.envelope import Secret
 from messaging.lifecycle import PeerUp
 from messaging.mqtt.packets import Subscribe

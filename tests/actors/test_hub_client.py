@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from actors.agent_link import HubDesiredArrived
+from actors.agent_hub_messages import (
+    SECURITY,
+    Clients,
+    GetIdentities,
+    HubDesiredArrived,
+    Identities,
+    ListClients,
+    Routes,
+)
 from actors.bridge_messages import BridgesReport
 from actors.client_services import (
     CallMethod,
@@ -24,17 +32,9 @@ from actors.client_services import (
     Twin,
     TwinRefused,
 )
-from actors.hub_client import (
-    AGENT,
-    AGENT_LIMIT_S,
-    TWIN_LIMIT_S,
-    Clients,
-    HubClientActor,
-    ListClients,
-)
+from actors.hub_client import AGENT, AGENT_LIMIT_S, TWIN_LIMIT_S, HubClientActor
 from actors.hub_report import LONGEST_ERROR, MOST_CLIENTS_BYTES, MOST_GONE, ClientTimes, client_entries
-from actors.identities import SECURITY, GetIdentities, Identities
-from actors.router import Endpoints, ListEndpoints, ListRoutes, Routes
+from actors.router import Endpoints, ListEndpoints, ListRoutes
 from actors.twin_record import TwinRecord
 from messaging.envelope import Envelope
 from messaging.lifecycle import ActorRestarted, PeerUp

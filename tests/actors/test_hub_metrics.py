@@ -9,11 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.addresses import METHODS, ROUTER
+from actors.agent_hub_messages import SetRoutes
 from actors.client_services import InvokeMethod
 from actors.hub_metrics import OFF, HubMetrics
 from actors.ledger_metrics import ledger_families
 from actors.metric_registry import Registry
-from actors.router import SetRoutes
 from messaging.exposition import encode_text
 from messaging.mqtt.packets import PubAck, Publish
 from tests.actors import whole_hub

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors.agent_hub_messages import GetIdentities, Identities
 from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
 from actors.identities import (
     ACCEPTED,
@@ -20,8 +21,6 @@ from actors.identities import (
     AccessChanged,
     Authenticate,
     GetAccess,
-    GetIdentities,
-    Identities,
     IdentityActor,
     IdentityRevoked,
     Verdict,

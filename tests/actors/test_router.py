@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.agent_hub_messages import Routes, SetRoutes
 from actors.hub_config import RouteText
 from actors.router import (
     REMEMBERED_HEADERS,
@@ -15,8 +16,6 @@ from actors.router import (
     ListRoutes,
     Publish,
     RouterActor,
-    Routes,
-    SetRoutes,
 )
 from actors.store_messages import Append, KeepQueues
 from actors.stored import DEFAULT_PRIORITY

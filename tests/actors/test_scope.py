@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 
 from actors import verdicts
+from actors.agent_hub_messages import Identities
 from actors.hub_environment import DEFAULTS
 from actors.hub_identity import HubIdentity
-from actors.identities import ACCEPTED, Authenticate, Identities, IdentityRevoked, Verdict
+from actors.identities import ACCEPTED, Authenticate, IdentityRevoked, Verdict
 from actors.mqtt_login import Login, Refusal, read_login
 from actors.scope import device_of_scope, edges_above
 from messaging import sas

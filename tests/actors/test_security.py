@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from actors.agent_hub_messages import GetIdentities, Identities
 from actors.hub_identity import HubIdentity
-from actors.identities import GetIdentities, Identities
 from actors.registry import RegistrySynced, SyncRegistry
 from actors.security import (
     CLOUD_LIMIT_S,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from actors.addresses import ROUTER, STORE
-from actors.router import RouterActor, SetRoutes
+from actors.agent_hub_messages import SetRoutes
+from actors.router import RouterActor
 from actors.store import StoreActor
 from actors.store_messages import DeleteSession
 from actors.stored import Match, Run, Segment, position_of

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.agent_hub_messages import SetDesired
 from actors.client_services import (
     ClientChanged,
     ClientGone,
@@ -34,7 +35,7 @@ from actors.cloud import (
 from actors.router import Publish
 from actors.store_messages import Stored
 from actors.twin_record import TwinRecord
-from actors.twins import CLOUD_LIMIT_S, RETRY_S, ROUTE_LIMIT_S, SetDesired, TwinActor
+from actors.twins import CLOUD_LIMIT_S, RETRY_S, ROUTE_LIMIT_S, TwinActor
 from messaging.lifecycle import ActorRestarted, RequestFailed
 from messaging.message import decode_header
 from messaging.twin import difference, merge

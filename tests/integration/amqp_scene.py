@@ -8,10 +8,10 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from actors.addresses import METHODS, ROUTER, TWINS
+from actors.agent_hub_messages import SetDesired
 from actors.client_services import InvokeMethod, MethodFailed, MethodResult
 from actors.cloud import C2dReceived
 from actors.store_messages import Stored
-from actors.twins import SetDesired
 from messaging.client import Client
 from messaging.message import encode_header
 from tests.integration.hub_process import HubProcess

@@ -30,7 +30,8 @@ from runtime.iothub.cloud_process import CA_VALID_DAYS, SERVER_VALID_DAYS
 from runtime.iothub.cloud_settings import read_cloud_settings
 from runtime.iothub.hub import IotHub
 from runtime.iothub.mqtt_server import MqttServer
-from runtime.listening_sockets import bind, parse_listen_address
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import bind
 from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import AMQP, MQTT, WebListener, WebRequest
@@ -50,7 +51,7 @@ class Serving:
         certificate = folder / "certificates" / SERVER_FILE
         self.hub = hub
         ports = (MQTT_PORT, AMQP_PORT, WEB_PORT)
-        self._sockets = bind([parse_listen_address(f"{address}:{port}") for port in ports])
+        self._sockets = bind([parse_address(f"{address}:{port}") for port in ports])
         self.server = MqttServer(hub)
         self._amqp = AmqpServer(hub, SystemClock())
         tls = ServerCertificate(str(certificate), str(certificate))

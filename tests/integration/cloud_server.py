@@ -18,7 +18,8 @@ from runtime.certificates import ensure_edge_ca, ensure_server_certificate
 from runtime.iothub.amqp_server import AmqpServer
 from runtime.iothub.hub import IotHub
 from runtime.iothub.rest.api import RestApi
-from runtime.listening_sockets import bind, parse_listen_address
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import bind
 from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import AMQP, MQTT, WebListener
@@ -79,7 +80,7 @@ def cloud_server(
         ca = ensure_edge_ca(folder / "certificates", "cloud", now_s)
         (folder / "ca.pem").write_text(ca.certificate_pem)
         chain = ensure_server_certificate(folder / "certificates", (address,), ca, now_s)
-        (listening,) = bind([parse_listen_address(f"{address}:{port}")])
+        (listening,) = bind([parse_address(f"{address}:{port}")])
         hub = await IotHub.open(folder, address)
         certificate = ServerCertificate(str(chain.path), str(chain.path))
         listener = WebListener([listening], certificate, RestApi(hub).handle, subprotocols=(MQTT, AMQP))
@@ -87,7 +88,7 @@ def cloud_server(
         amqp = AmqpServer(hub)
         amqp.open()
         listener.open_part(AMQP, amqp)
-        amqp_listening = [] if amqp_port is None else bind([parse_listen_address(f"{address}:{amqp_port}")])
+        amqp_listening = [] if amqp_port is None else bind([parse_address(f"{address}:{amqp_port}")])
         amqp_listener = StreamListener("AMQP", amqp_listening, (), certificate, Admission())
         amqp_listener.open(amqp)
         stop.append(asyncio.Event())

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.addresses import AGENT, ROUTER
+from actors.agent_hub_messages import Routes
 from actors.module_list import ListModules, ModuleList
-from actors.router import ListRoutes, Routes
+from actors.router import ListRoutes
 from messaging.client import Client, NobodyThere
 from messaging.errors import AskTimeout
 from runtime.run_directory import RunDirectory

@@ -25,7 +25,8 @@ from messaging.envelope import Secret
 from messaging.identity import Identity
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
 from runtime.identity_copy import IdentityFile
-from runtime.listening_sockets import Use, bind, parse_listen_address, to_environment
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import Use, bind, to_environment
 from runtime.message_db import MessageDb
 from tests.runtime.client_certificates import ClientCertificate
 
@@ -81,7 +82,7 @@ class HubProcess:
         self.ca_file = self.home / "ca.pem"
         self.ca_file.write_text(ca.certificate_pem)
         self.sockets: list[socket.socket] = bind(
-            parse_listen_address(f"{host}:{number}")
+            parse_address(f"{host}:{number}")
             for host, number in (
                 (address, port),
                 (address, amqp_port),

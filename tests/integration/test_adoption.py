@@ -17,7 +17,8 @@ from actors.module_report import ModuleReported
 from actors.supervisor_messages import RestartModule, StartModule, StopModule
 from messaging.version import VERSION
 from runtime import process_table
-from runtime.listening_sockets import bind, parse_listen_address
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import bind
 from runtime.process_runtime import RUN_MARKER
 from runtime.socket_handover import NAME
 from tests.integration.edge_process import ROOT, EdgeProcess, free_port, shell
@@ -185,7 +186,7 @@ def test_an_agent_that_cannot_have_a_new_address_leaves_the_old_hub_as_it_is(edg
     edge.start()
     before = edge.wait_for(edgeHub="running", sensor="running")
     edge.kill_agent()
-    [foreign] = bind([parse_listen_address("127.0.0.1:0")])
+    [foreign] = bind([parse_address("127.0.0.1:0")])
     taken = foreign.getsockname()[1]
 
     with foreign:
@@ -212,7 +213,7 @@ def test_an_address_that_the_hub_gave_up_is_free_for_others_at_once(edge: EdgePr
     edge.signal(signal.SIGTERM)
 
     assert edge.wait() == 0, edge.log.read_text()
-    [again] = bind([parse_listen_address(f"127.0.0.1:{edge.port}")])
+    [again] = bind([parse_address(f"127.0.0.1:{edge.port}")])
     again.close()
 
 

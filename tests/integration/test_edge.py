@@ -14,16 +14,17 @@ from collections.abc import Iterator
 import pytest
 
 from actors.addresses import AGENT, HUB
+from actors.agent_hub_messages import Routes
 from actors.hub_config import CertificateChanged
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
-from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
 from actors.supervisor_messages import StopModule
 from messaging.client import Client, RequestRefused
 from messaging.lifecycle import Describe, Described
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate
-from runtime.listening_sockets import bind, parse_listen_address
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import bind
 from tests.integration.edge_process import EdgeProcess, shell
 from tests.runtime.module_processes import lives, wait_until_ended
 
@@ -139,7 +140,7 @@ def test_for_ends_the_edge_after_its_time(edge: EdgeProcess) -> None:
 
 def test_a_port_in_use_is_told_and_nothing_is_left(edge: EdgeProcess) -> None:
     edge.deploy({"sensor": shell(SLEEP)})
-    [taken] = bind([parse_listen_address(f"127.0.0.1:{edge.port}")])
+    [taken] = bind([parse_address(f"127.0.0.1:{edge.port}")])
 
     with taken:
         edge.start()

@@ -17,7 +17,8 @@ import pytest
 from runtime.embedded_cloud import AMQP_PORT, FIRST_ADDRESS, MQTT_PORT
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.telemetry import events_after
-from runtime.listening_sockets import bind, parse_listen_address
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import bind
 from runtime.run_directory import RunDirectory
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProcess, wait_until
 
@@ -167,7 +168,7 @@ def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
     edge.start()
     assert edge.modules()["edgeCloud"]["address"] == first
     edge.stop()
-    taken = bind([parse_listen_address(f"{first}:{MQTT_PORT}")])
+    taken = bind([parse_address(f"{first}:{MQTT_PORT}")])
     edge.start()
     moved = edge.modules()["edgeCloud"]["address"]
     assert moved != first
@@ -177,7 +178,7 @@ def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
 
 
 def test_without_the_port_of_amqp_it_does_the_rest_and_says_who_has_it(edge: EdgeProcess) -> None:
-    taken = bind([parse_listen_address(f"{FIRST_ADDRESS}:{AMQP_PORT}")])
+    taken = bind([parse_address(f"{FIRST_ADDRESS}:{AMQP_PORT}")])
 
     edge.start()
     edge.wait_for_modules("running", ALL)
@@ -190,7 +191,7 @@ def test_without_the_port_of_amqp_it_does_the_rest_and_says_who_has_it(edge: Edg
 
 def test_an_edge_that_listens_everywhere_has_its_stand_in_beside_it(edge: EdgeProcess) -> None:
     try:
-        bind([parse_listen_address("0.0.0.0:8883")])[0].close()
+        bind([parse_address("0.0.0.0:8883")])[0].close()
     except Exception:  # noqa: BLE001 - another program of this machine has the port
         pytest.skip("port 8883 is in use on this machine")
     edge.environment["EDGE_ACTORS_LISTEN"] = "0.0.0.0"

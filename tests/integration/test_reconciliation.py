@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from actors.addresses import AGENT, HUB, SECURITY
+from actors.agent_hub_messages import Routes
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
-from actors.router import Routes
 from actors.security import CreateDevice, DeviceIdentity
 from actors.supervisor_messages import StartModule, StopModule
 from messaging.client import Client

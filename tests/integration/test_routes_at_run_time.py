@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from actors.addresses import ROUTER, STORE
-from actors.router import ListRoutes, Routes, SetRoutes
+from actors.agent_hub_messages import Routes, SetRoutes
+from actors.router import ListRoutes
 from actors.stored import Ledger
 from actors.trail import Hops, TraceRouting, TraceStorage
 from messaging.client import Client

@@ -26,7 +26,9 @@ def test_the_machine_has_more_than_is_used_of_it() -> None:
     assert 0 < found.host_used_bytes < found.host_total_bytes
     assert found.host_uptime_s > 0
     assert 60 <= found.agent_uptime_s < 120
+    assert found.disks
     assert all(0 <= disk.available_bytes <= disk.total_bytes for disk in found.disks)
+    assert {disk.file_type for disk in found.disks} <= {"SSD", "HDD", "Unknown"}
 
 
 def test_the_share_of_the_processors_is_that_since_the_look_before() -> None:

@@ -16,7 +16,8 @@ import pytest
 from messaging.errors import EnvironmentFault
 from runtime import socket_handover
 from runtime.hub_sockets import HubSockets, Wanted
-from runtime.listening_sockets import ENVIRONMENT_NAME, Use, address_of, bind, parse_listen_address
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import ENVIRONMENT_NAME, Use, address_of, bind
 from runtime.socket_handover import NAME, SocketOffer, take
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +27,10 @@ LIMIT_S = 5.0
 OFFER_UNTIL_END = """
 import sys
 from pathlib import Path
-from runtime.listening_sockets import address_of, bind, parse_listen_address
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import address_of, bind
 from runtime.socket_handover import SocketOffer
-sockets = bind([parse_listen_address("127.0.0.1:0"), parse_listen_address("127.0.0.1:0")])
+sockets = bind([parse_address("127.0.0.1:0"), parse_address("127.0.0.1:0")])
 SocketOffer(Path(sys.argv[1]), sockets).open()
 print(*map(address_of, sockets), flush=True)
 sys.stdin.read()
@@ -50,7 +52,7 @@ def run_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def offered(run_dir: Path) -> Iterator[list[socket.socket]]:
-    sockets = bind([parse_listen_address("127.0.0.1:0"), parse_listen_address("127.0.0.1:0")])
+    sockets = bind([parse_address("127.0.0.1:0"), parse_address("127.0.0.1:0")])
     offer = SocketOffer(run_dir, sockets)
     offer.open()
     yield sockets
@@ -174,7 +176,7 @@ def test_a_hub_that_ended_is_not_waited_for(run_dir: Path) -> None:
 
 def test_what_is_no_listening_socket_is_not_taken_and_closed(run_dir: Path) -> None:
     pipe, other = os.pipe()
-    good, *_ = bind([parse_listen_address("127.0.0.1:0")])
+    good, *_ = bind([parse_address("127.0.0.1:0")])
     there, here = socket.socketpair()
     before = len(os.listdir("/proc/self/fd"))
     with there, here, good:
@@ -190,7 +192,7 @@ def test_what_is_no_listening_socket_is_not_taken_and_closed(run_dir: Path) -> N
 
 @pytest.mark.parametrize("said", [b"", b"3", b"x"], ids=["nothing", "more than came", "no number"])
 def test_an_offer_that_is_none_is_refused(said: bytes) -> None:
-    [good] = bind([parse_listen_address("127.0.0.1:0")])
+    [good] = bind([parse_address("127.0.0.1:0")])
     there, here = socket.socketpair()
     with there, here, good:
         if said:
@@ -210,7 +212,7 @@ def test_a_run_directory_that_cannot_be_written_is_told(run_dir: Path) -> None:
 
 
 def wanted(*addresses: str) -> HubSockets:
-    return HubSockets([Wanted(Use.MQTT, parse_listen_address(address)) for address in addresses])
+    return HubSockets([Wanted(Use.MQTT, parse_address(address)) for address in addresses])
 
 
 def listened_on(sockets: HubSockets) -> list[tuple[str, int]]:
@@ -227,7 +229,7 @@ def test_sockets_whose_addresses_stay_are_kept_others_closed_and_new_ones_bound(
     run_dir: Path, offered: list[socket.socket]
 ) -> None:
     stays, goes = (str(address_of(listener)) for listener in offered)
-    [free] = bind([parse_listen_address("127.0.0.2:0")])
+    [free] = bind([parse_address("127.0.0.2:0")])
     new = str(address_of(free))
     free.close()
     sockets = wanted(new, stays)
@@ -241,7 +243,7 @@ def test_sockets_whose_addresses_stay_are_kept_others_closed_and_new_ones_bound(
     assert (first, second) == (new, stays)
     assert os.stat(f"/proc/self/fd/{descriptor}").st_ino == kept_inode
     offered[1].close()
-    [again] = bind([parse_listen_address(goes)])  # nobody has it any more
+    [again] = bind([parse_address(goes)])  # nobody has it any more
     again.close()
     sockets.close()
 
@@ -276,7 +278,7 @@ def test_an_address_that_overlaps_with_one_of_the_hub_waits_for_its_end(
 def test_an_address_of_somebody_else_is_told_and_what_was_taken_is_kept(
     run_dir: Path, offered: list[socket.socket]
 ) -> None:
-    [foreign] = bind([parse_listen_address("127.0.0.1:0")])
+    [foreign] = bind([parse_address("127.0.0.1:0")])
     stays = str(address_of(offered[0]))
     sockets = wanted(stays, str(address_of(foreign)))
     sockets.take_back(run_dir, never)
@@ -291,11 +293,11 @@ def test_an_address_of_somebody_else_is_told_and_what_was_taken_is_kept(
 def test_an_optional_address_that_cannot_be_had_is_told_once_and_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    [foreign] = bind([parse_listen_address("127.0.0.1:0")])
+    [foreign] = bind([parse_address("127.0.0.1:0")])
     sockets = HubSockets(
         [
             Wanted(Use.WEB, address_of(foreign), is_optional=True),
-            Wanted(Use.PLAIN_MQTT, parse_listen_address("127.0.0.1:0")),
+            Wanted(Use.PLAIN_MQTT, parse_address("127.0.0.1:0")),
         ]
     )
 
@@ -318,8 +320,8 @@ def test_an_optional_address_that_cannot_be_had_is_told_once_and_tried_again(
 
 
 def test_a_needed_address_that_cannot_be_had_leaves_no_other_bound() -> None:
-    [foreign] = bind([parse_listen_address("127.0.0.1:0")])
-    [free] = bind([parse_listen_address("127.0.0.1:0")])
+    [foreign] = bind([parse_address("127.0.0.1:0")])
+    [free] = bind([parse_address("127.0.0.1:0")])
     address = address_of(free)
     free.close()
     sockets = HubSockets([Wanted(Use.MQTT, address), Wanted(Use.WEB, address_of(foreign))])

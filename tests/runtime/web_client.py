@@ -19,7 +19,8 @@ from actors.ports import Transport
 from runtime.certificate_issue import issue_server
 from runtime.certificates import EdgeCa
 from runtime.http_messages import Response, json_response
-from runtime.listening_sockets import bind, parse_listen_address
+from runtime.listen_addresses import parse_address
+from runtime.listening_sockets import bind
 from runtime.tls_server import ServerCertificate
 from runtime.web_listener import AMQP, MQTT, WebLimits, WebListener, WebRequest
 
@@ -145,7 +146,7 @@ async def web_front(
     issued = issue_server(ca, "localhost", ["localhost"], now_s)
     path = folder / "front.pem"
     path.write_text(issued.private_key_pem + issued.chain_pem)
-    sockets = bind([parse_listen_address("127.0.0.1:0")])
+    sockets = bind([parse_address("127.0.0.1:0")])
     admission = Admission()
     certificate = ServerCertificate(str(path), str(path))
     subprotocols = (MQTT,) if amqp_handler is None else (MQTT, AMQP)

@@ -8,8 +8,10 @@ import base64
 import io
 import json
 import os
+import shutil
 import stat
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,17 +220,111 @@ def test_the_file_of_the_service_is_that_of_the_system(monkeypatch: pytest.Monke
     assert config_apply.default_file() != Path("/etc/edge-actors/config.toml")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_key_of_somebody_else_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "ca.pem").write_text(CA.pem)
-    private(tmp_path / "ca.key", CA.key_pem, 0)
-    config = private(
-        tmp_path / "c.toml", f'[edge_ca]\ncert = "{tmp_path}/ca.pem"\npk = "{tmp_path}/ca.key"\n'
-    )
+# What the file itself may have wrong: content, mode, what is told with the file in the place of CONFIG.
+FILE_ROWS: list[tuple[str, str, int, str]] = [
+    (
+        "wrong type",
+        "hostname = 5\n",
+        0o600,
+        "CONFIG:1: hostname = 5 is not allowed; allowed: a string: host name",
+    ),
+    (
+        "out of range",
+        "[cloud]\nconnections = 0\n",
+        0o600,
+        "CONFIG:2: cloud.connections = 0 is not allowed; allowed: a whole number from 1 to 100000",
+    ),
+    (
+        "unknown value",
+        'log_level = "warn"\n',
+        0o600,
+        "CONFIG:1: log_level = \"warn\" is not allowed; allowed: debug, info, warning, error; did you mean 'warning'?",
+    ),
+    (
+        "unknown key",
+        'hostnme = "gw"\n',
+        0o600,
+        "CONFIG:1: unknown key 'hostnme'; did you mean 'hostname'?",
+    ),
+    (
+        "not TOML",
+        "[hub\n",
+        0o600,
+        "CONFIG:1: not TOML: expected ']' at the end of a table declaration; see toml.io for its rules",
+    ),
+    (
+        "world-readable secret",
+        f'[provisioning]\nconnection_string = "{TEXT}"\n',
+        0o644,
+        "CONFIG:2: 'CONFIG' holds a secret and is open to all users of this machine (mode 0644); close it: chmod o-rw 'CONFIG'",
+    ),
+]
 
-    assert invoke(["config", "check", "-c", str(config)]) == 2
 
-    assert "cannot be read: Permission denied; name a file that this user may read" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("content", "mode", "said"), [row[1:] for row in FILE_ROWS], ids=[row[0] for row in FILE_ROWS]
+)
+@pytest.mark.parametrize("command", ["check", "apply", "run"])
+def test_a_file_that_is_wrong_is_told_and_nothing_is_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: str, mode: int, said: str
+) -> None:
+    config, in_force = tmp_path / "config.toml", tmp_path / "home" / "config.toml"
+    assert invoke(["config", "apply", "-c", str(private(config, 'log_level = "debug"\n'))]) == 0
+    before = {path: path.stat().st_mtime_ns for path in in_force.parent.iterdir()}
+    private(config, content, mode)
+    capsys.readouterr()
+    ways = {"run": ["run", "--config", str(config), "--for", "5"]}
+
+    code = invoke(ways.get(command, ["config", command, "-c", str(config)]))
+
+    told = capsys.readouterr()
+    assert (code, told.out) == (2, "")
+    assert f"error: {said.replace('CONFIG', str(config))}" in told.err.splitlines()
+    assert KEY not in told.err
+    assert in_force.read_text() == 'log_level = "debug"\n'
+    assert {path: path.stat().st_mtime_ns for path in in_force.parent.iterdir()} == before
+
+
+@pytest.fixture
+def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that every user finds; those of pytest are closed. Whoever this process becomes, it is root again."""
+    folder = Path(tempfile.mkdtemp(prefix="ea-config-", dir="/tmp"))
+    folder.chmod(0o755)
+    monkeypatch.setenv("EDGE_ACTORS_HOME", str(folder / "home"))
+    yield folder
+    os.seteuid(os.getuid())
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "said"),
+    [
+        ("ca.key", "CONFIG:3: edge_ca.pk: 'FILE' cannot be read: {}; name a file that this user may read"),
+        ("ca.pem", "CONFIG:2: edge_ca.cert: 'FILE' cannot be read: {}; name a file that this user may read"),
+        ("c.toml", "CONFIG: cannot be read: {}; run as the user of the edge, or repair owner and mode"),
+    ],
+)
+def test_a_file_of_somebody_else_is_told(
+    open_folder: Path, capsys: pytest.CaptureFixture[str], unreadable: str, said: str
+) -> None:
+    nobody = 65534 if os.geteuid() == 0 else os.geteuid()
+    cert, key, config = open_folder / "ca.pem", open_folder / "ca.key", open_folder / "c.toml"
+    private(cert, CA.pem, 0o644)
+    private(key, CA.key_pem)
+    private(config, f'[edge_ca]\ncert = "{cert}"\npk = "{key}"\n', 0o644)
+    check = ["config", "check", "-c", str(config)]
+    assert invoke(check) == 0  # so that all is imported, which another user may not be able to
+    if unreadable != "ca.key":
+        os.chown(key, nobody, -1)
+    (open_folder / unreadable).chmod(0)
+    os.seteuid(nobody)
+
+    code = invoke(check)
+
+    told = capsys.readouterr().err.splitlines()
+    expected = said.format("Permission denied").replace("CONFIG", str(config))
+    assert code == 2
+    assert f"error: {expected.replace('FILE', str(open_folder / unreadable))}" in told
 
 
 @pytest.mark.parametrize(
