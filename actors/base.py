@@ -96,6 +96,12 @@ class EdgeActor:
     def on_turn_end(self) -> None:
         """Run after all messages that waited were handled; for work that is done once per batch."""
 
+    def on_turn_over(self) -> None:
+        """Run behind `on_turn_end`, which has to be there.
+
+        On an event loop a pass lies in between, in which what was told at the end of the turn is written.
+        """
+
     def on_stopping(self) -> None:
         """Run when a stop was asked for and all children are gone; `on_stop` follows `ready_to_stop()`.
 
@@ -160,7 +166,7 @@ def _handlers_in(cls: type) -> dict[str, str]:
     for name, function in vars(cls).items():
         if not name.startswith("on_") or not callable(function):
             continue
-        if name in ("on_start", "on_stop", "on_turn_end", "on_stopping"):
+        if name in ("on_start", "on_stop", "on_turn_end", "on_turn_over", "on_stopping"):
             continue
         parameters = [hint for key, hint in typing.get_type_hints(function).items() if key != "return"]
         if len(parameters) != 1:

@@ -2,7 +2,7 @@
 
 Holds address, timers, open requests, children and counters; feeds frames to the behaviour, catches whatever
 it raises, and decides about restarts. It has no thread and does no I/O: a host (a Pykka thread, an event
-loop, or the single thread of virtual time) calls `receive`, `turn_ended` and `run_due_timers`.
+loop, or the single thread of virtual time) calls `receive`, `run_due_timers`, `turn_ended` and `turn_over`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ActorCell:
         self._watchers: set[str] = set()
         self._children: dict[str, str] = {}  # name → address, in order of start
         self.ends_turns = False  # whether the behaviour has something to do at the end of a turn
-        self._method = ""  # what runs without a message: on_start, on_turn_end
+        self._method = ""  # what runs without a message: on_start, on_turn_end, on_turn_over
         self._stopping = False
         self._waits_for_child = ""
         self._failed_at_s: tuple[float, ...] = ()
@@ -130,11 +130,18 @@ class ActorCell:
 
     def turn_ended(self) -> None:
         """Tell the behaviour that nothing waits any more, or that others want their turn."""
-        if not self.ends_turns:
-            return
-        self._method = "on_turn_end"
+        if self.ends_turns:
+            self._run("on_turn_end")
+
+    def turn_over(self) -> None:
+        """Tell the behaviour that what it told at the end of its turn is on its way."""
+        if self.ends_turns:
+            self._run("on_turn_over")
+
+    def _run(self, method: str) -> None:
+        self._method = method
         try:
-            self._behaviour.on_turn_end()
+            getattr(self._behaviour, method)()
         except BaseException as exc:  # noqa: BLE001 - a cell outlives whatever its behaviour does
             self._fail(None, exc)
         self._method = ""

@@ -129,6 +129,8 @@ class ThreadHost(pykka.ThreadingActor):
         self._handle_waiting()
         if not self.cell.ended:
             self.cell.turn_ended()
+        if not self.cell.ended:
+            self.cell.turn_over()
 
     def _handle_waiting(self) -> None:
         cell = self.cell
@@ -180,6 +182,7 @@ class LoopThread:
         self._carried = 0
         self._ready: deque[LoopHost] = deque()  # something waits for them
         self._ending: dict[LoopHost, None] = {}  # their turn has not ended yet
+        self._over: list[LoopHost] = []  # it has, in the round before
         self._more_until_s = 0.0  # until when that may be put off
         self._round_is_due = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -222,16 +225,19 @@ class LoopThread:
     def _round(self) -> None:
         """Let everybody have their turn; end turns after a round in which nobody had one."""
         try:
+            over, self._over = self._over, []
+            for host in over:
+                host.do(ActorCell.turn_over)
             had_turns = bool(self._ready)
             self._turns()
             if not had_turns or self.loop.time() >= self._more_until_s:
-                ending, self._ending = self._ending, {}
-                for host in ending:
-                    host.end_turn()
+                self._over, self._ending = list(self._ending), {}
+                for host in self._over:
+                    host.do(ActorCell.turn_ended)
                 self._turns()
         finally:
             self._round_is_due = False
-            if self._ready or self._ending:
+            if self._ready or self._ending or self._over:
                 self._round_soon()
 
     def _turns(self) -> None:
@@ -291,8 +297,12 @@ class LoopHost(ThreadHost):
         self.cell.start()
         self._turning.turn = None
         if not self.cell.ended:
-            self._loop.add_reader(self.mailbox.fd, self.turn)
+            self._loop.add_reader(self.mailbox.fd, self._stirred)
             self.turn()
+
+    def _stirred(self) -> None:
+        self.mailbox.socket_stirs()
+        self.turn()
 
     def _wake(self) -> None:
         if not self._turn_is_due:
@@ -317,13 +327,13 @@ class LoopHost(ThreadHost):
         else:
             self._arm_timer()
 
-    def end_turn(self) -> None:
+    def do(self, what: Callable[[ActorCell], None]) -> None:
         """Let the behaviour do what it does once for all that came."""
         cell = self.cell
         if cell.ended:
             return
         self._turning.turn = (cell,)
-        cell.turn_ended()
+        what(cell)
         self._turning.turn = None
         if not cell.ended:
             self._arm_timer()

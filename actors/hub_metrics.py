@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from actors.c2d_queues import is_c2d_queue
 from actors.metric_registry import Registry
 from actors.metric_window import Window
-from actors.stored import Match, Run, Segment, priority_of, rank_of, seq_of
+from actors.stored import Match, Run, Segment, bodies_bytes, priority_of, rank_of, seq_of
 from actors.trail import Way
 from messaging import system_properties as names
 from messaging.clock import SystemClock
@@ -38,7 +38,6 @@ UPDATE_REPORTED: Final = "UpdateReportedProperties"
 
 _ROUTE: Final = ("from", "to", "from_route_output", "to_route_input")
 _index_of = itemgetter(0)
-_body_of = itemgetter(1)
 
 
 class Facts(NamedTuple):
@@ -199,7 +198,7 @@ class HubMetrics:
         if not self.is_on or not entries:
             return
         length = len(entries)
-        total = sum(map(len, map(_body_of, entries)))
+        total = bodies_bytes(entries)
         counts = {0: length} if len(ways) == 1 else Counter(map(_index_of, entries))
         for index, count in counts.items():
             header, way = ways[index]

@@ -70,6 +70,8 @@ class MemorySystem:
             cell.receive(frame)
             if not cell.ended:
                 cell.turn_ended()
+            if not cell.ended:
+                cell.turn_over()
         raise RuntimeError(f"{MOST_STEPS} deliveries and no rest: actors answer each other for ever")
 
     def advance(self, seconds: float) -> None:
@@ -87,5 +89,7 @@ class MemorySystem:
             cell.run_due_timers()
             if not cell.ended:
                 cell.turn_ended()
+            if not cell.ended:
+                cell.turn_over()
             self.run()
         self.clock.advance(max(0.0, end_s - self.clock.monotonic_s()))

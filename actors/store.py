@@ -167,6 +167,9 @@ class StoreActor(EdgeActor):
         elif turn and not self._forget_timer:
             self._forget_timer = True
             self.set_timer(FORGET_S, ForgetDue())
+
+    def on_turn_over(self) -> None:
+        """Serve consumers: publishers, who wait, have their answer and go on meanwhile."""
         if self._store is not None:
             self._serve(self._store)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from messaging.upstream_queues import endpoint_of
@@ -19,6 +20,8 @@ DEFAULT_PRIORITY = 2_000_000_000
 
 MAX_SEQ = (1 << 45) - 1
 """The last sequence number a store can give: 111 years at 10,000 messages a second."""
+
+_body_of = itemgetter(1)
 
 MESSAGE_OVERHEAD_BYTES = 128  # what a message weighs besides header and body, roughly
 
@@ -70,7 +73,7 @@ class Run(NamedTuple):
         """What the messages weigh: header, body, and something for each message besides."""
         weights = [len(header) + MESSAGE_OVERHEAD_BYTES for header in self.headers]
         if len(weights) == 1:
-            return weights[0] * len(self.entries) + sum(len(body) for _, body in self.entries)
+            return weights[0] * len(self.entries) + bodies_bytes(self.entries)
         return sum(weights[index] + len(body) for index, body in self.entries)
 
     def cut(self, first: int, last: int) -> Run | None:
@@ -95,6 +98,11 @@ class Run(NamedTuple):
                 break
             count += 1
         return self.cut(self.first_position, self.first_position + count - 1)
+
+
+def bodies_bytes(entries: Iterable[tuple[int, bytes]]) -> int:
+    """Return how long the bodies are together, without a step in Python for each."""
+    return sum(map(len, map(_body_of, entries)))
 
 
 def with_its_headers(

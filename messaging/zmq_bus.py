@@ -55,6 +55,7 @@ class Mailbox:
         self._data: deque[bytes] = deque()
         self._wait_ms = -2
         self._socket_is_dry = False
+        self._is_watched = False  # the descriptor, by an event loop
         self.wake: Callable[[], None] = lambda: None  # called with each frame of the mailbox's own thread
         self._recv: Callable[..., bytes] = self._socket.recv
         self._get: Any = self._socket.getsockopt
@@ -71,8 +72,16 @@ class Mailbox:
 
     @property
     def fd(self) -> int:
-        """The edge-triggered descriptor for an event loop: drain until empty after each wake-up."""
+        """The edge-triggered descriptor for an event loop: drain until empty after each wake-up.
+
+        Who asks for it says `socket_stirs` with each wake-up: without one, nothing can have come that way.
+        """
+        self._is_watched = True
         return int(self._socket.getsockopt(zmq.FD))
+
+    def socket_stirs(self) -> None:
+        """Look at the socket with the next `take`."""
+        self._socket_is_dry = False
 
     def waiting(self) -> int:
         """Return how many frames were taken over from ZeroMQ and not given out. From any thread."""
@@ -86,7 +95,8 @@ class Mailbox:
     def take(self, most: int) -> list[bytes]:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
         control, data = self._control, self._data
-        self._socket_is_dry = not self._get(_EVENTS) & _POLLIN  # a third of the price of an Again
+        if not (self._socket_is_dry and self._is_watched):
+            self._socket_is_dry = not self._get(_EVENTS) & _POLLIN  # a third of the price of an Again
         if not self._socket_is_dry:
             self._sort(self._recv(zmq.NOBLOCK))
             if self._get(_EVENTS) & _POLLIN:
@@ -126,6 +136,7 @@ class Mailbox:
 
     def close(self) -> list[bytes]:
         """Close the socket; returns what was waiting."""
+        self._is_watched = False
         rest: list[bytes] = []
         while frames := self.take(1024):
             rest.extend(frames)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgpack
 
-from actors.stored import MAX_SEQ, Match, Run, Segment, seq_of, with_its_headers
+from actors.stored import MAX_SEQ, Match, Run, Segment, bodies_bytes, seq_of, with_its_headers
 from runtime import message_schema
 
 ROW_MESSAGES = 512  # at most in one row …
@@ -49,7 +49,7 @@ def rows_of(segments: Iterable[Segment]) -> Iterator[tuple[tuple[Match, ...], li
 def _pieces_of(segment: Segment) -> Iterator[tuple[Sequence[bytes], Sequence[tuple[int, bytes]], int]]:
     """Cut a segment into pieces that fit into a row, each with its bytes; mostly it is one."""
     _, headers, entries = segment
-    size_bytes = sum(map(len, headers)) + sum(len(body) for _, body in entries)
+    size_bytes = sum(map(len, headers)) + bodies_bytes(entries)
     if len(entries) <= ROW_MESSAGES and (size_bytes <= ROW_BYTES or len(entries) == 1):
         if entries:
             yield headers, entries, size_bytes

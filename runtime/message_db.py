@@ -33,6 +33,7 @@ from actors.stored import (
     Ledger,
     Run,
     Segment,
+    bodies_bytes,
     position_of,
     positions_of_rank,
     rank_of,
@@ -407,4 +408,5 @@ def _size_bytes(segment: Segment) -> int:
     """Return what a segment takes on disk, roughly; nothing when it goes nowhere."""
     if not segment.matches:
         return 0
-    return sum(map(len, segment.headers)) + sum(len(body) + ROW_BYTES_EACH for _, body in segment.entries)
+    _, headers, entries = segment
+    return sum(map(len, headers)) + bodies_bytes(entries) + ROW_BYTES_EACH * len(entries)

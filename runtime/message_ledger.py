@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from actors.c2d_queues import FORMER_DEVICES, is_c2d_queue
 from actors.stored import MAX_SEQ, EndpointLedger, Epoch, Ledger, Totals, priority_of
 from messaging.errors import StoreError
@@ -140,8 +142,15 @@ class Accounts:
         if total != self._saved:
             rows["total"] = self._saved = total
         if rows:
-            self._ledger.update(rows)
+            self._write(rows)
         self._touched.clear()
+
+    def _write(self, rows: dict[str, dict[str, Any]]) -> None:
+        """Write rows of the ledger. Mostly they are there: replacing them would write the index anew, too."""
+        values = [(msgpack.packb(row), key) for key, row in rows.items()]
+        there = self._connection.executemany("UPDATE ledger SET value = ? WHERE key = ?", values).rowcount
+        if there < len(rows):
+            self._ledger.update(rows)
 
     def find(self, endpoint_id: str) -> Account | None:
         """Return the account of an endpoint, None when nothing was ever sent to it."""

@@ -24,8 +24,9 @@ _REACHING = (
     " WHERE key BETWEEN ifnull((SELECT max(key) FROM queue WHERE key <= ?1), ?1) AND ?2"
 )
 _LIVE = f"{_REACHING} AND (expires_at IS NULL OR expires_at > ?3) ORDER BY key LIMIT ?4"
+# Of those of which the last key has gone; `held` tells which these are.
 _DELETE_BODIES = (
-    "DELETE FROM bodies WHERE first_seq = (SELECT first_seq FROM held WHERE first_seq = ? AND left <= 0)"
+    "DELETE FROM bodies WHERE first_seq = ?1 AND NOT EXISTS (SELECT 1 FROM held WHERE first_seq = ?1)"
 )
 
 
@@ -81,16 +82,16 @@ class Queues:
         fewer = _by_body(rows)
         for _, count, first_seq, _ in parts:
             fewer[first_seq] -= count
-        bodies = [(first_seq,) for first_seq in fewer]
         run = self._connection.executemany
         run("DELETE FROM queue WHERE key = ?", [(key,) for key, _, _, _ in rows])
-        run("INSERT INTO queue VALUES (?, ?, ?, ?)", parts)
-        run(
-            "UPDATE held SET left = left - ? WHERE first_seq = ?",
-            [(count, first_seq) for first_seq, count in fewer.items()],
-        )
-        run(_DELETE_BODIES, bodies)
-        run("DELETE FROM held WHERE first_seq = ? AND left <= 0", bodies)
+        if parts:
+            run("INSERT INTO queue VALUES (?, ?, ?, ?)", parts)
+        counts = [(count, first_seq) for first_seq, count in fewer.items()]
+        gone = run("DELETE FROM held WHERE left <= ? AND first_seq = ?", counts).rowcount
+        if gone < len(counts):
+            run("UPDATE held SET left = left - ? WHERE first_seq = ?", counts)
+        if gone:
+            run(_DELETE_BODIES, [(first_seq,) for first_seq in fewer])
         return sum(fewer.values())
 
     def live(self, first_key: int, last_key: int, now_s: float) -> Iterator[QueueRow]:

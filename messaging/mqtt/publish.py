@@ -170,7 +170,7 @@ class Publishes(NamedTuple):
 
 
 RUN_FIRST_BYTE = 0x32  # PUBLISH at QoS 1
-_STRIDE = 32  # packets that are compared at once
+_MOST_AT_ONCE = 128  # packets
 
 _RunPieces = tuple[list[bytes], list[int], int]
 
@@ -195,18 +195,19 @@ def read_publish_run(data: bytes, pos: int, stop: int, body: int, most_bytes: in
     topic = data[body : body + topic_bytes]
     end = len(data)
     while stop < end and data[stop] == RUN_FIRST_BYTE:
-        stride = stop - pos
-        count = min(_STRIDE, (end - stop) // stride)
-        if count > 1:
-            head_bytes = body - pos + topic_bytes
-            row = struct.Struct(f">{head_bytes}sH{stride - head_bytes - 2}s")
-            heads, ids, bodies = zip(*row.iter_unpack(data[stop : stop + count * stride]), strict=True)
-            if heads.count(data[pos : pos + head_bytes]) == count and 0 not in ids:
+        size = stop - pos
+        count = min(_MOST_AT_ONCE, (end - stop) // size)
+        head = data[pos : body + topic_bytes]
+        # A look at the first and the last spares the others where lengths vary.
+        if count > 1 and data.startswith(head, stop) and data.startswith(head, stop + (count - 1) * size):
+            row = struct.Struct(f">{len(head)}sH{size - len(head) - 2}s")
+            heads, ids, bodies = zip(*row.iter_unpack(data[stop : stop + count * size]), strict=True)
+            if heads.count(head) == count and 0 not in ids:
                 payloads += bodies
                 packet_ids += ids
-                pos, body, stop = pos + count * stride, body + count * stride, stop + count * stride
+                pos, body, stop = pos + count * size, body + count * size, stop + count * size
                 continue
-        for _ in range(_STRIDE):
+        for _ in range(_MOST_AT_ONCE):
             at = stop
             start = at + 2
             if start >= end or data[at] != RUN_FIRST_BYTE:

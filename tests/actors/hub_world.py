@@ -42,6 +42,7 @@ class World:
                 break
         else:
             cell.turn_ended()
+            cell.turn_over()
         self.system.run()
         return ids
 

@@ -98,6 +98,39 @@ def test_a_stream_that_never_pauses_is_written_meanwhile(
     assert written[0] == tuple(range(len(written[0])))
 
 
+def test_what_the_end_of_a_turn_told_is_on_its_way_before_the_turn_is_over(
+    start: Callable[[str, EdgeActor], None], client: Client
+) -> None:
+    seen: list[str] = []
+    over = threading.Event()
+
+    class Told(EdgeActor):
+        def on_note(self, message: Note) -> None:
+            asyncio.get_running_loop().call_soon(seen.append, "written")
+
+    class Teller(EdgeActor):
+        def on_load(self, message: Load) -> None:
+            seen.append("came")
+
+        def on_turn_end(self) -> None:
+            if seen == ["came"]:
+                seen.append("told")
+                self.tell("test/told", Note(1))
+
+        def on_turn_over(self) -> None:
+            if "told" in seen:
+                seen.append("over")
+                over.set()
+
+    start("test/told", Told())
+    start("test/teller", Teller())
+
+    client.tell("test/teller", Load(1))
+
+    assert over.wait(LIMIT_S)
+    assert seen[:4] == ["came", "told", "written", "over"]
+
+
 def test_actors_that_never_stop_talking_leave_others_their_turn(
     start: Callable[[str, EdgeActor], None], client: Client
 ) -> None:

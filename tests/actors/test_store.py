@@ -124,6 +124,7 @@ def test_nothing_is_answered_before_the_turn_is_committed(world: StoreWorld) -> 
     before = world.stored()
 
     cell.turn_ended()
+    cell.turn_over()
     world.system.run()
 
     assert (before, world.stored()) == ([], [77])
@@ -356,6 +357,7 @@ def test_a_session_is_answered_when_it_is_on_disk(world: StoreWorld) -> None:
     world.system.run()
     before = world.told(HEAD, SessionSaved)
     cell.turn_ended()
+    cell.turn_over()
     world.system.run()
 
     world.turn(STORE, SaveSession("edge/b", ()), DeleteSession("edge/c"), sender=HEAD)

@@ -103,7 +103,7 @@ def test_a_batch_is_a_few_statements_however_many_messages_it_has(
         db.append(batch, NOW_S)
         db.delivered({"a": ranges(places)})
 
-    assert len(statements) == 12, statements
+    assert len(statements) == 11, statements
 
 
 def test_a_transaction_that_changed_nothing_writes_nothing(db: MessageDb, path: Path) -> None:
