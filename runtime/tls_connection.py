@@ -52,12 +52,17 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             # Only a socket that is read tells of the end of its connection.
             if self._incoming.pending > HELD_BYTES:
                 self._below.pause_reading()
-        elif self._is_open or self._shake_hands():
+        elif self._is_open:
+            self._read()
+        elif self._shake_hands():
+            self._read_again()
+
+    def _read_again(self) -> None:
+        """Read what is here already, if that is wanted."""
+        if not self._is_paused and not self._is_ending:
             self._read()
 
     def _read(self) -> None:
-        if self._is_paused or self._is_ending:
-            return
         incoming, read = self._incoming, self._tls.read
         parts = []
         has_left = False
@@ -197,7 +202,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
         if self._is_paused and not self._is_ending:
             self._is_paused = False
             if self._incoming.pending:
-                self._loop.call_soon(self._read)
+                self._loop.call_soon(self._read_again)
             if not self._below.is_reading():
                 self._below.resume_reading()
 

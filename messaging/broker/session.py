@@ -176,7 +176,8 @@ class Session:
                 return
             its_run, start, _ = self.unsent.take(1)
             oldest = its_run.outs[start]
-            self._count_out(oldest.size_bytes)
+            self.queued_bytes -= oldest.size_bytes
+            shared.queued_bytes -= oldest.size_bytes
             self.pending.pop(oldest.packet_id, None)
             self._drop(oldest)
         if out.qos:
@@ -211,10 +212,6 @@ class Session:
         self.dropped += count
         self._shared.dropped += count
 
-    def _count_out(self, size_bytes: int) -> None:
-        self.queued_bytes -= size_bytes
-        self._shared.queued_bytes -= size_bytes
-
     def _free_id(self) -> int:
         packet_id = self._shared.packet_ids.take(1)
         while packet_id in self.pending:
@@ -233,7 +230,9 @@ class Session:
             if run.qos:
                 self.in_flight += count
                 room -= count
-            self._count_out(run.size_bytes(start, stop))
+            size_bytes = run.size_bytes(start, stop)
+            self.queued_bytes -= size_bytes
+            shared.queued_bytes -= size_bytes
             self.sent += count
             shared.sent[run.qos] += count
             outlet.put_part(run, start, stop)
