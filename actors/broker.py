@@ -27,6 +27,7 @@ from actors.broker_topics import DescribeTopics, Topics, described
 from actors.hub_broker import HubBroker, PolicyApplied, PolicyChanged, SessionsEnded, WriteDue, WriteSoon
 from actors.ports import BrokerStore
 from messaging.broker.config import BrokerConfig, BrokerSpec
+from messaging.broker.limits import MOST_QUEUED_BYTES, MOST_RETAINED_BYTES
 from messaging.envelope import Envelope
 from messaging.errors import StoreDamaged, StoreError
 from messaging.kinds import message
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 1.0
 SOON_S: Final = 0.05  # latest, after nobody waited for it, that a change is written
 TIDY_EVERY: Final = 60  # ticks
+TELL_EVERY: Final = 60  # ticks between two lines of the log on what did not find room
 RECHECK_LIMIT_S: Final = 60.0
 
 
@@ -74,6 +76,8 @@ class BrokerActor(EdgeActor):
         self._store: BrokerStore | None = None
         self._trouble = ""
         self._ticks = 0
+        self._told = broker.engine.counts()  # in the log
+        self._told_at = -TELL_EVERY  # tick
         self._counted: dict[str, int] = {}  # topic → messages at the last tick
         self._rates: dict[str, float] = {}  # topic → messages/s, of some seconds
         self._spec = b""  # in force
@@ -148,12 +152,38 @@ class BrokerActor(EdgeActor):
         if ended:
             log.info("sessions end, for nobody has come for them: %s", ", ".join(ended))
             self.tell(MQTT, SessionsEnded(tuple(ended)))
+        self._tell_what_found_no_room()
         if self._ticks % TIDY_EVERY == 0 and self._store is not None:
             try:
                 self._store.tidy()
             except StoreError as exc:
                 self._report(str(exc))
         self._broker.ask_to_write(self.tell)
+
+    def _tell_what_found_no_room(self) -> None:
+        """Tell the log, at once and then each minute while there is more."""
+        counts, told, engine = self._broker.engine.counts(), self._told, self._broker.engine
+        not_retained, dropped = counts.not_retained - told.not_retained, counts.dropped - told.dropped
+        if self._ticks - self._told_at < TELL_EVERY or not (not_retained or dropped):
+            return
+        self._told, self._told_at = counts, self._ticks
+        if not_retained:
+            log.warning(
+                "%d messages were passed on and not retained: there is room for %d, of %d MiB together, and "
+                "%d are retained; one is removed by an empty message with RETAIN on its topic",
+                not_retained,
+                engine.limits.max_retained,
+                MOST_RETAINED_BYTES >> 20,
+                len(engine.retained),
+            )
+        if dropped:
+            log.warning(
+                "%d messages were dropped: their subscribers do not take them, and %d may wait for each, of "
+                "%d MiB for all together; `edge-actors topics` names them",
+                dropped,
+                engine.limits.max_queued,
+                MOST_QUEUED_BYTES >> 20,
+            )
 
     # what the deployment says
 

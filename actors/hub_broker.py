@@ -61,11 +61,13 @@ class HubBroker:
     def ask_to_write(self, tell: Callable[[str, object], object]) -> None:
         """Have what has changed written; `tell` is that of the actor that has changed it."""
         journal = self.engine.journal
+        if not journal.is_dirty:
+            return
         if journal.is_awaited:
             if not self._asked:
                 self._asked = True
                 tell(BROKER, WriteDue())
-        elif journal.is_dirty and not self._asked and not self._asked_soon:
+        elif not self._asked and not self._asked_soon:
             self._asked_soon = True
             tell(BROKER, WriteSoon())
 

@@ -23,7 +23,7 @@ from actors.bridge_ports import QueueState, Waiting
 from messaging.broker.bridges import Direction
 from messaging.errors import StoreDamaged, StoreError
 from messaging.mqtt.packets import Publish
-from runtime import sqlite_file
+from runtime import bridge_salvage, sqlite_file
 
 MAX_QUEUE_BYTES: Final = 32 << 20  # of one direction of one bridge, as in the reference
 MESSAGE_BYTES: Final = 32  # what a message takes besides topic and payload
@@ -84,7 +84,8 @@ class BridgeDb:
 
     @classmethod
     def open(cls, path: Path, max_bytes: int = MAX_QUEUE_BYTES, max_messages: int | None = None) -> BridgeDb:
-        """Open the file, made if there is none; one that is damaged is put aside, and the queues are empty.
+        """Open the file, made if there is none; one that is damaged is put aside, and what can be read of it
+        is taken over.
 
         Args:
             path: In a folder that exists.
@@ -95,10 +96,19 @@ class BridgeDb:
             StoreError: it is of a newer release, or cannot be opened.
         """
         try:
+            bridge_salvage.finish(path)  # what a crash has interrupted
             return cls._open(path, max_bytes, max_messages)
         except StoreDamaged as exc:
-            aside = sqlite_file.put_aside(path)
-            log.error("%s; it was put aside as %s, and bridges start with empty queues", exc, aside)
+            count = bridge_salvage.salvage(path, _WHAT, _MIGRATIONS, _SHIFT)
+            log.error(
+                "%s %s: damaged (%s); it was put aside as %s, and bridges go on with the %d waiting messages "
+                "that could be read",
+                _WHAT,
+                path,
+                exc.finding,
+                bridge_salvage.finish(path),
+                count,
+            )
             return cls._open(path, max_bytes, max_messages)
 
     @classmethod

@@ -28,12 +28,16 @@ REGISTRY_KEYS: Final = ("address", "username", "password", "password_file")
 
 _FIXED: Final = "limits and waits of this kind are fixed here"
 _ONE_PROGRAM: Final = "agent, hub and security daemon are one program here"
+_NO_PARENT: Final = (
+    "this edge connects to the IoT Hub itself, not to a parent edge; for a bridge to the broker of a parent, "
+    'name it as address of ["$upstream"] in bridges.toml'
+)
 _FILES_ONLY: Final = "keys are files here; name certificate and key with their paths"
 # By key, or by the table that it is in. Keys below that are ours count as ours.
 REFUSED: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "parent_hostname": "this edge connects to the IoT Hub itself, not to a parent edge",
-        "local_gateway_hostname": "this edge connects to the IoT Hub itself, not to a parent edge",
+        "parent_hostname": _NO_PARENT,
+        "local_gateway_hostname": _NO_PARENT,
         "imported_master_encryption_key": "the keys of another runtime cannot be taken over",
         "cert_issuance": "certificates come from files or are made by the edge: see edge_ca.cert",
         "tpm": _FILES_ONLY,

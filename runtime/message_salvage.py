@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -32,12 +32,11 @@ from runtime.atomic_file import make_private_folder, sync_folder
 from runtime.message_db import MessageDb
 from runtime.message_ledger import EPOCH, Account
 from runtime.message_queues import POSITION_BITS
+from runtime.readable_rows import readable_rows
 
 log = logging.getLogger(__name__)
 
-SLICE_ROWS: Final = 500
 TRANSACTION_ROWS: Final = 20_000
-LAST_ROWID: Final = (1 << 63) - 1
 # When nothing tells how far sequence numbers had got: none of this range was given since the last count.
 UNKNOWN_SEQS: Final = 1_000_000
 
@@ -174,7 +173,7 @@ class _Salvage:
     @staticmethod
     def _bodies(source: sqlite3.Connection, target: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
         """Read the rows of bodies that make sense, and note how many messages each has."""
-        for first_seq, data in _readable(source, "bodies", "data"):
+        for first_seq, data in readable_rows(source, "bodies", "data"):
             try:
                 count = sum(
                     len([headers[index] for index, body in entries if type(body) is bytes])
@@ -209,55 +208,9 @@ class _Salvage:
         _write(target, "ledger", rows)
 
 
-def _readable(connection: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """Return rowid and columns of all rows that can be read, in order, around those that cannot."""
-    sql = f"SELECT rowid, {columns} FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT ?"
-
-    def rows_from(rowid: int, limit: int) -> list[tuple[Any, ...]] | None:
-        try:
-            rows = connection.execute(sql, (rowid, limit)).fetchall()
-        except (sqlite3.Error, OverflowError):
-            return None
-        ids = [row[0] for row in rows]
-        return rows if ids == sorted(set(ids)) and (not ids or ids[0] >= rowid) else None
-
-    rowid = 0
-    while rowid <= LAST_ROWID:
-        rows = rows_from(rowid, SLICE_ROWS)
-        if rows is None:  # up to the damage one by one
-            rows = rows_from(rowid, 1)
-            if rows is None:
-                behind = _behind_damage(lambda at: rows_from(at, 1) is not None, rowid)
-                if behind is None:
-                    return
-                rowid = behind
-                continue
-        if not rows:
-            return
-        yield from rows
-        rowid = rows[-1][0] + 1
-
-
-def _behind_damage(can_read: Callable[[int], bool], rowid: int) -> int | None:
-    """Return the first rowid behind one that cannot be read from which on reading works again."""
-    step = 1
-    while not can_read(rowid + step):
-        step *= 2
-        if rowid + step > LAST_ROWID:
-            return None
-    bad, good = rowid + step // 2 if step > 1 else rowid, rowid + step
-    while good - bad > 1:
-        middle = (bad + good) // 2
-        if can_read(middle):
-            good = middle
-        else:
-            bad = middle
-    return good
-
-
 def _packed_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[str, Any]]:
     """Read a table of text keys and msgpack values."""
-    for _, key, value in _readable(connection, table, "key, value"):
+    for _, key, value in readable_rows(connection, table, "key, value"):
         try:
             unpacked = msgpack.unpackb(value)
         except (ValueError, TypeError):
@@ -270,7 +223,9 @@ def _queue_rows(
     connection: sqlite3.Connection, numbers: set[int]
 ) -> Iterator[tuple[int, int, int, float | None]]:
     """Read the rows of the queue that make sense in themselves."""
-    for key, count, first_seq, expires_at in _readable(connection, "queue", "count, first_seq, expires_at"):
+    for key, count, first_seq, expires_at in readable_rows(
+        connection, "queue", "count, first_seq, expires_at"
+    ):
         known = key >> POSITION_BITS in numbers and key & ((1 << POSITION_BITS) - 1) <= MAX_POSITION
         if known and type(count) is int and count > 0 and type(first_seq) is int:
             yield key, count, first_seq, expires_at if isinstance(expires_at, float) else None

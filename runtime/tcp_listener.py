@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from actors.admission import MOST_CONNECTIONS, Admission
+from runtime.tls_connection import TlsConnection
 from runtime.tls_server import ServerCertificate
 
 log = logging.getLogger(__name__)
@@ -60,14 +61,14 @@ class TcpListener:
         self._certificates: dict[socket.socket, ServerCertificate | None] = dict.fromkeys(tls, certificate)
         self._certificates.update(dict.fromkeys(plain))
         self._loop: asyncio.AbstractEventLoop
-        self._make_protocol: Callable[[Visit], asyncio.BaseProtocol]
+        self._make_protocol: Callable[[Visit], asyncio.Protocol]
         self._handshakes: set[asyncio.Task[None]] = set()
         self._admission = admission
         self._turned_away = 0  # since the log was last told
         self._told_at_s = -TOLD_EVERY_S
         self._is_open = False
 
-    def open(self, make_protocol: Callable[[Visit], asyncio.BaseProtocol]) -> None:
+    def open(self, make_protocol: Callable[[Visit], asyncio.Protocol]) -> None:
         """Accept connections; each gets a protocol once its handshake is over, and that ends its visit."""
         self._loop = asyncio.get_event_loop()
         self._make_protocol = make_protocol
@@ -127,12 +128,20 @@ class TcpListener:
         self, accepted: socket.socket, visit: Visit, context: ssl.SSLContext | None
     ) -> None:
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: self._make_protocol(visit),
-                accepted,
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_LIMIT_S if context else None,
-            )
+            protocol = self._make_protocol(visit)
+            if context is None:
+                await self._loop.connect_accepted_socket(lambda: protocol, accepted)
+                return
+            tls = TlsConnection(protocol, context)
+            await self._loop.connect_accepted_socket(lambda: tls, accepted)
+            try:
+                async with asyncio.timeout(HANDSHAKE_LIMIT_S):
+                    await tls.established
+            except TimeoutError:
+                raise TimeoutError(f"not over within {HANDSHAKE_LIMIT_S:g} s") from None
+            finally:
+                if not tls.established.done() or tls.established.cancelled():
+                    tls.abort()
         except OSError as exc:  # ssl.SSLError and TimeoutError are such
             reason = getattr(exc, "reason", None) or str(exc) or type(exc).__name__
             hint = _HINTS.get(reason)

@@ -8,6 +8,7 @@ nearly all others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final
 
 from messaging.broker.limits import FIRST_PACKET_ID, LAST_PACKET_ID
@@ -83,7 +84,19 @@ class Outgoing:
 class Run:
     """Messages to one topic that follow one another, at the QoS at which a group of subscribers gets them."""
 
-    __slots__ = ("_by_id", "_outs", "_wire", "bodies", "first_id", "messages", "qos", "retain")
+    __slots__ = (
+        "_by_id",
+        "_outs",
+        "_parts",
+        "_parts_bytes",
+        "_sizes",
+        "_wire",
+        "bodies",
+        "first_id",
+        "messages",
+        "qos",
+        "retain",
+    )
 
     def __init__(
         self,
@@ -102,6 +115,16 @@ class Run:
         self._outs: list[Outgoing] | None = None
         self._by_id: dict[int, Outgoing] | None = None
         self._wire = b""
+        self._sizes: list[int] | None = None  # of the first messages together, from none of them on
+        self._parts: dict[tuple[int, int], bytes] = {}
+        self._parts_bytes = 0
+
+    @classmethod
+    def of(cls, out: Outgoing) -> Run:
+        """Return one message as a run."""
+        run = cls((out.message,), out.qos, out.packet_id, retain=out.retain)
+        run._outs = [out]
+        return run
 
     @property
     def outs(self) -> list[Outgoing]:
@@ -135,6 +158,28 @@ class Run:
                 frames = [encode_publish(topic, message.payload, 0, 0) for message in self.messages]
             self._wire = frames[0] if len(frames) == 1 else b"".join(frames)
         return self._wire
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Return some of its messages as bytes.
+
+        Subscribers that keep up with one another want the same parts, so these are kept; not more of them
+        than twice the run.
+        """
+        parts = self._parts
+        data = parts.get((start, stop))
+        if data is None:
+            data = b"".join([out.frame or out.encoded() for out in self.outs[start:stop]])
+            if self._parts_bytes + len(data) <= 2 * self.size_bytes(0, len(self.messages)):
+                self._parts_bytes += len(data)
+                parts[start, stop] = data
+        return data
+
+    def size_bytes(self, start: int, stop: int) -> int:
+        """Return what some of its messages count in a queue."""
+        sizes = self._sizes
+        if sizes is None:
+            sizes = self._sizes = list(accumulate((out.size_bytes for out in self.outs), initial=0))
+        return sizes[stop] - sizes[start]
 
 
 class PacketIds:
@@ -174,8 +219,12 @@ class Outlet:
         """Add a whole run."""
         raise NotImplementedError
 
-    def put_some(self, outs: Sequence[Outgoing], *, again: bool = False) -> None:
-        """Add messages that are no whole run; `again` marks those that were sent before."""
+    def put_part(self, run: Run, start: int, stop: int) -> None:
+        """Add some messages of a run."""
+        raise NotImplementedError
+
+    def put_again(self, outs: Sequence[Outgoing]) -> None:
+        """Add messages that were sent before."""
         raise NotImplementedError
 
     def put_bytes(self, data: bytes) -> None:
@@ -204,11 +253,13 @@ class WireOutlet(Outlet):
             self.touched.append(self)
         self._pieces.append(run.wire)
 
-    def put_some(self, outs: Sequence[Outgoing], *, again: bool = False) -> None:
-        if again:
-            self.put_bytes(b"".join([out.encoded_again() for out in outs]))
-        else:
-            self.put_bytes(b"".join([out.frame or out.encoded() for out in outs]))
+    def put_part(self, run: Run, start: int, stop: int) -> None:
+        if not self._pieces:
+            self.touched.append(self)
+        self._pieces.append(run.part(start, stop))
+
+    def put_again(self, outs: Sequence[Outgoing]) -> None:
+        self.put_bytes(b"".join([out.encoded_again() for out in outs]))
 
     def put_bytes(self, data: bytes) -> None:
         if not self._pieces:
@@ -236,9 +287,12 @@ class LocalOutlet(Outlet):
         self._outs: list[Outgoing] = []
 
     def put(self, run: Run) -> None:
-        self.put_some(run.outs)
+        self.put_again(run.outs)
 
-    def put_some(self, outs: Sequence[Outgoing], *, again: bool = False) -> None:
+    def put_part(self, run: Run, start: int, stop: int) -> None:
+        self.put_again(run.outs[start:stop])
+
+    def put_again(self, outs: Sequence[Outgoing]) -> None:
         if not self._outs:
             self.touched.append(self)
         self._outs += outs

@@ -343,15 +343,14 @@ class Broker:
         self._shared.crowded.clear()
         for session, count in wanted:
             session.awaiting -= count
-            outs = run.outs[:count]
             if problem or session.is_gone:
-                for out in outs:
+                for out in run.outs[:count]:
                     assert out.body is not None
                     self.journal.let_go(out.body)
             elif count == len(run.outs):
                 session.offer(run)
             else:
-                session.offer_some(outs)
+                session.offer_some(run, count)
         if self._shared.crowded and outlet is not None:
             self._hold(outlet)
 

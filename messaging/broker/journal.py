@@ -70,14 +70,9 @@ class Journal:
     def __init__(self) -> None:
         self._changes = Changes()
         self._then: list[Then] = []
-        self._dirty = False
+        self.is_dirty = False  # whether there is something to write
         self._next_seq = 1
         self._next_session = 1
-
-    @property
-    def is_dirty(self) -> bool:
-        """Whether there is something to write."""
-        return self._dirty
 
     @property
     def is_awaited(self) -> bool:
@@ -93,7 +88,7 @@ class Journal:
         """Return what is to be written now, and what to call then, in this order."""
         changes, then = self._changes, self._then
         self._changes, self._then = Changes(), []
-        self._dirty = False
+        self.is_dirty = False
         return changes, then
 
     def put_back(self, changes: Changes) -> None:
@@ -107,12 +102,12 @@ class Journal:
         removed = {key: held for key, held in changes.incoming.items() if not held}
         mine.incoming = removed | mine.incoming
         mine.retained = changes.retained | mine.retained
-        self._dirty = True
+        self.is_dirty = True
 
     def when_written(self, then: Then) -> None:
         """Call it once everything noted so far is written."""
         self._then.append(then)
-        self._dirty = True
+        self.is_dirty = True
 
     # notes
 
@@ -126,19 +121,19 @@ class Journal:
     def note_session(self, number: int, name: str, left_s: float | None) -> None:
         """Keep when its client has left, None while it is there."""
         self._changes.sessions[number] = (name, left_s)
-        self._dirty = True
+        self.is_dirty = True
 
     def drop_session(self, number: int) -> None:
         """It is gone, with all that it has on disk."""
         self._changes.sessions[number] = None
-        self._dirty = True
+        self.is_dirty = True
 
     def new_bodies(self, messages: Sequence[Publish]) -> list[Body]:
         """Keep messages; the queues that hold them have to be noted."""
         seq = self._next_seq
         self._next_seq += len(messages)
         self._changes.bodies += [(seq + at, encode_message(message)) for at, message in enumerate(messages)]
-        self._dirty = True
+        self.is_dirty = True
         return [Body(seq + at) for at in range(len(messages))]
 
     def queue(self, number: int, outs: Sequence[Outgoing]) -> None:
@@ -149,17 +144,17 @@ class Journal:
             assert body is not None
             body.holders += 1
             queued.append((number, body.seq, out.packet_id, flags_of(out)))
-        self._dirty = True
+        self.is_dirty = True
 
     def rename(self, number: int, body: Body, packet_id: int) -> None:
         """A message of a session is sent under another packet id than it was kept with."""
         self._changes.renamed.append((packet_id, number, body.seq))
-        self._dirty = True
+        self.is_dirty = True
 
     def received(self, number: int, body: Body) -> None:
         """The client has a QoS 2 message and is to get PUBREL from now on."""
         self._changes.received.append((number, body.seq))
-        self._dirty = True
+        self.is_dirty = True
 
     def done(self, number: int, body: Body) -> None:
         """A session has no use for a message any more."""
@@ -171,19 +166,19 @@ class Journal:
         body.holders -= 1
         if not body.holders:
             self._changes.gone_bodies.append(body.seq)
-        self._dirty = True
+        self.is_dirty = True
 
     def forget_bodies(self, seqs: Iterable[int]) -> None:
         """Nobody holds these."""
         self._changes.gone_bodies += seqs
-        self._dirty = True
+        self.is_dirty = True
 
     def note_incoming(self, number: int, packet_id: int, *, held: bool) -> None:
         """A QoS 2 PUBLISH of a client waits for its PUBREL, or has had it."""
         self._changes.incoming[number, packet_id] = held
-        self._dirty = True
+        self.is_dirty = True
 
     def retain(self, topic: str, record: bytes | None) -> None:
         """Keep a retained message, None: forget the one there is."""
         self._changes.retained[topic] = record
-        self._dirty = True
+        self.is_dirty = True

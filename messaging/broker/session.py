@@ -11,12 +11,12 @@ Source: OASIS MQTT 3.1.1 sections 3.1.2.4, 4.3, 4.4 and 4.6
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from messaging.broker.delivery import Body, Outgoing, Outlet, PacketIds, Run
 from messaging.broker.journal import Journal
 from messaging.broker.limits import FIRST_PACKET_ID, LAST_PACKET_ID, MOST_IN_FLIGHT, MOST_QUEUED_BYTES, Limits
+from messaging.broker.waiting import Waiting
 from messaging.mqtt.packets import Publish, PubRel
 
 UNREAD_GRACE_S = 1.0  # for which what a subscriber does not take is held against publishers, not dropped
@@ -60,9 +60,9 @@ class Session:
         self.dropped = 0
         self.pending: dict[int, Outgoing] = {}  # packet id → sent or unsent, of QoS 1 and 2, in order
         self.released: dict[int, None] = {}  # packet ids for which PUBREC has come, in that order
-        self.unsent: deque[Outgoing] = deque()
+        self.unsent = Waiting()
         self.in_flight = 0
-        self._has_qos_0 = False  # among the unsent
+        self._has_qos_2 = False  # whether a PUBACK may be for a message that it does not end
         self.incoming: set[int] = set()  # packet ids of QoS 2 PUBLISHes of the client without PUBREL yet
         self.queued_bytes = 0
         self._shared = shared
@@ -78,7 +78,7 @@ class Session:
         """Deliver at QoS 0: now, or from memory when the client of a persistent session is back."""
         outlet = self.outlet
         if outlet is None:
-            self._queue(run.outs)
+            self._queue(run, len(run.messages))
         elif not self.is_unread or not self.is_stuck:
             outlet.put(run)
             self.sent += len(run.messages)
@@ -99,20 +99,21 @@ class Session:
             and self.pending.keys().isdisjoint(run.by_id)
         ):
             self.pending.update(run.by_id)
+            self._has_qos_2 |= run.qos == 2
             self.in_flight += count
             self.sent += count
             self._shared.sent[run.qos] += count
             outlet.put(run)
             return
-        self._queue(run.outs)
+        self._queue(run, count)
         if outlet is not None:
             self.pump()
             if len(self.unsent) > self._shared.most_queued // 2 and not self.is_stuck:
                 self._shared.crowded.append(self)
 
-    def offer_some(self, outs: Sequence[Outgoing]) -> None:
+    def offer_some(self, run: Run, count: int) -> None:
         """Deliver the first messages of a run, the others having found no room."""
-        self._queue(outs)
+        self._queue(run, count)
         if self.outlet is not None:
             self.pump()
 
@@ -126,12 +127,13 @@ class Session:
             packet_id = self._free_id()
         out = Outgoing(message, flags & 3, packet_id, body, retain=bool(flags & 4), is_again=again)
         self.pending[packet_id] = out
+        self._has_qos_2 |= out.qos == 2
         if received:
             self.released[packet_id] = None
         if again:
             self.in_flight += 1
         else:
-            self.unsent.append(out)
+            self.unsent.add(Run.of(out), 0, 1)
             self.queued_bytes += out.size_bytes
             self._shared.queued_bytes += out.size_bytes
 
@@ -144,44 +146,49 @@ class Session:
             room += max(0, shared.window - self.in_flight)
         return room
 
-    def _queue(self, outs: Sequence[Outgoing]) -> None:
+    def _queue(self, run: Run, count: int) -> None:
+        """Let the first messages of a run wait."""
         shared, pending = self._shared, self.pending
-        size_bytes = sum(out.size_bytes for out in outs)
+        size_bytes = run.size_bytes(0, count)
         most_bytes = 0 if self.keeps_all else shared.limits.max_queued_bytes
         if (
-            len(outs) <= self.room()
+            count == len(run.messages)
+            and count <= self.room()
             and shared.queued_bytes + size_bytes <= MOST_QUEUED_BYTES
             and (not most_bytes or self.queued_bytes + size_bytes <= most_bytes)
-            and outs[0].qos
-            and all(out.packet_id not in pending for out in outs)
+            and run.qos
+            and pending.keys().isdisjoint(run.by_id)
         ):
-            pending.update({out.packet_id: out for out in outs})
-            self.unsent.extend(outs)
+            pending.update(run.by_id)
+            self._has_qos_2 |= run.qos == 2
+            self.unsent.add(run, 0, count)
             self.queued_bytes += size_bytes
             shared.queued_bytes += size_bytes
             return
-        for out in outs:
-            self._queue_one(out)
+        for at in range(count):
+            self._queue_one(run, at)
 
-    def _queue_one(self, out: Outgoing) -> None:
-        shared = self._shared
+    def _queue_one(self, run: Run, at: int) -> None:
+        shared, out = self._shared, run.outs[at]
         while not self._has_room(out.size_bytes):
             if not shared.limits.drops_oldest or not self.unsent:
                 self._drop(out)
                 return
-            oldest = self.unsent.popleft()
-            self._count_out(oldest)
+            its_run, start, _ = self.unsent.take(1)
+            oldest = its_run.outs[start]
+            self.queued_bytes -= oldest.size_bytes
+            shared.queued_bytes -= oldest.size_bytes
             self.pending.pop(oldest.packet_id, None)
             self._drop(oldest)
-        if not out.qos:
-            self._has_qos_0 = True
-        else:
+        if out.qos:
             if out.packet_id in self.pending:
                 out = out.under(self._free_id())
+                run, at = Run.of(out), 0
                 if out.body is not None and self.number:
                     shared.journal.rename(self.number, out.body, out.packet_id)
             self.pending[out.packet_id] = out
-        self.unsent.append(out)
+            self._has_qos_2 |= out.qos == 2
+        self.unsent.add(run, at, at + 1)
         self.queued_bytes += out.size_bytes
         shared.queued_bytes += out.size_bytes
 
@@ -205,10 +212,6 @@ class Session:
         self.dropped += count
         self._shared.dropped += count
 
-    def _count_out(self, out: Outgoing) -> None:
-        self.queued_bytes -= out.size_bytes
-        self._shared.queued_bytes -= out.size_bytes
-
     def _free_id(self) -> int:
         packet_id = self._shared.packet_ids.take(1)
         while packet_id in self.pending:
@@ -216,25 +219,24 @@ class Session:
         return packet_id
 
     def pump(self) -> None:
-        """Send what the window has room for."""
-        outlet, unsent = self.outlet, self.unsent
-        count = min(self._shared.window - self.in_flight, len(unsent))
-        if count <= 0 or outlet is None:
+        """Send what the window has room for; at QoS 0 nothing takes room."""
+        outlet, unsent, shared = self.outlet, self.unsent, self._shared
+        room = shared.window - self.in_flight
+        if outlet is None:
             return
-        outs = [unsent.popleft() for _ in range(count)]
-        size_bytes = sum([out.size_bytes for out in outs])
-        self.in_flight += count
-        if self._has_qos_0:
-            self.in_flight -= sum(not out.qos for out in outs)
-            self._has_qos_0 = bool(unsent)
-        self.queued_bytes -= size_bytes
-        self._shared.queued_bytes -= size_bytes
-        self.sent += count
-        sent = self._shared.sent
-        for out in outs:
-            sent[out.qos] += 1
-        outlet.put_some(outs)
-        if self.waiters and len(unsent) <= self._shared.most_queued // 4:
+        while room > 0 and unsent.count:
+            run, start, stop = unsent.take(room)
+            count = stop - start
+            if run.qos:
+                self.in_flight += count
+                room -= count
+            size_bytes = run.size_bytes(start, stop)
+            self.queued_bytes -= size_bytes
+            shared.queued_bytes -= size_bytes
+            self.sent += count
+            shared.sent[run.qos] += count
+            outlet.put_part(run, start, stop)
+        if self.waiters and unsent.count <= shared.most_queued // 4:
             self.let_go()
 
     def resume(self) -> None:
@@ -244,7 +246,7 @@ class Session:
         sent = list(self.pending.values())[: self.in_flight]
         again = [out for out in sent if out.packet_id not in self.released]
         if again:
-            outlet.put_some(again, again=True)
+            outlet.put_again(again)
         if self.released:
             outlet.put_bytes(b"".join([PubRel(packet_id).encode() for packet_id in self.released]))
         self.pump()
@@ -254,6 +256,12 @@ class Session:
     def acknowledged(self, packet_ids: Iterable[int]) -> None:
         """PUBACK: these are the client's now."""
         pending, number = self.pending, self.number
+        if not number and not self._has_qos_2:  # nothing to look at
+            before, pop = len(pending), pending.pop
+            for packet_id in packet_ids:
+                pop(packet_id, None)
+            self._moved(before - len(pending))
+            return
         count = 0
         for packet_id in packet_ids:
             out = pending.get(packet_id)
@@ -308,7 +316,7 @@ class Session:
             self.in_flight = max(0, self.in_flight - count)
             self.moved_s = self._shared.now_s
             self.is_stuck = False
-            if self.unsent:
+            if self.unsent.count:
                 self.pump()
 
     # who waits for it

@@ -241,6 +241,11 @@ class ServerConnection(_Connection):
 
     def receive_data(self, data: bytes) -> list[Packet]:
         if self._authenticated:
+            if data[:1] == b"\x40" and self._takes_runs and not self._wanted_bytes and self.offence is None:
+                # Nothing but PUBACKs: what nearly all reads of a subscriber bring.
+                acks, end = read_puback_run(data, 0)
+                if end == len(data) and self.state is State.CONNECTED:
+                    return [acks]
             return super().receive_data(data)
         if self.state is State.CLOSED:
             return []  # [MQTT-3.1.4-5]: the peer could not know yet

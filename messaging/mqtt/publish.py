@@ -261,7 +261,7 @@ class PubAcks(NamedTuple):
         return encode_puback_many(self.packet_ids)
 
 
-_PUBACK_RUN = re.compile(rb"(?:\x40\x02[^\x00].|\x40\x02\x00[^\x00])+", re.DOTALL)  # no packet id of 0
+_PUBACK_RUN = re.compile(rb"(?:\x40\x02..)+", re.DOTALL)
 
 
 def read_puback_run(data: bytes, pos: int) -> tuple[PubAcks, int]:
@@ -270,7 +270,11 @@ def read_puback_run(data: bytes, pos: int) -> tuple[PubAcks, int]:
     if found is None:
         return PubAcks(()), pos
     end = found.end()
-    return PubAcks(struct.unpack_from(f">{(end - pos) // 2}H", data, pos)[1::2]), end
+    packet_ids = struct.unpack_from(f">{(end - pos) // 2}H", data, pos)[1::2]
+    if 0 in packet_ids:  # no PUBACK is that
+        packet_ids = packet_ids[: packet_ids.index(0)]
+        end = pos + 4 * len(packet_ids)
+    return PubAcks(packet_ids), end
 
 
 def encode_answers(words: Sequence[int]) -> bytes:

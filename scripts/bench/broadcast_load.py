@@ -12,6 +12,7 @@ Configuration, on standard input because it holds passwords:
     publisher     {"client_id", "topic", "username", "password"}
     subscribers   [{"client_id", "username", "password"}]
     qos           0 or 1, of the publishes and of the subscriptions
+    pids          processes of the broker, whose CPU time is taken over the steady window
     payload_bytes, window, warmup_s, seconds, pause_us
 
 Exit status: 0 measured, 2 the broker could not be used, or did not deliver everything in order.
@@ -28,6 +29,7 @@ from typing import Any
 
 from scripts.bench import mqtt_wire
 from scripts.bench.mqtt_link import BrokerRefused, Link, Target, open_session
+from scripts.bench.processes import cpu_s
 
 DRAIN_S = 10.0
 NUMBER = struct.Struct(">Q")  # the first bytes of each payload
@@ -41,6 +43,7 @@ class Load:
     publisher: dict[str, Any]
     subscribers: list[dict[str, Any]]
     qos: int
+    pids: list[int]
     payload_bytes: int = 256
     window: int = 200
     warmup_s: float = 0.5
@@ -167,12 +170,14 @@ def measure(load: Load) -> dict[str, Any]:
     until_s = time.monotonic() + load.warmup_s
     while time.monotonic() < until_s:
         turn(publish=True)
-    before, cpu_s, start_s = sum(s.received for s in everybody), time.process_time(), time.monotonic()
+    before, own_s, start_s = sum(s.received for s in everybody), time.process_time(), time.monotonic()
+    broker_s = sum(map(cpu_s, load.pids))
     while time.monotonic() < start_s + load.seconds:
         turn(publish=True)
     took_s = time.monotonic() - start_s
     delivered = sum(s.received for s in everybody) - before
-    busy = (time.process_time() - cpu_s) / took_s
+    busy = (time.process_time() - own_s) / took_s
+    broker_s = sum(map(cpu_s, load.pids)) - broker_s
     until_s = time.monotonic() + DRAIN_S
     while any(s.received < publisher.sent for s in everybody) and time.monotonic() < until_s:
         turn(publish=False)
@@ -183,6 +188,7 @@ def measure(load: Load) -> dict[str, Any]:
         "sent": publisher.sent,
         "lost": lost,
         "delivered_per_s": delivered / took_s,
+        "cpu_us": broker_s * 1e6 / max(1, delivered),
         "generator_cpu_share": busy,
     }
 

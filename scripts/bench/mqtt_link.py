@@ -13,6 +13,7 @@ from typing import Any
 from scripts.bench import mqtt_wire
 
 READ_BYTES = 256 * 1024
+_buffer = memoryview(bytearray(READ_BYTES))  # of all links: to take as much for each read would cost more
 RECORD_BYTES = 16 * 1024  # the largest TLS record; a shorter read would leave decrypted bytes behind
 HANDSHAKE_LIMIT_S = 25  # a hub may keep CONNECT waiting for up to 20 s
 
@@ -70,11 +71,12 @@ class Link:
         Raises:
             ConnectionResetError: the broker closed the connection.
         """
-        received = self.socket.recv(READ_BYTES)
-        if not received:
+        size = self.socket.recv_into(_buffer)
+        if not size:
             raise ConnectionResetError("the broker closed the connection")
+        received = _buffer[:size]
         if not self._tls:
-            return received
+            return bytes(received)
         incoming, read = self._incoming, self._tls.read
         incoming.write(received)
         parts = []

@@ -64,9 +64,14 @@ class EdgeProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def deploy(
-        self, modules: dict[str, Any], routes: dict[str, str] = UP, text: str | None = None, **hub_env: str
+        self,
+        modules: dict[str, Any],
+        routes: dict[str, str] = UP,
+        text: str | None = None,
+        broker: dict[str, Any] | None = None,
+        **hub_env: str,
     ) -> None:
-        """Write the deployment file; `hub_env` are variables of edgeHub."""
+        """Write the deployment file; `hub_env` are variables of edgeHub, `broker` what it says of topics."""
         for module in modules.values():
             module.setdefault("env", {})["PIPE"] = {"value": str(self.pipe)}
         env = {name: {"value": value} for name, value in hub_env.items()}
@@ -74,6 +79,7 @@ class EdgeProcess:
             ((*AGENT_PATH, "modules"), modules),
             ((*HUB_PATH, "routes"), routes),
             ((*AGENT_PATH, "systemModules", "edgeHub", "env"), env),
+            *([((*HUB_PATH, "schemaVersion"), "1.2"), ((*HUB_PATH, "mqttBroker"), broker)] if broker else []),
         )
         self.deployment.write_text(json.dumps(content) if text is None else text)
 

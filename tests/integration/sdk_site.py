@@ -12,17 +12,23 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from actors.addresses import ROUTER
 from actors.cloud import C2dReceived
 from actors.store_messages import Stored
+from messaging import sas
 from messaging.client import Client
+from messaging.connection_string import parse_connection_string
 from messaging.errors import AskTimeout
 from messaging.message import encode_header
+from messaging.mqtt.packets import PubAck, Publish
 from runtime.iothub.owner import Cloud, device_path, twin_path
-from tests.integration.edge_process import ROOT, EdgeProcess
+from tests.integration.broker_world import CONNECT, statement
+from tests.integration.edge_process import ROOT, EdgeProcess, free_port
+from tests.integration.mqtt_client import MqttClient
 from tests.integration.node_device import NodeDevice
 from tests.integration.node_sdk import FOLDER, NODE, need_node
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
@@ -40,6 +46,10 @@ PROGRAMS: Final = {
     "uamqp": Path(__file__).with_name("uamqp_program.py"),
 }
 AMQP_PORT: Final = 5671  # the SDKs' own, not to be changed
+TALK: Final = "talk/#"  # topics of clients' own, with the broker on
+TALKERS: Final = ("talker", "listener")
+SAID_AT_ONCE: Final = 20
+BREATH_S: Final = 0.01  # between that; without, a machine with one core would do nothing else
 INTO: Final = 'INTO BrokeredEndpoint("/modules/{}/inputs/{}")'
 
 
@@ -128,10 +138,45 @@ class PythonLeaf(SdkPeer):
         self._reader.join(LIMIT_S)
 
 
-class SdkSite:
-    """The edge and its clients, all connected: `clients` by identity. `sdks` are those that run here."""
+class Talk:
+    """Two clients that keep the broker busy, one publishing at QoS 1 what the other has subscribed to."""
 
-    def __init__(self, sdks: Sequence[str], *, web: bool) -> None:
+    def __init__(self, publisher: MqttClient, subscriber: MqttClient) -> None:
+        self._publisher, self._subscriber = publisher, subscriber
+        self._enough = threading.Event()
+        self._said = ThreadPoolExecutor(1).submit(self._talk)
+
+    def _talk(self) -> int:
+        said = 0
+        self._subscriber.subscribe(TALK)
+        while not self._enough.wait(BREATH_S):
+            for number in range(SAID_AT_ONCE):
+                self._publisher.send(Publish(f"talk/{number}", b"%d" % said, 1, number + 1))
+            for number in range(SAID_AT_ONCE):
+                heard = self._subscriber.receive(Publish)
+                assert (heard.topic, heard.payload) == (f"talk/{number}", b"%d" % said)
+                self._subscriber.send(PubAck(heard.packet_id))
+            for _ in range(SAID_AT_ONCE):
+                self._publisher.receive(PubAck)
+            said += 1
+        return said
+
+    def end(self) -> int:
+        """Return how often something was said; raises what went wrong meanwhile."""
+        self._enough.set()
+        said = self._said.result(LIMIT_S)
+        self._publisher.socket.close()
+        self._subscriber.socket.close()
+        return said
+
+
+class SdkSite:
+    """The edge and its clients, all connected: `clients` by identity. `sdks` are those that run here.
+
+    With `broker`, the hub has one that lets everybody connect, and two clients more talk all the time.
+    """
+
+    def __init__(self, sdks: Sequence[str], *, web: bool, broker: bool = False) -> None:
         self.edge = EdgeProcess()
         self.address = loopback_address()
         self.sdks = tuple(sdks)
@@ -161,7 +206,12 @@ class SdkSite:
             }
             for name, command in commands.items()
         }
-        self.edge.deploy(modules, routes_to(self.sdks))
+        self._talk: Talk | None = None
+        self._plain_port = free_port() if broker else 0
+        if broker:
+            self.environment["EDGE_ACTORS_PLAIN_LISTEN"] = f"127.0.0.1:{self._plain_port}"
+        rules = {"authorizations": [CONNECT, statement("publish", "subscribe", on=[TALK])]}
+        self.edge.deploy(modules, routes_to(self.sdks), broker=rules if broker else None)
 
     def start(self) -> None:
         """Start the edge and connect everybody."""
@@ -175,6 +225,21 @@ class SdkSite:
         for step in (("open", {}, True), ("listen",)):
             for begun in [client.begin(*step) for client in self.clients.values()]:
                 begun.result(LIMIT_S)
+        if self._plain_port:
+            self._talk = Talk(*map(self._talker, TALKERS))
+
+    def end_talk(self) -> int:
+        """Return how often the talkers said something to one another."""
+        assert self._talk is not None
+        talk, self._talk = self._talk, None
+        return talk.end()
+
+    def _talker(self, name: str) -> MqttClient:
+        credential, _ = self._identity(name)
+        found = parse_connection_string(credential)
+        audience = sas.audience_of(found.host_name, found.identity)
+        token = sas.make_token(audience, sas.decode_key(found.shared_access_key), int(time.time()) + 3600)
+        return MqttClient.connect(self._plain_port, name, token, found.host_name)
 
     def start_agent(self) -> None:
         """Start the agent process, which starts or takes over all others."""
@@ -189,8 +254,8 @@ class SdkSite:
                 else:
                     os.environ[name] = value
 
-    def _leaf(self, sdk: str) -> PythonLeaf | NodeDevice:
-        name = LEAVES[sdk]
+    def _identity(self, name: str) -> tuple[str, Path]:
+        """Make a leaf device; return its connection string and the CA to trust."""
         folder = self.edge.folder / name
         home = ("--home", str(self.edge.home))
         command = [sys.executable, "-m", "runtime.cli.main", "identity", "create", name]
@@ -202,8 +267,10 @@ class SdkSite:
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        credential = (folder / "connection-string.txt").read_text().strip()
-        ca_file = folder / "ca.pem"
+        return (folder / "connection-string.txt").read_text().strip(), folder / "ca.pem"
+
+    def _leaf(self, sdk: str) -> PythonLeaf | NodeDevice:
+        credential, ca_file = self._identity(LEAVES[sdk])
         leaf: PythonLeaf | NodeDevice
         if sdk in NODE_TRANSPORTS:
             leaf = NodeDevice(credential, ca_file, transport=NODE_TRANSPORTS[sdk])
@@ -270,6 +337,9 @@ class SdkSite:
 
     def close(self) -> None:
         """End everything."""
+        if self._talk is not None:
+            with suppress(Exception):
+                self._talk.end()
         for leaf in self._leaves:
             if isinstance(leaf, PythonLeaf):
                 leaf.close()

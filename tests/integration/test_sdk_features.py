@@ -1,7 +1,8 @@
 """Everything that an unmodified SDK can do at the hub over MQTT and AMQP: official Python and Node clients.
 
-`uamqp`, the engine of the C SDK, does what that SDK does. The modules have all they need from the edge
-environment; leaf devices have a connection string with GatewayHostName.
+`uamqp`, the engine of the C SDK, does what that SDK does. All of it without a broker, and with one whose
+topics other clients keep busy. The modules have all they need from the edge environment; leaf devices have a
+connection string with GatewayHostName.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ LIMIT_S = 20.0
 HANDLERS = 4  # threads in which the Python SDK calls its handlers, each with the next message
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[SdkSite]:
-    made = SdkSite(installed_sdks(), web=may_bind_443())
+@pytest.fixture(scope="module", params=[False, True], ids=["no broker", "busy broker"])
+def site(request: pytest.FixtureRequest) -> Iterator[SdkSite]:
+    made = SdkSite(installed_sdks(), web=may_bind_443(), broker=request.param)
     try:
         made.start()
         yield made
+        if request.param:
+            assert made.end_talk() > 0
     finally:
         made.close()
 

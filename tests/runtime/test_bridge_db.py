@@ -12,6 +12,7 @@ from actors.bridge_ports import QueueState, Waiting
 from messaging.broker.bridges import Direction
 from messaging.errors import StoreError, StoreFull
 from messaging.mqtt.packets import Publish
+from runtime import bridge_salvage
 from runtime.bridge_db import MESSAGE_BYTES, BridgeDb
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -139,20 +140,80 @@ def test_a_batch_is_kept_whole_or_not_at_all_when_the_disk_is_full(db: BridgeDb)
     assert db.append("site", OUT, numbered(2)) == 1
 
 
-def test_a_damaged_file_is_put_aside_and_the_queues_start_empty(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    db = BridgeDb.open(path)
-    db.append("site", OUT, [Publish("t", bytes(1000), 1) for _ in range(100)])
-    db.close()
+def damage(path: Path, pages: range) -> None:
+    """Overwrite pages of the file."""
     content = bytearray(path.read_bytes())
-    content[4096 : 4096 * 8] = b"\xff" * (4096 * 7)
+    for page in pages:
+        content[4096 * page : 4096 * (page + 1)] = b"\xff" * 4096
     path.write_bytes(content)
 
+
+def filled(path: Path) -> None:
+    """Make a file of some 120 pages, nearly all of them messages."""
+    db = BridgeDb.open(path)
+    for first in range(0, 300, 50):
+        db.append("site", OUT, [Publish("t", b"%4d" % n + bytes(1000), 1) for n in range(first, first + 50)])
+    db.append("other", IN, numbered(1, 2))
+    db.forwarded("site", OUT, [0, 1])
+    db.dropped("site", OUT, 5)
+    db.save_held("site", {"a/#": True})
+    db.close()
+
+
+def test_of_a_damaged_file_is_kept_what_can_be_read_and_the_file_is_put_aside(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(path)
+    damage(path, range(30, 40))
+
     db = BridgeDb.open(path)
 
-    assert db.read("site", OUT, -1, 9) == []
+    kept = [int(body[:4]) for body in bodies(db.read("site", OUT, -1, 1000))]
+    assert 200 < len(kept) < 298
+    assert kept == sorted(set(kept))
+    assert set(kept) <= set(range(2, 300))
+    assert db.state("site", OUT) == QueueState(len(kept), len(kept) * (1005 + MESSAGE_BYTES), 2, 5)
+    assert db.held("site") == {"a/#": True}
+    assert f"the {len(kept) + 2} waiting messages that could be read" in caplog.text
     assert "bridge.db-damaged-1" in caplog.text
+    assert db.append("site", OUT, numbered(1000)) == 1
+    assert bodies(db.read("site", OUT, kept[-1], 9))[-1] == b"1000"
+    db.close()
+    assert sorted(one.name for one in path.parent.iterdir() if "salvage" in one.name) == []
+
+
+@pytest.mark.parametrize("pages", [range(1), range(200), range(1, 12)], ids=["head", "all", "tables"])
+def test_bridges_start_whatever_is_damaged(
+    path: Path, pages: range, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(path)
+    damage(path, pages)
+
+    db = BridgeDb.open(path)
+
+    assert len(bodies(db.read("site", OUT, -1, 1000))) < 298
+    assert "bridge.db-damaged-1" in caplog.text
+    assert db.append("site", OUT, numbered(1)) == 1
+    db.close()
+
+
+def test_a_salvage_that_a_crash_has_interrupted_is_gone_on_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(path)
+    damage(path, range(30, 40))
+
+    def crash(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bridge_salvage.sqlite_file, "put_aside", crash)
+        with pytest.raises(KeyboardInterrupt):
+            BridgeDb.open(path)
+    db = BridgeDb.open(path)
+
+    assert 200 < len(bodies(db.read("site", OUT, -1, 1000))) < 298
+    assert path.with_name("bridge.db-damaged-1").exists()
     db.close()
 
 

@@ -365,7 +365,7 @@ def test_no_secret_is_shown_by_the_settings(tmp_path: Path) -> None:
         (
             "parent_hostname = 'up'",
             "FILE:1: parent_hostname is not possible: this edge connects to the IoT Hub itself, not to a parent edge; "
-            "leave it out",
+            'for a bridge to the broker of a parent, name it as address of ["$upstream"] in bridges.toml; leave it out',
         ),
         (
             "[tpm]\ntcti = 'device'",

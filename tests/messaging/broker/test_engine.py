@@ -113,6 +113,52 @@ def test_what_went_in_and_out_is_counted_by_quality_of_service_also_of_sessions_
     assert counts.dropped == 3
 
 
+def test_all_that_waited_at_qos_0_comes_when_its_client_is_back() -> None:
+    broker = Broker()
+    away, publisher = Client(broker, "s", "t", clean=False), Client(broker, "p")
+    broker.detach(away.session, NOW_S)
+    publisher.publish(*(bytes([n]) for n in range(40)), qos=0)
+
+    back = Client(broker, "s", clean=False)
+
+    assert b"".join(back.written).count(b"\x00\x01t") == 40
+    assert (len(back.session.unsent), back.session.queued_bytes) == (0, 0)
+
+
+def test_what_waits_is_sent_in_order_however_it_is_acknowledged() -> None:
+    broker = Broker()
+    publisher = Client(broker, "p")
+    subscribers = [Client(broker, f"s{step}", "t") for step in (1, 3, 16)]
+
+    publisher.publish(*(bytes([n]) for n in range(100)))
+    for subscriber, step in zip(subscribers, (1, 3, 16), strict=True):
+        while subscriber.in_flight:
+            subscriber.acknowledge(step)
+
+    bodies = [[frame[7] for frame in _frames(b"".join(one.written))] for one in subscribers]
+    assert bodies == [list(range(100))] * 3
+    assert all(not one.session.pending and not one.session.queued_bytes for one in subscribers)
+
+
+def _frames(data: bytes) -> list[bytes]:
+    """Cut PUBLISHes of fewer than 128 bytes."""
+    frames = []
+    while data:
+        frames.append(data[: 2 + data[1]])
+        data = data[2 + data[1] :]
+    return frames
+
+
+def test_a_puback_does_not_end_a_message_of_qos_2() -> None:
+    broker = Broker()
+    subscriber, publisher = Client(broker, "s", "t", qos=2), Client(broker, "p")
+    publisher.publish(b"x", qos=2)
+
+    subscriber.acknowledge(1)
+
+    assert subscriber.in_flight == 1
+
+
 def test_a_batch_larger_than_the_queue_is_kept_as_far_as_it_fits() -> None:
     broker = Broker(Limits(max_queued=10))
     away, publisher = Client(broker, "s", "t", clean=False), Client(broker, "p")
