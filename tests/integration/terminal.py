@@ -48,7 +48,7 @@ class Terminal:
         """
         # One that fails ends the shell, which says so as its last word.
         status, printed = self._run(
-            f"set -e; trap 'echo END $?' EXIT\n{commands}\nset +e; trap - EXIT; echo END 0", limit_s
+            f"set -e; trap 'echo @END@ $?' EXIT\n{commands}\nset +e; trap - EXIT; echo @END@ 0", limit_s
         )
         assert status == 0, f"failed:\n{commands}\n{printed}"
         return printed
@@ -70,7 +70,7 @@ class Terminal:
         assert block.shown is not None, f"{block.place} does not say until when it is typed again"
         deadline_s = time.monotonic() + limit_s
         while True:
-            status, printed = self._run(f"(set -e\n{commands}\n); echo END $?", limit_s)
+            status, printed = self._run(f"(set -e\n{commands}\n); echo @END@ $?", limit_s)
             if status == 0 and fits(block.shown, printed):
                 return printed
             late = time.monotonic() >= deadline_s
@@ -78,9 +78,9 @@ class Terminal:
             time.sleep(LOOK_AGAIN_S)  # between two looks at what other processes do
 
     def _run(self, script: str, limit_s: float) -> tuple[int, str]:
-        """Run a script that prints END and a number at its end; return the number and what else it printed."""
+        """Run a script that prints `@END@` and a number at its end; return the number and what else it printed."""
         end = f"ended-{secrets.token_hex(8)}"
-        self.start(f"{{ {script.replace('END', end)}; }} </dev/null\n")
+        self.start(f"{{ {script.replace('@END@', end)}; }} </dev/null\n")
         printed = b""
         deadline_s = time.monotonic() + limit_s
         while True:
