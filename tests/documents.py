@@ -24,7 +24,10 @@ _BLOCK = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block of a document; `how` is what follows the colon of its comment, `shown` None without output."""
+    """One block of a document.
+
+    `how` is what follows the colon of its comment, `shown` what it prints, None where that is not said.
+    """
 
     document: str
     line: int
@@ -66,10 +69,10 @@ def all_blocks() -> list[Block]:
     ]
 
 
-def blocks_of(group: str) -> list[Block]:
-    """Return the blocks of one group, document by document, in their order."""
-    found = [block for block in all_blocks() if group in block.groups]
-    assert found, f"no document has a block of the group {group!r}"
+def blocks_of(*groups: str) -> list[Block]:
+    """Return the blocks of these groups, document by document, in their order."""
+    found = [block for block in all_blocks() if set(groups) & set(block.groups)]
+    assert found, f"no document has a block of {' or '.join(groups)}"
     return found
 
 

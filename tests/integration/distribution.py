@@ -20,10 +20,11 @@ MAKE = "import setuptools.build_meta as made, sys; print(made.build_{}(sys.argv[
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """What was made: an sdist from the checkout, and a wheel from that sdist, both unpacked."""
+    """What was made: an sdist from the checkout, and a wheel from that sdist; both unpacked."""
 
     sdist: Path
     wheel: Path
+    wheel_file: Path
 
 
 def need_checkout() -> None:
@@ -70,6 +71,7 @@ def make(folder: Path) -> Distribution:
     with tarfile.open(build("sdist", checkout)) as archive:
         archive.extractall(folder / "sdist", filter="data")
     (source,) = (folder / "sdist").iterdir()
-    with zipfile.ZipFile(build("wheel", source)) as archive:
+    wheel_file = build("wheel", source)
+    with zipfile.ZipFile(wheel_file) as archive:
         archive.extractall(folder / "wheel")
-    return Distribution(source, folder / "wheel")
+    return Distribution(source, folder / "wheel", wheel_file)

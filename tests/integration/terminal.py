@@ -22,7 +22,7 @@ LOOK_AGAIN_S = 0.5
 
 
 class Terminal:
-    """One shell. `type` types commands and returns what they printed; `close` ends it and what it still runs."""
+    """One shell. `type` types commands and returns what they printed; `close` ends it and what it runs."""
 
     def __init__(
         self, folder: Path, environment: Mapping[str, str], shell: Sequence[str | Path] = ("sh",)
@@ -201,13 +201,23 @@ class Reader:
 
 
 def programs(folder: Path) -> str:
-    """Make a folder with `edge-actors` of this checkout and `python3` with the SDK; returns it as PATH."""
+    """Make a folder with `edge-actors` of this checkout and `python3` with the SDK; returns it as PATH.
+
+    Root's settings are in that folder, too, and not in /etc.
+    """
     folder.mkdir(parents=True)
-    for name, command in (("edge-actors", "-m runtime.cli.main"), ("python3", "")):
-        path = folder / name
-        told = f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} {command} "$@"\n'
-        path.write_text(told)
-        path.chmod(0o755)
+    (folder / "edge_actors_here.py").write_text(
+        "import sys\nfrom pathlib import Path\n\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from runtime import config_apply\n\n"
+        f"config_apply.SYSTEM_FILE = Path({str(folder / 'etc' / 'config.toml')!r})\n"
+        "from runtime.cli.main import main\n\nmain()\n"
+    )
+    for name, argument in (("edge-actors", f"{folder}/edge_actors_here.py"), ("python3", "")):
+        (folder / name).write_text(
+            f'#!/bin/sh\nexport PYTHONPATH={ROOT}\nexec {sys.executable} {argument} "$@"\n'
+        )
+        (folder / name).chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
 
 

@@ -55,7 +55,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 def test_the_first_hour_goes_as_it_is_written(reader: Reader) -> None:
     before = run_directories()
 
-    reader.follow(blocks_of("first-hour"))
+    reader.follow(blocks_of("first-hour-clone", "first-hour"))
 
     assert not reader.folder.exists()
     assert run_directories() <= before
