@@ -16,6 +16,8 @@ from tests.integration.distribution import Distribution
 from tests.integration.edge_program import PROGRAM, ROOT, EdgeProcess, wait_until
 from tests.integration.terminal import Terminal
 
+pytestmark = pytest.mark.index
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Distribution:
