@@ -43,7 +43,7 @@ def test_the_module_developers_guide_goes_as_it_is_written(desk: Reader) -> None
     assert not (desk.folder / "home").exists()
 
 
-def test_the_operating_guide_goes_as_it_is_written_and_so_does_what_the_readme_types_beside_an_edge(
+def test_the_operating_guide_and_what_the_readme_types_beside_an_edge_go_as_written(
     desk: Reader,
 ) -> None:
     for name in ("camera.pem", "next.pem"):
