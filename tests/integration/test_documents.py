@@ -17,7 +17,7 @@ from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import issue
 from tests.integration.edge_program import SAMPLE, wait_until
 from tests.integration.node_sdk import FOLDER as NODE_FOLDER
-from tests.integration.node_sdk import need_node
+from tests.integration.node_sdk import need_node, need_port
 from tests.integration.terminal import Reader, programs
 
 CLOUD = "/tmp/my-cloud"
@@ -130,6 +130,7 @@ def run_python(desk: Reader, text: str, until: str = "", certifi: Path | None = 
 
 def test_an_edge_is_linked_to_an_iot_hub_as_the_readme_says(desk: Reader, tmp_path: Path) -> None:
     """`az` is played by a program that does the same at the stand-in."""
+    need_port("127.0.0.1", 443)
     bare = json.loads(SAMPLE.read_text())  # its process modules would not be allowed from a cloud
     bare["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"] = {}
     (desk.folder / "bare.json").write_text(json.dumps(bare))
