@@ -208,6 +208,18 @@ def test_every_file_and_folder_that_is_named_is_there(name: str) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_file_that_a_design_names_is_there(package: str) -> None:
+    text = (ROOT / package / "DESIGN.md").read_text()
+    there = {
+        path.name for folder in (*PACKAGES, "scripts", "tests") for path in (ROOT / folder).rglob("*.py")
+    }
+
+    named = set(re.findall(r"`(?:[\w/]+/)?(\w+\.py)`", text))
+    assert len(named) > 10
+    assert named - there == set()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_link_leads_somewhere(name: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text()):

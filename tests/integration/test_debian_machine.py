@@ -111,6 +111,7 @@ def test_it_is_installed_as_the_readme_says(machine: DebianMachine, package: Pat
     machine.run("set -e\n" + "\n".join(commands))
 
     machine.wait_until("systemctl show -P StatusText edge-actors | grep -q '4 of 4 modules run'")
+    machine.run("test -e /usr/share/doc/edge-actors/runtime/docs/FIRST-HOUR.md")
     unit = machine.root / "etc/systemd/system/edge-actors.service.d"  # where `systemctl edit` puts it
     unit.mkdir()
     (unit / override.how).write_text(override.text)
