@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from runtime.run_directory import RunDirectory
 from tests.documents import blocks_of
 from tests.integration.distribution import copy_checkout, need_checkout
 from tests.integration.terminal import Reader
-
-RUN_DIRECTORIES = Path("/run/edge-actors")
 
 
 def make_venv(clone: Path) -> None:
@@ -36,10 +34,6 @@ def make_venv(clone: Path) -> None:
     (venv / "stamp-").write_text(f"{clone}\n{summed}")
 
 
-def run_directories() -> set[str]:
-    return set(os.listdir(RUN_DIRECTORIES)) if RUN_DIRECTORIES.is_dir() else set()
-
-
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
     need_checkout()
@@ -53,9 +47,9 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 
 def test_the_first_hour_goes_as_it_is_written(reader: Reader) -> None:
-    before = run_directories()
+    run = RunDirectory.of(reader.folder / "home")
 
     reader.follow(blocks_of("first-hour-clone", "first-hour"))
 
     assert not reader.folder.exists()
-    assert run_directories() <= before
+    assert not run.path.exists()
