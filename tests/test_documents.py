@@ -62,6 +62,14 @@ def test_every_block_of_code_is_run_by_a_test_that_asks_for_it() -> None:
         assert re.search(rf'blocks_of\([^)]*"{group}"', (ROOT / "tests" / file).read_text()), (group, file)
 
 
+def test_a_reader_is_told_the_name_of_each_file_to_save() -> None:
+    for block in all_blocks():
+        if re.fullmatch(r"[\w-]+\.(py|js|json|toml|conf)|Dockerfile", block.how):
+            lines = (ROOT / block.document).read_text().splitlines()[: block.line]
+            told = "\n".join([*lines[-8:-1], block.text.split("\n")[0]])
+            assert block.how in told or "systemctl edit" in told, block.place
+
+
 def test_blocks_have_their_group_their_way_and_what_is_shown() -> None:
     text = "a\n<!-- one, two: again -->\n```sh\nls\n```\n<!-- shown -->\n```\n…\n```\nb\n```\npicture\n```\n"
 
