@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from actors.planner import Command, CurrentModule
     from actors.ports import ModuleRecord
     from runtime.home import Home
+
+FOLDER: Final = "settings.workingDirectory"  # as `part_hashes` calls it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def plan(file: Path, home: Path, as_json: bool) -> int:
     from runtime.edge_deployment import read_deployment
     from runtime.home import Home
 
-    found = planned(read_deployment(file), Home(home))
+    found = planned(read_deployment(file), Home(home), file.absolute().parent)
     if as_json:
         print_json(_as_json(found))
         return CHANGES if found.changes_something else DONE
@@ -62,14 +64,14 @@ def plan(file: Path, home: Path, as_json: bool) -> int:
     return CHANGES
 
 
-def planned(deployment: Deployment, home: Home) -> Planned:
-    """Return what a deployment would change on the edge of a home.
+def planned(deployment: Deployment, home: Home, folder: Path) -> Planned:
+    """Return what a deployment that stands in a folder would change on the edge of a home.
 
     Raises:
         ConfigError: what the home says of its hub makes no sense.
     """
     from actors import hub_config
-    from actors.module_spec import twin_hash
+    from actors.module_spec import EDGE_CLOUD, twin_hash
     from actors.planner import plan as plan_modules
     from runtime.module_records import ModuleRecordFiles
 
@@ -77,12 +79,32 @@ def planned(deployment: Deployment, home: Home) -> Planned:
         config = hub_config.decode(home.hub_config.read_bytes(), str(home.hub_config))
     except FileNotFoundError:
         config = None
-    records = ModuleRecordFiles(home.modules).all()
+    records = dict(ModuleRecordFiles(home.modules).all())
+    records.pop(EDGE_CLOUD, None)  # no deployment names it, and none removes it
+    deployment = _as_it_was_given(deployment, folder, records)
     current = [_current(name, record, deployment, config) for name, record in records.items()]
     twins = {} if config is None else {name: twin_hash(desired) for name, desired in config.twins.items()}
     # What `$edgeHub` desires is shown as what becomes of it.
     commands = tuple(one for one in plan_modules(deployment, current, twins) if one.module != "$edgeHub")
     return Planned(commands, _routes(deployment, config), _broker(deployment, config), deployment.warnings)
+
+
+def _as_it_was_given(deployment: Deployment, folder: Path, records: Mapping[str, ModuleRecord]) -> Deployment:
+    """Return the deployment with the working folders spelled as in that which runs.
+
+    `cloud deploy` makes relative ones absolute, `run --deployment` does not; both mean the same folder.
+    """
+    from actors.module_spec import ProcessSettings, part_hashes
+    from runtime.iothub.edge_manifest import working_folder
+
+    modules = dict(deployment.modules)
+    for name, module in deployment.modules.items():
+        if name in records and isinstance(module.settings, ProcessSettings):
+            absolute = working_folder(folder, module.settings.working_directory)
+            given = replace(module, settings=replace(module.settings, working_directory=absolute))
+            if records[name].parts.get(FOLDER) == part_hashes(given)[FOLDER]:
+                modules[name] = given
+    return replace(deployment, modules=modules)
 
 
 def _current(

@@ -28,10 +28,15 @@ def content_of(manifest: Mapping[str, Any], file: Path) -> dict[str, Any]:
     for module in agent.values():
         if isinstance(module, dict) and module.get("type") == "process":
             settings = _object(module, "settings")
-            folder = settings.get("workingDirectory") or "."
-            if settings and isinstance(folder, str):
-                settings["workingDirectory"] = os.path.normpath(file.absolute().parent / folder)
+            folder = settings.get("workingDirectory")
+            if settings and (folder is None or isinstance(folder, str)):
+                settings["workingDirectory"] = working_folder(file.absolute().parent, folder)
     return wanted
+
+
+def working_folder(start: Path, folder: str | None) -> str:
+    """Return the working folder of a process module whose manifest stands in the folder `start`."""
+    return os.path.normpath(start / (folder or "."))
 
 
 def _object(value: Any, *keys: str) -> dict[str, Any]:

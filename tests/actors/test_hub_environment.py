@@ -21,7 +21,7 @@ from actors.hub_environment import (
 from actors.upstream_protocol import UpstreamProtocol
 from tests.actors.manifests import AGENT, manifest_text
 
-DOCUMENT = Path(__file__).parents[2] / "runtime" / "SETTINGS.md"
+DOCUMENT = Path(__file__).parents[2] / "runtime" / "docs" / "SETTINGS.md"
 EDGE_HUB = (*AGENT, "systemModules", "edgeHub")
 
 

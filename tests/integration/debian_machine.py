@@ -71,12 +71,17 @@ class DebianMachine:
         # not see: they and we would not agree on which boot this is.
         self.run("umount /proc/sys/kernel/random/boot_id", check=False)
 
-    def run(self, script: str, *, check: bool = True) -> str:
-        """Run a command of a shell as root; returns what it printed, errors too."""
+    @property
+    def shell(self) -> tuple[str, ...]:
+        """The shell of root in it, as a command that takes one more argument: a script."""
         namespaces = ("-m", "-u", "-i", "-n", "-p", "-C")
         environment = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
+        return ("nsenter", "-t", str(self._init), *namespaces, *environment, "sh", "-c")
+
+    def run(self, script: str, *, check: bool = True) -> str:
+        """Run a command of a shell as root; returns what it printed, errors too."""
         done = subprocess.run(
-            ["nsenter", "-t", str(self._init), *namespaces, *environment, "sh", "-c", f"cd /root; {script}"],
+            [*self.shell, f"cd /root; {script}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

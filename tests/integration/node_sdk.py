@@ -40,7 +40,7 @@ def need_port(address: str, port: int) -> None:
         try:
             listening.bind((address, port))
         except PermissionError:
-            pytest.skip(f"the Node SDK needs port {port}, which only root may use here")
+            pytest.skip(f"an SDK or an edge needs port {port}, which only root may use here")
 
 
 def run_scene(script: str, scene: str, ca_file: Path, **environment: str) -> Any:

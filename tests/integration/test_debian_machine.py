@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.documents import blocks_of
 from tests.integration.debian_machine import DebianMachine, why_not
 from tests.integration.edge_program import ROOT
+from tests.integration.terminal import Reader
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1800)]
 
@@ -94,6 +96,50 @@ def test_installed_it_runs_and_purged_it_leaves_nothing(machine: DebianMachine) 
     assert before - machine.files() == set()
     assert machine.run("getent passwd edge-actors; getent group edge-actors", check=False) == ""
     assert machine.processes() == ""
+
+
+def test_it_is_installed_as_the_readme_says(machine: DebianMachine, package: Path) -> None:
+    block, override = blocks_of("debian")
+    make, *commands = block.text.splitlines()
+    assert make == "scripts/deb"  # is how `package` was made
+    let_root_type_sudo(machine)
+    # Without network nothing that is recommended can be fetched.
+    (machine.root / "etc/apt/apt.conf.d/offline").write_text('APT::Install-Recommends "false";\n')
+    (machine.root / "root/dist").mkdir()
+    shutil.copy(package, machine.root / "root/dist" / package.name)
+
+    machine.run("set -e\n" + "\n".join(commands))
+
+    machine.wait_until("systemctl show -P StatusText edge-actors | grep -q '4 of 4 modules run'")
+    machine.run("test -e /usr/share/doc/edge-actors/runtime/docs/FIRST-HOUR.md")
+    unit = machine.root / "etc/systemd/system/edge-actors.service.d"  # where `systemctl edit` puts it
+    unit.mkdir()
+    (unit / override.how).write_text(override.text)
+    machine.run("systemctl daemon-reload && systemctl restart edge-actors")
+    machine.wait_until("systemctl show -P StatusText edge-actors | grep -q '4 of 4 modules run'")
+    assert machine.show("SupplementaryGroups") == "dialout"
+    assert machine.show("PrivateDevices") == "no"
+
+
+def test_the_first_hour_goes_as_it_is_written_with_the_package(machine: DebianMachine) -> None:
+    install(machine)
+    let_root_type_sudo(machine)
+    root = machine.root / "root"
+    reader = Reader(root, root, root / "first-hour", (*machine.shell, "cd /root; exec sh"))
+    try:
+        reader.follow(blocks_of("debian-first-hour", "first-hour"))
+    finally:
+        reader.close()
+
+    machine.run("systemctl start edge-actors")
+    machine.wait_until("systemctl show -P StatusText edge-actors | grep -q '4 of 4 modules run'")
+
+
+def let_root_type_sudo(machine: DebianMachine) -> None:
+    """Root of a machine without sudo types what a user with sudo would."""
+    sudo = machine.root / "usr/bin/sudo"
+    sudo.write_text('#!/bin/sh\nexec "$@"\n')
+    sudo.chmod(0o755)
 
 
 def test_modules_outlive_an_agent_that_is_killed_and_systemd_starts_the_next(machine: DebianMachine) -> None:

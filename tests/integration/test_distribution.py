@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks_of
 from tests.integration import distribution
 from tests.integration.distribution import Distribution
 from tests.integration.edge_program import PROGRAM, ROOT, EdgeProcess, wait_until
+from tests.integration.terminal import Terminal
 
 pytestmark = pytest.mark.index
 
@@ -50,6 +55,29 @@ def test_a_wheel_has_our_packages_and_neither_tests_nor_scripts(made: Distributi
     top = {path.name for path in made.wheel.iterdir() if not path.name.endswith(".dist-info")}
 
     assert top == {"actors", "edge_actors_testing", "messaging", "runtime"}
+
+
+def test_a_wheel_is_installed_as_the_first_hour_says(made: Distribution, tmp_path: Path) -> None:
+    """What it requires is that of the tests: pip would fetch the same from the index."""
+    shutil.copy(made.wheel_file, tmp_path)
+    install, look = blocks_of("wheel")
+    pip = {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    terminal = Terminal(tmp_path, {"PATH": path, "HOME": str(tmp_path), **pip})
+    try:
+        terminal.follow(install)
+        (site,) = (tmp_path / "edge-actors").glob("lib/python*/site-packages")
+        required = [folder for folder in sys.path if folder.endswith("site-packages")]
+        (site / "required.pth").write_text("\n".join(required))
+        terminal.follow(look)
+        where = terminal.type(
+            "command -v edge-actors && edge-actors/bin/python -P -c 'import runtime; print(runtime)'"
+        )
+    finally:
+        terminal.close()
+
+    assert str(tmp_path / "edge-actors" / "bin" / "edge-actors") in where
+    assert str(site / "runtime") in where
 
 
 def test_an_edge_from_a_wheel_runs_the_sample_with_nothing_else(made: Distribution, tmp_path: Path) -> None:

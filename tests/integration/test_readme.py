@@ -1,33 +1,23 @@
-"""The README says what is true: its tour is walked, its names are looked up."""
+"""The tour of the README is walked."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.deployment import parse_deployment
-from runtime.cli.main import COMMANDS
-from runtime.config_keys import all_keys
 from runtime.run_directory import RunDirectory
-from runtime.settings import Settings, variable
-from tests.integration.edge_program import PROGRAM, ROOT, SAMPLE, EdgeProcess, wait_until
+from tests.documents import blocks_of
+from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProcess, wait_until
 
-README = (ROOT / "README.md").read_text()
 HOME = "/tmp/my-edge"
-BLOCK = re.compile(r"(?:<!-- (tour[^>]*) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
-
-
-def blocks(kind: str) -> list[str]:
-    return [text for tour, language, text in BLOCK.findall(README) if tour == kind or language == kind]
+WAYS = ("", "in the background", "Python")
 
 
 class Walker:
@@ -109,8 +99,9 @@ def walker(tmp_path: Path) -> Iterator[Walker]:
 
 
 def test_the_tour_can_be_walked(walker: Walker) -> None:
-    look, kill, be_the_cloud, away, device, end = blocks("tour")
-    walker.start(blocks("tour: in the background")[0])
+    tour = {how: [block.text for block in blocks_of("tour") if block.how == how] for how in WAYS}
+    look, kill, be_the_cloud, away, device, end = tour[""]
+    walker.start(tour["in the background"][0])
     wait_until(
         lambda: walker.ledger()["endpoints"].get("iothub", {}).get("delivered", 0) > 0, "a message upstream"
     )
@@ -139,7 +130,7 @@ def test_the_tour_can_be_walked(walker: Walker) -> None:
     assert "upstream is on" in told
     unrouted = walker.ledger()["total"]["unrouted"]  # changes of reported properties
     assert "thermostat" in walker.type(device)
-    assert walker.run_python(blocks("tour: Python")[0]) == "wake up\n"
+    assert walker.run_python(tour["Python"][0]) == "wake up\n"
     wait_until(
         lambda: walker.ledger()["total"]["unrouted"] > unrouted, "the message of the thermostat is counted"
     )
@@ -163,57 +154,3 @@ def test_the_tour_can_be_walked(walker: Walker) -> None:
     assert walker.edge.wait() == 0
     assert not walker.home.exists()
     assert not RunDirectory.of(walker.home).path.exists()
-
-
-def test_the_process_module_of_the_readme_is_a_valid_module() -> None:
-    manifest = json.loads(SAMPLE.read_text())
-    modules = manifest["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]
-    modules.clear()
-    [module] = [text for text in blocks("json") if '"type": "process"' in text]
-    modules.update(json.loads("{" + module + "}"))
-
-    deployment = parse_deployment(json.dumps(manifest).encode(), "README.md")
-
-    assert list(deployment.modules) == ["filter"]
-
-
-TOPICS = ("floor1/alerts/fire", "orders/7")
-
-
-def test_the_rules_and_bridges_of_the_readme_are_valid() -> None:
-    manifest = json.loads(SAMPLE.read_text())
-    hub = manifest["modulesContent"]["$edgeHub"]["properties.desired"]
-    [rules] = [text for text in blocks("json") if '"mqttBroker"' in text]
-    [bridges] = [text for text in blocks("json") if '"bridges"' in text]
-    hub.update(json.loads("{" + rules + "}"), schemaVersion="1.2")
-    hub["mqttBroker"].update(json.loads("{" + bridges + "}"))
-
-    broker = parse_deployment(json.dumps(manifest).encode(), "README.md").hub.broker
-
-    assert broker is not None
-    assert [rule.allow for rule in broker.rules] == [True, False, True]
-    carried = [rule.destination(topic) for topic, rule in zip(TOPICS, broker.bridges[0].rules, strict=True)]
-    assert carried == ["plant/floor1/alerts/fire", "plant/orders/7"]
-
-
-def test_every_command_and_every_setting_is_told() -> None:
-    table = README.split("## Commands")[1].split("\n## ")[0]
-
-    told = set(
-        re.findall(r"`([a-z-]+)", "\n".join(row.split("|")[1] for row in re.findall(r"^\|.*", table, re.M)))
-    )
-    assert set(COMMANDS) <= told
-    # All of them are in CONFIG.md, of which tests/runtime/test_config_file.py is sure.
-    assert set(re.findall(r"EDGE_ACTORS_\w+", README)) <= {
-        variable(field.name) for field in fields(Settings) if field.metadata
-    }
-    tables = "|".join({key.split(".")[0] for key in all_keys() if "." in key})
-    assert set(re.findall(rf"`((?:{tables})\.[\w.]+)`", README)) <= set(all_keys())
-
-
-def test_every_file_and_folder_that_is_named_is_there() -> None:
-    named = re.findall(r"(?<![\w-])((?:scripts|messaging|actors|runtime|tests)/(?:[\w/.-]*[\w/])?)", README)
-
-    assert len(named) > 10
-    assert [name for name in named if not (ROOT / name).exists()] == []
-    assert all(os.access(ROOT / "scripts" / name, os.X_OK) for name in ("run", "test", "lint", "setup"))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks_of
+
 ROOT = Path(__file__).parents[2]
 TOOLS = ("sh", "dirname", "cat", "cksum", "head", "rm", "mkdir", "chmod", "id", "flock")
 
@@ -346,3 +348,14 @@ def test_ci_gets_npm_installed_as_root(machine: Machine) -> None:
         "apt-get install -y -q --no-install-recommends nodejs npm",
         "npm ci",
     ]
+
+
+def test_the_two_commands_of_the_readme_are_these_scripts(machine: Machine) -> None:
+    machine.add("python3")
+    [block] = blocks_of("scripts")
+
+    commands = [line.split()[0] for line in block.text.splitlines() if not line.startswith(" ")]
+
+    assert commands == ["scripts/run", "scripts/test"]  # the second one is what runs this test
+    assert all(os.access(ROOT / command, os.X_OK) for command in (*commands, "scripts/lint", "scripts/setup"))
+    assert machine.call("run").stdout.splitlines()[1] == "run"

@@ -9,16 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.edge_program import ROOT
+from tests.documents import blocks_of
 
-README = (ROOT / "README.md").read_text().split("## Testing a module")[1].split("\n## ")[0]
+FILES = {block.how: block.text for block in blocks_of("fixtures")}
 THEIRS = ("runtime", "actors", "messaging")
-
-
-def block(start: str) -> str:
-    """Return the Python block of the README that begins like this."""
-    [found] = [text for text in README.split("```python\n")[1:] if text.startswith(start)]
-    return found.split("```")[0]
 
 
 @pytest.fixture
@@ -29,10 +23,10 @@ def project(tmp_path: Path) -> Path:
     for name in THEIRS:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("NAME = 'theirs'\n")
-    (tmp_path / "conftest.py").write_text(block("# conftest.py"))
-    (tmp_path / "doubler.py").write_text(block("# doubler.py"))
+    (tmp_path / "conftest.py").write_text(FILES["conftest.py"])
+    (tmp_path / "doubler.py").write_text(FILES["doubler.py"])
     (tmp_path / "test_doubler.py").write_text(
-        block("# test_doubler.py")
+        FILES["test_doubler.py"]
         + "\n\ndef test_theirs():\n"
         + "".join(f"    import {name}\n    assert {name}.NAME == 'theirs'\n" for name in THEIRS)
     )

@@ -530,7 +530,7 @@ def test_no_key_of_ours_is_hidden_by_one_that_means_nothing() -> None:
 
 
 def test_the_list_of_keys_is_what_the_program_has() -> None:
-    listed = (Path(__file__).parents[2] / "runtime" / "CONFIG.md").read_text()
+    listed = (Path(__file__).parents[2] / "runtime" / "docs" / "CONFIG.md").read_text()
 
     for name in NAMES:
         described = about(name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from actors import hub_config
 from actors.deployment import Deployment, parse_deployment
-from actors.module_spec import EDGE_HUB, DesiredStatus, ModuleStatus, part_hashes, spec_hash
+from actors.module_spec import EDGE_CLOUD, EDGE_HUB, DesiredStatus, ModuleStatus, part_hashes, spec_hash
 from actors.ports import ModuleRecord
 from actors.restart_policy import RestartState
 from runtime.config import read_settings
@@ -60,6 +61,26 @@ def test_the_deployment_that_runs_would_change_nothing(
     code, found = plan_of(tmp_path, edge_actors)
 
     assert (code, found["changes"], found["commands"], found["routes"]) == (0, False, [], [])
+
+
+def test_what_cloud_deploy_has_put_there_would_change_nothing_and_the_stand_in_stays(
+    tmp_path: Path, deployed: Home, edge_actors: EdgeActors
+) -> None:
+    process = {"type": "process", "status": "running", "restartPolicy": "always"}
+    process["settings"] = {"command": ["python3", "sensor.py"]}
+    given = json.loads(json.dumps(process))
+    given["settings"]["workingDirectory"] = str(tmp_path)  # as `cloud deploy` of a file in this folder says
+    records = ModuleRecordFiles(deployed.modules)
+    sensor = deployment_of((SENSOR, given)).modules["sensor"]
+    record = records.all()["sensor"]
+    records.save("sensor", replace(record, spec_hash=spec_hash(sensor), parts=part_hashes(sensor)))
+    records.save(EDGE_CLOUD, record)
+
+    same = plan_of(tmp_path, edge_actors, (SENSOR, process))[1]
+    elsewhere = plan_of(tmp_path, edge_actors, (SENSOR, given | {"settings": {"command": ["a"]}}))[1]
+
+    assert same["commands"] == []
+    assert [one["reason"] for one in elsewhere["commands"]] == ["changed: settings.command"] * 2
 
 
 @pytest.mark.parametrize(
