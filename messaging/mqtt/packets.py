@@ -28,6 +28,7 @@ from messaging.mqtt.publish import (
     encode_puback_many,
     encode_publish,
     read_puback_run,
+    read_pubacks,
 )
 from messaging.mqtt.subscribe import SUBSCRIPTION_FAILURE, SubAck, Subscribe, UnsubAck, Unsubscribe
 
@@ -60,6 +61,7 @@ __all__ = [
     "encode_puback_many",
     "encode_publish",
     "read_puback_run",
+    "read_pubacks",
 ]
 
 OnePacket = (
