@@ -42,6 +42,7 @@ from messaging.mqtt.packets import (
     Unsubscribe,
     read_puback_run,
     read_publish_run,
+    read_pubacks,
 )
 
 
@@ -242,9 +243,9 @@ class ServerConnection(_Connection):
     def receive_data(self, data: bytes) -> list[Packet]:
         if self._authenticated:
             if data[:1] == b"\x40" and self._takes_runs and not self._wanted_bytes and self.offence is None:
-                # Nothing but PUBACKs: what nearly all reads of a subscriber bring.
-                acks, end = read_puback_run(data, 0)
-                if end == len(data) and self.state is State.CONNECTED:
+                # What nearly all reads of a subscriber bring.
+                acks = read_pubacks(data) if self.state is State.CONNECTED else None
+                if acks is not None:
                     return [acks]
             return super().receive_data(data)
         if self.state is State.CLOSED:

@@ -32,6 +32,7 @@ from messaging.mqtt.publish import (
     encode_publishes,
     read_puback_run,
     read_publish_run,
+    read_pubacks,
 )
 from messaging.mqtt.subscribe import SUBSCRIPTION_FAILURE, SubAck, Subscribe, UnsubAck, Unsubscribe
 
@@ -68,6 +69,7 @@ __all__ = [
     "encode_publishes",
     "read_puback_run",
     "read_publish_run",
+    "read_pubacks",
 ]
 
 OnePacket = (

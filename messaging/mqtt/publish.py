@@ -261,6 +261,9 @@ class PubAcks(NamedTuple):
         return encode_puback_many(self.packet_ids)
 
 
+MOST_REMEMBERED_READS = 256
+LONGEST_REMEMBERED_READ = 1024  # bytes
+_remembered_reads: dict[bytes, PubAcks] = {}
 _PUBACK_RUN = re.compile(rb"(?:\x40\x02..)+", re.DOTALL)
 
 
@@ -275,6 +278,23 @@ def read_puback_run(data: bytes, pos: int) -> tuple[PubAcks, int]:
         packet_ids = packet_ids[: packet_ids.index(0)]
         end = pos + 4 * len(packet_ids)
     return PubAcks(packet_ids), end
+
+
+def read_pubacks(data: bytes) -> PubAcks | None:
+    """Return a read that is PUBACKs and nothing else, None for any other.
+
+    Subscribers of one topic acknowledge the same packet ids, so what one has said is remembered for others.
+    """
+    acks = _remembered_reads.get(data)
+    if acks is None:
+        acks, end = read_puback_run(data, 0)
+        if not acks.packet_ids or end < len(data):
+            return None
+        if end <= LONGEST_REMEMBERED_READ:
+            if len(_remembered_reads) >= MOST_REMEMBERED_READS:
+                _remembered_reads.clear()
+            _remembered_reads[data] = acks
+    return acks
 
 
 def encode_answers(words: Sequence[int]) -> bytes:

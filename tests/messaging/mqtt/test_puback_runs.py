@@ -16,6 +16,7 @@ from messaging.mqtt.packets import (
     PUBREC,
     ConnAck,
     Connect,
+    Disconnect,
     Packet,
     PubAck,
     PubAcks,
@@ -26,6 +27,7 @@ from messaging.mqtt.packets import (
     encode_answers,
     encode_puback_many,
 )
+from messaging.mqtt.publish import MOST_REMEMBERED_READS
 from tests.messaging.mqtt import strategies
 
 IDS = st.integers(1, 65_535)
@@ -82,6 +84,23 @@ def test_a_puback_that_is_not_sound_ends_the_connection_behind_those_that_are(ba
     assert server.offence is not None
     with pytest.raises(RemoteProtocolError):
         server.receive_data(b"")
+
+
+def test_what_others_have_acknowledged_before_changes_nothing() -> None:
+    first, second = connected(), connected()
+
+    for number in range(1, 2 * MOST_REMEMBERED_READS):
+        data = encode_puback_many([number, number + 1])
+        assert first.receive_data(data) == second.receive_data(data) == [PubAcks((number, number + 1))]
+
+
+def test_pubacks_behind_disconnect_are_refused_though_they_are_remembered() -> None:
+    server = connected()
+    assert server.receive_data(encode_puback_many([5])) == [PubAcks((5,))]
+    server.receive_data(Disconnect().encode())
+
+    with pytest.raises(RemoteProtocolError):
+        server.receive_data(encode_puback_many([5]))
 
 
 def test_answers_are_their_packets_in_order() -> None:
