@@ -10,7 +10,7 @@ from messaging.errors import ConfigError, EngineAway, EnvironmentFault
 from runtime import listening_sockets
 from runtime.checks.container_probe import Probed, Question, probe
 from runtime.checks.judge import (
-    CLOCK_WARNING_S,
+    judge_container_clock,
     judge_dns,
     judge_engine_version,
     judge_log_rotation,
@@ -99,14 +99,7 @@ def look_from_container(scene: Scene) -> Outcome:
             "--diagnostics-image-name"
         )
     scene.probe = found
-    offset_s = found.time_s - scene.now_s
-    if abs(offset_s) >= CLOCK_WARNING_S:
-        return error(
-            f"the clock in containers differs from that of this machine by {offset_s:.0f} s; restart the "
-            "machine that Docker Engine runs on",
-            offset_s=round(offset_s, 1),
-        )
-    return ok(offset_s=round(offset_s, 1))
+    return judge_container_clock(found.time_s - scene.now_s)
 
 
 def container_reaches_hub(use: Use) -> Callable[[Scene], Outcome]:

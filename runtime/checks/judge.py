@@ -203,6 +203,18 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")) if _VERSION.fullmatch(version) else ()
 
 
+def judge_container_clock(offset_s: float) -> Outcome:
+    """Judge by how much the clock in containers is ahead of that of this machine, in seconds.
+
+    Source: observability.md section 10.2
+    """
+    info = {"offset_s": round(offset_s, 1)}
+    if abs(offset_s) < CLOCK_WARNING_S:
+        return ok(**info)
+    told = f"the clock in containers differs from that of this machine by {offset_s:.0f} s"
+    return error(f"{told}; restart the machine that Docker Engine runs on", **info)
+
+
 def judge_dns(config: Mapping[str, Any], path: str) -> Outcome:
     """Judge whether containers are told whom to ask for names."""
     dns = config.get("dns")

@@ -26,17 +26,8 @@ SLEEP = ("sleep", "1000")
 
 
 @pytest.fixture
-def client(docker_image: str) -> Iterator[APIClient]:
-    from docker import APIClient
-
-    made = APIClient(version="auto")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def edge(client: APIClient) -> ContainerEdge:
-    return ContainerEdge(client)
+def edge(engine_client: APIClient) -> ContainerEdge:
+    return ContainerEdge(engine_client)
 
 
 @pytest.fixture
@@ -79,17 +70,17 @@ def test_a_changed_environment_replaces_that_container_alone_and_a_changed_statu
 
 
 def test_a_deployment_restarts_what_runs_with_another_image_than_its_name_means_by_now(
-    site: Site, edge: ContainerEdge, client: APIClient, docker_image: str
+    site: Site, edge: ContainerEdge, engine_client: APIClient, docker_image: str
 ) -> None:
     name = f"edge-actors-test-moved:{uuid.uuid4().hex[:8]}"
-    client.tag(docker_image, name)
+    engine_client.tag(docker_image, name)
     modules = {"pump": container(name, *SLEEP), "valve": container(docker_image, *SLEEP)}
     site.deploy(modules)
     site.start()
     edge.wait_for(pump="running", valve="running")
     before = ids(edge)
-    newer = another_image(client, docker_image, uuid.uuid4().hex)
-    client.tag(newer, name, force=True)
+    newer = another_image(engine_client, docker_image, uuid.uuid4().hex)
+    engine_client.tag(newer, name, force=True)
 
     site.deploy(modules | {"lamp": container(docker_image, *SLEEP)})
 
@@ -99,7 +90,7 @@ def test_a_deployment_restarts_what_runs_with_another_image_than_its_name_means_
     assert listed["pump"]["restarts"] == 0
     assert ids(edge)["valve"] == before["valve"]
     site.wait_for_report(lambda told: told["modules"]["pump"]["settings"].get("imageHash") == newer)
-    client.remove_image(name, force=True)
+    engine_client.remove_image(name, force=True)
 
 
 def test_logs_of_containers_are_read_by_method_without_leaving_anything_behind(

@@ -47,23 +47,12 @@ EVERY_TIME_S = 0.0
 
 
 @pytest.fixture
-def client(docker_image: str) -> Iterator[APIClient]:
-    from docker import APIClient
-
-    made = APIClient(version="auto")
-    yield made
-    made.close()
+def edge(container_edge: ContainerEdge) -> ContainerEdge:
+    return container_edge
 
 
 @pytest.fixture
-def edge(client: APIClient) -> Iterator[ContainerEdge]:
-    made = ContainerEdge(client)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def registry(client: APIClient) -> Iterator[PrivateRegistry]:
+def registry(engine_client: APIClient) -> Iterator[PrivateRegistry]:
     reason = why_no_registry()
     if reason is not None:
         pytest.skip(reason)
@@ -73,17 +62,19 @@ def registry(client: APIClient) -> Iterator[PrivateRegistry]:
     made.close()
     from docker.errors import APIError
 
-    for found in client.images():
+    for found in engine_client.images():
         for name in found["RepoTags"] or ():
             if name.startswith(made.address):
                 with suppress(APIError):  # a container that a failed test left
-                    client.remove_image(name, force=True)
+                    engine_client.remove_image(name, force=True)
 
 
 @pytest.fixture
-def pump(registry: PrivateRegistry, client: APIClient, docker_image: str) -> str:
+def pump(registry: PrivateRegistry, engine_client: APIClient, docker_image: str) -> str:
     """An image that only the registry has."""
-    return registry.push(client, another_image(client, docker_image, uuid.uuid4().hex), "pump:1")
+    return registry.push(
+        engine_client, another_image(engine_client, docker_image, uuid.uuid4().hex), "pump:1"
+    )
 
 
 def test_an_image_is_pulled_with_the_account_of_the_deployment(
@@ -173,20 +164,22 @@ password = "{of_device}"
 
 
 def test_a_registry_whose_certificate_is_not_trusted_is_told_and_used_once_it_is(
-    edge: ContainerEdge, client: APIClient, docker_image: str
+    edge: ContainerEdge, engine_client: APIClient, docker_image: str
 ) -> None:
     reason = why_no_registry() or why_no_private_engine()
     if reason is not None:
         pytest.skip(reason)
     # On 127.0.0.1 an engine trusts anybody.
-    [network] = client.inspect_network("bridge")["IPAM"]["Config"]
+    [network] = engine_client.inspect_network("bridge")["IPAM"]["Config"]
     registry = PrivateRegistry(str(next(ip_network(network["Subnet"]).hosts())))
     trusted = Path("/etc/docker/certs.d") / registry.address
     try:
         registry.start()
         trusted.mkdir(parents=True)
         (trusted / "ca.crt").write_text(registry.certificate)
-        pump = registry.push(client, another_image(client, docker_image, uuid.uuid4().hex), "pump:1")
+        pump = registry.push(
+            engine_client, another_image(engine_client, docker_image, uuid.uuid4().hex), "pump:1"
+        )
         (trusted / "ca.crt").unlink()
         edge.deploy({"pump": container(pump, *SLEEP), "valve": container(docker_image, *SLEEP)})
         edge.give_account(registry.address, USER, PASSWORD)
@@ -223,56 +216,56 @@ def test_a_registry_that_is_down_keeps_nobody_from_the_image_that_is_here(
 
 
 def test_another_image_behind_the_same_name_is_fetched_for_a_new_container(
-    edge: ContainerEdge, registry: PrivateRegistry, pump: str, client: APIClient, docker_image: str
+    edge: ContainerEdge, registry: PrivateRegistry, pump: str, engine_client: APIClient, docker_image: str
 ) -> None:
     edge.deploy({"pump": container(pump, *SLEEP)})
     edge.give_account(registry.address, USER, PASSWORD)
     edge.start()
     before = edge.wait_for(pump="running")["pump"]["image_id"]
-    client.tag(before, "edge-actors-test-kept:1")  # so that the push does not take it from the module
-    newer = another_image(client, docker_image, uuid.uuid4().hex)
-    client.tag(newer, pump, force=True)
-    for line in client.push(
+    engine_client.tag(before, "edge-actors-test-kept:1")  # so that the push does not take it from the module
+    newer = another_image(engine_client, docker_image, uuid.uuid4().hex)
+    engine_client.tag(newer, pump, force=True)
+    for line in engine_client.push(
         pump, stream=True, decode=True, auth_config={"username": USER, "password": PASSWORD}
     ):
         assert "error" not in line
-    client.tag(before, pump, force=True)
+    engine_client.tag(before, pump, force=True)
     edge.deploy({"pump": container(pump, *SLEEP, version="2")})
     edge.give_account(registry.address, USER, PASSWORD)
 
     edge.started_again()
 
     edge.wait_until(lambda now: now["pump"]["image_id"] == newer and now["pump"]["status"] == "running")
-    client.remove_image("edge-actors-test-kept:1")
+    engine_client.remove_image("edge-actors-test-kept:1")
 
 
 def test_another_image_that_is_here_by_that_name_is_noticed_at_the_next_start(
-    edge: ContainerEdge, client: APIClient, docker_image: str
+    edge: ContainerEdge, engine_client: APIClient, docker_image: str
 ) -> None:
     name = f"edge-actors-test-moving:{uuid.uuid4().hex[:8]}"
-    client.tag(docker_image, name)
+    engine_client.tag(docker_image, name)
     edge.deploy({"pump": container(name, *SLEEP)})
     edge.start()
     edge.wait_for(pump="running")
-    newer = another_image(client, docker_image, uuid.uuid4().hex)
-    client.tag(newer, name, force=True)
+    newer = another_image(engine_client, docker_image, uuid.uuid4().hex)
+    engine_client.tag(newer, name, force=True)
 
-    client.kill(edge.containers()["pump"]["Id"])
+    engine_client.kill(edge.containers()["pump"]["Id"])
 
     edge.wait_until(lambda now: now["pump"]["image_id"] == newer and now["pump"]["status"] == "running")
-    client.remove_image(name, force=True)
+    engine_client.remove_image(name, force=True)
 
 
 def test_an_image_with_another_digest_is_not_started_and_the_right_one_is(
     edge: ContainerEdge,
     registry: PrivateRegistry,
     pump: str,
-    client: APIClient,
+    engine_client: APIClient,
     docker_image: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     account = {"username": USER, "password": PASSWORD}
-    right = client.inspect_distribution(pump, auth_config=account)["Descriptor"]["digest"]
+    right = engine_client.inspect_distribution(pump, auth_config=account)["Descriptor"]["digest"]
     wrong = f"sha256:{'0' * 64}"
     modules = {
         "right": container(pump, *SLEEP),
@@ -321,7 +314,11 @@ def prepared(
 
 
 def test_everything_is_fetched_before_anything_is_switched(
-    containers: DockerRuntime, registry: PrivateRegistry, pump: str, client: APIClient, docker_image: str
+    containers: DockerRuntime,
+    registry: PrivateRegistry,
+    pump: str,
+    engine_client: APIClient,
+    docker_image: str,
 ) -> None:
     modules = [
         ModuleSpec("pump", DockerSettings(pump)),
@@ -333,7 +330,7 @@ def test_everything_is_fetched_before_anything_is_switched(
 
     done, doing = prepared(containers, modules, RegistryCredential(registry.address, USER, PASSWORD))
 
-    assert client.inspect_image(pump)["Id"]
+    assert engine_client.inspect_image(pump)["Id"]
     assert set(done.problems) == {"gone", "never"}
     assert "does not have it" in done.problems["gone"]
     assert any(f"image '{pump}' is being pulled" in text for text in doing)
@@ -344,13 +341,15 @@ def test_images_nobody_uses_go_and_those_of_this_and_the_previous_deployment_sta
     tmp_path: Path,
     containers: DockerRuntime,
     registry: PrivateRegistry,
-    client: APIClient,
+    engine_client: APIClient,
     docker_image: str,
 ) -> None:
     from docker.errors import ImageNotFound
 
     names = [
-        registry.push(client, another_image(client, docker_image, uuid.uuid4().hex), f"{name}:1")
+        registry.push(
+            engine_client, another_image(engine_client, docker_image, uuid.uuid4().hex), f"{name}:1"
+        )
         for name in ("old", "before", "now", "used", "theirs")
     ]
     old, before, now, used, theirs = names
@@ -359,11 +358,11 @@ def test_images_nobody_uses_go_and_those_of_this_and_the_previous_deployment_sta
     for name in (old, before, now, used):
         done, _ = prepared(containers, [by_name[name]], account)
         assert done.problems == {}
-    for line in client.pull(
+    for line in engine_client.pull(
         theirs, stream=True, decode=True, auth_config={"username": USER, "password": PASSWORD}
     ):
         assert "error" not in line
-    made = client.create_container(used, ["sleep", "1"])
+    made = engine_client.create_container(used, ["sleep", "1"])
     for name in (old, before, now):
         containers.deployed([by_name[name]], [account])
 
@@ -373,7 +372,7 @@ def test_images_nobody_uses_go_and_those_of_this_and_the_previous_deployment_sta
     engine.close()
 
     with pytest.raises(ImageNotFound):
-        client.inspect_image(old)
+        engine_client.inspect_image(old)
     for name in (before, now, used, theirs):
-        assert client.inspect_image(name)["Id"]
-    client.remove_container(made["Id"])
+        assert engine_client.inspect_image(name)["Id"]
+    engine_client.remove_container(made["Id"])

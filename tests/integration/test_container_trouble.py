@@ -9,7 +9,6 @@ import subprocess
 import tarfile
 import time
 import uuid
-from collections.abc import Iterator
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +34,8 @@ POLICIES = ("never", "on-failure", "on-unhealthy", "always")
 
 
 @pytest.fixture
-def client(docker_image: str) -> Iterator[APIClient]:
-    from docker import APIClient
-
-    made = APIClient(version="auto")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def edge(client: APIClient) -> Iterator[ContainerEdge]:
-    made = ContainerEdge(client)
-    yield made
-    made.close()
+def edge(container_edge: ContainerEdge) -> ContainerEdge:
+    return container_edge
 
 
 def explained(edge: EdgeProcess, name: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -67,7 +55,7 @@ TABLE = {
 
 
 def test_each_policy_does_what_it_says_after_each_cause(
-    edge: ContainerEdge, docker_image: str, client: APIClient
+    edge: ContainerEdge, docker_image: str, engine_client: APIClient
 ) -> None:
     modules: dict[str, Any] = {}
     for cause, by_policy in TABLE.items():
@@ -86,8 +74,8 @@ def test_each_policy_does_what_it_says_after_each_cause(
     edge.wait_until(lambda now: all(now[name]["since_s"] for name in modules))
 
     for policy in POLICIES:
-        client.kill(edge.containers()[f"killed-{policy}"]["Id"])
-        client.remove_container(edge.containers()[f"removed-{policy}"]["Id"], force=True)
+        engine_client.kill(edge.containers()[f"killed-{policy}"]["Id"])
+        engine_client.remove_container(edge.containers()[f"removed-{policy}"]["Id"], force=True)
         make_ill(edge, f"ill-{policy}")
 
     def is_as_it_says(now: dict[str, dict[str, Any]]) -> bool:
@@ -129,22 +117,22 @@ def test_five_modules_with_local_images_are_deployed_without_a_registry(
 
 
 def test_a_crashed_module_is_back_at_once_while_another_image_is_pulled_slowly(
-    edge: ContainerEdge, docker_image: str, client: APIClient
+    edge: ContainerEdge, docker_image: str, engine_client: APIClient
 ) -> None:
-    with Registry(client, docker_image) as registry:
+    with Registry(engine_client, docker_image) as registry:
         edge.deploy({"slow": container(registry.image, *SLEEP), "pump": container(docker_image, *SLEEP)})
         edge.start()
         before = edge.wait_until(
             lambda now: now["pump"]["status"] == "running" and "being pulled" in now["slow"]["description"]
         )["pump"]["pid"]
         began_s = time.monotonic()
-        client.kill(edge.containers()["pump"]["Id"])
+        engine_client.kill(edge.containers()["pump"]["Id"])
         edge.wait_until(lambda now: now["pump"]["pid"] not in (0, before))
         took_s = time.monotonic() - began_s
         assert "being pulled" in edge.modules()["slow"]["description"]
         registry.go_on()
         edge.wait_for(slow="running")
-        client.remove_image(registry.image, force=True)
+        engine_client.remove_image(registry.image, force=True)
 
     print(f"docker kill to running beside a pull: {took_s:.3f} s")
     assert took_s < 2.0  # 0.7 s on an idle machine
@@ -243,20 +231,20 @@ def test_a_container_that_somebody_removed_comes_back(edge: ContainerEdge, docke
 
 
 def test_an_image_for_another_cpu_is_told_and_not_started(
-    edge: ContainerEdge, docker_image: str, client: APIClient
+    edge: ContainerEdge, docker_image: str, engine_client: APIClient
 ) -> None:
     name = f"edge-actors-test-other-cpu:{uuid.uuid4().hex[:8]}"
-    load_image_for(client, "s390x", name)
+    load_image_for(engine_client, "s390x", name)
     edge.deploy({"other": container(name, *SLEEP), "pump": container(docker_image, *SLEEP)})
 
     edge.start()
 
     listed = edge.wait_for(other="backoff", pump="running")
-    client.remove_image(name)
+    engine_client.remove_image(name)
     assert f"image '{name}' is for another CPU: s390x" in listed["other"]["description"]
 
 
-def load_image_for(client: APIClient, architecture: str, name: str) -> None:
+def load_image_for(engine_client: APIClient, architecture: str, name: str) -> None:
     """Load an empty image that is said to be for a CPU."""
     layer = io.BytesIO()
     tarfile.open(fileobj=layer, mode="w").close()
@@ -274,7 +262,7 @@ def load_image_for(client: APIClient, architecture: str, name: str) -> None:
             entry = tarfile.TarInfo(path)
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-    for line in client.load_image(archive.getvalue()):
+    for line in engine_client.load_image(archive.getvalue()):
         assert "error" not in line, line
 
 
@@ -326,7 +314,7 @@ print(os.getuid(), connection.getresponse().status)
 
 
 def test_a_full_disk_during_a_pull_is_told_with_the_way_out(
-    docker_image: str, client: APIClient, monkeypatch: pytest.MonkeyPatch
+    docker_image: str, engine_client: APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = why_no_private_engine()
     if reason is not None:
@@ -342,7 +330,7 @@ def test_a_full_disk_during_a_pull_is_told_with_the_way_out(
         pytest.skip(f"a small disk cannot be mounted: {mounted.stderr.decode()}")
     edge = EdgeProcess()
     try:
-        with Registry(client, docker_image) as registry:
+        with Registry(engine_client, docker_image) as registry:
             registry.go_on()
             monkeypatch.setenv("DOCKER_HOST", small.host)
             small.start()

@@ -34,24 +34,13 @@ SLEEP = ("sleep", "1000")
 
 
 @pytest.fixture
-def client(docker_image: str) -> Iterator[APIClient]:
-    from docker import APIClient
-
-    made = APIClient(version="auto")
-    yield made
-    made.close()
+def edge(container_edge: ContainerEdge) -> ContainerEdge:
+    return container_edge
 
 
 @pytest.fixture
-def edge(client: APIClient) -> Iterator[ContainerEdge]:
-    made = ContainerEdge(client)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def other(client: APIClient) -> Iterator[ContainerEdge]:
-    made = ContainerEdge(client)
+def other(engine_client: APIClient) -> Iterator[ContainerEdge]:
+    made = ContainerEdge(engine_client)
     yield made
     made.close()
 

@@ -8,6 +8,7 @@ import pytest
 
 from runtime.checks.judge import (
     judge_clock,
+    judge_container_clock,
     judge_dns,
     judge_engine_version,
     judge_expiry,
@@ -135,6 +136,14 @@ def test_settings_of_the_engine(text: str | None, expected: Any) -> None:
     found = read_engine_config(text, "daemon.json")
 
     assert (found.result if isinstance(found, Outcome) else found) == expected
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "result"), [(0.4, OK), (-9.9, OK), (10, ERROR), (20, ERROR), (-20, ERROR)]
+)
+def test_clock_in_containers(offset_s: float, result: Result) -> None:
+    """Source: observability.md section 13, row 60."""
+    assert judge_container_clock(offset_s).result is result
 
 
 @pytest.mark.parametrize(
