@@ -185,6 +185,7 @@ class LoopThread:
         self._over: list[LoopHost] = []  # it has, in the round before
         self._more_until_s = 0.0  # until when that may be put off
         self._round_is_due = False
+        self._now_s = bus.clock.monotonic_s  # the loop's own clock counts whole milliseconds
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def carry(self, open_host: Callable[[], None]) -> None:
@@ -213,7 +214,7 @@ class LoopThread:
     def end_soon(self, host: LoopHost) -> None:
         """End the turn of a host when nothing more comes."""
         if not self._ending:
-            self._more_until_s = self.loop.time() + MORE_S
+            self._more_until_s = self._now_s() + MORE_S
         self._ending[host] = None
         self._round_soon()
 
@@ -230,7 +231,7 @@ class LoopThread:
                 host.do(ActorCell.turn_over)
             had_turns = bool(self._ready)
             self._turns()
-            if not had_turns or self.loop.time() >= self._more_until_s:
+            if not had_turns or self._now_s() >= self._more_until_s:
                 self._over, self._ending = list(self._ending), {}
                 for host in self._over:
                     host.do(ActorCell.turn_ended)

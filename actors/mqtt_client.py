@@ -309,6 +309,8 @@ class MqttClient:
         frames: list[bytes],
     ) -> bool:
         """Add a QoS 1 PUBLISH for each entry and remember it; False when no packet id is free."""
+        if not entries:
+            return True
         packet_ids = self._free_packet_ids(len(entries))
         if not packet_ids:
             return False

@@ -242,8 +242,13 @@ def read_publish_run(data: bytes, pos: int, stop: int, body: int, most_bytes: in
 
 def encode_publishes(topic: bytes, payloads: Sequence[bytes], packet_ids: Sequence[int]) -> list[bytes]:
     """Return what `encode_publish` does of each at QoS 1, at half its cost; a fifth for equal lengths."""
-    heads = {size: encode_publish(topic, b"\0" * size, 0, 1)[: -size - 2] for size in set(map(len, payloads))}
-    if len(heads) == 1:
+    sizes = set(map(len, payloads))
+    first, topic_field = bytes((RUN_FIRST_BYTE,)), _UINT16(len(topic)) + topic
+    heads = {
+        size: b"".join((first, wire.encode_length(len(topic_field) + 2 + size), topic_field))
+        for size in sizes
+    }
+    if len(sizes) == 1:
         [(size, head)] = heads.items()
         return list(map(struct.Struct(f">{len(head)}sH{size}s").pack, repeat(head), packet_ids, payloads))
     return [
