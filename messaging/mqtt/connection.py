@@ -41,8 +41,8 @@ from messaging.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
     read_puback_run,
-    read_publish_run,
     read_pubacks,
+    read_publish_run,
 )
 
 

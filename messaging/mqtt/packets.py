@@ -31,8 +31,8 @@ from messaging.mqtt.publish import (
     encode_publish,
     encode_publishes,
     read_puback_run,
-    read_publish_run,
     read_pubacks,
+    read_publish_run,
 )
 from messaging.mqtt.subscribe import SUBSCRIPTION_FAILURE, SubAck, Subscribe, UnsubAck, Unsubscribe
 
@@ -68,8 +68,8 @@ __all__ = [
     "encode_publish",
     "encode_publishes",
     "read_puback_run",
-    "read_publish_run",
     "read_pubacks",
+    "read_publish_run",
 ]
 
 OnePacket = (
