@@ -141,7 +141,6 @@ class HubRootActor(RootActor):
         def hub_broker(spec: BrokerSpec) -> HubBroker:
             return HubBroker(compile_broker(spec), environment.broker_limits())
 
-        connected = ConnectedClients(environment.max_connected_clients)
         connected = ConnectedClients(environment.max_connected_clients, metrics)
         limits = LinkLimits(
             config.cloud_connections,
