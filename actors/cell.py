@@ -17,7 +17,7 @@ from actors.base import ChildSpec, EdgeActor
 from actors.timers import Timers
 from messaging import lifecycle
 from messaging.address import child_of
-from messaging.bus import Bus
+from messaging.bus import Bus, Observer
 from messaging.clock import Clock
 from messaging.dead_letters import DeadLetter
 from messaging.envelope import VERSION, Envelope, decode
@@ -95,7 +95,18 @@ class ActorCell:
         except EnvelopeError as exc:
             self._bus.dead_letters.add(DeadLetter(None, f"{self.address}: {exc}", "", self.clock.now_s()))
             return
+        observer = self._bus.observer
+        if observer is None:
+            self.deliver(envelope)
+        else:
+            self._deliver_observed(envelope, frame, observer)
+
+    def _deliver_observed(self, envelope: Envelope, frame: bytes, observer: Observer) -> None:
+        failures, clock = self.failures, self.clock
+        observer.received(envelope, frame)
+        began_s = clock.monotonic_s()
         self.deliver(envelope)
+        observer.handled(envelope, clock.monotonic_s() - began_s, self.failures != failures)
 
     def deliver(self, envelope: Envelope) -> None:
         """Handle one decoded envelope."""

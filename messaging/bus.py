@@ -15,6 +15,22 @@ from messaging.kinds import kind_of
 from messaging.lifecycle import NOTICES
 
 
+class Observer(Protocol):
+    """Watches the envelopes that actors of one process take from their mailboxes. Must not raise or block.
+
+    Called in the thread of the actor. What an actor tells itself by a timer never was on the bus, and is not
+    among them.
+    """
+
+    def received(self, envelope: Envelope, frame: bytes) -> None:
+        """The actor is about to handle this envelope, which came as this frame."""
+        ...
+
+    def handled(self, envelope: Envelope, took_s: float, failed: bool) -> None:
+        """The actor is through with it."""
+        ...
+
+
 class Bus(Protocol):
     """One per process. `send` may be called from any thread and never blocks or raises for a lost peer."""
 
@@ -22,6 +38,7 @@ class Bus(Protocol):
     epoch: int  # the incarnation of this process
     clock: Clock
     dead_letters: DeadLetters
+    observer: Observer | None  # set and taken away at any time, from any thread; None costs a branch
 
     def send(
         self, to: str, message: object, *, sender: str, correlation_id: int, deadline_s: float
@@ -80,6 +97,7 @@ class MemoryBus:
         self.epoch = seed + 1
         self.clock: Clock = clock if clock is not None else ManualClock()
         self.dead_letters = DeadLetters()
+        self.observer: Observer | None = None
         self._random = random.Random(seed)
         self._ids = itertools.count(first_id(seed))
         self._mailboxes: dict[str, tuple[deque[bytes], deque[bytes]]] = {}
