@@ -21,6 +21,7 @@ from actors.registry import RegistryActor
 from actors.root import RootActor
 from actors.security import SecurityActor
 from actors.supervisor_messages import RestartModule
+from messaging.envelope_faults import OWN_NAME
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, Hello, RequestFailed, Stop
 from messaging.version import VERSION
@@ -57,6 +58,7 @@ class AgentRootActor(RootActor):
         cloud: Sequence[ChildSpec] = (),
         start_anew: Callable[[], str] = lambda: "this edge cannot start anew by itself; end it and start it",
         metrics: Callable[[], EdgeActor] | None = None,
+        faults: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -65,10 +67,12 @@ class AgentRootActor(RootActor):
             cloud: What runs besides.
             start_anew: Has the main program end this run and begin another; returns why not, or "".
             metrics: Makes the actor that tells metrics; None for none.
+            faults: Makes the actor that fault scripts speak to; None for none.
         """
         self._start_anew = start_anew
         super().__init__(
             (
+                *([ChildSpec(OWN_NAME, faults, exported=True)] if faults else []),
                 ChildSpec("security", security, exported=True),
                 ChildSpec("registry", registry, exported=True),
                 *cloud,

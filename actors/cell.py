@@ -17,7 +17,7 @@ from actors.base import ChildSpec, EdgeActor
 from actors.timers import Timers
 from messaging import lifecycle
 from messaging.address import child_of
-from messaging.bus import Bus, Observer
+from messaging.bus import Bus, Faults, Observer
 from messaging.clock import Clock
 from messaging.dead_letters import DeadLetter
 from messaging.envelope import VERSION, Envelope, decode
@@ -67,6 +67,7 @@ class ActorCell:
         self._behaviour: EdgeActor
         self._handlers: dict[str, tuple[Callable[[Any], None], Callable[..., Any]]] = {}  # and its message
         self._timers = Timers()
+        self._late = Timers()  # frames that a fault script holds back; they outlive a restart as others do
         self._requests: dict[int, Envelope] = {}  # unanswered, in order of sending
         self._watchers: set[str] = set()
         self._children: dict[str, str] = {}  # name → address, in order of start
@@ -88,8 +89,17 @@ class ActorCell:
         if self._renew("", None) and self._parent:
             self._send_plain(self._parent, lifecycle.ActorStarted(self.address))
 
-    def receive(self, frame: bytes) -> None:
-        """Decode one frame and handle it. Nothing that goes wrong in it leaves this method."""
+    def receive(self, frame: bytes, is_judged: bool = False) -> None:
+        """Decode one frame and handle it. Nothing that goes wrong in it leaves this method.
+
+        Args:
+            frame: What came.
+            is_judged: Whether fault scripts have had their say about it.
+        """
+        faults = self._bus.faults
+        if faults is not None and not is_judged:
+            self._receive_faulty(frame, faults)
+            return
         try:
             envelope = decode(frame)
         except EnvelopeError as exc:
@@ -100,6 +110,20 @@ class ActorCell:
             self.deliver(envelope)
         else:
             self._deliver_observed(envelope, frame, observer)
+
+    def _receive_faulty(self, frame: bytes, faults: Faults) -> None:
+        """Do to a frame what a fault script wants."""
+        verdict = faults.judge(frame, self.clock.monotonic_s())
+        for due_s, late in verdict.later:
+            self._late.add(due_s, late)
+        for now in verdict.now:
+            if verdict.fails:
+                self._fail(decode(now), FaultInjected("a fault script wants it so"))
+                continue
+            if verdict.hangs_s:
+                self._behaviour.envelope = decode(now)  # what the lookout will name
+                faults.hang(verdict.hangs_s)
+            self.receive(now, is_judged=True)
 
     def _deliver_observed(self, envelope: Envelope, frame: bytes, observer: Observer) -> None:
         failures, clock = self.failures, self.clock
@@ -157,10 +181,20 @@ class ActorCell:
 
     def next_due_s(self) -> float | None:
         """Return when the next timer or deadline is due on the monotonic clock, or None."""
-        return self._timers.next_due_s()
+        due_s = self._timers.next_due_s()
+        if self._bus.faults is None:
+            return due_s
+        late_s = self._late.next_due_s()
+        return min((one for one in (due_s, late_s) if one is not None), default=None)
 
     def run_due_timers(self) -> None:
         """Handle the messages of all timers that are due."""
+        if self._bus.faults is not None:
+            while (frame := self._late.take(self.clock.monotonic_s())) is not None:
+                assert isinstance(frame, bytes)
+                self.receive(frame, is_judged=True)
+                if self.ended:
+                    return
         if self._timers.next_due_s() is None:
             return  # without a look at the clock
         while (message := self._timers.take(self.clock.monotonic_s())) is not None:
@@ -483,6 +517,10 @@ class ActorCell:
 
 class ChildGaveUp(Exception):
     """A child ended by itself; the parent counts it as its own failure."""
+
+
+class FaultInjected(Exception):
+    """Nothing is wrong with the actor: a fault script asked for a failure."""
 
 
 class _ChildStopLimit:

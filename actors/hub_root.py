@@ -53,6 +53,7 @@ from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from actors.upstream_switchboard import LinkLimits, Where
 from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
+from messaging.envelope_faults import OWN_NAME
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
 from messaging.version import VERSION
@@ -96,6 +97,7 @@ class HubRootActor(RootActor):
         metrics_gate: MetricsGate,
         metrics_sources: Sequence[Source] = (),
         stands: Stands | None = None,
+        faults: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
@@ -247,6 +249,7 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
+                *([ChildSpec(OWN_NAME, faults, exported=True)] if faults else []),
                 ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),

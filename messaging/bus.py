@@ -10,6 +10,7 @@ from typing import Protocol
 from messaging.clock import Clock, ManualClock
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import VERSION, Envelope, encode
+from messaging.envelope_faults import Verdict
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
 from messaging.lifecycle import NOTICES
@@ -31,6 +32,18 @@ class Observer(Protocol):
         ...
 
 
+class Faults(Protocol):
+    """Decides what becomes of the frames that actors take, for fault scripts. Any thread may call."""
+
+    def judge(self, frame: bytes, now_s: float) -> Verdict:
+        """Decide about one frame; `now_s` is monotonic."""
+        ...
+
+    def hang(self, for_s: float) -> None:
+        """Return after so many seconds: a handler that hangs."""
+        ...
+
+
 class Bus(Protocol):
     """One per process. `send` may be called from any thread and never blocks or raises for a lost peer."""
 
@@ -39,6 +52,7 @@ class Bus(Protocol):
     clock: Clock
     dead_letters: DeadLetters
     observer: Observer | None  # set and taken away at any time, from any thread; None costs a branch
+    faults: Faults | None  # likewise; not taken away while frames are held back
 
     def send(
         self, to: str, message: object, *, sender: str, correlation_id: int, deadline_s: float
@@ -98,6 +112,7 @@ class MemoryBus:
         self.clock: Clock = clock if clock is not None else ManualClock()
         self.dead_letters = DeadLetters()
         self.observer: Observer | None = None
+        self.faults: Faults | None = None
         self._random = random.Random(seed)
         self._ids = itertools.count(first_id(seed))
         self._mailboxes: dict[str, tuple[deque[bytes], deque[bytes]]] = {}

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from messaging.address import process_of, socket_name
-from messaging.bus import Observer, first_id
+from messaging.bus import Faults, Observer, first_id
 from messaging.clock import Clock, SystemClock
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import VERSION, Envelope, encode, lane_of, new_packer
@@ -146,6 +146,7 @@ class ZmqBus:
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.dead_letters = DeadLetters(quiet=process.startswith(EPHEMERAL))
         self.observer: Observer | None = None
+        self.faults: Faults | None = None
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._zmq.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._ids = itertools.count(first_id(seed))

@@ -33,7 +33,7 @@ from actors.agent_link import LINK
 from actors.agent_metrics import AgentMetrics
 from actors.agent_metrics_actor import AgentMetricsActor
 from actors.agent_root import AgentRootActor, StopEdge
-from actors.base import ChildSpec
+from actors.base import ChildSpec, EdgeActor
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper
 from actors.hosts import ThreadSystem
@@ -258,6 +258,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         message_db=str(_message_db(settings, deployment)),
         max_store_bytes=hub.max_size_bytes,
         drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
+        allow_faults=settings.allow_faults,
     )
 
 
@@ -539,7 +540,14 @@ class _Edge:
             cloud,
             self._start_anew,
             lambda: self._metrics_actor(began_s, system),
+            faults=self._faults if self._settings.allow_faults else None,
         )
+
+    def _faults(self) -> EdgeActor:
+        from runtime.fault_point import faults_actor  # only where they are allowed
+
+        assert self._bus is not None
+        return faults_actor(self._bus)
 
     def _metrics_actor(self, began_s: float, system: ThreadSystem) -> AgentMetricsActor:
         common = self._metrics_common

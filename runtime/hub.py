@@ -26,7 +26,7 @@ from actors import hub_config
 from actors.actor_metrics import actor_families
 from actors.addresses import HUB
 from actors.admission import Admission
-from actors.base import ChildSpec
+from actors.base import ChildSpec, EdgeActor
 from actors.bridge_ports import BridgePorts
 from actors.broker_metrics import Stands, broker_families
 from actors.cloud_connection import CloudConnections
@@ -171,6 +171,7 @@ def run_hub(
             metrics_gate=metrics_server,
             metrics_sources=(actors, stock, topics),
             stands=stands if environment.metrics_enabled else None,
+            faults=(lambda: faults_of(bus)) if config.allow_faults else None,
         )
 
     def end(reason: str) -> None:
@@ -210,6 +211,13 @@ def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
             OwnNames(config.device_id, config.iothub_hostname),
         ),
     )
+
+
+def faults_of(bus: ZmqBus) -> EdgeActor:
+    """Return the actor that takes what fault scripts want, which is loaded only where that is allowed."""
+    from runtime.fault_point import faults_actor
+
+    return faults_actor(bus)
 
 
 def open_broker_store(path: Path) -> BrokerStore:

@@ -46,6 +46,11 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "cert": Entry(_HERE + "cert", "cert", "Show the certificates of this edge."),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
     "cloud": Entry(_HERE + "cloud.group", "cloud", "The IoT Hub on this machine: run it, and what is in it."),
+    "faults": Entry(
+        _HERE + "faults_commands",
+        "faults",
+        "Disturb an edge by a script, and see that it keeps its promises.",
+    ),
     "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),
 }
 

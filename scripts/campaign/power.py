@@ -15,13 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from actors.stored import priority_of
-from runtime.message_db import MessageDb
-from scripts.bench import mqtt_wire
-from scripts.campaign.books import Findings, check_ledger, count_lost, missing, row_of
-from scripts.campaign.clients import Consumer, Key, Publisher, output_of
-from scripts.campaign.disk import Disk
-from scripts.campaign.edge import INPUT
-from scripts.campaign.recording import (
+from runtime.faults.disk import Disk
+from runtime.faults.recording import (
     SHARED_MEMORY,
     Created,
     Event,
@@ -34,6 +29,11 @@ from scripts.campaign.recording import (
     Synced,
     Written,
 )
+from runtime.message_db import MessageDb
+from scripts.bench import mqtt_wire
+from scripts.campaign.books import Findings, check_ledger, count_lost, missing, row_of
+from scripts.campaign.clients import Consumer, Key, Publisher, output_of
+from scripts.campaign.edge import INPUT
 from scripts.campaign.scenario import Scenario
 
 DATABASE: Final = "hub.db"

@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from runtime.faults.recording import RecordingError
 from runtime.message_ledger import read_ledger
 from scripts.campaign import books, power
 from scripts.campaign.books import Findings
 from scripts.campaign.clients import TURNS, Consumer, Publisher
 from scripts.campaign.edge import BYSTANDERS, LIMIT_S, LOOK_S, CampaignFailed, Edge, topic_of
-from scripts.campaign.recording import RecordingError
 from scripts.campaign.scenario import Control, Kill, PowerCut, Scenario
 
 SILENCE_S: Final = 15.0  # nothing new for so long: what is missing does not come any more

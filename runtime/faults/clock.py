@@ -1,4 +1,7 @@
-"""A clock that is wrong, and can be set: imported before anything else by the main programs that have one."""
+"""A clock that is wrong, and can be set: used before anything else is imported by programs that have one.
+
+Every module that reads the time does so by `time.time`, and some keep that function when they are imported.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The hub process with a clock that is wrong: `python -m tests.integration.wrong_clock_hub --home H …`."""
+"""The hub process with a clock that can be set: `python -m runtime.faults.hub_main --home H …`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from tests.integration.wrong_clock import go_wrong
+from runtime.faults.clock import go_wrong
 
 if __name__ == "__main__":
     go_wrong(Path(sys.argv[sys.argv.index("--home") + 1]))

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.campaign import recording
-from scripts.campaign.disk import Disk
-from scripts.campaign.power import apply, files_of
-from scripts.campaign.recording import (
+from runtime.faults import recording
+from runtime.faults.disk import Disk
+from runtime.faults.recording import (
     Created,
     Event,
     Reader,
@@ -25,6 +24,7 @@ from scripts.campaign.recording import (
     Synced,
     Written,
 )
+from scripts.campaign.power import apply, files_of
 
 FOLDER = Path("/h")
 

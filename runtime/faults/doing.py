@@ -1,0 +1,38 @@
+"""Which class does which fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from runtime.faults import client_faults, envelope_faults, link_faults, process_faults
+from runtime.faults.scenario import Step
+from runtime.faults.scene import Fault, Scene
+
+CLASSES: Final[Mapping[str, type[Fault]]] = {
+    "kill": process_faults.Kill,
+    "stop": process_faults.Stop,
+    "reboot": process_faults.Reboot,
+    "limit memory": process_faults.LimitMemory,
+    "kill actor": envelope_faults.KillActor,
+    "hang actor": envelope_faults.HangActor,
+    "drop envelopes": envelope_faults.Drop,
+    "delay envelopes": envelope_faults.Delay,
+    "double envelopes": envelope_faults.Double,
+    "reorder envelopes": envelope_faults.Reorder,
+    "corrupt envelopes": envelope_faults.Corrupt,
+    "cut link": link_faults.CutLink,
+    "slow link": link_faults.SlowLink,
+    "half-open link": link_faults.HalfOpenLink,
+    "cloud answers": link_faults.CloudAnswers,
+    "stall client": client_faults.StallClient,
+    "drop client": client_faults.DropClient,
+    "renew token": client_faults.RenewToken,
+    "second client": client_faults.SecondClient,
+    "wrong key": client_faults.WrongKey,
+}
+
+
+def make_fault(scene: Scene, step: Step) -> Fault:
+    """Return what a step does, for all its times."""
+    return CLASSES[step.fault](scene, step.number, step.values)

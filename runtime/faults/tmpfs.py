@@ -1,0 +1,31 @@
+"""A small disk in memory, for messages: `with Tmpfs(path, size) as disk`. Only root may mount one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from runtime.faults.edge import RunFailed
+
+
+class Tmpfs:
+    """A file system of its own at `path`, which is made."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path = path
+        self._size_bytes = size_bytes
+
+    def __enter__(self) -> Tmpfs:
+        self.path.mkdir(mode=0o700)
+        options = f"size={self._size_bytes},mode=0700,uid={os.geteuid()}"
+        self._run("mount", "-t", "tmpfs", "-o", options, "edge-actors-faults", str(self.path))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run("umount", "--lazy", str(self.path))
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RunFailed(f"{command[0]}: {done.stderr.strip()}")
