@@ -65,9 +65,11 @@ class Mailbox:
         """The edge-triggered descriptor for an event loop: drain until empty after each wake-up."""
         return int(self._socket.getsockopt(zmq.FD))
 
-    def waiting(self) -> int:
-        """Return how many frames were taken over from ZeroMQ and not given out. From any thread."""
-        return len(self._control) + len(self._data)
+    def waiting(self) -> tuple[int, int]:
+        """Return how many frames of the control and the data lane were taken over from ZeroMQ and not given
+        out. From any thread.
+        """
+        return len(self._control), len(self._data)
 
     def take(self, most: int) -> list[bytes]:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
