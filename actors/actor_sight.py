@@ -1,4 +1,4 @@
-"""What the inspector sees of one actor from outside, without asking it: an actor that hangs is seen as well."""
+"""What the inspector sees of one actor without asking it: one that hangs is seen as well."""
 
 from __future__ import annotations
 

@@ -57,6 +57,7 @@ class AgentRootActor(RootActor):
         cloud: Sequence[ChildSpec] = (),
         start_anew: Callable[[], str] = lambda: "this edge cannot start anew by itself; end it and start it",
         metrics: Callable[[], EdgeActor] | None = None,
+        inspector: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -65,10 +66,12 @@ class AgentRootActor(RootActor):
             cloud: What runs besides.
             start_anew: Has the main program end this run and begin another; returns why not, or "".
             metrics: Makes the actor that tells metrics; None for none.
+            inspector: Makes the actor that `edge-actors inspect` speaks to; None for none.
         """
         self._start_anew = start_anew
         super().__init__(
             (
+                *([ChildSpec("inspector", inspector, exported=True)] if inspector else []),
                 ChildSpec("security", security, exported=True),
                 ChildSpec("registry", registry, exported=True),
                 *cloud,

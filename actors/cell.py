@@ -293,7 +293,9 @@ class ActorCell:
     def dead_letters(self) -> tuple[int, tuple[dict[str, Any], ...]]:
         """Return how many dead letters there were, and the last ones."""
         letters = self._bus.dead_letters
-        return letters.count, tuple(letter.summary() for letter in letters.recent())
+        return letters.count, tuple(
+            letter.summary() | {"number": number} for number, letter in letters.numbered()
+        )
 
     def dead_letter(self, envelope: Envelope, error: BaseException) -> None:
         """Put one message aside that the behaviour itself found impossible, and answer its sender so."""

@@ -18,9 +18,9 @@ from pykka._envelope import Envelope as PykkaEnvelope
 from pykka.messages import _ActorStop
 
 from actors.actor_metrics import ActorCounts
+from actors.actor_sight import ActorSight
 from actors.base import ChildSpec
 from actors.cell import ActorCell
-from actors.actor_sight import ActorSight
 from actors.hung import LIMITS, Hung, HungLimits, Lookout, Sight
 from messaging.envelope import lane_of
 from messaging.lifecycle import Stop
@@ -383,7 +383,7 @@ class ThreadSystem:
         ]
 
     def sights(self) -> list[ActorSight]:
-        """Return how the actors of this process are, for the inspector, in order of start. From any thread."""
+        """Return how the actors of this process are, in order of start. From any thread."""
         busy = self._lookout.busy()
         ended = list(self._gave_up.copy().values())
         return [*(_sight(cell, busy.get(cell.address)) for cell in self._cells.copy().values()), *ended]

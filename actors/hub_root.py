@@ -96,6 +96,7 @@ class HubRootActor(RootActor):
         metrics_gate: MetricsGate,
         metrics_sources: Sequence[Source] = (),
         stands: Stands | None = None,
+        inspector: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
@@ -247,6 +248,7 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
+                *([ChildSpec("inspector", inspector, exported=True)] if inspector else []),
                 ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),

@@ -134,7 +134,7 @@ class Lookout:
                 threading.Thread(target=self._run, name="lookout", daemon=True).start()
 
     def busy(self) -> dict[str, Hung]:
-        """Return which actors have been at one message for a second or longer, by address. From any thread."""
+        """Return which actors have been at one message for a second or longer. From any thread."""
         return {hung.sight.address: hung for hung in self._handlers.busy()}
 
     def remove(self, carrier: Carrier) -> None:

@@ -158,6 +158,10 @@ class ZmqBus:
         self._peers: dict[str, int] = {}  # process → epoch, while it is up
         self._watchers: dict[str, set[str]] = {}
 
+    def observe(self, observer: Observer | None) -> None:
+        """Have `observer` see what the actors of this process take from their mailboxes from now on."""
+        self.observer = observer
+
     def next_id(self) -> int:
         """Return a new envelope id."""
         return next(self._ids)
