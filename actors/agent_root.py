@@ -58,6 +58,7 @@ class AgentRootActor(RootActor):
         cloud: Sequence[ChildSpec] = (),
         start_anew: Callable[[], str] = lambda: "this edge cannot start anew by itself; end it and start it",
         metrics: Callable[[], EdgeActor] | None = None,
+        inspector: Callable[[], EdgeActor] | None = None,
         faults: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed.
@@ -67,11 +68,13 @@ class AgentRootActor(RootActor):
             cloud: What runs besides.
             start_anew: Has the main program end this run and begin another; returns why not, or "".
             metrics: Makes the actor that tells metrics; None for none.
+            inspector: Makes the actor that `edge-actors inspect` speaks to; None for none.
             faults: Makes the actor that fault scripts speak to; None for none.
         """
         self._start_anew = start_anew
         super().__init__(
             (
+                *([ChildSpec("inspector", inspector, exported=True)] if inspector else []),
                 *([ChildSpec(OWN_NAME, faults, exported=True)] if faults else []),
                 ChildSpec("security", security, exported=True),
                 ChildSpec("registry", registry, exported=True),

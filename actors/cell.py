@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actors import restart_intensity
 from actors.base import ChildSpec, EdgeActor
+from actors.handler_times import HandlerTimes
 from actors.timers import Timers
 from messaging import lifecycle
 from messaging.address import child_of
@@ -54,7 +55,9 @@ class ActorCell:
         self.epoch = bus.epoch
         self.clock: Clock = bus.clock
         self.ended = False
-        self.waiting: Callable[[], int] = lambda: 0  # messages taken over by the host and not handled yet
+        # Messages taken over by the host and not handled yet: of the control lane, of the data lane.
+        self.waiting: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.times = HandlerTimes()
         self.handled = 0
         self.failures = 0
         self.restarts = 0
@@ -72,7 +75,7 @@ class ActorCell:
         self._watchers: set[str] = set()
         self._children: dict[str, str] = {}  # name → address, in order of start
         self._has_turn_end = False
-        self._method = ""  # what runs without a message: on_start, on_turn_end
+        self._method = "on_start"  # what runs without a message: on_start, on_turn_end
         self._stopping = False
         self._waits_for_child = ""
         self._failed_at_s: tuple[float, ...] = ()
@@ -130,7 +133,7 @@ class ActorCell:
         observer.received(envelope, frame)
         began_s = clock.monotonic_s()
         self.deliver(envelope)
-        observer.handled(envelope, clock.monotonic_s() - began_s, self.failures != failures)
+        observer.handled(envelope, frame, clock.monotonic_s() - began_s, self.failures != failures)
 
     def deliver(self, envelope: Envelope) -> None:
         """Handle one decoded envelope."""
@@ -156,8 +159,14 @@ class ActorCell:
             self._refuse(envelope, f"its fields do not fit {kind}: {exc}")
             return
         self._behaviour.envelope = envelope
+        times = self.times
         try:
-            handler(message)
+            if self.handled < times.next_at:
+                handler(message)
+            else:
+                began_s = self.clock.monotonic_s()
+                handler(message)
+                times.add(self.handled, self.clock.monotonic_s() - began_s)
         except BaseException as exc:  # noqa: BLE001 - a cell outlives whatever its behaviour does
             self._fail(envelope, exc)
         else:
@@ -178,6 +187,26 @@ class ActorCell:
         """Return what stands for the message being handled, and its kind. From any thread, during a turn."""
         envelope = getattr(getattr(self, "_behaviour", None), "envelope", None)
         return envelope, self._method or (envelope.kind if envelope is not None else "on_start")
+
+    @property
+    def parent(self) -> str:
+        """The address of whoever started it; "" of a root."""
+        return self._parent
+
+    @property
+    def state(self) -> str:
+        """Whether it is starting, running, stopping or ended. From any thread."""
+        if self.ended:
+            return "ended"
+        if self._stopping:
+            return "stopping"
+        return "starting" if self._method == "on_start" else "running"
+
+    @property
+    def behaviour_name(self) -> str:
+        """The class of the behaviour; "" before the first one is made. From any thread."""
+        behaviour = getattr(self, "_behaviour", None)
+        return "" if behaviour is None else type(behaviour).__name__
 
     def next_due_s(self) -> float | None:
         """Return when the next timer or deadline is due on the monotonic clock, or None."""
@@ -298,7 +327,9 @@ class ActorCell:
     def dead_letters(self) -> tuple[int, tuple[dict[str, Any], ...]]:
         """Return how many dead letters there were, and the last ones."""
         letters = self._bus.dead_letters
-        return letters.count, tuple(letter.summary() for letter in letters.recent())
+        return letters.count, tuple(
+            letter.summary() | {"number": number} for number, letter in letters.numbered()
+        )
 
     def dead_letter(self, envelope: Envelope, error: BaseException) -> None:
         """Put one message aside that the behaviour itself found impossible, and answer its sender so."""

@@ -97,6 +97,7 @@ class HubRootActor(RootActor):
         metrics_gate: MetricsGate,
         metrics_sources: Sequence[Source] = (),
         stands: Stands | None = None,
+        inspector: Callable[[], EdgeActor] | None = None,
         faults: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
@@ -249,6 +250,7 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
+                *([ChildSpec("inspector", inspector, exported=True)] if inspector else []),
                 *([ChildSpec(OWN_NAME, faults, exported=True)] if faults else []),
                 ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", identities, exported=True),

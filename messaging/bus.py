@@ -27,7 +27,7 @@ class Observer(Protocol):
         """The actor is about to handle this envelope, which came as this frame."""
         ...
 
-    def handled(self, envelope: Envelope, took_s: float, failed: bool) -> None:
+    def handled(self, envelope: Envelope, frame: bytes, took_s: float, failed: bool) -> None:
         """The actor is through with it."""
         ...
 

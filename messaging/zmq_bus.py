@@ -65,9 +65,11 @@ class Mailbox:
         """The edge-triggered descriptor for an event loop: drain until empty after each wake-up."""
         return int(self._socket.getsockopt(zmq.FD))
 
-    def waiting(self) -> int:
-        """Return how many frames were taken over from ZeroMQ and not given out. From any thread."""
-        return len(self._control) + len(self._data)
+    def waiting(self) -> tuple[int, int]:
+        """Return how many frames of the control and the data lane were taken over from ZeroMQ and not given
+        out. From any thread.
+        """
+        return len(self._control), len(self._data)
 
     def take(self, most: int) -> list[bytes]:
         """Return up to `most` frames that wait, control lane first; never waits itself."""
@@ -156,6 +158,10 @@ class ZmqBus:
         self._lock = threading.Lock()
         self._peers: dict[str, int] = {}  # process → epoch, while it is up
         self._watchers: dict[str, set[str]] = {}
+
+    def observe(self, observer: Observer | None) -> None:
+        """Have `observer` see what the actors of this process take from their mailboxes from now on."""
+        self.observer = observer
 
     def next_id(self) -> int:
         """Return a new envelope id."""

@@ -40,6 +40,7 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
+from actors.inspector import InspectorActor
 from actors.metric_registry import Registry
 from actors.module_spec import (
     EDGE_AGENT,
@@ -90,6 +91,7 @@ from runtime.given_ca import GivenCa, ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
+from runtime.inspector_note import write_note
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
 from runtime.lean_memory import share_one_arena
@@ -208,6 +210,9 @@ def _run_as_provisioned(
         lock = Lock(run, AGENT_LOCK)
         lock.acquire()
         stack.callback(lock.release)
+        write_note(run, settings.allow_faults)
+        if settings.allow_faults:
+            log.warning("this edge was started with --allow-faults: whoever may inspect it may disturb it")
         stack.callback(_remove_unless_modules_live, run)
         if cloud is not None:  # first of all: modules of every kind are told its name
             stack.callback(cloud.close)
@@ -540,7 +545,15 @@ class _Edge:
             cloud,
             self._start_anew,
             lambda: self._metrics_actor(began_s, system),
+            lambda: self._inspector(system),
             faults=self._faults if self._settings.allow_faults else None,
+        )
+
+    def _inspector(self, system: ThreadSystem) -> InspectorActor:
+        bus = self._bus
+        assert bus is not None
+        return InspectorActor(
+            bus.observe, system.sights, bus.dead_letters, allows_faults=self._settings.allow_faults
         )
 
     def _faults(self) -> EdgeActor:

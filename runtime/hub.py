@@ -34,6 +34,7 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
 from actors.hub_metrics import HubMetrics
 from actors.hub_root import HubRootActor
+from actors.inspector import InspectorActor
 from actors.ledger_metrics import ledger_families
 from actors.metric_registry import Registry
 from actors.module_spec import EDGE_HUB
@@ -171,6 +172,9 @@ def run_hub(
             metrics_gate=metrics_server,
             metrics_sources=(actors, stock, topics),
             stands=stands if environment.metrics_enabled else None,
+            inspector=lambda: InspectorActor(
+                bus.observe, system.sights, bus.dead_letters, allows_faults=config.allow_faults
+            ),
             faults=(lambda: faults_of(bus)) if config.allow_faults else None,
         )
 

@@ -1,0 +1,46 @@
+"""What the commands that tap have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from messaging.routing.envelopes import Matches
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def filter_options(function: Function) -> Function:
+    """Add --to, --from (`sender`), --kind and --where."""
+    for option in (
+        click.option(
+            "--where",
+            metavar="CONDITION",
+            default="",
+            help="A condition as in routes: kind = 'Publish' AND size > 1000 AND $body.FIELD = 'x'.",
+        ),
+        click.option("--kind", "kinds", metavar="KIND", multiple=True, help="Only of this kind."),
+        click.option("--from", "sender", metavar="ADDRESS", multiple=True, help="Only from this actor."),
+        click.option("--to", metavar="ADDRESS", multiple=True, help="Only to this actor, e.g. hub/store."),
+    ):
+        function = option(function)
+    return function
+
+
+def compiled(condition: str) -> Matches:
+    """Return the condition of --where.
+
+    Raises:
+        ConfigError: it is wrong; shows where.
+    """
+    from messaging.errors import ConfigError, RouteError
+    from messaging.routing.envelopes import compile_envelope_condition
+    from runtime.cli.route_text import marked
+
+    try:
+        return compile_envelope_condition(condition)
+    except RouteError as exc:
+        raise ConfigError(f"--where: {exc}\n{marked(condition, exc.line, exc.column)}") from exc
