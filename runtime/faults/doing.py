@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from runtime.faults import client_faults, envelope_faults, link_faults, process_faults
+from runtime.faults import (
+    client_faults,
+    container_faults,
+    disk_faults,
+    envelope_faults,
+    link_faults,
+    machine_faults,
+    process_faults,
+)
 from runtime.faults.scenario import Step
 from runtime.faults.scene import Fault, Scene
 
@@ -25,6 +33,16 @@ CLASSES: Final[Mapping[str, type[Fault]]] = {
     "slow link": link_faults.SlowLink,
     "half-open link": link_faults.HalfOpenLink,
     "cloud answers": link_faults.CloudAnswers,
+    "full disk": disk_faults.FullDisk,
+    "slow sync": disk_faults.SlowSync,
+    "write error": disk_faults.WriteError,
+    "damage database": disk_faults.DamageDatabase,
+    "power cut": machine_faults.PowerCut,
+    "move clock": machine_faults.MoveClock,
+    "expire certificate": machine_faults.ExpireCertificate,
+    "renew certificate": machine_faults.RenewCertificate,
+    "stop engine": machine_faults.StopEngine,
+    "kill container": container_faults.KillContainer,
     "stall client": client_faults.StallClient,
     "drop client": client_faults.DropClient,
     "renew token": client_faults.RenewToken,

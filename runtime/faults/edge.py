@@ -60,7 +60,8 @@ class Edge:
         self.deployment = folder / "deployment.json"
         self.deployment.write_text(json.dumps(manifest_of(scenario), indent=1))
         self._modules = (*BYSTANDERS, *(n for n, m in scenario.edge.modules.items() if m.restart == "always"))
-        self._program = PROGRAM_WITH_CLOCK if scenario.uses("move clock") else PROGRAM
+        is_altered = scenario.uses("move clock", "power cut")
+        self._program = PROGRAM_WITH_CLOCK if is_altered else PROGRAM
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("EDGE_ACTORS_")},
             "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH")))),
@@ -171,7 +172,15 @@ class Edge:
             left.append(f"{self.run.path}: {sorted(path.name for path in self.run.path.iterdir())}")
         return left
 
+    def set_variable(self, name: str, value: str) -> None:
+        """Give the agent a variable from its next start on."""
+        self._environment[name] = value
+
     # looking
+
+    def now_s(self) -> float:
+        """Return the right time."""
+        return time.time()
 
     @property
     def ca_file(self) -> str:

@@ -184,7 +184,7 @@ class _Run:
             for publisher in self._publishers:
                 if publisher.acknowledged > last.acknowledged[publisher.number]:
                     raise CampaignFailed(f"publisher {publisher.number} was told more than was recorded")
-            life.begin_again(last.image, chance)
+            life.disk.put_down(last.image, chance)
         edge.alter_hub(defect=findings.defect)
         edge.start()
         edge.wait_until_well()

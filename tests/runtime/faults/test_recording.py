@@ -12,6 +12,7 @@ import pytest
 
 from runtime.faults import recording
 from runtime.faults.disk import Disk
+from runtime.faults.power import apply, files_of
 from runtime.faults.recording import (
     Created,
     Event,
@@ -24,7 +25,6 @@ from runtime.faults.recording import (
     Synced,
     Written,
 )
-from scripts.campaign.power import apply, files_of
 
 FOLDER = Path("/h")
 
