@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from messaging.errors import AuthError, IotHubError
+from runtime.faults.stamps import key_in
+from runtime.iothub.records import Telemetry
 
 FILE: Final = "answers"  # beside the home: the name of an error and how often, nothing while there is none
 REFUSALS: Final = "refusals"
@@ -26,14 +28,21 @@ ERRORS: Final[Mapping[str, Callable[[], IotHubError]]] = {
 }
 
 
-def answer_with(home: Path, error: str, count: int) -> None:
-    """Have the stand-in on this home refuse from now on; "" ends it."""
+def answer_with(home: Path, error: str = "", count: int = 0, nth: int = 1) -> None:
+    """Have the stand-in on this home refuse from now on; "" ends it.
+
+    Args:
+        home: Of the stand-in.
+        error: One of ERRORS, or UNAUTHORIZED.
+        count: How often at most.
+        nth: Only messages whose number in the load this divides, and what comes together with them.
+    """
     file = home.with_name(FILE)
     if not error:
         file.unlink(missing_ok=True)
         return
     new = home.with_name(f"{FILE}.new")
-    new.write_text(f"{count + refusals(home)} {error}")
+    new.write_text(f"{count + refusals(home)} {nth} {error}")
     new.rename(file)
 
 
@@ -53,11 +62,13 @@ class Answers:
         self._file = home.with_name(FILE)
         self._refusals = os.open(home.with_name(REFUSALS), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def error(self) -> str:
+    def error(self, messages: Sequence[Telemetry] = ()) -> str:
         """Return what is to be refused with now, "" for nothing."""
         try:
-            until, _, error = self._file.read_text().partition(" ")
+            until, nth, error = self._file.read_text().split(" ", 2)
         except FileNotFoundError:
+            return ""
+        if messages and not any(_number(message) % int(nth) == 0 for message in messages):
             return ""
         return error if refusals(self._home) < int(until) else ""
 
@@ -72,8 +83,8 @@ def refuse_as_told(home: Path) -> None:
     answers = Answers(home)
     take, let_in = IotHub.telemetry, IotHub.authenticate
 
-    def telemetry(self: IotHub, grant: Any, messages: Sequence[Any]) -> asyncio.Future[None]:
-        error = answers.error()
+    def telemetry(self: IotHub, grant: Any, messages: Sequence[Telemetry]) -> asyncio.Future[None]:
+        error = answers.error(messages)
         if error in ERRORS:
             answers.count()
             raise ERRORS[error]()
@@ -87,6 +98,13 @@ def refuse_as_told(home: Path) -> None:
 
     IotHub.telemetry = telemetry  # type: ignore[method-assign]
     IotHub.authenticate = authenticate  # type: ignore[method-assign]
+
+
+def _number(message: Telemetry) -> int:
+    try:
+        return key_in(message.body).sequence
+    except ValueError:  # what the edge says of itself
+        return 1
 
 
 if __name__ == "__main__":

@@ -140,6 +140,7 @@ _ALL: Final = (
                 is_needed=True,
             ),
             Field("count", y.COUNT, "so many times at most", 1_000_000),
+            Field("nth", y.COUNT, "only where a message is among them whose number this divides", 1),
             _FOR,
         ),
         needs_line=True,

@@ -42,11 +42,13 @@ class PowerCut(Fault):
         if not tracer:
             raise RunFailed(f"the hub is not recorded; may strace trace here? log: {edge.log}")
         handle = os.pidfd_open(tracer)
-        edge.kill_everything()
+        edge.kill_agent()  # first: it would start the hub again
+        edge.kill("edgeHub")
         ended = select.select([handle], [], [], LIMIT_S)[0]
         os.close(handle)
         if not ended:
             raise RunFailed(f"strace {tracer} did not end with the hub")
+        edge.kill_everything()  # not before: the recorder has the mark of the edge, too
         chance = scene.chance("power", self.step, nth)
         self._disk.replay(self._trace)
         self._disk.put_down(self._disk.after_cut(chance), chance)
