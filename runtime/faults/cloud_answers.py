@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from messaging.amqp.conditions import refusal_of
 from messaging.errors import AuthError, IotHubError
 from runtime.faults.stamps import key_in
 from runtime.iothub.records import Telemetry
@@ -20,10 +21,11 @@ from runtime.iothub.records import Telemetry
 FILE: Final = "answers"  # beside the home: the name of an error and how often, nothing while there is none
 REFUSALS: Final = "refusals"
 UNAUTHORIZED: Final = "unauthorized"
+TOO_LARGE: Final = "too large"
 ERRORS: Final[Mapping[str, Callable[[], IotHubError]]] = {
     "throttled": lambda: IotHubError(429001, "ThrottlingException", "a fault script throttles"),
     "busy": lambda: IotHubError(503001, "ServiceUnavailable", "a fault script keeps the hub busy"),
-    "too large": lambda: IotHubError(413001, "MessageTooLarge", "a fault script finds it too large"),
+    TOO_LARGE: lambda: IotHubError(413001, "MessageTooLarge", "a fault script finds it too large"),
     "quota": lambda: IotHubError(403002, "IotHubQuotaExceeded", "a fault script has used up the quota"),
 }
 
@@ -78,17 +80,28 @@ class Answers:
 
 def refuse_as_told(home: Path) -> None:
     """From now on the stand-in of this process looks into the file."""
+    from runtime.iothub import amqp_telemetry
     from runtime.iothub.hub import IotHub
 
     answers = Answers(home)
-    take, let_in = IotHub.telemetry, IotHub.authenticate
+    take, let_in, read = IotHub.telemetry, IotHub.authenticate, amqp_telemetry._messages_of
+
+    def messages_of(delivery: Any) -> Any:
+        """Refuse one delivery, as AMQP can; MQTT can only end the connection."""
+        messages = read(delivery)
+        if not isinstance(messages, list) or answers.error(messages) != TOO_LARGE:
+            return messages
+        answers.count()
+        return refusal_of(ERRORS[TOO_LARGE]())
 
     def telemetry(self: IotHub, grant: Any, messages: Sequence[Telemetry]) -> asyncio.Future[None]:
         error = answers.error(messages)
-        if error in ERRORS:
-            answers.count()
-            raise ERRORS[error]()
-        return take(self, grant, messages)
+        if error not in ERRORS:
+            return take(self, grant, messages)
+        answers.count()
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        refused.set_exception(ERRORS[error]())
+        return refused
 
     async def authenticate(self: IotHub, *arguments: Any, **options: Any) -> Any:
         if answers.error() == UNAUTHORIZED:
@@ -96,6 +109,7 @@ def refuse_as_told(home: Path) -> None:
             raise AuthError("a fault script lets nobody in")
         return await let_in(self, *arguments, **options)
 
+    amqp_telemetry._messages_of = messages_of
     IotHub.telemetry = telemetry  # type: ignore[method-assign]
     IotHub.authenticate = authenticate  # type: ignore[method-assign]
 

@@ -87,10 +87,7 @@ _ALL: Final = (
         (Field("off", y.SPREAD, "how long the machine is off", is_needed=True),),
     ),
     FaultKind(
-        "limit memory",
-        "a process may not have more memory than now and a little, by RLIMIT_AS",
-        "limits set",
-        (_WHO, Field("more", y.SIZE, "what it may still take", is_needed=True), _FOR),
+        "no memory", "the hub gets no more memory than it has", "refusals of the kernel", (_FOR,), ("strace",)
     ),
     FaultKind(
         "kill container",
