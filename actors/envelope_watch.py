@@ -64,6 +64,8 @@ class EnvelopeWatch:
         wanted = matched.get(key)
         if wanted is None:
             wanted = tuple(tap for tap in taps if to != self._own and tap.wanted.fits(to, sender, kind))
+            for tap in wanted:
+                tap.kinds.setdefault(kind)
             if len(matched) < _MOST_KEYS:
                 matched[key] = wanted
         if not wanted:
