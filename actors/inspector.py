@@ -48,6 +48,8 @@ from messaging.errors import ConfigError
 from messaging.kinds import kind_named, message
 from messaging.lifecycle import RequestFailed
 from messaging.message_fields import field_names, make_message
+from messaging.nearest import did_you_mean
+from messaging.text import quoted
 from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -199,6 +201,11 @@ class InspectorActor(EdgeActor):
             made = make_message(message.kind, message.fields)
         except ConfigError as exc:
             self._refuse("SendMessage", str(exc))
+            return
+        known = [sight.address for sight in self._look()]
+        if message.to not in known:
+            hint = did_you_mean(message.to, known) or f"; there are {', '.join(known)}"
+            self._refuse("SendMessage", f"there is no actor {quoted(message.to)}{hint}")
             return
         self._send(message.to, made, message.sender, message.kind)
 

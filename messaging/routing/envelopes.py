@@ -7,13 +7,16 @@ number; `from`, a word of routes, may be written as it is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from messaging.envelope import Secret
 from messaging.errors import RouteError
 from messaging.message import Message
 from messaging.nearest import did_you_mean
+from messaging.plain_json import unpacked
 from messaging.routing.compile import View, compile_condition
 from messaging.routing.grammar import (
     Call,
@@ -128,9 +131,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return float(value)
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return _read(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(member) for key, member in value.items() if not isinstance(member, Secret)}
     if isinstance(value, tuple | list):
         return [_plain(member) for member in value]
     return None if isinstance(value, Secret) else value
+
+
+def _read(value: bytes) -> Any:
+    """Return what bytes hold: the header of a message, or its body when that is JSON; else a text."""
+    found = unpacked(value)
+    if found is None and value[:1] == b"{":
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value, parse_int=float)
+    return value.decode("utf-8", "replace") if found is None else _plain(found)

@@ -2,7 +2,7 @@
 
 The load is that of scripts/bench/hub: QoS 1 publishers → route → module, 256 bytes, durable. Rounds with and
 without the tap alternate in one run on one edge, and their order changes from pair to pair, so that whatever
-else the machine does meets both. The tap is `edge-actors inspect tap --json` as a user would run it; its lines
+else the machine does meets both. The tap is `edge-actors inspect tap --json` as a user runs it; its lines
 go to nobody.
 """
 

@@ -6,13 +6,14 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from actors.reported import MASKED
 from messaging.envelope import Envelope, Secret, decode
 from messaging.plain_json import to_json
+from messaging.time_text import iso_utc
 from runtime.home import Home
 from runtime.redaction import Redactor
 from runtime.support_bundle import known_secrets
@@ -31,6 +32,10 @@ class SeenEnvelope:
     envelope: Envelope
     names: Sequence[str]  # of the fields of its message; none when the edge does not know its kind
     cut: bool  # whether the message was left out because it is too large
+
+    def named(self, names: Sequence[str]) -> SeenEnvelope:
+        """Return the same with other names for the fields of its message."""
+        return replace(self, names=names)
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of the envelope, those of `messaging/routing/envelopes.py`."""
@@ -77,7 +82,7 @@ class Shown:
     def values(self, one: SeenEnvelope) -> dict[str, Any]:
         """Return an envelope as a JSON value. `masked` says that a replay of it would lack something."""
         message, masked = self.message(one.of_message())
-        values = {"at": iso(one.at_s), **one.fields(), "message": message}
+        values = {"at": iso_utc(one.at_s), **one.fields(), "message": message}
         if one.cut:
             values |= {"message": None, "cut": True}
         return values | ({"masked": True} if masked else {})
@@ -136,12 +141,6 @@ def has_secret(value: Any) -> bool:
 def id_text(number: int) -> str:
     """Return the id of an envelope as it is shown: its 64 bits would not survive a JSON number."""
     return f"{number:016x}"
-
-
-def iso(at_s: float) -> str:
-    """Return a time of day in UTC, with microseconds."""
-    whole, micro = divmod(round(at_s * 1e6), 1_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micro:06}Z"
 
 
 def clock(at_s: float) -> str:

@@ -23,7 +23,7 @@ from runtime.cli.inspect.line import INSPECTORS, NotThere, ask
 from runtime.run_directory import AGENT, Lock, RunDirectory
 
 READ_BYTES: Final = 512 * 1024
-WAIT_S: Final = 0.03  # before a tap that was empty is read again
+WAIT_S: Final = 0.05  # between two reads: each costs the edge a millisecond, and its tap holds far more
 SIGN_OF_LIFE_S: Final = 1.0
 AGAIN_S: Final = 0.3  # before a process that is not there is looked for again
 END_LIMIT_S: Final = 1.0
@@ -90,7 +90,12 @@ class TapReader:
         """Yield what comes, until the edge ends."""
         fields: dict[str, Sequence[str]] = {}
         while True:
-            came = self._came.get()
+            try:
+                came = self._came.get(timeout=SIGN_OF_LIFE_S)
+            except queue.Empty:
+                if self._ends.is_set():
+                    return
+                continue
             if came is None:
                 return
             if isinstance(came, Remark):
@@ -102,6 +107,12 @@ class TapReader:
                     yield seen(came.process, at_s, size, frame, fields)
                 else:
                     yield Missed(came.process, at_s, size)
+
+    def end(self) -> None:
+        """Let `events` end, after what is there already. From any thread."""
+        self._ends.set()
+        with suppress(queue.Full):
+            self._came.put_nowait(None)
 
     def wait_until_tapped(self, limit_s: float) -> set[str]:
         """Wait until all processes are tapped, for so long at most; returns those that are."""
@@ -141,20 +152,17 @@ class TapReader:
         return tap
 
     def _fetch(self, client: Client, process: str, tap: int) -> int:
-        """Read the tap once; returns its number, or 0 when it has to be opened anew."""
+        """Read the tap once and wait a moment; returns its number, or 0 when it has to be opened anew."""
         try:
             read = ask(client, process, ReadTap(tap, READ_BYTES), TapRead)
         except ConfigError:
             self._put(Remark(f"the tap of the {process} had ended; envelopes are missing here"))
             return 0
-        if not read.envelopes:
-            self._ends.wait(WAIT_S)
-            return tap
-        batch = _Batch(process, read)
-        while not self._put(batch):
+        while read.envelopes and not self._put(_Batch(process, read)):
             if self._ends.is_set():
                 break
             ask(client, process, ReadTap(tap, 0), TapRead)
+        self._ends.wait(WAIT_S)
         return tap
 
     def _put(self, what: _Batch | Remark | None) -> bool:
