@@ -197,15 +197,15 @@ class InspectorActor(EdgeActor):
         if not self._allows_faults:
             self._refuse("SendMessage", NOT_ALLOWED)
             return
-        try:
-            made = make_message(message.kind, message.fields)
-        except ConfigError as exc:
-            self._refuse("SendMessage", str(exc))
-            return
         known = [sight.address for sight in self._look()]
         if message.to not in known:
             hint = did_you_mean(message.to, known) or f"; there are {', '.join(known)}"
             self._refuse("SendMessage", f"there is no actor {quoted(message.to)}{hint}")
+            return
+        try:
+            made = make_message(message.kind, message.fields)
+        except ConfigError as exc:
+            self._refuse("SendMessage", str(exc))
             return
         self._send(message.to, made, message.sender, message.kind)
 

@@ -67,8 +67,8 @@ def from_json(value: Any) -> Any:
 
 
 def unpacked(value: bytes) -> Any:
-    """Return the array or map that these bytes are in msgpack; None when they are none, or not in its one form
-    in which they come out again.
+    """Return the array or map that these bytes are in msgpack; None when they are none, or when that would
+    not give the same bytes again.
     """
     if not value or value[0] not in _ARRAYS_AND_MAPS:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Final
 from actors.reported import MASKED
 from messaging.envelope import Envelope, Secret, decode
 from messaging.plain_json import to_json
+from messaging.text import quoted
 from messaging.time_text import iso_utc
 from runtime.home import Home
 from runtime.redaction import Redactor
@@ -49,7 +51,7 @@ class SeenEnvelope:
             "correlation": id_text(envelope.correlation_id) if envelope.correlation_id else None,
             "lane": _LANES[envelope.lane == 1],
             "size": self.size,
-            "waited_ms": round(max(0.0, self.at_s - envelope.sent_at_s) * 1000, 3),
+            "waited_ms": round(waited_s(self.at_s, envelope.sent_at_s) * 1000, 3),
         }
 
     def of_message(self) -> dict[str, Any]:
@@ -138,9 +140,17 @@ def has_secret(value: Any) -> bool:
     return isinstance(value, Secret)
 
 
-def id_text(number: int) -> str:
-    """Return the id of an envelope as it is shown: its 64 bits would not survive a JSON number."""
-    return f"{number:016x}"
+def id_text(number: object) -> str:
+    """Return the id of an envelope as it is shown: its 64 bits would not survive a JSON number.
+
+    A damaged envelope may have anything there.
+    """
+    return f"{number:016x}" if isinstance(number, int) else quoted(repr(number))
+
+
+def waited_s(at_s: float, sent_s: object) -> float:
+    """Return how long an envelope waited; 0 when the clock was set meanwhile, or it is damaged."""
+    return max(0.0, at_s - sent_s) if isinstance(sent_s, float) and math.isfinite(sent_s) else 0.0
 
 
 def clock(at_s: float) -> str:

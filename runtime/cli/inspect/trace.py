@@ -57,7 +57,7 @@ def _hops(edge: InspectedEdge, id_: int) -> tuple[list[dict[str, Any]], int]:
     from actors.inspector_messages import FindHops, HopsFound
     from messaging.errors import EnvironmentFault
     from messaging.time_text import iso_utc
-    from runtime.cli.inspect.envelopes import id_text
+    from runtime.cli.inspect.envelopes import id_text, waited_s
     from runtime.cli.inspect.line import INSPECTORS
 
     found: list[tuple[str, Hop]] = []
@@ -79,10 +79,9 @@ def _hops(edge: InspectedEdge, id_: int) -> tuple[list[dict[str, Any]], int]:
             "from": hop.sender,
             "to": hop.to,
             "kind": hop.kind,
-            "sent": iso_utc(hop.sent_s),
             "handled": iso_utc(hop.handled_s),
             "handled_s": hop.handled_s,
-            "waited_ms": round(max(0.0, hop.handled_s - hop.took_s - hop.sent_s) * 1000, 3),
+            "waited_ms": round(waited_s(hop.handled_s - hop.took_s, hop.sent_s) * 1000, 3),
             "took_ms": round(hop.took_s * 1000, 3),
             "failed": hop.failed,
             "size": hop.size,
