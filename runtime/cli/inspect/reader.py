@@ -68,7 +68,7 @@ class TapReader:
             threading.Thread(target=self._read, args=(process,), daemon=True) for process in INSPECTORS
         ]
         self.missed_at_end = 0  # envelopes of which `events` has not told; known after the exit
-        self._taps: set[str] = set()  # of processes that are tapped now
+        self._taps: dict[str, bool] = {}  # of processes that were asked: whether they are tapped now
         self._tapped = threading.Condition()
 
     def __enter__(self) -> TapReader:
@@ -115,10 +115,10 @@ class TapReader:
             self._came.put_nowait(None)
 
     def wait_until_tapped(self, limit_s: float) -> set[str]:
-        """Wait until all processes are tapped, for so long at most; returns those that are."""
+        """Wait until all processes were asked, for so long at most; returns those that are tapped."""
         with self._tapped:
             self._tapped.wait_for(lambda: len(self._taps) == len(INSPECTORS), limit_s)
-            return set(self._taps)
+            return {process for process, is_tapped in self._taps.items() if is_tapped}
 
     def _read(self, process: str) -> None:
         with Client.outside(self._run.path) as client:
@@ -174,7 +174,7 @@ class TapReader:
 
     def _note(self, process: str, is_tapped: bool) -> None:
         with self._tapped:
-            (self._taps.add if is_tapped else self._taps.discard)(process)
+            self._taps[process] = is_tapped
             self._tapped.notify_all()
 
     def _edge_lives(self) -> bool:
