@@ -11,15 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from actors.addresses import INSPECTOR, ROUTER
 from actors.inspector import LEASE_S, NOT_ALLOWED
+from actors.inspector_messages import MessageSent, SendMessage
 from actors.trail import Hops, TraceRouting
-from messaging.client import Client
+from messaging.client import Client, RequestRefused
+from messaging.time_text import NEVER, from_iso
 from runtime.home import Home
 from runtime.inspector_note import FAULTS_ALLOWED
 from runtime.key_store import KeyStore
@@ -120,9 +122,7 @@ def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeP
     by_message = edge.json("inspect", "trace", properties["messageId"])
 
     hops = [(hop["from"], hop["to"], hop["kind"]) for hop in by_envelope["envelopes"]]
-    assert hops[:2] == [("hub/mqtt", "hub/router", "Publish"), ("hub/router", "hub/store", "Append")] or hops[
-        :2
-    ] == [("hub/mqtt", "hub/router", "Publish"), ("hub/mqtt", "hub/store", "Append")]
+    assert hops[:2] == [("hub/mqtt", "hub/router", "Publish"), ("hub/mqtt", "hub/store", "Append")]
     assert [step["hop"] for step in by_message["message"]][:3] == ["received", "routed", "stored"]
 
 
@@ -208,12 +208,9 @@ def test_a_tap_goes_on_when_the_hub_was_killed(edge: EdgeProcess) -> None:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: edge.modules()["edgeHub"]["pid"] not in (0, pid), "there is another hub")
 
-        seen_again_after_s = time.time()
-        while True:
-            one = json.loads(process.stdout.readline())
-            if "at" in one and one["kind"] == "Welcome":
-                break
-        assert time.time() - seen_again_after_s < LIMIT_S
+        back_s = time.time()
+        lines = map(json.loads, process.stdout)
+        assert any(one.get("process") == "hub" and from_iso(one.get("at", NEVER)) > back_s for one in lines)
     edge.wait_for_modules("running", {"edgeHub", "sensor", "filter"})
 
 
@@ -223,12 +220,7 @@ def test_a_recording_has_no_secret_of_the_edge(edge: EdgeProcess, tmp_path: Path
         assert process.stderr is not None
         assert process.stderr.readline() == "note: recording agent and hub\n"
         edge.run("restart", "sensor")  # it shows its token when it connects
-
-        def has_authenticated() -> bool:
-            return '"Authenticate"' in file.read_text()
-
-        with suppress(AssertionError):  # what it writes waits in its memory for a while
-            wait_until(has_authenticated, "the module is back", 5.0)
+        wait_until(lambda: '"Authenticate"' in file.read_text(), "the module is back")
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=LIMIT_S)
 
@@ -304,12 +296,11 @@ def test_without_the_permission_the_edge_is_shown_and_not_disturbed(tmp_path: Pa
         sent = edge.run("inspect", "send", "hub/router", "TraceRouting", '{"message_id": "x"}')
         assert (sent.returncode, sent.stdout, sent.stderr) == (2, "", f"error: {NOT_ALLOWED}\n")
         # Nor does the edge itself believe a command line that leaves the question out.
-        with Client.outside(RunDirectory.of(edge.home).path) as client:
-            from actors.inspector_messages import MessageSent, SendMessage
-            from messaging.client import RequestRefused
-
-            with pytest.raises(RequestRefused, match="without --allow-faults"):
-                client.ask(INSPECTOR, SendMessage("hub/router", "TraceRouting", {}), MessageSent)
+        with (
+            Client.outside(RunDirectory.of(edge.home).path) as client,
+            pytest.raises(RequestRefused, match="without --allow-faults"),
+        ):
+            client.ask(INSPECTOR, SendMessage("hub/router", "TraceRouting", {}), MessageSent)
     finally:
         edge.close()
 
@@ -335,8 +326,8 @@ sys.exit(invoke(["inspect", "actors", "--home", sys.argv[1]]))
 
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] in (
-        f"error: home {edge.home} belongs to user root; an edge is inspected by the user that it runs as alone: "
-        "run this as that user, `sudo -u root edge-actors inspect …`",
+        f"error: home {edge.home} belongs to user root; an edge is inspected by the user that it runs as "
+        "alone: run this as that user, `sudo -u root edge-actors inspect …`",
         f"error: home {edge.home} is closed to user nobody; an edge is inspected by the user that it runs as "
         "alone: run this as that user",
     )

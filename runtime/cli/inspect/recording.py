@@ -50,7 +50,7 @@ def create(path: Path) -> TextIO:
     except OSError as exc:
         raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
     os.fchmod(descriptor, FILE_MODE)
-    file = os.fdopen(descriptor, "w", encoding="utf-8")
+    file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8")  # line by line: it may be killed
     write(file, {"format": FORMAT, "version": FORMAT_VERSION, "program": VERSION})
     return file
 
