@@ -65,9 +65,16 @@ class TapRead:
 
 @message
 class CloseTap:
-    """I am through with it."""
+    """I am through with it. Answered with TapClosed."""
 
     tap: int
+
+
+@message
+class TapClosed:
+    """It is gone, and how many envelopes it had missed since that was told last."""
+
+    missed: int
 
 
 @message

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
 from actors.inspector_messages import PROTOCOL
@@ -16,6 +17,9 @@ from runtime.atomic_file import write_private_file
 from runtime.run_directory import RunDirectory
 
 FILE: Final = "inspector.json"
+FAULTS_ALLOWED: Final = (
+    "faults: allowed; this edge was started with --allow-faults and may be sent messages and disturbed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class InspectorNote:
 def write_note(run: RunDirectory, allows_faults: bool) -> None:
     """Write the note of this edge."""
     note = InspectorNote(allows_faults=allows_faults)
-    write_private_file(run.path / FILE, json.dumps(asdict(note)).encode())
+    write_private_file(run.path / FILE, json.dumps(asdict(note)).encode(), durable=False)
 
 
 def read_note(run: RunDirectory) -> InspectorNote | None:
@@ -51,3 +55,9 @@ def read_note(run: RunDirectory) -> InspectorNote | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def may_be_disturbed(home: Path) -> bool:
+    """Return whether the edge that runs on `home` was started with --allow-faults."""
+    note = read_note(RunDirectory.of(home))
+    return note is not None and note.allows_faults

@@ -32,7 +32,7 @@ class InspectedEdge:
     def __init__(self, run: RunDirectory, note: InspectorNote, client: Client) -> None:
         self.run = run
         self.note = note
-        self._client = client
+        self.client = client
 
     def ask(self, process: str, question: object, answer: type[T], timeout_s: float = ANSWER_LIMIT_S) -> T:
         """Ask the inspector of one process.
@@ -41,7 +41,7 @@ class InspectedEdge:
             EnvironmentFault: it does not answer; says why.
             ConfigError: it refused; says why.
         """
-        return ask(self._client, process, question, answer, timeout_s)
+        return ask(self.client, process, question, answer, timeout_s)
 
     @property
     def allows_faults(self) -> bool:
