@@ -48,8 +48,17 @@ class RunFailed(Exception):
 class Edge:
     """One home in a folder of its own."""
 
-    def __init__(self, folder: Path, scenario: Scenario, settings: Mapping[str, str]) -> None:
-        """Prepare a run; `settings` are those that come on top of the scenario's, by name."""
+    def __init__(
+        self, folder: Path, scenario: Scenario, settings: Mapping[str, str], images: Mapping[str, str]
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            folder: Of the run, empty.
+            scenario: What is to run.
+            settings: Those that come on top of the scenario's, by name.
+            images: Those that were made for this run, by the word that stands for them.
+        """
         self.folder = folder
         self.home = folder / "home"
         self.place = Home(self.home)
@@ -58,7 +67,7 @@ class Edge:
         self.address = ("127.0.0.1", _free_port())
         self.agent_ends = 0  # that nobody asked for
         self.deployment = folder / "deployment.json"
-        self.deployment.write_text(json.dumps(manifest_of(scenario), indent=1))
+        self.deployment.write_text(json.dumps(manifest_of(scenario, images), indent=1))
         self._modules = (*BYSTANDERS, *(n for n, m in scenario.edge.modules.items() if m.restart == "always"))
         is_altered = scenario.uses("move clock", "power cut")
         self._program = PROGRAM_WITH_CLOCK if is_altered else PROGRAM

@@ -13,6 +13,7 @@ from typing import Final
 from runtime.faults import compare
 from runtime.faults.clients import Consumer, Publisher, account_in
 from runtime.faults.cloud import CloudBehindLine, CloudReader
+from runtime.faults.container_image import SLEEPER, SLOW, SlowRegistry, make_sleeper
 from runtime.faults.doing import make_fault
 from runtime.faults.edge import LOOK_S, Edge, RunFailed
 from runtime.faults.findings import Findings
@@ -56,6 +57,7 @@ class _Run:
         self, scenario: Scenario, seed: int, folder: Path, findings: Findings, stack: ExitStack
     ) -> None:
         self._findings = findings
+        self._registry: SlowRegistry | None = None
         settings: dict[str, str] = {}
         if scenario.edge.disk_bytes:
             disk = stack.enter_context(Tmpfs(folder / "disk", scenario.edge.disk_bytes))
@@ -66,10 +68,10 @@ class _Run:
             settings |= cloud.settings
         else:
             settings["upstream_protocol"] = scenario.edge.protocol
-        edge = Edge(folder, scenario, settings)
+        edge = Edge(folder, scenario, settings, self._images(scenario, stack))
         numbers = {name: number for number, name in enumerate(scenario.load.publisher_names, 1)}
         reader = CloudReader(cloud.home if cloud else edge.home, numbers)
-        self._scene = Scene(scenario, seed, folder, edge, cloud, reader)
+        self._scene = Scene(scenario, seed, folder, edge, cloud, reader, stack, self._registry)
         self._faults = {step.number: make_fault(self._scene, step) for step in scenario.steps}
         self._timeline = Timeline(scenario.steps, seed)
         self._going: list[tuple[float, int, _Going]] = []  # when to go on with it
@@ -78,6 +80,15 @@ class _Run:
         self._memory = Memory()
         self._bystanders: dict[str, int | None] = {}
         self._began_s = 0.0
+
+    def _images(self, scenario: Scenario, stack: ExitStack) -> dict[str, str]:
+        """Return the images that are made for this run."""
+        wanted = {module.image for module in scenario.edge.modules.values()}
+        found = {SLEEPER: make_sleeper()} if SLEEPER in wanted else {}
+        if SLOW in wanted:
+            self._registry = stack.enter_context(SlowRegistry())
+            found[SLOW] = self._registry.image
+        return found
 
     def run(self) -> None:
         scene, findings = self._scene, self._findings
