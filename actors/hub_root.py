@@ -248,7 +248,6 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
-                *([ChildSpec("inspector", inspector, exported=True)] if inspector else []),
                 ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
@@ -262,7 +261,8 @@ class HubRootActor(RootActor):
                 *([ChildSpec("bridges", bridges, BRIDGES, exported=True)] if broker is not None else []),
                 *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
                 ChildSpec("metrics", told, METRICS_LOOP, exported=True),
-            )
+            ),
+            inspector,
         )
 
     def all_started(self) -> None:
