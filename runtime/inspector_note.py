@@ -1,4 +1,4 @@
-"""The note in the run directory that tells inspectors how to speak to the edge that runs there.
+"""The note in the run directory that tells inspectors how to speak to the edge, and who they speak to.
 
 A file and not a message: an edge of another version may not even understand the question.
 """
@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from actors.inspector_messages import PROTOCOL
+from actors.base import EdgeActor
+from actors.hosts import ThreadSystem
+from actors.inspector_version import PROTOCOL
 from messaging.envelope import VERSION as ENVELOPES
 from messaging.version import VERSION
 from runtime.atomic_file import write_private_file
@@ -35,6 +37,14 @@ class InspectorNote:
     def is_ours(self) -> bool:
         """Whether this program understands that edge."""
         return (self.envelopes, self.protocol) == (ENVELOPES, PROTOCOL)
+
+
+def inspector(system: ThreadSystem, allows_faults: bool) -> EdgeActor:
+    """Return the inspector of this process, which is loaded with the first command that asks for it."""
+    from actors.inspector import InspectorActor
+
+    bus = system.bus
+    return InspectorActor(bus.observe, system.sights, bus.dead_letters, allows_faults=allows_faults)
 
 
 def write_note(run: RunDirectory, allows_faults: bool) -> None:

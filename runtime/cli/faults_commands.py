@@ -35,6 +35,8 @@ def run(file: Path, seed: int | None, keep: Path | None, as_json: bool) -> int:
     Exit code 1: an expectation was not met, a fault never happened, or this machine cannot do it, which is
     told before anything starts. A failed run leaves a bundle with the script, seed, logs, ledger, databases.
     """
+    import signal
+
     from runtime.cli.output import print_json
     from runtime.exit_codes import DONE, FAILED
     from runtime.faults import report, schema
@@ -43,6 +45,7 @@ def run(file: Path, seed: int | None, keep: Path | None, as_json: bool) -> int:
 
     scenario = schema.load(file)
     check_needs(scenario)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the edge is ended in order
     outcome = run_in_folder(
         scenario, seed, keep, on_start=lambda drawn: None if as_json else click.echo(f"seed {drawn}")
     )

@@ -29,6 +29,8 @@ from runtime.store_place import database_of
 SILENCE_S: Final = 10.0  # nothing new for so long: what is missing does not come any more
 RECOVERY_LIMIT_S: Final = 45.0
 WAIT_FOR_EVENT_S: Final = 60.0
+LOOK_FOR_RECOVERY_S: Final = 0.1
+DEAD: Final = ("ended", "starting")  # states of actors with which nothing can be done
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class _Run:
         self._memory = Memory()
         self._bystanders: dict[str, int | None] = {}
         self._began_s = 0.0
+        self._look_again_s = 0.0
 
     def _images(self, scenario: Scenario, stack: ExitStack) -> dict[str, str]:
         """Return the images that are made for this run."""
@@ -156,8 +159,7 @@ class _Run:
                 scene.edge.look_after_agent()
             self._memory.look(scene.edge.pid_of("edgeHub"))
             timeline.acknowledged(scene.acknowledged, self._now_s)
-            if self._recovery is not None:
-                self._look_for_recovery(self._recovery)
+            self._look_for_recovery()
             while self._going and self._going[0][0] <= self._now_s:
                 _, _, going = heapq.heappop(self._going)
                 self._continue(going, going.fault.go_on())
@@ -180,7 +182,11 @@ class _Run:
         if not self._going:
             self._recovery = Recovery.begin(self._scene)
 
-    def _look_for_recovery(self, recovery: Recovery) -> None:
+    def _look_for_recovery(self) -> None:
+        recovery = self._recovery
+        if recovery is None or self._now_s < self._look_again_s:
+            return
+        self._look_again_s = self._now_s + LOOK_FOR_RECOVERY_S
         if recovery.look(self._scene):
             self._recovery = None
             self._findings.recovered_s.append(recovery.took_s or 0.0)
@@ -211,7 +217,7 @@ class _Run:
         while self._recovery is not None:
             edge.look_after_agent()
             self._memory.look(edge.pid_of("edgeHub"))
-            self._look_for_recovery(self._recovery)
+            self._look_for_recovery()
             time.sleep(LOOK_S)
         for publisher in scene.publishers:
             publisher.finish()
@@ -251,7 +257,9 @@ class _Run:
 
     def _look_at_actors(self) -> None:
         actors = self._scene.edge.actors()
-        self._findings.dead_actors = [address for address, values in actors.items() if values is None]
+        self._findings.dead_actors = [
+            address for address, values in actors.items() if values is None or values["state"] in DEAD
+        ]
         self._findings.actor_failures = sum(values["failures"] for values in actors.values() if values)
 
     def _look_at_restarts(self) -> None:

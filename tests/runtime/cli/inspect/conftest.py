@@ -12,12 +12,11 @@ import pytest
 
 from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
-from actors.inspector import InspectorActor
 from actors.root import RootActor
 from messaging.client import Client
 from messaging.lifecycle import Describe, Described, Stop
 from messaging.zmq_bus import ZmqBus
-from runtime.inspector_note import write_note
+from runtime.inspector_note import inspector, write_note
 from runtime.run_directory import AGENT, Lock, RunDirectory
 from tests.actors.kernel_actors import Notebook
 from tests.runtime.cli.conftest import edge_actors, home
@@ -59,16 +58,12 @@ def _running(home: Path, allow_faults: bool) -> Iterator[SmallEdge]:
     system = ThreadSystem(bus)
     ended = threading.Event()
 
-    def inspector() -> InspectorActor:
-        return InspectorActor(bus.observe, system.sights, bus.dead_letters, allows_faults=allow_faults)
+    children = (ChildSpec("book", Notebook, exported=True),)
 
-    children = (ChildSpec("inspector", inspector, exported=True), ChildSpec("book", Notebook, exported=True))
-    system.spawn(
-        ChildSpec("agent", lambda: RootActor(children), exported=True),
-        "agent",
-        "",
-        lambda reason: ended.set(),
-    )
+    def root() -> RootActor:
+        return RootActor(children, lambda: inspector(system, allow_faults))
+
+    system.spawn(ChildSpec("agent", root, exported=True), "agent", "", lambda reason: ended.set())
     with Client(bus, "agent/test") as client:
         edge = SmallEdge(bus, client)
         while not bus.is_taken(BOOK):

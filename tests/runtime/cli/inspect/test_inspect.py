@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from actors.inspector import NOT_ALLOWED
-from actors.inspector_messages import PROTOCOL
+from actors.inspector_version import PROTOCOL
 from messaging.envelope import VERSION as ENVELOPES
 from messaging.errors import EnvironmentFault
 from messaging.version import VERSION
