@@ -77,6 +77,7 @@ class _Run:
         self._faults = {step.number: make_fault(self._scene, step) for step in scenario.steps}
         self._timeline = Timeline(scenario.steps, seed)
         self._going: list[tuple[float, int, _Going]] = []  # when to go on with it
+        self._ready: list[Due] = []  # due, and its step's last one is not over yet
         self._turns = itertools.count()
         self._recovery: Recovery | None = None
         self._memory = Memory()
@@ -163,16 +164,25 @@ class _Run:
             while self._going and self._going[0][0] <= self._now_s:
                 _, _, going = heapq.heappop(self._going)
                 self._continue(going, going.fault.go_on())
-            due = timeline.take(self._now_s)
-            if due is not None:
-                fault = self._faults[due.step]
-                self._recovery = None  # of a fault before: this one is upon it
-                self._continue(_Going(due, fault), fault.begin(due.nth))
-            if due is not None or self._going or timeline.next_s() is not None or self._recovery:
+            while (due := timeline.take(self._now_s)) is not None:
+                self._ready.append(due)
+            self._begin_what_is_ready()
+            if self._ready or self._going or timeline.next_s() is not None or self._recovery:
                 idle_since_s = self._now_s
             elif self._now_s > idle_since_s + WAIT_FOR_EVENT_S:
                 raise RunFailed(f"what steps wait for did not happen: {', '.join(timeline.waits_for)}")
             time.sleep(LOOK_S)
+
+    def _begin_what_is_ready(self) -> None:
+        """Begin each fault that is due, one of each step at a time."""
+        waiting, self._ready = self._ready, []
+        for due in waiting:
+            if any(going.due.step == due.step for _, _, going in self._going):
+                self._ready.append(due)
+                continue
+            fault = self._faults[due.step]
+            self._recovery = None  # of a fault before: this one is upon it
+            self._continue(_Going(due, fault), fault.begin(due.nth))
 
     def _continue(self, going: _Going, after_s: float | None) -> None:
         if after_s is not None:
