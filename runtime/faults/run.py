@@ -128,14 +128,13 @@ class _Run:
         names = (*load.publisher_names, *load.consumers)
         edge.wait_for_identities(names)
         accounts = {
-            name: account_in(edge.connection_string(name), edge.address, "localhost", edge.ca_file)
+            name: account_in(edge.connection_string(name), edge.address, edge.address[0], edge.ca_file)
             for name in names
         }
         for number, name in enumerate(load.publisher_names, 1):
+            outputs, rate_per_s, size = scene.scenario.outputs, load.rate_per_s, load.size_bytes
             scene.publishers.append(
-                Publisher(
-                    name, accounts[name], number, scene.scenario.outputs, load.rate_per_s, load.size_bytes
-                )
+                _publisher_class(load.over)(name, accounts[name], number, outputs, rate_per_s, size)
             )
         for name, presence in load.consumers.items():
             chance = chance_of(scene.seed, "presence", name)
@@ -277,3 +276,11 @@ class _Run:
         listed = edge.modules()
         self._findings.restarts = {name: int(module.get("restarts") or 0) for name, module in listed.items()}
         self._findings.restarts["agent"] = edge.agent_ends
+
+
+def _publisher_class(over: str) -> type[Publisher]:
+    if over == "mqtt":
+        return Publisher
+    from runtime.faults.amqp_publisher import AmqpPublisher  # with its engine: only where it is used
+
+    return AmqpPublisher

@@ -106,6 +106,12 @@ LOAD: Final = (
     Field("rate", y.RATE, "of each publisher", is_needed=True),
     Field("size", y.SIZE, "of each message, 32 bytes at least", 128),
     Field(
+        "over",
+        y.choice("mqtt", "amqp"),
+        "how publishers connect; over AMQP they have one output",
+        "mqtt",
+    ),
+    Field(
         "consumers",
         Form("by name: `always`, or `there` and `away`", y.named(lambda node: _presence(node))),
         "modules that receive",
@@ -216,7 +222,7 @@ def _load(node: y.Node) -> Load:
     found = y.read_fields(node, LOAD, "the load")
     if found["size"] < 32:
         raise Wrong(y.node_at(node, "size"), "a message has 32 bytes at least: they say who sent it when")
-    return Load(found["publishers"], found["rate"], found["size"], found["consumers"])
+    return Load(found["publishers"], found["rate"], found["size"], found["over"], found["consumers"])
 
 
 def _step(node: y.Node, number: int) -> Step:
@@ -277,7 +283,7 @@ def _scenario(node: y.Node, path: Path) -> Scenario:
         needs["root"] = None
     if any(module.image for module in found["edge"].modules.values()):
         needs["docker"] = None
-    if found["edge"].protocol.startswith("Amqp"):
+    if found["edge"].protocol.startswith("Amqp") or found["load"].over == "amqp":
         needs["amqp"] = None
     scenario = Scenario(
         path,
@@ -312,6 +318,8 @@ def _check_routes(node: y.Node, scenario: Scenario) -> None:
                 place = y.node_at(node, group, "modules" if group == "edge" else "consumers", name)
                 raise Wrong(place, f"the name {quoted(name)} is taken by the scenario itself")
             taken.add(name)
+    if scenario.load.over == "amqp" and len(scenario.outputs) > 1:
+        raise Wrong(y.node_at(node, "load", "over"), "over AMQP all routes have one output")
     upstream = [route.output for route in routes.values() if route.into == UPSTREAM]
     if len(set(upstream)) < len(upstream):
         raise Wrong(y.node_at(node, "edge", "routes"), "two routes lead from one output to the cloud")
