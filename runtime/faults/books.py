@@ -18,6 +18,7 @@ class Books:
         self.arrived = 0  # with what came again
         self.first: dict[Key, int] = {}  # when each came first: as which of all
         self.again: list[tuple[Key, int]] = []  # what came again, and how far behind
+        self.damaged = 0  # came with another content than was sent
         self.misordered: list[str] = []
         self.connection = 0
         self._last: dict[Key, tuple[int, int]] = {}  # when it came last, on which connection

@@ -323,9 +323,8 @@ class Consumer(Client):
     def _arrived(self, messages: list[Publish]) -> None:
         for message in messages:
             route = message.topic.removeprefix(self._prefix).partition("/")[0]
+            books = self.books.setdefault(route, Books())
             try:
-                key = key_in(message.payload)
-            except ValueError as exc:
-                self.problems.append(f"{self.name}: {exc}")
-                continue
-            self.books.setdefault(route, Books()).note(key)
+                books.note(key_in(message.payload))
+            except ValueError:
+                books.damaged += 1

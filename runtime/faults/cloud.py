@@ -32,6 +32,7 @@ class CloudReader:
         """Begin with the first message; `publishers` are the numbers of modules."""
         self.books: dict[int, CloudBooks] = {}  # by output
         self.received = 0
+        self.damaged = 0
         self._home = home
         self._publishers = publishers
         self._after = 0
@@ -53,7 +54,11 @@ class CloudReader:
     def _note(self, event: Mapping[str, Any]) -> None:
         if event["annotations"].get("iothub-connection-module-id") not in self._publishers:
             return
-        key = key_in(base64.b64decode(event["body"]))
+        try:
+            key = key_in(base64.b64decode(event["body"]))
+        except ValueError:
+            self.damaged += 1
+            return
         self.received += 1
         self.books.setdefault(key.output, CloudBooks()).note(key)
 

@@ -63,6 +63,7 @@ def compare(scene: Scene, ledger: Ledger, findings: Findings) -> None:
         row = row_of(scenario, ledger, name)
         endpoint = UPSTREAM if route.into == UPSTREAM else name
         excuses.setdefault(endpoint, row.expired + row.dropped + _lost_by_damage(ledger))
+        excuses[endpoint] += books.damaged
         missing = books.missing(owed(scene, name))
         excused = min(len(missing), excuses[endpoint])
         excuses[endpoint] -= excused
@@ -83,8 +84,11 @@ def compare(scene: Scene, ledger: Ledger, findings: Findings) -> None:
         findings.received_again += len(books.again)
         if row.expired and not route.ttl_s and route.into != UPSTREAM:
             findings.imbalances.append(f"{row.expired} messages of route {name} expired, which has no limit")
-        if row.delivered > books.arrived and route.into != UPSTREAM:
+        if row.delivered > books.arrived + books.damaged and route.into != UPSTREAM:
             findings.imbalances.append(f"{name}: {row.delivered} delivered, and {books.arrived} arrived")
+    findings.damaged = scene.reader.damaged + sum(books.damaged for books in books_of(scene).values())
+    if scenario.expected("damaged") is None and findings.damaged:
+        findings.failures.append(f"{findings.damaged} messages came with another content than was sent")
     if scenario.expected("dropped") is None and findings.dropped:
         findings.failures.append(f"{findings.dropped} messages were dropped, which nobody expected")
 

@@ -122,6 +122,9 @@ _ALL: Final = (
     ExpectationKind("ledger", y.choice("balanced"), "its equations hold in the end", _anything),
     ExpectationKind("expired", RANGE, "messages, by the ledger", _has_ttl),
     ExpectationKind("dropped", RANGE, "messages, by the ledger; 0 without a word", _anything),
+    ExpectationKind(
+        "damaged", RANGE, "messages that came with another content than was sent; 0 without a word", _anything
+    ),
     ExpectationKind("salvaged", RANGE, "messages of a damaged database that were saved", _can_salvage),
     ExpectationKind("received", RANGE, "different messages by consumers and cloud", _anything),
     ExpectationKind("refused", RANGE, "connects that found nobody listening", _anything),

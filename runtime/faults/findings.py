@@ -28,6 +28,7 @@ class Findings:
     unexplained: int = 0  # came again without a reason
     expired: int = 0
     dropped: int = 0
+    damaged: int = 0  # came with another content than was sent
     salvaged: int = 0
     imbalances: list[str] = field(default_factory=list)
     refused: int = 0
@@ -97,6 +98,7 @@ _JUDGES: Final[Mapping[str, Callable[[Findings, Any], str]]] = {
     "ledger": lambda f, _: f"ledger: {'; '.join(f.imbalances)}" if f.imbalances else "",
     "expired": lambda f, wanted: _in("expired", f.expired, wanted),
     "dropped": lambda f, wanted: _in("dropped", f.dropped, wanted),
+    "damaged": lambda f, wanted: _in("damaged", f.damaged, wanted),
     "salvaged": lambda f, wanted: _in("salvaged", f.salvaged, wanted),
     "received": lambda f, wanted: _in("received", f.received, wanted),
     "refused": lambda f, wanted: _in("refused", f.refused, wanted),

@@ -30,7 +30,8 @@ def text(scenario: Scenario, outcome: Outcome) -> str:
         f"  acknowledged {found.acknowledged}, received {found.received}, lost {found.lost}, "
         f"out of order {found.out_of_order}",
         f"  sent again by publishers {found.sent_again}, delivered again {found.received_again}, "
-        f"without a reason {found.unexplained}; expired {found.expired}, dropped {found.dropped}",
+        f"without a reason {found.unexplained}; expired {found.expired}, dropped {found.dropped}, "
+        f"damaged {found.damaged}",
         f"  recovered: {_times(found.recovered_s)}; upstream: {_times(found.upstream_recovered_s)}",
         f"  restarts: {', '.join(f'{name} {n}' for name, n in found.restarts.items() if n) or 'none'}; "
         f"failures of actors: {found.actor_failures}",

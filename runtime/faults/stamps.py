@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import Final, NamedTuple
 
 TURNS: Final = 10  # messages of one output before those of the next
 _STAMP: Final = struct.Struct(">HHQ")  # publisher, output, sequence number
+_SUM: Final = struct.Struct(">L")  # CRC-32 of everything else
 
 
 class Key(NamedTuple):
@@ -24,16 +26,17 @@ def output_of(sequence: int, outputs: int) -> int:
 
 def body_of(key: Key, size_bytes: int) -> bytes:
     """Return the body of a message."""
-    return _STAMP.pack(*key).ljust(size_bytes, b".")
+    content = _STAMP.pack(*key).ljust(size_bytes - _SUM.size, b".")
+    return content + _SUM.pack(zlib.crc32(content))
 
 
 def key_in(body: bytes) -> Key:
     """Return which message a body is.
 
     Raises:
-        ValueError: it is none of a load.
+        ValueError: it is none of a load, or not as it was sent.
     """
-    try:
-        return Key(*_STAMP.unpack_from(body))
-    except struct.error as exc:
-        raise ValueError(f"{len(body)} bytes that no publisher of the load has sent") from exc
+    content = body[: -_SUM.size]
+    if len(content) < _STAMP.size or body[-_SUM.size :] != _SUM.pack(zlib.crc32(content)):
+        raise ValueError(f"{len(body)} bytes that no publisher of the load has sent")
+    return Key(*_STAMP.unpack_from(content))

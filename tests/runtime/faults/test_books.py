@@ -70,6 +70,11 @@ def test_a_body_says_which_message_it_is() -> None:
     assert key_in(body) == Key(3, 1, 4711)
     with pytest.raises(ValueError, match="5 bytes that no publisher"):
         key_in(b"hello")
+    for at in (0, 11, 40, 63):
+        damaged = bytearray(body)
+        damaged[at] ^= 1
+        with pytest.raises(ValueError, match="64 bytes that no publisher"):
+            key_in(bytes(damaged))
 
 
 def test_a_publisher_uses_its_outputs_in_turn() -> None:

@@ -19,6 +19,7 @@ EXAMPLES: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
     ("ledger", "balanced", {}, {"imbalances": ["received 3 is not unrouted 1 + routed 1"]}),
     ("expired", Range(1, None), {"expired": 4}, {"expired": 0}),
     ("dropped", Range(0, 3), {"dropped": 3}, {"dropped": 4}),
+    ("damaged", Range(0, 3), {"damaged": 3}, {"damaged": 4}),
     ("salvaged", Range(1, None), {"salvaged": 1}, {"salvaged": 0}),
     ("received", Range(10, None), {"received": 10}, {"received": 9}),
     ("refused", Range(0, 0), {"refused": 0}, {"refused": 1}),
