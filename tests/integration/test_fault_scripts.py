@@ -23,7 +23,7 @@ from tests.integration.edge_program import EdgeProcess
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "scripts" / "faults").glob("*.yaml"))
-SHORT = ("checkpoint-failure", "killed-actors", "reject", "slow-disk", "token-renewal", "agent-and-hub-kill")
+SHORT = ("agent-and-hub-kill", "checkpoint-failure", "killed-actors", "reject")
 LIMIT_S = 240
 
 
