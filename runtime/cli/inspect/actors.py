@@ -42,8 +42,7 @@ def actors(watch: bool, home: Path, as_json: bool) -> int:
 
 def _look(edge: InspectedEdge) -> tuple[Picture, Any]:
     from actors.inspector_messages import ActorsSeen, LookAtActors
-    from messaging.errors import EnvironmentFault
-    from runtime.cli.inspect.line import INSPECTORS
+    from runtime.cli.inspect.line import INSPECTORS, ProcessSilent
 
     processes: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
@@ -51,7 +50,7 @@ def _look(edge: InspectedEdge) -> tuple[Picture, Any]:
     for process in INSPECTORS:
         try:
             seen = edge.ask(process, LookAtActors(), ActorsSeen)
-        except EnvironmentFault as exc:
+        except ProcessSilent as exc:
             processes.append({"process": process, "problem": str(exc)})
             remarks.append(str(exc))
             continue

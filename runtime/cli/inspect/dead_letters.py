@@ -114,7 +114,7 @@ def _show(edge: InspectedEdge, number: str, home: Path, as_json: bool) -> None:
         "envelope": None,
     }
     if letter.frame:
-        envelope = seen(process, letter.at_s, len(letter.frame), letter.frame, {})
+        envelope = seen(process, letter.at_s, letter.size, letter.frame, {})
         values = shown.values(envelope.named(letter.fields))
         del values["at"], values["waited_ms"]
         about["envelope"] = values
