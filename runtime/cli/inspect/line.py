@@ -67,7 +67,8 @@ def ask(
             client.ask(process, WakeInspector(), InspectorAwake, timeout_s)
             return client.ask(INSPECTORS[process], question, answer, timeout_s)
     except NobodyThere as exc:
-        raise NotThere(f"the {process} does not run") from exc
+        # A process that was stopped looks like none: it does not take the connection.
+        raise NotThere(f"the {process} does not run, or hangs") from exc
     except AskTimeout as exc:
         raise ProcessSilent(f"the {process} did not answer within {timeout_s:g} s") from exc
     except RequestRefused as exc:
@@ -79,7 +80,7 @@ class ProcessSilent(EnvironmentFault):
 
 
 class NotThere(ProcessSilent):
-    """That process of the edge does not run."""
+    """That process of the edge does not run, or does nothing."""
 
 
 @contextmanager
