@@ -39,7 +39,7 @@ from actors.inspector_messages import (
     TapOpened,
     TapRead,
 )
-from actors.tap import Tap, TapFilter
+from actors.tap import LARGEST_BYTES, Tap, TapFilter
 from messaging.address import process_of
 from messaging.bus import Observer
 from messaging.dead_letters import DeadLetter, DeadLetters
@@ -133,7 +133,8 @@ class InspectorActor(EdgeActor):
         tap.due_s = self.clock.monotonic_s() + LEASE_S
         taken = tap.take(message.most_bytes, self.clock.now_s())
         shown = self._shown[message.tap]
-        kinds = list(tap.kinds)[shown:]  # after `take`: what was put before is among them
+        # After `take`: what was put before is among them. A mere sign of life tells nothing.
+        kinds = list(tap.kinds)[shown:] if message.most_bytes else []
         self._shown[message.tap] = shown + len(kinds)
         self.reply(TapRead(taken, {kind: field_names(kind) for kind in kinds}))
 
@@ -164,9 +165,13 @@ class InspectorActor(EdgeActor):
         if letter is None:
             return
         envelope = letter.envelope
-        frame, fields = (b"", ()) if envelope is None else (encode(envelope), field_names(envelope.kind))
+        frame = b"" if envelope is None else encode(envelope)
+        fields = () if envelope is None else field_names(envelope.kind)
+        size = len(frame)
+        if envelope is not None and size > LARGEST_BYTES:
+            frame = encode(envelope._replace(body=()))
         self.reply(
-            LetterShown(message.number, letter.at_s, letter.reason, letter.traceback, frame, tuple(fields))
+            LetterShown(message.number, letter.at_s, letter.reason, letter.traceback, size, frame, fields)
         )
 
     def on_replay_letter(self, message: ReplayLetter) -> None:

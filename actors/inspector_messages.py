@@ -112,13 +112,14 @@ class ShowLetter:
 
 @message
 class LetterShown:
-    """A dead letter: number, at_s, reason, traceback; and, if it was an envelope, its frame, else b""."""
+    """One dead letter."""
 
     number: int
     at_s: float
     reason: str
     traceback: str
-    frame: bytes
+    size: int  # of its frame in bytes; another number than len(frame) when the body is left out
+    frame: bytes  # b"" when it was no envelope
     fields: tuple[str, ...]  # the names of its fields; none when its kind is unknown
 
 

@@ -29,6 +29,7 @@ from actors.inspector_messages import (
     TapRead,
 )
 from actors.memory_system import MemorySystem
+from actors.tap import LARGEST_BYTES
 from messaging.envelope import decode
 from messaging.kinds import kind_named
 from messaging.lifecycle import RequestFailed
@@ -127,6 +128,14 @@ def test_a_tap_gives_the_envelopes_that_fit_with_the_names_of_their_fields_once(
     assert (decode(second.envelopes[0][2]).body, second.fields) == ((6,), {})
 
 
+def test_a_sign_of_life_takes_nothing_away_from_the_next_read(world: World) -> None:
+    tap = world.ask(OpenTap(), TapOpened).tap
+    world.tell(Note(5))
+
+    assert world.ask(ReadTap(tap, 0), TapRead) == TapRead((), {})
+    assert world.ask(ReadTap(tap, 1), TapRead).fields == {"Note": ("number",)}
+
+
 def test_a_tap_that_is_not_read_ends_and_says_so_when_it_is(world: World) -> None:
     tap = world.ask(OpenTap(), TapOpened).tap
     world.system.advance(LEASE_S - 1)
@@ -189,6 +198,15 @@ def test_a_dead_letter_is_shown_in_full_and_sent_again(world: World) -> None:
     assert failed.reason == "ValueError: boom"
     assert "kernel_actors.py" in failed.traceback
     assert world.ask(ShowLetter(3), LetterShown).reason == "ValueError: boom"
+
+
+def test_a_dead_letter_that_is_too_large_is_shown_without_its_message(world: World) -> None:
+    world.tell(Burst("x" * LARGEST_BYTES))
+
+    shown = world.ask(ShowLetter(1), LetterShown)
+
+    assert decode(shown.frame).body == ()
+    assert shown.size > LARGEST_BYTES > len(shown.frame)
 
 
 def test_a_dead_letter_that_there_is_not_is_refused_with_those_that_there_are(world: World) -> None:

@@ -100,6 +100,17 @@ class EdgeProcess:
         """The name of the IoT Hub that the edge runs for itself."""
         return str(json.loads((self.home / "provisioned.json").read_text())["hostName"])
 
+    def wait_for_message(self) -> None:
+        """Wait until a message has come all the way to the cloud."""
+        arrived = self.home / "upstream.jsonl"
+        wait_until(lambda: arrived.exists() and arrived.stat().st_size > 0, "a message is upstream")
+
+    def run_for_a_message(self) -> None:
+        """Start the edge, and stop it when a message has come all the way."""
+        self.start()
+        self.wait_for_message()
+        self.stop()
+
     def stop(self) -> None:
         """End the edge with SIGTERM, and wait for that."""
         assert self.process is not None

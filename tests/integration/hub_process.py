@@ -165,6 +165,21 @@ class HubProcess:
             assert time.monotonic() < deadline_s, f"{len(records)} of {count} messages upstream"
             time.sleep(0.01)
 
+    def numbers_upstream(self, last: int, module: str | None = None, limit_s: float = 20.0) -> list[int]:
+        """Wait until this number of a module (or of the device) is upstream; return all, in order."""
+        numbers: list[int] = []
+        deadline_s = time.monotonic() + limit_s
+        seen = 0
+        while last not in numbers:
+            records = self.upstream(seen + 1, deadline_s - time.monotonic())
+            seen = len(records)
+            numbers = [
+                int(base64.b64decode(record["Body"]))
+                for record in records
+                if record["SystemProperties"].get("connectionModuleId") == module
+            ]
+        return numbers
+
     def ledger(self) -> Ledger:
         """Return the ledger of the stopped hub."""
         store = MessageDb.open(self.database)

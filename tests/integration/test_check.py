@@ -69,6 +69,7 @@ def clock() -> Iterator[TimeServer]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProgram]:
     edge = EdgeProgram(tmp_path_factory.mktemp("checked") / "home")
     edge.start()
+    edge.wait_for_message()
     yield edge
     edge.close()
 
@@ -208,8 +209,7 @@ def test_a_module_that_fails_and_a_hub_that_is_stopped_are_told(edge: EdgeProgra
 
 
 def test_an_edge_that_is_stopped_is_looked_at_all_the_same(edge: EdgeProgram, clock: TimeServer) -> None:
-    edge.start("--for", "5")
-    edge.wait()
+    edge.run_for_a_message()
 
     code, found, details = results(edge, "--ntp-server", clock.address)
 
@@ -339,8 +339,7 @@ def test_a_broken_home_is_told_with_the_way_out(
 def stopped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("stopped") / "home"
     edge = EdgeProgram(home)
-    edge.start("--for", "5")
-    edge.wait()
+    edge.run_for_a_message()
     return home
 
 

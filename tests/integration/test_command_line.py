@@ -263,8 +263,7 @@ def test_a_signal_ends_edge_and_modules(number: signal.Signals, edge: EdgeProces
 
 
 def test_a_stopped_edge_still_tells_ledger_identities_and_logs(edge: EdgeProcess) -> None:
-    edge.start("--for", "6")
-    edge.wait()
+    edge.run_for_a_message()
 
     assert edge.json("ledger")["total"]["received"] > 0
     assert edge.run("identity", "create", "late").returncode == 0

@@ -11,6 +11,8 @@ from tests.integration import distribution
 from tests.integration.distribution import Distribution
 from tests.integration.edge_program import PROGRAM, ROOT, EdgeProcess, wait_until
 
+pytestmark = pytest.mark.index
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Distribution:

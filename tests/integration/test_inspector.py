@@ -126,6 +126,12 @@ def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeP
     assert [step["hop"] for step in by_message["message"]][:3] == ["received", "routed", "stored"]
 
 
+def test_an_address_that_nobody_has_is_told_at_once(edge: EdgeProcess) -> None:
+    done = edge.run("inspect", "record", os.devnull + "/x", "--to", "hub/stor", "--from", "hub/*")
+
+    assert done.stderr.startswith("note: no actor 'hub/stor' runs now; did you mean 'hub/store'?\n")
+
+
 def test_the_flow_shows_rates_of_both_processes(edge: EdgeProcess) -> None:
     links = edge.json("inspect", "flow", "--for", "3")["links"]
 

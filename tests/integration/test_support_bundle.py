@@ -251,8 +251,7 @@ def test_the_cloud_asks_for_a_bundle_and_gets_it(shared: EdgeProcess, storage: S
 def test_a_bundle_of_an_edge_that_is_stopped_says_what_is_missing(tmp_path: Path) -> None:
     edge = EdgeProgram(tmp_path / "home")
     try:
-        edge.start("--for", "5")
-        edge.wait()
+        edge.run_for_a_message()
         done = edge.run("support-bundle", "-o", str(tmp_path / "b.zip"), "--since", "2 hours")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"{tmp_path}/b.zip (")

@@ -54,8 +54,7 @@ def test_the_parts_of_an_edge_that_runs_and_dies_are_told(edge: EdgeProcess) -> 
 
 
 def test_a_stopped_edge_is_down_with_its_last_lines(edge: EdgeProcess) -> None:
-    edge.start("--for", "4")
-    edge.wait()
+    edge.run_for_a_message()
 
     assert set(states(edge).values()) == {"Down - not running"}
     listed = edge.run("system", "status", "--json")
@@ -66,8 +65,7 @@ def test_a_stopped_edge_is_down_with_its_last_lines(edge: EdgeProcess) -> None:
 
 
 def test_logs_of_all_parts_are_one_in_order_of_time(edge: EdgeProcess) -> None:
-    edge.start("--for", "4")
-    edge.wait()
+    edge.run_for_a_message()
 
     lines = edge.run("system", "logs").stdout.splitlines()
 

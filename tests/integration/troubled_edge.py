@@ -1,7 +1,7 @@
 """`edge_main` in trouble: `python -m tests.integration.troubled_edge HOME …`; TROUBLE says which.
 
 `slow hub`: its hub has the disk of slow_hub.py. `no security`: an actor of the agent cannot start.
-`agent hangs`: it never comes back from listing its modules.
+`agent hangs`: it never comes back from listing its modules for whoever asks from outside.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import sys
 import time
 
 import runtime.edge_modules
+from actors.addresses import METRICS_OF_AGENT
 from actors.agent import AgentActor
 from actors.module_list import ListModules
 from actors.security import SecurityActor
 from tests.integration.edge_main import main
+
+_list_modules = AgentActor.on_list_modules
 
 
 def _fail(self: SecurityActor) -> None:
@@ -22,7 +25,10 @@ def _fail(self: SecurityActor) -> None:
 
 
 def _hang(self: AgentActor, message: ListModules) -> None:
-    time.sleep(1000)
+    if self.envelope.sender == METRICS_OF_AGENT:  # which asks before there is a module
+        _list_modules(self, message)
+    else:
+        time.sleep(1000)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from runtime.cli.options import common_options
 from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
+    from runtime.cli.inspect.envelopes import Shown
     from runtime.cli.inspect.line import InspectedEdge
 
 WATCH_S: Final = 1.0
@@ -33,17 +34,18 @@ def actors(watch: bool, home: Path, as_json: bool) -> int:
     may have unanswered. Control messages are served first and never held back. P50 and P99 are how long its
     last handlers took, of which one in 17 is timed.
     """
+    from runtime.cli.inspect.envelopes import Shown
     from runtime.cli.inspect.line import inspected
 
     with inspected(home) as edge:
-        show(lambda: _look(edge), as_json, WATCH_S if watch else None)
+        shown = Shown.of(home)
+        show(lambda: _look(edge, shown), as_json, WATCH_S if watch else None)
     return DONE
 
 
-def _look(edge: InspectedEdge) -> tuple[Picture, Any]:
+def _look(edge: InspectedEdge, shown: Shown) -> tuple[Picture, Any]:
     from actors.inspector_messages import ActorsSeen, LookAtActors
-    from messaging.errors import EnvironmentFault
-    from runtime.cli.inspect.line import INSPECTORS
+    from runtime.cli.inspect.line import INSPECTORS, ProcessSilent
 
     processes: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
@@ -51,14 +53,17 @@ def _look(edge: InspectedEdge) -> tuple[Picture, Any]:
     for process in INSPECTORS:
         try:
             seen = edge.ask(process, LookAtActors(), ActorsSeen)
-        except EnvironmentFault as exc:
+        except ProcessSilent as exc:
             processes.append({"process": process, "problem": str(exc)})
             remarks.append(str(exc))
             continue
         processes.append(
             {"process": process, "version": seen.version, "allows_faults": seen.allows_faults, "problem": ""}
         )
-        found += [{"process": process, **actor} for actor in in_tree(seen.actors)]
+        found += [
+            {"process": process, **actor, "last_error": shown.text(actor["last_error"])}
+            for actor in in_tree(seen.actors)
+        ]
     rows = [_row(actor) for actor in found]
     return Picture(COLUMNS, rows, remarks), {"processes": processes, "actors": found}
 

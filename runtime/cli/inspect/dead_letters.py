@@ -13,6 +13,7 @@ from runtime.cli.output import print_json, printable
 from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
+    from runtime.cli.inspect.envelopes import Shown
     from runtime.cli.inspect.line import InspectedEdge
 
 COLUMNS: Final = ("NUMBER", "TIME", "KIND", "FROM", "TO", "REASON")
@@ -37,6 +38,7 @@ def dead_letters(action: str, number: str, home: Path, as_json: bool) -> int:
     more if that still cannot take it.
     """
     from messaging.errors import ConfigError
+    from runtime.cli.inspect.envelopes import Shown
     from runtime.cli.inspect.line import inspected
 
     if (action == "list") == bool(number):
@@ -45,7 +47,7 @@ def dead_letters(action: str, number: str, home: Path, as_json: bool) -> int:
         )
     with inspected(home) as edge:
         if action == "list":
-            picture, values = _listed(edge)
+            picture, values = _listed(edge, Shown.of(home))
             show(lambda: (picture, values), as_json, None)
         elif action == "show":
             _show(edge, number, home, as_json)
@@ -54,10 +56,12 @@ def dead_letters(action: str, number: str, home: Path, as_json: bool) -> int:
     return DONE
 
 
-def _listed(edge: InspectedEdge) -> tuple[Picture, Any]:
+def _listed(edge: InspectedEdge, shown: Shown) -> tuple[Picture, Any]:
     from runtime.cli.inspect.envelopes import clock
 
     letters, remarks = _letters(edge)
+    for letter in letters:
+        letter |= {name: shown.text(letter[name]) for name in ("message", "reason", "traceback")}
     rows = [
         (
             letter["number"],
@@ -114,7 +118,7 @@ def _show(edge: InspectedEdge, number: str, home: Path, as_json: bool) -> None:
         "envelope": None,
     }
     if letter.frame:
-        envelope = seen(process, letter.at_s, len(letter.frame), letter.frame, {})
+        envelope = seen(process, letter.at_s, letter.size, letter.frame, {})
         values = shown.values(envelope.named(letter.fields))
         del values["at"], values["waited_ms"]
         about["envelope"] = values

@@ -84,14 +84,13 @@ class _Looks:
     def _read(self) -> tuple[dict[str, tuple[float, list[LinkCounts]]], list[str]]:
         from actors.flow import LinkCounts
         from actors.inspector_messages import FlowRead, ReadFlow
-        from messaging.errors import EnvironmentFault
-        from runtime.cli.inspect.line import INSPECTORS
+        from runtime.cli.inspect.line import INSPECTORS, ProcessSilent
 
         found, remarks = {}, []
         for process in INSPECTORS:
             try:
                 read = self._edge.ask(process, ReadFlow(), FlowRead)
-            except EnvironmentFault as exc:
+            except ProcessSilent as exc:
                 remarks.append(str(exc))
                 continue
             found[process] = (read.at_s, [LinkCounts(*link) for link in read.links])

@@ -39,10 +39,16 @@ class InspectedEdge:
         """Ask the inspector of one process.
 
         Raises:
-            EnvironmentFault: it does not answer; says why.
+            ProcessSilent: it does not answer; says why.
+            EnvironmentFault: the edge has ended.
             ConfigError: it refused; says why.
         """
-        return ask(self.client, process, question, answer, timeout_s)
+        try:
+            return ask(self.client, process, question, answer, timeout_s)
+        except ProcessSilent as exc:
+            if Lock(self.run, AGENT).holder() is None:
+                raise EnvironmentFault(f"the edge on home {self.run.home} has ended") from exc
+            raise
 
     @property
     def allows_faults(self) -> bool:
@@ -53,7 +59,7 @@ class InspectedEdge:
 def ask(
     client: Client, process: str, question: object, answer: type[T], timeout_s: float = ANSWER_LIMIT_S
 ) -> T:
-    """Ask the inspector of one process, once it was woken; raises as `InspectedEdge.ask`."""
+    """Ask the inspector of one process, once it was woken; raises ProcessSilent or ConfigError."""
     try:
         try:
             return client.ask(INSPECTORS[process], question, answer, timeout_s)
@@ -61,15 +67,20 @@ def ask(
             client.ask(process, WakeInspector(), InspectorAwake, timeout_s)
             return client.ask(INSPECTORS[process], question, answer, timeout_s)
     except NobodyThere as exc:
-        raise NotThere(f"the {process} does not run") from exc
+        # A process that was stopped looks like none: it does not take the connection.
+        raise NotThere(f"the {process} does not run, or hangs") from exc
     except AskTimeout as exc:
-        raise EnvironmentFault(f"the {process} did not answer within {timeout_s:g} s") from exc
+        raise ProcessSilent(f"the {process} did not answer within {timeout_s:g} s") from exc
     except RequestRefused as exc:
         raise ConfigError(exc.reason) from exc
 
 
-class NotThere(EnvironmentFault):
-    """That process of the edge does not run."""
+class ProcessSilent(EnvironmentFault):
+    """One process of the edge does not answer; the other one may."""
+
+
+class NotThere(ProcessSilent):
+    """That process of the edge does not run, or does nothing."""
 
 
 @contextmanager

@@ -138,7 +138,9 @@ class TapReader:
                         return
                     if not was_told:
                         was_told = True
-                        why = f"{exc}; it is tapped when it does" if isinstance(exc, NotThere) else str(exc)
+                        why = (
+                            f"{exc}; it is tapped when it answers" if isinstance(exc, NotThere) else str(exc)
+                        )
                         self._put(Remark(why))
                     self._ends.wait(AGAIN_S)
             if tap:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from runtime.cli.inspect.options import compiled, filter_options
+from runtime.cli.inspect.options import compiled, filter_options, strangers
 from runtime.cli.inspect.tap import START_LIMIT_S, wanted
 from runtime.cli.options import common_options
 from runtime.cli.output import print_json
@@ -41,11 +41,14 @@ def record(
     from actors.tap import TapFilter
     from runtime.cli.inspect import recording
     from runtime.cli.inspect.envelopes import SeenEnvelope, Shown
-    from runtime.cli.inspect.line import find_edge
+    from runtime.cli.inspect.line import inspected
     from runtime.cli.inspect.reader import Missed, TapReader
 
     matches = compiled(where)
-    run, _ = find_edge(home)
+    with inspected(home) as edge:
+        run, unknown = edge.run, strangers(edge, (*to, *sender))
+    for remark in unknown:
+        click.echo(f"note: {remark}", err=True)
     shown = Shown.of(home)
     written = missed = 0
     reader = TapReader(run, TapFilter(to, sender, kinds))

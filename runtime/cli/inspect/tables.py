@@ -81,10 +81,13 @@ def _drawn(picture: Picture) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[printable(str("" if cell is None else cell)) for cell in row] for row in picture.rows]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for at, column in enumerate(picture.columns):
         numeric = bool(picture.rows) and all(isinstance(row[at], int) for row in picture.rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=at == 0)
-    for row in picture.rows:
-        table.add_row(*(Text(printable(str("" if cell is None else cell))) for cell in row))
+        # What a narrow terminal has no room for is cut off at its edge: squeezed columns say nothing at all.
+        width = max(len(column), *(len(row[at]) for row in cells)) if cells else len(column)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True, min_width=width)
+    for row in cells:
+        table.add_row(*map(Text, row))
     return Group(table, *(Text(printable(remark), style="dim") for remark in picture.remarks))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from runtime.cli.inspect.options import compiled, filter_options
+from runtime.cli.inspect.options import compiled, filter_options, strangers
 from runtime.cli.options import common_options
 from runtime.cli.output import printable
 from runtime.exit_codes import DONE
@@ -47,11 +47,14 @@ def tap(
     """
     from actors.tap import TapFilter
     from runtime.cli.inspect.envelopes import SeenEnvelope, Shown
-    from runtime.cli.inspect.line import find_edge
+    from runtime.cli.inspect.line import inspected
     from runtime.cli.inspect.reader import Missed, TapReader
 
     matches = compiled(where)
-    run, _ = find_edge(home)
+    with inspected(home) as edge:
+        run, unknown = edge.run, strangers(edge, (*to, *sender))
+    for remark in unknown:
+        click.echo(f"note: {remark}", err=True)
     shown = Shown.of(home)
     count_shown = missed = 0
     reader = TapReader(run, TapFilter(to, sender, kinds))

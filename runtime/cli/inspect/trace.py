@@ -55,17 +55,16 @@ def _hops(edge: InspectedEdge, id_: int) -> tuple[list[dict[str, Any]], int]:
     """Return what both processes know of an envelope, in order of handling, and how many they know."""
     from actors.envelope_watch import Hop
     from actors.inspector_messages import FindHops, HopsFound
-    from messaging.errors import EnvironmentFault
     from messaging.time_text import iso_utc
     from runtime.cli.inspect.envelopes import id_text, waited_s
-    from runtime.cli.inspect.line import INSPECTORS
+    from runtime.cli.inspect.line import INSPECTORS, ProcessSilent
 
     found: list[tuple[str, Hop]] = []
     known = 0
     for process in INSPECTORS:
         try:
             answer = edge.ask(process, FindHops(id_), HopsFound)
-        except EnvironmentFault as exc:
+        except ProcessSilent as exc:
             click.echo(f"note: {exc}", err=True)
             continue
         known += answer.known
