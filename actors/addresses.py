@@ -9,11 +9,13 @@ from typing import Final
 
 AGENT_PROCESS: Final = "agent"
 METRICS_OF_AGENT: Final = "agent/metrics"
+INSPECTOR_OF_AGENT: Final = "agent/inspector"
 SECURITY: Final = "agent/security"
 AGENT: Final = "agent/agent"
 
 HUB: Final = "hub"
 METRICS: Final = "hub/metrics"
+INSPECTOR: Final = "hub/inspector"
 STORE: Final = "hub/store"
 ROUTER: Final = "hub/router"
 IDENTITIES: Final = "hub/identities"

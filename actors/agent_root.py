@@ -57,6 +57,8 @@ class AgentRootActor(RootActor):
         cloud: Sequence[ChildSpec] = (),
         start_anew: Callable[[], str] = lambda: "this edge cannot start anew by itself; end it and start it",
         metrics: Callable[[], EdgeActor] | None = None,
+        inspector: Callable[[], EdgeActor] | None = None,
+        faults: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed.
 
@@ -65,16 +67,20 @@ class AgentRootActor(RootActor):
             cloud: What runs besides.
             start_anew: Has the main program end this run and begin another; returns why not, or "".
             metrics: Makes the actor that tells metrics; None for none.
+            inspector: Makes the actor that `edge-actors inspect` speaks to; None for none.
+            faults: Makes the actor that fault scripts speak to; None for none.
         """
         self._start_anew = start_anew
         super().__init__(
             (
+                *([ChildSpec("faults", faults, exported=True)] if faults else []),
                 ChildSpec("security", security, exported=True),
                 ChildSpec("registry", registry, exported=True),
                 *cloud,
                 ChildSpec("agent", agent, exported=True),
                 *([ChildSpec("metrics", metrics, METRICS_LOOP, exported=True)] if metrics else []),
-            )
+            ),
+            inspector,
         )
         self._replaced = 0  # incarnation of the hub that was of another version
         self._order = 0  # the request to replace it, while it has no answer

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from actors import restart_intensity
 from actors.base import ChildSpec, EdgeActor
+from actors.handler_times import HandlerTimes
 from actors.timers import Timers
 from messaging import lifecycle
 from messaging.address import child_of
-from messaging.bus import Bus
+from messaging.bus import Bus, Faults, Observer
 from messaging.clock import Clock
 from messaging.dead_letters import DeadLetter
 from messaging.envelope import VERSION, Envelope, decode
@@ -54,7 +55,9 @@ class ActorCell:
         self.epoch = bus.epoch
         self.clock: Clock = bus.clock
         self.ended = False
-        self.waiting: Callable[[], int] = lambda: 0  # messages taken over by the host and not handled yet
+        # Messages taken over by the host and not handled yet: of the control lane, of the data lane.
+        self.waiting: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.times = HandlerTimes()
         self.handled = 0
         self.failures = 0
         self.restarts = 0
@@ -67,11 +70,12 @@ class ActorCell:
         self._behaviour: EdgeActor
         self._handlers: dict[str, tuple[Callable[[Any], None], Callable[..., Any]]] = {}  # and its message
         self._timers = Timers()
+        self._late = Timers()  # frames that a fault script holds back; they outlive a restart as others do
         self._requests: dict[int, Envelope] = {}  # unanswered, in order of sending
         self._watchers: set[str] = set()
         self._children: dict[str, str] = {}  # name → address, in order of start
         self.ends_turns = False  # whether the behaviour has something to do at the end of a turn
-        self._method = ""  # what runs without a message: on_start, on_turn_end, on_turn_over
+        self._method = "on_start"  # what runs without a message: on_start, on_turn_end, on_turn_over
         self._stopping = False
         self._waits_for_child = ""
         self._failed_at_s: tuple[float, ...] = ()
@@ -88,14 +92,48 @@ class ActorCell:
         if self._renew("", None) and self._parent:
             self._send_plain(self._parent, lifecycle.ActorStarted(self.address))
 
-    def receive(self, frame: bytes) -> None:
-        """Decode one frame and handle it. Nothing that goes wrong in it leaves this method."""
+    def receive(self, frame: bytes, is_judged: bool = False) -> None:
+        """Decode one frame and handle it. Nothing that goes wrong in it leaves this method.
+
+        Args:
+            frame: What came.
+            is_judged: Whether fault scripts have had their say about it.
+        """
+        faults = self._bus.faults
+        if faults is not None and not is_judged:
+            self._receive_faulty(frame, faults)
+            return
         try:
             envelope = decode(frame)
         except EnvelopeError as exc:
             self._bus.dead_letters.add(DeadLetter(None, f"{self.address}: {exc}", "", self.clock.now_s()))
             return
+        observer = self._bus.observer
+        if observer is None:
+            self.deliver(envelope)
+        else:
+            self._deliver_observed(envelope, frame, observer)
+
+    def _receive_faulty(self, frame: bytes, faults: Faults) -> None:
+        """Do to a frame what a fault script wants."""
+        verdict = faults.judge(frame, self.clock.monotonic_s())
+        for due_s, late in verdict.later:
+            self._late.add(due_s, late)
+        for now in verdict.now:
+            if verdict.fails:
+                self._fail(decode(now), FaultInjected("a fault script wants it so"))
+                continue
+            if verdict.hangs_s:
+                self._behaviour.envelope = decode(now)  # what the lookout will name
+                faults.hang(verdict.hangs_s)
+            self.receive(now, is_judged=True)
+
+    def _deliver_observed(self, envelope: Envelope, frame: bytes, observer: Observer) -> None:
+        failures, clock = self.failures, self.clock
+        observer.received(envelope, frame)
+        began_s = clock.monotonic_s()
         self.deliver(envelope)
+        observer.handled(envelope, frame, clock.monotonic_s() - began_s, self.failures != failures)
 
     def deliver(self, envelope: Envelope) -> None:
         """Handle one decoded envelope."""
@@ -121,8 +159,14 @@ class ActorCell:
             self._refuse(envelope, f"its fields do not fit {kind}: {exc}")
             return
         self._behaviour.envelope = envelope
+        times = self.times
         try:
-            handler(message)
+            if self.handled < times.next_at:
+                handler(message)
+            else:
+                began_s = self.clock.monotonic_s()
+                handler(message)
+                times.add(self.handled, self.clock.monotonic_s() - began_s)
         except BaseException as exc:  # noqa: BLE001 - a cell outlives whatever its behaviour does
             self._fail(envelope, exc)
         else:
@@ -151,12 +195,42 @@ class ActorCell:
         envelope = getattr(getattr(self, "_behaviour", None), "envelope", None)
         return envelope, self._method or (envelope.kind if envelope is not None else "on_start")
 
+    @property
+    def parent(self) -> str:
+        """The address of whoever started it; "" of a root."""
+        return self._parent
+
+    @property
+    def state(self) -> str:
+        """Whether it is starting, running, stopping or ended. From any thread."""
+        if self.ended:
+            return "ended"
+        if self._stopping:
+            return "stopping"
+        return "starting" if self._method == "on_start" else "running"
+
+    @property
+    def behaviour_name(self) -> str:
+        """The class of the behaviour; "" before the first one is made. From any thread."""
+        behaviour = getattr(self, "_behaviour", None)
+        return "" if behaviour is None else type(behaviour).__name__
+
     def next_due_s(self) -> float | None:
         """Return when the next timer or deadline is due on the monotonic clock, or None."""
-        return self._timers.next_due_s()
+        due_s = self._timers.next_due_s()
+        if self._bus.faults is None:
+            return due_s
+        late_s = self._late.next_due_s()
+        return min((one for one in (due_s, late_s) if one is not None), default=None)
 
     def run_due_timers(self) -> None:
         """Handle the messages of all timers that are due."""
+        if self._bus.faults is not None:
+            while (frame := self._late.take(self.clock.monotonic_s())) is not None:
+                assert isinstance(frame, bytes)
+                self.receive(frame, is_judged=True)
+                if self.ended:
+                    return
         if self._timers.next_due_s() is None:
             return  # without a look at the clock
         while (message := self._timers.take(self.clock.monotonic_s())) is not None:
@@ -260,7 +334,9 @@ class ActorCell:
     def dead_letters(self) -> tuple[int, tuple[dict[str, Any], ...]]:
         """Return how many dead letters there were, and the last ones."""
         letters = self._bus.dead_letters
-        return letters.count, tuple(letter.summary() for letter in letters.recent())
+        return letters.count, tuple(
+            letter.summary() | {"number": number} for number, letter in letters.numbered()
+        )
 
     def dead_letter(self, envelope: Envelope, error: BaseException) -> None:
         """Put one message aside that the behaviour itself found impossible, and answer its sender so."""
@@ -479,6 +555,10 @@ class ActorCell:
 
 class ChildGaveUp(Exception):
     """A child ended by itself; the parent counts it as its own failure."""
+
+
+class FaultInjected(Exception):
+    """Nothing is wrong with the actor: a fault script asked for a failure."""
 
 
 class _ChildStopLimit:

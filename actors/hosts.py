@@ -18,9 +18,11 @@ from pykka._envelope import Envelope as PykkaEnvelope
 from pykka.messages import _ActorStop
 
 from actors.actor_metrics import ActorCounts
+from actors.actor_sight import ActorSight
 from actors.base import ChildSpec
 from actors.cell import ActorCell
-from actors.hung import LIMITS, HungLimits, Lookout, Sight
+from actors.hung import LIMITS, Hung, HungLimits, Lookout, Sight
+from messaging.envelope import lane_of
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 
@@ -146,7 +148,14 @@ class ThreadHost(pykka.ThreadingActor):
     def _open_mailbox(self) -> None:
         self.mailbox = mailbox = self._bus.open(self.cell.address, self._exported)
         frames = self._frames
-        self.cell.waiting = lambda: mailbox.waiting() + len(frames)
+
+        def waiting() -> tuple[int, int]:
+            control, data = mailbox.waiting()
+            of_turn = list(frames)
+            in_data = sum(map(lane_of, of_turn))
+            return control + len(of_turn) - in_data, data + in_data
+
+        self.cell.waiting = waiting
 
     def _end(self, reason: str) -> None:
         """The cell has ended: give address, mailbox and thread back."""
@@ -365,6 +374,25 @@ class LoopHost(ThreadHost):
         super()._end(reason)
 
 
+def _sight(cell: ActorCell, busy: Hung | None) -> ActorSight:
+    control, data = cell.waiting()
+    return ActorSight(
+        cell.address,
+        cell.parent,
+        cell.behaviour_name,
+        cell.state,
+        "" if busy is None else busy.sight.doing,
+        0.0 if busy is None else busy.seconds,
+        control,
+        data,
+        cell.handled,
+        cell.failures,
+        cell.restarts,
+        cell.last_error,
+        cell.times.percentiles(),
+    )
+
+
 class ThreadSystem:
     """Spawns the actors of this process: on threads of their own, or together on event loops."""
 
@@ -383,11 +411,12 @@ class ThreadSystem:
             end_process: Ends the process at once, because a handler hangs; is told which. None: nobody looks.
             hung_limits: When a handler counts as hung.
         """
-        self._bus = bus
+        self.bus = bus
         self._new_loop = new_loop
         self._lookout = Lookout(end_process, hung_limits)
         self._loops: dict[str, LoopThread] = {}
         self._cells: dict[str, ActorCell] = {}
+        self._gave_up: dict[str, ActorSight] = {}  # until an actor of that address is started again
         self._lock = threading.Lock()
 
     def spawn(
@@ -406,32 +435,41 @@ class ThreadSystem:
         def make_cell(host_end: Callable[[str], None]) -> ActorCell:
             def end(reason: str) -> None:
                 self._cells.pop(address, None)
+                if reason:
+                    self._gave_up[address] = _sight(cell, None)._replace(last_error=reason)
                 host_end(reason)
                 on_end(reason)
 
-            cell = ActorCell(address, parent, spec.build, self._bus, self, end)
+            cell = ActorCell(address, parent, spec.build, self.bus, self, end)
+            self._gave_up.pop(address, None)
             self._cells[address] = cell
             return cell
 
         if not spec.loop:
-            ThreadHost.start(self._bus, make_cell, spec.exported, self._lookout)
+            ThreadHost.start(self.bus, make_cell, spec.exported, self._lookout)
             return
         with self._lock:
             thread = self._loops.get(spec.loop)
             if thread is None:
                 thread = self._loops[spec.loop] = LoopThread(
-                    spec.loop, self._bus, self._new_loop, self._lookout
+                    spec.loop, self.bus, self._new_loop, self._lookout
                 )
             LoopHost.start(
-                self._bus, make_cell, spec.exported, self._lookout, thread, lambda: self._forget(spec.loop)
+                self.bus, make_cell, spec.exported, self._lookout, thread, lambda: self._forget(spec.loop)
             )
 
     def counts(self) -> list[ActorCounts]:
         """Return how the actors of this process fare. From any thread."""
         return [
-            ActorCounts(cell.address, cell.waiting(), cell.handled, cell.failures, cell.restarts)
+            ActorCounts(cell.address, sum(cell.waiting()), cell.handled, cell.failures, cell.restarts)
             for _, cell in sorted(self._cells.copy().items())
         ]
+
+    def sights(self) -> list[ActorSight]:
+        """Return how the actors of this process are, in order of start. From any thread."""
+        busy = self._lookout.busy()
+        ended = list(self._gave_up.copy().values())
+        return [*(_sight(cell, busy.get(cell.address)) for cell in self._cells.copy().values()), *ended]
 
     def _forget(self, loop: str) -> None:
         with self._lock:

@@ -63,6 +63,7 @@ class HubConfig(msgspec.Struct, frozen=True):
     cloud_connections: int = 100  # at the same time, besides the hub's own
     cloud_protocol: UpstreamProtocol = DEFAULT_PROTOCOL
     cloud_messages_per_s: float | None = None  # of all senders together; None: as fast as they go
+    allow_faults: bool = False  # messages may be sent by hand, and faults made
 
 
 def encode(config: HubConfig) -> bytes:

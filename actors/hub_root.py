@@ -98,6 +98,8 @@ class HubRootActor(RootActor):
         metrics_gate: MetricsGate,
         metrics_sources: Sequence[Source] = (),
         stands: Stands | None = None,
+        inspector: Callable[[], EdgeActor] | None = None,
+        faults: Callable[[], EdgeActor] | None = None,
     ) -> None:
         """Keep what is needed; `load_certificate` returns whether it was another than before."""
         self._load_certificate = load_certificate
@@ -248,6 +250,7 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
+                *([ChildSpec("faults", faults, exported=True)] if faults else []),
                 ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),
@@ -261,7 +264,8 @@ class HubRootActor(RootActor):
                 *([ChildSpec("bridges", bridges, BRIDGES, exported=True)] if broker is not None else []),
                 *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
                 ChildSpec("metrics", told, METRICS_LOOP, exported=True),
-            )
+            ),
+            inspector,
         )
 
     def all_started(self) -> None:

@@ -77,6 +77,14 @@ class HungHandlers:
                 hung.append(Hung(thread, sight, seconds, ends=False))
         return hung
 
+    def busy(self) -> list[Hung]:
+        """Return which threads were seen with the same work at two looks or more, hung or not."""
+        return [
+            Hung(thread, sight, looks * self._limits.look_s, ends=False)
+            for thread, (sight, looks) in self._seen.copy().items()
+            if looks > 0
+        ]
+
 
 def _is_the_same(one: Sight, other: Sight) -> bool:
     return len(one.marks) == len(other.marks) and all(
@@ -124,6 +132,10 @@ class Lookout:
             if not self._runs:
                 self._runs = True
                 threading.Thread(target=self._run, name="lookout", daemon=True).start()
+
+    def busy(self) -> dict[str, Hung]:
+        """Return which actors have been at one message for a second or longer. From any thread."""
+        return {hung.sight.address: hung for hung in self._handlers.busy()}
 
     def remove(self, carrier: Carrier) -> None:
         """The thread ends."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from messaging.clock import Clock, ManualClock
 from messaging.dead_letters import DeadLetter, DeadLetters
@@ -13,6 +13,37 @@ from messaging.envelope import VERSION, Envelope, encode
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
 from messaging.lifecycle import NOTICES
+
+if TYPE_CHECKING:  # only where faults are allowed
+    from messaging.envelope_faults import Verdict
+
+
+class Observer(Protocol):
+    """Watches the envelopes that actors of one process take from their mailboxes. Must not raise or block.
+
+    Called in the thread of the actor. What an actor tells itself by a timer never was on the bus, and is not
+    among them.
+    """
+
+    def received(self, envelope: Envelope, frame: bytes) -> None:
+        """The actor is about to handle this envelope, which came as this frame."""
+        ...
+
+    def handled(self, envelope: Envelope, frame: bytes, took_s: float, failed: bool) -> None:
+        """The actor is through with it."""
+        ...
+
+
+class Faults(Protocol):
+    """Decides what becomes of the frames that actors take, for fault scripts. Any thread may call."""
+
+    def judge(self, frame: bytes, now_s: float) -> Verdict:
+        """Decide about one frame; `now_s` is monotonic."""
+        ...
+
+    def hang(self, for_s: float) -> None:
+        """Return after so many seconds: a handler that hangs."""
+        ...
 
 
 class Bus(Protocol):
@@ -22,6 +53,8 @@ class Bus(Protocol):
     epoch: int  # the incarnation of this process
     clock: Clock
     dead_letters: DeadLetters
+    observer: Observer | None  # set and taken away at any time, from any thread; None costs a branch
+    faults: Faults | None  # likewise; not taken away while frames are held back
 
     def send(
         self, to: str, message: object, *, sender: str, correlation_id: int, deadline_s: float
@@ -80,6 +113,8 @@ class MemoryBus:
         self.epoch = seed + 1
         self.clock: Clock = clock if clock is not None else ManualClock()
         self.dead_letters = DeadLetters()
+        self.observer: Observer | None = None
+        self.faults: Faults | None = None
         self._random = random.Random(seed)
         self._ids = itertools.count(first_id(seed))
         self._mailboxes: dict[str, tuple[deque[bytes], deque[bytes]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from dataclasses import dataclass
@@ -43,12 +44,13 @@ class DeadLetters:
     def __init__(self, quiet: bool = False) -> None:
         """Start empty. `quiet`: keep out of the log, for processes that tell their user otherwise."""
         self._quiet = quiet
-        self._letters: deque[DeadLetter] = deque(maxlen=KEPT)
+        self._numbers = itertools.count(1)
+        self._letters: deque[tuple[int, DeadLetter]] = deque(maxlen=KEPT)  # each with its number
         self.count = 0
 
     def add(self, letter: DeadLetter) -> None:
         """Keep `letter` and tell the log unless quiet; the traceback goes to the log at ERROR."""
-        self._letters.append(letter)
+        self._letters.append((next(self._numbers), letter))
         self.count += 1
         if self._quiet:
             return
@@ -61,6 +63,10 @@ class DeadLetters:
 
     def recent(self) -> list[DeadLetter]:
         """Return the kept letters, oldest first."""
+        return [letter for _, letter in self.numbered()]
+
+    def numbered(self) -> list[tuple[int, DeadLetter]]:
+        """Return the kept letters, oldest first, each with its number: the first of the process has 1."""
         return list(self._letters)
 
 

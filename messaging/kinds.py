@@ -150,6 +150,11 @@ def kind_named(name: str) -> Kind | None:
     return _by_name.get(name)
 
 
+def names() -> list[str]:
+    """Return the kinds that this process knows."""
+    return list(_by_name)
+
+
 def message_class(name: str) -> Callable[..., Any]:
     """Return what makes a message of a known kind.
 

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from messaging.address import process_of, socket_name
-from messaging.bus import first_id
+from messaging.bus import Faults, Observer, first_id
 from messaging.clock import Clock, SystemClock
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import VERSION, Envelope, encode, lane_of, new_packer
@@ -83,9 +83,11 @@ class Mailbox:
         """Look at the socket with the next `take`."""
         self._socket_is_dry = False
 
-    def waiting(self) -> int:
-        """Return how many frames were taken over from ZeroMQ and not given out. From any thread."""
-        return len(self._control) + len(self._data)
+    def waiting(self) -> tuple[int, int]:
+        """Return how many frames of the control and the data lane were taken over from ZeroMQ and not given
+        out. From any thread.
+        """
+        return len(self._control), len(self._data)
 
     def put(self, frame: bytes) -> None:
         """Take a frame of an actor on the same thread, which has no socket to pass through."""
@@ -172,6 +174,8 @@ class ZmqBus:
         self.epoch = seed | 1
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.dead_letters = DeadLetters(quiet=process.startswith(EPHEMERAL))
+        self.observer: Observer | None = None
+        self.faults: Faults | None = None
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._zmq.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._ids = itertools.count(first_id(seed))
@@ -181,6 +185,10 @@ class ZmqBus:
         self._lock = threading.Lock()
         self._peers: dict[str, int] = {}  # process → epoch, while it is up
         self._watchers: dict[str, set[str]] = {}
+
+    def observe(self, observer: Observer | None) -> None:
+        """Have `observer` see what the actors of this process take from their mailboxes from now on."""
+        self.observer = observer
 
     def next_id(self) -> int:
         """Return a new envelope id."""

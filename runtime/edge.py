@@ -32,7 +32,7 @@ from actors.agent_link import LINK
 from actors.agent_metrics import AgentMetrics
 from actors.agent_metrics_actor import AgentMetricsActor
 from actors.agent_root import AgentRootActor, StopEdge
-from actors.base import ChildSpec
+from actors.base import ChildSpec, EdgeActor
 from actors.certificate_ends import certificate_families
 from actors.deployment import Deployment
 from actors.deployment_keeper import DeploymentKeeper
@@ -89,6 +89,7 @@ from runtime.given_ca import GivenCa, ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
+from runtime.inspector_note import inspector, write_note
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
 from runtime.lean_memory import share_one_arena
@@ -207,6 +208,9 @@ def _run_as_provisioned(
         lock = Lock(run, AGENT_LOCK)
         lock.acquire()
         stack.callback(lock.release)
+        write_note(run, settings.allow_faults)
+        if settings.allow_faults:
+            log.warning("this edge was started with --allow-faults: whoever may inspect it may disturb it")
         stack.callback(_remove_unless_modules_live, run)
         if cloud is not None:  # first of all: modules of every kind are told its name
             stack.callback(cloud.close)
@@ -257,6 +261,7 @@ def hub_settings(settings: Settings, deployment: Deployment, certificate: Path) 
         message_db=str(_message_db(settings, deployment)),
         max_store_bytes=hub.max_size_bytes,
         drops_oldest=hub.when_full is StoreFullPolicy.DROP_OLDEST,
+        allow_faults=settings.allow_faults,
     )
 
 
@@ -540,7 +545,15 @@ class _Edge:
             cloud,
             self._start_anew,
             lambda: self._metrics_actor(began_s, system),
+            lambda: inspector(system, self._settings.allow_faults),
+            faults=self._faults if self._settings.allow_faults else None,
         )
+
+    def _faults(self) -> EdgeActor:
+        from runtime.fault_point import faults_actor  # only where they are allowed
+
+        assert self._bus is not None
+        return faults_actor(self._bus)
 
     def _metrics_actor(self, began_s: float, system: ThreadSystem) -> AgentMetricsActor:
         common, security = self._metrics_common, self._security

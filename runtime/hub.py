@@ -26,7 +26,7 @@ from actors import hub_config
 from actors.actor_metrics import actor_families
 from actors.addresses import HUB
 from actors.admission import Admission
-from actors.base import ChildSpec
+from actors.base import ChildSpec, EdgeActor
 from actors.broker_metrics import Stands, broker_families
 from actors.cloud_connection import CloudConnections
 from actors.hosts import ThreadSystem
@@ -49,6 +49,7 @@ from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import head_listeners
 from runtime.identity_copy import IdentityFile
+from runtime.inspector_note import inspector
 from runtime.ledger_source import LedgerSource
 from runtime.link_switch import LinkSwitchFile
 from runtime.listening_sockets import Use, from_environment
@@ -173,6 +174,8 @@ def run_hub(
             metrics_gate=metrics_server,
             metrics_sources=(actors, stock, topics),
             stands=stands if environment.metrics_enabled else None,
+            inspector=lambda: inspector(system, config.allow_faults),
+            faults=(lambda: faults_of(bus)) if config.allow_faults else None,
         )
 
     def end(reason: str) -> None:
@@ -213,6 +216,13 @@ def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
             OwnNames(config.device_id, config.iothub_hostname),
         ),
     )
+
+
+def faults_of(bus: ZmqBus) -> EdgeActor:
+    """Return the actor that takes what fault scripts want, which is loaded only where that is allowed."""
+    from runtime.fault_point import faults_actor
+
+    return faults_actor(bus)
 
 
 def open_broker_store(path: Path) -> BrokerStore:

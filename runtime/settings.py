@@ -457,6 +457,7 @@ class Settings:
     given: Mapping[str, str] = field(default_factory=dict, compare=False)
     # What the file says that has no effect here.
     remarks: tuple[str, ...] = field(default=(), compare=False)
+    allow_faults: bool = False  # of --allow-faults alone: no file may open an edge to faults
     bridge: str = ""  # the address of this machine in the network of our containers, once there is one
 
 

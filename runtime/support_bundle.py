@@ -70,7 +70,7 @@ def default_name(now_s: float) -> str:
 def write_bundle(home: Path, options: BundleOptions, file: IO[bytes]) -> None:
     """Write the bundle of an edge into a file that can be sought. Blocks, up to a minute or so."""
     place = Home(home)
-    bundle = _Bundle(home, options, Redactor(_known_secrets(place, os.environ)))
+    bundle = _Bundle(home, options, Redactor(known_secrets(place, os.environ)))
     try:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
             bundle.write(archive)
@@ -272,7 +272,7 @@ class _Bundle:
         self._archive.writestr(failed, self._redactor.text(content))
 
 
-def _known_secrets(home: Home, environment: Mapping[str, str]) -> list[str | bytes]:
+def known_secrets(home: Home, environment: Mapping[str, str]) -> list[str | bytes]:
     """Return every secret that this edge keeps, as far as it can be read."""
     known: list[str | bytes] = []
     try:

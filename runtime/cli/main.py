@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "routes": Entry(_HERE + "routes", "routes", "Show, check and test routes."),
     "trace": Entry(_HERE + "trace", "trace", "Show the way of a recent message through the hub."),
     "topics": Entry(_HERE + "topics", "topics", "Show what goes on at the MQTT broker."),
+    "inspect": Entry(_HERE + "inspect.group", "inspect", "See what the actors of the edge tell each other."),
     "upstream": Entry(_HERE + "upstream", "upstream", "Show or switch the link to the cloud."),
     "check": Entry(_HERE + "check", "check", "Look for what is wrong, and say what to do."),
     "check-list": Entry(_HERE + "check", "check_list", "List the checks with their ids."),
@@ -46,6 +47,11 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "cert": Entry(_HERE + "cert", "cert", "Show the certificates of this edge."),
     "identity": Entry(_HERE + "identity", "identity", "Make and show the identities of this edge."),
     "cloud": Entry(_HERE + "cloud.group", "cloud", "The IoT Hub on this machine: run it, and what is in it."),
+    "faults": Entry(
+        _HERE + "faults_commands",
+        "faults",
+        "Disturb an edge by a script, and see that it keeps its promises.",
+    ),
     "down": Entry(_HERE + "down", "down", "Stop the edge of a home and end all that is left of it."),
 }
 

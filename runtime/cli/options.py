@@ -22,10 +22,15 @@ def common_options(function: Function) -> Function:
         "for root, else ~/.local/state/edge-actors]",
     )
     as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+    return home(as_json(debug_option(function)))
+
+
+def debug_option(function: Function) -> Function:
+    """Add --debug alone, for commands that have no home."""
     debug = click.option(
         "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks of errors."
     )
-    return home(as_json(debug(function)))
+    return debug(function)
 
 
 def _home(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Path:

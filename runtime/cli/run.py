@@ -43,6 +43,11 @@ from runtime.cli.options import common_options
     metavar="SECONDS",
     help="Stop after that time, with exit code 0.  [default: at Ctrl-C or SIGTERM]",
 )
+@click.option(
+    "--allow-faults",
+    is_flag=True,
+    help="Let `edge-actors inspect` send messages, and `edge-actors faults` disturb this edge: for tests.",
+)
 @common_options
 def run(
     deployment: Path | None,
@@ -50,6 +55,7 @@ def run(
     connection_string_file: str | None,
     config: str | None,
     for_s: float | None,
+    allow_faults: bool,
     home: Path,
     as_json: bool,
 ) -> int:
@@ -77,6 +83,7 @@ def run(
         "config": config,
     }
     settings = read_settings(options, os.environ)
+    settings = replace(settings, allow_faults=allow_faults)
     if as_json:
         settings = replace(settings, log_format=JSON)
     place = Home(home)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from messaging.nearest import did_you_mean
-from scripts.campaign import recording
+from runtime.faults import recording
 from scripts.campaign import scenario as scenarios
 from scripts.campaign.books import Findings
 from scripts.campaign.run import run

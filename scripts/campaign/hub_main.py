@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from scripts.campaign import recording
+from runtime.faults import recording
 
 PLAN: Final = "hub-plan.json"  # in the folder of the home
 RECORDED: Final = "CAMPAIGN_RECORDED"

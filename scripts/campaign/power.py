@@ -15,25 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from actors.stored import priority_of
+from runtime.faults.power import RecordedDisk, apply, spoil, write_file
+from runtime.faults.recording import SHARED_MEMORY, Event, Reader, Sent, Written
 from runtime.message_db import MessageDb
 from scripts.bench import mqtt_wire
 from scripts.campaign.books import Findings, check_ledger, count_lost, missing, row_of
 from scripts.campaign.clients import Consumer, Key, Publisher, output_of
-from scripts.campaign.disk import Disk
 from scripts.campaign.edge import INPUT
-from scripts.campaign.recording import (
-    SHARED_MEMORY,
-    Created,
-    Event,
-    Reader,
-    RecordingError,
-    Removed,
-    Renamed,
-    Resized,
-    Sent,
-    Synced,
-    Written,
-)
 from scripts.campaign.scenario import Scenario
 
 DATABASE: Final = "hub.db"
@@ -59,7 +47,7 @@ class Life:
         self.home = home
         self.trace = trace
         self._publishers = publishers
-        self._disk = Disk(files_of(home))
+        self.disk = RecordedDisk(home)
         self._told = {publisher.number: publisher.acknowledged for publisher in publishers}
         self._links = {publisher.number: len(publisher.links) for publisher in publishers}
         self.log_starts = 0
@@ -84,57 +72,13 @@ class Life:
         while len(chosen) < min(images - 1, len(events)):
             chosen.add(chance.randrange(len(events)))
         for number, event in enumerate(events):
-            apply(self._disk, event)
+            apply(self.disk.model, event)
             if isinstance(event, Sent):
                 books.note(event)
             if number in chosen:
-                yield Cut(event.at_s, self._disk.after_cut(chance), dict(books.acknowledged))
-        self._compare_with_reality(reader.killed_in)
-        yield Cut(float("inf"), self._disk.after_cut(chance), dict(books.acknowledged))
-
-    def _compare_with_reality(self, doubtful: set[str]) -> None:
-        """See that the recording missed nothing: the process is dead, and its files are as it left them."""
-        model, reality = self._disk.now(), files_of(self.home)
-        for name in sorted(self._disk.touched - doubtful):
-            if model.get(name) != reality.get(name):
-                raise RecordingError(f"{name} on the disk is not what was recorded of it")
-
-    def begin_again(self, image: Mapping[str, bytes], chance: random.Random) -> None:
-        """Make the home what a cut left of it."""
-        for name in self._disk.touched:
-            (self.home / name).unlink(missing_ok=True)
-        for name in sorted(self._disk.touched & image.keys()):
-            _write(self.home / name, image[name])
-        for path in self.home.glob(f"*{SHARED_MEMORY}"):
-            _spoil(path, chance)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Return the files of a folder that a disk keeps; none when there is no folder."""
-    return {
-        path.name: path.read_bytes()
-        for path in (folder.iterdir() if folder.exists() else ())
-        if path.is_file() and not path.name.endswith(SHARED_MEMORY)
-    }
-
-
-def apply(disk: Disk, event: Event) -> None:
-    """Do to a disk what a system call did."""
-    match event:
-        case Written(moment, _, name, at, data):
-            disk.write(name, at, data, moment)
-        case Resized(moment, _, name, size_bytes, grows):
-            disk.resize(name, max(size_bytes, disk.file(name).size_bytes if grows else 0), moment)
-        case Created(moment, _, name):
-            disk.create(name, moment)
-        case Removed(moment, _, name):
-            disk.remove(name, moment)
-        case Renamed(moment, _, old, new):
-            disk.rename(old, new, moment)
-        case Synced(_, _, "", began):
-            disk.sync_folder(began)
-        case Synced(_, _, name, began):
-            disk.sync(name, began)
+                yield Cut(event.at_s, self.disk.after_cut(chance), dict(books.acknowledged))
+        self.disk.compare_with_reality(reader.killed_in)
+        yield Cut(float("inf"), self.disk.after_cut(chance), dict(books.acknowledged))
 
 
 class _Told:
@@ -217,7 +161,7 @@ def look_into(
     folder.mkdir()
     try:
         _put_down(cut.image, folder)
-        _spoil(folder / f"{DATABASE}{SHARED_MEMORY}", chance)
+        spoil(folder / f"{DATABASE}{SHARED_MEMORY}", chance)
         waiting = _read(folder / DATABASE, scenario, copies, findings, where)
     except Exception as exc:  # noqa: BLE001 - whatever the store makes of a disk, it is a finding
         findings.note(f"{where}: {type(exc).__name__}: {exc}")
@@ -291,16 +235,4 @@ def _check_order(
 def _put_down(image: Mapping[str, bytes], folder: Path) -> None:
     for name, content in image.items():
         if name.startswith(DATABASE):
-            _write(folder / name, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    path.chmod(0o600)
-
-
-def _spoil(path: Path, chance: random.Random) -> None:
-    """Leave nothing, or nonsense, of a file that is never synced."""
-    path.unlink(missing_ok=True)
-    if chance.random() < 0.5:
-        _write(path, chance.randbytes(32 * 1024))
+            write_file(folder / name, content)

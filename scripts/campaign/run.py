@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from runtime.faults.recording import RecordingError
 from runtime.message_ledger import read_ledger
 from scripts.campaign import books, power
 from scripts.campaign.books import Findings
 from scripts.campaign.clients import TURNS, Consumer, Publisher
 from scripts.campaign.edge import BYSTANDERS, LIMIT_S, LOOK_S, CampaignFailed, Edge, topic_of
-from scripts.campaign.recording import RecordingError
 from scripts.campaign.scenario import Control, Kill, PowerCut, Scenario
 
 SILENCE_S: Final = 15.0  # nothing new for so long: what is missing does not come any more
@@ -184,7 +184,7 @@ class _Run:
             for publisher in self._publishers:
                 if publisher.acknowledged > last.acknowledged[publisher.number]:
                     raise CampaignFailed(f"publisher {publisher.number} was told more than was recorded")
-            life.begin_again(last.image, chance)
+            life.disk.put_down(last.image, chance)
         edge.alter_hub(defect=findings.defect)
         edge.start()
         edge.wait_until_well()

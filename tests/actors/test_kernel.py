@@ -12,8 +12,10 @@ import pytest
 from actors.base import ChildSpec, EdgeActor
 from actors.hosts import ThreadSystem
 from actors.memory_system import MemorySystem
+from messaging.bus import Observer
 from messaging.client import Client, RequestRefused
 from messaging.dead_letters import DeadLetters
+from messaging.envelope import Envelope, decode
 from messaging.errors import AskTimeout
 from messaging.kinds import kind_named
 from messaging.lifecycle import Describe, Described, Stop
@@ -56,6 +58,8 @@ class World(Protocol):
 
     def wait_end(self, address: str) -> None: ...
 
+    def observe(self, observer: Observer | None) -> None: ...
+
 
 class ThreadWorld:
     def __init__(self, bus: ZmqBus, client: Client, loop: str) -> None:
@@ -83,6 +87,9 @@ class ThreadWorld:
 
     def wait_end(self, address: str) -> None:
         assert self.ends[address].wait(5.0)
+
+    def observe(self, observer: Observer | None) -> None:
+        self.bus.observer = observer
 
     def close(self) -> None:
         for address, end in self.ends.items():
@@ -134,6 +141,9 @@ class MemoryWorld:
     def wait_end(self, address: str) -> None:
         self.system.run()
         assert address not in self.system.cells
+
+    def observe(self, observer: Observer | None) -> None:
+        self.system.bus.observer = observer
 
     def _collect(self) -> list[Any]:
         self.system.run()
@@ -352,6 +362,45 @@ def test_describe_tells_counts_and_children(world: World) -> None:
     assert values["behaviour"] == "Notebook"
     assert values["handled"] == 1
     assert values["children"] == ()
+
+
+class Diary:
+    """An observer that writes down what it sees."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, bool]] = []
+
+    def received(self, envelope: Envelope, frame: bytes) -> None:
+        assert decode(frame) == envelope
+        self.lines.append(("received", envelope.kind, False))
+
+    def handled(self, envelope: Envelope, frame: bytes, took_s: float, failed: bool) -> None:
+        assert took_s >= 0
+        self.lines.append(("handled", envelope.kind, failed))
+
+
+def test_an_observer_sees_each_envelope_before_and_after_it_is_handled_until_it_is_taken_away(
+    world: World,
+) -> None:
+    world.start("test/book", Notebook)
+    world.ask("test/book", Recall(), Memory)
+    diary = Diary()
+
+    world.observe(diary)
+    world.tell("test/book", Note(1))
+    world.tell("test/book", Burst("boom"))
+    world.ask("test/book", Recall(), Memory)
+    world.observe(None)
+    world.ask("test/book", Recall(), Memory)
+
+    assert diary.lines == [
+        ("received", "Note", False),
+        ("handled", "Note", False),
+        ("received", "Burst", False),
+        ("handled", "Burst", True),
+        ("received", "Recall", False),
+        ("handled", "Recall", False),
+    ]
 
 
 def test_a_handler_with_the_wrong_name_is_refused_when_the_class_is_made() -> None:

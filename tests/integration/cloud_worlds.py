@@ -14,11 +14,11 @@ from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
 from runtime.cloud_shared import CloudTimes
+from runtime.faults.line import Line, Profile
 from runtime.upstream import UpstreamConnections
 from tests.fakes.cloud_connections import MemoryCloud
 from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud import AMQP_PORT, LIMIT_S, MQTT_PORT, WEB_PORT, Cloud
-from tests.integration.network import Line, Profile
 from tests.integration.sdk_clients import loopback_address
 
 PORTS = {

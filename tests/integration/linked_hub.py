@@ -17,10 +17,10 @@ from messaging.client import Client
 from messaging.errors import BusError
 from messaging.identity import Identity
 from runtime.client_certificates import thumbprints_of
+from runtime.faults.line import Line, Profile
 from tests.integration.cloud import Cloud
 from tests.integration.cloud_worlds import PORTS
 from tests.integration.hub_process import DEVICE, HubProcess
-from tests.integration.network import Line, Profile
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
 from tests.runtime.client_certificates import ClientCertificate
 

@@ -14,6 +14,7 @@ import pytest
 from actors.hub_environment import HubEnvironment
 from messaging.broker.bridges import UPSTREAM, BridgeRule
 from runtime.certificates import ensure_edge_ca, ensure_server_certificate
+from runtime.faults.line import Line
 from tests.integration.bridge_world import (
     IN,
     OUT,
@@ -29,7 +30,6 @@ from tests.integration.bridge_world import (
 from tests.integration.broker_world import CONNECT, change_policy, spec, statement
 from tests.integration.hub_process import HubProcess
 from tests.integration.mosquitto import LIMIT_S, Mosquitto, Peer, first_times, program
-from tests.integration.network import Line
 
 UP = BridgeRule(OUT, "up/#", "", "edge1/")
 DOWN = BridgeRule(IN, "down/#")

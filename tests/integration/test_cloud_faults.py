@@ -22,10 +22,10 @@ from messaging.identity import Identity
 from messaging.message import Message
 from runtime.certificates import ensure_named_ca, ensure_server_certificate
 from runtime.cloud_shared import CloudTimes
+from runtime.faults.line import Line
 from runtime.upstream import UpstreamConnections
 from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud_worlds import PORTS, StandInWorld, connect
-from tests.integration.network import Line
 from tests.integration.sdk_clients import loopback_address
 
 DAY_S = 86_400

@@ -21,9 +21,10 @@ from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
 from runtime.cloud_shared import CloudTimes
+from runtime.faults.line import Profile
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
-from tests.integration.network import MOBILE, NARROW, SATELLITE, Profile, alternating
+from tests.integration.network import MOBILE, NARROW, SATELLITE, alternating
 
 EVERYTHING = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
 MINUTES_A_SECOND = 5.0  # how much shorter the outages are

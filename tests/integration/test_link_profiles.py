@@ -16,9 +16,10 @@ import pytest
 
 from actors.hub_environment import HubEnvironment
 from actors.upstream_protocol import UpstreamProtocol
+from runtime.faults.line import Profile
 from tests.integration.link_story import LinkStory
 from tests.integration.linked_hub import LinkedHub
-from tests.integration.network import MOBILE, NARROW, OUTAGES_MINUTES, SATELLITE, Profile
+from tests.integration.network import MOBILE, NARROW, OUTAGES_MINUTES, SATELLITE
 
 ROUTES = {"up": "FROM /messages/* INTO $upstream"}
 MODULES, DEVICES = ("pump", "fan"), ("leaf",)

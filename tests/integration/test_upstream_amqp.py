@@ -20,12 +20,12 @@ from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
 from runtime.cloud_shared import CloudTimes
+from runtime.faults.line import Line
 from runtime.iothub import amqp_devices
 from runtime.upstream import UpstreamConnections
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud import AMQP_PORT, WEB_PORT
 from tests.integration.cloud_worlds import StandInWorld, connect
-from tests.integration.network import Line
 
 EVERYTHING = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
 IDENTITIES = 20

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from runtime.faults.clock import set_clock
 from tests.integration.edge_process import ROOT, EdgeProcess
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
-from tests.integration.wrong_clock import set_clock
 
 DAY_S = 86400
 LIMIT_S = 20.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.campaign import recording
+from runtime.faults import recording
 from scripts.campaign.__main__ import BROKEN, KEPT, USAGE, VOID, Report, main, scaled
 from scripts.campaign.books import Findings
 from scripts.campaign.run import run

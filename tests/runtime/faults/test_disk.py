@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.campaign.disk import SECTOR_BYTES, Disk, File
+from runtime.faults.disk import SECTOR_BYTES, Disk, File
 
 OLD, NEW = b"o" * SECTOR_BYTES, b"n" * SECTOR_BYTES
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.campaign import recording
-from scripts.campaign.disk import Disk
-from scripts.campaign.power import apply, files_of
-from scripts.campaign.recording import (
+from runtime.faults import recording
+from runtime.faults.disk import Disk
+from runtime.faults.power import apply, files_of
+from runtime.faults.recording import (
     Created,
     Event,
     Reader,

@@ -1,0 +1,1 @@
+"""`edge-actors inspect`: what goes on between the actors of a running edge."""

@@ -1,0 +1,17 @@
+"""The command line of an edge with a clock that can be set: `python -m runtime.faults.edge_main run …`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from runtime.faults.clock import go_wrong
+
+if __name__ == "__main__":
+    go_wrong(Path(sys.argv[sys.argv.index("--home") + 1]))
+
+    import runtime.edge_modules
+    from runtime.cli.main import main
+
+    runtime.edge_modules.HUB_PROGRAM = "runtime.faults.hub_main"  # type: ignore[misc]
+    main()
