@@ -1,5 +1,7 @@
 """`python -m scripts.campaign [SCENARIO …] [--kills N] [--cuts N] [--seed S] [--keep FOLDER] [--json FILE]`.
 
+And `python -m scripts.campaign mutants [NAME …] [--table]`.
+
 Exit code 1: a promise was broken. 3: it was not, but a control was not caught either, so nothing is proven.
 """
 
@@ -19,6 +21,7 @@ from typing import Any, Final
 
 from messaging.nearest import did_you_mean
 from runtime.faults import recording
+from scripts.campaign import mutants
 from scripts.campaign import scenario as scenarios
 from scripts.campaign.books import Findings
 from scripts.campaign.run import run
@@ -32,6 +35,9 @@ VOID: Final = 3
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the campaign that a command line asks for; returns the exit code."""
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["mutants"]:
+        return mutants.main(words[1:])
     known = ", ".join(scenarios.names())
     parser = argparse.ArgumentParser(prog="scripts.campaign", description="faults under load")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{known}, or a file; default: all")
