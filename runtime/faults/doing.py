@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from runtime.faults import (
+    call_faults,
     client_faults,
     container_faults,
     disk_faults,
@@ -21,7 +22,7 @@ CLASSES: Final[Mapping[str, type[Fault]]] = {
     "kill": process_faults.Kill,
     "stop": process_faults.Stop,
     "reboot": process_faults.Reboot,
-    "limit memory": process_faults.LimitMemory,
+    "no memory": call_faults.NoMemory,
     "kill actor": envelope_faults.KillActor,
     "hang actor": envelope_faults.HangActor,
     "drop envelopes": envelope_faults.Drop,
@@ -34,8 +35,8 @@ CLASSES: Final[Mapping[str, type[Fault]]] = {
     "half-open link": link_faults.HalfOpenLink,
     "cloud answers": link_faults.CloudAnswers,
     "full disk": disk_faults.FullDisk,
-    "slow sync": disk_faults.SlowSync,
-    "write error": disk_faults.WriteError,
+    "slow sync": call_faults.SlowSync,
+    "write error": call_faults.WriteError,
     "damage database": disk_faults.DamageDatabase,
     "power cut": machine_faults.PowerCut,
     "move clock": machine_faults.MoveClock,

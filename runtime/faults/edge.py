@@ -134,13 +134,14 @@ class Edge:
     def is_well(self) -> bool:
         """Return whether the agent says that hub and modules run.
 
-        A hub that crashes again and again waits longer and longer; nobody has time for that here.
+        What crashes again and again waits longer and longer; nobody has time for that here.
         """
         if not self.has_agent:
             return False
         modules = self.modules()
-        if modules.get("edgeHub", {}).get("status") == "backoff":
-            self.ask(AGENT, StartModule("edgeHub"), ModuleReported)
+        for name in ("edgeHub", *self._modules):
+            if modules.get(name, {}).get("status") == "backoff":
+                self.ask(AGENT, StartModule(name), ModuleReported)
         if self.pid_of("edgeHub") in (None, self._dead_hub):  # the agent may not know yet
             return False
         return all(modules.get(name, {}).get("status") == "running" for name in ("edgeHub", *self._modules))

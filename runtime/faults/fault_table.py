@@ -87,10 +87,7 @@ _ALL: Final = (
         (Field("off", y.SPREAD, "how long the machine is off", is_needed=True),),
     ),
     FaultKind(
-        "limit memory",
-        "a process may not have more memory than now and a little, by RLIMIT_AS",
-        "limits set",
-        (_WHO, Field("more", y.SIZE, "what it may still take", is_needed=True), _FOR),
+        "no memory", "the hub gets no more memory than it has", "refusals of the kernel", (_FOR,), ("strace",)
     ),
     FaultKind(
         "kill container",
@@ -140,6 +137,7 @@ _ALL: Final = (
                 is_needed=True,
             ),
             Field("count", y.COUNT, "so many times at most", 1_000_000),
+            Field("nth", y.COUNT, "only where a message is among them whose number this divides", 1),
             _FOR,
         ),
         needs_line=True,

@@ -59,7 +59,7 @@ class CloudAnswers(Fault):
     def begin(self, nth: int) -> float | None:
         cloud = self.scene.line
         self._before = cloud_answers.refusals(cloud.home)
-        cloud_answers.answer_with(cloud.home, self.values["error"], self.values["count"])
+        cloud_answers.answer_with(cloud.home, self.values["error"], self.values["count"], self.values["nth"])
         if self.values["error"] == cloud_answers.UNAUTHORIZED:
             for line in cloud.lines:  # who is let in already stays so until it has to connect again
                 line.reset()
@@ -67,6 +67,6 @@ class CloudAnswers(Fault):
 
     def go_on(self) -> float | None:
         cloud = self.scene.line
-        cloud_answers.answer_with(cloud.home, "", 0)
+        cloud_answers.answer_with(cloud.home)
         self.count += cloud_answers.refusals(cloud.home) - self._before
         return None

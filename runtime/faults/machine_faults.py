@@ -31,9 +31,13 @@ class PowerCut(Fault):
     """Everything dies; the disk of the hub keeps of what was not synced whatever it likes."""
 
     def prepare(self) -> None:
-        self._disk = RecordedDisk(self.scene.edge.home)
-        self._trace = self.scene.folder / "trace"
+        # One for all steps that cut: each goes on with what the one before has left.
+        self.scene.disk = RecordedDisk(self.scene.edge.home)
         record_next_hub(self.scene.edge.home, self._trace)
+
+    @property
+    def _trace(self) -> Path:
+        return self.scene.folder / "trace"
 
     def begin(self, nth: int) -> float | None:
         scene, edge = self.scene, self.scene.edge
@@ -42,18 +46,21 @@ class PowerCut(Fault):
         if not tracer:
             raise RunFailed(f"the hub is not recorded; may strace trace here? log: {edge.log}")
         handle = os.pidfd_open(tracer)
-        edge.kill_everything()
+        edge.kill_agent()  # first: it would start the hub again
+        edge.kill("edgeHub")
         ended = select.select([handle], [], [], LIMIT_S)[0]
         os.close(handle)
         if not ended:
             raise RunFailed(f"strace {tracer} did not end with the hub")
+        edge.kill_everything()  # not before: the recorder has the mark of the edge, too
         chance = scene.chance("power", self.step, nth)
-        self._disk.replay(self._trace)
-        self._disk.put_down(self._disk.after_cut(chance), chance)
+        assert scene.disk is not None
+        scene.disk.replay(self._trace)
+        scene.disk.put_down(scene.disk.after_cut(chance), chance)
         shutil.rmtree(edge.run.path, ignore_errors=True)  # /run is in memory
         self.count += 1
         self._trace.unlink()
-        self._disk = RecordedDisk(edge.home)
+        scene.disk = RecordedDisk(edge.home)
         return OFF_S
 
     def go_on(self) -> float | None:

@@ -46,7 +46,9 @@ class RecordedDisk:
         model, reality = self.model.now(), files_of(self.home)
         for name in sorted(self.model.touched - doubtful):
             if model.get(name) != reality.get(name):
-                raise RecordingError(f"{name} on the disk is not what was recorded of it")
+                raise RecordingError(
+                    f"{name} on the disk is not what was recorded of it: {_difference(model, reality, name)}"
+                )
 
     def after_cut(self, chance: random.Random) -> dict[str, bytes]:
         """Return what may be found after a power cut at this moment."""
@@ -60,6 +62,15 @@ class RecordedDisk:
             write_file(self.home / name, image[name])
         for path in self.home.glob(f"*{SHARED_MEMORY}"):
             spoil(path, chance)
+
+
+def _difference(model: Mapping[str, bytes], reality: Mapping[str, bytes], name: str) -> str:
+    if name not in model or name not in reality:
+        return "it is not there" if name in model else "it should not be there"
+    recorded, found = model[name], reality[name]
+    pairs = enumerate(zip(recorded, found, strict=False))
+    first = next((at for at, (a, b) in pairs if a != b), min(len(recorded), len(found)))
+    return f"{len(recorded)} bytes were recorded, {len(found)} are there; they differ from byte {first} on"
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -1,12 +1,10 @@
-"""Faults of processes: SIGKILL, SIGSTOP, a reboot, no more memory."""
+"""Faults of processes: SIGKILL, SIGSTOP, a reboot."""
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
-from pathlib import Path
 from typing import Final
 
 from runtime import process_table
@@ -98,34 +96,3 @@ class Reboot(Fault):
     def go_on(self) -> float | None:
         self.scene.edge.start()
         return None
-
-
-class LimitMemory(Fault):
-    """RLIMIT_AS a little above what a process has."""
-
-    _pid = 0
-
-    def begin(self, nth: int) -> float | None:
-        who = self.whom(nth)
-        pid = self.scene.edge.pid_of(_MODULES.get(who, who))
-        if pid is None:
-            raise RunFailed(f"there is no {who} whose memory could be limited")
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[0])
-        limit = pages * resource.getpagesize() + self.values["more"]
-        self._before = resource.prlimit(pid, resource.RLIMIT_AS)
-        resource.prlimit(pid, resource.RLIMIT_AS, (limit, self._before[1]))
-        self._pid = pid
-        self.count += 1
-        return self.lasts_s(nth)
-
-    def go_on(self) -> float | None:
-        self.finish()
-        return None
-
-    def finish(self) -> None:
-        if self._pid:
-            try:
-                resource.prlimit(self._pid, resource.RLIMIT_AS, self._before)
-            except ProcessLookupError:
-                pass  # it did not survive, and the next one has no limit
-            self._pid = 0

@@ -21,8 +21,8 @@ A script is YAML. A misspelled name, a wrong unit, an expectation that cannot be
 before anything starts. All random choices come from the seed, which is printed; a failed run repeats with
 `--seed`, and leaves a bundle with script, seed, logs, ledger and databases, without keys. Each fault counts
 what proves that it happened; a run in which a count is 0 has failed. What this machine cannot do is told,
-with exit code 1. A hub that crashed several times in a row would wait longer and longer; here it is started
-at once.
+with exit code 1. What crashes several times in a row would wait longer and longer; here it is started at
+once, unless its restart policy is another than `always`.
 """
 
 

@@ -17,6 +17,7 @@ from runtime.faults.doing import make_fault
 from runtime.faults.edge import LOOK_S, Edge, RunFailed
 from runtime.faults.findings import Findings
 from runtime.faults.plan import Due, Timeline, chance_of
+from runtime.faults.recording import RecordingError
 from runtime.faults.scenario import UPSTREAM, Scenario
 from runtime.faults.scene import Fault, Scene
 from runtime.faults.tmpfs import Tmpfs
@@ -44,7 +45,7 @@ def run(scenario: Scenario, seed: int, folder: Path) -> Findings:
     with ExitStack() as stack:
         try:
             _Run(scenario, seed, folder, findings, stack).run()
-        except RunFailed as exc:
+        except (RunFailed, RecordingError) as exc:
             findings.failures.append(str(exc))
     findings.took_s = time.monotonic() - began_s
     return findings

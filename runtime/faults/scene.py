@@ -12,6 +12,7 @@ from runtime.faults.clients import Client, Consumer, Publisher
 from runtime.faults.cloud import CloudBehindLine, CloudReader
 from runtime.faults.edge import Edge, RunFailed
 from runtime.faults.plan import chance_of, in_turn
+from runtime.faults.power import RecordedDisk
 from runtime.faults.scenario import Scenario
 
 
@@ -25,6 +26,7 @@ class Scene:
     edge: Edge
     cloud: CloudBehindLine | None
     reader: CloudReader
+    disk: RecordedDisk | None = None  # of the hub, where the power will be cut
     publishers: list[Publisher] = field(default_factory=list)
     consumers: dict[str, Consumer] = field(default_factory=dict)
     hit: set[str] = field(default_factory=set)  # modules that a fault was meant for

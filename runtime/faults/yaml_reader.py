@@ -93,7 +93,7 @@ def load(path: Path, read: Callable[[yaml.Node], T]) -> T:
         mark = exc.problem_mark or exc.context_mark
         raise ConfigError(f"{path}{_place(mark)}: {exc.problem or exc.context}") from exc
     except (yaml.YAMLError, RecursionError) as exc:
-        raise ConfigError(f"{path}: it is no YAML: {type(exc).__name__}") from exc
+        raise ConfigError(f"{path}: it is no YAML: {getattr(exc, 'reason', type(exc).__name__)}") from exc
     if node is None:
         raise ConfigError(f"{path}: it is empty; see `edge-actors faults reference` for what stands in it")
     try:
