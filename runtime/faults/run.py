@@ -211,8 +211,10 @@ class _Run:
         self._wait_for_what_comes()
         self._look_at_actors()
         self._look_at_restarts()
-        edge.wait_for(self._nothing_waits, "nothing is pending")
-        compare.compare(scene, read_ledger(database_of(edge.place)), findings)
+        try:
+            edge.wait_for(self._nothing_waits, "nothing is pending")
+        finally:  # what is pending for ever is missing somewhere, which says more
+            compare.compare(scene, read_ledger(database_of(edge.place)), findings)
         findings.bytes_per_min = self._memory.bytes_per_min()
 
     def _wait_for_what_comes(self) -> None:

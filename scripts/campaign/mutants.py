@@ -95,7 +95,7 @@ def make_tree(folder: Path, mutant: Mutant | None) -> None:
         ConfigError: the patch does not fit the sources any more.
     """
     for name in SOURCES:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)
     if mutant is None:
         return
     done = subprocess.run(
