@@ -4,8 +4,8 @@
     edge     = a route to a module; perhaps one with a time to live, one to the cloud, a disk of its own
     expect   = the promise: nothing acknowledged is lost, order, the ledger, no actor dead, recovered
 
-What a seed gives is the same on every machine that can do the same faults. Disturbances stand in a table with
-what they need; those that cannot be in one script exclude each other by a name they share.
+A seed gives the same script everywhere. Disturbances stand in a table with what they need of the edge; those
+that cannot be in one script exclude each other by what they hold and want.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Disturbance:
     weight: int
     steps: Callable[[random.Random], list[Step]]
     needs: str = ""  # of the edge: LINE or DISK
-    machine: str = ""  # what the machine has to be able to do, as `runtime.faults.needs` calls it
-    only_one_of: str = ""  # at most one with this word in a script
+    holds: frozenset[str] = frozenset()  # what nobody else in the script may hold or want
+    wants: frozenset[str] = frozenset()
 
 
 def _ms(chance: random.Random, low: int, high: int) -> str:
@@ -91,59 +91,51 @@ def _checkpoint_failure(chance: random.Random) -> list[Step]:
     return [lost, {"after": "recovered", "fault": "kill", "who": "hub"}]
 
 
-_CLIENTS: Final = _among("pub1", "near")
-_STORE: Final = {"to": "hub/store", "kind": "Append"}
+def _envelopes(
+    name: str, weight: int, verb: str, kind: str, count: tuple[int, int], **values: Any
+) -> Disturbance:
+    to = "hub/mqtt" if kind == "Stored" else "hub/store"
+    steps = _one(f"{verb} envelopes", to=to, kind=kind, count=_number(*count), **values)
+    return Disturbance(name, weight, steps, wants=HUB)
 
-# What exists twice of one name: two that trace the hub, or that fill and damage one disk.
-TRACER: Final = "tracer"
-HUB_STATE: Final = "state of the hub"
+
+_CLIENTS: Final = _among("pub1", "near")
+
+# Only one may trace the hub, and a life that is recorded has to end by a power cut.
+LIFE: Final = frozenset({"the life of the hub"})
+# A step that waits for an answer would wait for ever for what another step holds up and ends later.
+HUB: Final = frozenset({"answers of the hub"})
+AGENT: Final = frozenset({"answers of the agent"})
+CLIENTS: Final = frozenset({"answers of clients"})
+
+_ACTORS: Final = ("hub/router", "hub/store", "hub/twins", "hub/identities", "hub/upstream")
 
 DISTURBANCES: Final = (
-    Disturbance("kill the hub", 8, _kill("hub"), only_one_of=HUB_STATE),
-    Disturbance("kill the agent", 6, _kill("agent", most=3)),
-    Disturbance("kill both", 5, _kill("agent", "hub", "both", most=5), only_one_of=HUB_STATE),
+    # processes
+    Disturbance("kill the hub", 8, _kill("hub"), holds=LIFE, wants=AGENT),
+    Disturbance("kill the agent", 6, _kill("agent", most=3), wants=AGENT),
+    Disturbance("kill both", 5, _kill("agent", "hub", "both", most=5), holds=LIFE, wants=AGENT),
     Disturbance("kill the cloud", 2, _one("kill", who="cloud"), needs=LINE),
-    Disturbance("reboot", 2, _one("reboot", off=_length(200, 1500)), only_one_of=HUB_STATE),
-    Disturbance("stall the hub", 3, _one("stop", who="hub", **{"for": _length(500, 4000)})),
-    Disturbance("stall the agent", 2, _one("stop", who="agent", **{"for": _length(500, 4000)})),
-    Disturbance(
-        "an actor fails",
-        4,
-        _one(
-            "kill actor",
-            actor=_among(
-                "hub/router", "hub/store", "hub/twins", "hub/identities", "hub/upstream", "agent/agent"
-            ),
-        ),
-    ),
+    Disturbance("reboot", 2, _one("reboot", off=_length(200, 1500)), holds=LIFE, wants=AGENT),
+    Disturbance("stall the hub", 3, _one("stop", who="hub", **{"for": _length(500, 4000)}), holds=LIFE | HUB),
+    Disturbance("stall the agent", 2, _one("stop", who="agent", **{"for": _length(500, 4000)}), holds=AGENT),
+    # actors and envelopes
+    Disturbance("an actor fails", 4, _one("kill actor", actor=_among(*_ACTORS)), wants=HUB),
+    Disturbance("the agent fails", 2, _one("kill actor", actor="agent/agent"), wants=AGENT),
     Disturbance(
         "an actor hangs",
         3,
-        _one(
-            "hang actor", actor=_among("hub/router", "hub/store", "hub/twins"), **{"for": _length(500, 4000)}
-        ),
+        _one("hang actor", actor=_among(*_ACTORS), **{"for": _length(500, 4000)}),
+        wants=HUB,
     ),
-    Disturbance(
-        "batches get lost", 3, _one("drop envelopes", **_STORE, count=_number(1, 3), skip=_number(0, 20))
-    ),
-    Disturbance("batches are damaged", 3, _one("corrupt envelopes", **_STORE, count=_number(1, 3))),
-    Disturbance(
-        "batches are late", 3, _one("delay envelopes", **_STORE, by=_length(100, 900), count=_number(1, 6))
-    ),
-    Disturbance(
-        "batches overtake", 3, _one("reorder envelopes", **_STORE, by=_length(100, 500), count=_number(1, 3))
-    ),
-    Disturbance(
-        "answers come twice",
-        2,
-        _one("double envelopes", to="hub/mqtt", kind="Stored", count=_number(1, 9)),
-    ),
-    Disturbance(
-        "deliveries are told twice",
-        2,
-        _one("double envelopes", to="hub/store", kind="Delivered", count=_number(1, 9)),
-    ),
-    Disturbance("a checkpoint fails", 3, _checkpoint_failure, only_one_of=HUB_STATE),
+    _envelopes("batches get lost", 3, "drop", "Append", (1, 3), skip=_number(0, 20)),
+    _envelopes("batches are damaged", 3, "corrupt", "Append", (1, 3)),
+    _envelopes("batches are late", 3, "delay", "Append", (1, 6), by=_length(100, 900)),
+    _envelopes("batches overtake", 3, "reorder", "Append", (1, 3), by=_length(100, 500)),
+    _envelopes("answers come twice", 2, "double", "Stored", (1, 9)),
+    _envelopes("deliveries are told twice", 2, "double", "Delivered", (1, 9)),
+    Disturbance("a checkpoint fails", 3, _checkpoint_failure, holds=LIFE, wants=AGENT | HUB),
+    # the link to the cloud
     Disturbance("the link flaps", 4, _often("cut link", (2, 4), **{"for": _length(200, 1500)}), needs=LINE),
     Disturbance("the link is gone", 3, _one("cut link", **{"for": _length(2000, 6000)}), needs=LINE),
     Disturbance(
@@ -159,46 +151,47 @@ DISTURBANCES: Final = (
         _one("cloud answers", error=_among("throttled", "unauthorized"), **{"for": _length(1000, 3000)}),
         needs=LINE,
     ),
+    # disk and machine
     Disturbance(
         "the disk is full",
         3,
         _one("full disk", **{"for": _length(1000, 3000)}),
         needs=DISK,
-        machine="root",
-        only_one_of=HUB_STATE,
+        holds=LIFE | HUB,
     ),
     Disturbance(
         "syncs are slow",
         2,
         _one("slow sync", by=_among("50 ms", "200 ms"), **{"for": _length(1000, 3000)}),
-        machine="strace",
-        only_one_of=HUB_STATE,
+        holds=LIFE,
+    ),
+    Disturbance("the power fails", 4, _one("power cut"), holds=LIFE, wants=AGENT),
+    Disturbance("the certificate is renewed", 2, _one("renew certificate"), wants=AGENT),
+    # clients
+    Disturbance(
+        "a client stalls",
+        3,
+        _one("stall client", client=_CLIENTS, **{"for": _length(500, 4000)}),
+        holds=CLIENTS,
     ),
     Disturbance(
-        "the power fails",
-        4,
-        _one("power cut"),
-        machine="strace",
-        only_one_of=HUB_STATE,
+        "a client breaks off", 4, _often("drop client", (2, 4), client=_CLIENTS), wants=HUB | CLIENTS
     ),
-    Disturbance("the certificate is renewed", 2, _one("renew certificate")),
-    Disturbance("a client stalls", 3, _one("stall client", client=_CLIENTS, **{"for": _length(500, 4000)})),
-    Disturbance("a client breaks off", 4, _often("drop client", (2, 4), client=_CLIENTS)),
-    Disturbance("a token is renewed", 4, _often("renew token", (2, 4), client=_CLIENTS)),
-    Disturbance("a take-over fight", 3, _one("second client", client=_CLIENTS, count=_number(1, 4))),
-    Disturbance("a wrong key", 1, _one("wrong key", client=_CLIENTS, count=_number(1, 4))),
+    Disturbance("a token is renewed", 4, _often("renew token", (2, 4), client=_CLIENTS), wants=HUB | CLIENTS),
+    Disturbance(
+        "a take-over fight",
+        3,
+        _one("second client", client=_CLIENTS, count=_number(1, 4)),
+        wants=HUB | CLIENTS,
+    ),
+    Disturbance("a wrong key", 1, _one("wrong key", client=_CLIENTS, count=_number(1, 4)), wants=HUB),
 )
 
 
-def script(seed: int, machine: Collection[str] = ("root", "strace")) -> str:
-    """Return a random script as YAML.
-
-    Args:
-        seed: Another one is another script.
-        machine: What the machine can do: some of `root` and `strace`.
-    """
+def script(seed: int) -> str:
+    """Return a random script as YAML; another seed gives another one."""
     chance = random.Random(f"script {seed}")
-    chosen = _choose(chance, machine)
+    chosen = _choose(chance)
     needs = {one.needs for one in chosen}
     steps: list[Step] = []
     for number, one in enumerate(chosen):
@@ -231,14 +224,16 @@ def as_yaml(content: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000))
 
 
-def _choose(chance: random.Random, machine: Collection[str]) -> list[Disturbance]:
-    possible = [one for one in DISTURBANCES if not one.machine or one.machine in machine]
+def _choose(chance: random.Random) -> list[Disturbance]:
     chosen: list[Disturbance] = []
     for _ in range(chance.randint(2, MOST)):
-        taken = {one.only_one_of for one in chosen} - {""}
-        left = [one for one in possible if one not in chosen and one.only_one_of not in taken]
+        left = [one for one in DISTURBANCES if one not in chosen and all(_can_meet(one, x) for x in chosen)]
         chosen += chance.choices(left, [one.weight for one in left])
     return chosen
+
+
+def _can_meet(one: Disturbance, other: Disturbance) -> bool:
+    return not (one.holds & (other.holds | other.wants) or other.holds & one.wants)
 
 
 def _edge(chance: random.Random, needs: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from runtime.faults import recording
-from scripts.campaign.__main__ import BROKEN, KEPT, USAGE, VOID, Report, main, scaled
+from scripts.campaign.__main__ import USAGE, main, scaled
 from scripts.campaign.books import Findings
+from scripts.campaign.report import BROKEN, KEPT, VOID, Report
 from scripts.campaign.run import run
 from scripts.campaign.scenario import FOLDER, Control, PowerCut, Scenario, Spread, load
 
