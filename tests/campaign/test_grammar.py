@@ -149,6 +149,7 @@ def test_a_campaign_of_random_scripts_is_asked_for_by_name(
 # With a real edge.
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", EDGE_SEEDS)
 def test_an_edge_keeps_its_promises_in_a_random_script(seed: int, tmp_path: Path) -> None:
     ran = drawn.run(f"random-{seed}", seed, grammar.script(seed), tmp_path, keep=False)

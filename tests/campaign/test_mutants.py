@@ -70,6 +70,7 @@ def test_the_page_lists_every_mutant(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", QUICK)
 def test_a_defect_is_caught(name: str) -> None:
     mutant = mutants.load(name)
