@@ -74,14 +74,14 @@ class AgentRootActor(RootActor):
         self._start_anew = start_anew
         super().__init__(
             (
-                *([ChildSpec("inspector", inspector, exported=True)] if inspector else []),
                 *([ChildSpec(OWN_NAME, faults, exported=True)] if faults else []),
                 ChildSpec("security", security, exported=True),
                 ChildSpec("registry", registry, exported=True),
                 *cloud,
                 ChildSpec("agent", agent, exported=True),
                 *([ChildSpec("metrics", metrics, METRICS_LOOP, exported=True)] if metrics else []),
-            )
+            ),
+            inspector,
         )
         self._replaced = 0  # incarnation of the hub that was of another version
         self._order = 0  # the request to replace it, while it has no answer

@@ -64,6 +64,8 @@ class EnvelopeWatch:
         wanted = matched.get(key)
         if wanted is None:
             wanted = tuple(tap for tap in taps if to != self._own and tap.wanted.fits(to, sender, kind))
+            for tap in wanted:
+                tap.kinds.setdefault(kind)
             if len(matched) < _MOST_KEYS:
                 matched[key] = wanted
         if not wanted:
@@ -84,7 +86,9 @@ class EnvelopeWatch:
         self._hops.append(Hop(id_, correlation_id, kind, sender, to, sent_s, now_s, took_s, failed, size))
         flow = self.flow
         if flow is not None:
-            flow.add(sender, to, kind, size, now_s - took_s - sent_s, took_s, failed)
+            # A damaged envelope may have anything for the time when it was sent.
+            waited_s = now_s - took_s - sent_s if type(sent_s) is float else 0.0
+            flow.add(sender, to, kind, size, waited_s, took_s, failed)
 
     def hops(self, id_: int) -> list[Hop]:
         """Return the remembered hops of the envelopes that have this id, or answer to it."""

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 MOST_LINKS: Final = 2048
 OTHERS: Final = ("…", "…", "…")  # sender, receiver and kind of all links beyond that number
 PER_OCTAVE: Final = 4  # buckets for each doubling of a time: a percentile is told within 19 %
-_LAST: Final = 30 * PER_OCTAVE  # that of a quarter of an hour and more
+_LONGEST_US: Final = 2**30  # a quarter of an hour, and all that is more
 
 
 class LinkCounts(NamedTuple):
@@ -79,10 +79,10 @@ def _count(buckets: list[int], seconds: float) -> None:
 
 
 def bucket_of(seconds: float) -> int:
-    """Return the number of the bucket of a time; 0 up to a microsecond, and below zero."""
-    if seconds <= 1e-6:
+    """Return the number of the bucket of a time; 0 up to a microsecond, and for what is no time at all."""
+    if not seconds > 1e-6:
         return 0
-    return min(_LAST, math.ceil(math.log2(seconds * 1e6) * PER_OCTAVE))
+    return math.ceil(math.log2(min(seconds * 1e6, _LONGEST_US)) * PER_OCTAVE)
 
 
 def quantile_s(buckets: Sequence[int], share: float) -> float | None:

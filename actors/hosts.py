@@ -328,7 +328,7 @@ class ThreadSystem:
             end_process: Ends the process at once, because a handler hangs; is told which. None: nobody looks.
             hung_limits: When a handler counts as hung.
         """
-        self._bus = bus
+        self.bus = bus
         self._new_loop = new_loop
         self._lookout = Lookout(end_process, hung_limits)
         self._loops: dict[str, LoopThread] = {}
@@ -357,22 +357,22 @@ class ThreadSystem:
                 host_end(reason)
                 on_end(reason)
 
-            cell = ActorCell(address, parent, spec.build, self._bus, self, end)
+            cell = ActorCell(address, parent, spec.build, self.bus, self, end)
             self._gave_up.pop(address, None)
             self._cells[address] = cell
             return cell
 
         if not spec.loop:
-            ThreadHost.start(self._bus, make_cell, spec.exported, self._lookout)
+            ThreadHost.start(self.bus, make_cell, spec.exported, self._lookout)
             return
         with self._lock:
             thread = self._loops.get(spec.loop)
             if thread is None:
                 thread = self._loops[spec.loop] = LoopThread(
-                    spec.loop, self._bus, self._new_loop, self._lookout
+                    spec.loop, self.bus, self._new_loop, self._lookout
                 )
             LoopHost.start(
-                self._bus, make_cell, spec.exported, self._lookout, thread, lambda: self._forget(spec.loop)
+                self.bus, make_cell, spec.exported, self._lookout, thread, lambda: self._forget(spec.loop)
             )
 
     def counts(self) -> list[ActorCounts]:

@@ -250,7 +250,6 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
-                *([ChildSpec("inspector", inspector, exported=True)] if inspector else []),
                 *([ChildSpec(OWN_NAME, faults, exported=True)] if faults else []),
                 ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", identities, exported=True),
@@ -265,7 +264,8 @@ class HubRootActor(RootActor):
                 *([ChildSpec("bridges", bridges, BRIDGES, exported=True)] if broker is not None else []),
                 *([ChildSpec("amqp", amqp, FRONT, exported=True)] if environment.amqp_enabled else []),
                 ChildSpec("metrics", told, METRICS_LOOP, exported=True),
-            )
+            ),
+            inspector,
         )
 
     def all_started(self) -> None:

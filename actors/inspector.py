@@ -35,6 +35,7 @@ from actors.inspector_messages import (
     ReplayLetter,
     SendMessage,
     ShowLetter,
+    TapClosed,
     TapOpened,
     TapRead,
 )
@@ -42,11 +43,13 @@ from actors.tap import Tap, TapFilter
 from messaging.address import process_of
 from messaging.bus import Observer
 from messaging.dead_letters import DeadLetter, DeadLetters
-from messaging.envelope import decode, encode
+from messaging.envelope import encode
 from messaging.errors import ConfigError
 from messaging.kinds import kind_named, message
 from messaging.lifecycle import RequestFailed
 from messaging.message_fields import field_names, make_message
+from messaging.nearest import did_you_mean
+from messaging.text import quoted
 from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -92,7 +95,7 @@ class InspectorActor(EdgeActor):
         self._allows_faults = allows_faults
         self._numbers = itertools.count(1)
         self._taps: dict[int, Tap] = {}
-        self._shown: dict[int, set[str]] = {}  # kinds by tap
+        self._shown: dict[int, int] = {}  # of how many kinds each tap knows the fields
         self._flow_due_s = 0.0
         self._idle_since_s = 0.0  # since when nobody looks; 0: somebody does, or nothing is remembered
         self._is_looking_after = False
@@ -118,7 +121,7 @@ class InspectorActor(EdgeActor):
         number = next(self._numbers)
         wanted = TapFilter(message.to, message.sender, message.kinds)
         self._taps[number] = Tap(wanted, self.clock.monotonic_s() + LEASE_S)
-        self._shown[number] = set()
+        self._shown[number] = 0
         self._taps_changed()
         self.reply(TapOpened(number))
 
@@ -129,19 +132,17 @@ class InspectorActor(EdgeActor):
             return
         tap.due_s = self.clock.monotonic_s() + LEASE_S
         taken = tap.take(message.most_bytes, self.clock.now_s())
-        fields = {}
-        for tapped in taken:
-            if tapped.frame:
-                kind = decode(tapped.frame).kind
-                if kind not in self._shown[message.tap]:
-                    self._shown[message.tap].add(kind)
-                    fields[kind] = field_names(kind)
-        self.reply(TapRead(taken, fields))
+        shown = self._shown[message.tap]
+        kinds = list(tap.kinds)[shown:]  # after `take`: what was put before is among them
+        self._shown[message.tap] = shown + len(kinds)
+        self.reply(TapRead(taken, {kind: field_names(kind) for kind in kinds}))
 
     def on_close_tap(self, message: CloseTap) -> None:
-        if self._taps.pop(message.tap, None) is not None:
+        tap = self._taps.pop(message.tap, None)
+        if tap is not None:
             del self._shown[message.tap]
             self._taps_changed()
+        self.reply(TapClosed(0 if tap is None else tap.missed))
 
     # flow and hops
 
@@ -195,6 +196,11 @@ class InspectorActor(EdgeActor):
     def on_send_message(self, message: SendMessage) -> None:
         if not self._allows_faults:
             self._refuse("SendMessage", NOT_ALLOWED)
+            return
+        known = [sight.address for sight in self._look()]
+        if message.to not in known:
+            hint = did_you_mean(message.to, known) or f"; there are {', '.join(known)}"
+            self._refuse("SendMessage", f"there is no actor {quoted(message.to)}{hint}")
             return
         try:
             made = make_message(message.kind, message.fields)

@@ -1,16 +1,14 @@
 """What `edge-actors inspect` says to the inspector of a process, and what that answers.
 
-Whoever changes the meaning of one of these raises PROTOCOL: the command line and the edge that it speaks to
-need not be of the same version.
+Whoever changes the meaning of one of these raises PROTOCOL in inspector_version.py: the command line and the
+edge that it speaks to need not be of the same version.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from messaging.kinds import message
-
-PROTOCOL: Final = 1
 
 
 @message
@@ -65,9 +63,16 @@ class TapRead:
 
 @message
 class CloseTap:
-    """I am through with it."""
+    """I am through with it. Answered with TapClosed."""
 
     tap: int
+
+
+@message
+class TapClosed:
+    """It is gone, and how many envelopes it had missed since that was told last."""
+
+    missed: int
 
 
 @message

@@ -1,14 +1,14 @@
 """The root of a process: starts its children one after the other and knows the other process.
 
-Understands: Hello, Welcome, ListDeadLetters; ActorStarted and ActorStopped of its children
-Tells:       whoever said Hello (Welcome)
+Understands: Hello, Welcome, ListDeadLetters, WakeInspector; ActorStarted and ActorStopped of its children
+Tells:       whoever said Hello (Welcome), or woke the inspector (InspectorAwake)
 Started by:  the main program of the process, which ends with a failure when the root gives up
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final
 
 from actors.base import ChildSpec, EdgeActor
 from messaging.address import child_of, process_of
@@ -19,9 +19,14 @@ from messaging.lifecycle import (
     ActorStopped,
     DeadLetterList,
     Hello,
+    InspectorAwake,
     ListDeadLetters,
+    RequestFailed,
+    WakeInspector,
     Welcome,
 )
+
+INSPECTOR: Final = "inspector"  # what the inspector of each process is called
 
 
 @message
@@ -36,8 +41,13 @@ class RootActor(EdgeActor):
 
     start_limit_s: ClassVar[float] = 15.0  # for one child
 
-    def __init__(self, children: Sequence[ChildSpec]) -> None:
+    def __init__(
+        self, children: Sequence[ChildSpec], inspector: Callable[[], EdgeActor] | None = None
+    ) -> None:
+        """Keep what is needed; `inspector` makes that of this process when somebody wants it."""
         self._children = tuple(children)
+        self._inspector = inspector
+        self._wakers: list[Envelope] = []
         self._started = 0
         self._hellos: dict[str, tuple[Hello, Envelope]] = {}  # by process, until all children run
         self._limit_timer = 0
@@ -51,13 +61,19 @@ class RootActor(EdgeActor):
             self.context.cancel_timer(self._limit_timer)
             self._started += 1
             self._start_next()
+        elif message.address == child_of(self.address, INSPECTOR):
+            wakers, self._wakers = self._wakers, []
+            for envelope in wakers:
+                self.reply(InspectorAwake(), envelope)
 
     def on_start_limit(self, message: StartLimit) -> None:
         if message.address == self._awaited:
             self.context.give_up(f"{message.address} did not start within {self.start_limit_s:g} s")
 
     def on_actor_stopped(self, message: ActorStopped) -> None:
-        if message.reason:
+        if message.address == child_of(self.address, INSPECTOR):
+            self._wakers.clear()  # whoever waits tries again; for an inspector no process has to end
+        elif message.reason:
             self.context.give_up(f"{message.address} {message.reason}")
 
     def on_hello(self, message: Hello) -> None:
@@ -72,6 +88,13 @@ class RootActor(EdgeActor):
 
     def on_list_dead_letters(self, message: ListDeadLetters) -> None:
         self.reply(DeadLetterList(*self.context.dead_letters()))
+
+    def on_wake_inspector(self, message: WakeInspector) -> None:
+        if self._inspector is None:
+            self.reply(RequestFailed("WakeInspector", self.address, "this process has no inspector"))
+            return
+        self._wakers.append(self.envelope)
+        self.context.start_child(ChildSpec(INSPECTOR, self._inspector, exported=True))
 
     def accepts(self, hello: Hello) -> bool:
         """Decide whether to deal with the other process as it is. For subclasses."""

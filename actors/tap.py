@@ -54,6 +54,7 @@ class Tap:
         """Begin empty; `due_s` is when it ends without a sign of life, on the monotonic clock."""
         self.wanted = wanted
         self.due_s = due_s
+        self.kinds: dict[str, None] = {}  # of what came, in order; a dict, for threads add to it at once
         self._lock = threading.Lock()
         self._waiting: deque[Tapped] = deque()
         self._bytes = 0
@@ -82,6 +83,12 @@ class Tap:
                 most_bytes -= used
                 taken.append(tapped)
         return tuple(taken)
+
+    @property
+    def missed(self) -> int:
+        """How many were missed that `take` has not told of."""
+        with self._lock:
+            return self._missed + sum(tapped.missed for tapped in self._waiting)
 
     def _note_missed(self, at_s: float) -> None:
         if self._missed:

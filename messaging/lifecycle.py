@@ -123,3 +123,13 @@ class DeadLetterList:
 
     count: int
     letters: tuple[dict[str, Any], ...]
+
+
+@message
+class WakeInspector:
+    """Have the inspector of your process run, if it does not. Answered by root actors with InspectorAwake."""
+
+
+@message
+class InspectorAwake:
+    """It runs, and can be spoken to."""

@@ -47,4 +47,4 @@ def make_message(kind: str, values: Mapping[str, Any]) -> object:
 def _own_type(type_: type, value: Any) -> Any:
     if type_ is Secret and isinstance(value, Secret):
         return value
-    raise msgspec.ValidationError(f"Expected `{type_.__name__}`, got `{type(value).__name__}`")
+    raise ValueError(f"Expected `{type_.__name__}`, got `{type(value).__name__}`")

@@ -1,6 +1,7 @@
 """Values of messages as JSON and back. What JSON has no form for is an object with one name that has a $.
 
-`{"$text": …}` are bytes that are UTF-8, `{"$bytes": …}` other bytes in base64, `{"$secret": …}` a Secret,
+`{"$text": …}` are bytes that are UTF-8, `{"$msgpack": …}` those of an array or map in msgpack, as the headers
+of messages are, `{"$bytes": …}` other bytes in base64, `{"$secret": …}` a Secret,
 `{"$float": …}` nan, inf or -inf, `{"$map": [[key, value], …]}` a map whose keys are not all texts, or that
 looks like one of these. Arrays come back as tuples, as they do from envelopes.
 """
@@ -13,10 +14,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgpack
+
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
 from messaging.text import quoted
 
+_ARRAYS_AND_MAPS: Final = frozenset((*range(0x80, 0xA0), *range(0xDC, 0xE0)))  # how those begin
 MASKED: Final = "***"  # in the place of what a Secret holds
 
 
@@ -62,11 +66,27 @@ def from_json(value: Any) -> Any:
         raise ConfigError(f"{quoted(repr(value))} makes no sense: {_WRITTEN.get(name, _ALL)}") from exc
 
 
-def _bytes(value: bytes) -> dict[str, str]:
+def unpacked(value: bytes) -> Any:
+    """Return the array or map that these bytes are in msgpack; None when they are none, or when that would
+    not give the same bytes again.
+    """
+    if not value or value[0] not in _ARRAYS_AND_MAPS:
+        return None
+    try:
+        found = msgpack.unpackb(value, use_list=False, strict_map_key=False)
+        return found if msgpack.packb(found) == value else None
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        return None
+
+
+def _bytes(value: bytes) -> dict[str, Any]:
     try:
         return {"$text": value.decode()}
     except UnicodeDecodeError:
-        return {"$bytes": base64.b64encode(value).decode()}
+        found = unpacked(value)
+        if found is None:
+            return {"$bytes": base64.b64encode(value).decode()}
+        return {"$msgpack": to_json(found)}
 
 
 def _is_special(value: Mapping[Any, Any]) -> bool:
@@ -89,6 +109,11 @@ def _bytes_of(content: Any) -> bytes:
         raise ValueError from exc
 
 
+def _packed_of(content: Any) -> bytes:
+    packed: bytes = msgpack.packb(from_json(content))
+    return packed
+
+
 def _float_of(content: Any) -> float:
     if content not in ("nan", "inf", "-inf"):
         raise ValueError
@@ -101,6 +126,7 @@ def _map_of(content: Any) -> dict[Any, Any]:
 
 _SPECIAL: Final[dict[str, Callable[[Any], Any]]] = {
     "$text": _text_of,
+    "$msgpack": _packed_of,
     "$bytes": _bytes_of,
     "$secret": lambda content: Secret(_text_of(content)),
     "$float": _float_of,
@@ -108,6 +134,7 @@ _SPECIAL: Final[dict[str, Callable[[Any], Any]]] = {
 }
 _WRITTEN: Final = {
     "$text": 'bytes are written {"$text": "…"}',
+    "$msgpack": 'bytes of msgpack are written {"$msgpack": […]}',
     "$bytes": 'bytes are written {"$bytes": "<base64>"}',
     "$secret": 'a secret is written {"$secret": "…"}',
     "$float": 'such a number is written {"$float": "nan"}, "inf" or "-inf"',

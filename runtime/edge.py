@@ -40,7 +40,6 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig, route_texts
 from actors.hub_environment import HubEnvironment
 from actors.hub_manifest import StoreFullPolicy
-from actors.inspector import InspectorActor
 from actors.metric_registry import Registry
 from actors.module_spec import (
     EDGE_AGENT,
@@ -91,7 +90,7 @@ from runtime.given_ca import GivenCa, ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
 from runtime.hub_sockets import HubSockets, Wanted
-from runtime.inspector_note import write_note
+from runtime.inspector_note import inspector, write_note
 from runtime.isolation import ProcessIsolation
 from runtime.last_deployment import LastDeployment
 from runtime.lean_memory import share_one_arena
@@ -545,15 +544,8 @@ class _Edge:
             cloud,
             self._start_anew,
             lambda: self._metrics_actor(began_s, system),
-            lambda: self._inspector(system),
+            lambda: inspector(system, self._settings.allow_faults),
             faults=self._faults if self._settings.allow_faults else None,
-        )
-
-    def _inspector(self, system: ThreadSystem) -> InspectorActor:
-        bus = self._bus
-        assert bus is not None
-        return InspectorActor(
-            bus.observe, system.sights, bus.dead_letters, allows_faults=self._settings.allow_faults
         )
 
     def _faults(self) -> EdgeActor:

@@ -34,7 +34,6 @@ from actors.hosts import ThreadSystem
 from actors.hub_config import HubConfig
 from actors.hub_metrics import HubMetrics
 from actors.hub_root import HubRootActor
-from actors.inspector import InspectorActor
 from actors.ledger_metrics import ledger_families
 from actors.metric_registry import Registry
 from actors.module_spec import EDGE_HUB
@@ -51,6 +50,7 @@ from runtime.home import Home
 from runtime.http_gate import HttpGate
 from runtime.hub_listener import head_listeners
 from runtime.identity_copy import IdentityFile
+from runtime.inspector_note import inspector
 from runtime.ledger_source import LedgerSource
 from runtime.link_switch import LinkSwitchFile
 from runtime.listening_sockets import Use, from_environment
@@ -172,9 +172,7 @@ def run_hub(
             metrics_gate=metrics_server,
             metrics_sources=(actors, stock, topics),
             stands=stands if environment.metrics_enabled else None,
-            inspector=lambda: InspectorActor(
-                bus.observe, system.sights, bus.dead_letters, allows_faults=config.allow_faults
-            ),
+            inspector=lambda: inspector(system, config.allow_faults),
             faults=(lambda: faults_of(bus)) if config.allow_faults else None,
         )
 

@@ -1,4 +1,4 @@
-"""The note in the run directory that tells inspectors how to speak to the edge that runs there.
+"""The note in the run directory that tells inspectors how to speak to the edge, and who they speak to.
 
 A file and not a message: an edge of another version may not even understand the question.
 """
@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
-from actors.inspector_messages import PROTOCOL
+from actors.base import EdgeActor
+from actors.hosts import ThreadSystem
+from actors.inspector_version import PROTOCOL
 from messaging.envelope import VERSION as ENVELOPES
 from messaging.version import VERSION
 from runtime.atomic_file import write_private_file
 from runtime.run_directory import RunDirectory
 
 FILE: Final = "inspector.json"
+FAULTS_ALLOWED: Final = (
+    "faults: allowed; this edge was started with --allow-faults and may be sent messages and disturbed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,18 @@ class InspectorNote:
         return (self.envelopes, self.protocol) == (ENVELOPES, PROTOCOL)
 
 
+def inspector(system: ThreadSystem, allows_faults: bool) -> EdgeActor:
+    """Return the inspector of this process, which is loaded with the first command that asks for it."""
+    from actors.inspector import InspectorActor
+
+    bus = system.bus
+    return InspectorActor(bus.observe, system.sights, bus.dead_letters, allows_faults=allows_faults)
+
+
 def write_note(run: RunDirectory, allows_faults: bool) -> None:
     """Write the note of this edge."""
     note = InspectorNote(allows_faults=allows_faults)
-    write_private_file(run.path / FILE, json.dumps(asdict(note)).encode())
+    write_private_file(run.path / FILE, json.dumps(asdict(note)).encode(), durable=False)
 
 
 def read_note(run: RunDirectory) -> InspectorNote | None:
@@ -51,3 +65,9 @@ def read_note(run: RunDirectory) -> InspectorNote | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def may_be_disturbed(home: Path) -> bool:
+    """Return whether the edge that runs on `home` was started with --allow-faults."""
+    note = read_note(RunDirectory.of(home))
+    return note is not None and note.allows_faults

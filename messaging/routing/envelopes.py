@@ -2,18 +2,22 @@
 
 `kind = 'Publish' AND size > 1000 AND $body.client = 'd/m'`: the fields of an envelope by their names, with or
 without a $, those of its message behind `$body.`. Other than in a route a field of an envelope may be a
-number; `from`, a word of routes, may be written as it is.
+number; `from`, a word of routes, may be written as it is; and what a message does not have is undefined, so
+that nothing holds for it: most envelopes lack most fields.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from messaging.envelope import Secret
 from messaging.errors import RouteError
 from messaging.message import Message
 from messaging.nearest import did_you_mean
+from messaging.plain_json import unpacked
 from messaging.routing.compile import View, compile_condition
 from messaging.routing.grammar import (
     Call,
@@ -46,6 +50,18 @@ Matches = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 """Takes the fields of an envelope, and those of its message."""
 
 
+class _Node(dict[Any, Any]):
+    """An object or array of a message. What is missing in it is a node as well, which the reader of paths
+    takes for undefined as it does each object.
+    """
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(key, _NOWHERE)
+
+
+_NOWHERE: Final = _Node()
+
+
 class _EnvelopeView(View):
     """An envelope as conditions see it."""
 
@@ -58,7 +74,7 @@ class _EnvelopeView(View):
 
     @property
     def body(self) -> object:
-        return _plain(self._of_message) | {_ENVELOPE: _plain(self._fields)}
+        return _node({**self._of_message, _ENVELOPE: self._fields})
 
 
 def compile_envelope_condition(text: str) -> Matches:
@@ -128,9 +144,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return float(value)
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return _read(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(member) for key, member in value.items() if not isinstance(member, Secret)}
+        return _node(value)
     if isinstance(value, tuple | list):
-        return [_plain(member) for member in value]
-    return None if isinstance(value, Secret) else value
+        return _Node(enumerate(map(_plain, value)))
+    return _NOWHERE if isinstance(value, Secret) else value
+
+
+def _node(members: Mapping[Any, Any]) -> _Node:
+    return _Node((str(key), _plain(member)) for key, member in members.items())
+
+
+def _read(value: bytes) -> Any:
+    """Return what bytes hold: the header of a message, or its body when that is JSON; else a text."""
+    found = unpacked(value)
+    if found is None and value[:1] == b"{":
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value, parse_int=float)
+    return value.decode("utf-8", "replace") if found is None else _plain(found)

@@ -23,12 +23,17 @@ def list_modules(home: Path, as_json: bool) -> None:
     """List the modules of the deployment and how they are, edgeAgent and edgeHub included."""
     from actors.addresses import AGENT
     from actors.module_list import ListModules, ModuleList
+    from actors.module_spec import EDGE_AGENT
     from runtime.cli.running import running_edge
+    from runtime.inspector_note import FAULTS_ALLOWED, may_be_disturbed
 
     with running_edge(home) as edge:
         answer = edge.ask(AGENT, ListModules(), ModuleList)
         bridges = () if as_json else bridges_of(edge, home)
-    found = answer.modules
+    allows_faults = may_be_disturbed(home)
+    found = tuple(
+        m | {"allows_faults": allows_faults} if m["name"] == EDGE_AGENT else m for m in answer.modules
+    )
     if as_json:
         print_json(found)
         return
@@ -42,6 +47,7 @@ def list_modules(home: Path, as_json: bool) -> None:
         *wrong_settings(found),
         *bridge_lines(bridges),
         *deployed(answer.deployment),
+        *([FAULTS_ALLOWED] if allows_faults else []),
     ):
         click.echo(line)
 

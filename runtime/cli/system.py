@@ -39,6 +39,7 @@ class Service:
     name: str
     state: str  # Running, Ready, or Down - and why
     log: tuple[str, ...] = ()  # the last lines of one that is down
+    allows_faults: bool = False  # of edgeAgent: whether it was started with --allow-faults
 
     @property
     def is_down(self) -> bool:
@@ -57,6 +58,8 @@ def status(home: Path, as_json: bool) -> int:
 
     Works whether the edge runs or not. The exit code is 1 when something is down.
     """
+    from runtime.inspector_note import FAULTS_ALLOWED
+
     services = services_of(home)
     if as_json:
         print_json([asdict(service) for service in services])
@@ -64,6 +67,8 @@ def status(home: Path, as_json: bool) -> int:
         click.echo("System services:")
         for service in services:
             click.echo(f"    {service.name.ljust(_WIDTH)}{printable(service.state)}")
+        if any(service.allows_faults for service in services):
+            click.echo(f"    {FAULTS_ALLOWED}")
         for service in services:
             if service.log:
                 click.echo(f"\nLast lines of the log of {service.name}:")
@@ -102,12 +107,13 @@ def logs(follow: bool, tail: int | None, since: str | None, home: Path, as_json:
 def services_of(home: Path) -> list[Service]:
     """Return how the parts of an edge are."""
     from runtime.checks.scene import Options, Scene
+    from runtime.inspector_note import may_be_disturbed
     from runtime.leftovers import processes_of
 
     scene = Scene(home, Options())
     alive = {one.name: one.process.pid for one in processes_of(scene.run) if not one.is_shim}
     agent = _agent(scene)
-    found = [Service("edgeAgent", agent)]
+    found = [Service("edgeAgent", agent, allows_faults=agent == RUNNING and may_be_disturbed(home))]
     listed: dict[str, dict[str, Any]] = {}
     if agent == RUNNING:
         listed = {module["name"]: module for module in scene.modules}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def trace(message_id: str, home: Path, as_json: bool) -> None:
     if as_json:
         print_json({"messageId": message_id, "hops": hops})
         return
-    print_table(("TIME", "HOP", ""), ((_time(hop["at_s"]), hop["hop"], _told(hop)) for hop in hops))
+    print_table(("TIME", "HOP", ""), ((_time(hop["at_s"]), hop["hop"], told(hop)) for hop in hops))
 
 
 def _remembered(routing: Any) -> str:
@@ -56,7 +57,8 @@ def _time(at_s: float) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at_s))}.{milliseconds:03}"
 
 
-def _told(hop: dict[str, Any]) -> str:
+def told(hop: Mapping[str, Any]) -> str:
+    """Return what a hop says besides its name."""
     endpoint = hop.get("endpoint", "")
     match hop["hop"]:
         case "received":

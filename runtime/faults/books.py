@@ -17,7 +17,7 @@ class Books:
     def __init__(self) -> None:
         self.arrived = 0  # with what came again
         self.first: dict[Key, int] = {}  # when each came first: as which of all
-        self.again: list[tuple[Key, int, int]] = []  # what came again, how far behind, on which connection
+        self.again: list[tuple[Key, int]] = []  # what came again, and how far behind
         self.misordered: list[str] = []
         self.connection = 0
         self._last: dict[Key, tuple[int, int]] = {}  # when it came last, on which connection
@@ -36,7 +36,7 @@ class Books:
             at, connection = before
             # On the same connection nobody may deliver twice, so it is as far away as can be.
             distance = self.arrived - at if connection != self.connection else 1 << 40
-            self.again.append((key, distance, connection))
+            self.again.append((key, distance))
             return
         self.first[key] = self.arrived
         lane = key.publisher, key.output
@@ -54,7 +54,7 @@ class Books:
         """
         excused: Counter[Key] = Counter()
         found = []
-        for key, distance, _ in self.again:
+        for key, distance in self.again:
             if distance <= window:
                 continue
             excused[key] += 1

@@ -89,7 +89,6 @@ class Client:
         self.account = account
         self.connections = 0
         self.nobody_listened = 0
-        self.refusals = 0  # CONNACK said no
         self.is_connected = False
         self.problems: list[str] = []
         self._clean_session = clean_session
@@ -197,7 +196,6 @@ class Client:
             return False
         if received.answer is not None:
             if received.answer is not ReturnCode.ACCEPTED:
-                self.refusals += 1
                 return False
             self.connections += 1
             self.is_connected = True

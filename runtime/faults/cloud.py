@@ -118,6 +118,7 @@ class CloudBehindLine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
 
     @property

@@ -44,6 +44,7 @@ CLASSES: Final[Mapping[str, type[Fault]]] = {
     "renew certificate": machine_faults.RenewCertificate,
     "stop engine": machine_faults.StopEngine,
     "kill container": container_faults.KillContainer,
+    "slow pull": container_faults.SlowPull,
     "stall client": client_faults.StallClient,
     "drop client": client_faults.DropClient,
     "renew token": client_faults.RenewToken,

@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from actors.addresses import AGENT, AGENT_PROCESS, HUB
+from actors.addresses import AGENT, AGENT_PROCESS, HUB, INSPECTOR, INSPECTOR_OF_AGENT
+from actors.inspector_messages import ActorsSeen, LookAtActors
 from actors.module_list import ListModules, ModuleList
 from actors.module_report import ModuleReported
 from actors.supervisor_messages import StartModule
+from messaging.address import socket_name
 from messaging.client import Client, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
-from messaging.lifecycle import Describe, Described
+from messaging.lifecycle import Describe, Described, InspectorAwake, WakeInspector
 from runtime import process_table
 from runtime.faults.manifest import manifest_of
 from runtime.faults.scenario import BYSTANDERS, Scenario
@@ -48,8 +50,17 @@ class RunFailed(Exception):
 class Edge:
     """One home in a folder of its own."""
 
-    def __init__(self, folder: Path, scenario: Scenario, settings: Mapping[str, str]) -> None:
-        """Prepare a run; `settings` are those that come on top of the scenario's, by name."""
+    def __init__(
+        self, folder: Path, scenario: Scenario, settings: Mapping[str, str], images: Mapping[str, str]
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            folder: Of the run, empty.
+            scenario: What is to run.
+            settings: Those that come on top of the scenario's, by name.
+            images: Those that were made for this run, by the word that stands for them.
+        """
         self.folder = folder
         self.home = folder / "home"
         self.place = Home(self.home)
@@ -58,7 +69,7 @@ class Edge:
         self.address = ("127.0.0.1", _free_port())
         self.agent_ends = 0  # that nobody asked for
         self.deployment = folder / "deployment.json"
-        self.deployment.write_text(json.dumps(manifest_of(scenario), indent=1))
+        self.deployment.write_text(json.dumps(manifest_of(scenario, images), indent=1))
         self._modules = (*BYSTANDERS, *(n for n, m in scenario.edge.modules.items() if m.restart == "always"))
         is_altered = scenario.uses("move clock", "power cut")
         self._program = PROGRAM_WITH_CLOCK if is_altered else PROGRAM
@@ -86,6 +97,7 @@ class Edge:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for the script, which ends the edge in order
             )
 
     def look_after_agent(self) -> None:
@@ -229,16 +241,22 @@ class Edge:
         return {name: self.pid_of(name) for name in BYSTANDERS}
 
     def actors(self) -> dict[str, dict[str, Any] | None]:
-        """Return how the actors of agent and hub are that can be asked; None: it did not answer."""
+        """Return how the actors of agent and hub are, by address; None: one that does not answer.
+
+        The inspector sees them all; those that other processes may speak to are asked as well.
+        """
         found: dict[str, dict[str, Any] | None] = {}
-        waiting = [AGENT_PROCESS, HUB]
-        while waiting:
-            address = waiting.pop(0)
-            described = self.ask(address, Describe(), Described)
-            found[address] = described.values if described else None
-            for child in described.values["children"] if described else ():
-                if (self.run.path / child.replace("/", ".")).exists():
-                    waiting.append(child)
+        for process, inspector in ((AGENT_PROCESS, INSPECTOR_OF_AGENT), (HUB, INSPECTOR)):
+            self.ask(process, WakeInspector(), InspectorAwake)
+            seen = self.ask(inspector, LookAtActors(), ActorsSeen)
+            if seen is None:
+                found[inspector] = None
+                continue
+            for actor in seen.actors:
+                address = str(actor["address"])
+                is_exported = (self.run.path / socket_name(address)).exists()
+                answers = not is_exported or self.ask(address, Describe(), Described) is not None
+                found[address] = actor if answers else None
         return found
 
     def ask(self, to: str, question: object, answer: type[T], limit_s: float = ASK_LIMIT_S) -> T | None:

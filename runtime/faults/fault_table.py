@@ -93,8 +93,15 @@ _ALL: Final = (
         "kill container",
         "SIGKILL of the container of a module, by the engine",
         "deaths",
-        (Field("module", y.NAME_FORM, "of the edge", is_needed=True),),
+        (Field("module", y.NAME_FORM, "of the edge, with an `image`", is_needed=True),),
         needs=("docker",),
+    ),
+    FaultKind(
+        "slow pull",
+        "the registry of the image `slow` takes connections and says nothing, then ends them",
+        "pulls that waited",
+        (_FOR,),
+        ("docker",),
     ),
     # actors
     FaultKind("kill actor", "its handler raises; it is started again as after any", "failures", (_ACTOR,)),

@@ -137,6 +137,7 @@ class StopEngine(Fault):
         self._gate = EngineGate(self.scene.folder / "engine.sock")
         self.scene.edge.set_variable("DOCKER_HOST", f"unix://{self._gate.path}")
         self._gate.open()
+        self.scene.stack.callback(self._gate.close)
 
     def begin(self, nth: int) -> float | None:
         self._gate.close()
@@ -149,7 +150,7 @@ class StopEngine(Fault):
         return None
 
     def finish(self) -> None:
-        self._gate.close()
+        self._gate.open()  # for whoever takes the containers down
 
 
 class EngineGate:
@@ -164,6 +165,8 @@ class EngineGate:
         self._lock = threading.Lock()
 
     def open(self) -> None:
+        if self._listener is not None:
+            return
         self.path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from runtime.faults.scenario import BYSTANDERS, UPSTREAM, ModuleOfEdge, Scenario
@@ -9,14 +10,14 @@ from runtime.faults.scenario import BYSTANDERS, UPSTREAM, ModuleOfEdge, Scenario
 SLEEPER: Final = ("sleep", "100000")
 
 
-def manifest_of(scenario: Scenario) -> dict[str, Any]:
-    """Return the content of the deployment file."""
+def manifest_of(scenario: Scenario, images: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of the deployment file; `images` are those that were made for the run."""
     edge = scenario.edge
     # Clients of the load are deployed as stopped modules, which gives them an identity and no process.
     played = (*scenario.load.publisher_names, *scenario.load.consumers)
     modules = {name: _process(SLEEPER, "stopped") for name in played}
     modules |= {name: _process(SLEEPER, "running") for name in BYSTANDERS}
-    modules |= {name: _module(module) for name, module in edge.modules.items()}
+    modules |= {name: _module(module, images) for name, module in edge.modules.items()}
     system = {"type": "docker", "status": "running", "restartPolicy": "always"}
     hub = {**system, "settings": {"image": "faults/edgeHub:none"}}
     hub_env = dict(edge.hub_env)
@@ -54,10 +55,10 @@ def _process(command: tuple[str, ...], status: str, restart: str = "always") -> 
     return {"type": "process", "status": status, "restartPolicy": restart, "settings": settings}
 
 
-def _module(module: ModuleOfEdge) -> dict[str, Any]:
+def _module(module: ModuleOfEdge, images: Mapping[str, str]) -> dict[str, Any]:
     if not module.image:
         return _process(module.command, "running", module.restart)
-    settings = {"image": module.image}
+    settings = {"image": images.get(module.image, module.image)}
     return {"type": "docker", "status": "running", "restartPolicy": module.restart, "settings": settings}
 
 

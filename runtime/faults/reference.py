@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Final
 
 from runtime.faults import schema
 from runtime.faults.expectation_table import EXPECTATIONS
@@ -26,19 +27,43 @@ once, unless its restart policy is another than `always`.
 """
 
 
+PARTS: Final = (
+    ("A script", schema.SCENARIO),
+    ("edge", schema.EDGE),
+    ("A route of the edge", schema.ROUTE),
+    ("A module of the edge", schema.MODULE),
+    ("load", schema.LOAD),
+    ("A consumer that comes and goes", schema.PRESENCE),
+    ("A step: one of `at`, `every` and `after`", schema.WHEN),
+)
+
+
+def tables() -> dict[str, Any]:
+    """Return the same for a program."""
+    return {
+        "version": VERSION,
+        "parts": {title: _rows(fields) for title, fields in PARTS},
+        "faults": {
+            kind.name: {"about": kind.about, "counts": kind.counts, "entries": _rows(kind.fields)}
+            for kind in FAULTS.values()
+        },
+        "expectations": {
+            kind.name: {"form": kind.form.looks, "about": kind.about} for kind in EXPECTATIONS.values()
+        },
+    }
+
+
+def _rows(fields: Iterable[Field]) -> list[dict[str, Any]]:
+    return [
+        {"entry": field.name, "form": field.form.looks, "about": field.about, "needed": field.is_needed}
+        for field in fields
+    ]
+
+
 def reference() -> str:
     """Return the page, in Markdown."""
     parts = [INTRODUCTION]
-    for title, about, fields in (
-        ("A script", "", schema.SCENARIO),
-        ("edge", "", schema.EDGE),
-        ("A route of the edge", "", schema.ROUTE),
-        ("A module of the edge", "", schema.MODULE),
-        ("load", "", schema.LOAD),
-        ("A consumer that comes and goes", "", schema.PRESENCE),
-        ("A step", "It has one of `at`, `every` and `after`.", schema.WHEN),
-    ):
-        parts.append(f"\n## {title}\n\n{about and about + chr(10) * 2}{_table(fields)}")
+    parts += [f"\n## {title}\n\n{_table(fields)}" for title, fields in PARTS]
     parts.append("\n## Faults\n")
     parts += [_fault(kind) for kind in FAULTS.values()]
     parts.append("\n## Expectations\n\n| name | form | what has to hold |\n| --- | --- | --- |\n")

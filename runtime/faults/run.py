@@ -13,6 +13,7 @@ from typing import Final
 from runtime.faults import compare
 from runtime.faults.clients import Consumer, Publisher, account_in
 from runtime.faults.cloud import CloudBehindLine, CloudReader
+from runtime.faults.container_image import SLEEPER, SLOW, SlowRegistry, make_sleeper
 from runtime.faults.doing import make_fault
 from runtime.faults.edge import LOOK_S, Edge, RunFailed
 from runtime.faults.findings import Findings
@@ -28,6 +29,8 @@ from runtime.store_place import database_of
 SILENCE_S: Final = 10.0  # nothing new for so long: what is missing does not come any more
 RECOVERY_LIMIT_S: Final = 45.0
 WAIT_FOR_EVENT_S: Final = 60.0
+LOOK_FOR_RECOVERY_S: Final = 0.1
+DEAD: Final = ("ended", "starting")  # states of actors with which nothing can be done
 
 
 @dataclass(slots=True)
@@ -56,6 +59,7 @@ class _Run:
         self, scenario: Scenario, seed: int, folder: Path, findings: Findings, stack: ExitStack
     ) -> None:
         self._findings = findings
+        self._registry: SlowRegistry | None = None
         settings: dict[str, str] = {}
         if scenario.edge.disk_bytes:
             disk = stack.enter_context(Tmpfs(folder / "disk", scenario.edge.disk_bytes))
@@ -66,10 +70,10 @@ class _Run:
             settings |= cloud.settings
         else:
             settings["upstream_protocol"] = scenario.edge.protocol
-        edge = Edge(folder, scenario, settings)
+        edge = Edge(folder, scenario, settings, self._images(scenario, stack))
         numbers = {name: number for number, name in enumerate(scenario.load.publisher_names, 1)}
         reader = CloudReader(cloud.home if cloud else edge.home, numbers)
-        self._scene = Scene(scenario, seed, folder, edge, cloud, reader)
+        self._scene = Scene(scenario, seed, folder, edge, cloud, reader, stack, self._registry)
         self._faults = {step.number: make_fault(self._scene, step) for step in scenario.steps}
         self._timeline = Timeline(scenario.steps, seed)
         self._going: list[tuple[float, int, _Going]] = []  # when to go on with it
@@ -78,6 +82,16 @@ class _Run:
         self._memory = Memory()
         self._bystanders: dict[str, int | None] = {}
         self._began_s = 0.0
+        self._look_again_s = 0.0
+
+    def _images(self, scenario: Scenario, stack: ExitStack) -> dict[str, str]:
+        """Return the images that are made for this run."""
+        wanted = {module.image for module in scenario.edge.modules.values()}
+        found = {SLEEPER: make_sleeper()} if SLEEPER in wanted else {}
+        if SLOW in wanted:
+            self._registry = stack.enter_context(SlowRegistry())
+            found[SLOW] = self._registry.image
+        return found
 
     def run(self) -> None:
         scene, findings = self._scene, self._findings
@@ -145,8 +159,7 @@ class _Run:
                 scene.edge.look_after_agent()
             self._memory.look(scene.edge.pid_of("edgeHub"))
             timeline.acknowledged(scene.acknowledged, self._now_s)
-            if self._recovery is not None:
-                self._look_for_recovery(self._recovery)
+            self._look_for_recovery()
             while self._going and self._going[0][0] <= self._now_s:
                 _, _, going = heapq.heappop(self._going)
                 self._continue(going, going.fault.go_on())
@@ -169,7 +182,11 @@ class _Run:
         if not self._going:
             self._recovery = Recovery.begin(self._scene)
 
-    def _look_for_recovery(self, recovery: Recovery) -> None:
+    def _look_for_recovery(self) -> None:
+        recovery = self._recovery
+        if recovery is None or self._now_s < self._look_again_s:
+            return
+        self._look_again_s = self._now_s + LOOK_FOR_RECOVERY_S
         if recovery.look(self._scene):
             self._recovery = None
             self._findings.recovered_s.append(recovery.took_s or 0.0)
@@ -200,7 +217,7 @@ class _Run:
         while self._recovery is not None:
             edge.look_after_agent()
             self._memory.look(edge.pid_of("edgeHub"))
-            self._look_for_recovery(self._recovery)
+            self._look_for_recovery()
             time.sleep(LOOK_S)
         for publisher in scene.publishers:
             publisher.finish()
@@ -242,7 +259,9 @@ class _Run:
 
     def _look_at_actors(self) -> None:
         actors = self._scene.edge.actors()
-        self._findings.dead_actors = [address for address, values in actors.items() if values is None]
+        self._findings.dead_actors = [
+            address for address, values in actors.items() if values is None or values["state"] in DEAD
+        ]
         self._findings.actor_failures = sum(values["failures"] for values in actors.values() if values)
 
     def _look_at_restarts(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.faults.clients import Client, Consumer, Publisher
 from runtime.faults.cloud import CloudBehindLine, CloudReader
+from runtime.faults.container_image import SlowRegistry
 from runtime.faults.edge import Edge, RunFailed
 from runtime.faults.plan import chance_of, in_turn
 from runtime.faults.power import RecordedDisk
@@ -26,6 +28,8 @@ class Scene:
     edge: Edge
     cloud: CloudBehindLine | None
     reader: CloudReader
+    stack: ExitStack = field(default_factory=ExitStack)  # what is closed when all is over
+    registry: SlowRegistry | None = None
     disk: RecordedDisk | None = None  # of the hub, where the power will be cut
     publishers: list[Publisher] = field(default_factory=list)
     consumers: dict[str, Consumer] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
 from runtime.faults import yaml_reader as y
+from runtime.faults.container_image import SLOW
 from runtime.faults.expectation_table import EXPECTATIONS
 from runtime.faults.fault_table import FAULTS
 from runtime.faults.scenario import (
@@ -58,7 +59,13 @@ ROUTE: Final = (
 )
 MODULE: Final = (
     Field("command", Form("list of words", y.list_of(y.read_text)), "the program of a process module", ("",)),
-    Field("image", y.TEXT, "the image of a container, in place of a program", ""),
+    Field(
+        "image",
+        y.TEXT,
+        "the image of a container, in place of a program; `sleeper` is made on the spot, `slow` is one of a "
+        "registry that never answers",
+        "",
+    ),
     Field(
         "restart",
         y.choice("never", "on-failure", "on-unhealthy", "always"),
@@ -318,6 +325,8 @@ def _check_steps(node: yaml.Node, scenario: Scenario) -> None:
         *BYSTANDERS,
         *scenario.edge.modules,
     )
+    images = {module.image for module in scenario.edge.modules.values()}
+    containers = tuple(name for name, module in scenario.edge.modules.items() if module.image)
     clients = (*scenario.load.publisher_names, *scenario.load.consumers)
     steps = y.node_at(node, "steps")
     for step, item in zip(scenario.steps, steps.value, strict=True):
@@ -327,7 +336,9 @@ def _check_steps(node: yaml.Node, scenario: Scenario) -> None:
             raise Wrong(place, f"`{kind.name}` needs an edge with `cloud: behind a line`")
         if kind.needs_disk and not scenario.edge.disk_bytes:
             raise Wrong(y.node_at(item, "fault"), f"`{kind.name}` needs an edge with `disk`, such as 8 MB")
-        for key, known in (("who", names), ("client", clients)):
+        if kind.name == "slow pull" and SLOW not in images:
+            raise Wrong(y.node_at(item, "fault"), f"`slow pull` needs a module with `image: {SLOW}`")
+        for key, known in (("who", names), ("client", clients), ("module", containers)):
             wanted = step.values.get(key) or ()
             for name in (wanted,) if isinstance(wanted, str) else wanted:
                 if name not in known:

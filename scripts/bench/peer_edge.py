@@ -235,6 +235,10 @@ class EdgePeer:
         return self._run.processes()
 
     @property
+    def home(self) -> Path:
+        return self._run.home
+
+    @property
     def consumer(self) -> Identity:
         return self._consumer
 

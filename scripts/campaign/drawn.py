@@ -35,6 +35,16 @@ class Drawn:
         """How often the power failed."""
         return self._counted(CUT)
 
+    @property
+    def is_void(self) -> bool:
+        """Whether a fault never happened, and nothing else is wrong: it shows nothing."""
+        return 0 < len(self.outcome.problems) == list(self.outcome.findings.counts.values()).count(0)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a promise was broken."""
+        return bool(self.outcome.problems) and not self.is_void
+
     def json(self) -> dict[str, Any]:
         """Return everything, for a program."""
         found = report.values(self.scenario, self.outcome)

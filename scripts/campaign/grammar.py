@@ -107,6 +107,8 @@ LIFE: Final = frozenset({"the life of the hub"})
 HUB: Final = frozenset({"answers of the hub"})
 AGENT: Final = frozenset({"answers of the agent"})
 CLIENTS: Final = frozenset({"answers of clients"})
+# A line has one shape at a time, and nothing is late or swallowed while nobody is there to talk.
+LINK: Final = frozenset({"the line to the cloud"})
 
 _ACTORS: Final = ("hub/router", "hub/store", "hub/twins", "hub/identities", "hub/upstream")
 
@@ -115,8 +117,8 @@ DISTURBANCES: Final = (
     Disturbance("kill the hub", 8, _kill("hub"), holds=LIFE, wants=AGENT),
     Disturbance("kill the agent", 6, _kill("agent", most=3), wants=AGENT),
     Disturbance("kill both", 5, _kill("agent", "hub", "both", most=5), holds=LIFE, wants=AGENT),
-    Disturbance("kill the cloud", 2, _one("kill", who="cloud"), needs=LINE),
-    Disturbance("reboot", 2, _one("reboot", off=_length(200, 1500)), holds=LIFE, wants=AGENT),
+    Disturbance("kill the cloud", 2, _one("kill", who="cloud"), needs=LINE, holds=LINK),
+    Disturbance("reboot", 2, _one("reboot", off=_length(200, 1500)), holds=LIFE, wants=AGENT | LINK),
     Disturbance("stall the hub", 3, _one("stop", who="hub", **{"for": _length(500, 4000)}), holds=LIFE | HUB),
     Disturbance("stall the agent", 2, _one("stop", who="agent", **{"for": _length(500, 4000)}), holds=AGENT),
     # actors and envelopes
@@ -136,20 +138,22 @@ DISTURBANCES: Final = (
     _envelopes("deliveries are told twice", 2, "double", "Delivered", (1, 9)),
     Disturbance("a checkpoint fails", 3, _checkpoint_failure, holds=LIFE, wants=AGENT | HUB),
     # the link to the cloud
-    Disturbance("the link flaps", 4, _often("cut link", (2, 4), **{"for": _length(200, 1500)}), needs=LINE),
-    Disturbance("the link is gone", 3, _one("cut link", **{"for": _length(2000, 6000)}), needs=LINE),
+    Disturbance("the link flaps", 4, _often("cut link", (2, 4), **{"for": _length(200, 1500)}), needs=LINE, holds=LINK),
+    Disturbance("the link is gone", 3, _one("cut link", **{"for": _length(2000, 6000)}), needs=LINE, holds=LINK),
     Disturbance(
         "the link is slow",
         2,
         _one("slow link", by=_among("100 ms", "300 ms"), **{"for": _length(1000, 4000)}),
         needs=LINE,
+        holds=LINK,
     ),
-    Disturbance("the link is dead", 2, _one("half-open link", **{"for": _length(1000, 4000)}), needs=LINE),
+    Disturbance("the link is dead", 2, _one("half-open link", **{"for": _length(1000, 4000)}), needs=LINE, holds=LINK),
     Disturbance(
         "the cloud refuses",
         3,
         _one("cloud answers", error=_among("throttled", "unauthorized"), **{"for": _length(1000, 3000)}),
         needs=LINE,
+        holds=LINK,
     ),
     # disk and machine
     Disturbance(
@@ -165,7 +169,7 @@ DISTURBANCES: Final = (
         _one("slow sync", by=_among("50 ms", "200 ms"), **{"for": _length(1000, 3000)}),
         holds=LIFE,
     ),
-    Disturbance("the power fails", 4, _one("power cut"), holds=LIFE, wants=AGENT),
+    Disturbance("the power fails", 4, _one("power cut"), holds=LIFE, wants=AGENT | LINK),
     Disturbance("the certificate is renewed", 2, _one("renew certificate"), wants=AGENT),
     # clients
     Disturbance(

@@ -43,13 +43,14 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        if any(one.outcome.problems for one in self._drawn):
+        if any(one.is_broken for one in self._drawn):
             return BROKEN
         if any(
             findings.problems(scenario.expect) for scenario, findings in self._runs if not findings.defect
         ):
             return BROKEN
-        return KEPT if all(f.is_caught for _, f in self._runs if f.defect) else VOID
+        void = any(one.is_void for one in self._drawn)
+        return KEPT if not void and all(f.is_caught for _, f in self._runs if f.defect) else VOID
 
     def verdict(self) -> str:
         """Return one line."""
@@ -63,11 +64,15 @@ class Report:
         if self.exit_code == BROKEN:
             return f"BROKEN: {counts}; see the problems above; again with --seed {self.seed}"
         if self.exit_code == VOID:
-            missed = ", ".join(
-                f"{f.scenario} with {f.defect}" for _, f in self._runs if f.defect and not f.lost
-            )
-            return f"VOID: {counts}, and no problem; but no loss was seen either in {missed}"
-        return f"KEPT: {counts}, 0 lost; each control was caught losing"
+            missed = [
+                f"no loss was seen in {f.scenario} with {f.defect}"
+                for _, f in self._runs
+                if f.defect and not f.lost
+            ]
+            missed += [f"a fault of {d.scenario.name} never happened" for d in self._drawn if d.is_void]
+            return f"VOID: {counts}, and no problem; but {', '.join(missed)}"
+        controls = "; each control was caught losing" if any(f.defect for _, f in self._runs) else ""
+        return f"KEPT: {counts}, 0 lost{controls}"
 
     def json(self) -> dict[str, Any]:
         """Return everything, for a program."""

@@ -10,8 +10,9 @@ from actors.hosts import ThreadSystem
 from actors.memory_system import MemorySystem
 from actors.root import RootActor
 from messaging.client import Client
+from messaging.envelope import Envelope
 from messaging.errors import AskTimeout
-from messaging.lifecycle import Hello, PeerUp, Stop, Welcome
+from messaging.lifecycle import Hello, PeerUp, Stop, WakeInspector, Welcome
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from tests.actors.kernel_actors import Burst, Chronicler, Failing, Notebook
@@ -179,3 +180,52 @@ def test_who_says_hello_is_welcome_once_all_children_run(bus: ZmqBus) -> None:
         assert story[-1] == "third runs"
     bus.send("test", Stop())
     assert process.wait() == ""
+
+
+class Sleeper(EdgeActor):
+    """An inspector that fails when it is told to."""
+
+    def on_burst(self, message: Burst) -> None:
+        raise ValueError(message.text)
+
+
+def woken(system: MemorySystem, letters: Callable[[], list[Envelope]]) -> list[str]:
+    system.bus.send("root", WakeInspector(), sender="test/asker", correlation_id=5, deadline_s=1e9)
+    system.run()
+    return [letter.kind for letter in letters()]
+
+
+def test_the_inspector_runs_from_the_first_time_that_it_is_woken() -> None:
+    system = MemorySystem()
+    letters = system.mailbox("test/asker")
+    system.start("root", lambda: RootActor((ChildSpec("book", Notebook),), Sleeper))
+    system.run()
+    before = set(system.cells)
+
+    first, second = woken(system, letters), woken(system, letters)
+
+    assert before == {"root", "root/book"}
+    assert first == second == ["InspectorAwake"]
+    assert set(system.cells) == {"root", "root/book", "root/inspector"}
+
+
+def test_an_inspector_that_gives_up_costs_its_process_nothing_and_can_be_woken_again() -> None:
+    system = MemorySystem()
+    letters = system.mailbox("test/asker")
+    system.start("root", lambda: RootActor((ChildSpec("book", Notebook),), Sleeper))
+    woken(system, letters)
+    for _ in range(6):
+        system.bus.send("root/inspector", Burst("boom"))
+    system.run()
+    without = set(system.cells)
+
+    assert without == {"root", "root/book"}
+    assert woken(system, letters) == ["InspectorAwake"]
+
+
+def test_a_process_without_inspector_says_so() -> None:
+    system = MemorySystem()
+    letters = system.mailbox("test/asker")
+    system.start("root", lambda: RootActor((ChildSpec("book", Notebook),)))
+
+    assert woken(system, letters) == ["RequestFailed"]

@@ -14,7 +14,7 @@ from runtime.faults.findings import Findings
 from runtime.faults.scenario import Scenario
 from scripts.campaign import drawn, grammar
 from scripts.campaign.__main__ import main
-from scripts.campaign.report import BROKEN, KEPT, Report, table
+from scripts.campaign.report import BROKEN, KEPT, VOID, Report, table
 
 SEEDS = range(200)
 EDGE_SEEDS = (1001, 1005)  # need no more than any machine has
@@ -120,7 +120,7 @@ def test_scripts_count_in_verdict_and_table(folder: Path) -> None:
 
 def test_a_script_with_a_problem_breaks_the_campaign_and_says_how_to_repeat_it(folder: Path) -> None:
     report = Report(5)
-    report.add_drawn("random-1", ran(folder, "lost: 2, expected 0"))
+    report.add_drawn("random-1", ran(folder, "lost: 2, expected 0", cuts=1))
 
     assert report.exit_code == BROKEN
     assert f"edge-actors faults run {folder}/scenario.yaml --seed 1" in report.last
@@ -144,6 +144,14 @@ def test_a_campaign_of_random_scripts_is_asked_for_by_name(
         ("day-9", 9, grammar.day(9), False),
     ]
     assert "KEPT: 9 kills" in capsys.readouterr().out
+
+
+def test_a_fault_that_never_happened_makes_the_campaign_void(folder: Path) -> None:
+    report = Report(5)
+    report.add_drawn("random-1", ran(folder, "fault 2 (power cut) never happened", cuts=0))
+
+    assert report.exit_code == VOID
+    assert report.verdict().endswith("and no problem; but a fault of random-1 never happened")
 
 
 # With a real edge.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from actors.reported import MASKED
 from messaging.envelope import Envelope, Secret, decode
 from messaging.plain_json import to_json
+from messaging.text import quoted
+from messaging.time_text import iso_utc
 from runtime.home import Home
 from runtime.redaction import Redactor
 from runtime.support_bundle import known_secrets
@@ -32,6 +35,10 @@ class SeenEnvelope:
     names: Sequence[str]  # of the fields of its message; none when the edge does not know its kind
     cut: bool  # whether the message was left out because it is too large
 
+    def named(self, names: Sequence[str]) -> SeenEnvelope:
+        """Return the same with other names for the fields of its message."""
+        return replace(self, names=names)
+
     def fields(self) -> dict[str, Any]:
         """Return the fields of the envelope, those of `messaging/routing/envelopes.py`."""
         envelope = self.envelope
@@ -44,7 +51,7 @@ class SeenEnvelope:
             "correlation": id_text(envelope.correlation_id) if envelope.correlation_id else None,
             "lane": _LANES[envelope.lane == 1],
             "size": self.size,
-            "waited_ms": round(max(0.0, self.at_s - envelope.sent_at_s) * 1000, 3),
+            "waited_ms": round(waited_s(self.at_s, envelope.sent_at_s) * 1000, 3),
         }
 
     def of_message(self) -> dict[str, Any]:
@@ -77,7 +84,7 @@ class Shown:
     def values(self, one: SeenEnvelope) -> dict[str, Any]:
         """Return an envelope as a JSON value. `masked` says that a replay of it would lack something."""
         message, masked = self.message(one.of_message())
-        values = {"at": iso(one.at_s), **one.fields(), "message": message}
+        values = {"at": iso_utc(one.at_s), **one.fields(), "message": message}
         if one.cut:
             values |= {"message": None, "cut": True}
         return values | ({"masked": True} if masked else {})
@@ -133,15 +140,17 @@ def has_secret(value: Any) -> bool:
     return isinstance(value, Secret)
 
 
-def id_text(number: int) -> str:
-    """Return the id of an envelope as it is shown: its 64 bits would not survive a JSON number."""
-    return f"{number:016x}"
+def id_text(number: object) -> str:
+    """Return the id of an envelope as it is shown: its 64 bits would not survive a JSON number.
+
+    A damaged envelope may have anything there.
+    """
+    return f"{number:016x}" if isinstance(number, int) else quoted(repr(number))
 
 
-def iso(at_s: float) -> str:
-    """Return a time of day in UTC, with microseconds."""
-    whole, micro = divmod(round(at_s * 1e6), 1_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{micro:06}Z"
+def waited_s(at_s: float, sent_s: object) -> float:
+    """Return how long an envelope waited; 0 when the clock was set meanwhile, or it is damaged."""
+    return max(0.0, at_s - sent_s) if isinstance(sent_s, float) and math.isfinite(sent_s) else 0.0
 
 
 def clock(at_s: float) -> str:

@@ -13,6 +13,14 @@ _HERE = "runtime.cli.inspect."
 COMMANDS: Final[Mapping[str, Entry]] = {
     "actors": Entry(_HERE + "actors", "actors", "Show the actors of agent and hub, and how they are."),
     "tap": Entry(_HERE + "tap", "tap", "Show envelopes as actors take them from their mailboxes."),
+    "flow": Entry(_HERE + "flow", "flow", "Show which actors talk to which, how often and how fast."),
+    "trace": Entry(_HERE + "trace", "trace", "Show the way of one message through the actors."),
+    "dead-letters": Entry(
+        _HERE + "dead_letters", "dead_letters", "List, show and send again what nobody could take."
+    ),
+    "record": Entry(_HERE + "record", "record", "Write envelopes into a file."),
+    "replay": Entry(_HERE + "replay", "replay", "Send what was recorded once more."),
+    "send": Entry(_HERE + "send", "send", "Send a message to an actor by hand."),
 }
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from actors.addresses import INSPECTOR, INSPECTOR_OF_AGENT
-from actors.inspector_messages import PROTOCOL
+from actors.inspector_version import PROTOCOL
 from messaging.client import Client, NobodyThere, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
+from messaging.lifecycle import InspectorAwake, WakeInspector
 from messaging.version import VERSION
 from runtime.inspector_note import InspectorNote, read_note
 from runtime.run_directory import AGENT, Lock, RunDirectory
@@ -32,7 +33,7 @@ class InspectedEdge:
     def __init__(self, run: RunDirectory, note: InspectorNote, client: Client) -> None:
         self.run = run
         self.note = note
-        self._client = client
+        self.client = client
 
     def ask(self, process: str, question: object, answer: type[T], timeout_s: float = ANSWER_LIMIT_S) -> T:
         """Ask the inspector of one process.
@@ -41,7 +42,7 @@ class InspectedEdge:
             EnvironmentFault: it does not answer; says why.
             ConfigError: it refused; says why.
         """
-        return ask(self._client, process, question, answer, timeout_s)
+        return ask(self.client, process, question, answer, timeout_s)
 
     @property
     def allows_faults(self) -> bool:
@@ -52,9 +53,13 @@ class InspectedEdge:
 def ask(
     client: Client, process: str, question: object, answer: type[T], timeout_s: float = ANSWER_LIMIT_S
 ) -> T:
-    """Ask the inspector of one process; raises as `InspectedEdge.ask`."""
+    """Ask the inspector of one process, once it was woken; raises as `InspectedEdge.ask`."""
     try:
-        return client.ask(INSPECTORS[process], question, answer, timeout_s)
+        try:
+            return client.ask(INSPECTORS[process], question, answer, timeout_s)
+        except NobodyThere:
+            client.ask(process, WakeInspector(), InspectorAwake, timeout_s)
+            return client.ask(INSPECTORS[process], question, answer, timeout_s)
     except NobodyThere as exc:
         raise NotThere(f"the {process} does not run") from exc
     except AskTimeout as exc:

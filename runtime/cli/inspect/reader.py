@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from actors.inspector_messages import CloseTap, OpenTap, ReadTap, TapOpened, TapRead
+from actors.inspector_messages import CloseTap, OpenTap, ReadTap, TapClosed, TapOpened, TapRead
 from actors.tap import TapFilter
 from messaging.client import Client
 from messaging.errors import ConfigError, EdgeError
@@ -23,12 +23,12 @@ from runtime.cli.inspect.line import INSPECTORS, NotThere, ask
 from runtime.run_directory import AGENT, Lock, RunDirectory
 
 READ_BYTES: Final = 512 * 1024
-WAIT_S: Final = 0.03  # before a tap that was empty is read again
+WAIT_S: Final = 0.05  # between two reads: each costs the edge a millisecond, and its tap holds far more
 SIGN_OF_LIFE_S: Final = 1.0
 AGAIN_S: Final = 0.3  # before a process that is not there is looked for again
 END_LIMIT_S: Final = 1.0
 _KEPT: Final = 4  # answers that wait to be shown
-_NICENESS: Final = 5  # who looks gives way to the edge
+_NICENESS: Final = 10  # who looks gives way to the edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class TapReader:
         self._threads = [
             threading.Thread(target=self._read, args=(process,), daemon=True) for process in INSPECTORS
         ]
-        self._taps: set[str] = set()  # of processes that are tapped now
+        self.missed_at_end = 0  # envelopes of which `events` has not told; known after the exit
+        self._taps: dict[str, bool] = {}  # of processes that were asked: whether they are tapped now
         self._tapped = threading.Condition()
 
     def __enter__(self) -> TapReader:
@@ -79,6 +80,9 @@ class TapReader:
 
     def __exit__(self, *_: object) -> None:
         self._ends.set()
+        with suppress(queue.Empty):  # so that no thread waits for room
+            while True:
+                self._came.get_nowait()
         for thread in self._threads:
             thread.join(END_LIMIT_S)
 
@@ -86,7 +90,12 @@ class TapReader:
         """Yield what comes, until the edge ends."""
         fields: dict[str, Sequence[str]] = {}
         while True:
-            came = self._came.get()
+            try:
+                came = self._came.get(timeout=SIGN_OF_LIFE_S)
+            except queue.Empty:
+                if self._ends.is_set():
+                    return
+                continue
             if came is None:
                 return
             if isinstance(came, Remark):
@@ -99,11 +108,17 @@ class TapReader:
                 else:
                     yield Missed(came.process, at_s, size)
 
+    def end(self) -> None:
+        """Let `events` end, after what is there already. From any thread."""
+        self._ends.set()
+        with suppress(queue.Full):
+            self._came.put_nowait(None)
+
     def wait_until_tapped(self, limit_s: float) -> set[str]:
-        """Wait until all processes are tapped, for so long at most; returns those that are."""
+        """Wait until all processes were asked, for so long at most; returns those that are tapped."""
         with self._tapped:
             self._tapped.wait_for(lambda: len(self._taps) == len(INSPECTORS), limit_s)
-            return set(self._taps)
+            return {process for process, is_tapped in self._taps.items() if is_tapped}
 
     def _read(self, process: str) -> None:
         with Client.outside(self._run.path) as client:
@@ -127,7 +142,8 @@ class TapReader:
                         self._put(Remark(why))
                     self._ends.wait(AGAIN_S)
             if tap:
-                client.tell(INSPECTORS[process], CloseTap(tap))
+                with suppress(EdgeError):
+                    self.missed_at_end += ask(client, process, CloseTap(tap), TapClosed).missed
 
     def _open(self, client: Client, process: str) -> int:
         wanted = self._wanted
@@ -136,20 +152,17 @@ class TapReader:
         return tap
 
     def _fetch(self, client: Client, process: str, tap: int) -> int:
-        """Read the tap once; returns its number, or 0 when it has to be opened anew."""
+        """Read the tap once and wait a moment; returns its number, or 0 when it has to be opened anew."""
         try:
             read = ask(client, process, ReadTap(tap, READ_BYTES), TapRead)
         except ConfigError:
             self._put(Remark(f"the tap of the {process} had ended; envelopes are missing here"))
             return 0
-        if not read.envelopes:
-            self._ends.wait(WAIT_S)
-            return tap
-        batch = _Batch(process, read)
-        while not self._put(batch):
+        while read.envelopes and not self._put(_Batch(process, read)):
             if self._ends.is_set():
                 break
             ask(client, process, ReadTap(tap, 0), TapRead)
+        self._ends.wait(WAIT_S)
         return tap
 
     def _put(self, what: _Batch | Remark | None) -> bool:
@@ -161,7 +174,7 @@ class TapReader:
 
     def _note(self, process: str, is_tapped: bool) -> None:
         with self._tapped:
-            (self._taps.add if is_tapped else self._taps.discard)(process)
+            self._taps[process] = is_tapped
             self._tapped.notify_all()
 
     def _edge_lives(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,7 +16,10 @@ from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
     from messaging.routing.envelopes import Matches
-    from runtime.cli.inspect.reader import Event, TapReader
+    from runtime.cli.inspect.envelopes import SeenEnvelope, Shown
+    from runtime.cli.inspect.reader import Event, Missed, TapReader
+
+START_LIMIT_S: Final = 3.0  # for both processes to be tapped, before it is said which are
 
 
 @click.command()
@@ -50,22 +53,39 @@ def tap(
     matches = compiled(where)
     run, _ = find_edge(home)
     shown = Shown.of(home)
-    missed = 0
-    with TapReader(run, TapFilter(to, sender, kinds)) as reader:
-        for event in wanted(reader, matches, count):
-            if isinstance(event, SeenEnvelope):
-                line = json.dumps(shown.values(event), ensure_ascii=False) if as_json else shown.line(event)
-                click.echo(line if as_json else printable(line))
-            elif isinstance(event, Missed):
-                missed += event.envelopes
-                text = f"… {event.envelopes} envelopes missed in the {event.process}: shown too slowly"
-                values = {"missed": event.envelopes, "process": event.process}
-                click.echo(json.dumps(values) if as_json else text)
-            else:
-                click.echo(f"note: {event.text}", err=True)
-    if missed:
-        click.echo(f"note: {missed} envelopes were missed in all", err=True)
+    count_shown = missed = 0
+    reader = TapReader(run, TapFilter(to, sender, kinds))
+    try:
+        with reader:
+            click.echo(
+                f"note: tapping {' and '.join(sorted(reader.wait_until_tapped(START_LIMIT_S)))}", err=True
+            )
+            for event in wanted(reader, matches, count):
+                if isinstance(event, SeenEnvelope):
+                    count_shown += 1
+                    _show(event, shown, as_json)
+                elif isinstance(event, Missed):
+                    missed += event.envelopes
+                    _tell_missed(event, as_json)
+                else:
+                    click.echo(f"note: {event.text}", err=True)
+    finally:
+        click.echo(f"note: {count_shown} envelopes shown, {missed + reader.missed_at_end} missed", err=True)
     return DONE
+
+
+def _show(event: SeenEnvelope, shown: Shown, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(shown.values(event), ensure_ascii=False))
+    else:
+        click.echo(printable(shown.line(event)))
+
+
+def _tell_missed(event: Missed, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"missed": event.envelopes, "process": event.process}))
+    else:
+        click.echo(f"… {event.envelopes} envelopes missed in the {event.process}: they came too fast")
 
 
 def wanted(reader: TapReader, matches: Matches, count: int | None) -> Iterator[Event]:

@@ -306,6 +306,15 @@ def test_each_expectation_is_used_by_a_scenario() -> None:
     assert used == set(EXPECTATIONS)
 
 
+def test_the_script_of_the_readme_can_be_read(tmp_path: Path) -> None:
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Break it\n")
+    text = rest.split("```yaml\n")[1].split("```")[0]
+
+    scenario = schema.load(write(tmp_path, text))
+
+    assert [step.fault for step in scenario.steps] == ["cut link", "kill"]
+
+
 def test_the_reference_page_is_what_the_format_says() -> None:
     assert (ROOT / "runtime" / "FAULTS.md").read_text(encoding="utf-8") == reference(), (
         "write it anew: edge-actors faults reference > runtime/FAULTS.md"

@@ -1,0 +1,127 @@
+"""`edge-actors inspect trace`: the way of one envelope, or of one message of a client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from runtime.cli.inspect.actors import milliseconds
+from runtime.cli.inspect.tables import Picture, show
+from runtime.cli.options import common_options
+from runtime.exit_codes import DONE
+
+if TYPE_CHECKING:
+    from runtime.cli.inspect.line import InspectedEdge
+
+COLUMNS: Final = ("TIME", "FROM", "TO", "KIND", "WAITED", "TOOK", "ID", "")
+_ID: Final = re.compile(r"[0-9a-f]{1,16}", re.IGNORECASE)
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@common_options
+def trace(id_: str, home: Path, as_json: bool) -> int:
+    """Show the way of one message through the actors, each step with its time.
+
+    ID is that of an envelope or of a correlation, as `edge-actors inspect tap` shows them: a request and its
+    answers have the same. The edge remembers some ten thousand envelopes, for ten minutes, of the time in
+    which somebody taps, records or looks at the flow, and two seconds more.
+
+    ID may also be the message id that a device or module gave its message: those are remembered always, see
+    `edge-actors trace`.
+    """
+    from messaging.errors import ConfigError
+    from runtime.cli.inspect.line import inspected
+
+    with inspected(home) as edge:
+        hops, known = _hops(edge, int(id_, 16)) if _ID.fullmatch(id_) else ([], 0)
+        steps = _steps_of_message(edge, id_)
+    if not hops and not steps:
+        raise ConfigError(
+            f"nothing is known of id {id_[:200]!r}; {known} envelopes are remembered. They are while "
+            "somebody taps: run `edge-actors inspect tap` and have it happen again"
+        )
+    rows = [*map(_row, hops), *map(_step_row, steps)]
+    picture = Picture(COLUMNS, [row for _, row in sorted(rows, key=lambda timed: timed[0])])
+    show(lambda: (picture, {"id": id_, "envelopes": hops, "message": steps}), as_json, None)
+    return DONE
+
+
+def _hops(edge: InspectedEdge, id_: int) -> tuple[list[dict[str, Any]], int]:
+    """Return what both processes know of an envelope, in order of handling, and how many they know."""
+    from actors.envelope_watch import Hop
+    from actors.inspector_messages import FindHops, HopsFound
+    from messaging.errors import EnvironmentFault
+    from messaging.time_text import iso_utc
+    from runtime.cli.inspect.envelopes import id_text, waited_s
+    from runtime.cli.inspect.line import INSPECTORS
+
+    found: list[tuple[str, Hop]] = []
+    known = 0
+    for process in INSPECTORS:
+        try:
+            answer = edge.ask(process, FindHops(id_), HopsFound)
+        except EnvironmentFault as exc:
+            click.echo(f"note: {exc}", err=True)
+            continue
+        known += answer.known
+        found += [(process, Hop(*hop)) for hop in answer.hops]
+    found.sort(key=lambda pair: pair[1].handled_s)
+    hops = [
+        {
+            "process": process,
+            "id": id_text(hop.id),
+            "correlation": id_text(hop.correlation_id) if hop.correlation_id else None,
+            "from": hop.sender,
+            "to": hop.to,
+            "kind": hop.kind,
+            "handled": iso_utc(hop.handled_s),
+            "handled_s": hop.handled_s,
+            "waited_ms": round(waited_s(hop.handled_s - hop.took_s, hop.sent_s) * 1000, 3),
+            "took_ms": round(hop.took_s * 1000, 3),
+            "failed": hop.failed,
+            "size": hop.size,
+        }
+        for process, hop in found
+    ]
+    return hops, known
+
+
+def _steps_of_message(edge: InspectedEdge, message_id: str) -> list[dict[str, Any]]:
+    from actors.addresses import ROUTER, STORE
+    from actors.trail import Hops, TraceRouting, TraceStorage, in_order
+    from messaging.errors import BusError
+
+    try:
+        routing = edge.client.ask(ROUTER, TraceRouting(message_id), Hops)
+        storage = edge.client.ask(STORE, TraceStorage(message_id), Hops)
+    except BusError:
+        return []  # without a hub there is nothing to know
+    return list(in_order((*routing.hops, *storage.hops)))
+
+
+def _row(hop: Mapping[str, Any]) -> tuple[float, tuple[object, ...]]:
+    from runtime.cli.inspect.envelopes import clock
+
+    return hop["handled_s"], (
+        clock(hop["handled_s"]),
+        hop["from"] or "-",
+        hop["to"],
+        hop["kind"],
+        milliseconds(hop["waited_ms"]),
+        milliseconds(hop["took_ms"]),
+        hop["id"],
+        "failed" if hop["failed"] else "",
+    )
+
+
+def _step_row(step: Mapping[str, Any]) -> tuple[float, tuple[object, ...]]:
+    from runtime.cli.inspect.envelopes import clock
+    from runtime.cli.trace import told
+
+    actor = "hub/router" if step["hop"] in ("received", "routed", "unrouted") else "hub/store"
+    return step["at_s"], (clock(step["at_s"]), "", actor, step["hop"], "", "", "", told(step))

@@ -1,0 +1,333 @@
+"""The inspector at a whole edge: two processes, unmodified modules, commands as a user types them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from actors.addresses import INSPECTOR, ROUTER
+from actors.inspector import LEASE_S, NOT_ALLOWED
+from actors.inspector_messages import MessageSent, SendMessage
+from actors.trail import Hops, TraceRouting
+from messaging.client import Client, RequestRefused
+from messaging.time_text import NEVER, from_iso
+from runtime.home import Home
+from runtime.inspector_note import FAULTS_ALLOWED
+from runtime.key_store import KeyStore
+from runtime.run_directory import RunDirectory
+from tests.integration.edge_program import PROGRAM, EdgeProcess, wait_until
+
+LIMIT_S = 30.0
+CARGO_BYTES = 20_000
+CARGOES = 5_000
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
+    """An edge that may be disturbed."""
+    made = EdgeProcess(tmp_path_factory.mktemp("inspected") / "home")
+    try:
+        made.start("--allow-faults")
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def inspecting(edge: EdgeProcess, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run an inspector that goes on; it has tapped, or shown something, when this begins."""
+    process = subprocess.Popen(
+        [*PROGRAM, "inspect", *arguments],
+        env=edge.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until_tapped(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    assert process.stderr.readline() == "note: tapping agent and hub\n"
+
+
+def hub_pid(edge: EdgeProcess) -> int:
+    return int(edge.modules()["edgeHub"]["pid"])
+
+
+def resident_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+def hub_log(edge: EdgeProcess) -> str:
+    return Path(Home(edge.home).log_of("edgeHub")).read_text(errors="replace")
+
+
+@pytest.fixture
+def client(edge: EdgeProcess) -> Iterator[Client]:
+    with Client.outside(RunDirectory.of(edge.home).path) as made:
+        yield made
+
+
+def test_both_processes_are_shown_as_one_tree(edge: EdgeProcess) -> None:
+    found = edge.json("inspect", "actors")
+
+    assert [process["process"] for process in found["processes"]] == ["agent", "hub"]
+    assert all(process["allows_faults"] and not process["problem"] for process in found["processes"])
+    actors = {actor["address"]: actor for actor in found["actors"]}
+    assert {"agent", "agent/agent/sensor", "hub", "hub/store", "hub/router", "hub/mqtt"} <= set(actors)
+    assert actors["agent/agent/sensor"]["parent"] == "agent/agent"
+    assert actors["agent/agent/sensor"]["depth"] == 2
+    assert all(actor["state"] == "running" for actor in actors.values())
+    store = actors["hub/store"]
+    assert store["handled"] > 0
+    assert 0 < store["p50_ms"] <= store["p99_ms"]
+
+
+def test_that_faults_are_allowed_is_shown(edge: EdgeProcess) -> None:
+    assert FAULTS_ALLOWED in edge.run("list").stdout
+    assert edge.modules()["edgeAgent"]["allows_faults"] is True
+    assert FAULTS_ALLOWED in edge.run("system", "status").stdout
+    [agent] = [part for part in edge.json("system", "status") if part["name"] == "edgeAgent"]
+    assert agent["allows_faults"] is True
+
+
+def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeProcess) -> None:
+    done = edge.run(
+        "inspect", "tap", "--json", "--count", "1", "--to", "hub/*", "--kind", "Publish",
+        "--where", "from = 'hub/mqtt' AND $body.entries[0][1].machine.temperature > -100",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    one = json.loads(done.stdout)
+    assert (one["process"], one["from"], one["to"]) == ("hub", "hub/mqtt", "hub/router")
+    properties = one["message"]["headers"][0]["$msgpack"][2]
+    by_envelope = edge.json("inspect", "trace", one["correlation"])
+    by_message = edge.json("inspect", "trace", properties["messageId"])
+
+    hops = [(hop["from"], hop["to"], hop["kind"]) for hop in by_envelope["envelopes"]]
+    assert hops[:2] == [("hub/mqtt", "hub/router", "Publish"), ("hub/mqtt", "hub/store", "Append")]
+    assert [step["hop"] for step in by_message["message"]][:3] == ["received", "routed", "stored"]
+
+
+def test_the_flow_shows_rates_of_both_processes(edge: EdgeProcess) -> None:
+    links = edge.json("inspect", "flow", "--for", "3")["links"]
+
+    known = {(link["from"], link["to"], link["kind"]): link for link in links}
+    hello = known[("hub", "agent", "Hello")]
+    assert (hello["process"], hello["failed"]) == ("agent", 0)
+    assert 0.3 <= hello["per_s"] <= 2.0  # one a second
+    assert hello["waited_p99_ms"] > 0
+    assert any(link["process"] == "hub" for link in links)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("tap", "--json"), ("actors", "--watch", "--json"), ("flow", "--watch", "--for", "1", "--json")],
+)
+def test_ctrl_c_ends_it_at_once(edge: EdgeProcess, arguments: tuple[str, ...]) -> None:
+    with inspecting(edge, *arguments) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())
+
+        process.send_signal(signal.SIGINT)
+        began_s = time.monotonic()
+        code = process.wait(LIMIT_S)
+
+        assert code == 130
+        assert time.monotonic() - began_s < 5.0
+        assert "Traceback" not in process.communicate()[1]
+
+
+def test_a_tap_ends_when_its_inspector_is_killed(edge: EdgeProcess) -> None:
+    before = hub_log(edge).count("its inspector is gone")
+    with inspecting(edge, "tap", "--json") as process:
+        wait_until_tapped(process)
+        process.kill()
+        process.wait(LIMIT_S)
+
+        wait_until(
+            lambda: hub_log(edge).count("its inspector is gone") > before,
+            "the hub has noticed",
+            LEASE_S + LIMIT_S,
+        )
+
+    assert all(actor["failures"] == 0 for actor in edge.json("inspect", "actors")["actors"])
+
+
+def test_an_inspector_that_shows_nothing_holds_up_nobody_and_is_told_what_it_missed(
+    edge: EdgeProcess, client: Client
+) -> None:
+    pid = hub_pid(edge)
+    with inspecting(edge, "tap", "--json", "--kind", "TraceRouting") as process:
+        wait_until_tapped(process)
+        before = resident_bytes(pid)
+        for _ in range(CARGOES):  # its output is a pipe that nobody reads, and soon full
+            client._bus.send(ROUTER, TraceRouting("x" * CARGO_BYTES), sender="")
+        client.ask(ROUTER, TraceRouting("last"), Hops, LIMIT_S)
+        grown = resident_bytes(pid) - before
+
+        assert process.stdout is not None
+        shown = missed = 0
+        for line in process.stdout:
+            one = json.loads(line)
+            missed += one.get("missed", 0)
+            shown += "missed" not in one
+            if shown + missed == CARGOES + 1:
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_S) == 130
+
+    assert shown + missed == CARGOES + 1
+    assert missed > CARGOES / 2
+    assert grown < CARGOES * CARGO_BYTES / 2
+
+
+def test_a_tap_goes_on_when_the_hub_was_killed(edge: EdgeProcess) -> None:
+    pid = hub_pid(edge)
+    with inspecting(edge, "tap", "--json", "--to", "hub/*") as process:
+        wait_until_tapped(process)
+        assert process.stdout is not None
+
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: edge.modules()["edgeHub"]["pid"] not in (0, pid), "there is another hub")
+
+        back_s = time.time()
+        lines = map(json.loads, process.stdout)
+        assert any(one.get("process") == "hub" and from_iso(one.get("at", NEVER)) > back_s for one in lines)
+    edge.wait_for_modules("running", {"edgeHub", "sensor", "filter"})
+
+
+def test_a_recording_has_no_secret_of_the_edge(edge: EdgeProcess, tmp_path: Path) -> None:
+    file = tmp_path / "recording"
+    with inspecting(edge, "record", str(file), "--json") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "note: recording agent and hub\n"
+        edge.run("restart", "sensor")  # it shows its token when it connects
+        wait_until(lambda: '"Authenticate"' in file.read_text(), "the module is back")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=LIMIT_S)
+
+    content = file.read_text()
+    assert json.loads(out)["envelopes"] == content.count("\n") - 1
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    kinds = {json.loads(line).get("kind") for line in content.splitlines()}
+    assert "Authenticate" in kinds
+    assert '{"$secret": "***"}' in content
+    keys = [
+        key
+        for one in KeyStore.open(Home(edge.home).keys).identities()
+        for key in (one.primary_key, one.secondary_key)
+    ]
+    assert any(keys)
+    for key in filter(None, keys):
+        assert base64.b64encode(key).decode() not in content
+    assert "sig=" not in content.replace("sig=******", "")
+
+
+def test_dead_letters_of_both_processes_are_listed_shown_and_sent_again(
+    edge: EdgeProcess, client: Client
+) -> None:
+    sent = edge.json("inspect", "send", "hub/mqtt", "TraceRouting", '{"message_id": "x"}')
+
+    def is_there() -> bool:
+        return any(
+            letter["kind"] == "TraceRouting" for letter in edge.json("inspect", "dead-letters")["letters"]
+        )
+
+    wait_until(is_there, "what the head does not understand is a dead letter")
+    letters = edge.json("inspect", "dead-letters")["letters"]
+    number = next(letter["number"] for letter in letters if letter["kind"] == "TraceRouting")
+    shown = edge.json("inspect", "dead-letters", "show", number)
+    edge.json("inspect", "dead-letters", "replay", number)
+
+    assert sent["to"] == "hub/mqtt"
+    assert shown["reason"] == "MqttHead does not understand TraceRouting"
+    assert shown["envelope"]["id"] == sent["id"]
+    wait_until(
+        lambda: (
+            [one["kind"] for one in edge.json("inspect", "dead-letters")["letters"]].count("TraceRouting")
+            == 2
+        ),
+        "it is one once more",
+    )
+
+
+def test_a_recorded_message_is_sent_again(edge: EdgeProcess, client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "recording"
+    recorded = edge.json("inspect", "record", str(file), "--kind", "Hello", "--count", "2")
+    with inspecting(edge, "tap", "--json", "--kind", "Hello") as process:
+        wait_until_tapped(process)
+        assert process.stdout is not None
+
+        replayed = edge.run("inspect", "replay", str(file), "--speed", "0")
+        ids = {json.loads(process.stdout.readline())["id"] for _ in range(3)}
+
+    assert recorded["envelopes"] == 2
+    assert replayed.stdout == "2 sent\n"
+    assert len(ids) == 3
+
+
+def test_without_the_permission_the_edge_is_shown_and_not_disturbed(tmp_path: Path) -> None:
+    edge = EdgeProcess(tmp_path / "home")
+    try:
+        edge.start()
+
+        assert edge.modules()["edgeAgent"]["allows_faults"] is False
+        assert "allow-faults" not in edge.run("list").stdout + edge.run("system", "status").stdout
+        processes = edge.json("inspect", "actors")["processes"]
+        assert [process["allows_faults"] for process in processes] == [False, False]
+        sent = edge.run("inspect", "send", "hub/router", "TraceRouting", '{"message_id": "x"}')
+        assert (sent.returncode, sent.stdout, sent.stderr) == (2, "", f"error: {NOT_ALLOWED}\n")
+        # Nor does the edge itself believe a command line that leaves the question out.
+        with (
+            Client.outside(RunDirectory.of(edge.home).path) as client,
+            pytest.raises(RequestRefused, match="without --allow-faults"),
+        ):
+            client.ask(INSPECTOR, SendMessage("hub/router", "TraceRouting", {}), MessageSent)
+    finally:
+        edge.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_learns_that_it_is_not_his_edge(edge: EdgeProcess) -> None:
+    program = """
+import os, sys
+from runtime.cli.main import invoke
+invoke(["inspect", "actors", "--home", "/nonexistent"])  # so that all is imported that this user may not read
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+os.environ.pop("XDG_RUNTIME_DIR", None)
+sys.exit(invoke(["inspect", "actors", "--home", sys.argv[1]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(edge.home)],
+        env=edge.environment | {"HOME": "/"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] in (
+        f"error: home {edge.home} belongs to user root; an edge is inspected by the user that it runs as "
+        "alone: run this as that user, `sudo -u root edge-actors inspect …`",
+        f"error: home {edge.home} is closed to user nobody; an edge is inspected by the user that it runs as "
+        "alone: run this as that user",
+    )
