@@ -163,7 +163,8 @@ class _Run:
             while self._going and self._going[0][0] <= self._now_s:
                 _, _, going = heapq.heappop(self._going)
                 self._continue(going, going.fault.go_on())
-            due = timeline.take(self._now_s)
+            # Without an agent, whose next start is a fault's own doing, another fault might wait for its answers.
+            due = timeline.take(self._now_s) if scene.edge.has_agent else None
             if due is not None:
                 fault = self._faults[due.step]
                 self._recovery = None  # of a fault before: this one is upon it

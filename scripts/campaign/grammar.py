@@ -138,8 +138,12 @@ DISTURBANCES: Final = (
     _envelopes("deliveries are told twice", 2, "double", "Delivered", (1, 9)),
     Disturbance("a checkpoint fails", 3, _checkpoint_failure, holds=LIFE, wants=AGENT | HUB),
     # the link to the cloud
-    Disturbance("the link flaps", 4, _often("cut link", (2, 4), **{"for": _length(200, 1500)}), needs=LINE, holds=LINK),
-    Disturbance("the link is gone", 3, _one("cut link", **{"for": _length(2000, 6000)}), needs=LINE, holds=LINK),
+    Disturbance(
+        "the link flaps", 4, _often("cut link", (2, 4), **{"for": _length(200, 1500)}), needs=LINE, holds=LINK
+    ),
+    Disturbance(
+        "the link is gone", 3, _one("cut link", **{"for": _length(2000, 6000)}), needs=LINE, holds=LINK
+    ),
     Disturbance(
         "the link is slow",
         2,
@@ -147,7 +151,9 @@ DISTURBANCES: Final = (
         needs=LINE,
         holds=LINK,
     ),
-    Disturbance("the link is dead", 2, _one("half-open link", **{"for": _length(1000, 4000)}), needs=LINE, holds=LINK),
+    Disturbance(
+        "the link is dead", 2, _one("half-open link", **{"for": _length(1000, 4000)}), needs=LINE, holds=LINK
+    ),
     Disturbance(
         "the cloud refuses",
         3,
