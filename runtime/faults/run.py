@@ -163,7 +163,7 @@ class _Run:
             while self._going and self._going[0][0] <= self._now_s:
                 _, _, going = heapq.heappop(self._going)
                 self._continue(going, going.fault.go_on())
-            # Without an agent, whose next start is a fault's own doing, another fault might wait for its answers.
+            # Another fault might wait for the answers of an agent that only goes on when this one does.
             due = timeline.take(self._now_s) if scene.edge.has_agent else None
             if due is not None:
                 fault = self._faults[due.step]
