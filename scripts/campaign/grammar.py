@@ -300,7 +300,7 @@ def day(seed: int) -> str:
         {"every": f"{10 * hour_s} s ± 5 s", "times": 2, "fault": "kill", "who": "hub"},
         {"every": f"{11 * hour_s} s ± 5 s", "times": 2, "fault": "kill", "who": "agent"},
         {"at": f"{12 * hour_s} s", "fault": "renew certificate"},
-        {"at": f"{14 * hour_s} s", "fault": "stall client", "client": "near", "for": "10 s"},
+        {"at": f"{14 * hour_s} s", "fault": "stall client", "client": "far", "for": "10 s"},
         {"at": f"{23 * hour_s} s", "fault": "reboot", "off": "2 s"},
     ]
     routes = {
