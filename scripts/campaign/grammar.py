@@ -150,9 +150,15 @@ DISTURBANCES: Final = (
         _one("slow link", by=_among("100 ms", "300 ms"), **{"for": _length(1000, 4000)}),
         needs=LINE,
         holds=LINK,
+        wants=LIFE,
     ),
     Disturbance(
-        "the link is dead", 2, _one("half-open link", **{"for": _length(1000, 4000)}), needs=LINE, holds=LINK
+        "the link is dead",
+        2,
+        _one("half-open link", **{"for": _length(1000, 4000)}),
+        needs=LINE,
+        holds=LINK,
+        wants=LIFE,
     ),
     Disturbance(
         "the cloud refuses",
@@ -160,6 +166,7 @@ DISTURBANCES: Final = (
         _one("cloud answers", error=_among("throttled", "unauthorized"), **{"for": _length(1000, 3000)}),
         needs=LINE,
         holds=LINK,
+        wants=LIFE,
     ),
     # disk and machine
     Disturbance(
