@@ -133,7 +133,7 @@ DISTURBANCES: Final = (
     _envelopes("batches get lost", 3, "drop", "Append", (1, 3), skip=_number(0, 20)),
     _envelopes("batches are damaged", 3, "corrupt", "Append", (1, 3)),
     _envelopes("batches are late", 3, "delay", "Append", (1, 6), by=_length(100, 900)),
-    _envelopes("batches overtake", 3, "reorder", "Append", (1, 3), by=_length(100, 500)),
+    _envelopes("batches overtake", 3, "reorder", "Append", (1, 3), by=_length(300, 900)),
     _envelopes("answers come twice", 2, "double", "Stored", (1, 9)),
     _envelopes("deliveries are told twice", 2, "double", "Delivered", (1, 9)),
     Disturbance("a checkpoint fails", 3, _checkpoint_failure, holds=LIFE, wants=AGENT | HUB),
