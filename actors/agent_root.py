@@ -21,7 +21,6 @@ from actors.registry import RegistryActor
 from actors.root import RootActor
 from actors.security import SecurityActor
 from actors.supervisor_messages import RestartModule
-from messaging.envelope_faults import OWN_NAME
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, Hello, RequestFailed, Stop
 from messaging.version import VERSION
@@ -74,7 +73,7 @@ class AgentRootActor(RootActor):
         self._start_anew = start_anew
         super().__init__(
             (
-                *([ChildSpec(OWN_NAME, faults, exported=True)] if faults else []),
+                *([ChildSpec("faults", faults, exported=True)] if faults else []),
                 ChildSpec("security", security, exported=True),
                 ChildSpec("registry", registry, exported=True),
                 *cloud,

@@ -53,7 +53,6 @@ from actors.twins import TwinActor
 from actors.upstream import UpstreamActor
 from actors.upstream_switchboard import LinkLimits, Where
 from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
-from messaging.envelope_faults import OWN_NAME
 from messaging.kinds import message
 from messaging.lifecycle import Hello, Welcome
 from messaging.version import VERSION
@@ -250,7 +249,7 @@ class HubRootActor(RootActor):
 
         super().__init__(
             (
-                *([ChildSpec(OWN_NAME, faults, exported=True)] if faults else []),
+                *([ChildSpec("faults", faults, exported=True)] if faults else []),
                 ChildSpec("store", store, FRONT, exported=True),
                 ChildSpec("identities", identities, exported=True),
                 ChildSpec("router", router, FRONT, exported=True),

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from messaging.clock import Clock, ManualClock
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import VERSION, Envelope, encode
-from messaging.envelope_faults import Verdict
 from messaging.errors import AddressInUse
 from messaging.kinds import kind_of
 from messaging.lifecycle import NOTICES
+
+if TYPE_CHECKING:  # only where faults are allowed
+    from messaging.envelope_faults import Verdict
 
 
 class Observer(Protocol):

@@ -264,17 +264,28 @@ class Publisher(Client):
 
     def _turn(self) -> None:
         now_s = time.monotonic()
+        due = self._due(now_s)
+        while self.sent < due and self._session.room:
+            sequence, output, body = self._next()
+            self._session.send(sequence, Publish(self._topics[output], body, qos=1), now_s)
+
+    def _due(self, now_s: float) -> int:
+        """Return up to which number to send now: by the clock, but without a burst after an outage."""
+        if self._finishing.is_set():
+            return 0
         self._began_s = self._began_s or now_s
         due = int((now_s - self._began_s) * self._rate_per_s) + 1
         if due > self.sent + MOST_AHEAD:
             self._began_s += (due - self.sent - MOST_AHEAD) / self._rate_per_s
             due = self.sent + MOST_AHEAD
-        while not self._finishing.is_set() and self.sent < due and self._session.room:
-            self.sent += 1
-            output = output_of(self.sent, len(self._topics))
-            body = body_of(Key(self.number, output, self.sent), self._size)
-            self._unacknowledged[self.sent] = None
-            self._session.send(self.sent, Publish(self._topics[output], body, qos=1), now_s)
+        return due
+
+    def _next(self) -> tuple[int, int, bytes]:
+        """Return number, output and body of the next message, which counts as sent."""
+        self.sent += 1
+        output = output_of(self.sent, len(self._topics))
+        self._unacknowledged[self.sent] = None
+        return self.sent, output, body_of(Key(self.number, output, self.sent), self._size)
 
 
 class Consumer(Client):

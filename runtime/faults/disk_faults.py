@@ -8,10 +8,10 @@ from typing import Final
 
 from runtime.faults.edge import RunFailed
 from runtime.faults.scene import Fault
+from runtime.faults.tmpfs import FILLER
 from runtime.store_place import database_of
 
 FILL_AT_ONCE: Final = 64 * 1024
-FILLER: Final = "filler"
 PAGE_BYTES: Final = 4096
 
 

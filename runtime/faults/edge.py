@@ -66,7 +66,8 @@ class Edge:
         self.place = Home(self.home)
         self.run = RunDirectory.of(self.home)
         self.log = folder / "edge.log"
-        self.address = ("127.0.0.1", _free_port())
+        is_amqp = scenario.load.over == "amqp"
+        self.address = (loopback_address() if is_amqp else "127.0.0.1", _free_port())
         self.agent_ends = 0  # that nobody asked for
         self.deployment = folder / "deployment.json"
         self.deployment.write_text(json.dumps(manifest_of(scenario, images), indent=1))
@@ -77,7 +78,7 @@ class Edge:
             **{name: value for name, value in os.environ.items() if not name.startswith("EDGE_ACTORS_")},
             "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH")))),
             # These ports are one for all edges of a machine.
-            "EDGE_ACTORS_AMQP_LISTEN": "off",
+            "EDGE_ACTORS_AMQP_LISTEN": f"{self.address[0]}:5671" if is_amqp else "off",
             "EDGE_ACTORS_WEB_LISTEN": "off",
             **{variable(name): value for name, value in {**scenario.edge.settings, **settings}.items()},
         }

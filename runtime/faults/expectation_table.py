@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from messaging.errors import ConfigError
 from messaging.text import quoted
 from runtime.faults import yaml_reader as y
@@ -41,7 +39,7 @@ class Range(NamedTuple):
         return f"at most {self.most}" if self.least == 0 else f"{self.least} to {self.most}"
 
 
-def _range(node: yaml.Node) -> Range:
+def _range(node: y.Node) -> Range:
     text = y.read_text(node)
     if found := re.fullmatch(r"at least (\d{1,9})", text):
         return Range(int(found[1]), None)
@@ -59,25 +57,25 @@ RANGE: Final = Form("`at least 1`, `at most 5`, `2 to 4` or a number", _range)
 ZERO: Final = Form("`0`", y.number(0, 0))
 
 
-def _within(node: yaml.Node) -> int:
+def _within(node: y.Node) -> int:
     found = re.fullmatch(r"within (\d{1,6}) messages", y.read_text(node))
     if found is None:
         raise Wrong(node, f"{quoted(y.read_text(node))}: write `within 3000 messages`")
     return int(found[1])
 
 
-def _within_time(node: yaml.Node) -> float:
+def _within_time(node: y.Node) -> float:
     word, _, rest = y.read_text(node).partition(" ")
     if word != "within":
         raise Wrong(node, f"{quoted(y.read_text(node))}: write `within 5 s`")
-    return y.read_time_s(yaml.ScalarNode(node.tag, rest, node.start_mark, node.end_mark))
+    return y.read_time_s(y.ScalarNode(node.tag, rest, node.start_mark, node.end_mark))
 
 
-def _slope(node: yaml.Node) -> int:
+def _slope(node: y.Node) -> int:
     found = re.fullmatch(r"below (.+)/min", y.read_text(node))
     if found is None:
         raise Wrong(node, f"{quoted(y.read_text(node))}: write `below 2 MB/min`")
-    return y.read_size_bytes(yaml.ScalarNode(node.tag, found[1], node.start_mark, node.end_mark))
+    return y.read_size_bytes(y.ScalarNode(node.tag, found[1], node.start_mark, node.end_mark))
 
 
 def _anything(scenario: Scenario, value: Any) -> None:

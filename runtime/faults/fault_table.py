@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import yaml
-
 from messaging.kinds import kind_named, names
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
@@ -28,13 +26,13 @@ class FaultKind:
     needs_disk: bool = False
 
 
-def _names(node: yaml.Node) -> tuple[str, ...]:
-    if isinstance(node, yaml.ScalarNode):
+def _names(node: y.Node) -> tuple[str, ...]:
+    if isinstance(node, y.ScalarNode):
         return (y.read_name(node),)
     return y.list_of(y.read_name)(node)
 
 
-def _address(node: yaml.Node) -> str:
+def _address(node: y.Node) -> str:
     text = y.read_text(node)
     process, slash, rest = text.partition("/")
     if process not in ("agent", "hub") or (slash and not rest):
@@ -42,7 +40,7 @@ def _address(node: yaml.Node) -> str:
     return text
 
 
-def _kind(node: yaml.Node) -> str:
+def _kind(node: y.Node) -> str:
     import actors.hub_root  # noqa: F401 - with them, all kinds that travel in a hub are known
     from actors import agent_root  # noqa: F401
 

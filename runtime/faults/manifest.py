@@ -75,6 +75,8 @@ def _routes(scenario: Scenario) -> dict[str, Any]:
             UPSTREAM if route.into == UPSTREAM else f'BrokeredEndpoint("/modules/{route.into}/inputs/{name}")'
         )
         for publisher in scenario.load.publisher_names:
-            text = f"FROM /messages/modules/{publisher}/outputs/{route.output} INTO {sink}"
+            # Who publishes over AMQP is a client as a device would be, which knows no outputs.
+            source = "*" if scenario.load.over == "amqp" else f"outputs/{route.output}"
+            text = f"FROM /messages/modules/{publisher}/{source} INTO {sink}"
             found[f"{name}-{publisher}"] = {"route": text, **form} if form else text
     return found

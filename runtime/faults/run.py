@@ -77,6 +77,7 @@ class _Run:
         self._faults = {step.number: make_fault(self._scene, step) for step in scenario.steps}
         self._timeline = Timeline(scenario.steps, seed)
         self._going: list[tuple[float, int, _Going]] = []  # when to go on with it
+        self._ready: list[Due] = []  # due, and its step's last one is not over yet
         self._turns = itertools.count()
         self._recovery: Recovery | None = None
         self._memory = Memory()
@@ -127,14 +128,13 @@ class _Run:
         names = (*load.publisher_names, *load.consumers)
         edge.wait_for_identities(names)
         accounts = {
-            name: account_in(edge.connection_string(name), edge.address, "localhost", edge.ca_file)
+            name: account_in(edge.connection_string(name), edge.address, edge.address[0], edge.ca_file)
             for name in names
         }
         for number, name in enumerate(load.publisher_names, 1):
+            outputs, rate_per_s, size = scene.scenario.outputs, load.rate_per_s, load.size_bytes
             scene.publishers.append(
-                Publisher(
-                    name, accounts[name], number, scene.scenario.outputs, load.rate_per_s, load.size_bytes
-                )
+                _publisher_class(load.over)(name, accounts[name], number, outputs, rate_per_s, size)
             )
         for name, presence in load.consumers.items():
             chance = chance_of(scene.seed, "presence", name)
@@ -163,17 +163,29 @@ class _Run:
             while self._going and self._going[0][0] <= self._now_s:
                 _, _, going = heapq.heappop(self._going)
                 self._continue(going, going.fault.go_on())
-            # Another fault might wait for the answers of an agent that only goes on when this one does.
-            due = timeline.take(self._now_s) if scene.edge.has_agent else None
-            if due is not None:
-                fault = self._faults[due.step]
-                self._recovery = None  # of a fault before: this one is upon it
-                self._continue(_Going(due, fault), fault.begin(due.nth))
-            if due is not None or self._going or timeline.next_s() is not None or self._recovery:
+            while (due := timeline.take(self._now_s)) is not None:
+                self._ready.append(due)
+            self._begin_what_is_ready()
+            if self._ready or self._going or timeline.next_s() is not None or self._recovery:
                 idle_since_s = self._now_s
             elif self._now_s > idle_since_s + WAIT_FOR_EVENT_S:
                 raise RunFailed(f"what steps wait for did not happen: {', '.join(timeline.waits_for)}")
             time.sleep(LOOK_S)
+
+    def _begin_what_is_ready(self) -> None:
+        """Begin each fault that is due, one of each step at a time.
+
+        None without an agent: it may wait for its answers, and only another fault's going on starts one.
+        """
+        waiting, self._ready = self._ready, []
+        for due in waiting:
+            is_going_on = any(going.due.step == due.step for _, _, going in self._going)
+            if is_going_on or not self._scene.edge.has_agent:
+                self._ready.append(due)
+                continue
+            fault = self._faults[due.step]
+            self._recovery = None  # of a fault before: this one is upon it
+            self._continue(_Going(due, fault), fault.begin(due.nth))
 
     def _continue(self, going: _Going, after_s: float | None) -> None:
         if after_s is not None:
@@ -270,3 +282,11 @@ class _Run:
         listed = edge.modules()
         self._findings.restarts = {name: int(module.get("restarts") or 0) for name, module in listed.items()}
         self._findings.restarts["agent"] = edge.agent_ends
+
+
+def _publisher_class(over: str) -> type[Publisher]:
+    if over == "mqtt":
+        return Publisher
+    from runtime.faults.amqp_publisher import AmqpPublisher  # with its engine: only where it is used
+
+    return AmqpPublisher

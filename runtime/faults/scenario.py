@@ -64,6 +64,7 @@ class Load:
     publishers: int
     rate_per_s: float  # of each publisher
     size_bytes: int
+    over: str  # how publishers connect: `mqtt` or `amqp`
     consumers: Mapping[str, Presence | None]  # None: always connected
 
     @property

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import yaml
-
 from messaging.errors import ConfigError
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
@@ -43,11 +41,11 @@ CLOUDS: Final = ("own", "behind a line")
 EVENTS: Final = ("start", "recovered", "fault ended")
 
 
-def _into(node: yaml.Node) -> str:
+def _into(node: y.Node) -> str:
     return UPSTREAM if y.read_text(node) == UPSTREAM else y.read_name(node)
 
 
-def _protocol(node: yaml.Node) -> str:
+def _protocol(node: y.Node) -> str:
     return y.one_of(("Amqp", "AmqpWs", "Mqtt", "MqttWs"))(node)
 
 
@@ -108,6 +106,12 @@ LOAD: Final = (
     Field("rate", y.RATE, "of each publisher", is_needed=True),
     Field("size", y.SIZE, "of each message, 32 bytes at least", 128),
     Field(
+        "over",
+        y.choice("mqtt", "amqp"),
+        "how publishers connect; over AMQP they have one output",
+        "mqtt",
+    ),
+    Field(
         "consumers",
         Form("by name: `always`, or `there` and `away`", y.named(lambda node: _presence(node))),
         "modules that receive",
@@ -116,7 +120,7 @@ LOAD: Final = (
 )
 
 
-def _event(node: yaml.Node) -> str:
+def _event(node: y.Node) -> str:
     text = y.read_text(node)
     if not re.fullmatch(r"\d+ acknowledged|step [a-z0-9-]+", text) and text not in EVENTS:
         hint = did_you_mean(text, EVENTS)
@@ -170,12 +174,12 @@ def load(path: Path) -> Scenario:
     return y.load(path, lambda node: _scenario(node, path))
 
 
-def _route(node: yaml.Node) -> RouteOfLoad:
+def _route(node: y.Node) -> RouteOfLoad:
     found = y.read_fields(node, ROUTE, "a route")
     return RouteOfLoad(found["output"], found["into"], found["priority"], found["time_to_live"])
 
 
-def _edge(node: yaml.Node) -> EdgeOfScenario:
+def _edge(node: y.Node) -> EdgeOfScenario:
     found = y.read_fields(node, EDGE, "the edge")
     for name, module in found["modules"].items():
         if bool(module.image) == bool(module.command[0]):
@@ -194,7 +198,7 @@ def _edge(node: yaml.Node) -> EdgeOfScenario:
     )
 
 
-def _check_settings(node: yaml.Node, given: Mapping[str, str]) -> None:
+def _check_settings(node: y.Node, given: Mapping[str, str]) -> None:
     from runtime.settings import NAMES, about
 
     for name, text in given.items():
@@ -207,21 +211,21 @@ def _check_settings(node: yaml.Node, given: Mapping[str, str]) -> None:
             raise Wrong(y.node_at(node, name), f"{quoted(text)} is not allowed; allowed: {exc}") from None
 
 
-def _presence(node: yaml.Node) -> Presence | None:
-    if isinstance(node, yaml.ScalarNode):
+def _presence(node: y.Node) -> Presence | None:
+    if isinstance(node, y.ScalarNode):
         y.one_of(("always",))(node)
         return None
     return Presence(**y.read_fields(node, PRESENCE, "a consumer"))
 
 
-def _load(node: yaml.Node) -> Load:
+def _load(node: y.Node) -> Load:
     found = y.read_fields(node, LOAD, "the load")
     if found["size"] < 32:
         raise Wrong(y.node_at(node, "size"), "a message has 32 bytes at least: they say who sent it when")
-    return Load(found["publishers"], found["rate"], found["size"], found["consumers"])
+    return Load(found["publishers"], found["rate"], found["size"], found["over"], found["consumers"])
 
 
-def _step(node: yaml.Node, number: int) -> Step:
+def _step(node: y.Node, number: int) -> Step:
     entries = {y.read_text(key): value for key, value in y.read_entries(node)}
     if "fault" not in entries:
         raise Wrong(node, "'fault' is missing of a step")
@@ -247,8 +251,8 @@ def _step(node: yaml.Node, number: int) -> Step:
 WHEN_FAULT: Final = next(field.form for field in WHEN if field.name == "fault")
 
 
-def _steps(node: yaml.Node) -> tuple[Step, ...]:
-    if not isinstance(node, yaml.SequenceNode) or not node.value:
+def _steps(node: y.Node) -> tuple[Step, ...]:
+    if not isinstance(node, y.SequenceNode) or not node.value:
         raise Wrong(node, "a list of steps is expected here")
     steps = tuple(_step(item, number) for number, item in enumerate(node.value))
     names = [step.name for step in steps if step.name]
@@ -263,14 +267,14 @@ def _steps(node: yaml.Node) -> tuple[Step, ...]:
     return steps
 
 
-def _expect(node: yaml.Node) -> tuple[Expectation, ...]:
+def _expect(node: y.Node) -> tuple[Expectation, ...]:
     fields = [Field(kind.name, kind.form, kind.about) for kind in EXPECTATIONS.values()]
     found = y.read_fields(node, fields, "`expect`")
     given = {y.read_text(key) for key, _ in y.read_entries(node)}
     return tuple(Expectation(field.name, found[field.key]) for field in fields if field.name in given)
 
 
-def _scenario(node: yaml.Node, path: Path) -> Scenario:
+def _scenario(node: y.Node, path: Path) -> Scenario:
     found = y.read_fields(node, SCENARIO)
     needs: dict[str, None] = {}
     for step in found["steps"]:
@@ -279,7 +283,7 @@ def _scenario(node: yaml.Node, path: Path) -> Scenario:
         needs["root"] = None
     if any(module.image for module in found["edge"].modules.values()):
         needs["docker"] = None
-    if found["edge"].protocol.startswith("Amqp"):
+    if found["edge"].protocol.startswith("Amqp") or found["load"].over == "amqp":
         needs["amqp"] = None
     scenario = Scenario(
         path,
@@ -296,7 +300,7 @@ def _scenario(node: yaml.Node, path: Path) -> Scenario:
     return scenario
 
 
-def _check_routes(node: yaml.Node, scenario: Scenario) -> None:
+def _check_routes(node: y.Node, scenario: Scenario) -> None:
     routes, consumers = scenario.edge.routes, scenario.load.consumers
     for name, route in routes.items():
         if route.into != UPSTREAM and route.into not in consumers:
@@ -314,12 +318,14 @@ def _check_routes(node: yaml.Node, scenario: Scenario) -> None:
                 place = y.node_at(node, group, "modules" if group == "edge" else "consumers", name)
                 raise Wrong(place, f"the name {quoted(name)} is taken by the scenario itself")
             taken.add(name)
+    if scenario.load.over == "amqp" and len(scenario.outputs) > 1:
+        raise Wrong(y.node_at(node, "load", "over"), "over AMQP all routes have one output")
     upstream = [route.output for route in routes.values() if route.into == UPSTREAM]
     if len(set(upstream)) < len(upstream):
         raise Wrong(y.node_at(node, "edge", "routes"), "two routes lead from one output to the cloud")
 
 
-def _check_steps(node: yaml.Node, scenario: Scenario) -> None:
+def _check_steps(node: y.Node, scenario: Scenario) -> None:
     names = (
         *PARTS,
         *BYSTANDERS,
@@ -346,7 +352,7 @@ def _check_steps(node: yaml.Node, scenario: Scenario) -> None:
                     raise Wrong(y.node_at(item, key), f"{quoted(name)} is not known{hint}")
 
 
-def _check_expectations(node: yaml.Node, scenario: Scenario) -> None:
+def _check_expectations(node: y.Node, scenario: Scenario) -> None:
     expect = y.node_at(node, "expect")
     for one in scenario.expect:
         place = y.node_at(expect, one.name)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Final
 
 from runtime.faults.edge import RunFailed
+
+FILLER: Final = "filler"  # the file that fills it
+_LEFT_OUT = shutil.ignore_patterns(FILLER, "*-reserve")
 
 
 class Tmpfs:
@@ -23,6 +28,8 @@ class Tmpfs:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Keep what is on it for the bundle."""
+        shutil.copytree(self.path, self.path.with_name(f"{self.path.name}-content"), ignore=_LEFT_OUT)
         self._run("umount", "--lazy", str(self.path))
 
     def _run(self, *command: str) -> None:

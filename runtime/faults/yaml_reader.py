@@ -20,6 +20,10 @@ from messaging.text import quoted
 
 try:
     import yaml
+    from yaml import MappingNode
+    from yaml import Node as Node
+    from yaml import ScalarNode as ScalarNode
+    from yaml import SequenceNode as SequenceNode
 except ImportError as exc:  # it comes with the extra `faults`: an edge that runs has no use for it
     raise EnvironmentFault(
         "fault scripts need PyYAML; install it with `pip install 'edge-actors[faults]'`"
@@ -36,7 +40,7 @@ T = TypeVar("T")
 class Wrong(Exception):
     """What a node says cannot be; carries the node."""
 
-    def __init__(self, node: yaml.Node, what: str) -> None:
+    def __init__(self, node: Node, what: str) -> None:
         super().__init__(what)
         self.node = node
 
@@ -46,7 +50,7 @@ class Form(Generic[T]):
     """One sort of value."""
 
     looks: str  # in the words of the reference page
-    read: Callable[[yaml.Node], T]
+    read: Callable[[Node], T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class Spread:
         return chance.uniform(self.middle_s - self.around_s, self.middle_s + self.around_s)
 
 
-def load(path: Path, read: Callable[[yaml.Node], T]) -> T:
+def load(path: Path, read: Callable[[Node], T]) -> T:
     """Read a file.
 
     Raises:
@@ -111,21 +115,21 @@ def _place(mark: Any) -> str:
 # Readers
 
 
-def read_text(node: yaml.Node) -> str:
+def read_text(node: Node) -> str:
     """Return a text that is not empty."""
-    if not isinstance(node, yaml.ScalarNode) or not node.value.strip():
+    if not isinstance(node, ScalarNode) or not node.value.strip():
         raise Wrong(node, "a text is expected here")
     return str(node.value).strip()
 
 
-def read_name(node: yaml.Node) -> str:
+def read_name(node: Node) -> str:
     text = read_text(node)
     if not NAME.fullmatch(text):
         raise Wrong(node, f"{quoted(text)} is no name: small letters, digits and - are")
     return text
 
 
-def _amount(node: yaml.Node, text: str, units: Mapping[str, float], what: str) -> float:
+def _amount(node: Node, text: str, units: Mapping[str, float], what: str) -> float:
     found = _NUMBER.fullmatch(text.strip())
     if found is None or not found[2]:
         raise Wrong(
@@ -140,29 +144,29 @@ def _amount(node: yaml.Node, text: str, units: Mapping[str, float], what: str) -
     return value
 
 
-def _time_s(node: yaml.Node, text: str) -> float:
+def _time_s(node: Node, text: str) -> float:
     value = _amount(node, text, UNITS_S, "time")
     if value < 0:
         raise Wrong(node, f"{quoted(text.strip())} is less than nothing")
     return value
 
 
-def read_time_s(node: yaml.Node) -> float:
+def read_time_s(node: Node) -> float:
     return _time_s(node, read_text(node))
 
 
-def read_signed_time_s(node: yaml.Node) -> float:
+def read_signed_time_s(node: Node) -> float:
     return _amount(node, read_text(node), UNITS_S, "time")
 
 
-def read_whole_seconds(node: yaml.Node) -> int:
+def read_whole_seconds(node: Node) -> int:
     seconds = read_time_s(node)
     if seconds < 1 or seconds != int(seconds):
         raise Wrong(node, f"{quoted(read_text(node))} is not in whole seconds, 1 or more")
     return int(seconds)
 
 
-def read_spread(node: yaml.Node) -> Spread:
+def read_spread(node: Node) -> Spread:
     middle, sign, around = read_text(node).partition("±")
     spread = Spread(_time_s(node, middle), _time_s(node, around) if sign else 0.0)
     if spread.around_s > spread.middle_s:
@@ -170,14 +174,14 @@ def read_spread(node: yaml.Node) -> Spread:
     return spread
 
 
-def read_size_bytes(node: yaml.Node) -> int:
+def read_size_bytes(node: Node) -> int:
     value = _amount(node, read_text(node), UNITS_BYTES, "size")
     if value < 0 or value != int(value):
         raise Wrong(node, f"{quoted(read_text(node))} is no number of bytes")
     return int(value)
 
 
-def read_rate(node: yaml.Node) -> float:
+def read_rate(node: Node) -> float:
     number, slash, unit = read_text(node).partition("/")
     try:
         rate = float(number)
@@ -188,17 +192,17 @@ def read_rate(node: yaml.Node) -> float:
     return rate / (60 if unit.strip() == "min" else 1)
 
 
-def read_switch(node: yaml.Node) -> bool:
+def read_switch(node: Node) -> bool:
     text = read_text(node)
     if text not in ("true", "false"):
         raise Wrong(node, f"{quoted(text)} is neither true nor false")
     return text == "true"
 
 
-def number(low: float, high: float, *, whole: bool = True) -> Callable[[yaml.Node], Any]:
+def number(low: float, high: float, *, whole: bool = True) -> Callable[[Node], Any]:
     """Return a reader of a number between two, which are allowed."""
 
-    def read(node: yaml.Node) -> float:
+    def read(node: Node) -> float:
         text = read_text(node)
         try:
             value: float = int(text) if whole else float(text)
@@ -211,10 +215,10 @@ def number(low: float, high: float, *, whole: bool = True) -> Callable[[yaml.Nod
     return read
 
 
-def one_of(valid: Sequence[str]) -> Callable[[yaml.Node], str]:
+def one_of(valid: Sequence[str]) -> Callable[[Node], str]:
     """Return a reader of one of these words."""
 
-    def read(node: yaml.Node) -> str:
+    def read(node: Node) -> str:
         text = read_text(node)
         if text not in valid:
             hint = did_you_mean(text, valid) or f"; known here: {', '.join(valid)}"
@@ -224,9 +228,9 @@ def one_of(valid: Sequence[str]) -> Callable[[yaml.Node], str]:
     return read
 
 
-def read_entries(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
+def read_entries(node: Node) -> list[tuple[Node, Node]]:
     """Return the entries of a mapping that is not empty, keys first."""
-    if not isinstance(node, yaml.MappingNode) or not node.value:
+    if not isinstance(node, MappingNode) or not node.value:
         raise Wrong(node, "`name: value` lines are expected here")
     seen: set[str] = set()
     for key, _ in node.value:
@@ -236,7 +240,7 @@ def read_entries(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
     return list(node.value)
 
 
-def read_fields(node: yaml.Node, fields: Iterable[Field], what: str = "") -> dict[str, Any]:
+def read_fields(node: Node, fields: Iterable[Field], what: str = "") -> dict[str, Any]:
     """Return the values of a mapping by the keys of Python; what is left out has its default."""
     known = {field.name: field for field in fields}
     found: dict[str, Any] = {}
@@ -253,39 +257,39 @@ def read_fields(node: yaml.Node, fields: Iterable[Field], what: str = "") -> dic
     return found
 
 
-def node_at(node: yaml.Node, *names: str) -> yaml.Node:
+def node_at(node: Node, *names: str) -> Node:
     """Return the value behind a path of keys, as far as it is there."""
     for name in names:
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, MappingNode):
             break
         node = next((value for key, value in node.value if key.value == name), node)
     return node
 
 
-def named(read: Callable[[yaml.Node], T]) -> Callable[[yaml.Node], dict[str, T]]:
+def named(read: Callable[[Node], T]) -> Callable[[Node], dict[str, T]]:
     """Return a reader of a mapping of which the keys are names of the user's."""
 
-    def read_all(node: yaml.Node) -> dict[str, T]:
+    def read_all(node: Node) -> dict[str, T]:
         return {read_name(key): read(value) for key, value in read_entries(node)}
 
     return read_all
 
 
-def texts(node: yaml.Node) -> dict[str, str]:
+def texts(node: Node) -> dict[str, str]:
     """Return a mapping of texts; numbers and switches are taken as they are written."""
     found: dict[str, str] = {}
     for key, value in read_entries(node):
-        if not isinstance(value, yaml.ScalarNode):
+        if not isinstance(value, ScalarNode):
             raise Wrong(value, "a text is expected here")
         found[read_text(key)] = str(value.value)
     return found
 
 
-def list_of(read: Callable[[yaml.Node], T]) -> Callable[[yaml.Node], tuple[T, ...]]:
+def list_of(read: Callable[[Node], T]) -> Callable[[Node], tuple[T, ...]]:
     """Return a reader of a list that is not empty."""
 
-    def read_all(node: yaml.Node) -> tuple[T, ...]:
-        if not isinstance(node, yaml.SequenceNode) or not node.value:
+    def read_all(node: Node) -> tuple[T, ...]:
+        if not isinstance(node, SequenceNode) or not node.value:
             raise Wrong(node, "a list is expected here, such as [hub, agent]")
         return tuple(read(item) for item in node.value)
 

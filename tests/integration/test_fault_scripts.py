@@ -131,6 +131,23 @@ def test_a_script_that_is_wrong_is_refused_before_anything_starts(tmp_path: Path
     assert not any(scratch.iterdir())
 
 
+def test_without_pyyaml_it_is_told_what_to_install() -> None:
+    program = "import sys; sys.modules['yaml'] = None; from runtime.cli.main import main; main()"
+    script = str(ROOT / "scripts" / "faults" / "hub-kill.yaml")
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, "faults", "check", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
+    )
+
+    assert done.returncode == 1
+    assert "install it with `pip install 'edge-actors[faults]'`" in done.stderr
+
+
 def test_what_this_machine_lacks_is_told_and_nothing_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,9 @@ EXAMPLES: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
 
 def scenario(name: str, value: Any) -> Scenario:
     edge = EdgeOfScenario({}, "own", "Mqtt", {}, {}, {}, 7200, 0, 0)
-    return Scenario(Path("x.yaml"), "x", "", edge, Load(1, 1.0, 128, {}), (), (Expectation(name, value),), ())
+    return Scenario(
+        Path("x.yaml"), "x", "", edge, Load(1, 1.0, 128, "mqtt", {}), (), (Expectation(name, value),), ()
+    )
 
 
 @pytest.mark.parametrize(("name", "value", "good", "bad"), EXAMPLES, ids=[row[0] for row in EXAMPLES])
