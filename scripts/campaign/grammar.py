@@ -88,7 +88,8 @@ def _checkpoint_failure(chance: random.Random) -> list[Step]:
     """Lose what tells the store that something was delivered; only its next start finds that out."""
     drop = {"fault": "drop envelopes", "to": "hub/store", "kind": "Delivered"}
     lost = {"at": _ms(chance, 300, 3000), **drop, "count": chance.randint(1, 4), "skip": chance.randint(0, 9)}
-    return [lost, {"after": "recovered", "fault": "kill", "who": "hub"}]
+    kill = {"after": "step checkpoint", "plus": "500 ms", "fault": "kill", "who": "hub"}
+    return [{"name": "checkpoint", **lost}, kill]
 
 
 def _envelopes(
