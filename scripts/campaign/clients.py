@@ -202,7 +202,7 @@ class Publisher(_Client):
 class Consumer(_Client):
     """Notes every message: how often it came, and whether first occurrences came in order.
 
-    What comes again is *redelivered* when it is one of the last `window` messages of its output that came over
+    What comes again is *redelivered* when it is one of the last `window` messages of its output that came on
     earlier connections: the hub may not know that they arrived. Of its output, for what has a higher priority
     may come in front of it. Everything else is *repeated*, and needs a publisher that sent it again.
     """
