@@ -1,6 +1,13 @@
-"""`python -m scripts.campaign [SCENARIO …] [--kills N] [--cuts N] [--seed S] [--keep FOLDER] [--json FILE]`.
+"""Tries to break our promises: kills, power cuts, and scripts drawn from a grammar of all faults.
 
-Exit code 1: a promise was broken. 3: it was not, but a control was not caught either, so nothing is proven.
+    python -m scripts.campaign [WHAT …] [--seed S] [--kills N] [--cuts N] [--scripts N] [--json FILE] …
+    python -m scripts.campaign mutants [NAME …] [--table]
+    python -m scripts.campaign report FILE …
+
+WHAT is a scenario beside this file, `random` (scripts from the grammar), `day`, or a file; without a word it
+is all of them. Exit code 1: a promise was broken. 3: it was not, but a control was not caught either, so
+nothing is proven. `mutants` runs deliberate defects of the product, `report` makes a table of what `--json`
+has written.
 """
 
 from __future__ import annotations
@@ -8,33 +15,40 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import random
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from messaging.nearest import did_you_mean
 from runtime.faults import recording
+from scripts.campaign import mutants
 from scripts.campaign import scenario as scenarios
-from scripts.campaign.books import Findings
+from scripts.campaign.drawn import DAY, RANDOM, scripts
+from scripts.campaign.drawn import run as run_drawn
+from scripts.campaign.report import KEPT, Report, table
 from scripts.campaign.run import run
 from scripts.campaign.scenario import BadScenario, PowerCut, Scenario
 
-KEPT: Final = 0
-BROKEN: Final = 1
 USAGE: Final = 2
-VOID: Final = 3
+DRAWN: Final = (RANDOM, DAY)  # besides the scenarios, which are files
+SCRIPTS: Final = 5
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the campaign that a command line asks for; returns the exit code."""
-    known = ", ".join(scenarios.names())
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["mutants"]:
+        return mutants.main(words[1:])
+    if words[:1] == ["report"]:
+        print(table([json.loads(Path(name).read_text()) for name in words[1:]]), end="")
+        return KEPT
+    known = ", ".join((*scenarios.names(), *DRAWN))
     parser = argparse.ArgumentParser(prog="scripts.campaign", description="faults under load")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{known}, or a file; default: all")
+    parser.add_argument("--scripts", type=_positive, default=SCRIPTS, help=f"random ones; default: {SCRIPTS}")
     parser.add_argument(
         "--kills", type=_positive, help="of each scenario that kills; default: as its file says"
     )
@@ -43,11 +57,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="empty folder for homes and logs, kept")
     parser.add_argument("--json", type=Path, help="file for the report")
     arguments = parser.parse_args(words)
+    seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
+    what = arguments.scenarios or (*scenarios.names(), *DRAWN)
     try:
         wanted = [
             scaled(scenarios.load(_path(name)), arguments.kills, arguments.cuts)
-            for name in arguments.scenarios or scenarios.names()
+            for name in what
+            if name not in DRAWN
         ]
+        drawn = scripts(what, arguments.scripts, seed)
     except BadScenario as exc:
         print(f"error: {exc}", file=sys.stderr)
         return USAGE
@@ -58,7 +76,6 @@ def main(words: Sequence[str] | None = None) -> int:
     if reason:
         print(f"error: {reason}", file=sys.stderr)
         return USAGE
-    seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="ea-campaign-") as temporary:
         report = Report(seed)
@@ -69,6 +86,10 @@ def main(words: Sequence[str] | None = None) -> int:
                 findings = run(scenario, seed, folder, control)
                 print(findings.text(scenario.expect), flush=True)
                 report.add(scenario, findings)
+        for name, (its_seed, text) in drawn.items():
+            folder = arguments.keep or Path(temporary)
+            report.add_drawn(name, run_drawn(name, its_seed, text, folder, keep=bool(arguments.keep)))
+            print(report.last, flush=True)
     print(report.verdict())
     if arguments.json:
         arguments.json.write_text(json.dumps(report.json(), indent=1) + "\n")
@@ -91,58 +112,9 @@ def scaled(scenario: Scenario, kills: int | None, cuts: int | None) -> Scenario:
     return dataclasses.replace(scenario, step=step)
 
 
-class Report:
-    """All runs of one campaign."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self._runs: list[tuple[Scenario, Findings]] = []
-
-    def add(self, scenario: Scenario, findings: Findings) -> None:
-        """Take in a run of a scenario, or of one of its controls."""
-        self._runs.append((scenario, findings))
-
-    @property
-    def exit_code(self) -> int:
-        if any(
-            findings.problems(scenario.expect) for scenario, findings in self._runs if not findings.defect
-        ):
-            return BROKEN
-        return KEPT if all(f.is_caught for _, f in self._runs if f.defect) else VOID
-
-    def verdict(self) -> str:
-        """Return one line."""
-        runs = [findings for _, findings in self._runs if not findings.defect]
-        faults = sum(sum(f.faults.values()) for f in runs if not f.images)
-        images = sum(f.images for f in runs)
-        told = sum(f.acknowledged for f in runs)
-        counts = f"{faults} kills, {images} power cuts, {told} messages acknowledged"
-        if self.exit_code == BROKEN:
-            return f"BROKEN: {counts}; see the problems above; again with --seed {self.seed}"
-        if self.exit_code == VOID:
-            missed = ", ".join(
-                f"{f.scenario} with {f.defect}" for _, f in self._runs if f.defect and not f.lost
-            )
-            return f"VOID: {counts}, and no problem; but no loss was seen either in {missed}"
-        return f"KEPT: {counts}, 0 lost; each control was caught losing"
-
-    def json(self) -> dict[str, Any]:
-        """Return everything, for a program."""
-        return {
-            "seed": self.seed,
-            "verdict": {KEPT: "kept", BROKEN: "broken", VOID: "void"}[self.exit_code],
-            "system": {
-                "kernel": platform.release(),
-                "python": platform.python_version(),
-                "sqlite": sqlite3.sqlite_version,
-            },
-            "runs": [findings.json(scenario.expect) for scenario, findings in self._runs],
-        }
-
-
 def _path(name: str) -> Path:
-    known = scenarios.names()
-    if name in known:
+    known = (*scenarios.names(), *DRAWN)
+    if name in scenarios.names():
         return scenarios.FOLDER / f"{name}.yaml"
     if not Path(name).exists():
         hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"

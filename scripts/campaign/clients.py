@@ -202,9 +202,9 @@ class Publisher(_Client):
 class Consumer(_Client):
     """Notes every message: how often it came, and whether first occurrences came in order.
 
-    What comes again is *redelivered* when it is one of the last `window` messages that came over earlier
-    connections: the hub may not know that they arrived. Everything else is *repeated*, and needs a publisher
-    that sent it again.
+    What comes again is *redelivered* when it is one of the last `window` messages of its output that came on
+    earlier connections: the hub may not know that they arrived. Of its output, for what has a higher priority
+    may come in front of it. Everything else is *repeated*, and needs a publisher that sent it again.
     """
 
     def __init__(
@@ -227,7 +227,8 @@ class Consumer(_Client):
         self.misordered: list[str] = []
         self._outputs = outputs
         self._window = window
-        self._recent: dict[Key, int] = {}  # the last that came, and how many copies of each there are
+        # Of each output: the last that came, and how many copies of each there are.
+        self._recent: tuple[dict[Key, int], ...] = tuple({} for _ in range(outputs))
         self._may_come_again: dict[Key, int] = {}
         self._highest: dict[tuple[int, int], int] = {}
         self._reader = PublishReader()
@@ -266,7 +267,7 @@ class Consumer(_Client):
 
     def _connected(self, link: Link, early: bytes) -> None:
         self._reader = PublishReader()
-        self._may_come_again = dict(self._recent)
+        self._may_come_again = {key: copies for recent in self._recent for key, copies in recent.items()}
         if early:
             self._received(link, early)
 
@@ -282,11 +283,13 @@ class Consumer(_Client):
     def _note(self, publisher: int, sequence: int) -> None:
         key = publisher, sequence
         seen = self.seen.setdefault(publisher, set())
-        copies = self._recent.pop(key, 0)
+        output = output_of(sequence, self._outputs)
+        recent = self._recent[output]
+        copies = recent.pop(key, 0)
         if sequence not in seen:
             seen.add(sequence)
             copies += 1
-            lane = publisher, output_of(sequence, self._outputs)
+            lane = publisher, output
             before = self._highest.get(lane, 0)
             if sequence < before:
                 self.misordered.append(f"publisher {publisher}: {before} came before {sequence}")
@@ -297,9 +300,9 @@ class Consumer(_Client):
         else:
             self.repeated[key] += 1
             copies += 1
-        self._recent[key] = copies or 1
-        if len(self._recent) > self._window:
-            del self._recent[next(iter(self._recent))]
+        recent[key] = copies or 1
+        if len(recent) > self._window:
+            del recent[next(iter(recent))]
 
     def _turn(self, link: Link) -> None:
         """Only listens."""

@@ -43,20 +43,24 @@ class HastyConnection(sqlite3.Connection):
     """Says that a transaction is committed, and commits it with a later one."""
 
     _since_s: float | None = None  # since when a transaction has been open that is said to be committed
+    _is_going_on: bool = False  # another one has begun in it; half of that must not be committed
 
     def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
         word = sql.strip().partition(" ")[0].upper()
         if word in ("COMMIT", "END"):
+            self._is_going_on = False
             if self._since_s is None:
                 self._since_s = time.monotonic()
             return super().execute("SELECT 1")
         if word == "BEGIN" and self._since_s is not None:
             if time.monotonic() - self._since_s < DEFER_S:
+                self._is_going_on = True
                 return super().execute("SELECT 1")
             self._commit_now()
         elif word == "ROLLBACK":
             self._since_s = None
-        elif word == "PRAGMA":
+            self._is_going_on = False
+        elif word == "PRAGMA" and not self._is_going_on:
             self._commit_now()
         return super().execute(sql, *arguments)
 

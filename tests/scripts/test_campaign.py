@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from runtime.faults import recording
-from scripts.campaign.__main__ import BROKEN, KEPT, USAGE, VOID, Report, main, scaled
+from scripts.campaign.__main__ import USAGE, main, scaled
 from scripts.campaign.books import Findings
+from scripts.campaign.hub_main import HastyConnection
+from scripts.campaign.report import BROKEN, KEPT, VOID, Report
 from scripts.campaign.run import run
 from scripts.campaign.scenario import FOLDER, Control, PowerCut, Scenario, Spread, load
 
@@ -63,6 +66,23 @@ def test_kills_catch_a_hub_that_acknowledges_before_it_commits(tmp_path: Path) -
     findings = run(KILL_HUB, SEED, tmp_path, Control("PUBACK before commit", times=5))
 
     assert findings.is_caught, findings.text({})
+
+
+def test_a_hasty_hub_commits_whole_transactions_though_late(tmp_path: Path) -> None:
+    hasty = sqlite3.connect(tmp_path / "db", factory=HastyConnection, isolation_level=None)
+    hasty.execute("CREATE TABLE t (x)")
+    hasty.execute("BEGIN IMMEDIATE")
+    hasty.execute("INSERT INTO t VALUES (1)")
+    hasty.execute("COMMIT")
+    hasty.execute("BEGIN IMMEDIATE")
+    hasty.execute("INSERT INTO t VALUES (2)")
+
+    hasty.execute("PRAGMA page_count").fetchone()  # as the store does, to see how much space is left
+
+    assert sqlite3.connect(tmp_path / "db").execute("SELECT x FROM t").fetchall() == []
+    hasty.execute("COMMIT")
+    hasty.execute("PRAGMA page_count").fetchone()
+    assert sqlite3.connect(tmp_path / "db").execute("SELECT x FROM t").fetchall() == [(1,), (2,)]
 
 
 @pytest.mark.usefixtures("needs_strace")

@@ -326,6 +326,16 @@ def test_what_a_consumer_had_grows_with_the_time_of_the_cut() -> None:
     assert arrived.by(float("inf")) == {"near": {(1, 1), (1, 2), (1, 3)}}
 
 
+def test_what_has_a_higher_priority_pushes_nothing_out_of_the_window() -> None:
+    consumer = Consumer(NOWHERE, dict, outputs=2, window=TURNS)
+    low, high = range(1, TURNS + 1), range(TURNS + 1, 2 * TURNS + 1)
+
+    connected(consumer, *low, *high)
+    connected(consumer, *low)
+
+    assert (consumer.redelivered, consumer.repeated.total()) == (TURNS, 0)
+
+
 def test_only_so_many_details_are_kept() -> None:
     findings = Findings("test", 0)
     for number in range(100):
