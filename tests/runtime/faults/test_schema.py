@@ -316,6 +316,6 @@ def test_the_script_of_the_readme_can_be_read(tmp_path: Path) -> None:
 
 
 def test_the_reference_page_is_what_the_format_says() -> None:
-    assert (ROOT / "runtime" / "FAULTS.md").read_text(encoding="utf-8") == reference(), (
-        "write it anew: edge-actors faults reference > runtime/FAULTS.md"
+    assert (ROOT / "runtime" / "docs" / "FAULTS.md").read_text(encoding="utf-8") == reference(), (
+        "write it anew: edge-actors faults reference > runtime/docs/FAULTS.md"
     )
