@@ -180,6 +180,7 @@ class _Connection:
                     self._advance(packet)
                     if self._wanted_bytes:
                         break
+                    takes_runs = self._takes_runs and self.state is State.CONNECTED
                     decoders = self._receivable[self.state]
         except RemoteProtocolError as exc:
             self.offence = exc

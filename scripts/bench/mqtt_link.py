@@ -7,15 +7,25 @@ measured.
 
 import socket
 import ssl
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from scripts.bench import mqtt_wire
 
 READ_BYTES = 256 * 1024
-_buffer = memoryview(bytearray(READ_BYTES))  # of all links: to take as much for each read would cost more
 RECORD_BYTES = 16 * 1024  # the largest TLS record; a shorter read would leave decrypted bytes behind
 HANDSHAKE_LIMIT_S = 25  # a hub may keep CONNECT waiting for up to 20 s
+
+
+class _Buffer(threading.local):
+    """What all links of a thread read into: to take as much for each read would cost more."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(READ_BYTES))
+
+
+_buffer = _Buffer()
 
 
 class BrokerRefused(Exception):
@@ -71,10 +81,11 @@ class Link:
         Raises:
             ConnectionResetError: the broker closed the connection.
         """
-        size = self.socket.recv_into(_buffer)
+        buffer = _buffer.view
+        size = self.socket.recv_into(buffer)
         if not size:
             raise ConnectionResetError("the broker closed the connection")
-        received = _buffer[:size]
+        received = buffer[:size]
         if not self._tls:
             return bytes(received)
         incoming, read = self._incoming, self._tls.read

@@ -128,6 +128,7 @@ def test_what_a_client_does_not_come_for_is_dropped_and_told(hub: HubProcess) ->
     away, publisher = user(hub, LEAF, clean=False), user(hub, M1)
     assert away.subscribe(("news", 1)) == (1,)
     away.close()
+    hub.wait_for_log(f"{LEAF}: connection lost")
 
     assert all(publisher.publish("news", b"%d" % number) for number in range(1_100))
 

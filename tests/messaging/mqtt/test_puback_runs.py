@@ -103,6 +103,17 @@ def test_pubacks_behind_disconnect_are_refused_though_they_are_remembered() -> N
         server.receive_data(encode_puback_many([5]))
 
 
+@pytest.mark.parametrize("before", [b"", encode_puback_many([4])], ids=["alone", "behind others"])
+def test_a_puback_behind_disconnect_in_the_same_read_acknowledges_nothing(before: bytes) -> None:
+    """A client that leaves may still acknowledge what it will never look at [MQTT-3.14.4-2]."""
+    server = connected()
+
+    packets = server.receive_data(before + Disconnect().encode() + encode_puback_many([5, 6]))
+
+    assert spread(packets) == [*([PubAck(4)] if before else []), Disconnect()]
+    assert server.offence is not None
+
+
 def test_answers_are_their_packets_in_order() -> None:
     data = encode_answers([PUBACK | 1, PUBREC | 2, PUBCOMP | 65_535, PUBACK | 256])
 
