@@ -29,24 +29,9 @@ from messaging.mqtt.packets import (
 )
 from messaging.mqtt.publish import MOST_REMEMBERED_READS
 from tests.messaging.mqtt import strategies
+from tests.messaging.mqtt.connected import connected, spread
 
 IDS = st.integers(1, 65_535)
-
-
-def connected() -> ServerConnection:
-    server = ServerConnection(takes_runs=True)
-    server.receive_data(Connect("d").encode())
-    server.send(ConnAck(ReturnCode.ACCEPTED))
-    server.authenticated()
-    return server
-
-
-def spread(packets: list[Packet]) -> list[Packet]:
-    """Return each PUBACK as a packet of its own."""
-    found: list[Packet] = []
-    for packet in packets:
-        found += map(PubAck, packet.packet_ids) if isinstance(packet, PubAcks) else [packet]
-    return found
 
 
 def test_pubacks_of_one_read_are_one_packet_up_to_what_is_something_else() -> None:

@@ -11,46 +11,21 @@ from hypothesis import strategies as st
 from messaging.errors import RemoteProtocolError
 from messaging.mqtt.connection import ServerConnection
 from messaging.mqtt.packets import (
-    ConnAck,
-    Connect,
     Packet,
     PingReq,
-    PubAck,
-    PubAcks,
     Publish,
     Publishes,
-    ReturnCode,
     encode_publish,
     encode_publishes,
 )
 from tests.messaging.mqtt import strategies
+from tests.messaging.mqtt.connected import connected, spread
 
 LIMIT_BYTES = 20_000
 TOPICS = ("a", "a/b", "devices/d/messages/events/%24.on=out1", "dévices")
 # Often the same twice, and lengths around those at which the remaining length takes another byte.
 LENGTHS = st.sampled_from([0, 1, 2, 100, 110, 119, 120, 121, 122, 256, 16_370, 16_380])
 RUN = st.tuples(st.sampled_from(TOPICS), LENGTHS, st.integers(1, 80))
-
-
-def connected(*, takes_runs: bool = True) -> ServerConnection:
-    server = ServerConnection(LIMIT_BYTES, takes_runs=takes_runs)
-    server.receive_data(Connect("d").encode())
-    server.send(ConnAck(ReturnCode.ACCEPTED))
-    server.authenticated()
-    return server
-
-
-def spread(packets: list[Packet]) -> list[Packet]:
-    """Return each packet of a run by itself."""
-    found: list[Packet] = []
-    for packet in packets:
-        if isinstance(packet, Publishes):
-            found += packet.singly()
-        elif isinstance(packet, PubAcks):
-            found += map(PubAck, packet.packet_ids)
-        else:
-            found.append(packet)
-    return found
 
 
 def stream_of(runs: list[tuple[str, int, int]]) -> list[Packet]:
@@ -78,7 +53,7 @@ def received(server: ServerConnection, stream: bytes, cuts: list[int]) -> tuple[
 def test_publishes_of_one_read_to_one_topic_are_one_packet() -> None:
     sent = [Publish("t", b"one", 1, 7), Publish("t", b"two", 1, 65_535), Publish("t", b"three", 1, 1)]
 
-    [run] = connected().receive_data(b"".join(packet.encode() for packet in sent))
+    [run] = connected(LIMIT_BYTES).receive_data(b"".join(packet.encode() for packet in sent))
 
     assert run == Publishes("t", [b"one", b"two", b"three"], [7, 65_535, 1])
 
@@ -100,7 +75,7 @@ def test_a_run_ends_where_something_else_comes(other: Packet) -> None:
     data = b"".join(packet.encode() for packet in (first, second, other, first, second))
 
     run = Publishes("t", [b"x", b"y"], [1, 2])
-    assert connected().receive_data(data) == [run, other, run]
+    assert connected(LIMIT_BYTES).receive_data(data) == [run, other, run]
 
 
 @given(st.lists(RUN, max_size=6), st.lists(st.integers(0, 100_000), max_size=8))
@@ -110,16 +85,16 @@ def test_runs_say_what_was_sent_however_they_are_cut(
     sent = stream_of(runs)
     stream = b"".join(packet.encode() for packet in sent)
 
-    assert received(connected(), stream, cuts) == (sent, "")
+    assert received(connected(LIMIT_BYTES), stream, cuts) == (sent, "")
 
 
 @given(st.lists(strategies.from_client, max_size=20), st.lists(st.integers(0, 2000)))
 def test_whatever_a_client_sends_means_the_same_in_runs(sent: list[Packet], cuts: list[int]) -> None:
     stream = b"".join(packet.encode() for packet in sent)
 
-    in_runs = received(connected(), stream, cuts)
+    in_runs = received(connected(LIMIT_BYTES), stream, cuts)
 
-    assert in_runs == received(connected(takes_runs=False), stream, cuts)
+    assert in_runs == received(connected(LIMIT_BYTES, takes_runs=False), stream, cuts)
 
 
 @given(
@@ -133,9 +108,9 @@ def test_damage_means_the_same_in_runs(
     for at, byte in damage:
         stream[at % len(stream)] = byte
 
-    in_runs = received(connected(), bytes(stream), [])
+    in_runs = received(connected(LIMIT_BYTES), bytes(stream), [])
 
-    assert in_runs == received(connected(takes_runs=False), bytes(stream), [])
+    assert in_runs == received(connected(LIMIT_BYTES, takes_runs=False), bytes(stream), [])
 
 
 @pytest.mark.parametrize("size", [1, 300, 17_000], ids=["short", "two length bytes", "three length bytes"])
@@ -146,13 +121,13 @@ def test_packet_id_0_in_a_run_ends_the_connection_behind_what_was_sound(size: in
     id_at = len(good[at]) - size - 2
     good[at] = good[at][:id_at] + b"\0\0" + good[at][id_at + 2 :]
 
-    assert received(connected(), b"".join(good), []) == (sent[:at], "packet id is 0")
+    assert received(connected(LIMIT_BYTES), b"".join(good), []) == (sent[:at], "packet id is 0")
 
 
 def test_a_packet_over_the_limit_in_a_run_is_refused() -> None:
     sent = [Publish("t", b"x" * size, 1, 1) for size in (15_000, 16_000, LIMIT_BYTES)]
 
-    packets, end = received(connected(), b"".join(packet.encode() for packet in sent), [])
+    packets, end = received(connected(LIMIT_BYTES), b"".join(packet.encode() for packet in sent), [])
 
     assert packets == sent[:2]
     assert "the limit is 20000" in end
