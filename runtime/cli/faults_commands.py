@@ -68,7 +68,7 @@ def check(file: Path, as_json: bool) -> int:
     from runtime.faults.needs import missing
 
     scenario = schema.load(file)
-    lacks = missing(scenario)
+    lacks = missing(scenario.needs)
     if as_json:
         print_json(
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import bisect
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -17,11 +17,12 @@ class Books:
     def __init__(self) -> None:
         self.arrived = 0  # with what came again
         self.first: dict[Key, int] = {}  # when each came first: as which of all
-        self.again: list[tuple[Key, int]] = []  # what came again, and how far behind
+        self.again: dict[Key, list[tuple[int, int]]] = {}  # as which of all, over which connection, each time
         self.damaged = 0  # came with another content than was sent
         self.misordered: list[str] = []
         self.connection = 0
-        self._last: dict[Key, tuple[int, int]] = {}  # when it came last, on which connection
+        self._marks: list[tuple[float, int]] = []  # when, by the wall clock, so many had arrived
+        self._first_connection: dict[Key, int] = {}
         self._highest: dict[tuple[int, int], int] = {}
 
     def reconnected(self) -> None:
@@ -31,36 +32,52 @@ class Books:
     def note(self, key: Key) -> None:
         """Take down one message."""
         self.arrived += 1
-        before = self._last.get(key)
-        self._last[key] = self.arrived, self.connection
-        if before is not None:
-            at, connection = before
-            # On the same connection nobody may deliver twice, so it is as far away as can be.
-            distance = self.arrived - at if connection != self.connection else 1 << 40
-            self.again.append((key, distance))
+        if key in self.first:
+            first = self.first[key], self._first_connection[key]
+            self.again.setdefault(key, [first]).append((self.arrived, self.connection))
             return
-        self.first[key] = self.arrived
+        self.first[key], self._first_connection[key] = self.arrived, self.connection
         lane = key.publisher, key.output
         highest = self._highest.get(lane, 0)
         if key.sequence < highest:
             self.misordered.append(f"publisher {key.publisher}: {highest} came before {key.sequence}")
         self._highest[lane] = max(highest, key.sequence)
 
+    def mark(self, at_s: float) -> None:
+        """Note the time, in seconds since 1970, by which all that came is there."""
+        self._marks.append((at_s, self.arrived))
+
+    def arrived_by(self, at_s: float) -> int:
+        """Return how many had arrived by a time that was marked, with what came again."""
+        before = bisect.bisect_right(self._marks, at_s, key=lambda mark: mark[0])
+        return self._marks[before - 1][1] if before else 0
+
+    @property
+    def arrived_again(self) -> int:
+        """How many came that had come before."""
+        return self.arrived - len(self.first)
+
     def unexplained(self, sent_again: Mapping[int, Mapping[int, int]], window: int) -> list[Key]:
         """Return what came again without a reason.
 
         Args:
-            sent_again: How often each publisher sent each of its messages again.
-            window: How far behind its last occurrence a message may be delivered again.
+            sent_again: How often each publisher sent each of its messages again: so many more may be stored.
+            window: How far behind its last occurrence a message may be delivered again over another
+                connection, once for each that is stored.
         """
-        excused: Counter[Key] = Counter()
         found = []
-        for key, distance in self.again:
-            if distance <= window:
-                continue
-            excused[key] += 1
-            if excused[key] > sent_again.get(key.publisher, {}).get(key.sequence, 0):
-                found.append(key)
+        for key, arrivals in self.again.items():
+            stored, excuses = 1, sent_again.get(key.publisher, {}).get(key.sequence, 0)
+            (last, connection), nth, before = arrivals[0], 1, None
+            for at, now_connection in arrivals[1:]:
+                if now_connection != connection:
+                    connection, nth, before = now_connection, 0, last
+                nth, last = nth + 1, at
+                if nth <= stored and before is not None and at - before <= window:
+                    continue
+                stored += 1
+                if stored - 1 > excuses:
+                    found.append(key)
         return found
 
     def missing(self, owed: Iterable[Key]) -> list[Key]:

@@ -87,7 +87,9 @@ class WrongKey(Fault):
                 if answer in (ReturnCode.BAD_USER_NAME_OR_PASSWORD, ReturnCode.NOT_AUTHORIZED):
                     self.count += 1
                 elif answer is ReturnCode.ACCEPTED:
-                    self.scene.problems.append(f"somebody with a wrong key was let in as {account.identity}")
+                    self.scene.findings.failures.append(
+                        f"somebody with a wrong key was let in as {account.identity}"
+                    )
         return None
 
 

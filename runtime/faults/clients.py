@@ -233,8 +233,8 @@ class Publisher(Client):
         self.number = number
         self.sent = 0
         self.acknowledged: set[int] = set()
+        self.told: list[tuple[float, list[int]]] = []  # when, by the wall clock, and of what
         self.times_sent_again: dict[int, int] = {}
-        self.last_acknowledged_s = 0.0
         base = topics.events_topic(account.identity)
         self._topics = [f"{base}/%24.on={output}" for output in outputs]
         self._size = size
@@ -257,7 +257,7 @@ class Publisher(Client):
 
     def _took(self, numbers: list[int]) -> None:
         if numbers:
-            self.last_acknowledged_s = time.monotonic()
+            self.told.append((time.time(), numbers))
         for sequence in numbers:
             self._unacknowledged.pop(sequence, None)
             self.acknowledged.add(sequence)
@@ -328,3 +328,6 @@ class Consumer(Client):
                 books.note(key_in(message.payload))
             except ValueError:
                 books.damaged += 1
+        now_s = time.time()  # before it is acknowledged: nobody can have known it earlier
+        for books in self.books.values():
+            books.mark(now_s)

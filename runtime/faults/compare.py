@@ -81,7 +81,7 @@ def compare(scene: Scene, ledger: Ledger, findings: Findings) -> None:
         if again:
             findings.note(f"route {name}: came again without a reason: number {told(again)}")
         findings.received += len(books.first)
-        findings.received_again += len(books.again)
+        findings.received_again += books.arrived_again
         if row.expired and not route.ttl_s and route.into != UPSTREAM:
             findings.imbalances.append(f"{row.expired} messages of route {name} expired, which has no limit")
         if row.delivered > books.arrived + books.damaged and route.into != UPSTREAM:

@@ -116,7 +116,8 @@ _ALL: Final = (
     ExpectationKind(
         "duplicates",
         Form("`within 3000 messages`", _within),
-        "what came again was one of the last so many, or was sent again by its publisher",
+        "what came again was one of the last so many over another connection, or was sent again by its "
+        "publisher",
         _anything,
     ),
     ExpectationKind("ledger", y.choice("balanced"), "its equations hold in the end", _anything),

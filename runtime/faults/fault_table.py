@@ -180,6 +180,7 @@ _ALL: Final = (
         "power cut",
         "everything is killed; of what was not synced the disk keeps what it likes",
         "lives that ended so",
+        (Field("moments", y.NUMBER, "other moments of the life whose disk is looked into as well", 0),),
         needs=("strace",),
     ),
     # machine

@@ -23,6 +23,8 @@ class Findings:
     received: int = 0  # different messages, by consumers and cloud
     received_again: int = 0
     sent_again: int = 0
+    moments: int = 0  # of a recorded life, at which the power might have failed as well
+    waiting: int = 0  # messages found on the disks of these
     lost: int = 0
     out_of_order: int = 0
     unexplained: int = 0  # came again without a reason
@@ -58,6 +60,8 @@ class Findings:
             for name, count in self.counts.items()
             if count == 0
         ]
+        if self.moments and not self.waiting:
+            found.append(f"no message was on the disks of {self.moments} moments: they prove nothing")
         return found + self.failures
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import shutil
 import socket
@@ -15,10 +16,12 @@ from actors.security import RenewalDue
 from messaging.client import Client
 from runtime import certificates
 from runtime.docker_engine import DEFAULT_SOCKET, engine_socket
+from runtime.faults import moments
 from runtime.faults.clock import seen_clock, set_clock
 from runtime.faults.edge import LIMIT_S, RunFailed
 from runtime.faults.hub_main import record_next_hub
 from runtime.faults.power import RecordedDisk
+from runtime.faults.recording import Reader
 from runtime.faults.scene import Fault
 from runtime.key_store import KeyStore
 
@@ -42,6 +45,12 @@ class PowerCut(Fault):
     def begin(self, nth: int) -> float | None:
         scene, edge = self.scene, self.scene.edge
         edge.wait_until_well()
+        if self.values["moments"]:  # a life in which nothing is stored shows nothing
+            told = [len(publisher.told) for publisher in scene.publishers]
+            edge.wait_for(
+                lambda: all(len(p.told) > n for p, n in zip(scene.publishers, told, strict=True)),
+                "each publisher is told that something is stored",
+            )
         tracer = _tracer_of(edge.pid_of("edgeHub"))
         if not tracer:
             raise RunFailed(f"the hub is not recorded; may strace trace here? log: {edge.log}")
@@ -55,7 +64,7 @@ class PowerCut(Fault):
         edge.kill_everything()  # not before: the recorder has the mark of the edge, too
         chance = scene.chance("power", self.step, nth)
         assert scene.disk is not None
-        scene.disk.replay(self._trace)
+        self._replay(scene.disk, chance)
         scene.disk.put_down(scene.disk.after_cut(chance), chance)
         shutil.rmtree(edge.run.path, ignore_errors=True)  # /run is in memory
         self.count += 1
@@ -66,6 +75,17 @@ class PowerCut(Fault):
     def go_on(self) -> float | None:
         self.scene.edge.start()
         return None
+
+    def _replay(self, disk: RecordedDisk, chance: random.Random) -> None:
+        chosen: set[int] = set()
+        if self.values["moments"]:
+            with self._trace.open("rb") as lines:
+                ended_s = [event.at_s for event in Reader(disk.home).events(lines)]
+            told_s = [at_s for publisher in self.scene.publishers for at_s, _ in publisher.told]
+            chosen = moments.choose(ended_s, told_s, self.values["moments"], chance)
+        for place, at_s in enumerate(disk.replay(self._trace)):
+            if place in chosen:
+                moments.look_into(self.scene, disk.after_cut(chance), at_s, chance)
 
 
 class MoveClock(Fault):

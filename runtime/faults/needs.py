@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +13,9 @@ from messaging.errors import EnvironmentFault
 from runtime.faults.scenario import Scenario
 
 
-def missing(scenario: Scenario) -> str:
-    """Return what a scenario needs and is not to be had here, with the way out; "" when it can run."""
-    return "; ".join(reason for need in scenario.needs if (reason := _NEEDS[need]()))
+def missing(needs: Sequence[str]) -> str:
+    """Return which needs of a scenario are not met here, with the way out; "" when it can run."""
+    return "; ".join(reason for need in needs if (reason := _NEEDS[need]()))
 
 
 def check_needs(scenario: Scenario) -> None:
@@ -24,7 +24,7 @@ def check_needs(scenario: Scenario) -> None:
     Raises:
         EnvironmentFault: it cannot; says why.
     """
-    reason = missing(scenario)
+    reason = missing(scenario.needs)
     if reason:
         raise EnvironmentFault(f"{scenario.path}: skipped: {reason}")
 

@@ -33,6 +33,7 @@ class Timeline:
         self._due: list[Due] = []
         self._waiting: dict[str, list[Step]] = {}  # by event
         self._left = {step.number: step.times for step in steps}
+        self._gaps: dict[int, list[float]] = {}  # of steps that repeat, before each that is not due yet
         self._seed = seed
         for step in steps:
             chance = chance_of(seed, "when", step.number)
@@ -40,10 +41,9 @@ class Timeline:
                 case At(spread):
                     self._add(Due(spread.draw(chance), step.number, 0))
                 case Every(spread, times):
-                    at_s = 0.0
-                    for nth in range(times):
-                        at_s += spread.draw(chance)
-                        self._add(Due(at_s, step.number, nth))
+                    first_s, *gaps = (spread.draw(chance) for _ in range(times))
+                    self._gaps[step.number] = gaps[::-1]
+                    self._add(Due(first_s, step.number, 0))
                 case After(event, _):
                     self._waiting.setdefault(event, []).append(step)
         self.told("start", 0.0)
@@ -59,8 +59,12 @@ class Timeline:
         return self._due[0].at_s if self._due else None
 
     def ended(self, due: Due, now_s: float) -> None:
-        """Note that a fault has happened and is over."""
+        """Note that a fault has happened and is over; the next of its step is due."""
         self._left[due.step] -= 1
+        if gaps := self._gaps.get(due.step):
+            gap_s = gaps.pop()
+            is_late = due.at_s + gap_s < now_s  # it took long: then there is the gap behind its end
+            self._add(Due(gap_s + (now_s if is_late else due.at_s), due.step, due.nth + 1))
         step = self._steps[due.step]
         if not self._left[due.step] and step.name:
             self.told(f"step {step.name}", now_s)

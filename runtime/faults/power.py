@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runtime.faults.disk import Disk
@@ -29,8 +29,8 @@ class RecordedDisk:
         self.home = home
         self.model = Disk(files_of(home))
 
-    def replay(self, trace: Path) -> None:
-        """Do what the recorded hub did.
+    def replay(self, trace: Path) -> Iterator[float]:
+        """Do what the recorded hub did, one call after the other; yields when each ended, by the wall clock.
 
         Raises:
             RecordingError: the recording holds what is not understood, or has missed something.
@@ -39,6 +39,7 @@ class RecordedDisk:
         with trace.open("rb") as lines:
             for event in reader.events(lines):
                 apply(self.model, event)
+                yield event.at_s
         self.compare_with_reality(reader.killed_in)
 
     def compare_with_reality(self, doubtful: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Records what a process does to the files of one folder and says on its TCP connections, by `strace`.
+"""Records what a process does to the files of one folder, by `strace`.
 
 The real system calls of the real process, with all data, in an order that keeps causes before effects: the
 kernel stops a thread at each call, so whatever another thread did because of it comes later. What this
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,7 +17,7 @@ from typing import Final, NamedTuple
 CALLS: Final = (
     "open,openat,openat2,creat,write,pwrite64,writev,pwritev,pwritev2,ftruncate,truncate,fallocate,fsync,"
     "fdatasync,sync,syncfs,rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlink,symlinkat,"
-    "sendto,sendmsg,sendmmsg,lseek,mmap,copy_file_range,sendfile,splice,io_uring_setup"
+    "lseek,mmap,copy_file_range,sendfile,splice,io_uring_setup"
 )
 MOST_BYTES: Final = 16 << 20  # of one call; longer ones are told by strace, and refused here
 SHARED_MEMORY: Final = "-shm"  # SQLite's index of its log: mapped, made anew after a crash, never synced
@@ -82,28 +81,7 @@ class Synced(NamedTuple):
     began: int
 
 
-class Sent(NamedTuple):
-    """Bytes to a TCP peer; its port says whose they are."""
-
-    moment: int
-    at_s: float
-    peer_port: int
-    data: bytes
-
-
-Event = Written | Resized | Created | Removed | Renamed | Synced | Sent
-
-
-def why_impossible() -> str:
-    """Return why nothing can be recorded here, with the way out; nothing when it can."""
-    try:
-        recorder = command(Path(os.devnull), ["true"])
-    except RecordingError as exc:
-        return str(exc)
-    done = subprocess.run(recorder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return f"power cuts need strace, and it may not trace here: {done.stderr.strip()}"
-    return ""
+Event = Written | Resized | Created | Removed | Renamed | Synced
 
 
 def command(trace: Path, program: Iterable[str]) -> list[str]:
@@ -142,8 +120,7 @@ _PATH = rb"<((?:\\x[0-9a-f]{2})+)>(?!\(deleted\))"  # a file that has no name an
 _FILE = re.compile(rb"^\d+" + _PATH)
 _RETURNED = re.compile(rb"^" + _PATH)
 _MAPPED = re.compile(rb", \d+" + _PATH)
-_PEER = re.compile(rb"^\d+<TCP(?:v6)?:\[.*?->.*?:(\d+)\]>")
-_WRITERS = {"write", "writev", "pwrite64", "pwritev", "pwritev2", "sendto", "sendmsg"}
+_WRITERS = {"write", "writev", "pwrite64", "pwritev", "pwritev2"}
 _POSITIONED = {"pwrite64": -1, "pwritev": -1, "pwritev2": -2}  # which argument from the end is the offset
 _NOT_UNDERSTOOD = {"link", "linkat", "copy_file_range", "sendfile", "splice", "sync", "syncfs", "truncate"}
 
@@ -187,19 +164,14 @@ class Reader:
                 raise RecordingError(f"line {moment} is no call: {text[:120]!r}")
             name, arguments, result, rest = call[1].decode(), call[2], call[3], call[4]
             if result == b"?":  # the process was killed in it: it may have been done
-                yield from self._killed_in(moment, at_s, name, arguments)
+                self._killed_in(arguments)
             elif not result.startswith(b"-"):
                 yield from self._done(moment, at_s, began, name, arguments, int(result, 0), rest)
-        for began, start in self._unfinished.values():
-            name, _, arguments = start.partition(b"(")
-            yield from self._killed_in(began, float("inf"), name.decode(), arguments)
+        for _, start in self._unfinished.values():
+            self._killed_in(start.partition(b"(")[2])
 
-    def _killed_in(self, moment: int, at_s: float, name: str, arguments: bytes) -> Iterator[Event]:
-        """What a peer was told may have arrived; what was done to a file was not synced, so it never was."""
-        port = _peer_port(arguments)
-        if name in _WRITERS and port is not None:
-            yield Sent(moment, at_s, port, _data(arguments))
-            return
+    def _killed_in(self, arguments: bytes) -> None:
+        """Note a file: what was done to it was not synced, so nobody knows whether it was."""
         for path in (_path_of_descriptor(arguments), *_paths(arguments)):
             if (file := self._name(path)) is not None:
                 self.killed_in.add(file)
@@ -273,18 +245,15 @@ class Reader:
             yield Resized(moment, at_s, file, 0)
 
     def _wrote(self, moment: int, at_s: float, name: str, arguments: bytes, count: int) -> Iterator[Event]:
-        port = _peer_port(arguments)
-        file = None if port is not None else self._name(_path_of_descriptor(arguments))
-        if port is None and file is None:
+        file = self._name(_path_of_descriptor(arguments))
+        if file is None:
             return
         if b'"...' in arguments:
             raise RecordingError(f"line {moment}: more than {MOST_BYTES} bytes in one call")
         data = _data(arguments)[:count]
         if len(data) < count:
             raise RecordingError(f"line {moment}: {name} of {count} bytes, {len(data)} of them recorded")
-        if port is not None:
-            yield Sent(moment, at_s, port, data)
-        elif file is not None and data:
+        if data:
             if name in _POSITIONED:
                 yield Written(moment, at_s, file, _number(arguments, _POSITIONED[name]), data)
                 return
@@ -319,11 +288,6 @@ def _paths(arguments: bytes) -> list[str]:
 def _path_of_descriptor(arguments: bytes) -> str:
     found = _FILE.match(arguments)
     return _path(found[1]) if found else ""
-
-
-def _peer_port(arguments: bytes) -> int | None:
-    found = _PEER.match(arguments)
-    return int(found[1]) if found else None
 
 
 def _data(arguments: bytes) -> bytes:

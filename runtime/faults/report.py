@@ -36,6 +36,10 @@ def text(scenario: Scenario, outcome: Outcome) -> str:
         f"  restarts: {', '.join(f'{name} {n}' for name, n in found.restarts.items() if n) or 'none'}; "
         f"failures of actors: {found.actor_failures}",
     ]
+    if found.moments:
+        lines.append(
+            f"  other moments of a power cut: {found.moments}, {found.waiting} messages on their disks"
+        )
     if found.bytes_per_min is not None:
         lines.append(f"  memory of the hub: {found.bytes_per_min / 1e6:+.1f} MB/min")
     if found.ledger:

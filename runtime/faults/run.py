@@ -30,6 +30,7 @@ SILENCE_S: Final = 10.0  # nothing new for so long: what is missing does not com
 RECOVERY_LIMIT_S: Final = 45.0
 WAIT_FOR_EVENT_S: Final = 60.0
 LOOK_FOR_RECOVERY_S: Final = 0.1
+DEAD_AFTER_S: Final = 10.0  # without an answer
 DEAD: Final = ("ended", "starting")  # states of actors with which nothing can be done
 
 
@@ -73,11 +74,11 @@ class _Run:
         edge = Edge(folder, scenario, settings, self._images(scenario, stack))
         numbers = {name: number for number, name in enumerate(scenario.load.publisher_names, 1)}
         reader = CloudReader(cloud.home if cloud else edge.home, numbers)
-        self._scene = Scene(scenario, seed, folder, edge, cloud, reader, stack, self._registry)
+        self._scene = Scene(scenario, seed, folder, edge, cloud, reader, findings, stack, self._registry)
         self._faults = {step.number: make_fault(self._scene, step) for step in scenario.steps}
         self._timeline = Timeline(scenario.steps, seed)
         self._going: list[tuple[float, int, _Going]] = []  # when to go on with it
-        self._ready: list[Due] = []  # due, and its step's last one is not over yet
+        self._ready: list[Due] = []  # due, and there is no agent yet
         self._turns = itertools.count()
         self._recovery: Recovery | None = None
         self._memory = Memory()
@@ -114,8 +115,6 @@ class _Run:
                 for client in scene.clients:
                     client.stop()
                 compare.add_clients(scene, findings)
-                findings.failures += scene.problems
-                findings.details += scene.notes
         finally:
             findings.left_after_down = scene.edge.down()
 
@@ -173,14 +172,13 @@ class _Run:
             time.sleep(LOOK_S)
 
     def _begin_what_is_ready(self) -> None:
-        """Begin each fault that is due, one of each step at a time.
+        """Begin each fault that is due.
 
         None without an agent: it may wait for its answers, and only another fault's going on starts one.
         """
         waiting, self._ready = self._ready, []
         for due in waiting:
-            is_going_on = any(going.due.step == due.step for _, _, going in self._going)
-            if is_going_on or not self._scene.edge.has_agent:
+            if not self._scene.edge.has_agent:
                 self._ready.append(due)
                 continue
             fault = self._faults[due.step]
@@ -271,10 +269,14 @@ class _Run:
         return all(row.pending == 0 for row in ledger.endpoints.values())
 
     def _look_at_actors(self) -> None:
-        actors = self._scene.edge.actors()
-        self._findings.dead_actors = [
-            address for address, values in actors.items() if values is None or values["state"] in DEAD
-        ]
+        ends_s = time.monotonic() + DEAD_AFTER_S
+        while True:
+            actors = self._scene.edge.actors()
+            self._findings.dead_actors = [
+                address for address, values in actors.items() if values is None or values["state"] in DEAD
+            ]
+            if not self._findings.dead_actors or time.monotonic() > ends_s:
+                break
         self._findings.actor_failures = sum(values["failures"] for values in actors.values() if values)
 
     def _look_at_restarts(self) -> None:

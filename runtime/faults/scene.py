@@ -13,6 +13,7 @@ from runtime.faults.clients import Client, Consumer, Publisher
 from runtime.faults.cloud import CloudBehindLine, CloudReader
 from runtime.faults.container_image import SlowRegistry
 from runtime.faults.edge import Edge, RunFailed
+from runtime.faults.findings import Findings
 from runtime.faults.plan import chance_of, in_turn
 from runtime.faults.power import RecordedDisk
 from runtime.faults.scenario import Scenario
@@ -28,14 +29,13 @@ class Scene:
     edge: Edge
     cloud: CloudBehindLine | None
     reader: CloudReader
+    findings: Findings
     stack: ExitStack = field(default_factory=ExitStack)  # what is closed when all is over
     registry: SlowRegistry | None = None
     disk: RecordedDisk | None = None  # of the hub, where the power will be cut
     publishers: list[Publisher] = field(default_factory=list)
     consumers: dict[str, Consumer] = field(default_factory=dict)
     hit: set[str] = field(default_factory=set)  # modules that a fault was meant for
-    notes: list[str] = field(default_factory=list)  # what happened, for the report
-    problems: list[str] = field(default_factory=list)  # that no expectation is about
 
     def chance(self, *of: object) -> random.Random:
         """Return where the random choices of one thing come from."""

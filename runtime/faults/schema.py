@@ -342,6 +342,9 @@ def _check_steps(node: y.Node, scenario: Scenario) -> None:
             raise Wrong(place, f"`{kind.name}` needs an edge with `cloud: behind a line`")
         if kind.needs_disk and not scenario.edge.disk_bytes:
             raise Wrong(y.node_at(item, "fault"), f"`{kind.name}` needs an edge with `disk`, such as 8 MB")
+        if kind.name == "power cut" and scenario.edge.disk_bytes:
+            place = y.node_at(node, "edge", "disk")
+            raise Wrong(place, "`power cut` is about the disk of the home; leave out `disk`")
         if kind.name == "slow pull" and SLOW not in images:
             raise Wrong(y.node_at(item, "fault"), f"`slow pull` needs a module with `image: {SLOW}`")
         for key, known in (("who", names), ("client", clients), ("module", containers)):

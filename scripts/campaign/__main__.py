@@ -4,16 +4,15 @@
     python -m scripts.campaign mutants [NAME …] [--table]
     python -m scripts.campaign report FILE …
 
-WHAT is a scenario beside this file, `random` (scripts from the grammar), `day`, or a file; without a word it
-is all of them. Exit code 1: a promise was broken. 3: it was not, but a control was not caught either, so
-nothing is proven. `mutants` runs deliberate defects of the product, `report` makes a table of what `--json`
-has written.
+WHAT is a scenario beside this file, `random` (scripts from the grammar), `day`, or a fault script of your
+own; without a word it is all of them. Exit code 1: a promise was broken. 3: it was not, but a fault never
+happened, so that nothing is proven. `mutants` runs deliberate defects of the product, `report` makes a table
+of what `--json` has written.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import random
 import sys
@@ -22,18 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from messaging.nearest import did_you_mean
-from runtime.faults import recording
+from messaging.errors import ConfigError
 from scripts.campaign import mutants
-from scripts.campaign import scenario as scenarios
-from scripts.campaign.drawn import DAY, RANDOM, scripts
-from scripts.campaign.drawn import run as run_drawn
 from scripts.campaign.report import KEPT, Report, table
-from scripts.campaign.run import run
-from scripts.campaign.scenario import BadScenario, PowerCut, Scenario
+from scripts.campaign.run import KNOWN, run, wanted
 
 USAGE: Final = 2
-DRAWN: Final = (RANDOM, DAY)  # besides the scenarios, which are files
 SCRIPTS: Final = 5
 
 
@@ -45,9 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if words[:1] == ["report"]:
         print(table([json.loads(Path(name).read_text()) for name in words[1:]]), end="")
         return KEPT
-    known = ", ".join((*scenarios.names(), *DRAWN))
+    known = ", ".join(KNOWN)
     parser = argparse.ArgumentParser(prog="scripts.campaign", description="faults under load")
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{known}, or a file; default: all")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{known}, or a file; default: all")
     parser.add_argument("--scripts", type=_positive, default=SCRIPTS, help=f"random ones; default: {SCRIPTS}")
     parser.add_argument(
         "--kills", type=_positive, help="of each scenario that kills; default: as its file says"
@@ -58,68 +51,25 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the report")
     arguments = parser.parse_args(words)
     seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
-    what = arguments.scenarios or (*scenarios.names(), *DRAWN)
     try:
-        wanted = [
-            scaled(scenarios.load(_path(name)), arguments.kills, arguments.cuts)
-            for name in what
-            if name not in DRAWN
-        ]
-        drawn = scripts(what, arguments.scripts, seed)
-    except BadScenario as exc:
+        scripts = wanted(arguments.what or KNOWN, seed, arguments.scripts, arguments.kills, arguments.cuts)
+        if arguments.keep and arguments.keep.exists() and any(arguments.keep.iterdir()):
+            raise ConfigError(f"--keep {arguments.keep}: not empty; name a new folder")
+    except ConfigError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return USAGE
-    if arguments.keep and arguments.keep.exists() and any(arguments.keep.iterdir()):
-        print(f"error: --keep {arguments.keep}: not empty; name a new folder", file=sys.stderr)
-        return USAGE
-    reason = recording.why_impossible() if any(one.is_power_cut for one in wanted) else ""
-    if reason:
-        print(f"error: {reason}", file=sys.stderr)
-        return USAGE
     print(f"seed {seed}", flush=True)
+    report = Report(seed)
     with tempfile.TemporaryDirectory(prefix="ea-campaign-") as temporary:
-        report = Report(seed)
-        for scenario in wanted:
-            for number, control in enumerate((*scenario.controls, None)):
-                folder = (arguments.keep or Path(temporary)) / f"{scenario.name}-{number}"
-                folder.mkdir(parents=True)
-                findings = run(scenario, seed, folder, control)
-                print(findings.text(scenario.expect), flush=True)
-                report.add(scenario, findings)
-        for name, (its_seed, text) in drawn.items():
-            folder = arguments.keep or Path(temporary)
-            report.add_drawn(name, run_drawn(name, its_seed, text, folder, keep=bool(arguments.keep)))
+        folder = arguments.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for script in scripts:
+            report.add(script.name, run(script, folder, keep=bool(arguments.keep)))
             print(report.last, flush=True)
+            if arguments.json:  # after each: a campaign is long
+                arguments.json.write_text(json.dumps(report.json(), indent=1) + "\n")
     print(report.verdict())
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.json(), indent=1) + "\n")
     return report.exit_code
-
-
-def scaled(scenario: Scenario, kills: int | None, cuts: int | None) -> Scenario:
-    """Return a scenario with another number of faults; controls stay as they are.
-
-    Cuts are spread over lives of the hub as in the file, and over at least one.
-    """
-    step = scenario.step
-    if isinstance(step.fault, PowerCut):
-        if cuts is not None:
-            lives = max(1, round(cuts / step.fault.images))
-            fault = dataclasses.replace(step.fault, images=-(-cuts // lives))
-            step = dataclasses.replace(step, times=lives, fault=fault)
-    elif kills is not None:
-        step = dataclasses.replace(step, times=kills)
-    return dataclasses.replace(scenario, step=step)
-
-
-def _path(name: str) -> Path:
-    known = (*scenarios.names(), *DRAWN)
-    if name in scenarios.names():
-        return scenarios.FOLDER / f"{name}.yaml"
-    if not Path(name).exists():
-        hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-        raise BadScenario(f"scenario {name!r}: neither one of ours nor a file{hint}")
-    return Path(name)
 
 
 def _positive(text: str) -> int:

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from scripts.campaign.books import Findings
-from scripts.campaign.drawn import Drawn
-from scripts.campaign.scenario import Scenario
+from scripts.campaign.run import DAY, RANDOM, Ran
 
 KEPT: Final = 0
 BROKEN: Final = 1
 VOID: Final = 3
+FIGURES: Final = ("kills", "cuts", "acknowledged", "lost", "out_of_order", "unexplained")
 
 
 class Report:
@@ -23,56 +22,38 @@ class Report:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.date = datetime.now(UTC).strftime("%Y-%m-%d")
-        self._runs: list[tuple[Scenario, Findings]] = []
-        self._drawn: list[Drawn] = []
+        self._ran: list[Ran] = []
         self._skipped: dict[str, str] = {}  # by name of a script: what this machine lacks for it
-        self.last = ""  # of the scripts that were drawn, in words
+        self.last = ""  # run, in words
 
-    def add(self, scenario: Scenario, findings: Findings) -> None:
-        """Take in a run of a scenario, or of one of its controls."""
-        self._runs.append((scenario, findings))
-
-    def add_drawn(self, name: str, drawn: Drawn | str) -> None:
-        """Take in a run of a script from the grammar, or why there was none."""
-        if isinstance(drawn, str):
-            self._skipped[name] = drawn
-            self.last = f"{name}: skipped: {drawn}"
+    def add(self, name: str, ran: Ran | str) -> None:
+        """Take in a run, or why there was none."""
+        if isinstance(ran, str):
+            self._skipped[name] = ran
+            self.last = f"{name}: skipped: {ran}"
         else:
-            self._drawn.append(drawn)
-            self.last = drawn.text()
+            self._ran.append(ran)
+            self.last = ran.text()
 
     @property
     def exit_code(self) -> int:
-        if any(one.is_broken for one in self._drawn):
+        if any(one.is_broken for one in self._ran):
             return BROKEN
-        if any(
-            findings.problems(scenario.expect) for scenario, findings in self._runs if not findings.defect
-        ):
-            return BROKEN
-        void = any(one.is_void for one in self._drawn)
-        return KEPT if not void and all(f.is_caught for _, f in self._runs if f.defect) else VOID
+        return VOID if any(one.is_void for one in self._ran) or not self._ran else KEPT
 
     def verdict(self) -> str:
         """Return one line."""
-        runs = [findings for _, findings in self._runs if not findings.defect]
-        kills = sum(sum(f.faults.values()) for f in runs if not f.images) + sum(d.kills for d in self._drawn)
-        cuts = sum(f.images for f in runs) + sum(d.cuts for d in self._drawn)
-        told = sum(f.acknowledged for f in runs) + sum(d.outcome.findings.acknowledged for d in self._drawn)
-        counts = f"{kills} kills, {cuts} power cuts, {len(self._drawn)} scripts, {told} messages acknowledged"
+        kills, cuts = sum(one.kills for one in self._ran), sum(one.cuts for one in self._ran)
+        told = sum(one.outcome.findings.acknowledged for one in self._ran)
+        counts = f"{kills} kills, {cuts} power cuts, {len(self._ran)} scripts, {told} messages acknowledged"
         if self._skipped:
             counts += f" ({len(self._skipped)} scripts skipped)"
         if self.exit_code == BROKEN:
             return f"BROKEN: {counts}; see the problems above; again with --seed {self.seed}"
         if self.exit_code == VOID:
-            missed = [
-                f"no loss was seen in {f.scenario} with {f.defect}"
-                for _, f in self._runs
-                if f.defect and not f.lost
-            ]
-            missed += [f"a fault of {d.scenario.name} never happened" for d in self._drawn if d.is_void]
-            return f"VOID: {counts}, and no problem; but {', '.join(missed)}"
-        controls = "; each control was caught losing" if any(f.defect for _, f in self._runs) else ""
-        return f"KEPT: {counts}, 0 lost{controls}"
+            missed = [f"a fault of {one.scenario.name} never happened" for one in self._ran if one.is_void]
+            return f"VOID: {counts}, and no problem; but {', '.join(missed) or 'nothing ran'}"
+        return f"KEPT: {counts}, 0 lost"
 
     def json(self) -> dict[str, Any]:
         """Return everything, for a program."""
@@ -85,43 +66,38 @@ class Report:
                 "python": platform.python_version(),
                 "sqlite": sqlite3.sqlite_version,
             },
-            "runs": [findings.json(scenario.expect) for scenario, findings in self._runs],
-            "scripts": [drawn.json() for drawn in self._drawn],
+            "scripts": [ran.json() for ran in self._ran],
             "skipped": self._skipped,
         }
 
 
 def table(reports: Sequence[Mapping[str, Any]]) -> str:
     """Return the runs of several campaigns, as `Report.json` has them, in Markdown."""
+    titles = ("date", "seed", "what", *FIGURES, "problems", "minutes")
     lines = [
-        "| date | seed | what | kills | cuts | acknowledged | lost | out of order | problems | minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(title.replace('_', ' ') for title in titles)} |",
+        "|---" * len(titles) + "|",
     ]
-    sums = [0] * 6
+    sums = [0] * (len(FIGURES) + 1)
     for report in reports:
-        for name, numbers, took_s in _rows(report):
+        for name, scripts in _groups(report).items():
+            numbers = [sum(script[figure] for script in scripts) for figure in FIGURES]
+            numbers.append(sum(len(script["problems"]) for script in scripts))
+            minutes = sum(script["took_s"] for script in scripts) / 60
             sums = [total + number for total, number in zip(sums, numbers, strict=True)]
             figures = " | ".join(f"{number:,}" for number in numbers)
-            lines.append(f"| {report['date']} | {report['seed']} | {name} | {figures} | {took_s / 60:.1f} |")
+            lines.append(f"| {report['date']} | {report['seed']} | {name} | {figures} | {minutes:.1f} |")
     lines.append(f"| | | together | {' | '.join(f'**{total:,}**' for total in sums)} | |")
     return "\n".join(lines) + "\n"
 
 
-def _rows(report: Mapping[str, Any]) -> list[tuple[str, list[int], float]]:
-    """Return what stands in a row: what ran, the six figures, the seconds it took."""
-    rows = []
-    for run in report["runs"]:
-        kills = 0 if run["images"] else sum(run["faults"].values())
-        figures = [kills, run["images"], run["acknowledged"], run["lost"], run["out_of_order"]]
-        if not run["defect"]:
-            rows.append((f"`{run['scenario']}`", [*figures, len(run["problems"])], run["took_s"]))
+def _groups(report: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return what stands in one row each: scripts that were drawn are counted together."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for script in report["scripts"]:
-        groups.setdefault(script["scenario"].partition("-")[0], []).append(script)
-    for word, scripts in groups.items():
-        names = ("kills", "cuts", "acknowledged", "lost", "out_of_order")
-        figures = [sum(script[name] for script in scripts) for name in names]
-        problems = sum(len(script["problems"]) for script in scripts)
-        took_s = sum(script["took_s"] for script in scripts)
-        rows.append((f"{len(scripts)} × `{word}`", [*figures, problems], took_s))
-    return rows
+        word = script["scenario"].rpartition("-")[0]
+        groups.setdefault(word if word in (RANDOM, DAY) else script["scenario"], []).append(script)
+    return {
+        f"{len(scripts)} × `{name}`" if name in (RANDOM, DAY) else f"`{name}`": scripts
+        for name, scripts in groups.items()
+    }

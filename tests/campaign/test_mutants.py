@@ -17,7 +17,7 @@ QUICK = ("ack-before-commit", "in-flight-lost-at-take-over")  # run with every c
 
 def lacking(mutant: mutants.Mutant) -> str:
     """Return what is lacking here to run the script of a mutant."""
-    return needs.missing(schema.load(mutants.ROOT / "scripts" / "faults" / f"{mutant.scenario}.yaml"))
+    return needs.missing(schema.load(mutants.ROOT / "scripts" / "faults" / f"{mutant.scenario}.yaml").needs)
 
 
 def test_there_are_enough_of_them() -> None:

@@ -10,10 +10,11 @@ def key(sequence: int, publisher: int = 1, output: int = 0) -> Key:
     return Key(publisher, output, sequence)
 
 
-def noted(*sequences: int, reconnect_before: int = -1) -> Books:
+def noted(*sequences: int, reconnect_before: int | tuple[int, ...] = ()) -> Books:
     books = Books()
+    reconnects = (reconnect_before,) if isinstance(reconnect_before, int) else reconnect_before
     for place, sequence in enumerate(sequences):
-        if place == reconnect_before:
+        if place in reconnects:
             books.reconnected()
         books.note(key(sequence))
     return books
@@ -46,6 +47,22 @@ def test_sources_and_outputs_have_an_order_of_their_own() -> None:
         pytest.param(noted(1, 2, 1), {1: {1: 1}}, 10, [], id="sent again"),
         pytest.param(noted(1, 2, 1, 1), {1: {1: 1}}, 10, [key(1)], id="sent again once and there thrice"),
         pytest.param(noted(1, 2, 1), {1: {2: 1}}, 10, [key(1)], id="another was sent again"),
+        pytest.param(
+            noted(1, 1, 1, 1, reconnect_before=2), {1: {1: 1}}, 10, [], id="two are stored, both again"
+        ),
+        pytest.param(
+            noted(1, 1, 1, reconnect_before=(1, 1)), {1: {1: 1}}, 10, [], id="two are stored, the first again"
+        ),
+        pytest.param(
+            noted(1, 1, 1, 1, 1, reconnect_before=(1, 3)), {1: {1: 1}}, 10, [], id="and both once more"
+        ),
+        pytest.param(
+            noted(1, 1, 1, 1, 1, reconnect_before=2),
+            {1: {1: 1}},
+            10,
+            [key(1)],
+            id="two are stored, thrice again",
+        ),
     ],
 )
 def test_what_comes_again_needs_a_reason(
@@ -80,3 +97,13 @@ def test_a_body_says_which_message_it_is() -> None:
 def test_a_publisher_uses_its_outputs_in_turn() -> None:
     assert {output_of(sequence, 1) for sequence in range(1, 50)} == {0}
     assert [output_of(sequence, 2) for sequence in (1, 10, 11, 20, 21)] == [0, 0, 1, 1, 0]
+
+
+def test_what_had_arrived_by_a_time_is_what_had_been_noted_then() -> None:
+    books = Books()
+    assert books.arrived_by(1e9) == 0
+    for at_s in (1.0, 2.0, 2.0, 5.0):
+        books.note(key(1))
+        books.mark(at_s)
+
+    assert [books.arrived_by(at_s) for at_s in (0.5, 1.0, 1.5, 2.0, 4.9, 5.0)] == [0, 1, 1, 3, 3, 4]

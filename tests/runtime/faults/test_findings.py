@@ -64,6 +64,13 @@ def test_a_fault_that_never_happened_proves_nothing() -> None:
     assert problem == "fault 1 (kill) never happened: its count is 0; the run proves nothing"
 
 
+def test_moments_on_whose_disks_nothing_waited_prove_nothing() -> None:
+    (problem,) = Findings("x", 1, moments=3).problems(scenario("lost", 0))
+
+    assert problem == "no message was on the disks of 3 moments: they prove nothing"
+    assert Findings("x", 1, moments=3, waiting=1).problems(scenario("lost", 0)) == []
+
+
 def test_a_hub_that_lived_too_briefly_has_no_slope() -> None:
     (problem,) = Findings("x", 1).problems(scenario("memory slope", 1000))
 

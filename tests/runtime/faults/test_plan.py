@@ -14,9 +14,11 @@ def step(number: int, when: At | Every | After, name: str = "") -> Step:
 
 
 def all_due(timeline: Timeline) -> list[Due]:
+    """Return what is due of faults that take no time."""
     found = []
     while (due := timeline.take(1e9)) is not None:
         found.append(due)
+        timeline.ended(due, due.at_s)
     return found
 
 
@@ -37,6 +39,25 @@ def test_a_step_that_repeats_does_so_with_its_time_between_two() -> None:
     gaps = [b - a for a, b in zip([0.0, *times], times, strict=False)]
     assert all(1.5 <= gap <= 2.5 for gap in gaps)
     assert len(set(gaps)) == 4
+
+
+@pytest.mark.parametrize(
+    ("took_s", "next_s"),
+    [
+        pytest.param(0.0, 4.0, id="none"),
+        pytest.param(1.5, 4.0, id="less than the time between"),
+        pytest.param(5.0, 9.0, id="more than the time between"),
+    ],
+)
+def test_one_that_takes_its_time_does_not_push_the_next_upon_its_end(took_s: float, next_s: float) -> None:
+    timeline = Timeline([step(0, Every(Spread(2.0), 2))], seed=1)
+    first = timeline.take(2.0)
+    assert first is not None
+    assert timeline.take(100.0) is None, "one of a step at a time"
+
+    timeline.ended(first, first.at_s + took_s)
+
+    assert timeline.take(1e9) == Due(next_s, 0, 1)
 
 
 def test_the_same_seed_gives_the_same_times_and_another_gives_others() -> None:

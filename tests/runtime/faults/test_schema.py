@@ -315,6 +315,17 @@ def test_the_script_of_the_readme_can_be_read(tmp_path: Path) -> None:
     assert [step.fault for step in scenario.steps] == ["cut link", "kill"]
 
 
+def test_a_power_cut_of_a_disk_that_is_not_recorded_is_refused(tmp_path: Path) -> None:
+    text = GOOD.replace("fault: kill\n    who: hub", "fault: power cut").replace(
+        "edge:\n", "edge:\n  disk: 8 MB\n"
+    )
+
+    with pytest.raises(
+        ConfigError, match=r":4:9: `power cut` is about the disk of the home; leave out `disk`"
+    ):
+        schema.load(write(tmp_path, text))
+
+
 def test_the_reference_page_is_what_the_format_says() -> None:
     assert (ROOT / "runtime" / "docs" / "FAULTS.md").read_text(encoding="utf-8") == reference(), (
         "write it anew: edge-actors faults reference > runtime/docs/FAULTS.md"
