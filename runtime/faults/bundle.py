@@ -14,6 +14,7 @@ from typing import Final
 from messaging.errors import ConfigError
 from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.faults.findings import Findings
+from runtime.faults.guard import Guard
 from runtime.faults.run import run
 from runtime.faults.scenario import Scenario
 
@@ -53,7 +54,8 @@ def run_in_folder(
     on_start(drawn)
     folder = keep or Path(tempfile.mkdtemp(prefix=f"edge-actors-faults-{scenario.name}-"))
     make_private_folder(folder)
-    findings = run(scenario, drawn, folder)
+    with Guard(folder, keep=keep is not None):
+        findings = run(scenario, drawn, folder)
     problems = tuple(findings.problems(scenario))
     if keep is None and not problems:
         shutil.rmtree(folder)

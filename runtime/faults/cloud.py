@@ -15,6 +15,7 @@ from typing import Any, Final
 from messaging.errors import EdgeError
 from runtime.faults.books import CloudBooks
 from runtime.faults.edge import LIMIT_S, LOOK_S, RunFailed, loopback_address
+from runtime.faults.guard import CLOUD_HOME, MARK
 from runtime.faults.line import Line, Profile
 from runtime.faults.stamps import key_in
 from runtime.iothub.cloud_home import CloudHome
@@ -67,7 +68,8 @@ class CloudBehindLine:
     """A stand-in of its own, which the edge reaches over lines alone. `with CloudBehindLine(…) as cloud`."""
 
     def __init__(self, folder: Path, protocol: str, seed: int) -> None:
-        self.home = folder / "cloud-home" / "home"
+        self.home = folder / CLOUD_HOME
+        self._folder = folder.absolute()
         self.log = folder / "cloud.log"
         self.connection_string_file = folder / "connection-string"
         self._protocol = protocol
@@ -120,6 +122,7 @@ class CloudBehindLine:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--host", self._outer, "--host", self._inner, *ports],
+                env=os.environ | {MARK: str(self._folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -7,6 +7,7 @@ import shutil
 from typing import Final
 
 from runtime.faults.edge import RunFailed
+from runtime.faults.guard import DISK
 from runtime.faults.scene import Fault
 from runtime.faults.tmpfs import FILLER
 from runtime.store_place import database_of
@@ -19,7 +20,7 @@ class FullDisk(Fault):
     """No byte is left on the disk of the messages."""
 
     def begin(self, nth: int) -> float | None:
-        self._file = self.scene.folder / "disk" / FILLER
+        self._file = self.scene.folder / DISK / FILLER
         self._descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT, 0o600)
         self._fill()
         self._ends_in_s = self.lasts_s(nth)

@@ -24,6 +24,7 @@ from messaging.client import Client, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from messaging.lifecycle import Describe, Described, InspectorAwake, WakeInspector
 from runtime import process_table
+from runtime.faults.guard import MARK
 from runtime.faults.manifest import manifest_of
 from runtime.faults.scenario import BYSTANDERS, Scenario
 from runtime.home import Home
@@ -76,6 +77,7 @@ class Edge:
         self._program = PROGRAM_WITH_CLOCK if is_altered else PROGRAM
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("EDGE_ACTORS_")},
+            MARK: str(folder.absolute()),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH")))),
             # These ports are one for all edges of a machine.
             "EDGE_ACTORS_AMQP_LISTEN": f"{self.address[0]}:5671" if is_amqp else "off",
@@ -83,6 +85,7 @@ class Edge:
             **{variable(name): value for name, value in {**scenario.edge.settings, **settings}.items()},
         }
         self._agent: subprocess.Popen[bytes] | None = None
+        self._was_well = False
         self._dead_hub = 0  # the last one that was killed
 
     # doing
@@ -105,8 +108,10 @@ class Edge:
         """Start an agent again that ended, as systemd would."""
         if self._agent is not None and self._agent.poll() is not None:
             self.agent_ends += 1
-            if self.agent_ends > 20:
-                raise RunFailed(f"the agent ends again and again; log: {self.log}")
+            if self.agent_ends > 20 or not self._was_well:
+                how = "again and again" if self._was_well else "before it runs"
+                last = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+                raise RunFailed(f"the agent ends {how}: {''.join(last)}; log: {self.log}")
             self.start()
 
     def kill_agent(self) -> None:
@@ -143,6 +148,7 @@ class Edge:
     def wait_until_well(self, limit_s: float = LIMIT_S) -> None:
         """Wait until the agent says that hub and modules run."""
         self.wait_for(self.is_well, "hub and modules run", limit_s)
+        self._was_well = True
 
     def is_well(self) -> bool:
         """Return whether the agent says that hub and modules run.

@@ -56,6 +56,13 @@ _WHO: Final = Field(
     "whom it hits",
     is_needed=True,
 )
+_SETTLE: Final = Field(
+    "settle",
+    y.SHARE,
+    "how often it waits, when it is due, until each publisher has been told since the last that something is "
+    "stored",
+    0.0,
+)
 _FOR: Final = Field("for", y.SPREAD, "how long", is_needed=True)
 _ACTOR: Final = Field("actor", Form("address, such as `hub/store`", _address), "which one", is_needed=True)
 _ENVELOPES: Final = (
@@ -76,7 +83,7 @@ def _envelopes(name: str, about: str, counts: str, *more: Field) -> FaultKind:
 
 _ALL: Final = (
     # processes
-    FaultKind("kill", "SIGKILL; an agent is started again, as systemd would", "deaths", (_WHO,)),
+    FaultKind("kill", "SIGKILL; an agent is started again, as systemd would", "deaths", (_WHO, _SETTLE)),
     FaultKind("stop", "SIGSTOP, and SIGCONT after a while", "processes that stood still", (_WHO, _FOR)),
     FaultKind(
         "reboot",

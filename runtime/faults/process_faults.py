@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from typing import Final
 
 from runtime import process_table
-from runtime.faults.edge import RunFailed
+from runtime.faults.edge import LIMIT_S, LOOK_S, RunFailed
 from runtime.faults.scene import Fault
 
 MOST_UNSUPERVISED_S: Final = 0.4  # between the death of an agent and the start of the next
@@ -19,32 +20,46 @@ _MODULES: Final = {"hub": "edgeHub", "cloud": "edgeCloud"}
 class Kill(Fault):
     """SIGKILL."""
 
+    _told: tuple[int, ...] = ()  # of each publisher, how often by the last time
+
     def begin(self, nth: int) -> float | None:
+        self._nth = nth
+        self._dead = ""  # who is to be started again
+        settles = self.scene.chance("settle", self.step, nth).random() < self.values["settle"]
+        self._settles_by_s = time.monotonic() + LIMIT_S if settles else 0.0
+        return self.go_on()
+
+    def go_on(self) -> float | None:
+        if self._dead:
+            (self.scene.line if self._dead == "cloud" else self.scene.edge).start()
+            return None
+        told = tuple(len(publisher.told) for publisher in self.scene.publishers)
+        if self._settles_by_s and any(now == before for now, before in zip(told, self._told, strict=False)):
+            if time.monotonic() > self._settles_by_s:
+                raise RunFailed(f"a publisher is told nothing any more; log: {self.scene.edge.log}")
+            return LOOK_S
+        self._told = told
+        return self._kill(self.whom(self._nth))
+
+    def _kill(self, who: str) -> float | None:
         scene, edge = self.scene, self.scene.edge
-        self._who = self.whom(nth)
-        scene.hit.add(_MODULES.get(self._who, self._who))
-        if self._who == "cloud" and scene.cloud is not None:
+        scene.hit.add(_MODULES.get(who, who))
+        if who == "cloud" and scene.cloud is not None:
             scene.cloud.kill()
+            self._dead = who
             self.count += 1
             return CLOUD_AWAY_S
-        name = "edgeHub" if self._who == "both" else _MODULES.get(self._who, self._who)
+        name = "edgeHub" if who == "both" else _MODULES.get(who, who)
         if name != "agent" and not edge.kill(name):
             edge.wait_until_well()  # none to kill: the one before is not back
             if not edge.kill(name):
                 raise RunFailed(f"there is no {name} to kill")
-        if self._who in ("agent", "both"):
-            edge.kill_agent()
-            self.count += 1
-            return scene.chance("agent", self.step, nth).uniform(0.0, MOST_UNSUPERVISED_S)
         self.count += 1
-        return None
-
-    def go_on(self) -> float | None:
-        if self._who == "cloud":
-            self.scene.line.start()
-        else:
-            self.scene.edge.start()
-        return None
+        if who not in ("agent", "both"):
+            return None
+        edge.kill_agent()
+        self._dead = "agent"
+        return scene.chance("agent", self.step, self._nth).uniform(0.0, MOST_UNSUPERVISED_S)
 
 
 class Stop(Fault):

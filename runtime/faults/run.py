@@ -17,6 +17,7 @@ from runtime.faults.container_image import SLEEPER, SLOW, SlowRegistry, make_sle
 from runtime.faults.doing import make_fault
 from runtime.faults.edge import LOOK_S, Edge, RunFailed
 from runtime.faults.findings import Findings
+from runtime.faults.guard import DISK
 from runtime.faults.plan import Due, Timeline, chance_of
 from runtime.faults.recording import RecordingError
 from runtime.faults.scenario import UPSTREAM, Scenario
@@ -63,7 +64,7 @@ class _Run:
         self._registry: SlowRegistry | None = None
         settings: dict[str, str] = {}
         if scenario.edge.disk_bytes:
-            disk = stack.enter_context(Tmpfs(folder / "disk", scenario.edge.disk_bytes))
+            disk = stack.enter_context(Tmpfs(folder / DISK, scenario.edge.disk_bytes))
             settings["storage_folder"] = str(disk.path)
         cloud = None
         if scenario.edge.cloud != "own":

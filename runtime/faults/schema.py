@@ -85,7 +85,12 @@ EDGE: Final = (
         "own",
     ),
     Field("protocol", Form("one of `Amqp`, `AmqpWs`, `Mqtt`, `MqttWs`", _protocol), "to the cloud", "Mqtt"),
-    Field("settings", Form("by name: text", y.texts), "settings of the edge, as environment variables", {}),
+    Field(
+        "settings",
+        Form("by name: text", y.texts),
+        "settings of the edge, by the last part of their names in CONFIG.md",
+        {},
+    ),
     Field("hub environment", Form("by name: text", y.texts), "variables of edgeHub", {}),
     Field(
         "modules",
@@ -199,12 +204,14 @@ def _edge(node: y.Node) -> EdgeOfScenario:
 
 
 def _check_settings(node: y.Node, given: Mapping[str, str]) -> None:
-    from runtime.settings import NAMES, about
+    from runtime.settings import NAMES, PREFIX, about
 
     for name, text in given.items():
         if name not in NAMES:
-            hint = did_you_mean(name, NAMES) or "; see runtime/SETTINGS.md"
-            raise Wrong(node, f"{quoted(name)} is no setting{hint}")
+            short = name.removeprefix(PREFIX).lower()
+            hint = did_you_mean(short, NAMES) or f"; there are {', '.join(NAMES)}"
+            key = next(key for key, _ in y.read_entries(node) if key.value == name)
+            raise Wrong(key, f"{quoted(name)} is no setting{hint}")
         try:
             about(name).read(text)
         except ValueError as exc:

@@ -32,6 +32,11 @@ except ImportError as exc:  # it comes with the extra `faults`: an edge that run
 UNITS_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 UNITS_BYTES: Final = {"B": 1, "kB": 1000, "MB": 1_000_000, "KiB": 1 << 10, "MiB": 1 << 20}
 NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,30}")
+# What PyYAML says that helps nobody, by a part of it, and what is told in its place.
+_TOLD: Final = {
+    "found character '\\t'": "a tab; YAML is indented by spaces",
+    "another document": "a second document begins here; a script is one",
+}
 _NUMBER: Final = re.compile(r"([+-]?\d+(?:\.\d+)?) ?([A-Za-z]*)")
 
 T = TypeVar("T")
@@ -95,8 +100,12 @@ def load(path: Path, read: Callable[[Node], T]) -> T:
         raise ConfigError(f"{path}: it is not UTF-8 at byte {exc.start}") from exc
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
-        raise ConfigError(f"{path}{_place(mark)}: {exc.problem or exc.context}") from exc
-    except (yaml.YAMLError, RecursionError) as exc:
+        problem = exc.problem or exc.context or "it is no YAML"
+        told = next((words for sign, words in _TOLD.items() if sign in problem), problem)
+        raise ConfigError(f"{path}{_place(mark)}: {told}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{path}: it is nested too deep to be read") from exc
+    except yaml.YAMLError as exc:
         raise ConfigError(f"{path}: it is no YAML: {getattr(exc, 'reason', type(exc).__name__)}") from exc
     if node is None:
         raise ConfigError(f"{path}: it is empty; see `edge-actors faults reference` for what stands in it")
@@ -209,7 +218,8 @@ def number(low: float, high: float, *, whole: bool = True) -> Callable[[Node], A
         except ValueError:
             raise Wrong(node, f"{quoted(text)} is no {'whole ' if whole else ''}number") from None
         if not low <= value <= high:
-            raise Wrong(node, f"{quoted(text)} is not in {low:g} to {high:g}")
+            allowed = f"not {low}" if low == high else f"not in {low} to {high}"
+            raise Wrong(node, f"{quoted(text)} is {allowed}")
         return value
 
     return read

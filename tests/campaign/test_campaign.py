@@ -116,7 +116,7 @@ def test_what_is_wrong_in_a_file_is_told_with_its_own_lines(tmp_path: Path) -> N
     path = tmp_path / "mine.yaml"
     path.write_text("# mine\n\nversion: 2\n", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match=r"mine\.yaml:3:10: '2' is not in 1 to 1"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml:3:10: '2' is not 1"):
         wanted([str(path)], 1, 0, kills=5)
 
 

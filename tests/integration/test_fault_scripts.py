@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,12 @@ import pytest
 
 from actors.faults import FAULTS_OF, AddFault, FaultCounts
 from messaging.client import Client, NobodyThere
-from runtime.faults import schema
+from runtime import process_table
+from runtime.faults import guard, schema
 from runtime.faults.needs import missing
+from runtime.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import EdgeProcess
+from tests.integration.edge_program import EdgeProcess, wait_until
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "scripts" / "faults").glob("*.yaml"))
@@ -113,6 +117,50 @@ expect:
     assert report["seed"] == 11
     assert report["ledger"]["total"]["received"] > 0
     assert not [path for path in bundle.rglob("*") if path.name == "keys.json" or path.suffix == ".pem"]
+
+
+@pytest.mark.parametrize(
+    ("signal_", "code"),
+    [pytest.param(signal.SIGKILL, -9, id="kill -9"), pytest.param(signal.SIGINT, 130, id="Ctrl-C")],
+)
+def test_a_run_that_is_broken_off_leaves_nothing(signal_: signal.Signals, code: int, tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "faults" / "link-flaps.yaml"  # with a stand-in of its own
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "runtime.cli.main", "faults", "run", str(script)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whatever runs the tests
+    )
+    wait_until(lambda: any(tmp_path.glob("*/home/logs/edgeHub.log")), "the hub has started")
+    (folder,) = tmp_path.iterdir()
+
+    runner.send_signal(signal_)
+
+    assert runner.wait(LIMIT_S) == code
+    wait_until(lambda: not folder.exists(), "the folder is gone")
+    assert process_table.find({guard.MARK: str(folder)}) == []
+    assert process_table.find({RUN_MARKER: str(RunDirectory.of(folder / "home").path)}) == []
+    assert not RunDirectory.of(folder / "home").path.exists()
+
+
+def test_an_edge_that_cannot_start_is_told_with_its_reason(tmp_path: Path) -> None:
+    script = tmp_path / "busy.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = (ROOT / "scripts" / "faults" / "hub-kill.yaml").read_text(encoding="utf-8")
+        script.write_text(
+            text.replace("edge:\n", f"edge:\n  settings: {{web_listen: '{address}'}}\n"), encoding="utf-8"
+        )
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+
+        answer = run(script, scratch)
+
+    assert any(
+        f"the agent ends before it runs: error: cannot listen on {address}" in problem
+        for problem in answer["problems"]
+    ), answer["problems"]
 
 
 def test_a_script_that_is_wrong_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from runtime.faults.doing import CLASSES
+from runtime.faults.findings import Findings
 from runtime.faults.line import Line
 from runtime.faults.plan import chance_of
 from runtime.faults.scene import Fault
@@ -118,7 +119,8 @@ class PlayedScene:
         self.registry: Any = None
         self.disk = None
         self.hit: set[str] = set()
-        self.problems: list[str] = []
+        self.findings = Findings("played", 1)
+        self.publishers: list[Any] = []
         self.scenario = SimpleNamespace(uses=lambda *_: False)
         self.line: Any = None
 

@@ -127,7 +127,7 @@ def write(folder: Path, text: str) -> Path:
             "'nera' is not known; did you mean 'near'?",
             id="client",
         ),
-        pytest.param("lost: 0", "lost: 5", "15:9", "'5' is not in 0 to 0", id="some may be lost"),
+        pytest.param("lost: 0", "lost: 5", "15:9", "'5' is not 0", id="some may be lost"),
         pytest.param(
             "lost: 0",
             "lots: 0",
@@ -196,7 +196,7 @@ def write(folder: Path, text: str) -> Path:
         pytest.param(
             "edge:\n",
             "edge:\n  settings: {log_levl: info}\n",
-            "4:13",
+            "4:14",
             "did you mean 'log_level'?",
             id="setting",
         ),
@@ -214,7 +214,7 @@ def write(folder: Path, text: str) -> Path:
             "either a `command` or an `image`",
             id="module",
         ),
-        pytest.param("version: 1", "version: 2", "1:10", "'2' is not in 1 to 1", id="version"),
+        pytest.param("version: 1", "version: 2", "1:10", "'2' is not 1", id="version"),
         pytest.param("version: 1\n", "", "1:1", "'version' is missing", id="no version"),
         pytest.param(
             "about: A hub", "about: A: hub", "2:9", "mapping values are not allowed here", id="not YAML"
@@ -281,7 +281,7 @@ def test_steps_have_their_times(tmp_path: Path) -> None:
         Every(Spread(10.0, 3.0), 4),
         After("step kills", Spread(0.5)),
     ]
-    assert scenario.steps[1].values == {"who": ("hub", "agent")}
+    assert scenario.steps[1].values == {"who": ("hub", "agent"), "settle": 0.0}
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)

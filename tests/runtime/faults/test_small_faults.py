@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from runtime import process_table
 from runtime.faults.clock import seen_clock
 from runtime.faults.container_image import SlowRegistry
+from runtime.faults.edge import LOOK_S
 from runtime.faults.machine_faults import EngineGate
 from runtime.faults.needs import _NEEDS
 from runtime.faults.tmpfs import Tmpfs
@@ -52,13 +54,33 @@ def needs(what: str) -> None:
 
 def test_kill(scene: PlayedScene) -> None:
     scene.edge.play_hub(BUSY)
-    fault = scene.fault("kill", who=("hub",))
+    fault = scene.fault("kill", who=("hub",), settle=0.0)
 
     assert fault.begin(0) is None
 
     assert scene.edge.pid_of("edgeHub") is None
     assert fault.count == 1
     assert scene.hit == {"edgeHub"}
+
+
+def test_a_kill_that_waits_for_what_publishers_are_told(scene: PlayedScene) -> None:
+    one, other = SimpleNamespace(told=[1.0]), SimpleNamespace(told=[1.0])
+    scene.publishers = [one, other]
+    fault = scene.fault("kill", who=("hub",), settle=1.0)
+    scene.edge.play_hub(BUSY)
+    assert fault.begin(0) is None, "each has been told something"
+    scene.edge.play_hub(BUSY)
+    one.told.append(2.0)
+
+    waits_s = [fault.begin(1), fault.go_on()]
+    lived = scene.edge.pid_of("edgeHub")
+    other.told.append(2.0)
+
+    assert waits_s == [LOOK_S, LOOK_S]
+    assert lived is not None
+    assert fault.go_on() is None
+    assert scene.edge.pid_of("edgeHub") is None
+    assert fault.count == 2
 
 
 def test_stop(scene: PlayedScene) -> None:
@@ -210,6 +232,7 @@ def test_move_clock(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from runtime.faults import clock
 home = Path(sys.argv[1])
 clock.go_wrong(home)
