@@ -24,11 +24,13 @@ from messaging.client import Client, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from messaging.lifecycle import Describe, Described, InspectorAwake, WakeInspector
 from runtime import process_table
+from runtime.cli.identity import connection_string, last_hub_config
 from runtime.faults.guard import MARK
 from runtime.faults.manifest import manifest_of
 from runtime.faults.scenario import BYSTANDERS, Scenario
 from runtime.home import Home
 from runtime.key_store import KeyStore
+from runtime.leaf_rules import known_identities
 from runtime.module_shim import StateFolder
 from runtime.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
@@ -165,20 +167,16 @@ class Edge:
             return False
         return all(modules.get(name, {}).get("status") == "running" for name in ("edgeHub", *self._modules))
 
-    def command(self, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Call `edge-actors` on this home."""
-        return subprocess.run(
-            [*PROGRAM, *arguments, "--home", str(home or self.home)],
+    def down(self) -> list[str]:
+        """End the edge; returns what is left of it, which should be nothing."""
+        done = subprocess.run(
+            [*PROGRAM, "down", "--home", str(self.home)],
             env=self._environment,
             capture_output=True,
             text=True,
             timeout=LIMIT_S,
             check=False,
         )
-
-    def down(self) -> list[str]:
-        """End the edge; returns what is left of it, which should be nothing."""
-        done = self.command("down")
         left = [done.stderr.strip()] if done.returncode else []
         if self._agent is not None:
             try:
@@ -221,10 +219,8 @@ class Edge:
 
     def connection_string(self, name: str) -> str:
         """Return with what a module connects that is played here."""
-        done = self.command("identity", "show", name, "--json")
-        if done.returncode:
-            raise RunFailed(f"identity of {name}: {done.stderr.strip()}")
-        return str(json.loads(done.stdout)["connectionString"])
+        found = next(one for one in known_identities(self.place) if one.module_id == name)
+        return connection_string(found, last_hub_config(self.place))
 
     def modules(self) -> dict[str, dict[str, Any]]:
         """Return what the agent lists, by name; nothing while it does not answer."""

@@ -9,11 +9,12 @@ import time
 from typing import Final
 
 from runtime import process_table
-from runtime.faults.edge import LIMIT_S, LOOK_S, RunFailed
+from runtime.faults.edge import LIMIT_S, RunFailed
 from runtime.faults.scene import Fault
 
 MOST_UNSUPERVISED_S: Final = 0.4  # between the death of an agent and the start of the next
 CLOUD_AWAY_S: Final = 0.3
+LOOK_AGAIN_S: Final = 0.1
 _MODULES: Final = {"hub": "edgeHub", "cloud": "edgeCloud"}
 
 
@@ -37,7 +38,8 @@ class Kill(Fault):
         if self._settles_by_s and any(now == before for now, before in zip(told, self._told, strict=False)):
             if time.monotonic() > self._settles_by_s:
                 raise RunFailed(f"a publisher is told nothing any more; log: {self.scene.edge.log}")
-            return LOOK_S
+            self.scene.edge.is_well()  # which starts what waits longer and longer after so many crashes
+            return LOOK_AGAIN_S
         self._told = told
         return self._kill(self.whom(self._nth))
 

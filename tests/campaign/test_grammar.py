@@ -14,7 +14,7 @@ from scripts.campaign import grammar
 from scripts.campaign.run import DAY, RANDOM, Ran, run, wanted
 
 SEEDS = range(200)
-EDGE_SEEDS = (5, 6)  # which need no more than any machine has
+EDGE_SEEDS = (6, 18)  # short ones, which need no more than any machine has
 
 
 @pytest.fixture(scope="module")

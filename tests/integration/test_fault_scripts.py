@@ -27,7 +27,7 @@ from tests.integration.edge_program import EdgeProcess, wait_until
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "scripts" / "faults").glob("*.yaml"))
-SHORT = ("agent-and-hub-kill", "checkpoint-failure", "killed-actors", "reject")
+SHORT = ("checkpoint-failure", "killed-actors", "reject")
 LIMIT_S = 240
 
 

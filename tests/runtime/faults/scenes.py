@@ -60,6 +60,9 @@ class PlayedEdge:
     def start(self) -> None:
         self.agents_started += 1
 
+    def is_well(self) -> bool:
+        return True
+
     def wait_until_well(self) -> None:
         """It is as well as it gets."""
 

@@ -15,9 +15,9 @@ import pytest
 from runtime import process_table
 from runtime.faults.clock import seen_clock
 from runtime.faults.container_image import SlowRegistry
-from runtime.faults.edge import LOOK_S
 from runtime.faults.machine_faults import EngineGate
 from runtime.faults.needs import _NEEDS
+from runtime.faults.process_faults import LOOK_AGAIN_S
 from runtime.faults.tmpfs import Tmpfs
 from runtime.message_db import MessageDb
 from tests.runtime.faults.scenes import LIMIT_S, PlayedScene
@@ -76,7 +76,7 @@ def test_a_kill_that_waits_for_what_publishers_are_told(scene: PlayedScene) -> N
     lived = scene.edge.pid_of("edgeHub")
     other.told.append(2.0)
 
-    assert waits_s == [LOOK_S, LOOK_S]
+    assert waits_s == [LOOK_AGAIN_S, LOOK_AGAIN_S]
     assert lived is not None
     assert fault.go_on() is None
     assert scene.edge.pid_of("edgeHub") is None
