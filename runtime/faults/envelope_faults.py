@@ -33,10 +33,11 @@ class _RuleFault(Fault):
         self._ends_s = time.monotonic() + WAIT_S
 
     def look(self) -> int:
-        """Return how often the rule has had its effect; a process that started anew gets it again."""
+        """Return how often the rule has had its effect; to a process that started anew it is given anew."""
         counts = self._ask(ListFaults())
         if self._number not in counts:
             counts = self._ask(self._wanted)
+            self._ends_s = time.monotonic() + WAIT_S
         now = counts.get(self._number, 0)
         self.count += max(0, now - self._so_far)
         self._so_far = now
