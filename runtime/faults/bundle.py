@@ -46,10 +46,9 @@ def run_in_folder(
         on_start: Is told the seed.
 
     Raises:
-        ConfigError: `keep` is there and not empty.
+        ConfigError: `keep` is there, and not an empty folder.
     """
-    if keep is not None and keep.exists() and any(keep.iterdir()):
-        raise ConfigError(f"--keep {keep}: it is not empty; name a new folder")
+    check_keep(keep)
     drawn = random.SystemRandom().randrange(SEEDS) if seed is None else seed
     on_start(drawn)
     folder = keep or Path(tempfile.mkdtemp(prefix=f"edge-actors-faults-{scenario.name}-"))
@@ -65,6 +64,16 @@ def run_in_folder(
     write_private_file(folder / "report.json", json.dumps(content, indent=1).encode() + b"\n")
     remove_secrets(folder)
     return Outcome(findings, problems, folder)
+
+
+def check_keep(keep: Path | None) -> None:
+    """Refuse a folder to keep things in that holds some already.
+
+    Raises:
+        ConfigError: it is there, and not an empty folder.
+    """
+    if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        raise ConfigError(f"--keep {keep}: it is not an empty folder; name a new one")
 
 
 def remove_secrets(folder: Path) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from messaging.errors import ConfigError
+from runtime.faults.bundle import check_keep
 from scripts.campaign import mutants
 from scripts.campaign.report import KEPT, Report, table
 from scripts.campaign.run import KNOWN, run, wanted
@@ -36,8 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if words[:1] == ["mutants"]:
         return mutants.main(words[1:])
     if words[:1] == ["report"]:
-        print(table([json.loads(Path(name).read_text()) for name in words[1:]]), end="")
-        return KEPT
+        return _show_table([Path(name) for name in words[1:]])
     known = ", ".join(KNOWN)
     parser = argparse.ArgumentParser(prog="scripts.campaign", description="faults under load")
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{known}, or a file; default: all")
@@ -53,9 +53,10 @@ def main(words: Sequence[str] | None = None) -> int:
     seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
     try:
         scripts = wanted(arguments.what or KNOWN, seed, arguments.scripts, arguments.kills, arguments.cuts)
-        if arguments.keep and arguments.keep.exists() and any(arguments.keep.iterdir()):
-            raise ConfigError(f"--keep {arguments.keep}: not empty; name a new folder")
-    except ConfigError as exc:
+        check_keep(arguments.keep)
+        if arguments.json:
+            arguments.json.touch()  # while nothing has run yet
+    except (ConfigError, OSError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return USAGE
     print(f"seed {seed}", flush=True)
@@ -70,6 +71,15 @@ def main(words: Sequence[str] | None = None) -> int:
                 arguments.json.write_text(json.dumps(report.json(), indent=1) + "\n")
     print(report.verdict())
     return report.exit_code
+
+
+def _show_table(paths: Sequence[Path]) -> int:
+    try:
+        print(table([json.loads(path.read_text(encoding="utf-8")) for path in paths]), end="")
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        print(f"error: these are not all reports of `--json`: {exc}", file=sys.stderr)
+        return USAGE
+    return KEPT
 
 
 def _positive(text: str) -> int:

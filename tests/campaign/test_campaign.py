@@ -124,7 +124,24 @@ def test_a_folder_to_keep_things_in_must_be_empty(capsys: pytest.CaptureFixture[
     (tmp_path / "something").touch()
 
     assert main(["kill-hub", "--keep", str(tmp_path)]) == USAGE
-    assert "not empty; name a new folder" in capsys.readouterr().err
+    assert "it is not an empty folder; name a new one" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["kill-hub", "--json", str(tmp_path / "none" / "report.json")]) == USAGE
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["no report", "[]", '{"scripts": 1}'])
+def test_a_table_of_what_is_no_report_is_refused(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").write_text(text)
+
+    assert main(["report", str(tmp_path / "report.json")]) == USAGE
+    assert "these are not all reports of `--json`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--kills", "--cuts", "--scripts"])
@@ -220,11 +237,12 @@ def test_the_report_is_written_after_each_script(
     target, written = tmp_path / "report.json", []
 
     def play(script: Wanted, where: Path, *, keep: bool) -> Ran:
-        written.append(target.exists() and len(json.loads(target.read_text())["scripts"]))
+        text = target.read_text()
+        written.append(text and len(json.loads(text)["scripts"]))
         return ran(folder)
 
     monkeypatch.setattr("scripts.campaign.__main__.run", play)
 
     assert main(["random", "--scripts", "3", "--seed", "9", "--json", str(target)]) == KEPT
-    assert written == [False, 1, 2]
+    assert written == ["", 1, 2]
     assert "KEPT: 9 kills" in capsys.readouterr().out
