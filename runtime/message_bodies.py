@@ -83,7 +83,7 @@ class BodyReader:
         """Read positions of one priority whose messages are in one row.
 
         Raises:
-            StoreError: The row or one of the messages is not there, or it cannot be decoded.
+            StoreDamaged: The row or one of the messages is not there, or it cannot be decoded.
         """
         start = (first_position & ~MAX_SEQ) + first_seq
         for headers, entries in self._row(first_seq):
@@ -93,6 +93,14 @@ class BodyReader:
             start += len(entries)
         if start <= last_position:
             raise message_schema.damaged(self._path, f"message {seq_of(start)} is queued but not there")
+
+    def count(self, first_seq: int) -> int:
+        """Return how many messages were stored in a row.
+
+        Raises:
+            StoreDamaged: The row is not there, or it cannot be decoded.
+        """
+        return sum(len(entries) for _, entries in self._row(first_seq))
 
     def _row(self, first_seq: int) -> list[Piece]:
         pieces = self._decoded.get(first_seq)

@@ -131,11 +131,26 @@ class MessageDb:
         self._accounts = Accounts(self._connection, self.path)
         self._sessions = SharedTable(self._connection, self.path, "sessions")
         self._accounts.load()
+        self._check_counts()
         if split_upstream(self._connection, self._accounts, self._queues, self._bodies):
             self._accounts.save()
         self._connection.execute("COMMIT")
         self._load()
         self._space = StoreSpace(self._connection, self.path, max_bytes)
+
+    def _check_counts(self) -> None:
+        """See that no message has a number that is yet to be given; it would be given twice.
+
+        Raises:
+            StoreDamaged: The counts are behind the messages, as after a disk that lost what it had synced.
+        """
+        (first_seq,) = self._connection.execute("SELECT max(first_seq) FROM bodies").fetchone()
+        if first_seq is not None:
+            last_seq = first_seq + self._bodies.count(first_seq) - 1
+            next_seq = self._accounts.next_seq
+            if last_seq >= next_seq:
+                finding = f"its counts end before message {next_seq}, its messages with {last_seq}"
+                raise message_schema.damaged(self.path, finding)
 
     def _translated(self, exc: sqlite3.Error, doing: str) -> StoreError:
         error = message_schema.translated(exc, self.path, doing)

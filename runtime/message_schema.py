@@ -71,5 +71,8 @@ def damaged(path: Path, finding: str) -> StoreDamaged:
 
 def translated(exc: sqlite3.Error, path: Path, doing: str) -> StoreError:
     """Return what an error of SQLite means for a user who wanted `doing`."""
+    if isinstance(exc, sqlite3.IntegrityError):
+        # Nothing that anybody sends can violate a constraint: the tables do not fit each other any more.
+        return damaged(path, str(exc))
     error = sqlite_file.translated(exc, path, WHAT, doing)
     return damaged(path, error.finding) if isinstance(error, StoreDamaged) else error

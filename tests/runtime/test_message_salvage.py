@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from actors.stored import DEFAULT_PRIORITY, EndpointLedger, Epoch, Match, Segment, Totals
@@ -258,6 +259,73 @@ def test_damage_that_was_found_while_running_is_salvaged_at_the_next_start(path:
     assert "cannot be decoded" in epoch.reason
     assert epoch.lost in (1, 2)
     assert make_sound(path, NOW_S) is None
+
+
+def put_counts_back(path: Path, next_seq: int) -> None:
+    """Let the counts be those of an earlier moment, as after a disk that lost a page it had synced."""
+    connection = sqlite3.connect(path)
+    ((value,),) = connection.execute("SELECT value FROM ledger WHERE key = 'total'").fetchall()
+    total = msgpack.unpackb(value) | {"next_seq": next_seq}
+    connection.execute("UPDATE ledger SET value = ? WHERE key = 'total'", (msgpack.packb(total),))
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "next_seq",
+    [
+        pytest.param(101, id="at the first message of a row"),
+        pytest.param(150, id="inside of a row, which no constraint would find"),
+        pytest.param(200, id="at the last message"),
+        pytest.param(1, id="at the beginning"),
+    ],
+)
+def test_counts_behind_the_messages_are_damage_that_costs_no_message(
+    path: Path, next_seq: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = MessageDb.open(path)
+    for first in (1, 101):
+        append(db, *(message(text(number), to("a")) for number in range(first, first + 100)))
+    db.close()
+    put_counts_back(path, next_seq)
+
+    epoch = make_sound(path, NOW_S)
+
+    assert epoch is not None
+    assert (epoch.salvaged, epoch.lost) == (200, 0)
+    assert f"its counts end before message {next_seq}, its messages with 200" in caplog.text
+    db = MessageDb.open(path)
+    assert append(db, message("new", to("a"))) == 201
+    assert bodies(waiting(db, "a")) == [text(number) for number in range(1, 201)] + ["new"]
+    db.close()
+    assert read_ledger(path).imbalances() == []
+    assert make_sound(path, NOW_S) is None
+
+
+@pytest.mark.parametrize("table", ["bodies", "held", "queue"])
+def test_tables_that_do_not_fit_each_other_are_salvaged_at_the_next_start_and_not_refused_for_ever(
+    path: Path, table: str
+) -> None:
+    db = MessageDb.open(path)
+    append(db, message("1", to("a")))
+    blank = {"bodies": "2, x''", "held": "2, 1", "queue": "key + 1, 1, 2, NULL"}[table]
+    source = " FROM queue" if table == "queue" else ""
+    columns = {"bodies": "first_seq, data", "held": "first_seq, left"}.get(table)
+    into = f"{table} ({columns})" if columns else table
+    db._connection.execute(f"INSERT INTO {into} SELECT {blank}{source}")
+
+    with pytest.raises(StoreDamaged, match=f"UNIQUE constraint failed: {table}"):
+        append(db, message("2", to("a")))
+    db.close()
+    epoch = make_sound(path, NOW_S)
+
+    assert epoch is not None
+    assert (epoch.salvaged, epoch.lost) == (1, 0)
+    assert f"UNIQUE constraint failed: {table}" in epoch.reason
+    db = MessageDb.open(path)
+    append(db, message("2", to("a")))
+    assert bodies(waiting(db, "a")) == ["1", "2"]
+    db.close()
 
 
 def test_damage_twice_counts_on(path: Path) -> None:
