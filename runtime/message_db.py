@@ -3,7 +3,8 @@
 One SQLite file with a write-ahead log and `synchronous=FULL`: when `transaction()` has ended, what it did is
 on disk. Used by one thread, knows no clock.
 
-    bodies     first seq -> messages with consecutive seqs for the same endpoints; see message_bodies.py
+    bodies     first seq -> messages with consecutive seqs for the same endpoints, and a checksum of them;
+               see message_bodies.py
     queue      first key -> messages that wait for an endpoint; see message_queues.py
     held       first seq -> how many messages of that row of bodies wait
     endpoints  endpoint id -> its number
@@ -41,7 +42,7 @@ from actors.stored import (
 )
 from messaging.errors import StoreDamaged, StoreError, StoreFull
 from runtime import message_schema, store_space
-from runtime.message_bodies import BodyReader, rows_of
+from runtime.message_bodies import BodyReader, checksum, rows_of
 from runtime.message_ledger import Accounts
 from runtime.message_queues import POSITION_BITS, QueueRow, Queues
 from runtime.message_split import split_upstream
@@ -219,19 +220,20 @@ class MessageDb:
         if seq + count > MAX_SEQ:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
         routed = 0
-        bodies: list[tuple[int, bytes]] = []
+        bodies: list[tuple[int, bytes, int]] = []
         queued: list[QueueRow] = []
         for matches, pieces, length in rows_of(segments):
             if matches:
                 routed += length
-                bodies.append((seq, msgpack.packb(pieces)))
+                data = msgpack.packb(pieces)
+                bodies.append((seq, data, checksum(seq, data)))
                 for endpoint_id, priority, ttl_s in matches:
                     account = accounts.change(endpoint_id)
                     key = account.first_key + position_of(priority, seq)
                     queued.append((key, length, seq, None if ttl_s is None else now_s + ttl_s))
                     account.accepted += length
             seq += length
-        self._connection.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
+        self._connection.executemany("INSERT INTO bodies VALUES (?, ?, ?)", bodies)
         self._queues.insert(queued)
         accounts.received += count
         accounts.unrouted += count - routed

@@ -22,6 +22,7 @@ from tests.runtime.message_stores import (
     NOW_S,
     append,
     bodies,
+    make_older,
     message,
     positions,
     ranges,
@@ -245,7 +246,7 @@ def test_damage_above_the_leaves_is_gone_around(path: Path) -> None:
 def test_damage_that_was_found_while_running_is_salvaged_at_the_next_start(path: Path) -> None:
     filled(path, 200)
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE bodies SET data = x'c1' WHERE first_seq = 150")  # no MessagePack
+    connection.execute("UPDATE bodies SET data = x'c1' WHERE first_seq = 150")
     connection.commit()
     connection.close()
     db = MessageDb.open(path)
@@ -256,9 +257,78 @@ def test_damage_that_was_found_while_running_is_salvaged_at_the_next_start(path:
     epoch = make_sound(path, NOW_S)
 
     assert epoch is not None
-    assert "cannot be decoded" in epoch.reason
+    assert "messages from 150 on are not what was stored" in epoch.reason
     assert epoch.lost in (1, 2)
     assert make_sound(path, NOW_S) is None
+
+
+@pytest.mark.parametrize("is_seen_at_the_start", [False, True], ids=["when read", "beside other damage"])
+def test_messages_in_which_a_bit_flipped_are_lost_and_counted_and_the_others_go_on(
+    path: Path, is_seen_at_the_start: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = MessageDb.open(path)
+    for first in range(1, 1001, 50):
+        append(db, *(message(text(number), to("a", "b")) for number in range(first, first + 50)))
+    db.close()
+    content = bytearray(path.read_bytes())
+    for first in (101, 751):
+        places = (content.find(text(number).encode()) for number in range(first, first + 50))
+        content[next(place for place in places if place >= 0) + 7] ^= 1  # of one that is whole on a page
+    path.write_bytes(content)
+    if is_seen_at_the_start:
+        message_schema.condemn(path, "other damage")
+    else:
+        assert make_sound(path, NOW_S) is None
+        db = MessageDb.open(path)
+        with pytest.raises(StoreDamaged, match="messages from 101 on are not what was stored"):
+            waiting(db, "b")
+        db.close()
+
+    epoch = make_sound(path, NOW_S)
+
+    assert epoch is not None
+    assert (epoch.salvaged, epoch.lost) == (2 * 900, 2 * 100)
+    assert "checksum differs: 2 of its rows of messages, the first one from message 101 on" in caplog.text
+    kept = [text(number) for number in range(1, 1001) if (number - 1) // 50 not in (2, 15)]
+    assert [[body for _, body in queue] for queue in queues(path).values()] == [kept, kept]
+    assert read_ledger(path).imbalances() == []
+
+
+def test_a_damaged_database_of_an_earlier_release_is_salvaged_and_migrated(path: Path) -> None:
+    filled(path, 300)
+    before = queues(path)
+    make_older(path, 2)
+    message_schema.condemn(path, "damaged")
+
+    epoch = make_sound(path, NOW_S)
+
+    assert epoch is not None
+    assert epoch.lost == 0
+    assert queues(path) == before
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_wherever_a_bit_flips_no_message_is_delivered_that_was_not_sent(path: Path, seed: int) -> None:
+    db = MessageDb.open(path)
+    for first in range(0, 200, 40):
+        append(db, *(message(text(number), to("a", "b")) for number in range(first, first + 40)))
+    db.close()
+    sent = {name: set(queue) for name, queue in queues(path).items()}
+    chance = random.Random(seed)
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(PAGE, len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+    make_sound(path, NOW_S)
+    try:
+        found = queues(path)
+    except StoreDamaged:
+        make_sound(path, NOW_S)
+        found = queues(path)
+
+    for name, queue in found.items():
+        assert {text for _, text in queue} <= {text for _, text in sent[name]}
+    assert read_ledger(path).imbalances() == []
 
 
 def put_counts_back(path: Path, next_seq: int) -> None:
