@@ -41,7 +41,7 @@ from actors.stored import (
     seq_of,
 )
 from messaging.errors import StoreDamaged, StoreError, StoreFull
-from runtime import message_schema, store_space
+from runtime import message_schema, sqlite_file, store_space
 from runtime.message_bodies import BodyReader, checksum, rows_of
 from runtime.message_ledger import Accounts
 from runtime.message_queues import POSITION_BITS, QueueRow, Queues
@@ -132,6 +132,8 @@ class MessageDb:
         self._accounts = Accounts(self._connection, self.path)
         self._sessions = SharedTable(self._connection, self.path, "sessions")
         self._accounts.load()
+        if self.path.stat().st_size <= sqlite_file.CHECKED_WHOLE_BYTES:
+            self._bodies.check()
         self._check_counts()
         if split_upstream(self._connection, self._accounts, self._queues, self._bodies):
             self._accounts.save()

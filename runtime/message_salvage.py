@@ -50,7 +50,7 @@ def make_sound(path: Path, now_s: float) -> Epoch | None:
         EnvironmentFault: The salvage itself failed; it is begun anew the next time.
     """
     marker = message_schema.marker_of(path)
-    if not marker.exists() and not _beside(path, "salvaged").exists():
+    if not marker.exists() and not message_schema.salvaged_of(path).exists():
         try:
             MessageDb.open(path).close()
             return None
@@ -82,7 +82,7 @@ def _beside(path: Path, what: str) -> Path:
 
 
 def _salvage(path: Path, finding: str, now_s: float) -> Epoch:
-    made = _beside(path, "salvaged")
+    made = message_schema.salvaged_of(path)
     if not made.exists():
         work = _beside(path, "salvage")
         for old in (work, _beside(work, "wal"), _beside(work, "shm"), _beside(work, "reserve")):

@@ -55,6 +55,11 @@ def marker_of(path: Path) -> Path:
     return path.with_name(path.name + "-damaged")
 
 
+def salvaged_of(path: Path) -> Path:
+    """Return the file in which a salvage has put what could be read; it takes the place of the database."""
+    return path.with_name(path.name + "-salvaged")
+
+
 def condemn(path: Path, finding: str) -> None:
     """Write down that the file is damaged, so that the next start does not need to find out."""
     try:

@@ -613,6 +613,25 @@ def test_the_ledger_is_read_beside_a_running_edge_by_another_process(db: Message
     assert read_in_another_process(path) == str(db.ledger()) != str(expected)
 
 
+def test_the_ledger_is_read_while_a_salvaged_database_takes_its_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = MessageDb.open(path)
+    expected = known(db)
+    db.close()
+    made = path.rename(message_schema.salvaged_of(path))
+    assert read_ledger(path) == expected
+    read = message_ledger._read
+
+    def too_late(place: Path, how: str) -> Ledger:
+        if place == made:
+            made.rename(path)
+        return read(place, how)
+
+    monkeypatch.setattr(message_ledger, "_read", too_late)
+    assert read_ledger(path) == expected
+
+
 def test_the_ledger_of_a_file_that_is_only_being_made_is_empty(path: Path) -> None:
     path.touch()
 
