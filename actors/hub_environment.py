@@ -69,7 +69,7 @@ class HubEnvironment:
     closes_cloud_connection_with_client: bool = True
     cloud_operation_timeout_s: float = 20.0
     upstream_protocol: UpstreamProtocol | None = None  # None: that of edgeAgent, or of this device
-    upstream_batch_messages: int = 100
+    upstream_batch_messages: int = 250
     broker_max_in_flight: int = DEFAULT_LIMITS.max_in_flight
     broker_max_queued: int = DEFAULT_LIMITS.max_queued
     broker_max_queued_bytes: int = DEFAULT_LIMITS.max_queued_bytes
@@ -373,9 +373,9 @@ VARIABLES: Final = (
         "10",
         "upstream_batch_messages",
         whole(1, 1000),
-        "messages of one sender that go to the cloud together over AMQP; they are not waited for longer than "
-        "5 ms. MQTT has no batches",
-        "100, or 64 KiB",
+        "messages of one sender that go to the cloud together over AMQP: those that came while others were "
+        "on their way; none is waited for. MQTT has no batches",
+        "250, or 240 KiB",
     ),
     obeyed(
         "MqttBroker__MaxInflightMessages",
