@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from actors import hub_config
 from actors.addresses import AGENT, AGENT_PROCESS, SECURITY
 from actors.agent import AgentActor
-from actors.agent_link import LINK
+from actors.agent_link_messages import LINK
 from actors.agent_root import AgentRootActor, StopEdge
 from actors.base import ChildSpec, EdgeActor
 from actors.deployment import Deployment
