@@ -26,7 +26,8 @@ from runtime.home import Home
 from runtime.inspector_note import FAULTS_ALLOWED
 from runtime.key_store import KeyStore
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import PROGRAM, EdgeProcess, wait_until
+from tests.integration.edge_program import PROGRAM, EdgeProgram
+from tests.integration.waiting import wait_until
 
 LIMIT_S = 30.0
 CARGO_BYTES = 20_000
@@ -34,9 +35,9 @@ CARGOES = 5_000
 
 
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProgram]:
     """An edge that may be disturbed."""
-    made = EdgeProcess(tmp_path_factory.mktemp("inspected") / "home")
+    made = EdgeProgram(tmp_path_factory.mktemp("inspected") / "home")
     try:
         made.start("--allow-faults")
         yield made
@@ -45,7 +46,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
 
 
 @contextmanager
-def inspecting(edge: EdgeProcess, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def inspecting(edge: EdgeProgram, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run an inspector that goes on; it has tapped, or shown something, when this begins."""
     process = subprocess.Popen(
         [*PROGRAM, "inspect", *arguments],
@@ -66,7 +67,7 @@ def wait_until_tapped(process: subprocess.Popen[str]) -> None:
     assert process.stderr.readline() == "note: tapping agent and hub\n"
 
 
-def hub_pid(edge: EdgeProcess) -> int:
+def hub_pid(edge: EdgeProgram) -> int:
     return int(edge.modules()["edgeHub"]["pid"])
 
 
@@ -75,17 +76,17 @@ def resident_bytes(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
-def hub_log(edge: EdgeProcess) -> str:
+def hub_log(edge: EdgeProgram) -> str:
     return Path(Home(edge.home).log_of("edgeHub")).read_text(errors="replace")
 
 
 @pytest.fixture
-def client(edge: EdgeProcess) -> Iterator[Client]:
+def client(edge: EdgeProgram) -> Iterator[Client]:
     with Client.outside(RunDirectory.of(edge.home).path) as made:
         yield made
 
 
-def test_both_processes_are_shown_as_one_tree(edge: EdgeProcess) -> None:
+def test_both_processes_are_shown_as_one_tree(edge: EdgeProgram) -> None:
     found = edge.json("inspect", "actors")
 
     assert [process["process"] for process in found["processes"]] == ["agent", "hub"]
@@ -100,7 +101,7 @@ def test_both_processes_are_shown_as_one_tree(edge: EdgeProcess) -> None:
     assert 0 < store["p50_ms"] <= store["p99_ms"]
 
 
-def test_that_faults_are_allowed_is_shown(edge: EdgeProcess) -> None:
+def test_that_faults_are_allowed_is_shown(edge: EdgeProgram) -> None:
     assert FAULTS_ALLOWED in edge.run("list").stdout
     assert edge.modules()["edgeAgent"]["allows_faults"] is True
     assert FAULTS_ALLOWED in edge.run("system", "status").stdout
@@ -108,7 +109,7 @@ def test_that_faults_are_allowed_is_shown(edge: EdgeProcess) -> None:
     assert agent["allows_faults"] is True
 
 
-def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeProcess) -> None:
+def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeProgram) -> None:
     done = edge.run(
         "inspect", "tap", "--json", "--count", "1", "--to", "hub/*", "--kind", "Publish",
         "--where", "from = 'hub/mqtt' AND $body.entries[0][1].machine.temperature > -100",
@@ -126,13 +127,13 @@ def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeP
     assert [step["hop"] for step in by_message["message"]][:3] == ["received", "routed", "stored"]
 
 
-def test_an_address_that_nobody_has_is_told_at_once(edge: EdgeProcess) -> None:
+def test_an_address_that_nobody_has_is_told_at_once(edge: EdgeProgram) -> None:
     done = edge.run("inspect", "record", os.devnull + "/x", "--to", "hub/stor", "--from", "hub/*")
 
     assert done.stderr.startswith("note: no actor 'hub/stor' runs now; did you mean 'hub/store'?\n")
 
 
-def test_the_flow_shows_rates_of_both_processes(edge: EdgeProcess) -> None:
+def test_the_flow_shows_rates_of_both_processes(edge: EdgeProgram) -> None:
     links = edge.json("inspect", "flow", "--for", "3")["links"]
 
     known = {(link["from"], link["to"], link["kind"]): link for link in links}
@@ -147,7 +148,7 @@ def test_the_flow_shows_rates_of_both_processes(edge: EdgeProcess) -> None:
     "arguments",
     [("tap", "--json"), ("actors", "--watch", "--json"), ("flow", "--watch", "--for", "1", "--json")],
 )
-def test_ctrl_c_ends_it_at_once(edge: EdgeProcess, arguments: tuple[str, ...]) -> None:
+def test_ctrl_c_ends_it_at_once(edge: EdgeProgram, arguments: tuple[str, ...]) -> None:
     with inspecting(edge, *arguments) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())
@@ -161,7 +162,7 @@ def test_ctrl_c_ends_it_at_once(edge: EdgeProcess, arguments: tuple[str, ...]) -
         assert "Traceback" not in process.communicate()[1]
 
 
-def test_a_tap_ends_when_its_inspector_is_killed(edge: EdgeProcess) -> None:
+def test_a_tap_ends_when_its_inspector_is_killed(edge: EdgeProgram) -> None:
     before = hub_log(edge).count("its inspector is gone")
     with inspecting(edge, "tap", "--json") as process:
         wait_until_tapped(process)
@@ -178,7 +179,7 @@ def test_a_tap_ends_when_its_inspector_is_killed(edge: EdgeProcess) -> None:
 
 
 def test_an_inspector_that_shows_nothing_holds_up_nobody_and_is_told_what_it_missed(
-    edge: EdgeProcess, client: Client
+    edge: EdgeProgram, client: Client
 ) -> None:
     pid = hub_pid(edge)
     with inspecting(edge, "tap", "--json", "--kind", "TraceRouting") as process:
@@ -205,7 +206,7 @@ def test_an_inspector_that_shows_nothing_holds_up_nobody_and_is_told_what_it_mis
     assert grown < CARGOES * CARGO_BYTES / 2
 
 
-def test_a_tap_goes_on_when_the_hub_was_killed(edge: EdgeProcess) -> None:
+def test_a_tap_goes_on_when_the_hub_was_killed(edge: EdgeProgram) -> None:
     pid = hub_pid(edge)
     with inspecting(edge, "tap", "--json", "--to", "hub/*") as process:
         wait_until_tapped(process)
@@ -220,7 +221,7 @@ def test_a_tap_goes_on_when_the_hub_was_killed(edge: EdgeProcess) -> None:
     edge.wait_for_modules("running", {"edgeHub", "sensor", "filter"})
 
 
-def test_a_recording_has_no_secret_of_the_edge(edge: EdgeProcess, tmp_path: Path) -> None:
+def test_a_recording_has_no_secret_of_the_edge(edge: EdgeProgram, tmp_path: Path) -> None:
     file = tmp_path / "recording"
     with inspecting(edge, "record", str(file), "--json") as process:
         assert process.stderr is not None
@@ -248,7 +249,7 @@ def test_a_recording_has_no_secret_of_the_edge(edge: EdgeProcess, tmp_path: Path
 
 
 def test_dead_letters_of_both_processes_are_listed_shown_and_sent_again(
-    edge: EdgeProcess, client: Client
+    edge: EdgeProgram, client: Client
 ) -> None:
     sent = edge.json("inspect", "send", "hub/mqtt", "TraceRouting", '{"message_id": "x"}')
 
@@ -275,7 +276,7 @@ def test_dead_letters_of_both_processes_are_listed_shown_and_sent_again(
     )
 
 
-def test_a_recorded_message_is_sent_again(edge: EdgeProcess, client: Client, tmp_path: Path) -> None:
+def test_a_recorded_message_is_sent_again(edge: EdgeProgram, client: Client, tmp_path: Path) -> None:
     file = tmp_path / "recording"
     recorded = edge.json("inspect", "record", str(file), "--kind", "Hello", "--count", "2")
     with inspecting(edge, "tap", "--json", "--kind", "Hello") as process:
@@ -291,7 +292,7 @@ def test_a_recorded_message_is_sent_again(edge: EdgeProcess, client: Client, tmp
 
 
 def test_without_the_permission_the_edge_is_shown_and_not_disturbed(tmp_path: Path) -> None:
-    edge = EdgeProcess(tmp_path / "home")
+    edge = EdgeProgram(tmp_path / "home")
     try:
         edge.start()
 
@@ -312,7 +313,7 @@ def test_without_the_permission_the_edge_is_shown_and_not_disturbed(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_learns_that_it_is_not_his_edge(edge: EdgeProcess) -> None:
+def test_another_user_learns_that_it_is_not_his_edge(edge: EdgeProgram) -> None:
     program = """
 import os, sys
 from runtime.cli.main import invoke
