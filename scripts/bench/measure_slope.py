@@ -24,6 +24,7 @@ from scripts.bench.processes import memory_kb
 from scripts.bench.trend import Slope, slope_of
 
 LOOK_S = 10.0
+WARMUP_MINUTES = 15.0
 BAR_MB_PER_H = 1.0  # of agent and hub together
 ROLES = ("agent", "hub", "cloud")
 PSS, OWN = "Pss", "Anonymous"
@@ -50,19 +51,6 @@ class SlopePeer(EdgePeer):
         return manifest
 
 
-class Steady:
-    """The load of one publisher at a pace."""
-
-    name = "edge"
-
-    def __init__(self, peer: SlopePeer, per_s: float) -> None:
-        self.processes = peer.processes
-        self._load = {**peer.load("tls", 1), "per_s": per_s, "pause_us": PAUSE_US}
-
-    def load(self, transport: str, publishers: int) -> dict[str, Any]:
-        return self._load
-
-
 def measure(peer: SlopePeer, per_s: float, seconds: float, file: Path) -> dict[str, Any]:
     """Load the edge and write samples until the time is over; return the generator's report.
 
@@ -71,7 +59,7 @@ def measure(peer: SlopePeer, per_s: float, seconds: float, file: Path) -> dict[s
     """
     members = [(process.role, process.pid) for process in peer.processes() if process.role in ROLES]
     with ThreadPoolExecutor(1) as pool, file.open("w") as samples:
-        load = pool.submit(run_load, Steady(peer, per_s), "tls/1/burst", seconds)
+        load = pool.submit(run_load, peer, "tls/1/burst", seconds, per_s=per_s, pause_us=PAUSE_US)
         began_s = time.monotonic()
         while (passed_s := time.monotonic() - began_s) < seconds and not load.done():
             row = {"at_s": passed_s}
@@ -139,7 +127,7 @@ def in_words(samples: list[dict[str, float]], warmup_s: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench/slope", description=__doc__)
     parser.add_argument("--minutes", type=float, default=120.0, help="how long (default 120)")
-    parser.add_argument("--warmup-minutes", type=float, default=15.0, help="left out (default 15)")
+    parser.add_argument("--warmup-minutes", type=float, default=WARMUP_MINUTES, help="left out (default 15)")
     parser.add_argument("--per-s", type=float, default=300.0, help="messages a second (default 300)")
     parser.add_argument(
         "--samples", type=Path, default=Path("slope.jsonl"), help="file to write (default slope.jsonl)"

@@ -163,7 +163,9 @@ class MosquittoPeer:
     def processes(self) -> list[EdgeProcess]:
         return [EdgeProcess(self._process.pid, "broker", "mosquitto")]
 
-    def load(self, transport: str, publishers: int) -> dict[str, Any]:
+    def load(
+        self, transport: str, publishers: int, *, subscribers: int = 1, json: bool = False
+    ) -> dict[str, Any]:
         """Return target, publishers and subscribers for the generator; topics as long as the hub's."""
         target = {"host": "127.0.0.1", "port": self.ports[transport]}
         if transport == "tls":
@@ -177,7 +179,9 @@ class MosquittoPeer:
                 }
                 for n in range(1, publishers + 1)
             ],
-            "subscribers": [{"client_id": "consumer", "filters": ["devices/bench-edge/#"]}],
+            "subscribers": [
+                {"client_id": f"consumer{n}", "filters": ["devices/bench-edge/#"]} for n in range(subscribers)
+            ],
         }
 
 

@@ -42,6 +42,15 @@ def pss_kb(pid: int) -> int:
     return memory_kb(pid).get("Pss", 0)
 
 
+def written_bytes(pid: int) -> int:
+    """Return what the process has had written to storage so far; 0 when it is gone or not ours to ask."""
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+
+
 def memory_kb(pid: int) -> dict[str, int]:
     """Return the sums that the kernel keeps of a process's memory, in KiB; empty when the process is gone.
 
