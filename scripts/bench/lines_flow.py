@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.upstream_protocol import UpstreamProtocol
@@ -12,11 +13,13 @@ from runtime.upstream import UpstreamConnections
 from scripts.bench import measure_kernel, measure_link, measure_upstream
 from scripts.bench.compare_hub import Report, run_load
 from scripts.bench.delay_line import DelayLine
+from scripts.bench.measure_restarts import until
 from scripts.bench.measure_routing import us_per_message
 from scripts.bench.peer_cloud import KNOWN_PORTS, CloudPeer
 from scripts.bench.peer_edge import EdgePeer
 from scripts.bench.peer_mosquitto import MosquittoPeer, PeerUnusable
 from scripts.bench.plan import Plan, say
+from scripts.bench.processes import cpu_s
 from scripts.bench.raw_limits import fdatasync_ms, sqlite_rows, tls_echo
 from scripts.bench.report import Bar, Line, Of, Sign, middle
 
@@ -140,12 +143,12 @@ def drain(plan: Plan) -> Iterator[Line]:
     yield Line(
         f"{most:,} queued messages into a module",
         "messages/s",
-        (many["drained_per_s"],),
+        (many.drained_per_s,),
         f"mosquitto, {count:,} in memory",
         (rate_of(theirs["marks"]),),
         Bar(Of.FIGURE, Sign.AT_LEAST, 20_000),
     )
-    stored, delivered = many["stored_us"], many["delivered_us"]
+    stored, delivered = many.stored_us, many.delivered_us
     yield Line(
         f"hub CPU to store one behind {most - most // CHUNKS:,}",
         "µs",
@@ -162,19 +165,18 @@ def drain(plan: Plan) -> Iterator[Line]:
         (delivered[-1],),
         FLAT,
     )
-    whole = middle(stored) + middle(delivered)
     yield Line(
         f"hub CPU of one through a queue of {most:,}",
         "µs",
-        (whole,),
+        (many.whole_us,),
         f"of {FEW:,}",
-        tuple(middle(each["stored_us"]) + middle(each["delivered_us"]) for each in few),
+        tuple(each.whole_us for each in few),
         FLAT,
     )
     yield Line(
         f"hub CPU of one through a queue of {most:,}",
         "µs",
-        (whole,),
+        (many.whole_us,),
         "passed on at once",
         tuple(map(hub_us, live)),
         FLAT,
@@ -185,19 +187,19 @@ def _live(peer: EdgePeer, seconds: float) -> Report:
     return run_load(peer, DRAIN_CASE, seconds, window=FILL["window"])
 
 
-def _through_queue(peer: EdgePeer, count: int, chunks: int) -> dict[str, list[float]]:
-    """Fill the consumer's queue in chunks while it is away, then let it take everything.
+def _through_queue(peer: EdgePeer, count: int, chunks: int) -> "Passed":
+    """Fill the consumer's queue in chunks while it is away, let it take everything, wait for the last delete.
 
     Raises:
         PeerUnusable: not everything came.
     """
-    [hub] = [process for process in peer.processes() if process.role == "hub"]
-    stored = []
+    [hub] = [process.pid for process in peer.processes() if process.role == "hub"]
+    stored, before_s = [], cpu_s(hub)
     for number in range(chunks):
         filled = run_load(peer, DRAIN_CASE, 0.0, messages=count // chunks, subscribers=[], **FILL)
         stored.append(hub_us(filled))
         say(f"{(number + 1) * count // chunks:,} queued, {stored[-1]:.1f} us of the hub each")
-    taken = run_load(peer, DRAIN_CASE, 0.0, publishers=[], take=count, pids=[hub.pid], drain_s=30.0)
+    taken = run_load(peer, DRAIN_CASE, 0.0, publishers=[], take=count, pids=[hub], drain_s=30.0)
     if taken["lost"] or taken["out_of_order"]:
         raise PeerUnusable(
             f"edge: of {count:,} queued {taken['lost']} did not come, {taken['out_of_order']} out of order"
@@ -207,8 +209,20 @@ def _through_queue(peer: EdgePeer, count: int, chunks: int) -> dict[str, list[fl
         (later["cpu_s"] - one["cpu_s"]) * 1e6 / max(1, later["received"] - one["received"])
         for one, later in itertools.pairwise(marks)
     ]
-    say(f"{count:,} drained, {rate_of(marks):,.0f}/s")
-    return {"stored_us": stored, "delivered_us": delivered, "drained_per_s": rate_of(marks)}
+    until(lambda: not peer.run.pending(), "the end of what was delivered")
+    whole_us = (cpu_s(hub) - before_s) * 1e6 / count
+    say(f"{count:,} drained, {rate_of(marks):,.0f}/s, {whole_us:.1f} us of the hub each in all")
+    return Passed(stored, delivered, whole_us, rate_of(marks))
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What messages cost that waited in a queue: µs of the hub each, by chunk, by tenth and in all."""
+
+    stored_us: list[float]
+    delivered_us: list[float]
+    whole_us: float
+    drained_per_s: float
 
 
 def rate_of(marks: list[dict[str, float]]) -> float:

@@ -27,6 +27,7 @@ OTHERS = (
     *(f"{transport}/4/burst/{size}B" for transport in ("plain", "tls") for size in (100, 1024, 65536)),
     *(f"{transport}/4/burst/{kind}" for transport in ("plain", "tls") for kind in ("10to", "json")),
 )
+QUICK = ("plain/4/burst/65536B", "plain/4/burst/10to", "tls/4/burst/json")  # of the others
 LOADED = "tls/4/burst"
 PERCENTS = (10, 50, 80)
 LATENCY_SECONDS = 2.0
@@ -48,7 +49,7 @@ def throughput(plan: Plan) -> Iterator[Line]:
             stack.enter_context(EdgePeer(plan.directory, CLIENTS, CONSUMERS)),
             stack.enter_context(MosquittoPeer()),
         ]
-        for case in (*BARS, *OTHERS):
+        for case in (*BARS, *(QUICK if plan.quick else OTHERS)):
             rounds = measure_case(peers, case, plan.rounds(5 if case in BARS else 3), plan.seconds(SECONDS))
             ours, theirs = rounds["edge"], rounds["mosquitto"]
             wrong += faults_of(case, rounds)

@@ -328,12 +328,13 @@ class Run:
     def measure(self) -> dict[str, Any]:
         """Run the load and return the report."""
         load = self.load
+        before = self._mark()
         self.connect()
         gc.disable()  # nothing here makes cycles, and a pause would look like the broker's
         self._record(bool(load.messages))
         opened = self._snapshot()
         if load.take:
-            return self._taken(opened)
+            return self._taken(before, opened)
         for number, publisher in enumerate(self.publishers):
             if load.per_s:  # not all of them at the same moment
                 publisher.began_ns = clock_ns() + int(number / len(self.publishers) / load.per_s * NS)
@@ -350,17 +351,21 @@ class Run:
             client.link.close()
         return self._report(opened, closed, drained)
 
-    def _taken(self, opened: Snapshot) -> dict[str, Any]:
-        """Take what earlier runs left; return the report, with a mark at each tenth."""
+    def _taken(self, before: dict[str, float], opened: Snapshot) -> dict[str, Any]:
+        """Take what earlier runs left; return the report, with a mark at each tenth.
+
+        The first mark is from before the connection: a broker may send all there is ahead of its SUBACK.
+        """
         wanted = self.load.take * len(self.subscribers)
-        marks = [self._mark()]
+        marks = [before]
         seen, moved_ns = opened, opened.at_ns
         while seen.received < wanted and seen.at_ns - moved_ns < self.load.drain_s * NS:
             self._turn(0.1, publish=False)
-            before, seen = seen, self._snapshot()
-            moved_ns = seen.at_ns if seen.received != before.received else moved_ns
-            if seen.received * 10 >= wanted * len(marks):
+            earlier, seen = seen, self._snapshot()
+            moved_ns = seen.at_ns if seen.received != earlier.received else moved_ns
+            if wanted > seen.received >= wanted * len(marks) / 10:
                 marks.append(self._mark())
+        marks.append(self._mark())
         for subscriber in self.subscribers:
             subscriber.link.close()
         report = self._report(opened, seen, seen)
@@ -372,7 +377,7 @@ class Run:
         return {"at_s": seen.at_ns / NS, "received": seen.received, "cpu_s": used_s}
 
     def _report(self, opened: Snapshot, closed: Snapshot, drained: Snapshot) -> dict[str, Any]:
-        window_s = (closed.at_ns - opened.at_ns) / NS
+        window_s = max(1, closed.at_ns - opened.at_ns) / NS
         received = closed.received - opened.received
         acknowledged = closed.acknowledged - opened.acknowledged
         cpu_s = closed.cpu_s - opened.cpu_s

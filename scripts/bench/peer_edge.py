@@ -164,6 +164,14 @@ class EdgeRun:
     def processes(self) -> list[EdgeProcess]:
         return of_edge(self._process.pid)
 
+    def pending(self, endpoint: str | None = None) -> int:
+        """Return how many messages wait, for one endpoint or all; the ledger has to balance."""
+        result = self.ask("ledger", "--json")
+        if result.returncode:
+            raise PeerUnusable(f"edge: ledger: {result.stderr.strip()}")
+        rows = json.loads(result.stdout)["endpoints"]
+        return sum(int(row["pending"]) for name, row in rows.items() if endpoint in (None, name))
+
 
 class EdgePeer:
     """Our side of the comparison: modules pub1 … pubN routed to one consumer, all played by the generator.

@@ -217,7 +217,8 @@ def _verdicts(report: Report) -> str:
             for line in report.judged(verdict)
         ]
     lines += [
-        f"- not measured, or spoiled: {section.name}: {section.problem}" for section in report.problems()
+        f"- not measured, or spoiled: {section.name}: {section.problem.splitlines()[0]}"
+        for section in report.problems()
     ]
     return lines[0] + "\n" + "".join(f"\n{line}" for line in lines[1:])
 
@@ -234,7 +235,7 @@ def _value_of(line: Line) -> str:
 def _section(section: Section) -> str:
     text = f"## {section.name}\n\n{section.about} ({section.took_s:.0f} s)"
     if section.problem:
-        text += f"\n\n**Problem:** {section.problem}"
+        text += f"\n\n**Problem:**\n\n```\n{section.problem}\n```"
     if not section.lines:
         return text
     rows = [
