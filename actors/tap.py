@@ -48,7 +48,11 @@ class Tapped(NamedTuple):
 
 
 class Tap:
-    """What waits for one inspector. `put` from any thread, the rest from one."""
+    """What waits for one inspector. `put` from any thread, the rest from one.
+
+    One that dozes keeps nothing and counts on: its inspector was stopped, and will want to know how many it
+    missed.
+    """
 
     def __init__(self, wanted: TapFilter, due_s: float) -> None:
         """Begin empty; `due_s` is when it ends without a sign of life, on the monotonic clock."""
@@ -59,11 +63,12 @@ class Tap:
         self._waiting: deque[Tapped] = deque()
         self._bytes = 0
         self._missed = 0
+        self.is_dozing = False
 
     def put(self, tapped: Tapped) -> None:
         """Keep an envelope for the inspector, or count it as missed."""
         with self._lock:
-            if self._bytes >= BUDGET_BYTES:
+            if self._bytes >= BUDGET_BYTES or self.is_dozing:
                 self._missed += 1
                 return
             self._note_missed(tapped.at_s)
@@ -83,6 +88,18 @@ class Tap:
                 most_bytes -= used
                 taken.append(tapped)
         return tuple(taken)
+
+    def doze(self) -> None:
+        """Give the memory back and only count from now on; what waits counts as missed."""
+        with self._lock:
+            self.is_dozing = True
+            self._missed += sum(tapped.missed or 1 for tapped in self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+
+    def wake(self) -> None:
+        """Keep again what comes."""
+        self.is_dozing = False
 
     @property
     def missed(self) -> int:
