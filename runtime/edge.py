@@ -76,6 +76,7 @@ from runtime.agent_metrics_files import CheckpointFile, ScrapeFiles
 from runtime.agent_metrics_sockets import AgentMetricsSockets
 from runtime.atomic_file import write_private_file
 from runtime.certificates import server_names
+from runtime.connection_keeper import ConnectionKeeper
 from runtime.deployed_ports import as_deployed
 from runtime.device_file import remember_device
 from runtime.docker_runtime import DockerRuntime
@@ -345,6 +346,7 @@ class _Edge:
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
         self._management = ManagementServer(run.path)
+        self._connections = ConnectionKeeper(run.path)
         self._link = AgentLinkChoice(upstream_protocol(settings, chosen.deployment))
         self._containers = containers
         containers.tell_gateway(self._listen_for_container)
@@ -411,6 +413,7 @@ class _Edge:
             now_s=time.time,
         )
         self._management.open()
+        self._connections.open()
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
         self._deployment = self._with_hub_version(settings, self._deployment, config)
         last = LastDeployment(home.last_deployment, self._security.keys)
@@ -493,6 +496,7 @@ class _Edge:
             self._security.close()
         self._modules.close()
         self._hub_sockets.close()
+        self._connections.close()
         self._metrics_sockets.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
