@@ -1,8 +1,9 @@
 """The agent keeps a duplicate of each client's connection, so that none is reset when the hub is killed.
 
 What a killed process has not read has TCP reset its connections, and whatever a client writes then fails. The
-Python SDK does not survive that before Python 3.12.4: its network thread ends with an SSLEOFError, nobody
-tells it that the connection is gone, and it never sends or receives anything again (docs/COMPATIBILITY.md).
+Python SDK does not survive that with Python 3.10 to 3.12: `ssl` tells of an EOF where it should tell of a
+reset (python/cpython issue 115627), paho 1.6.1 catches the latter alone (eclipse-paho/paho.mqtt.python issue
+750), its thread ends, nobody tells the SDK that the connection is gone, and it never sends or receives again.
 With a duplicate in another process nothing happens at the hub's death but what the keeper does: it says that
 no more will come, as at an orderly end, and reads what clients still write until they have closed.
 
