@@ -49,6 +49,7 @@ from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime.agent_cloud import AgentLinkChoice, cloud_actors
 from runtime.atomic_file import write_private_file
+from runtime.connection_keeper import ConnectionKeeper
 from runtime.deployed_ports import as_deployed
 from runtime.device_file import remember_device
 from runtime.docker_runtime import DockerRuntime
@@ -252,6 +253,7 @@ class _Edge:
         self._bus: ZmqBus | None = None
         self._new_gateway = threading.Lock()
         self._management = ManagementServer(run.path)
+        self._connections = ConnectionKeeper(run.path)
         self._link = AgentLinkChoice(upstream_protocol(settings, chosen.deployment))
         self._containers = containers
         containers.tell_gateway(self._listen_for_container)
@@ -307,6 +309,7 @@ class _Edge:
             now_s=time.time,
         )
         self._management.open()
+        self._connections.open()
         config = hub_settings(settings, self._deployment, self._security.certificate_file)
         self._deployment = with_hub_version(settings, self._deployment, config)
         last = LastDeployment(home.last_deployment, self._security.keys)
@@ -386,6 +389,7 @@ class _Edge:
             self._security.close()
         self._modules.close()
         self._hub_sockets.close()
+        self._connections.close()
         self._metrics.close()
         self._end.close()
         if self._end.root_ended and not self._end.failure:
