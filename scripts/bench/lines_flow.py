@@ -174,7 +174,7 @@ def drain(plan: Plan) -> Iterator[Line]:
         FLAT,
     )
     yield Line(
-        f"hub CPU of one through a queue of {most:,}",
+        f"hub CPU of one through a queue of {most:,}, and of none",
         "µs",
         (many.whole_us,),
         "passed on at once",
@@ -243,7 +243,9 @@ def routes(plan: Plan) -> Iterator[Line]:
         found: dict[int, list[float]] = {few: [], many: []}
         for _ in range(plan.rounds(5)):
             for count, values in found.items():
-                values.append(us_per_message(case, count, plan.some(20_000, 2_000)))
+                values.append(
+                    us_per_message(case, count, plan.some(20_000, 2_000) // (1 if count == few else 4))
+                )
         slope_ns = (middle(found[many]) - middle(found[few])) / (many - few) * 1e3
         yield Line(
             f"{many} routes, {case}",
