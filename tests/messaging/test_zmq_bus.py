@@ -139,7 +139,7 @@ def test_a_mailbox_of_the_same_thread_is_woken_by_hand(bus: ZmqBus) -> None:
     bus.reserve("test/a")
     mailbox = bus.open("test/a")
     woken: list[int] = []
-    mailbox.wake = lambda: woken.append(mailbox.waiting())
+    mailbox.wake = lambda: woken.append(sum(mailbox.waiting()))
 
     bus.send("test/a", Note(1))
     bus.send("test/a", Load(2))
