@@ -37,7 +37,14 @@ def test_the_ratio_is_that_of_the_medians_and_its_spread_that_of_the_rounds() ->
     summary = summarise("tls/1/burst", reports)
 
     assert (summary["ratio"], summary["ratio_min"], summary["ratio_max"]) == (2.0, 0.5, 3.0)
-    assert "target 1.5 reached" in table([summary])
+    assert "target 2.5 missed" in table([summary])
+
+
+def test_a_case_without_a_bar_has_a_ratio_and_no_verdict() -> None:
+    text = table([summarise("plain/4/one", {"edge": [report(300)], "mosquitto": [report(200)]})])
+
+    assert "1.50" in text
+    assert "target" not in text
 
 
 def test_processes_of_one_name_are_added_up() -> None:
