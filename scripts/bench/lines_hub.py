@@ -32,7 +32,7 @@ def throughput(plan: Plan) -> Iterator[Line]:
     """Yield messages/s and CPU of every case.
 
     Raises:
-        PeerUnusable: a peer could not be used for a case, or messages were lost; the others have been yielded.
+        PeerUnusable: a peer could not be used for a case, or lost messages; the others have been yielded.
     """
     wrong: list[str] = []
     with ExitStack() as stack:
