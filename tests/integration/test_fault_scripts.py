@@ -23,7 +23,8 @@ from runtime.faults import guard, schema
 from runtime.faults.needs import missing
 from runtime.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import EdgeProcess, wait_until
+from tests.integration.edge_program import EdgeProgram
+from tests.integration.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "scripts" / "faults").glob("*.yaml"))
@@ -210,7 +211,7 @@ def test_what_this_machine_lacks_is_told_and_nothing_starts(
 
 
 def test_an_edge_that_was_not_started_for_it_takes_no_faults(tmp_path: Path) -> None:
-    edge = EdgeProcess(tmp_path / "home")
+    edge = EdgeProgram(tmp_path / "home")
     try:
         edge.start()
         with Client.outside(RunDirectory.of(edge.home).path) as client:
