@@ -85,8 +85,11 @@ class Books:
         return [key for key in owed if key not in self.first]
 
 
-class CloudBooks(Books):
-    """What reached the IoT Hub. It has no connections that anybody here could see: all may come again."""
+class LooseBooks(Books):
+    """What may come again over a connection that lives: to the IoT Hub, whose connections nobody here sees.
+
+    To a consumer, too, where the store itself fails: it has forgotten then what is on its way.
+    """
 
     def note(self, key: Key) -> None:
         self.connection += 1

@@ -291,9 +291,17 @@ class Publisher(Client):
 class Consumer(Client):
     """Notes every message; the route is read from the name of the input."""
 
-    def __init__(self, name: str, account: Account, presence: Presence | None, chance: random.Random) -> None:
+    def __init__(
+        self,
+        name: str,
+        account: Account,
+        presence: Presence | None,
+        chance: random.Random,
+        books: type[Books] = Books,
+    ) -> None:
         super().__init__(name, account, clean_session=False)
         self.books: dict[str, Books] = {}  # by input, which is the route
+        self._new_books = books
         self._presence = presence
         self._chance = chance
         self._is_there = True
@@ -323,7 +331,7 @@ class Consumer(Client):
     def _arrived(self, messages: list[Publish]) -> None:
         for message in messages:
             route = message.topic.removeprefix(self._prefix).partition("/")[0]
-            books = self.books.setdefault(route, Books())
+            books = self.books.setdefault(route, self._new_books())
             try:
                 books.note(key_in(message.payload))
             except ValueError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from messaging.errors import EdgeError
-from runtime.faults.books import CloudBooks
+from runtime.faults.books import LooseBooks
 from runtime.faults.edge import LIMIT_S, LOOK_S, RunFailed, loopback_address
 from runtime.faults.guard import CLOUD_HOME, MARK
 from runtime.faults.line import Line, Profile
@@ -31,7 +31,7 @@ class CloudReader:
 
     def __init__(self, home: Path, publishers: Mapping[str, int]) -> None:
         """Begin with the first message; `publishers` are the numbers of modules."""
-        self.books: dict[int, CloudBooks] = {}  # by output
+        self.books: dict[int, LooseBooks] = {}  # by output
         self.received = 0
         self.damaged = 0
         self._home = home
@@ -61,7 +61,7 @@ class CloudReader:
             self.damaged += 1
             return
         self.received += 1
-        self.books.setdefault(key.output, CloudBooks()).note(key)
+        self.books.setdefault(key.output, LooseBooks()).note(key)
 
 
 class CloudBehindLine:

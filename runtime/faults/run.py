@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from actors.addresses import STORE
 from runtime.faults import compare
+from runtime.faults.books import Books, LooseBooks
 from runtime.faults.clients import Consumer, Publisher, account_in
 from runtime.faults.cloud import CloudBehindLine, CloudReader
 from runtime.faults.container_image import SLEEPER, SLOW, SlowRegistry, make_sleeper
@@ -136,9 +138,10 @@ class _Run:
             scene.publishers.append(
                 _publisher_class(load.over)(name, accounts[name], number, outputs, rate_per_s, size)
             )
+        books = LooseBooks if any(s.values.get("actor") == STORE for s in scene.scenario.steps) else Books
         for name, presence in load.consumers.items():
             chance = chance_of(scene.seed, "presence", name)
-            scene.consumers[name] = Consumer(name, accounts[name], presence, chance)
+            scene.consumers[name] = Consumer(name, accounts[name], presence, chance, books)
         for consumer in scene.consumers.values():
             consumer.start()
         for publisher in scene.publishers:

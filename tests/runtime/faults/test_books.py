@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.faults.books import Books, CloudBooks
+from runtime.faults.books import Books, LooseBooks
 from runtime.faults.stamps import Key, body_of, key_in, output_of
 
 
@@ -71,8 +71,8 @@ def test_what_comes_again_needs_a_reason(
     assert books.unexplained(sent_again, window) == unexplained
 
 
-def test_to_the_cloud_anything_may_come_again_within_the_bound() -> None:
-    books = CloudBooks()
+def test_in_loose_books_anything_may_come_again_within_the_bound() -> None:
+    books = LooseBooks()
     for sequence in (1, 2, 1):
         books.note(key(sequence))
 
