@@ -74,11 +74,17 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _show_table(paths: Sequence[Path]) -> int:
-    try:
-        print(table([json.loads(path.read_text(encoding="utf-8")) for path in paths]), end="")
-    except (OSError, ValueError, TypeError, KeyError) as exc:
-        print(f"error: these are not all reports of `--json`: {exc}", file=sys.stderr)
-        return USAGE
+    reports = []
+    for path in paths:
+        try:
+            reports.append(json.loads(path.read_text(encoding="utf-8")))
+            table(reports[-1:])
+        except (OSError, ValueError, TypeError, KeyError) as exc:
+            print(
+                f"error: {path}: it is no report of a campaign, or it has not ended: {exc}", file=sys.stderr
+            )
+            return USAGE
+    print(table(reports), end="")
     return KEPT
 
 

@@ -141,7 +141,7 @@ def test_a_table_of_what_is_no_report_is_refused(
     (tmp_path / "report.json").write_text(text)
 
     assert main(["report", str(tmp_path / "report.json")]) == USAGE
-    assert "these are not all reports of `--json`" in capsys.readouterr().err
+    assert "report.json: it is no report of a campaign" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--kills", "--cuts", "--scripts"])
