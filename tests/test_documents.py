@@ -15,7 +15,7 @@ import click
 import pytest
 
 from actors.deployment import parse_deployment
-from actors.hub_environment import VARIABLES as HUB_VARIABLES
+from actors.hub_variables import VARIABLES as HUB_VARIABLES
 from runtime.bridge_settings import BridgeSettingsFile, OwnNames
 from runtime.cli.main import COMMANDS, cli, invoke
 from runtime.config_keys import all_keys

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.documents import Block, fits
-from tests.integration.edge_program import ROOT, loopback_address
+from tests.integration.edge_program import ROOT
+from tests.integration.sdk_clients import loopback_address
 
 LIMIT_S = 30.0
 LOOK_AGAIN_S = 0.5

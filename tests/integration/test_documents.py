@@ -16,10 +16,11 @@ import pytest
 from tests.documents import Block, blocks_of
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import issue
-from tests.integration.edge_program import SAMPLE, wait_until
+from tests.integration.edge_program import SAMPLE
 from tests.integration.node_sdk import FOLDER as NODE_FOLDER
 from tests.integration.node_sdk import need_node, need_port
 from tests.integration.terminal import Reader, programs
+from tests.integration.waiting import wait_until
 
 CLOUD = "/tmp/my-cloud"
 KEY = base64.b64encode(bytes(32)).decode()

@@ -27,7 +27,8 @@ from runtime.home import Home
 from runtime.inspector_note import FAULTS_ALLOWED
 from runtime.key_store import KeyStore
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProcess, wait_until
+from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
+from tests.integration.waiting import wait_until
 
 LIMIT_S = 30.0
 CARGO_BYTES = 20_000
@@ -35,9 +36,9 @@ CARGOES = 1_500
 
 
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProgram]:
     """An edge that may be disturbed."""
-    made = EdgeProcess(tmp_path_factory.mktemp("inspected") / "home")
+    made = EdgeProgram(tmp_path_factory.mktemp("inspected") / "home")
     try:
         made.start("--allow-faults")
         yield made
@@ -46,7 +47,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
 
 
 @contextmanager
-def inspecting(edge: EdgeProcess, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def inspecting(edge: EdgeProgram, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run an inspector that goes on; it has tapped, or shown something, when this begins."""
     process = subprocess.Popen(
         [*PROGRAM, "inspect", *arguments],
@@ -67,7 +68,7 @@ def wait_until_tapped(process: subprocess.Popen[str]) -> None:
     assert process.stderr.readline() == "note: tapping agent and hub\n"
 
 
-def hub_pid(edge: EdgeProcess) -> int:
+def hub_pid(edge: EdgeProgram) -> int:
     return int(edge.modules()["edgeHub"]["pid"])
 
 
@@ -76,17 +77,17 @@ def resident_bytes(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
-def hub_log(edge: EdgeProcess) -> str:
+def hub_log(edge: EdgeProgram) -> str:
     return Path(Home(edge.home).log_of("edgeHub")).read_text(errors="replace")
 
 
 @pytest.fixture
-def client(edge: EdgeProcess) -> Iterator[Client]:
+def client(edge: EdgeProgram) -> Iterator[Client]:
     with Client.outside(RunDirectory.of(edge.home).path) as made:
         yield made
 
 
-def test_both_processes_are_shown_as_one_tree(edge: EdgeProcess) -> None:
+def test_both_processes_are_shown_as_one_tree(edge: EdgeProgram) -> None:
     found = edge.json("inspect", "actors")
 
     assert [process["process"] for process in found["processes"]] == ["agent", "hub"]
@@ -101,13 +102,13 @@ def test_both_processes_are_shown_as_one_tree(edge: EdgeProcess) -> None:
     assert 0 < store["p50_ms"] <= store["p99_ms"]
 
 
-def test_that_faults_are_allowed_is_shown(edge: EdgeProcess) -> None:
+def test_that_faults_are_allowed_is_shown(edge: EdgeProgram) -> None:
     assert FAULTS_ALLOWED in edge.run("list").stdout
     [agent] = [part for part in edge.json("system", "status") if part["name"] == "edgeAgent"]
     assert agent["allows_faults"] is True
 
 
-def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeProcess) -> None:
+def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeProgram) -> None:
     done = edge.run(
         "inspect", "tap", "--json", "--count", "1", "--to", "hub/*", "--kind", "Publish",
         "--where", "from = 'hub/mqtt' AND $body.entries[0][1].machine.temperature > -100",
@@ -125,7 +126,7 @@ def test_a_message_of_a_module_is_seen_on_its_way_through_the_actors(edge: EdgeP
     assert [step["hop"] for step in by_message["message"]][:3] == ["received", "routed", "stored"]
 
 
-def test_an_address_that_nobody_has_and_a_kind_that_nobody_knows_are_told_at_once(edge: EdgeProcess) -> None:
+def test_an_address_that_nobody_has_and_a_kind_that_nobody_knows_are_told_at_once(edge: EdgeProgram) -> None:
     filters = (
         "--to",
         "hub/stor",
@@ -147,7 +148,7 @@ def test_an_address_that_nobody_has_and_a_kind_that_nobody_knows_are_told_at_onc
     ]
 
 
-def test_the_flow_shows_rates_of_both_processes(edge: EdgeProcess) -> None:
+def test_the_flow_shows_rates_of_both_processes(edge: EdgeProgram) -> None:
     links = edge.json("inspect", "flow", "--for", "2")["links"]
 
     known = {(link["from"], link["to"], link["kind"]): link for link in links}
@@ -162,7 +163,7 @@ def test_the_flow_shows_rates_of_both_processes(edge: EdgeProcess) -> None:
     "arguments",
     [("tap", "--json"), ("actors", "--watch", "--json"), ("flow", "--watch", "--for", "1", "--json")],
 )
-def test_ctrl_c_ends_it_at_once(edge: EdgeProcess, arguments: tuple[str, ...]) -> None:
+def test_ctrl_c_ends_it_at_once(edge: EdgeProgram, arguments: tuple[str, ...]) -> None:
     with inspecting(edge, *arguments) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())
@@ -177,7 +178,7 @@ def test_ctrl_c_ends_it_at_once(edge: EdgeProcess, arguments: tuple[str, ...]) -
 
 
 def test_one_that_was_stopped_is_told_how_many_it_missed_and_one_that_was_killed_costs_nothing(
-    edge: EdgeProcess, client: Client
+    edge: EdgeProgram, client: Client
 ) -> None:
     arguments = ("tap", "--json", "--kind", "TraceRouting")
     asleep = f"has not read its tap for {LEASE_S:g} s"
@@ -205,7 +206,7 @@ def test_one_that_was_stopped_is_told_how_many_it_missed_and_one_that_was_killed
 
 
 def test_an_inspector_that_shows_nothing_holds_up_nobody_and_is_told_what_it_missed(
-    edge: EdgeProcess, client: Client
+    edge: EdgeProgram, client: Client
 ) -> None:
     pid = hub_pid(edge)
     with inspecting(edge, "tap", "--json", "--kind", "TraceRouting") as process:
@@ -232,7 +233,7 @@ def test_an_inspector_that_shows_nothing_holds_up_nobody_and_is_told_what_it_mis
     assert grown < CARGOES * CARGO_BYTES / 2
 
 
-def test_a_tap_goes_on_when_the_hub_was_killed(edge: EdgeProcess) -> None:
+def test_a_tap_goes_on_when_the_hub_was_killed(edge: EdgeProgram) -> None:
     pid = hub_pid(edge)
     with inspecting(edge, "tap", "--json", "--to", "hub/*") as process:
         wait_until_tapped(process)
@@ -247,7 +248,7 @@ def test_a_tap_goes_on_when_the_hub_was_killed(edge: EdgeProcess) -> None:
     edge.wait_for_modules("running", {"edgeHub", "sensor", "filter"})
 
 
-def test_a_recording_has_no_secret_of_the_edge(edge: EdgeProcess, tmp_path: Path) -> None:
+def test_a_recording_has_no_secret_of_the_edge(edge: EdgeProgram, tmp_path: Path) -> None:
     file = tmp_path / "recording"
     with inspecting(edge, "record", str(file), "--json") as process:
         assert process.stderr is not None
@@ -274,7 +275,7 @@ def test_a_recording_has_no_secret_of_the_edge(edge: EdgeProcess, tmp_path: Path
     assert "sig=" not in content.replace("sig=******", "")
 
 
-def test_a_dead_letter_is_listed_shown_and_sent_again(edge: EdgeProcess, client: Client) -> None:
+def test_a_dead_letter_is_listed_shown_and_sent_again(edge: EdgeProgram, client: Client) -> None:
     def letters() -> list[dict[str, object]]:
         found = client.ask(HUB, ListDeadLetters(), DeadLetterList, LIMIT_S).letters
         return [letter for letter in found if letter["kind"] == "TraceRouting"]
@@ -293,7 +294,7 @@ def test_a_dead_letter_is_listed_shown_and_sent_again(edge: EdgeProcess, client:
 
 
 def test_recorded_messages_are_sent_again_in_their_order(
-    edge: EdgeProcess, client: Client, tmp_path: Path
+    edge: EdgeProgram, client: Client, tmp_path: Path
 ) -> None:
     file = tmp_path / "recording"
     asked = [f"m{number}" for number in range(40)]
@@ -320,7 +321,7 @@ def test_without_the_permission_the_edge_is_shown_and_not_disturbed(tmp_path: Pa
     bare["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"] = {}
     deployment = tmp_path / "bare.json"
     deployment.write_text(json.dumps(bare))
-    edge = EdgeProcess(tmp_path / "home")
+    edge = EdgeProgram(tmp_path / "home")
     try:
         edge.start_without_waiting(deployment=deployment)
         edge.wait_for_modules("running", {"edgeAgent", "edgeHub"})
@@ -341,7 +342,7 @@ def test_without_the_permission_the_edge_is_shown_and_not_disturbed(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_learns_that_it_is_not_his_edge(edge: EdgeProcess) -> None:
+def test_another_user_learns_that_it_is_not_his_edge(edge: EdgeProgram) -> None:
     program = """
 import os, sys
 from runtime.cli.main import invoke
