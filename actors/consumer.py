@@ -99,6 +99,11 @@ class Consumer:
     def _room_bytes(self) -> int:
         return self._window_bytes - self._sent_bytes
 
+    @property
+    def waits(self) -> bool:
+        """Whether something waits for room in the window, or may."""
+        return bool(self._waiting)
+
     def wanted(self, now_s: float) -> Wanted | None:
         """Return what to read now, for `read`; None when nothing more can be sent.
 
