@@ -17,7 +17,7 @@ import msgspec
 
 from actors.addresses import BROKER
 from actors.agent_hub_messages import Clients, HubDesiredArrived, ListClients, Routes, SetDesired, set_routes
-from actors.agent_link import DesiredArrived, FetchHubDesired, ReportState, WatchDesired
+from actors.agent_link_messages import DesiredArrived, FetchHubDesired, ReportState, WatchDesired
 from actors.agent_metrics import OFF, AgentMetrics
 from actors.broker_settings import BrokerSet, set_broker
 from actors.deployment_keeper import (

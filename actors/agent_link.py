@@ -23,10 +23,23 @@ from typing import Any, Final
 import msgspec
 
 from actors.agent_hub_messages import SECURITY, GetIdentities, HubDesiredArrived, Identities
+from actors.agent_link_messages import (
+    METHODS,
+    AgentMethodAnswered,
+    CallAgentMethod,
+    DesiredArrived,
+    FetchHubDesired,
+    QualityLost,
+    QualitySent,
+    ReportState,
+    SendQuality,
+    WatchDesired,
+)
 from actors.agent_metrics import OFF, AgentMetrics
 from actors.base import EdgeActor
 from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnections, CloudFault, Fault
 from actors.hub_identity import HubIdentity
+from actors.other_twin import OtherTwin
 from actors.upstream_events import (
     Connected,
     DesiredPatched,
@@ -49,8 +62,6 @@ from messaging.twin import Json, difference, merge
 
 log = logging.getLogger(__name__)
 
-LINK: Final = "agent/link"
-METHODS: Final = "agent/methods"
 IDENTITIES_LIMIT_S: Final = 10.0
 REFRESH_S: Final = 3600.0  # the twin is read anew, whatever patches came
 REPORT_SPACING_S: Final = 2.0  # between two reports; each counts against the operations of the IoT Hub
@@ -60,70 +71,6 @@ TWIN_TRIES: Final = 3  # before the connection is made anew
 STOP_LIMIT_S: Final = 2.0  # for the last report
 _MAY_PASS: Final = frozenset({Fault.TIMEOUT, Fault.THROTTLED, Fault.QUOTA})
 _WANTED: Final = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES})
-
-
-@message
-class WatchDesired:
-    """Tell me the desired properties of `$edgeAgent`, now and when they change: DesiredArrived."""
-
-
-@message
-class DesiredArrived:
-    """The desired properties of `$edgeAgent`: a JSON object without `$version`. They may hold passwords."""
-
-    desired: Secret
-    version: int
-
-
-@message
-class FetchHubDesired:
-    """Tell what `$edgeHub` desires. Answered with HubDesiredArrived or RequestFailed."""
-
-
-@message
-class ReportState:
-    """All that `$edgeAgent` is to report, as JSON; the link sends what is new. Replaces what came before."""
-
-    state: bytes
-    is_last: bool = False  # the edge stops, and with it the IoT Hub that it runs for itself
-
-
-@message
-class CallAgentMethod:
-    """The cloud calls a direct method of `$edgeAgent`. Answered with AgentMethodAnswered."""
-
-    request_id: str
-    name: str
-    payload: Secret  # JSON; may hold the address of a storage account with its key
-
-
-@message
-class AgentMethodAnswered:
-    """What the method answers; `payload` is JSON."""
-
-    request_id: str
-    status: int
-    payload: bytes
-
-
-@message
-class SendQuality:
-    """Send this as the quality telemetry of the edge. Answered with QualitySent or QualityLost."""
-
-    body: bytes
-
-
-@message
-class QualitySent:
-    """The cloud has it."""
-
-
-@message
-class QualityLost:
-    """The cloud does not have it, or did not say so."""
-
-    reason: str
-    may_pass: bool  # it is worth to try again
 
 
 @message
@@ -210,9 +157,8 @@ class AgentLinkActor(EdgeActor):
         self._under_way: tuple[int, Json] | None = None
         self._next_report_s = 0.0  # monotonic
         self._report_timer = 0
-        self._hub_connection: CloudConnection | None = None
-        self._hub_observer: Observer | None = None
         self._hub_asked: list[Envelope] = []
+        self._hub_twin = OtherTwin(self._hub_desired, self._hub_failed)
         self._edge_stops = False
         self._stopping = False
 
@@ -223,9 +169,9 @@ class AgentLinkActor(EdgeActor):
         self.set_timer(REFRESH_S, TwinDue())
 
     def on_stop(self) -> None:
-        for connection in (self._connection, self._hub_connection):
-            if connection is not None:
-                connection.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._hub_twin.forget()
         self._connections.close()
 
     def on_stopping(self) -> None:
@@ -288,8 +234,8 @@ class AgentLinkActor(EdgeActor):
                 if self._probing:
                     self._probing = False
                     self._ask_for_keys()
-            elif observer is self._hub_observer:
-                self._on_hub_event(event)
+            elif self._hub_twin.is_for(observer):
+                self._hub_twin.on_event(event)
             elif observer is self._observer:
                 self._on_event(event)
 
@@ -498,35 +444,21 @@ class AgentLinkActor(EdgeActor):
         key = self._keys.get(self._hub_id.id)
         if key is None:
             self._hub_failed(f"there is no key of {self._hub_id} on this device")
-        elif self._hub_connection is None:
-            self._hub_observer = Observer(self._hub_id.id, self._events)
-            access = self._access(self._hub_id, key)
-            self._hub_connection = self._connections.make(access, self._hub_observer)
-            self._hub_connection.open()
+        elif not self._hub_twin.is_asked_for:
+            observer = Observer(self._hub_id.id, self._events)
+            connection = self._connections.make(self._access(self._hub_id, key), observer)
+            self._hub_twin.fetch(connection, observer)
 
-    def _on_hub_event(self, event: object) -> None:
-        match event:
-            case Connected() if self._hub_connection is not None:
-                self._hub_connection.get_twin(next(self._numbers))
-            case Done(_, answer):
-                desired = msgspec.json.decode(answer)["desired"]
-                encoded = Secret(msgspec.json.encode(_values(desired), order="sorted"))
-                for envelope in self._forget_hub():
-                    self.reply(HubDesiredArrived(encoded, desired["$version"]), envelope)
-            case Failed(_, fault) | Lost(fault):
-                self._hub_failed(fault.reason)
+    def _hub_desired(self, desired: Json) -> None:
+        encoded = Secret(msgspec.json.encode(_values(desired), order="sorted"))
+        asked, self._hub_asked = self._hub_asked, []
+        for envelope in asked:
+            self.reply(HubDesiredArrived(encoded, desired["$version"]), envelope)
 
     def _hub_failed(self, reason: str) -> None:
-        for envelope in self._forget_hub():
-            self.reply(RequestFailed(envelope.kind, self.address, reason), envelope)
-
-    def _forget_hub(self) -> list[Envelope]:
-        """Let go of the connection; return who waits for its answer."""
-        if self._hub_connection is not None:
-            self._hub_connection.close()
-        self._hub_connection = self._hub_observer = None
         asked, self._hub_asked = self._hub_asked, []
-        return asked
+        for envelope in asked:
+            self.reply(RequestFailed(envelope.kind, self.address, reason), envelope)
 
 
 def _lost(fault: CloudFault) -> QualityLost:

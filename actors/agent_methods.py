@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from actors.agent_link import AgentMethodAnswered, CallAgentMethod
+from actors.agent_link_messages import AgentMethodAnswered, CallAgentMethod
 from actors.agent_metrics import OFF, AgentMetrics
 from actors.base import EdgeActor
 from actors.log_query import (

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from actors import quality_telemetry
 from actors.addresses import AGENT, METRICS
-from actors.agent_link import QualityLost, QualitySent, SendQuality
+from actors.agent_link_messages import QualityLost, QualitySent, SendQuality
 from actors.agent_metrics import AgentMetrics
 from actors.availability import Clocks, Seen, advance
 from actors.metric_registry import Source

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.agent_environment import DEFAULTS, AgentEnvironment, parse_agent_environment
-from actors.hub_environment import NOTHING_READ, ReadEnvironment, parse_environment
+from actors.hub_environment import NOTHING_READ, ReadEnvironment
 from actors.hub_manifest import HubSettings, parse_hub
+from actors.hub_variables import parse_environment
 from actors.manifest_json import JsonObject, Node, Path, Source, load, plain, quoted
 from actors.module_manifest import MODULE_NAME, parse_edge_agent, parse_edge_hub, parse_module
 from actors.module_spec import EDGE_AGENT, EDGE_HUB, ModuleSpec

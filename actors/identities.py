@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from actors import verdicts
+from actors import identity_changes, verdicts
 from actors.agent_hub_messages import SECURITY, GetIdentities, Identities
 from actors.base import EdgeActor
 from actors.client_services import ForgetIdentity, IdentityForgotten
 from actors.hub_identity import CERTIFICATES, HubIdentity, KnownIdentities
 from actors.hub_metrics import OFF, HubMetrics
 from actors.ports import CheckCertificate
-from actors.scope import edges_above
 from messaging.envelope import Envelope, Secret
 from messaging.errors import AuthError, EdgeError
-from messaging.identity import EDGE_HUB, Identity
+from messaging.identity import Identity
 from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, PeerDown, PeerUp, RequestFailed
 
@@ -188,17 +187,17 @@ class IdentityActor(EdgeActor):
         before, by_id = self._known, self._by_id
         identities = tuple(HubIdentity(*entry) for entry in message.entries)
         if not message.is_whole:
-            identities += _others(by_id, identities)
-        gone = _gone(by_id, identities)
+            identities += identity_changes.others(by_id, identities)
+        gone = identity_changes.gone(by_id, identities)
         left = tuple(dict.fromkeys((*(before.left if before else ()), *gone)))
         now = KnownIdentities(identities, tuple(message.authorities), left)
         self._hold(now)
         same_authorities = before is None or before.authorities == now.authorities
-        for identity in _cut_off(by_id, self._by_id, same_authorities):
+        for identity in identity_changes.cut_off(by_id, self._by_id, same_authorities):
             for head in self._heads:
                 self.tell(head, IdentityRevoked(identity))
         self._forget(gone)  # before anybody of the same name is let in
-        for identity in _changed(by_id, self._by_id, self._own_id):
+        for identity in identity_changes.changed(by_id, self._by_id, self._own_id):
             self.tell(self._cloud, AccessChanged(identity))
         self._answer_waiting(answered=self.envelope.correlation_id == self._asked)
         if before != now:
@@ -389,64 +388,5 @@ class IdentityActor(EdgeActor):
         return Verdict(asked.identity, ACCEPTED, "", ends_s)
 
 
-def _others(before: Mapping[str, HubIdentity], told: Sequence[HubIdentity]) -> tuple[HubIdentity, ...]:
-    """Return who was known, is not named now, and does not belong to the edge, which is named first."""
-    named = {identity.id for identity in told}
-    edge = told[0].id if told else ""
-    return tuple(
-        known for name, known in before.items() if name not in named and name.partition("/")[0] != edge
-    )
-
-
-def _gone(before: Mapping[str, HubIdentity], now: Iterable[HubIdentity]) -> list[str]:
-    """Return who is not there any more, those included whose name somebody else has now."""
-    after = {identity.id: identity for identity in now}
-    return [name for name, known in before.items() if name not in after or not after[name].is_same(known)]
-
-
 def _base64(key: Secret) -> Secret:
     return Secret(base64.b64encode(key.reveal()))
-
-
-def _changed(before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity], own_id: str) -> list[str]:
-    """Return whose access is another one, new ones and those that are gone included.
-
-    With that of the hub `own_id` also that of all for whom it speaks.
-    """
-    changed = {
-        identity
-        for identity in {**before, **now}
-        if (known := before.get(identity)) is None
-        or (after := now.get(identity)) is None
-        or not after.proves_as(known)
-    }
-    spoken_for = now.values() if own_id in changed else ()
-    changed |= {identity.id for identity in spoken_for if identity.auth_type in CERTIFICATES}
-    return [identity for identity in {**before, **now} if identity in changed]
-
-
-def _cut_off(
-    before: Mapping[str, HubIdentity], now: Mapping[str, HubIdentity], same_authorities: bool
-) -> list[str]:
-    """Return who may be connected and would have to prove itself anew.
-
-    The modules of a device with it, and those for whom the hub of an edge may connect no longer.
-    """
-    changed = set()
-    for identity, known in before.items():
-        after = now.get(identity)
-        by_authority = known.auth_type == "certificateAuthority"
-        if after is None or not after.proves_as(known) or (by_authority and not same_authorities):
-            changed.add(identity)
-    changed |= {identity for identity in before if identity.partition("/")[0] in changed}
-    return [
-        identity
-        for identity in before
-        if identity in changed or not _actors(identity, before) <= _actors(identity, now) - changed
-    ]
-
-
-def _actors(identity: str, known: Mapping[str, HubIdentity]) -> set[str]:
-    """Return the hubs of edges that may connect for an identity."""
-    hubs = (f"{edge}/{EDGE_HUB}" for edge in edges_above(identity, known))
-    return {hub for hub in hubs if hub in known}

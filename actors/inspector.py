@@ -1,7 +1,7 @@
 """Shows inspectors what goes on in its process, and sends for them where the edge allows it.
 
-Understands: LookAtActors, OpenTap, ReadTap, CloseTap, ReadFlow, FindHops, ShowLetter, ReplayLetter,
-             SendMessage
+Understands: LookAtActors, LookAtKinds, OpenTap, ReadTap, CloseTap, ReadFlow, FindHops, ShowLetter,
+             ReplayLetter, SendMessage
 Tells:       whoever asked; whom a message is sent to for an inspector
 Started by:  the root of its process, on a thread of its own: who looks shall hold up nobody
 
@@ -11,7 +11,6 @@ and that only until its lease ends.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -26,8 +25,10 @@ from actors.inspector_messages import (
     FindHops,
     FlowRead,
     HopsFound,
+    KindsSeen,
     LetterShown,
     LookAtActors,
+    LookAtKinds,
     MessageSent,
     OpenTap,
     ReadFlow,
@@ -45,7 +46,7 @@ from messaging.bus import Observer
 from messaging.dead_letters import DeadLetter, DeadLetters
 from messaging.envelope import encode
 from messaging.errors import ConfigError
-from messaging.kinds import kind_named, message
+from messaging.kinds import kind_named, message, names
 from messaging.lifecycle import RequestFailed
 from messaging.message_fields import field_names, make_message
 from messaging.nearest import did_you_mean
@@ -54,7 +55,8 @@ from messaging.version import VERSION
 
 log = logging.getLogger(__name__)
 
-LEASE_S: Final = 5.0  # a tap or a flow that nobody reads for so long ends
+LEASE_S: Final = 5.0  # a flow that nobody reads for so long ends; a tap only counts from then on
+COUNTED_S: Final = 300.0  # and ends after this: who was stopped and goes on is told how many it missed
 LOOK_S: Final = 1.0
 LINGER_S: Final = 2.0  # after the last tap: answers to what was seen last are hops, too
 HOPS_KEPT_S: Final = 600.0  # from then on; their memory is given back
@@ -68,6 +70,15 @@ NOT_ALLOWED: Final = (
 @message
 class LeaseDue:
     """Timer: see which inspectors are still there."""
+
+
+class _Tapping:
+    """One inspector that taps."""
+
+    def __init__(self, tap: Tap) -> None:
+        self.tap = tap
+        self.kinds_shown = 0  # of so many kinds it knows the fields
+        self.answer = TapRead(0, (), {})  # the last one that brought something; it may have got lost
 
 
 class InspectorActor(EdgeActor):
@@ -93,9 +104,7 @@ class InspectorActor(EdgeActor):
         self._look = look
         self._letters = letters
         self._allows_faults = allows_faults
-        self._numbers = itertools.count(1)
-        self._taps: dict[int, Tap] = {}
-        self._shown: dict[int, int] = {}  # of how many kinds each tap knows the fields
+        self._tapping: dict[int, _Tapping] = {}  # by the envelope that opened the tap, which is unique
         self._flow_due_s = 0.0
         self._idle_since_s = 0.0  # since when nobody looks; 0: somebody does, or nothing is remembered
         self._is_looking_after = False
@@ -112,38 +121,56 @@ class InspectorActor(EdgeActor):
         actors = tuple(as_values(sight) for sight in self._look())
         self.reply(ActorsSeen(process_of(self.address), VERSION, self._allows_faults, actors))
 
+    def on_look_at_kinds(self, message: LookAtKinds) -> None:
+        self.reply(KindsSeen(tuple(sorted(names()))))
+
     # taps
 
     def on_open_tap(self, message: OpenTap) -> None:
-        if len(self._taps) >= MOST_TAPS:
+        if len(self._tapping) >= MOST_TAPS and not self._end_one_that_dozes():
             self._refuse("OpenTap", f"{MOST_TAPS} inspectors tap already; end one of them")
             return
-        number = next(self._numbers)
+        number = self.envelope.id
         wanted = TapFilter(message.to, message.sender, message.kinds)
-        self._taps[number] = Tap(wanted, self.clock.monotonic_s() + LEASE_S)
-        self._shown[number] = 0
+        self._tapping[number] = _Tapping(Tap(wanted, self.clock.monotonic_s() + LEASE_S))
         self._taps_changed()
         self.reply(TapOpened(number))
 
     def on_read_tap(self, message: ReadTap) -> None:
-        tap = self._taps.get(message.tap)
-        if tap is None:
-            self._refuse("ReadTap", f"there is no tap {message.tap}: it was not read for {LEASE_S:g} s")
+        tapping = self._tapping.get(message.tap)
+        if tapping is None:
+            self._refuse("ReadTap", f"there is no such tap: it was not read for {COUNTED_S:g} s")
             return
-        tap.due_s = self.clock.monotonic_s() + LEASE_S
-        taken = tap.take(message.most_bytes, self.clock.now_s())
-        shown = self._shown[message.tap]
-        # After `take`: what was put before is among them. A mere sign of life tells nothing.
-        kinds = list(tap.kinds)[shown:] if message.most_bytes else []
-        self._shown[message.tap] = shown + len(kinds)
-        self.reply(TapRead(taken, {kind: field_names(kind) for kind in kinds}))
+        tapping.tap.wake()
+        tapping.tap.due_s = self.clock.monotonic_s() + LEASE_S
+        answer = tapping.answer
+        if message.got == answer.number:
+            answer = TapRead(answer.number, (), {})
+            if message.most_bytes:  # a mere sign of life tells nothing
+                answer = self._read(tapping, message.most_bytes)
+        self.reply(answer)
+
+    def _read(self, tapping: _Tapping, most_bytes: int) -> TapRead:
+        tap, last = tapping.tap, tapping.answer
+        taken = tap.take(most_bytes, self.clock.now_s())
+        kinds = list(tap.kinds)[tapping.kinds_shown :]  # after `take`: what was put before is among them
+        tapping.kinds_shown += len(kinds)
+        number = last.number + 1 if taken or kinds else last.number
+        tapping.answer = TapRead(number, taken, {kind: field_names(kind) for kind in kinds})
+        return tapping.answer
 
     def on_close_tap(self, message: CloseTap) -> None:
-        tap = self._taps.pop(message.tap, None)
-        if tap is not None:
-            del self._shown[message.tap]
+        tapping = self._tapping.pop(message.tap, None)
+        if tapping is not None:
             self._taps_changed()
-        self.reply(TapClosed(0 if tap is None else tap.missed))
+        self.reply(TapClosed(0 if tapping is None else tapping.tap.missed))
+
+    def _end_one_that_dozes(self) -> bool:
+        """End the tap that has not been read for longest, to make room; False when all are read."""
+        dozing = [number for number, tapping in self._tapping.items() if tapping.tap.is_dozing]
+        if dozing:
+            del self._tapping[min(dozing, key=lambda number: self._tapping[number].tap.due_s)]
+        return bool(dozing)
 
     # flow and hops
 
@@ -223,10 +250,15 @@ class InspectorActor(EdgeActor):
     def on_lease_due(self, message: LeaseDue) -> None:
         self._is_looking_after = False
         now_s = self.clock.monotonic_s()
-        over = [number for number, tap in self._taps.items() if tap.due_s <= now_s]
+        over = [number for number, tapping in self._tapping.items() if tapping.tap.due_s <= now_s]
         for number in over:
-            log.info("tap %d ends: its inspector is gone", number)
-            del self._taps[number], self._shown[number]
+            tap = self._tapping[number].tap
+            if tap.is_dozing:
+                del self._tapping[number]
+            else:
+                log.info("an inspector has not read its tap for %g s; what comes is counted", LEASE_S)
+                tap.doze()
+                tap.due_s = now_s + COUNTED_S
         if self._watch.flow is not None and self._flow_due_s <= now_s:
             self._watch.flow = None
         if over:
@@ -234,13 +266,13 @@ class InspectorActor(EdgeActor):
         self._look_after()
 
     def _taps_changed(self) -> None:
-        self._watch.taps = tuple(self._taps.values())
+        self._watch.taps = tuple(tapping.tap for tapping in self._tapping.values())
         self._look_after()
 
     def _look_after(self) -> None:
         """Watch as long as somebody looks, and a moment longer; forget later what was seen."""
         now_s = self.clock.monotonic_s()
-        if self._taps or self._watch.flow is not None:
+        if self._tapping or self._watch.flow is not None:
             self._idle_since_s = 0.0
             self._observe(self._watch)
         elif not self._idle_since_s:

@@ -27,10 +27,23 @@ class ActorsSeen:
 
 
 @message
+class LookAtKinds:
+    """Tell which kinds of messages your process knows. Answered with KindsSeen."""
+
+
+@message
+class KindsSeen:
+    """Their names."""
+
+    kinds: tuple[str, ...]
+
+
+@message
 class OpenTap:
     """Keep envelopes for me from now on; patterns as in TapFilter. Answered with TapOpened.
 
-    A tap that is not read for LEASE_S (inspector.py) ends.
+    A tap that is not read for LEASE_S (inspector.py) keeps nothing any more and only counts what it misses;
+    after COUNTED_S it ends.
     """
 
     to: tuple[str, ...] = ()
@@ -47,16 +60,21 @@ class TapOpened:
 
 @message
 class ReadTap:
-    """Give what waits, up to a sum of bytes; with 0 it is a sign of life alone. Answered with TapRead."""
+    """Give what waits, up to a sum of bytes; with 0 it is a sign of life alone. Answered with TapRead.
+
+    Whoever did not get the last answer, because it was stopped meanwhile, gets it again.
+    """
 
     tap: int
     most_bytes: int
+    got: int  # the number of the last answer that came; 0 before the first one
 
 
 @message
 class TapRead:
     """Envelopes, oldest first, and between them how many were missed because this inspector was too slow."""
 
+    number: int  # of this answer; one that brings nothing has that of the last one
     envelopes: tuple[tuple[float, int, bytes], ...]  # each as Tapped
     fields: dict[str, tuple[str, ...]]  # of each kind that this tap has not shown before: their names
 

@@ -11,7 +11,9 @@ from actors.cloud_connection import Fault
 from actors.redelivery import wait_s
 
 FIRST_IN_FLIGHT: Final = 16  # messages of one source on their way before it is known how fast they go
-SLOW_S: Final = 1.5  # what takes longer waits in front of a line that is full: more at once would not help
+# What takes longer waits in front of a line that is full: more at once would not help. A message may be on
+# its way for two round trips, one of them behind the batch before it.
+SLOW_S: Final = 2.5
 SLOWEST_BYTES_PER_S: Final = 2000.0  # a line that moves less counts as broken; 25 kbit/s are 3000
 
 # First and longest wait, in seconds, after a fault of each kind. What cannot be reached is probed besides,

@@ -44,6 +44,7 @@ from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
 from runtime import amqp_engine
 from runtime.client_certificates import check_certificate
+from runtime.connection_keeper import GivenConnections
 from runtime.exit_codes import DONE, PART_FAILED, WRONG_INPUT
 from runtime.home import Home
 from runtime.http_gate import HttpGate
@@ -106,6 +107,8 @@ def run_hub(
     sockets = from_environment(os.environ)
     offer = SocketOffer(run_dir, [listener for _, listener in sockets])
     offer.open()
+    kept = GivenConnections(run_dir)
+    kept.open()
     by_use = {use: [listener for its, listener in sockets if its is use] for use in Use}
     if config.environment.amqp_enabled and not amqp_engine.is_installed():
         log.warning("AMQP is left out: %s", amqp_engine.WAY_OUT)
@@ -121,7 +124,7 @@ def run_hub(
     bus = ZmqBus(HUB, run_dir, clock)
     gate = HttpGate()
     listeners = head_listeners(
-        by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment
+        by_use, certificate, Admission(most_open), gate.answer, gate.passed_on, environment, kept
     )
     common = (
         ("iothub", config.iothub_hostname),
@@ -195,6 +198,7 @@ def run_hub(
         log.error("the hub ends: %s", failures[0])
         return PART_FAILED
     bus.close()
+    kept.close()
     offer.close()
     store_lock.close()
     return DONE

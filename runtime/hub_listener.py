@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from actors.admission import Admission
 from actors.hub_environment import HubEnvironment
 from actors.ports import ConnectionHandler, Listener
+from runtime.connection_keeper import GivenConnections
 from runtime.listening_sockets import Use
 from runtime.stream_listener import StreamListener
 from runtime.tls_server import ServerCertificate
@@ -47,9 +48,10 @@ def head_listeners(
     answer: HandleRequest,
     passed_on: TakePassedOn,
     environment: HubEnvironment,
+    kept: GivenConnections,
 ) -> HeadListeners:
-    """Return what serves these sockets; their connections are admitted together, requests go to `answer`,
-    certificates that a proxy passes on to `passed_on`.
+    """Return what serves these sockets; their connections are admitted together, and `kept` once their
+    clients are known; requests go to `answer`, certificates that a proxy passes on to `passed_on`.
 
     The web port takes connections while all heads that there are have opened their part of it: without AMQP
     there is no AMQP head. There always is one for MQTT, whose part is then switched off.
@@ -69,16 +71,21 @@ def head_listeners(
             if not is_enabled
         },
         passed_on=passed_on,
+        kept=kept,
     )
     return HeadListeners(
         Listeners(
-            StreamListener("MQTT", sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], certificate, admission),
+            StreamListener(
+                "MQTT", sockets[Use.MQTT], sockets[Use.PLAIN_MQTT], certificate, admission, kept=kept
+            ),
             web.part(MQTT),
         ),
         Listeners(
             # uamqp writes disposition and flow apart, and sends the second when the first is acknowledged:
             # otherwise 40 ms for each message.
-            StreamListener("AMQP", sockets[Use.AMQP], (), certificate, admission, acknowledges_at_once=True),
+            StreamListener(
+                "AMQP", sockets[Use.AMQP], (), certificate, admission, acknowledges_at_once=True, kept=kept
+            ),
             web.part(AMQP),
         ),
     )

@@ -3,11 +3,15 @@
 A row is a msgpack array of pieces, a piece is [headers, [index of its header, body] per message]; the
 messages of a row have consecutive sequence numbers and go to the same endpoints, so that a row is forgotten
 as a whole as soon as each of them has it. A slow endpoint keeps no message that is not its own.
+
+A row has a checksum, because SQLite notices damage to its own structures alone and hands out a body in which
+a bit has flipped: 80 ns a message of 256 bytes in rows of a hundred, when it is written and when it is read.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +25,27 @@ ROW_MESSAGES = 512  # at most in one row …
 ROW_BYTES = 256 * 1024  # … and at most this many bytes of headers and bodies, but one message in any case
 ROWS_REMEMBERED = 8  # decoded rows, for readers that take a row in several bites
 
+_SLICE_BYTES = 5 * 1024  # zlib lets go of the interpreter for more, and would have to wait to get it back
+
 Piece = tuple[Sequence[bytes], Sequence[tuple[int, bytes]]]
+
+
+def checksum(first_seq: int, data: bytes) -> int:
+    """Return what a row of bodies is checked with: its CRC-32, begun with where it belongs."""
+    value = first_seq & 0xFFFFFFFF
+    if len(data) <= _SLICE_BYTES:
+        return zlib.crc32(data, value)
+    view = memoryview(data)
+    for start in range(0, len(data), _SLICE_BYTES):
+        value = zlib.crc32(view[start : start + _SLICE_BYTES], value)
+    return value
+
+
+def is_trusted(first_seq: int, data: object, stored: object) -> bool:
+    """Say whether a row is what was stored; one of an earlier release has no checksum and is believed."""
+    if type(data) is not bytes:
+        return False
+    return stored is None or stored == checksum(first_seq, data)
 
 
 def rows_of(segments: Iterable[Segment]) -> Iterator[tuple[tuple[Match, ...], list[Piece], int]]:
@@ -83,7 +107,8 @@ class BodyReader:
         """Read positions of one priority whose messages are in one row.
 
         Raises:
-            StoreError: The row or one of the messages is not there, or it cannot be decoded.
+            StoreDamaged: The row or one of the messages is not there, it is not what was stored, or it
+                cannot be decoded.
         """
         start = (first_position & ~MAX_SEQ) + first_seq
         for headers, entries in self._row(first_seq):
@@ -94,16 +119,40 @@ class BodyReader:
         if start <= last_position:
             raise message_schema.damaged(self._path, f"message {seq_of(start)} is queued but not there")
 
+    def check(self) -> None:
+        """See that all rows are what was stored: when one is found by its reader, the hub has to end.
+
+        Raises:
+            StoreDamaged: One is not.
+        """
+        for row in self._connection.execute("SELECT first_seq, data, checksum FROM bodies"):
+            self._check(*row)
+
+    def _check(self, first_seq: int, data: object, stored: object) -> None:
+        if not is_trusted(first_seq, data, stored):
+            raise message_schema.damaged(
+                self._path, f"the messages from {first_seq} on are not what was stored: the checksum differs"
+            )
+
+    def count(self, first_seq: int) -> int:
+        """Return how many messages were stored in a row.
+
+        Raises:
+            StoreDamaged: The row is not there, not what was stored, or it cannot be decoded.
+        """
+        return sum(len(entries) for _, entries in self._row(first_seq))
+
     def _row(self, first_seq: int) -> list[Piece]:
         pieces = self._decoded.get(first_seq)
         if pieces is not None:
             self._decoded.move_to_end(first_seq)
             return pieces
         found = self._connection.execute(
-            "SELECT data FROM bodies WHERE first_seq = ?", (first_seq,)
+            "SELECT data, checksum FROM bodies WHERE first_seq = ?", (first_seq,)
         ).fetchone()
         if found is None:
             raise message_schema.damaged(self._path, f"message {first_seq} is queued but not there")
+        self._check(first_seq, *found)
         try:
             pieces = [(headers, entries) for headers, entries in msgpack.unpackb(found[0], use_list=False)]
             for _, entries in pieces:

@@ -3,7 +3,8 @@
 One SQLite file with a write-ahead log and `synchronous=FULL`: when `transaction()` has ended, what it did is
 on disk. Used by one thread, knows no clock.
 
-    bodies     first seq -> messages with consecutive seqs for the same endpoints; see message_bodies.py
+    bodies     first seq -> messages with consecutive seqs for the same endpoints, and a checksum of them;
+               see message_bodies.py
     queue      first key -> messages that wait for an endpoint; see message_queues.py
     held       first seq -> how many messages of that row of bodies wait
     endpoints  endpoint id -> its number
@@ -40,8 +41,8 @@ from actors.stored import (
     seq_of,
 )
 from messaging.errors import StoreDamaged, StoreError, StoreFull
-from runtime import message_schema, store_space
-from runtime.message_bodies import BodyReader, rows_of
+from runtime import message_schema, sqlite_file, store_space
+from runtime.message_bodies import BodyReader, checksum, rows_of
 from runtime.message_ledger import Accounts
 from runtime.message_queues import POSITION_BITS, QueueRow, Queues
 from runtime.message_split import split_upstream
@@ -131,11 +132,28 @@ class MessageDb:
         self._accounts = Accounts(self._connection, self.path)
         self._sessions = SharedTable(self._connection, self.path, "sessions")
         self._accounts.load()
+        if self.path.stat().st_size <= sqlite_file.CHECKED_WHOLE_BYTES:
+            self._bodies.check()
+        self._check_counts()
         if split_upstream(self._connection, self._accounts, self._queues, self._bodies):
             self._accounts.save()
         self._connection.execute("COMMIT")
         self._load()
         self._space = StoreSpace(self._connection, self.path, max_bytes)
+
+    def _check_counts(self) -> None:
+        """See that no message has a number that is yet to be given; it would be given twice.
+
+        Raises:
+            StoreDamaged: The counts are behind the messages, as after a disk that lost what it had synced.
+        """
+        (first_seq,) = self._connection.execute("SELECT max(first_seq) FROM bodies").fetchone()
+        if first_seq is not None:
+            last_seq = first_seq + self._bodies.count(first_seq) - 1
+            next_seq = self._accounts.next_seq
+            if last_seq >= next_seq:
+                finding = f"its counts end before message {next_seq}, its messages with {last_seq}"
+                raise message_schema.damaged(self.path, finding)
 
     def _translated(self, exc: sqlite3.Error, doing: str) -> StoreError:
         error = message_schema.translated(exc, self.path, doing)
@@ -204,19 +222,20 @@ class MessageDb:
         if seq + count > MAX_SEQ:
             raise StoreError(f"message database {self.path}: sequence numbers are used up; move it away")
         routed = 0
-        bodies: list[tuple[int, bytes]] = []
+        bodies: list[tuple[int, bytes, int]] = []
         queued: list[QueueRow] = []
         for matches, pieces, length in rows_of(segments):
             if matches:
                 routed += length
-                bodies.append((seq, msgpack.packb(pieces)))
+                data = msgpack.packb(pieces)
+                bodies.append((seq, data, checksum(seq, data)))
                 for endpoint_id, priority, ttl_s in matches:
                     account = accounts.change(endpoint_id)
                     key = account.first_key + position_of(priority, seq)
                     queued.append((key, length, seq, None if ttl_s is None else now_s + ttl_s))
                     account.accepted += length
             seq += length
-        self._connection.executemany("INSERT INTO bodies VALUES (?, ?)", bodies)
+        self._connection.executemany("INSERT INTO bodies VALUES (?, ?, ?)", bodies)
         self._queues.insert(queued)
         accounts.received += count
         accounts.unrouted += count - routed

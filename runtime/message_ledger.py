@@ -252,10 +252,21 @@ def read_ledger(path: Path) -> Ledger:
     Raises:
         StoreError: There is no database, or it cannot be read.
     """
-    if not path.exists():
-        raise StoreError(
-            f"message database {path}: there is none; the first run of an edge with this home makes it"
-        )
+    for place in (path, message_schema.salvaged_of(path)):
+        try:
+            if place.exists():
+                return _read_at(place)
+        except StoreError:
+            if place.exists():
+                raise
+    if path.exists():  # meanwhile a salvaged one has taken its place
+        return _read_at(path)
+    raise StoreError(
+        f"message database {path}: there is none; the first run of an edge with this home makes it"
+    )
+
+
+def _read_at(path: Path) -> Ledger:
     log = path.with_name(path.name + "-wal")
     # Without a log the owner has stopped in good order. SQLite is then told that nothing will change, or it
     # would leave an empty log behind. Should an edge start meanwhile, its log gives that away: read again.

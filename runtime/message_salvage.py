@@ -29,6 +29,7 @@ from actors.stored import MAX_POSITION, MAX_SEQ, Epoch
 from messaging.errors import EnvironmentFault, StoreDamaged
 from runtime import message_schema
 from runtime.atomic_file import make_private_folder, sync_folder
+from runtime.message_bodies import is_trusted
 from runtime.message_db import MessageDb
 from runtime.message_ledger import EPOCH, Account
 from runtime.message_queues import POSITION_BITS
@@ -49,7 +50,7 @@ def make_sound(path: Path, now_s: float) -> Epoch | None:
         EnvironmentFault: The salvage itself failed; it is begun anew the next time.
     """
     marker = message_schema.marker_of(path)
-    if not marker.exists() and not _beside(path, "salvaged").exists():
+    if not marker.exists() and not message_schema.salvaged_of(path).exists():
         try:
             MessageDb.open(path).close()
             return None
@@ -81,7 +82,7 @@ def _beside(path: Path, what: str) -> Path:
 
 
 def _salvage(path: Path, finding: str, now_s: float) -> Epoch:
-    made = _beside(path, "salvaged")
+    made = message_schema.salvaged_of(path)
     if not made.exists():
         work = _beside(path, "salvage")
         for old in (work, _beside(work, "wal"), _beside(work, "shm"), _beside(work, "reserve")):
@@ -152,7 +153,7 @@ class _Salvage:
             {name: row for name, row in _packed_rows(source, "ledger") if type(row) is dict},
         )
         _write(target, "sessions", dict(_packed_rows(source, "sessions")))
-        _insert(target, "INSERT OR IGNORE INTO bodies VALUES (?, ?)", self._bodies(source, target))
+        _insert(target, "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?)", self._bodies(source, target))
         _insert(
             target,
             "INSERT OR IGNORE INTO queue VALUES (?, ?, ?, ?)",
@@ -170,10 +171,15 @@ class _Salvage:
         target.execute("COMMIT")
         target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    @staticmethod
-    def _bodies(source: sqlite3.Connection, target: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
-        """Read the rows of bodies that make sense, and note how many messages each has."""
-        for first_seq, data in readable_rows(source, "bodies", "data"):
+    def _bodies(
+        self, source: sqlite3.Connection, target: sqlite3.Connection
+    ) -> Iterator[tuple[int, bytes, int | None]]:
+        """Read the rows of bodies that are what was stored, and note how many messages each has."""
+        left_out: list[int] = []
+        for first_seq, data, stored in readable_rows(source, "bodies", _body_columns(source)):
+            if not is_trusted(first_seq, data, stored):
+                left_out.append(first_seq)
+                continue
             try:
                 count = sum(
                     len([headers[index] for index, body in entries if type(body) is bytes])
@@ -183,7 +189,15 @@ class _Salvage:
                 continue
             if 0 < first_seq <= MAX_SEQ - count:
                 target.execute("INSERT OR IGNORE INTO found VALUES (?, ?)", (first_seq, count))
-                yield first_seq, data
+                yield first_seq, data, stored
+        if left_out:
+            log.error(
+                "message database %s: left out because their checksum differs: %d of its rows of messages, "
+                "the first one from message %d on",
+                self._path,
+                len(left_out),
+                left_out[0],
+            )
 
     def _begin_epoch(self, target: sqlite3.Connection, old: _OldLedger) -> None:
         waiting = dict(
@@ -206,6 +220,15 @@ class _Salvage:
             rows[str(number)] = {"number": number, "accepted": waiting.get(number, 0)}
         _write(target, "endpoints", old.numbers)
         _write(target, "ledger", rows)
+
+
+def _body_columns(source: sqlite3.Connection) -> str:
+    """Return what to read of a row of bodies, which in a file of an earlier release has no checksum."""
+    try:
+        columns = {row[1] for row in source.execute("PRAGMA table_info(bodies)")}
+    except sqlite3.Error:
+        columns = set()
+    return "data, checksum" if "checksum" in columns else "data, NULL"
 
 
 def _packed_rows(connection: sqlite3.Connection, table: str) -> Iterator[tuple[str, Any]]:

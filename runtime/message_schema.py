@@ -27,6 +27,8 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     # The same tables. But a release that knows one queue to the cloud would give up those of the senders.
     "",
+    # NULL in the rows of earlier releases: nobody can tell any more whether they are what was stored.
+    "ALTER TABLE bodies ADD COLUMN checksum INTEGER",
 )
 
 
@@ -53,6 +55,11 @@ def marker_of(path: Path) -> Path:
     return path.with_name(path.name + "-damaged")
 
 
+def salvaged_of(path: Path) -> Path:
+    """Return the file in which a salvage has put what could be read; it takes the place of the database."""
+    return path.with_name(path.name + "-salvaged")
+
+
 def condemn(path: Path, finding: str) -> None:
     """Write down that the file is damaged, so that the next start does not need to find out."""
     try:
@@ -71,5 +78,8 @@ def damaged(path: Path, finding: str) -> StoreDamaged:
 
 def translated(exc: sqlite3.Error, path: Path, doing: str) -> StoreError:
     """Return what an error of SQLite means for a user who wanted `doing`."""
+    if isinstance(exc, sqlite3.IntegrityError):
+        # Nothing that anybody sends can violate a constraint: the tables do not fit each other any more.
+        return damaged(path, str(exc))
     error = sqlite_file.translated(exc, path, WHAT, doing)
     return damaged(path, error.finding) if isinstance(error, StoreDamaged) else error

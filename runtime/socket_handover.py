@@ -74,7 +74,7 @@ class SocketOffer:
                     time.sleep(RETRY_S)  # no descriptor left: it would fail again at once
 
     def _give(self, taker: socket.socket) -> None:
-        uid = _uid_of_peer(taker)
+        uid = uid_of_peer(taker)
         if uid != os.geteuid():
             log.warning("user id %d asked for the listening sockets and was refused", uid)
             return
@@ -124,7 +124,7 @@ def take_offered(run_dir: Path, limit_s: float = GIVE_LIMIT_S) -> list[socket.so
 
 def _receive(asker: socket.socket) -> list[socket.socket]:
     """Raises OSError or ValueError: it was not what a hub gives."""
-    if _uid_of_peer(asker) != os.geteuid():
+    if uid_of_peer(asker) != os.geteuid():
         raise ValueError("the offer is another user's")
     said, descriptors, flags, _ = socket.recv_fds(asker, 16, MOST)
     taken: list[socket.socket] = []
@@ -143,7 +143,8 @@ def _receive(asker: socket.socket) -> list[socket.socket]:
     return taken
 
 
-def _uid_of_peer(connection: socket.socket) -> int:
+def uid_of_peer(connection: socket.socket) -> int:
+    """Return the user of the process at the other end of a Unix socket."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
     uid: int = PEER_CREDENTIALS.unpack(packed)[1]
     return uid

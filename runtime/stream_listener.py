@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from actors.admission import Admission
 from actors.ports import ConnectionHandler
+from runtime.connection_keeper import GivenConnections
 from runtime.tcp_listener import TcpListener, Visit
 from runtime.tls_server import ServerCertificate, peer_certificates
 
@@ -31,13 +32,14 @@ class StreamListener:
         admission: Admission | None = None,
         *,
         acknowledges_at_once: bool = False,
+        kept: GivenConnections | None = None,
     ) -> None:
-        """Take the sockets; `speaks` names the protocol for the log.
+        """Take the sockets; `speaks` names the protocol for the log; clients' connections are `kept`.
 
         With `acknowledges_at_once`, TCP does so for each read: for clients that write twice before they wait.
         """
         self._acknowledges_at_once = acknowledges_at_once
-        self._listener = TcpListener(speaks, tls, plain, certificate, admission or Admission())
+        self._listener = TcpListener(speaks, tls, plain, certificate, admission or Admission(), kept)
 
     def open(self, handler: ConnectionHandler) -> None:
         """Accept connections on the loop of this thread."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from actors.admission import MOST_CONNECTIONS, Admission
+from runtime.connection_keeper import GivenConnections
 from runtime.tls_connection import TlsConnection
 from runtime.tls_server import ServerCertificate
 
@@ -52,8 +53,9 @@ class TcpListener:
         plain: Iterable[socket.socket],
         certificate: ServerCertificate | None,
         admission: Admission,
+        kept: GivenConnections | None = None,
     ) -> None:
-        """Take the sockets. `speaks` names the protocol for the log; `admission` may be shared.
+        """Take the sockets. `speaks` names the protocol for the log; `admission` and `kept` may be shared.
 
         Without `tls` sockets there need be no certificate.
         """
@@ -64,6 +66,7 @@ class TcpListener:
         self._make_protocol: Callable[[Visit], asyncio.Protocol]
         self._handshakes: set[asyncio.Task[None]] = set()
         self._admission = admission
+        self._kept = kept
         self._turned_away = 0  # since the log was last told
         self._told_at_s = -TOLD_EVERY_S
         self._is_open = False
@@ -106,7 +109,7 @@ class TcpListener:
                 continue
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            visit = Visit(self._admission, address[0], address[1], accepted)
+            visit = Visit(self._admission, address[0], address[1], accepted, self._kept)
             certificate = self._certificates[listening]
             context = certificate.context if certificate else None
             handshake = self._loop.create_task(self._shake_hands(accepted, visit, context))
@@ -156,10 +159,16 @@ class Visit:
     """One accepted connection as the admission counts it, from accept to its end."""
 
     def __init__(
-        self, admission: Admission, address: str, port: int, accepted: socket.socket | None = None
+        self,
+        admission: Admission,
+        address: str,
+        port: int,
+        accepted: socket.socket | None = None,
+        kept: GivenConnections | None = None,
     ) -> None:
         self.peer = f"{address}:{port}"
         self._socket = accepted
+        self._kept = kept
         self._admission = admission
         self._address = address
         self._stranger = True
@@ -170,6 +179,8 @@ class Visit:
         if self._stranger and not self._ended:
             self._stranger = False
             self._admission.authenticated(self._address)
+            if self._kept is not None and self._socket is not None:
+                self._kept.give(self._socket)
 
     def acknowledge_now(self) -> None:
         """Have the kernel acknowledge what has come, instead of waiting for something to send along with it.
@@ -181,9 +192,11 @@ class Visit:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def end(self) -> None:
-        """The connection is gone. Also where it may have been said already."""
+        """The connection is gone, its descriptor not yet closed. Also where it may have been said already."""
         if not self._ended:
             self._ended = True
+            if self._kept is not None and self._socket is not None and not self._stranger:
+                self._kept.end(self._socket)
             self._admission.leave(self._address, stranger=self._stranger)
 
 

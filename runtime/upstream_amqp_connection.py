@@ -95,7 +95,6 @@ class AmqpConnection:
         self._writer = CloudWriter()
         self._batches = batches
         self._tags = itertools.count(1)
-        self._is_age_timed = False
         self._requests = TwinRequests()
         self._following: dict[str, float] = {}  # asked to (not) be told of desired properties, since when
         self._is_following = False
@@ -370,17 +369,13 @@ class AmqpConnection:
         if 0 < most_bytes < len(encoded):
             self._observer.failed(number, faults.too_large(len(encoded), most_bytes))
             return
-        self._batches.add(number, encoded, time.monotonic())
+        self._batches.add(number, encoded)
         self._line.has_telemetry(self)
 
     def send_batch(self, now_s: float) -> int:
         link = self._links.get(LinkKind.EVENTS)
-        due_s = self._batches.due_s(now_s)
-        if link is None or due_s is None or link.credit <= 0:
+        if link is None or link.credit <= 0 or not self._batches.is_due:
             return 0  # the answer, or the credit, that is missing gives it its turn again
-        if due_s > 0.0:
-            self._send_later(due_s)
-            return 0
         batch = self._batches.take(now_s, link.max_message_bytes)
         if len(batch.messages) == 1:
             data, message_format = batch.messages[0].encoded, 0
@@ -391,16 +386,6 @@ class AmqpConnection:
         delivery = link.send(data, tag, settled=False, message_format=message_format)
         self._batches.sent(delivery, batch)
         return batch.size_bytes
-
-    def _send_later(self, wait_s: float) -> None:
-        if not self._is_age_timed:
-            self._is_age_timed = True
-            self._loop.later(wait_s, self._is_of_age)
-
-    def _is_of_age(self) -> None:
-        self._is_age_timed = False
-        if self._state is _State.UP:
-            self._line.has_telemetry(self)
 
     def credit_granted(self, link: Link) -> None:
         if link is self._links.get(LinkKind.EVENTS):
@@ -420,7 +405,7 @@ class AmqpConnection:
             self._settled(delivery, fault)
 
     def _settled(self, delivery: Delivery, fault: CloudFault | None) -> None:
-        self._batches.answered(delivery, fault)
+        self._batches.answered(delivery, fault, time.monotonic())
         while (answer := self._batches.next_answer()) is not None:
             self._tell_outcome(*answer)
         self._line.has_telemetry(self)
@@ -436,7 +421,7 @@ class AmqpConnection:
         elif len(batch.messages) == 1:
             self._observer.failed(batch.messages[0].number, fault)
         else:
-            self._batches.again_one_by_one(batch)
+            self._batches.again_in_parts(batch)
 
     # twins
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from actors.admission import Admission
 from actors.http_head import PROXIED_CERTIFICATE
 from actors.ports import ConnectionHandler
+from runtime.connection_keeper import GivenConnections
 from runtime.http_messages import HttpRequest, Refusal, Response, error_response
 from runtime.stream_listener import CLOSE_LIMIT_S
 from runtime.tcp_listener import TcpListener, Visit
@@ -79,6 +80,7 @@ class WebListener:
         subprotocols: Sequence[str] = (MQTT,),
         switched_off: Mapping[str, str] = MappingProxyType({}),
         passed_on: TakePassedOn | None = None,
+        kept: GivenConnections | None = None,
     ) -> None:
         """Take the sockets.
 
@@ -91,8 +93,11 @@ class WebListener:
             subprotocols: Those that get a handler.
             switched_off: Subprotocols that are not spoken, though this server could, with the reason.
             passed_on: Without it, certificates that a proxy passes on mean nothing.
+            kept: Where WebSockets are kept, once their clients are known.
         """
-        self._listener = TcpListener("HTTP and WebSocket", tls, (), certificate, admission or Admission())
+        self._listener = TcpListener(
+            "HTTP and WebSocket", tls, (), certificate, admission or Admission(), kept
+        )
         self._handle = handle
         self._limits = limits or WebLimits()
         self._subprotocols = tuple(subprotocols)

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from actors.deployment import parse_deployment
-from actors.hub_environment import VARIABLES as HUB_VARIABLES
+from actors.hub_variables import VARIABLES as HUB_VARIABLES
 from runtime.bridge_settings import BridgeSettingsFile, OwnNames
 from runtime.cli.main import COMMANDS, cli, invoke
 from runtime.config_keys import all_keys
@@ -35,13 +35,16 @@ RUN_BY = {
     "debian-first-hour": "integration/test_debian_machine.py",
     "first-hour": "integration/test_first_hour.py",
     "first-hour-clone": "integration/test_first_hour.py",
+    "faults": "integration/test_documents.py",
     "fixtures": "integration/test_testing.py",
+    "inspector": "integration/test_documents.py",
     "linked": "integration/test_documents.py",
     "manifest": "test_documents.py",
     "modules": "integration/test_documents.py",
     "operating": "integration/test_documents.py",
     "scripts": "integration/test_scripts.py",
     "tour": "integration/test_readme.py",
+    "watching": "integration/test_documents.py",
     "wheel": "integration/test_distribution.py",
 }
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
@@ -64,7 +67,7 @@ def test_every_block_of_code_is_run_by_a_test_that_asks_for_it() -> None:
 
 def test_a_reader_is_told_the_name_of_each_file_to_save() -> None:
     for block in all_blocks():
-        if re.fullmatch(r"[\w-]+\.(py|js|json|toml|conf)|Dockerfile", block.how):
+        if re.fullmatch(r"[\w-]+\.(py|js|json|toml|conf|yaml)|Dockerfile", block.how):
             lines = (ROOT / block.document).read_text().splitlines()[: block.line]
             told = "\n".join([*lines[-8:-1], block.text.split("\n")[0]])
             assert block.how in told or "systemctl edit" in told, block.place

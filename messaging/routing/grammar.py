@@ -116,6 +116,7 @@ def parse_route(text: str) -> RouteSyntax:
 
 
 _BEFORE_CONDITION = "FROM /* WHERE "
+_AFTER_CONDITION = " INTO $upstream"
 
 
 @contextmanager
@@ -126,9 +127,12 @@ def positions_in_condition(text: str) -> Iterator[None]:
     except RouteError as exc:
         line, column = exc.line, exc.column - (len(_BEFORE_CONDITION) if exc.line == 1 else 0)
         lines = text.split("\n")
-        if line > len(lines) or column > len(lines[line - 1]) + 1:
+        # What was written around the condition is not its author's.
+        hint = exc.hint.replace(_AFTER_CONDITION, "").removesuffix(" or INTO")
+        if line > len(lines) or column > len(lines[line - 1]):
             line, column = len(lines), len(lines[-1]) + 1
-        raise RouteError(exc.reason, line, max(1, column), exc.hint) from exc
+            hint = hint.replace("found 'INTO'", "found its end")
+        raise RouteError(exc.reason, line, max(1, column), hint) from exc
 
 
 def parse_condition(text: str) -> Expression | None:
@@ -141,7 +145,7 @@ def parse_condition(text: str) -> Expression | None:
     """
     if not text.strip(" \t\r\n"):
         return None
-    condition = parse_route(f"{_BEFORE_CONDITION}{text} INTO $upstream").condition
+    condition = parse_route(f"{_BEFORE_CONDITION}{text}{_AFTER_CONDITION}").condition
     if condition is None:
         raise RouteError("Syntax error.", 1, len(_BEFORE_CONDITION) + 1, hint="a comment swallows it")
     return condition

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatch
 from pathlib import Path
@@ -38,8 +39,29 @@ Peer = EdgePeer | MosquittoPeer
 Report = dict[str, Any]
 
 
-def run_load(peer: Peer, case: str, seconds: float) -> Report:
+def extras_of(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the last parts of a case ask of a peer's load, and what of the generator.
+
+    `1024B` is the size of a body, `10to` the number of subscribers, `json` bodies that a route looks into.
+    """
+    asked: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    for word in words:
+        if word == "json":
+            asked["json"] = settings["json"] = True
+        elif word.endswith("to") and word[:-2].isdigit():
+            asked["subscribers"] = int(word[:-2])
+        elif word.endswith("B") and word[:-1].isdigit():
+            settings["payload_bytes"] = int(word[:-1])
+        else:
+            raise ValueError(f"{word!r} is not a part of a case, which are 1024B, 10to, json")
+    return asked, settings
+
+
+def run_load(peer: Peer, case: str, seconds: float, **settings: Any) -> Report:
     """Run the generator once; return its report with the CPU time of the peer's processes added.
+
+    `settings` are more of the generator's, or others than the peer and the case ask for.
 
     Also added is what was neither the peer nor the generator, as cores busy on average: a round that shared
     the machine with something else shows it there.
@@ -47,8 +69,10 @@ def run_load(peer: Peer, case: str, seconds: float) -> Report:
     Raises:
         PeerUnusable: the generator could not use the peer; says why.
     """
-    transport, publishers, mode = case.split("/")
-    config = {**peer.load(transport, int(publishers)), "mode": mode, "seconds": seconds}
+    transport, publishers, mode, *others = case.split("/")
+    asked, extras = extras_of(others)
+    config = {**peer.load(transport, int(publishers), **asked), "mode": mode, "seconds": seconds}
+    config |= extras | settings
     processes = peer.processes()
     before = {process.pid: cpu_s(process.pid) for process in processes}
     machine_s, generator_s, start_s = machine_cpu_s(), children_cpu_s(), time.monotonic()
@@ -66,11 +90,12 @@ def run_load(peer: Peer, case: str, seconds: float) -> Report:
     report = json.loads(result.stdout)
     report["unacknowledged"] = report["sent"] - report["acknowledged"]
     used_s = {process.pid: cpu_s(process.pid) - before[process.pid] for process in processes}
+    messages = max(1, report["sent"] or report["received"])
     report["cpu"] = [
         {
             "process": process.label,
             "pid": process.pid,
-            "us_per_message": used_s[process.pid] * 1e6 / report["sent"],
+            "us_per_message": used_s[process.pid] * 1e6 / messages,
             "share": used_s[process.pid] / took_s,
         }
         for process in processes

@@ -6,7 +6,8 @@ What it sees goes to standard output as JSON lines; it ends when standard input 
 connection is lost connects again at once, with the session that it has, and does not subscribe again. All
 times are seconds on the monotonic clock, which is the same in all processes of a machine.
 
-Configuration, on the first line of standard input because it holds passwords:
+Configuration, on the first line of standard input because it holds passwords. A broker that
+lets anybody in needs none.
 
     target     {"host", "port", "ca_file", "server_name": "localhost"}
     clients    [{"client_id", "username", "password", "filters"}]
@@ -69,7 +70,7 @@ class Connection(asyncio.Protocol):
         client = self._client
         self.transport.write(
             mqtt_wire.connect(
-                client["client_id"], client["username"], client["password"], clean_session=False
+                client["client_id"], client.get("username"), client.get("password"), clean_session=False
             )
         )
 

@@ -62,11 +62,7 @@ class BacklogPeer(EdgePeer):
 
     def pending(self) -> int:
         """Return how many messages wait for the cloud; the ledger has to balance."""
-        result = self._run.ask("ledger", "--json")
-        if result.returncode:
-            raise PeerUnusable(f"edge: ledger: {result.stderr.strip()}")
-        row = json.loads(result.stdout)["endpoints"].get("iothub")
-        return 0 if row is None else int(row["pending"])
+        return self._run.pending("iothub")
 
     def restarted_s(self) -> float:
         """Stop the edge and start it on the same home; return the seconds from exec to the first PUBACK."""

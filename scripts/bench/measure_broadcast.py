@@ -36,7 +36,7 @@ class BroadcastEdge(EdgePeer):
         super().__enter__()
         try:
             names = [f"leaf{n}" for n in range(1, self._subscribers + 1)]
-            self._devices = [self._run.identity("create", name) for name in names]
+            self._devices = [self._run.new_device(name, self.consumer.iothub) for name in names]
         except BaseException:
             self.__exit__()
             raise

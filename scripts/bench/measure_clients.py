@@ -6,7 +6,6 @@ with SIGKILL; the flow is judged from when it is connected again to when all cli
 """
 
 import argparse
-import base64
 import json
 import os
 import signal
@@ -19,10 +18,8 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
-from runtime.cli.running import create_device
-from runtime.home import Home
-from scripts.bench.peer_edge import ROOT, EdgePeer, Identity
-from scripts.bench.peer_mosquitto import PeerUnusable
+from scripts.bench.peer_edge import ROOT, EdgePeer
+from scripts.bench.peer_mosquitto import MosquittoPeer, PeerUnusable
 from scripts.bench.processes import cpu_s, machine_cpu_s, pss_kb
 
 LIMIT_S = 60.0
@@ -97,9 +94,8 @@ def measure(directory: Path, count: int) -> dict[str, Any]:
     Once for each edge: a hub that crashes twice in a row is started again after a while only.
     """
     with EdgePeer(directory, publishers=1) as peer:
-        home = Home(peer.directory / "home")
         began_s = time.monotonic()
-        clients = [client_of(home, f"client-{number:05}", peer) for number in range(count)]
+        clients = [client_of(peer, f"client-{number:05}") for number in range(count)]
         print(f"{count} identities made in {time.monotonic() - began_s:.1f} s", file=sys.stderr)
         load = peer.load("tls", 1)
         target = load["target"]
@@ -124,11 +120,21 @@ def measure(directory: Path, count: int) -> dict[str, Any]:
     }
 
 
-def client_of(home: Home, name: str, peer: EdgePeer) -> dict[str, Any]:
-    made = create_device(home, name)
-    key = base64.b64encode(made.primary_key).decode()
-    identity = Identity(peer.consumer.iothub, name, None, key)
-    return {**identity.client(), "filters": [METHODS]}
+def connected(mosquitto: MosquittoPeer, count: int) -> dict[str, float]:
+    """Connect so many clients to mosquitto; return the seconds until all are, and the memory of each."""
+    [broker] = mosquitto.processes()
+    clients = [{"client_id": f"client-{number:05}", "filters": [METHODS]} for number in range(count)]
+    before_kb = pss_kb(broker.pid)
+    with Generator({"target": mosquitto.load("tls", 1)["target"], "clients": clients}) as crowd:
+        began_s = time.monotonic()
+        served = crowd.wait("served")
+        time.sleep(CALM_S)
+        each_kb = (pss_kb(broker.pid) - before_kb) / count
+    return {"connect_s": served["at_s"] - began_s, "each_kb": each_kb}
+
+
+def client_of(peer: EdgePeer, name: str) -> dict[str, Any]:
+    return {**peer.run.new_device(name, peer.consumer.iothub).client(), "filters": [METHODS]}
 
 
 def hub_pid(peer: EdgePeer) -> int:

@@ -24,32 +24,45 @@ SAMPLE = ROOT / "scripts" / "samples" / "deployment.json"
 LEAF = "footprint-leaf"
 
 
-def first_puback_s(run: EdgeRun, leaf: Identity, ca_file: Path) -> float:
-    """Return the seconds from exec to the first PUBACK.
+def first_puback_s(run: EdgeRun, leaf: Identity, ca_file: Path, since_s: float | None = None) -> float:
+    """Return the seconds from exec, or from another moment of the monotonic clock, to the first PUBACK.
 
     Raises:
         PeerUnusable: none came in time.
     """
     target = Target("127.0.0.1", run.ports["tls"], str(ca_file))
+    client = {**leaf.client(), "topic": f"{leaf.path}/messages/events/"}
+    try:
+        return puback_s(target, client, run.started_s if since_s is None else since_s)
+    except PeerUnusable as error:
+        raise PeerUnusable(f"edge: {error}{run.said()}") from None
+
+
+def puback_s(target: Target, client: dict[str, Any], since_s: float) -> float:
+    """Connect and publish until it is acknowledged; return the seconds since then.
+
+    Raises:
+        PeerUnusable: none came in time.
+    """
     context = target.tls()
-    telemetry = mqtt_wire.PublishBuffer(f"{leaf.path}/messages/events/", 256, 0, 1)
+    telemetry = mqtt_wire.PublishBuffer(client["topic"], 256, 0, 1)
     while True:
         try:
-            link, _ = open_session(target, context, leaf.client())
+            link, _ = open_session(target, context, client)
             link.socket.settimeout(START_LIMIT_S)
             link.write(telemetry.fill(range(1, 2), 0, 0))
             answer = b""
             while len(answer) < 4:
                 answer += link.read()
         except (OSError, BrokerRefused) as error:
-            if time.monotonic() - run.started_s > START_LIMIT_S:
-                raise PeerUnusable(f"edge: no PUBACK in {START_LIMIT_S} s: {error}{run.said()}") from None
+            if time.monotonic() - since_s > START_LIMIT_S:
+                raise PeerUnusable(f"no PUBACK in {START_LIMIT_S} s: {error}") from None
             time.sleep(0.005)
             continue
-        took_s = time.monotonic() - run.started_s
+        took_s = time.monotonic() - since_s
         link.close()
         if answer != mqtt_wire.pubacks(1, 1):
-            raise PeerUnusable(f"edge: {answer.hex()} instead of a PUBACK")
+            raise PeerUnusable(f"{answer.hex()} instead of a PUBACK")
         return took_s
 
 

@@ -121,8 +121,8 @@ def pace(senders: list[Sender], seconds: float, per_s: int) -> None:
         time.sleep(PACE_S)
 
 
-def run(label: str, senders: list[Sender], work: Callable[[], None]) -> None:
-    """Do the work, and print rate, times and CPU."""
+def run(senders: list[Sender], work: Callable[[], None]) -> dict[str, float]:
+    """Do the work; return rate, times and CPU."""
     for sender in senders:
         sender.watcher.times_s.clear()
     start_s, cpu_s, machine_s = time.perf_counter(), time.process_time(), machine_cpu_s()
@@ -133,10 +133,21 @@ def run(label: str, senders: list[Sender], work: Callable[[], None]) -> None:
     own_s = time.process_time() - cpu_s
     times_s = [each for sender in senders for each in sender.watcher.times_s]
     p50_s, p99_s = (statistics.quantiles(times_s, n=100)[at] for at in (49, 98))
+    return {
+        "per_s": len(times_s) / took_s,
+        "p50_ms": p50_s * 1e3,
+        "p99_ms": p99_s * 1e3,
+        "cpu_us": own_s / len(times_s) * 1e6,
+        "cpu_share": own_s / took_s,
+        "machine_cores": (machine_cpu_s() - machine_s) / took_s,
+    }
+
+
+def show(label: str, found: dict[str, float]) -> None:
     print(
-        f"  {label}: {len(times_s) / took_s:,.0f}/s, send to done p50 {p50_s * 1e3:.1f} ms, "
-        f"p99 {p99_s * 1e3:.1f} ms, {own_s / len(times_s) * 1e6:.0f} us of CPU a message "
-        f"({own_s / took_s:.0%} of a core; the machine {(machine_cpu_s() - machine_s) / took_s:.1f} cores)",
+        f"  {label}: {found['per_s']:,.0f}/s, send to done p50 {found['p50_ms']:.1f} ms, "
+        f"p99 {found['p99_ms']:.1f} ms, {found['cpu_us']:.0f} us of CPU a message "
+        f"({found['cpu_share']:.0%} of a core; the machine {found['machine_cores']:.1f} cores)",
         flush=True,
     )
 
@@ -174,8 +185,8 @@ def measure_load(protocol: UpstreamProtocol, chosen: argparse.Namespace, cloud: 
         )
         for some in (senders[:1], senders):
             name = "1 identity" if len(some) == 1 else f"{len(some)} identities"
-            run(f"{name}, flooded", some, lambda some=some: flood(some, chosen.seconds))
-            run(f"{name}, paced", some, lambda some=some: pace(some, chosen.seconds, chosen.per_s))
+            show(f"{name}, flooded", run(some, lambda some=some: flood(some, chosen.seconds)))
+            show(f"{name}, paced", run(some, lambda some=some: pace(some, chosen.seconds, chosen.per_s)))
 
 
 def measure_idle(protocol: UpstreamProtocol, seconds: float, cloud: CloudPeer) -> None:

@@ -19,11 +19,18 @@ Configuration, on standard input because it holds passwords:
     window        messages in flight per publisher in a burst                    default 100
     pause_us      a burst's rest between two rounds over its sockets             default 100
     payload_bytes at least 24                                                    default 256
+    json          bodies are JSON with a property `level`, which is 7            default false
     warmup_s, seconds                                                            default 0.5 and 3
     messages      stop after so many per publisher instead; no warm-up then      default 0: no such limit
+    take          without publishers: stop when each subscriber has got so many messages of earlier runs
+    pids          processes whose CPU time is noted at each tenth of `take`
     per_s         messages a second of each publisher, as far as its window has room; for bursts
                                                                                  default 0: as fast as it goes
     drain_s       longest wait without progress at the end                       default 5
+
+A pace is an open loop: messages are due by the clock, whatever the answers, and all latencies count from when
+a message was due. One that had to wait for the window, or for this program, counts that, too; `late_ms` tells
+how long they had waited when they were sent. Without a pause each is sent when it is due.
 
 Without the pause the generator would wake for every single acknowledgement and spend a core on system calls
 that the broker then lacks. While it rests the broker has a window of work left, so only the latency figures
@@ -45,7 +52,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
-from scripts.bench import mqtt_wire
+from scripts.bench import mqtt_wire, processes
 from scripts.bench.mqtt_link import BrokerRefused, Link, Target, open_session
 
 clock_ns = time.perf_counter_ns
@@ -64,9 +71,12 @@ class Load:
     window: int = 100
     pause_us: int = 100
     payload_bytes: int = 256
+    json: bool = False
     warmup_s: float = 0.5
     seconds: float = 3.0
     messages: int = 0
+    take: int = 0
+    pids: tuple[int, ...] = ()
     per_s: float = 0.0
     drain_s: float = 5.0
 
@@ -77,6 +87,8 @@ class Load:
         load = cls(**fields)
         if load.mode not in MODES:
             raise ValueError(f"mode is {load.mode!r}; it is one of {', '.join(MODES)}")
+        if load.take and load.publishers:
+            raise ValueError(f"take is {load.take}, with publishers; it is for what earlier runs left")
         return load
 
     def in_flight(self) -> int:
@@ -96,11 +108,13 @@ class Publisher:
     per_s: float = 0.0  # 0: as fast as it goes
     began_ns: int = 0  # of the pace
     latencies_ns: array = field(default_factory=lambda: array("q"))
+    lates_ns: array = field(default_factory=lambda: array("q"))  # from due to sent, with a pace
     recording: bool = False
     sent: int = 0
     acknowledged: int = 0
     rest: bytes = b""
-    batches: deque[tuple[int, int]] = field(default_factory=deque)  # messages, send time in ns
+    # Messages, when the first of them was sent or due, and how much later each next one, in ns.
+    batches: deque[tuple[int, int, int]] = field(default_factory=deque)
 
     def publish(self) -> None:
         free = self.window - (self.sent - self.acknowledged)
@@ -111,13 +125,24 @@ class Publisher:
         while free > 0:
             free -= self._write(min(free, self.most_at_once))
 
+    def due_ns(self) -> int:
+        """Return when the next message is due by the pace."""
+        return self.began_ns + int((self.sent + 1) / self.per_s * NS)
+
+    def waits_for_its_window(self) -> bool:
+        return self.sent - self.acknowledged >= self.window
+
     def _write(self, free: int) -> int:
         first = self.sent % mqtt_wire.PACKET_IDS + 1
         free = min(free, mqtt_wire.PACKET_IDS + 1 - first)
-        now_ns = clock_ns()
-        self.link.write(self.buffer.fill(range(first, first + free), self.sent, now_ns))
+        now_ns, step_ns = clock_ns(), 0
+        if self.per_s:
+            written_ns, now_ns, step_ns = now_ns, self.due_ns(), int(NS / self.per_s)
+            if self.recording:
+                self.lates_ns.extend([written_ns - now_ns - index * step_ns for index in range(free)])
+        self.link.write(self.buffer.fill(range(first, first + free), self.sent, now_ns, step_ns))
         self.sent += free
-        self.batches.append((free, now_ns))
+        self.batches.append((free, now_ns, step_ns))
         return free
 
     def receive(self) -> None:
@@ -130,14 +155,16 @@ class Publisher:
         self.acknowledged += count
         now_ns = clock_ns()
         while count:
-            size, sent_ns = self.batches[0]
+            size, sent_ns, step_ns = self.batches[0]
             done = min(size, count)
-            if self.recording:
+            if self.recording and step_ns:
+                self.latencies_ns.extend([now_ns - sent_ns - index * step_ns for index in range(done)])
+            elif self.recording:
                 self.latencies_ns.extend(repeat(now_ns - sent_ns, done))
             if done == size:
                 self.batches.popleft()
             else:
-                self.batches[0] = (size - done, sent_ns)
+                self.batches[0] = (size - done, sent_ns + done * step_ns, step_ns)
             count -= done
 
 
@@ -151,6 +178,7 @@ class Subscriber:
     latencies_ns: array = field(default_factory=lambda: array("q"))
     recording: bool = False
     received: int = 0  # of this run, each message once
+    takes_earlier: bool = False  # messages of runs before this one, from wherever they begin
     missing: set[tuple[int, int]] = field(default_factory=set)  # publisher id, sequence: passed over so far
     duplicated: int = 0
     out_of_order: int = 0
@@ -174,7 +202,10 @@ class Subscriber:
 
     def _irregular(self, publisher: int, sequence: int) -> None:
         next_sequence = self.expected.get(publisher)
-        if next_sequence is None:
+        if next_sequence is None and self.takes_earlier:
+            self.expected[publisher] = sequence + 1
+            self.received += 1
+        elif next_sequence is None:
             self.foreign += 1
         elif sequence > next_sequence:
             self.missing.update((publisher, passed) for passed in range(next_sequence, sequence))
@@ -216,16 +247,15 @@ class Run:
         ids = [run_id + n for n in range(len(load.publishers))]
         for client in load.subscribers:
             link, early = open_session(load.target, self.context, client)
-            subscriber = Subscriber(link, dict.fromkeys(ids, 0))
+            subscriber = Subscriber(link, dict.fromkeys(ids, 0), takes_earlier=bool(load.take))
             self._watch(link, subscriber)
             self.subscribers.append(subscriber)
             subscriber.receive(early)
         acks = mqtt_wire.pubacks(1, mqtt_wire.PACKET_IDS) + mqtt_wire.pubacks(1, load.in_flight())
         for publisher_id, client in zip(ids, load.publishers, strict=True):
             link, _ = open_session(load.target, self.context, client)
-            buffer = mqtt_wire.PublishBuffer(
-                client["topic"], load.payload_bytes, publisher_id, load.in_flight()
-            )
+            kind = mqtt_wire.JsonPublishBuffer if load.json else mqtt_wire.PublishBuffer
+            buffer = kind(client["topic"], load.payload_bytes, publisher_id, load.in_flight())
             most = load.in_flight() if load.mode == "burst" else 1
             publisher = Publisher(link, buffer, acks, load.in_flight(), load.messages, most, load.per_s)
             self._watch(link, publisher)
@@ -240,9 +270,10 @@ class Run:
         if self.pause_s:
             time.sleep(self.pause_s)
         if publish and self.load.per_s:
-            timeout_s = 0.0  # the pause is the clock
             for publisher in self.publishers:
                 publisher.publish()
+            self._wait_until_due(timeout_s)
+            timeout_s = 0.0
         for fd, events in self.poll.poll(timeout_s):
             client = self.by_fd[fd]
             if events & select.EPOLLOUT:
@@ -257,6 +288,15 @@ class Run:
             if bool(client.link.unsent) != (fd in self.writing):
                 self.writing ^= {fd}
                 self.poll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if client.link.unsent else 0))
+
+    def _wait_until_due(self, longest_s: float) -> None:
+        """Wait until a message is due or a socket has something; with a pause, that is the clock."""
+        if self.pause_s:
+            return
+        due_ns = [p.due_ns() for p in self.publishers if not p.waits_for_its_window()]
+        left_s = (min(due_ns) - clock_ns()) / NS if due_ns else longest_s
+        if left_s > 0:  # not by epoll, which takes whole milliseconds
+            select.select([self.poll], [], [], min(left_s, longest_s))
 
     def _snapshot(self) -> Snapshot:
         received = sum(subscriber.received for subscriber in self.subscribers)
@@ -288,10 +328,13 @@ class Run:
     def measure(self) -> dict[str, Any]:
         """Run the load and return the report."""
         load = self.load
+        before = self._mark()
         self.connect()
         gc.disable()  # nothing here makes cycles, and a pause would look like the broker's
         self._record(bool(load.messages))
         opened = self._snapshot()
+        if load.take:
+            return self._taken(before, opened)
         for number, publisher in enumerate(self.publishers):
             if load.per_s:  # not all of them at the same moment
                 publisher.began_ns = clock_ns() + int(number / len(self.publishers) / load.per_s * NS)
@@ -302,14 +345,39 @@ class Run:
             opened = self._turn_until(clock_ns() + int(load.warmup_s * NS))
             self._record(True)
             closed = self._turn_until(opened.at_ns + int(load.seconds * NS))
-            self._record(False)
+            self._record(bool(load.per_s))  # one that is due in the window counts, however late it comes
             drained = self._finish(sum(publisher.sent for publisher in self.publishers), publish=False)
         for client in (*self.publishers, *self.subscribers):
             client.link.close()
         return self._report(opened, closed, drained)
 
+    def _taken(self, before: dict[str, float], opened: Snapshot) -> dict[str, Any]:
+        """Take what earlier runs left; return the report, with a mark at each tenth.
+
+        The first mark is from before the connection: a broker may send all there is ahead of its SUBACK.
+        """
+        wanted = self.load.take * len(self.subscribers)
+        marks = [before]
+        seen, moved_ns = opened, opened.at_ns
+        while seen.received < wanted and seen.at_ns - moved_ns < self.load.drain_s * NS:
+            self._turn(0.1, publish=False)
+            earlier, seen = seen, self._snapshot()
+            moved_ns = seen.at_ns if seen.received != earlier.received else moved_ns
+            if wanted > seen.received >= wanted * len(marks) / 10:
+                marks.append(self._mark())
+        marks.append(self._mark())
+        for subscriber in self.subscribers:
+            subscriber.link.close()
+        report = self._report(opened, seen, seen)
+        return report | {"lost": wanted - seen.received, "marks": marks}
+
+    def _mark(self) -> dict[str, float]:
+        seen = self._snapshot()
+        used_s = sum(map(processes.cpu_s, self.load.pids))
+        return {"at_s": seen.at_ns / NS, "received": seen.received, "cpu_s": used_s}
+
     def _report(self, opened: Snapshot, closed: Snapshot, drained: Snapshot) -> dict[str, Any]:
-        window_s = (closed.at_ns - opened.at_ns) / NS
+        window_s = max(1, closed.at_ns - opened.at_ns) / NS
         received = closed.received - opened.received
         acknowledged = closed.acknowledged - opened.acknowledged
         cpu_s = closed.cpu_s - opened.cpu_s
@@ -327,6 +395,7 @@ class Run:
             "acknowledged_per_s": acknowledged / window_s,
             "ack_ms": summary([latency for p in self.publishers for latency in p.latencies_ns]),
             "end_to_end_ms": summary([latency for s in subscribers for latency in s.latencies_ns]),
+            "late_ms": summary([late for p in self.publishers for late in p.lates_ns]),
             "sent": sent,
             "acknowledged": drained.acknowledged,
             "received": drained.received,

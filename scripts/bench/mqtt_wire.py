@@ -15,6 +15,7 @@ PUBLISH_QOS1 = 0x32
 DISCONNECT = b"\xe0\x00"
 
 STAMP = struct.Struct(">QQQ")  # sequence, publisher id, send time in ns: the first bytes of each payload
+JSON_HEAD, JSON_TAIL = b'{"level":7,"stamp":"', b'","rest":"'  # of a JSON body, around its stamp
 PACKET_IDS = 65535  # 2.3.1: 1 … 65535
 
 Row = tuple[int, int, int, int]  # packet id, sequence, publisher id, send time in ns
@@ -83,26 +84,71 @@ class PublishBuffer:
     """`window` PUBLISH packets of QoS 1 side by side, of which only packet id and stamp change."""
 
     def __init__(self, topic: str, payload_bytes: int, publisher: int, window: int) -> None:
-        if payload_bytes < STAMP.size:
-            raise ValueError(f"payload_bytes is {payload_bytes}; the stamp alone needs {STAMP.size}")
-        head = string(topic)
-        one = packet(PUBLISH_QOS1, head + b"\x00\x00" + bytes(payload_bytes))
+        payload = self._payload(payload_bytes)
+        one = packet(PUBLISH_QOS1, string(topic) + b"\x00\x00" + payload)
         self.packet_bytes = len(one)
-        self._packet_id_at = len(one) - payload_bytes - 2
+        self._packet_id_at = len(one) - len(payload) - 2
         self._publisher = publisher
         self._buffer = bytearray(one * window)
         self._view = memoryview(self._buffer)
         self._pack_into = struct.Struct(">HQQQ").pack_into
 
-    def fill(self, packet_ids: range, first_sequence: int, now_ns: int) -> memoryview:
-        """Return the bytes of one message per packet id; valid until the next call."""
+    def _payload(self, size: int) -> bytes:
+        if size < STAMP.size:
+            raise ValueError(f"payload_bytes is {size}; the stamp alone needs {STAMP.size}")
+        return bytes(size)
+
+    def fill(self, packet_ids: range, first_sequence: int, now_ns: int, step_ns: int = 0) -> memoryview:
+        """Return the bytes of one message per packet id, each `step_ns` later; valid until the next call."""
         buffer, pack_into, publisher, size = self._buffer, self._pack_into, self._publisher, self.packet_bytes
         at, sequence = self._packet_id_at, first_sequence
         for packet_id in packet_ids:
             pack_into(buffer, at, packet_id, sequence, publisher, now_ns)
             at += size
             sequence += 1
+            now_ns += step_ns
         return self._view[: len(packet_ids) * size]
+
+
+class JsonPublishBuffer(PublishBuffer):
+    """The same with a JSON body, which has the stamp in hexadecimal."""
+
+    def _payload(self, size: int) -> bytes:
+        least = len(JSON_HEAD) + 2 * STAMP.size + len(JSON_TAIL) + 2
+        if size < least:
+            raise ValueError(f"payload_bytes is {size}; a JSON body with its stamp needs {least}")
+        return JSON_HEAD + b"0" * 2 * STAMP.size + JSON_TAIL + b"x" * (size - least) + b'"}'
+
+    def fill(self, packet_ids: range, first_sequence: int, now_ns: int, step_ns: int = 0) -> memoryview:
+        """Return the bytes of one message per packet id, each `step_ns` later; valid until the next call."""
+        buffer, size, sequence = self._buffer, self.packet_bytes, first_sequence
+        at = self._packet_id_at
+        for packet_id in packet_ids:
+            stamp_at = at + 2 + len(JSON_HEAD)
+            buffer[at : at + 2] = packet_id.to_bytes(2, "big")
+            stamp = STAMP.pack(sequence, self._publisher, now_ns).hex().encode()
+            buffer[stamp_at : stamp_at + len(stamp)] = stamp
+            at += size
+            sequence += 1
+            now_ns += step_ns
+        return self._view[: len(packet_ids) * size]
+
+
+def stamp_of(data: bytes, at: int, size: int) -> tuple[int, int, int]:
+    """Return the stamp of the payload at `at`, raw or in a JSON body.
+
+    Raises:
+        BadPacket: there is none.
+    """
+    if data.startswith(JSON_HEAD, at):
+        at += len(JSON_HEAD)
+        try:
+            return STAMP.unpack(bytes.fromhex(data[at : at + 2 * STAMP.size].decode()))
+        except (ValueError, struct.error) as error:
+            raise BadPacket("a JSON body without a stamp") from error
+    if size < STAMP.size:
+        raise BadPacket(f"a PUBLISH with {size} bytes of payload, less than its stamp")
+    return STAMP.unpack_from(data, at)
 
 
 class PublishReader:
@@ -156,6 +202,11 @@ class PublishReader:
         acks = bytearray(b"\x40\x02\x00\x00" * count)
         acks[2::4] = data[packet_id_at:end:size]
         acks[3::4] = data[packet_id_at + 1 : end : size]
+        if data[packet_id_at + 2] == JSON_HEAD[0]:
+            return [
+                (int.from_bytes(data[at : at + 2], "big"), *stamp_of(data, at + 2, size))
+                for at in range(packet_id_at, end, size)
+            ], bytes(acks)
         return list(stamp.iter_unpack(memoryview(data)[:end])), bytes(acks)
 
     def _read_each(self, data: bytes) -> tuple[list[Row], bytes]:
@@ -172,9 +223,9 @@ class PublishReader:
                     packet_id = int.from_bytes(data[stamp_at : stamp_at + 2], "big")
                     acks += b"\x40\x02" + data[stamp_at : stamp_at + 2]
                     stamp_at += 2
-                if qos > 1 or end - stamp_at < STAMP.size:
-                    raise BadPacket(f"a PUBLISH of QoS {qos} with {end - stamp_at} bytes of payload")
-                rows.append((packet_id, *STAMP.unpack_from(data, stamp_at)))
+                if qos > 1:
+                    raise BadPacket(f"a PUBLISH of QoS {qos}")
+                rows.append((packet_id, *stamp_of(data, stamp_at, end - stamp_at)))
             else:
                 raise BadPacket(f"a packet of type {data[at] >> 4} sent to a subscriber")
             at = end

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from messaging.errors import ConfigError
+from runtime.cli.running import create_device
 from runtime.home import Home
 from runtime.key_store import KeyStore
 from scripts.bench.peer_mosquitto import PeerUnusable, free_port, wait_for_port
@@ -28,6 +29,7 @@ START_LIMIT_S = 30
 STOP_LIMIT_S = 30
 TOKEN_LIFE_S = 24 * 3600
 MAX_PUBLISHERS = 4
+MAX_MODULES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,20 @@ class EdgeRun:
                 raise PeerUnusable(f"edge: identity {arguments[0]}: {result.stderr.strip()}{self.said()}")
             time.sleep(0.2)
 
+    def modules(self, names: Sequence[str]) -> list[Identity]:
+        """Return identities of modules that are registered, by one question: the hub of all is the same."""
+        iothub = self.identity("show", names[0]).iothub
+        keys = {found.module_id: found for found in KeyStore.open(Home(self.home).keys).identities()}
+        return [
+            Identity(iothub, keys[name].device_id, name, base64.b64encode(keys[name].primary_key).decode())
+            for name in names
+        ]
+
+    def new_device(self, name: str, iothub: str) -> Identity:
+        """Make a leaf device without a process for each."""
+        made = create_device(Home(self.home), name)
+        return Identity(iothub, name, None, base64.b64encode(made.primary_key).decode())
+
     def wait_for_registry(self, names: Collection[str]) -> None:
         """Wait until the IoT Hub has these modules: those that do not run get their lasting keys then."""
         give_up_s = time.monotonic() + START_LIMIT_S
@@ -148,20 +164,33 @@ class EdgeRun:
     def processes(self) -> list[EdgeProcess]:
         return of_edge(self._process.pid)
 
+    def pending(self, endpoint: str | None = None) -> int:
+        """Return how many messages wait, for one endpoint or all; the ledger has to balance."""
+        result = self.ask("ledger", "--json")
+        if result.returncode:
+            raise PeerUnusable(f"edge: ledger: {result.stderr.strip()}")
+        rows = json.loads(result.stdout)["endpoints"]
+        return sum(int(row["pending"]) for name, row in rows.items() if endpoint in (None, name))
+
 
 class EdgePeer:
     """Our side of the comparison: modules pub1 … pubN routed to one consumer, all played by the generator.
 
-    They are deployed with status `stopped`, which gives them an identity and no process.
+    They are deployed with status `stopped`, which gives them an identity and no process. An IoT Hub takes 50
+    modules of a device, so from the 31st on publishers are leaf devices. With more consumers, the outputs of
+    the first publishers that are named `fan` go to all of them; the output `json` goes to the first one by a
+    condition on the body.
     """
 
     name = "edge"
     version = "edge-actors of this checkout"
     configuration = "durable: PUBACK after a commit with synchronous=FULL"
 
-    def __init__(self, parent: Path, publishers: int = MAX_PUBLISHERS) -> None:
+    def __init__(self, parent: Path, publishers: int = MAX_PUBLISHERS, consumers: int = 1) -> None:
         self.parent = parent
-        self._names = [f"pub{n}" for n in range(1, publishers + 1)]
+        self._names = [f"pub{n}" for n in range(1, min(publishers, MAX_MODULES) + 1)]
+        self._leaves = [f"leaf{n}" for n in range(MAX_MODULES + 1, publishers + 1)]
+        self._takers = ["consumer", *(f"consumer{n}" for n in range(2, consumers + 1))]
 
     def __enter__(self) -> "EdgePeer":
         self.directory = Path(tempfile.mkdtemp(prefix="bench-edge-", dir=self.parent))
@@ -172,9 +201,11 @@ class EdgePeer:
         try:
             self._run.wait("tls")
             self._run.wait("plain")
-            self._run.wait_for_registry((*self._names, "consumer"))
-            self._publishers = [self._run.identity("show", name) for name in self._names]
-            self._consumer = self._run.identity("show", "consumer")
+            everybody = [*self._names, *self._takers]
+            self._run.wait_for_registry(everybody)
+            found = self._run.modules(everybody)
+            self._publishers, self._consumers = found[: len(self._names)], found[len(self._names) :]
+            self._publishers += [self._run.new_device(name, self.consumer.iothub) for name in self._leaves]
             # Any new leaf device comes with the CA certificate that the hub's own is checked against.
             self._run.ask("identity", "create", "bench-leaf", "--out", str(self.directory))
         except BaseException:
@@ -199,7 +230,6 @@ class EdgePeer:
                 "settings": {"image": f"bench/{name}:none"},
             }
 
-        into = 'INTO BrokeredEndpoint("/modules/consumer/inputs/in1")'
         system = {"edgeAgent": "agent", "edgeHub": "hub"}
         return {
             "modulesContent": {
@@ -216,20 +246,34 @@ class EdgePeer:
                             }
                             for name, image in system.items()
                         },
-                        "modules": {name: module(name) for name in (*self._names, "consumer")},
+                        "modules": {name: module(name) for name in (*self._names, *self._takers)},
                     }
                 },
                 "$edgeHub": {
                     "properties.desired": {
                         "schemaVersion": "1.1",
-                        "routes": {
-                            name: f"FROM /messages/modules/{name}/outputs/out1 {into}" for name in self._names
-                        },
+                        "routes": self._routes(),
                         "storeAndForwardConfiguration": {"timeToLiveSecs": 7200},
                     }
                 },
             }
         }
+
+    def _routes(self) -> dict[str, str]:
+        def route(publisher: str, output: str, taker: str, condition: str = "") -> str:
+            source = f"FROM /messages/modules/{publisher}/outputs/{output}{condition}"
+            return f'{source} INTO BrokeredEndpoint("/modules/{taker}/inputs/in1")'
+
+        first, *others = self._takers
+        routes = {name: route(name, "out1", first) for name in self._names}
+        if self._leaves:
+            by_devices = "/messages/* WHERE NOT IS_DEFINED($connectionModuleId)"
+            routes["leaves"] = f'FROM {by_devices} INTO BrokeredEndpoint("/modules/{first}/inputs/in1")'
+        if others:
+            for name in self._names[:MAX_PUBLISHERS]:
+                routes[f"{name}-json"] = route(name, "json", first, " WHERE $body.level > 5")
+                routes |= {f"{name}-{taker}": route(name, "fan", taker) for taker in self._takers}
+        return routes
 
     def processes(self) -> list[EdgeProcess]:
         return self._run.processes()
@@ -240,26 +284,38 @@ class EdgePeer:
 
     @property
     def consumer(self) -> Identity:
-        return self._consumer
+        return self._consumers[0]
 
     @property
     def publishers(self) -> list[Identity]:
         return self._publishers
 
     @property
+    def run(self) -> EdgeRun:
+        return self._run
+
+    @property
     def amqp_port(self) -> int:
         return self._run.ports["amqp"]
 
-    def load(self, transport: str, publishers: int) -> dict[str, Any]:
+    def load(
+        self, transport: str, publishers: int, *, subscribers: int = 1, json: bool = False
+    ) -> dict[str, Any]:
         """Return target, publishers and subscribers for the generator."""
         target = {"host": "127.0.0.1", "port": self._run.ports[transport]}
         if transport == "tls":
             target["ca_file"] = str(self.directory / "ca.pem")
+        bag = f"%24.on={'json' if json else 'fan' if subscribers > 1 else 'out1'}"
+        if json:
+            bag += "&%24.ct=application%2Fjson&%24.ce=utf-8"
         return {
             "target": target,
             "publishers": [
-                {**identity.client(), "topic": f"{identity.path}/messages/events/%24.on=out1"}
+                {**identity.client(), "topic": f"{identity.path}/messages/events/{bag}"}
                 for identity in self._publishers[:publishers]
             ],
-            "subscribers": [{**self._consumer.client(), "filters": [f"{self._consumer.path}/inputs/#"]}],
+            "subscribers": [
+                {**identity.client(), "filters": [f"{identity.path}/inputs/#"]}
+                for identity in self._consumers[:subscribers]
+            ],
         }

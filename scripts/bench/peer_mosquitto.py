@@ -40,6 +40,14 @@ class PeerUnusable(Exception):
     """A peer cannot be measured here; the message says what to do about it."""
 
 
+def configuration(plain_port: object, tls_port: object, directory: object, in_flight: int = 0) -> str:
+    """Return what mosquitto is told; the ports and the directory are of one run."""
+    user = pwd.getpwuid(os.geteuid()).pw_name  # started by root it would give the key file up otherwise
+    return CONFIGURATION.format(
+        plain_port=plain_port, tls_port=tls_port, directory=directory, in_flight=in_flight, user=user
+    )
+
+
 def free_port() -> int:
     """Return a loopback port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -127,14 +135,8 @@ class MosquittoPeer:
         self.directory = Path(self._temporary.name)
         self.ports = {"plain": free_port(), "tls": free_port()}
         make_certificate(self.directory)
-        self.configuration = CONFIGURATION.format(
-            plain_port=self.ports["plain"],
-            tls_port=self.ports["tls"],
-            directory=self.directory,
-            in_flight=self._in_flight,
-            user=pwd.getpwuid(
-                os.geteuid()
-            ).pw_name,  # started by root it would give the key file up otherwise
+        self.configuration = configuration(
+            self.ports["plain"], self.ports["tls"], self.directory, self._in_flight
         )
         file = self.directory / "mosquitto.conf"
         file.write_text(self.configuration)
@@ -163,7 +165,9 @@ class MosquittoPeer:
     def processes(self) -> list[EdgeProcess]:
         return [EdgeProcess(self._process.pid, "broker", "mosquitto")]
 
-    def load(self, transport: str, publishers: int) -> dict[str, Any]:
+    def load(
+        self, transport: str, publishers: int, *, subscribers: int = 1, json: bool = False
+    ) -> dict[str, Any]:
         """Return target, publishers and subscribers for the generator; topics as long as the hub's."""
         target = {"host": "127.0.0.1", "port": self.ports[transport]}
         if transport == "tls":
@@ -177,7 +181,9 @@ class MosquittoPeer:
                 }
                 for n in range(1, publishers + 1)
             ],
-            "subscribers": [{"client_id": "consumer", "filters": ["devices/bench-edge/#"]}],
+            "subscribers": [
+                {"client_id": f"consumer{n}", "filters": ["devices/bench-edge/#"]} for n in range(subscribers)
+            ],
         }
 
 

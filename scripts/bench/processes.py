@@ -39,11 +39,29 @@ def cpu_s(pid: int) -> float:
 
 def pss_kb(pid: int) -> int:
     """Return the proportional set size in KiB; 0 when the process is gone."""
+    return memory_kb(pid).get("Pss", 0)
+
+
+def written_bytes(pid: int) -> int:
+    """Return what the process has had written to storage so far; 0 when it is gone or not ours to ask."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+
+
+def memory_kb(pid: int) -> dict[str, int]:
+    """Return the sums that the kernel keeps of a process's memory, in KiB; empty when the process is gone.
+
+    `Pss` shares out what several processes have mapped, so it changes with who else runs; `Anonymous` is what
+    no file holds, and with it whatever leaks.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        return {}
+    return {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
 
 
 def environment(pid: int) -> dict[str, str]:

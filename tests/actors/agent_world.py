@@ -9,7 +9,8 @@ from typing import Any
 
 from actors.addresses import AGENT, SECURITY
 from actors.agent import AgentActor
-from actors.agent_link import LINK, AgentLinkActor
+from actors.agent_link import AgentLinkActor
+from actors.agent_link_messages import LINK
 from actors.agent_metrics import AgentMetrics
 from actors.agent_root import AgentRootActor
 from actors.base import ChildSpec

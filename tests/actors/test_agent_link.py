@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.agent_link import (
-    LINK,
-    REPORT_SPACING_S,
-    TRIED_AGAIN,
-    AgentMethodAnswered,
-    CallAgentMethod,
-    QualityLost,
-    SendQuality,
-)
+from actors.agent_link import REPORT_SPACING_S, TRIED_AGAIN
+from actors.agent_link_messages import LINK, AgentMethodAnswered, CallAgentMethod, QualityLost, SendQuality
 from actors.agent_root import StopEdge
 from actors.cloud_connection import CloudFault, Fault
 from messaging.twin import Section

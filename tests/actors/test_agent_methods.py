@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.agent_link import AgentMethodAnswered, CallAgentMethod
+from actors.agent_link_messages import AgentMethodAnswered, CallAgentMethod
 from actors.agent_methods import LIST_LIMIT_S, MOST_TASKS, RESTART_LIMIT_S, AgentMethodsActor
 from actors.agent_metrics import AgentMetrics
 from actors.log_query import BundleRequest, LogRequest

@@ -13,7 +13,7 @@ import pytest
 
 from actors.addresses import AGENT, METRICS, METRICS_OF_AGENT
 from actors.agent_environment import DEFAULTS, AgentEnvironment
-from actors.agent_link import LINK, QualityLost, QualitySent, SendQuality
+from actors.agent_link_messages import LINK, QualityLost, QualitySent, SendQuality
 from actors.agent_metrics import AgentMetrics
 from actors.agent_metrics_actor import AgentMetricsActor
 from actors.metric_registry import Registry

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from actors.actor_sight import ActorSight
-from actors.inspector import HOPS_KEPT_S, LEASE_S, LINGER_S, MOST_TAPS, NOT_ALLOWED, InspectorActor
+from actors.inspector import COUNTED_S, HOPS_KEPT_S, LEASE_S, LINGER_S, MOST_TAPS, NOT_ALLOWED, InspectorActor
 from actors.inspector_messages import (
     ActorsSeen,
     CloseTap,
@@ -118,41 +118,93 @@ def test_nothing_is_watched_until_somebody_taps_and_a_moment_after_the_last_one(
 def test_a_tap_gives_the_envelopes_that_fit_with_the_names_of_their_fields_once(world: World) -> None:
     tap = world.ask(OpenTap(to=(BOOK,)), TapOpened).tap
     world.tell(Note(5))
-    first = world.ask(ReadTap(tap, 1 << 20), TapRead)
+    first = world.ask(ReadTap(tap, 1 << 20, 0), TapRead)
     world.tell(Note(6))
-    second = world.ask(ReadTap(tap, 1 << 20), TapRead)
+    second = world.ask(ReadTap(tap, 1 << 20, first.number), TapRead)
 
     [(_, size, frame)] = first.envelopes
     assert (decode(frame).kind, decode(frame).body, size) == ("Note", (5,), len(frame))
-    assert first.fields == {"Note": ("number",)}
-    assert (decode(second.envelopes[0][2]).body, second.fields) == ((6,), {})
+    assert (first.fields, second.fields) == ({"Note": ("number",)}, {})
+    assert [decode(frame).body for _, _, frame in second.envelopes] == [(6,)]
 
 
 def test_a_sign_of_life_takes_nothing_away_from_the_next_read(world: World) -> None:
-    tap = world.ask(OpenTap(), TapOpened).tap
+    tap = world.ask(OpenTap(to=(BOOK,)), TapOpened).tap
     world.tell(Note(5))
 
-    assert world.ask(ReadTap(tap, 0), TapRead) == TapRead((), {})
-    assert world.ask(ReadTap(tap, 1), TapRead).fields == {"Note": ("number",)}
+    assert world.ask(ReadTap(tap, 0, 0), TapRead) == TapRead(0, (), {})
+    assert world.ask(ReadTap(tap, 1, 0), TapRead).fields == {"Note": ("number",)}
 
 
-def test_a_tap_that_is_not_read_ends_and_says_so_when_it_is(world: World) -> None:
+def test_an_answer_that_did_not_come_is_given_again_and_nothing_is_lost(world: World) -> None:
+    tap = world.ask(OpenTap(to=(BOOK,)), TapOpened).tap
+    world.tell(Note(5))
+    lost = world.ask(ReadTap(tap, 1 << 20, 0), TapRead)
+    world.tell(Note(6))
+
+    again = world.ask(ReadTap(tap, 1 << 20, 0), TapRead)
+    after = world.ask(ReadTap(tap, 1 << 20, again.number), TapRead)
+
+    assert again == lost
+    assert [decode(frame).body for _, _, frame in again.envelopes + after.envelopes] == [(5,), (6,)]
+
+
+def test_who_was_stopped_is_told_how_many_it_missed_and_sees_what_comes_from_then_on(world: World) -> None:
+    tap = world.ask(OpenTap(to=(BOOK,)), TapOpened).tap
+    world.tell(Note(1))
+    world.system.advance(LEASE_S + 1)
+    for number in range(2, 8):
+        world.tell(Note(number))
+    world.system.advance(COUNTED_S - 2)
+
+    back = world.ask(ReadTap(tap, 1 << 20, 0), TapRead)
+    world.tell(Note(8))
+    after = world.ask(ReadTap(tap, 1 << 20, back.number), TapRead)
+
+    assert [(size, frame) for _, size, frame in back.envelopes] == [(7, b"")]
+    assert [decode(frame).body for _, _, frame in after.envelopes] == [(8,)]
+
+
+def test_a_tap_that_nobody_reads_for_long_ends(world: World) -> None:
     tap = world.ask(OpenTap(), TapOpened).tap
     world.system.advance(LEASE_S - 1)
-    world.ask(ReadTap(tap, 0), TapRead)
+    world.ask(ReadTap(tap, 0, 0), TapRead)
     world.system.advance(LEASE_S - 1)
-    world.ask(ReadTap(tap, 0), TapRead)
+    world.ask(ReadTap(tap, 0, 0), TapRead)
 
-    world.system.advance(LEASE_S + LINGER_S + 2)
+    world.system.advance(LEASE_S + COUNTED_S + LINGER_S + 3)
 
     assert world.bus.observer is None
-    assert world.refusal(ReadTap(tap, 1)) == "there is no tap 1: it was not read for 5 s"
+    assert world.refusal(ReadTap(tap, 1, 0)) == "there is no such tap: it was not read for 300 s"
+
+
+def test_a_tap_of_another_incarnation_is_never_taken_for_ones_own(world: World) -> None:
+    first, second = (world.ask(OpenTap(), TapOpened).tap for _ in range(2))
+    world.system.start("test/other", lambda: InspectorActor(world.observe, world.look, world.bus.dead_letters,
+                                                           allows_faults=False))  # fmt: skip
+    third = world.ask(OpenTap(), TapOpened, "test/other").tap
+
+    assert len({first, second, third}) == 3
 
 
 def test_more_taps_than_the_edge_can_hold_are_refused(world: World) -> None:
     for _ in range(MOST_TAPS):
         world.ask(OpenTap(), TapOpened)
 
+    assert world.refusal(OpenTap()) == "8 inspectors tap already; end one of them"
+
+
+def test_one_that_is_not_read_makes_room_for_another(world: World) -> None:
+    asleep = world.ask(OpenTap(), TapOpened).tap
+    awake = [world.ask(OpenTap(), TapOpened).tap for _ in range(MOST_TAPS - 1)]
+    for _ in range(2):
+        world.system.advance(LEASE_S - 1)
+        for tap in awake:
+            world.ask(ReadTap(tap, 0, 0), TapRead)
+
+    world.ask(OpenTap(), TapOpened)
+
+    assert world.refusal(ReadTap(asleep, 0, 0))
     assert world.refusal(OpenTap()) == "8 inspectors tap already; end one of them"
 
 
@@ -172,12 +224,13 @@ def test_the_flow_is_counted_while_somebody_reads_it(world: World) -> None:
 def test_the_way_of_a_request_and_its_failure_is_found_by_its_correlation_and_forgotten_later(
     world: World,
 ) -> None:
-    world.ask(OpenTap(), TapOpened)
+    tap = world.ask(OpenTap(), TapOpened).tap
     world.bus.send(BOOK, Burst("boom"), sender="test/asker", correlation_id=77, deadline_s=1e9)
     world.system.run()
 
     found = world.ask(FindHops(77), HopsFound)
-    world.system.advance(LEASE_S + LINGER_S + HOPS_KEPT_S + 5)
+    world.ask(CloseTap(tap), TapClosed)
+    world.system.advance(LINGER_S + HOPS_KEPT_S + 5)
 
     assert [(hop[2], hop[4], hop[8]) for hop in found.hops] == [("Burst", BOOK, True)]
     assert found.known >= 1

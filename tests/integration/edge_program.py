@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.integration.sdk_clients import loopback_address
+from tests.integration.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "scripts" / "samples" / "deployment.json"
 PROGRAM = (sys.executable, "-m", "runtime.cli.main")
-LIMIT_S = 30.0
 
 
-def loopback_address() -> str:
-    """Return an address of this machine that nobody else uses: device SDKs know no port but 8883."""
-    return f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
-
-
-def wait_until(is_so: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
-    """Look ten times a second whether something outside of Python has come true."""
-    ends_s = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < ends_s, f"not within {limit_s:g} s: {what}"
-        time.sleep(0.1)
-
-
-class EdgeProcess:
+class EdgeProgram:
     """An edge on a home of its own. `start` it, ask it with `run` and `json`, end it with `close`."""
 
     def __init__(self, home: Path) -> None:

@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from messaging.identity import Identity
-from tests.integration.linked_hub import LinkedHub, wait_until
+from tests.integration.linked_hub import LinkedHub
 from tests.integration.sdk_clients import SdkPublisher, once
+from tests.integration.waiting import wait_until
 
 PUMP: Final = "edge1/pump"
 FAN: Final = "edge1/fan"
@@ -75,20 +76,20 @@ class LinkStory:
         """Wait until all of them have come to where they belong."""
         wanted = range(self._changes)
         wait_until(
-            lambda: {f"d{n}": n for n in wanted}.items() <= self._desired.items(), LIMIT_S, "each patch"
+            lambda: {f"d{n}": n for n in wanted}.items() <= self._desired.items(), "each patch", LIMIT_S
         )
         wait_until(
-            lambda: {f"r{n}": n for n in wanted}.items() <= self._reported().items(), LIMIT_S, "each report"
+            lambda: {f"r{n}": n for n in wanted}.items() <= self._reported().items(), "each report", LIMIT_S
         )
         wait_until(
-            lambda: once(list(self._c2d)) == [str(n) for n in wanted], LIMIT_S, "each message for the leaf"
+            lambda: once(list(self._c2d)) == [str(n) for n in wanted], "each message for the leaf", LIMIT_S
         )
 
     def flows(self) -> None:
         """Wait for another message of each source."""
         counts = {name: len(self.linked.taken(name)) for name in SOURCES}
         more = lambda: all(len(self.linked.taken(name)) > counts[name] for name in SOURCES)  # noqa: E731
-        self.resumed_s.append(wait_until(more, LIMIT_S, "a message of each source"))
+        self.resumed_s.append(wait_until(more, "a message of each source", LIMIT_S))
 
     def returned(self) -> None:
         """The line is good again: call a method of everybody, at once, and see that messages come."""
@@ -107,7 +108,7 @@ class LinkStory:
         for publisher in self._publishers.values():
             publisher.stop()
         for name, publisher in self._publishers.items():
-            wait_until(lambda n=name, p=publisher: self._arrived(n)[-1:] == [p.numbers()[-1]], LIMIT_S, name)
+            wait_until(lambda n=name, p=publisher: self._arrived(n)[-1:] == [p.numbers()[-1]], name, LIMIT_S)
             sent, arrived = publisher.numbers(), self._arrived(name)
             assert not publisher.errors
             assert once(arrived) == sent, f"{name}: lost or out of order"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,7 +23,6 @@ from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
 from tests.runtime.client_certificates import ClientCertificate
 
-LIMIT_S = 30.0
 OWN = f"{DEVICE}/$edgeHub"
 
 
@@ -122,12 +120,3 @@ class LinkedHub:
 
 def _identity_of(shown: ClientCertificate) -> HubIdentity:
     return HubIdentity(shown.name, "selfSigned", thumbprints=tuple(thumbprints_of(shown.ders[0])))
-
-
-def wait_until(true: Callable[[], object], limit_s: float = LIMIT_S, what: str = "it") -> float:
-    """Wait until something is so; return how many seconds that took."""
-    began_s = time.monotonic()
-    while not true():
-        assert time.monotonic() < began_s + limit_s, f"{what} is not so after {limit_s:g} s"
-        time.sleep(0.01)  # between two looks at other processes
-    return time.monotonic() - began_s

@@ -35,6 +35,7 @@ class SdkPeer:
         self._ids = itertools.count(1)
         self._asked: dict[int, Future[Any]] = {}
         self._events: list[Event] = []
+        self.has_ended = False
         self._news = threading.Condition(threading.RLock())
         self._reader = threading.Thread(target=self._read, args=(reader,), daemon=True)
         self._reader.start()
@@ -116,3 +117,8 @@ class SdkPeer:
                 future.set_exception(RuntimeError("{name}: {message}".format(**said["error"])))
             else:
                 future.set_result(said["result"])
+        with self._news:
+            self.has_ended = True
+            left = list(self._asked.values())
+        for future in left:
+            future.set_exception(RuntimeError("the program has ended"))

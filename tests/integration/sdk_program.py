@@ -127,6 +127,12 @@ def shown(message: Any) -> dict[str, Any]:
     return found | {"body": body, "properties": message.custom_properties, "input": message.input_name}
 
 
+def end_with_a_thread(what: threading.ExceptHookArgs) -> None:
+    """End, as runtime/docs/MODULES.md advises: without its network thread the SDK is deaf for ever."""
+    threading.__excepthook__(what)
+    os._exit(1)
+
+
 def main() -> None:
     credential, kind = sys.argv[1:3]
     if os.environ.get("CONTROL"):
@@ -148,6 +154,7 @@ def main() -> None:
             trusted = file.read()
         of_kind = IoTHubModuleClient if kind == "module" else IoTHubDeviceClient
         client = of_kind.create_from_connection_string(credential, server_verification_cert=trusted)
+    threading.excepthook = end_with_a_thread
     program = Program(client, say)
     say({"event": "hello", "module": os.environ.get("IOTEDGE_MODULEID", "")})
 

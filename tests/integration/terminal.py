@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.documents import Block, fits
-from tests.integration.edge_program import ROOT, loopback_address
+from tests.integration.edge_program import ROOT
+from tests.integration.sdk_clients import loopback_address
 
 LIMIT_S = 30.0
 LOOK_AGAIN_S = 0.5
@@ -61,7 +62,8 @@ class Terminal:
     def follow(self, block: Block, commands: str | None = None, limit_s: float = LIMIT_S) -> str:
         """Type a block as its document says it, and compare what it prints; return that.
 
-        `: again` is typed until it prints what is shown, `: until Ctrl-C` is ended when it has.
+        `: again` is typed until it prints what is shown, `: until Ctrl-C` is ended when it has, and
+        `: fails` has to fail.
 
         Args:
             block: What is typed, and what it shall print.
@@ -71,6 +73,11 @@ class Terminal:
         commands = block.text if commands is None else commands
         if block.how == "until Ctrl-C":
             return self._interrupt(block, commands, limit_s)
+        if block.how == "fails":
+            status, printed = self._run(f"(set -e\n{commands}\n); echo @END@ $?", limit_s)
+            assert status, f"did not fail:\n{commands}\n{printed}"
+            assert block.shown is None or fits(block.shown, printed), _differs(block, printed)
+            return printed
         if block.how != "again":
             printed = self.type(commands, limit_s)
             assert block.shown is None or fits(block.shown, printed), _differs(block, printed)

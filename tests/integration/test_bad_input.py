@@ -15,19 +15,20 @@ from typing import Any
 import pytest
 
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import SAMPLE, EdgeProcess, loopback_address
+from tests.integration.edge_program import SAMPLE, EdgeProgram
+from tests.integration.sdk_clients import loopback_address
 
 DESIRED = "$.modulesContent.$edgeAgent['properties.desired']"
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    edge = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    edge = EdgeProgram(tmp_path / "home")
     yield edge
     edge.close()
 
 
-def refused(edge: EdgeProcess, *arguments: str) -> tuple[int, str]:
+def refused(edge: EdgeProgram, *arguments: str) -> tuple[int, str]:
     """Run the edge, which must not start; return exit code and message."""
     done = edge.run("run", *arguments)
     assert done.stdout == ""
@@ -73,7 +74,7 @@ def hub_module_of(manifest: Any) -> Any:
     ],
 )
 def test_a_wrong_manifest_is_refused_with_file_path_value_and_what_is_allowed(
-    change: Callable[[Any], object], message: str, edge: EdgeProcess, tmp_path: Path
+    change: Callable[[Any], object], message: str, edge: EdgeProgram, tmp_path: Path
 ) -> None:
     manifest = json.loads(SAMPLE.read_text())
     change(manifest)
@@ -87,7 +88,7 @@ def test_a_wrong_manifest_is_refused_with_file_path_value_and_what_is_allowed(
     assert not edge.home.exists()
 
 
-def test_a_manifest_that_is_not_json_is_refused_with_its_position(edge: EdgeProcess, tmp_path: Path) -> None:
+def test_a_manifest_that_is_not_json_is_refused_with_its_position(edge: EdgeProgram, tmp_path: Path) -> None:
     file = tmp_path / "deployment.json"
     file.write_text('{"modulesContent": {,}}')
 
@@ -97,7 +98,7 @@ def test_a_manifest_that_is_not_json_is_refused_with_its_position(edge: EdgeProc
     assert not edge.home.exists()
 
 
-def test_a_manifest_that_is_not_there_is_named(edge: EdgeProcess, tmp_path: Path) -> None:
+def test_a_manifest_that_is_not_there_is_named(edge: EdgeProgram, tmp_path: Path) -> None:
     code, told = refused(edge, "--deployment", str(tmp_path / "none.json"))
 
     assert code == 2
@@ -116,7 +117,7 @@ def test_a_manifest_that_is_not_there_is_named(edge: EdgeProcess, tmp_path: Path
         (("--for", "-1"), "invalid value for '--for': -1.0 is not in the range x>=0"),
     ],
 )
-def test_a_wrong_option_is_refused(arguments: tuple[str, ...], message: str, edge: EdgeProcess) -> None:
+def test_a_wrong_option_is_refused(arguments: tuple[str, ...], message: str, edge: EdgeProgram) -> None:
     code, told = refused(edge, "--deployment", str(SAMPLE), *arguments)
 
     assert code == 2
@@ -124,7 +125,7 @@ def test_a_wrong_option_is_refused(arguments: tuple[str, ...], message: str, edg
     assert not edge.home.exists()
 
 
-def test_a_wrong_setting_in_the_environment_names_the_nearest(edge: EdgeProcess) -> None:
+def test_a_wrong_setting_in_the_environment_names_the_nearest(edge: EdgeProgram) -> None:
     edge.environment["EDGE_ACTORS_LOGLEVEL"] = "debug"
 
     code, told = refused(edge, "--deployment", str(SAMPLE))
@@ -133,7 +134,7 @@ def test_a_wrong_setting_in_the_environment_names_the_nearest(edge: EdgeProcess)
     assert told == "EDGE_ACTORS_LOGLEVEL: no such setting; did you mean 'EDGE_ACTORS_LOG_LEVEL'?"
 
 
-def test_a_port_in_use_names_its_holder(edge: EdgeProcess) -> None:
+def test_a_port_in_use_names_its_holder(edge: EdgeProgram) -> None:
     with socket.create_server((edge.address, 8883)):
         code, told = refused(edge, "--deployment", str(SAMPLE))
 
@@ -143,7 +144,7 @@ def test_a_port_in_use_names_its_holder(edge: EdgeProcess) -> None:
     assert not edge.home.exists()
 
 
-def test_an_address_of_another_machine_is_refused(edge: EdgeProcess) -> None:
+def test_an_address_of_another_machine_is_refused(edge: EdgeProgram) -> None:
     code, told = refused(edge, "--deployment", str(SAMPLE), "--listen", "192.0.2.1")
 
     assert code == 1
@@ -151,7 +152,7 @@ def test_an_address_of_another_machine_is_refused(edge: EdgeProcess) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "/home"], ids=["the file", "below it"])
-def test_a_home_that_is_a_file_is_refused_and_left_alone(edge: EdgeProcess, below: str) -> None:
+def test_a_home_that_is_a_file_is_refused_and_left_alone(edge: EdgeProgram, below: str) -> None:
     file = edge.home
     file.write_text("precious")
     edge.home = Path(f"{file}{below}")
@@ -164,7 +165,7 @@ def test_a_home_that_is_a_file_is_refused_and_left_alone(edge: EdgeProcess, belo
     file.unlink()
 
 
-def test_a_home_that_cannot_be_written_is_refused(edge: EdgeProcess) -> None:
+def test_a_home_that_cannot_be_written_is_refused(edge: EdgeProgram) -> None:
     edge.home = Path("/proc/edge-actors-home")  # not even root can make folders there
     edge.environment["EDGE_ACTORS_HOME"] = str(edge.home)
 
@@ -175,7 +176,7 @@ def test_a_home_that_cannot_be_written_is_refused(edge: EdgeProcess) -> None:
     assert told.endswith("; choose another folder with --home, or make it writable for this user")
 
 
-def test_a_home_of_another_device_is_refused_and_left_alone(edge: EdgeProcess) -> None:
+def test_a_home_of_another_device_is_refused_and_left_alone(edge: EdgeProgram) -> None:
     edge.home.mkdir()
     (edge.home / "device.json").write_text('{"deviceId": "other"}')
     edge.environment["EDGE_ACTORS_DEVICE_ID"] = "mine"
@@ -188,7 +189,7 @@ def test_a_home_of_another_device_is_refused_and_left_alone(edge: EdgeProcess) -
 
 
 def test_a_home_longer_than_a_socket_path_works(tmp_path: Path) -> None:
-    edge = EdgeProcess(tmp_path / ("long" * 50) / "home")
+    edge = EdgeProgram(tmp_path / ("long" * 50) / "home")
     edge.output = tmp_path / "output"
     try:
         edge.start()
@@ -199,7 +200,7 @@ def test_a_home_longer_than_a_socket_path_works(tmp_path: Path) -> None:
     assert not edge.home.exists()
 
 
-def test_a_second_edge_on_the_same_home_is_refused_and_the_first_runs_on(edge: EdgeProcess) -> None:
+def test_a_second_edge_on_the_same_home_is_refused_and_the_first_runs_on(edge: EdgeProgram) -> None:
     edge.start()
     assert edge.process is not None
     pids = {name: module["pid"] for name, module in edge.modules().items()}
@@ -215,7 +216,7 @@ def test_a_second_edge_on_the_same_home_is_refused_and_the_first_runs_on(edge: E
 
 
 def test_what_is_wrong_with_one_route_or_module_leaves_the_rest_running(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     manifest = json.loads(SAMPLE.read_text())
     hub = manifest["modulesContent"]["$edgeHub"]["properties.desired"]

@@ -20,7 +20,7 @@ from tests.integration.cloud_program import CloudProgram
 from tests.integration.container_edge import ContainerEdge
 from tests.integration.containers import container
 from tests.integration.edge_process import EdgeProcess
-from tests.integration.edge_program import EdgeProcess as EdgeProgram
+from tests.integration.edge_program import EdgeProgram
 from tests.runtime.module_processes import lives
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +14,7 @@ from paho.mqtt import client as paho
 
 from tests.integration.cloud import LIMIT_S, MQTT_PORT, Cloud
 from tests.integration.sdk_clients import loopback_address
+from tests.integration.waiting import wait_until
 
 EVENTS = "devices/d1/messages/events/"
 
@@ -60,14 +60,6 @@ class Plain:
         return self.connected.get(timeout=LIMIT_S)
 
 
-def until(is_so: Callable[[], bool], what: str) -> None:
-    """Wait until it is so."""
-    deadline_s = time.monotonic() + LIMIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s, f"waited in vain for {what}"
-        time.sleep(0.01)  # between two looks
-
-
 def test_it_publishes_subscribes_and_gets_messages(cloud: Cloud, ending: ExitStack) -> None:
     plain = Plain(cloud)
     assert plain.connect(ending) == 0
@@ -93,7 +85,7 @@ def test_its_will_is_telemetry_when_its_socket_breaks(cloud: Cloud, ending: Exit
 
     plain.client.socket().shutdown(socket.SHUT_RDWR)
 
-    until(lambda: bool(cloud.call(cloud.hub.events(0))), "the will")
+    wait_until(lambda: bool(cloud.call(cloud.hub.events(0))), "the will")
     event = cloud.call(cloud.hub.events(0))[0]
     assert (event.telemetry.body, event.telemetry.properties) == (b"gone", {"iothub-MessageType": "Will"})
 

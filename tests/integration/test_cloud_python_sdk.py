@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from messaging.identity import Identity
 from runtime.iothub.records import Event
 from tests.integration.cloud import LIMIT_S, Cloud
 from tests.integration.sdk_clients import loopback_address
+from tests.integration.waiting import wait_until
 from tests.runtime.client_certificates import make_client, make_signer
 
 D1 = Identity("d1")
@@ -57,14 +57,6 @@ def connected(cloud: Cloud, ending: ExitStack, client_id: str = "d1", **settings
 
 def events(cloud: Cloud) -> list[Event]:
     return cloud.call(cloud.hub.events(0))
-
-
-def until(is_so: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
-    """Wait until it is so."""
-    deadline_s = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < deadline_s, f"waited in vain for {what}"
-        time.sleep(0.01)  # between two looks
 
 
 def answer_methods(client: Any) -> None:
@@ -194,7 +186,7 @@ def test_c2d_messages_wait_arrive_in_order_and_are_told_about(cloud: Cloud, endi
             outcomes.extend((record.original_message_id, record.outcome) for record in found.records)
         return len(outcomes) == 3
 
-    until(told, "the feedback")
+    wait_until(told, "the feedback")
     assert sorted(outcomes) == [("m0", "Success"), ("m1", "Success"), ("m2", "Success")]
 
 
@@ -339,7 +331,7 @@ def test_a_renewed_token_keeps_what_the_client_listens_for(cloud: Cloud, ending:
     renewed: list[bool] = []
     client.on_connection_state_change = lambda: renewed.append(client.connected)
 
-    until(lambda: renewed[-1:] == [True], "the renewal")
+    wait_until(lambda: renewed[-1:] == [True], "the renewal")
 
     assert cloud.call(cloud.hub.invoke_method(D1, "m", None, connect_timeout_s=10)).status == 201
 
@@ -369,11 +361,11 @@ def test_nothing_acknowledged_is_lost_by_a_kill_and_the_client_goes_on(
     publisher.start()
     for _ in range(3):
         so_far = len(acknowledged)
-        until(lambda at=so_far: len(acknowledged) >= at + 200, "messages", 60)  # type: ignore[misc]
+        wait_until(lambda at=so_far: len(acknowledged) >= at + 200, "messages", 60)  # type: ignore[misc]
         cloud.kill_process()
         cloud.start_process()
     so_far = len(acknowledged)
-    until(lambda: len(acknowledged) >= so_far + 50, "messages after the last kill", 60)
+    wait_until(lambda: len(acknowledged) >= so_far + 50, "messages after the last kill", 60)
     stop.set()
     publisher.join(60)
     client.patch_twin_reported_properties({"after": 2})

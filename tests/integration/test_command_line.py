@@ -21,26 +21,27 @@ from messaging.connection_string import parse_connection_string
 from runtime import process_table
 from runtime.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import LIMIT_S, PROGRAM, SAMPLE, EdgeProcess, wait_until
+from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
+from tests.integration.waiting import LIMIT_S, wait_until
 
 
 @pytest.fixture(scope="module")
-def shared_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
+def shared_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProgram]:
     """One edge for the tests that leave it as they found it."""
-    edge = EdgeProcess(tmp_path_factory.mktemp("shared") / "home")
+    edge = EdgeProgram(tmp_path_factory.mktemp("shared") / "home")
     edge.start()
     yield edge
     edge.close()
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    edge = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    edge = EdgeProgram(tmp_path / "home")
     yield edge
     edge.close()
 
 
-def processes_of(edge: EdgeProcess) -> list[int]:
+def processes_of(edge: EdgeProgram) -> list[int]:
     """Return what carries the mark of this edge in its environment, its own agent not among them."""
     run = str(RunDirectory.of(edge.home).path)
     return [process.pid for process in process_table.find({RUN_MARKER: run}, ())]
@@ -49,7 +50,7 @@ def processes_of(edge: EdgeProcess) -> list[int]:
 # --- looking at a running edge ---
 
 
-def test_list_shows_modules_as_people_read_them(shared_edge: EdgeProcess) -> None:
+def test_list_shows_modules_as_people_read_them(shared_edge: EdgeProgram) -> None:
     lines = shared_edge.run("list").stdout.splitlines()
 
     assert lines[0].split() == ["NAME", "STATUS", "PID", "DESCRIPTION", "CONFIG"]
@@ -60,7 +61,7 @@ def test_list_shows_modules_as_people_read_them(shared_edge: EdgeProcess) -> Non
     assert re.fullmatch(up, lines[5])
 
 
-def test_list_says_which_modules_have_the_rights_of_the_edge(shared_edge: EdgeProcess) -> None:
+def test_list_says_which_modules_have_the_rights_of_the_edge(shared_edge: EdgeProgram) -> None:
     listed = shared_edge.modules()
     text = shared_edge.run("list").stdout
 
@@ -72,7 +73,7 @@ def test_list_says_which_modules_have_the_rights_of_the_edge(shared_edge: EdgePr
     assert ("(not isolated)" in text) is ("\nnot isolated: " in text)
 
 
-def test_messages_arrive_and_the_ledger_balances_while_it_runs(shared_edge: EdgeProcess) -> None:
+def test_messages_arrive_and_the_ledger_balances_while_it_runs(shared_edge: EdgeProgram) -> None:
     wait_until(
         lambda: shared_edge.json("ledger")["endpoints"].get("iothub", {}).get("delivered", 0) > 2, "messages"
     )
@@ -85,7 +86,7 @@ def test_messages_arrive_and_the_ledger_balances_while_it_runs(shared_edge: Edge
         assert row["accepted"] == row["delivered"] + row["expired"] + row["dropped"] + row["pending"]
 
 
-def test_routes_are_shown_with_their_text(shared_edge: EdgeProcess) -> None:
+def test_routes_are_shown_with_their_text(shared_edge: EdgeProgram) -> None:
     found = shared_edge.json("routes")
 
     assert found["left_out"] == []
@@ -100,7 +101,7 @@ def test_routes_are_shown_with_their_text(shared_edge: EdgeProcess) -> None:
 
 
 def test_the_way_of_a_message_of_the_sample_is_told(
-    shared_edge: EdgeProcess,
+    shared_edge: EdgeProgram,
 ) -> None:
     upstream = shared_edge.home / "upstream.jsonl"
     wait_until(lambda: upstream.exists() and upstream.read_bytes().count(b"\n") > 0, "a message upstream")
@@ -122,7 +123,7 @@ def test_the_way_of_a_message_of_the_sample_is_told(
     assert "there is no message with id 'no-such-id' among the last" in unknown.stderr
 
 
-def test_logs_of_modules_hub_and_agent_are_there(shared_edge: EdgeProcess) -> None:
+def test_logs_of_modules_hub_and_agent_are_there(shared_edge: EdgeProgram) -> None:
     assert "sending to temperatureOutput" in shared_edge.run("logs", "sensor").stdout
     assert "connected from" in shared_edge.run("logs", "edgeHub").stdout
     assert "module sensor started" in shared_edge.run("logs", "edgeAgent").stdout
@@ -131,7 +132,7 @@ def test_logs_of_modules_hub_and_agent_are_there(shared_edge: EdgeProcess) -> No
 # --- commanding it ---
 
 
-def test_a_module_is_stopped_started_and_restarted(shared_edge: EdgeProcess) -> None:
+def test_a_module_is_stopped_started_and_restarted(shared_edge: EdgeProgram) -> None:
     first = shared_edge.modules()["filter"]["pid"]
 
     stopped = shared_edge.run("stop", "filter")
@@ -156,21 +157,21 @@ def test_a_module_is_stopped_started_and_restarted(shared_edge: EdgeProcess) -> 
     ],
 )
 def test_an_unknown_module_gets_the_nearest_name(
-    command: str, name: str, hint: str, shared_edge: EdgeProcess
+    command: str, name: str, hint: str, shared_edge: EdgeProgram
 ) -> None:
     done = shared_edge.run(command, name)
 
     assert (done.returncode, done.stderr) == (2, f"error: there is no module '{name}'{hint}\n")
 
 
-def test_the_agent_is_not_stopped_as_a_module(shared_edge: EdgeProcess) -> None:
+def test_the_agent_is_not_stopped_as_a_module(shared_edge: EdgeProgram) -> None:
     done = shared_edge.run("stop", "edgeAgent")
 
     assert done.returncode == 2
     assert "end it with `edge-actors down`" in done.stderr
 
 
-def test_messages_wait_while_upstream_is_off_and_flow_when_it_is_on(shared_edge: EdgeProcess) -> None:
+def test_messages_wait_while_upstream_is_off_and_flow_when_it_is_on(shared_edge: EdgeProgram) -> None:
     assert shared_edge.json("upstream", "off")["on"] is False
     wait_until(lambda: shared_edge.json("ledger")["endpoints"]["iothub"]["pending"] > 0, "messages wait")
 
@@ -180,7 +181,7 @@ def test_messages_wait_while_upstream_is_off_and_flow_when_it_is_on(shared_edge:
     assert shared_edge.run("upstream", "status").stdout.startswith("upstream is on, connected to 127.")
 
 
-def test_a_hub_that_is_just_restarting_is_waited_for(shared_edge: EdgeProcess) -> None:
+def test_a_hub_that_is_just_restarting_is_waited_for(shared_edge: EdgeProgram) -> None:
     os.kill(shared_edge.modules()["edgeHub"]["pid"], signal.SIGKILL)
 
     done = shared_edge.run("upstream", "status")
@@ -189,7 +190,7 @@ def test_a_hub_that_is_just_restarting_is_waited_for(shared_edge: EdgeProcess) -
 
 
 def test_an_identity_made_while_it_runs_is_written_for_its_client(
-    shared_edge: EdgeProcess, tmp_path: Path
+    shared_edge: EdgeProgram, tmp_path: Path
 ) -> None:
     out = tmp_path / "client"
 
@@ -217,7 +218,7 @@ def test_an_identity_made_while_it_runs_is_written_for_its_client(
         ("twice", "device 'twice' exists already; choose another id"),
     ],
 )
-def test_an_identity_that_cannot_be_is_refused(device: str, message: str, shared_edge: EdgeProcess) -> None:
+def test_an_identity_that_cannot_be_is_refused(device: str, message: str, shared_edge: EdgeProgram) -> None:
     shared_edge.run("identity", "create", "twice")
 
     done = shared_edge.run("identity", "create", device)
@@ -226,7 +227,7 @@ def test_an_identity_that_cannot_be_is_refused(device: str, message: str, shared
     assert done.stderr.startswith(f"error: {message}")
 
 
-def test_a_folder_that_cannot_be_written_leaves_no_identity_behind(shared_edge: EdgeProcess) -> None:
+def test_a_folder_that_cannot_be_written_leaves_no_identity_behind(shared_edge: EdgeProgram) -> None:
     done = shared_edge.run("identity", "create", "nowhere", "--out", "/proc/nowhere")
 
     assert (done.returncode, done.stderr) == (1, "error: /proc/nowhere: No such file or directory\n")
@@ -236,7 +237,7 @@ def test_a_folder_that_cannot_be_written_leaves_no_identity_behind(shared_edge: 
 # --- the end of an edge ---
 
 
-def test_run_for_a_while_exits_0_and_leaves_no_process(edge: EdgeProcess) -> None:
+def test_run_for_a_while_exits_0_and_leaves_no_process(edge: EdgeProgram) -> None:
     edge.start("--for", "8")
     run = RunDirectory.of(edge.home).path
 
@@ -251,7 +252,7 @@ def test_run_for_a_while_exits_0_and_leaves_no_process(edge: EdgeProcess) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_ends_edge_and_modules(number: signal.Signals, edge: EdgeProcess) -> None:
+def test_a_signal_ends_edge_and_modules(number: signal.Signals, edge: EdgeProgram) -> None:
     edge.start()
     assert edge.process is not None
 
@@ -262,7 +263,7 @@ def test_a_signal_ends_edge_and_modules(number: signal.Signals, edge: EdgeProces
     assert edge.output.read_text().endswith(" has stopped\n")
 
 
-def test_a_stopped_edge_still_tells_ledger_identities_and_logs(edge: EdgeProcess) -> None:
+def test_a_stopped_edge_still_tells_ledger_identities_and_logs(edge: EdgeProgram) -> None:
     edge.run_for_a_message()
 
     assert edge.json("ledger")["total"]["received"] > 0
@@ -277,7 +278,7 @@ def test_a_stopped_edge_still_tells_ledger_identities_and_logs(edge: EdgeProcess
         )
 
 
-def test_down_ends_a_running_edge_and_purge_leaves_nothing(edge: EdgeProcess) -> None:
+def test_down_ends_a_running_edge_and_purge_leaves_nothing(edge: EdgeProgram) -> None:
     edge.start()
     assert edge.process is not None
     run = RunDirectory.of(edge.home).path
@@ -293,7 +294,7 @@ def test_down_ends_a_running_edge_and_purge_leaves_nothing(edge: EdgeProcess) ->
 
 
 @pytest.mark.parametrize("home_is_gone", [False, True], ids=["home is there", "home is gone"])
-def test_down_ends_what_a_killed_agent_left(home_is_gone: bool, edge: EdgeProcess) -> None:
+def test_down_ends_what_a_killed_agent_left(home_is_gone: bool, edge: EdgeProgram) -> None:
     edge.start()
     assert edge.process is not None
     left = {name: module["pid"] for name, module in edge.modules().items() if name != "edgeAgent"}
@@ -313,7 +314,7 @@ def test_down_ends_what_a_killed_agent_left(home_is_gone: bool, edge: EdgeProces
     assert not edge.home.exists()
 
 
-def test_down_with_nothing_to_do_says_so_and_succeeds(edge: EdgeProcess) -> None:
+def test_down_with_nothing_to_do_says_so_and_succeeds(edge: EdgeProgram) -> None:
     done = edge.run("down", "--purge")
 
     assert done.returncode == 0
@@ -323,7 +324,7 @@ def test_down_with_nothing_to_do_says_so_and_succeeds(edge: EdgeProcess) -> None
 # --- the screen ---
 
 
-def test_on_a_terminal_the_picture_is_calm_and_the_log_goes_to_its_file(edge: EdgeProcess) -> None:
+def test_on_a_terminal_the_picture_is_calm_and_the_log_goes_to_its_file(edge: EdgeProgram) -> None:
     seconds = 6
     master, terminal = pty.openpty()
     edge.environment |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
@@ -353,7 +354,7 @@ def test_on_a_terminal_the_picture_is_calm_and_the_log_goes_to_its_file(edge: Ed
     assert "module sensor started" in (edge.home / "logs" / "edge-actors.log").read_text()
 
 
-def test_without_a_terminal_nothing_that_draws_is_loaded(edge: EdgeProcess) -> None:
+def test_without_a_terminal_nothing_that_draws_is_loaded(edge: EdgeProgram) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *PROGRAM[1:], "run", "--deployment", str(SAMPLE), "--for", "1"],
         env=edge.environment,
@@ -367,7 +368,7 @@ def test_without_a_terminal_nothing_that_draws_is_loaded(edge: EdgeProcess) -> N
     assert not [name for name in imported if name.split(".")[0] in ("rich", "docker", "aiohttp")]
 
 
-def test_with_json_the_log_lines_of_run_are_objects(edge: EdgeProcess) -> None:
+def test_with_json_the_log_lines_of_run_are_objects(edge: EdgeProgram) -> None:
     done = edge.run("run", "--deployment", str(SAMPLE), "--for", "1", "--json")
 
     assert done.returncode == 0

@@ -20,7 +20,8 @@ from actors.restart_policy import WELL_AFTER_S
 from runtime.docker_engine import HOME_LABEL
 from runtime.run_directory import RunDirectory
 from tests.docker_image import SAMPLES
-from tests.integration.edge_program import SAMPLE, EdgeProcess, wait_until
+from tests.integration.edge_program import SAMPLE, EdgeProgram
+from tests.integration.waiting import wait_until
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -38,8 +39,8 @@ def client(docker_image: str) -> Iterator[APIClient]:
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    made = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    made = EdgeProgram(tmp_path / "home")
     yield made
     made.close()
 
@@ -57,14 +58,14 @@ def deployment(folder: Path, image: str) -> Path:
     return path
 
 
-def left(client: APIClient, edge: EdgeProcess) -> tuple[int, int]:
+def left(client: APIClient, edge: EdgeProgram) -> tuple[int, int]:
     """Return how many containers and networks of the edge there are."""
     filters = {"label": f"{HOME_LABEL}={RunDirectory.of(edge.home).path.name}"}
     return len(client.containers(all=True, filters=filters)), len(client.networks(filters=filters))
 
 
 def test_the_sample_runs_as_containers_without_a_gap(
-    edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path
+    edge: EdgeProgram, client: APIClient, docker_image: str, tmp_path: Path
 ) -> None:
     edge.start(deployment=deployment(tmp_path, docker_image))
 
@@ -91,7 +92,7 @@ def test_the_sample_runs_as_containers_without_a_gap(
 @pytest.mark.campaign
 @pytest.mark.timeout(400)  # kills of one container are 10 s apart: no crash in a row
 def test_the_sample_killed_twenty_times_is_back_at_once_each_time(
-    edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path
+    edge: EdgeProgram, client: APIClient, docker_image: str, tmp_path: Path
 ) -> None:
     edge.start(deployment=deployment(tmp_path, docker_image))
     edge.wait_for_modules("running", {"sensor", "filter"})
@@ -125,7 +126,7 @@ def runs_for_s(client: APIClient, container: dict[str, Any]) -> float:
 
 
 def test_a_start_that_fails_leaves_neither_a_network_nor_a_home(
-    edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path
+    edge: EdgeProgram, client: APIClient, docker_image: str, tmp_path: Path
 ) -> None:
     with socket.create_server((edge.address, 8883)):
         done = edge.run("run", "--deployment", str(deployment(tmp_path, docker_image)))
@@ -138,7 +139,7 @@ def test_a_start_that_fails_leaves_neither_a_network_nor_a_home(
 
 @pytest.mark.parametrize("with_home", [True, False], ids=["home there", "home gone"])
 def test_down_removes_containers_and_network_after_a_kill(
-    edge: EdgeProcess, client: APIClient, docker_image: str, tmp_path: Path, with_home: bool
+    edge: EdgeProgram, client: APIClient, docker_image: str, tmp_path: Path, with_home: bool
 ) -> None:
     edge.start(deployment=deployment(tmp_path, docker_image))
     assert edge.process is not None
@@ -156,7 +157,7 @@ def test_down_removes_containers_and_network_after_a_kill(
 
 
 def test_down_says_when_containers_may_be_left_because_no_engine_answers(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     edge.home.mkdir()
     (edge.home / "containers.json").write_text("{}")

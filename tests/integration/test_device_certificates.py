@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from runtime.client_certificates import thumbprints_of
-from tests.integration.edge_program import EdgeProcess, wait_until
+from tests.integration.edge_program import EdgeProgram
+from tests.integration.waiting import wait_until
 from tests.runtime.client_certificates import ClientCertificate, Signer, make_client, make_signer
 
 
@@ -21,11 +22,11 @@ def root() -> Signer:
 
 
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory, root: Signer) -> Iterator[EdgeProcess]:
+def edge(tmp_path_factory: pytest.TempPathFactory, root: Signer) -> Iterator[EdgeProgram]:
     folder = tmp_path_factory.mktemp("edge")
     bundle = folder / "roots.pem"
     bundle.write_bytes(root.certificate.public_bytes(Encoding.PEM))
-    edge = EdgeProcess(folder / "home")
+    edge = EdgeProgram(folder / "home")
     edge.environment["EDGE_ACTORS_TRUST_BUNDLE_CERT"] = f"file://{bundle}"
     edge.start()
     yield edge
@@ -38,7 +39,7 @@ def ending() -> Iterator[ExitStack]:
         yield stack
 
 
-def client_of(edge: EdgeProcess, device: str, shown: ClientCertificate, ca: str, ending: ExitStack) -> Any:
+def client_of(edge: EdgeProgram, device: str, shown: ClientCertificate, ca: str, ending: ExitStack) -> Any:
     from azure.iot.device import X509, IoTHubDeviceClient
 
     client = IoTHubDeviceClient.create_from_x509_certificate(
@@ -53,18 +54,18 @@ def client_of(edge: EdgeProcess, device: str, shown: ClientCertificate, ca: str,
     return client
 
 
-def done(edge: EdgeProcess, *arguments: str) -> str:
+def done(edge: EdgeProgram, *arguments: str) -> str:
     finished = edge.run("identity", *arguments)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
 
-def in_hub_log(edge: EdgeProcess, text: str) -> bool:
+def in_hub_log(edge: EdgeProgram, text: str) -> bool:
     return text in edge.run("logs", "edgeHub", "--tail", "200").stdout
 
 
 def test_a_device_with_a_certificate_comes_and_goes_with_its_identity(
-    edge: EdgeProcess, tmp_path: Path, ending: ExitStack
+    edge: EdgeProgram, tmp_path: Path, ending: ExitStack
 ) -> None:
     shown = make_client(tmp_path, "camera")
     out = tmp_path / "out"
@@ -98,7 +99,7 @@ def test_a_device_with_a_certificate_comes_and_goes_with_its_identity(
 
 
 def test_a_device_signed_by_a_ca_of_the_trust_bundle_is_let_in(
-    edge: EdgeProcess, root: Signer, tmp_path: Path, ending: ExitStack
+    edge: EdgeProgram, root: Signer, tmp_path: Path, ending: ExitStack
 ) -> None:
     shown = make_client(tmp_path, "pump", signer=root)
     out = tmp_path / "out"
@@ -122,7 +123,7 @@ def test_a_device_signed_by_a_ca_of_the_trust_bundle_is_let_in(
     ],
 )
 def test_a_device_without_a_sensible_certificate_is_not_made(
-    edge: EdgeProcess, arguments: tuple[str, ...], message: str
+    edge: EdgeProgram, arguments: tuple[str, ...], message: str
 ) -> None:
     finished = edge.run("identity", "create", "odd", *arguments)
 

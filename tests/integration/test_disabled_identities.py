@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.edge_program import SAMPLE, EdgeProcess, wait_until
+from tests.integration.edge_program import SAMPLE, EdgeProgram
+from tests.integration.waiting import wait_until
 
 EDGE = "edge1"
 LEAF = "leaf"
@@ -20,7 +21,7 @@ QUICKLY_S = 8.0
 
 
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProgram]:
     folder = tmp_path_factory.mktemp("disabled")
     content = json.loads(SAMPLE.read_text())
     contents = content["modulesContent"]
@@ -29,7 +30,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
         module["settings"]["workingDirectory"] = str(SAMPLE.parent)
     contents["$edgeHub"]["properties.desired"]["routes"] = {"up": "FROM /messages/* INTO $upstream"}
     (folder / "deployment.json").write_text(json.dumps(content))
-    made = EdgeProcess(folder / "home")
+    made = EdgeProgram(folder / "home")
     made.environment["EDGE_ACTORS_DEVICE_ID"] = EDGE
     try:
         made.start(deployment=folder / "deployment.json")
@@ -40,22 +41,22 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
         made.close()
 
 
-def link(edge: EdgeProcess) -> dict[str, Any]:
+def link(edge: EdgeProgram) -> dict[str, Any]:
     found: dict[str, Any] = edge.json("upstream", "status")
     return found
 
 
-def at_the_link(edge: EdgeProcess, identity: str) -> dict[str, Any]:
+def at_the_link(edge: EdgeProgram, identity: str) -> dict[str, Any]:
     """Return how an identity fares at the cloud; nothing when it was not there yet."""
     named: list[dict[str, Any]] = link(edge)["identities"]
     return next((one for one in named if one["identity"] == identity), {})
 
 
-def sent(edge: EdgeProcess, identity: str) -> int:
+def sent(edge: EdgeProgram, identity: str) -> int:
     return int(at_the_link(edge, identity).get("sent", 0))
 
 
-def wait_for_more(edge: EdgeProcess, identity: str) -> None:
+def wait_for_more(edge: EdgeProgram, identity: str) -> None:
     """Wait until a message more has gone to the cloud."""
     before = sent(edge, identity)
     wait_until(lambda: sent(edge, identity) > before, f"{identity} sends", QUICKLY_S)
@@ -93,7 +94,7 @@ def sending(files: Path) -> Iterator[queue.Queue[str]]:
         client.shutdown()
 
 
-def test_a_device_that_is_disabled_is_cut_off_and_goes_on_when_it_is_enabled(edge: EdgeProcess) -> None:
+def test_a_device_that_is_disabled_is_cut_off_and_goes_on_when_it_is_enabled(edge: EdgeProgram) -> None:
     with sending(edge.home.with_name(LEAF)) as refusals:
         wait_for_more(edge, LEAF)
 
@@ -115,7 +116,7 @@ def test_a_device_that_is_disabled_is_cut_off_and_goes_on_when_it_is_enabled(edg
     assert edge.json("cloud", "device", "show", LEAF)["statusReason"] is None
 
 
-def test_a_module_that_is_deleted_there_is_made_again_and_goes_on_as_it_is(edge: EdgeProcess) -> None:
+def test_a_module_that_is_deleted_there_is_made_again_and_goes_on_as_it_is(edge: EdgeProgram) -> None:
     wait_for_more(edge, f"{EDGE}/sensor")
     pid = edge.modules()["sensor"]["pid"]
 
@@ -129,7 +130,7 @@ def test_a_module_that_is_deleted_there_is_made_again_and_goes_on_as_it_is(edge:
     assert "module 'sensor' was deleted at" in edge.run("logs", "edgeAgent").stdout
 
 
-def test_an_edge_device_that_is_disabled_serves_its_clients_and_catches_up(edge: EdgeProcess) -> None:
+def test_an_edge_device_that_is_disabled_serves_its_clients_and_catches_up(edge: EdgeProgram) -> None:
     with sending(edge.home.with_name(LEAF)) as refusals:
         wait_for_more(edge, f"{EDGE}/sensor")
 

@@ -13,8 +13,9 @@ import pytest
 from tests.documents import blocks_of
 from tests.integration import distribution
 from tests.integration.distribution import Distribution
-from tests.integration.edge_program import PROGRAM, ROOT, EdgeProcess, wait_until
+from tests.integration.edge_program import PROGRAM, ROOT, EdgeProgram
 from tests.integration.terminal import Terminal
+from tests.integration.waiting import wait_until
 
 pytestmark = pytest.mark.index
 
@@ -81,7 +82,7 @@ def test_a_wheel_is_installed_as_the_first_hour_says(made: Distribution, tmp_pat
 
 
 def test_an_edge_from_a_wheel_runs_the_sample_with_nothing_else(made: Distribution, tmp_path: Path) -> None:
-    edge = EdgeProcess(tmp_path / "home")
+    edge = EdgeProgram(tmp_path / "home")
     edge.environment["PYTHONPATH"] = str(made.wheel)
     with open(edge.output, "ab") as output:
         edge.process = subprocess.Popen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ import pytest
 from tests.documents import Block, blocks_of
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import issue
-from tests.integration.edge_program import SAMPLE, wait_until
+from tests.integration.edge_program import SAMPLE
 from tests.integration.node_sdk import FOLDER as NODE_FOLDER
 from tests.integration.node_sdk import need_node, need_port
 from tests.integration.terminal import Reader, programs
+from tests.integration.waiting import wait_until
 
 CLOUD = "/tmp/my-cloud"
 KEY = base64.b64encode(bytes(32)).decode()
@@ -62,6 +64,24 @@ def test_the_operating_guide_and_what_the_readme_types_beside_an_edge_go_as_writ
         ["pump", "certificateAuthority"],
     ]
     assert "BEGIN CERTIFICATE" in (desk.folder / "edge-ca.pem").read_text()
+
+
+def test_an_edge_is_watched_as_the_page_on_the_inspector_and_the_readme_say(desk: Reader) -> None:
+    *page, end = blocks_of("inspector")
+
+    desk.follow(page)
+    desk.follow(blocks_of("watching"))
+    desk.follow([end])
+
+    assert stat.S_IMODE((desk.folder / "hour.jsonl").stat().st_mode) == 0o600
+
+
+def test_the_fault_script_of_the_readme_is_kept(desk: Reader) -> None:
+    pytest.importorskip("yaml", reason="fault scripts need PyYAML")
+
+    script, run = blocks_of("faults")
+    desk.follow([script])
+    desk.second.follow(run, limit_s=120.0)
 
 
 @pytest.mark.parametrize("block", blocks_of("config"), ids=lambda block: block.place)

@@ -20,7 +20,8 @@ from runtime.cli.running import refresh_scope
 from runtime.run_directory import RunDirectory
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import KeyPair, issue
-from tests.integration.edge_program import EdgeProcess, wait_until
+from tests.integration.edge_program import EdgeProgram
+from tests.integration.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,8 @@ def cloud() -> Iterator[CloudProgram]:
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    edge = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    edge = EdgeProgram(tmp_path / "home")
     yield edge
     edge.close()
 
@@ -66,7 +67,7 @@ https_port = {serving(cloud)["httpsPort"]}
 """
 
 
-def start_with(edge: EdgeProcess, tmp_path: Path, text: str) -> None:
+def start_with(edge: EdgeProgram, tmp_path: Path, text: str) -> None:
     source = tmp_path / "config.toml"
     source.write_text(text)
     done = edge.run("config", "apply", "-c", str(source))
@@ -75,7 +76,7 @@ def start_with(edge: EdgeProcess, tmp_path: Path, text: str) -> None:
     edge.start()
 
 
-def link(edge: EdgeProcess) -> dict[str, Any]:
+def link(edge: EdgeProgram) -> dict[str, Any]:
     found: dict[str, Any] = edge.json("upstream", "status")
     return found
 
@@ -87,7 +88,7 @@ def modules_in_cloud(cloud: CloudProgram, device_id: str) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["individual", "group"])
 def test_a_certificate_proves_the_edge_to_the_provisioning_service_and_to_the_hub(
-    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path, kind: str
+    edge: EdgeProgram, cloud: CloudProgram, tmp_path: Path, kind: str
 ) -> None:
     if kind == "group":
         root = issue("plant root", is_ca=True)
@@ -113,7 +114,7 @@ def test_a_certificate_proves_the_edge_to_the_provisioning_service_and_to_the_hu
 
 
 def test_another_certificate_is_used_without_a_restart_and_a_bad_one_stops_nothing(
-    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+    edge: EdgeProgram, cloud: CloudProgram, tmp_path: Path
 ) -> None:
     first, second = issue("gw-r"), issue("gw-r")
     files = [tmp_path / "first.pem", tmp_path / "second.pem"]
@@ -140,7 +141,7 @@ def test_another_certificate_is_used_without_a_restart_and_a_bad_one_stops_nothi
 
 
 def test_an_edge_by_hand_with_a_certificate_is_linked(
-    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+    edge: EdgeProgram, cloud: CloudProgram, tmp_path: Path
 ) -> None:
     pair = issue("gw-m")
     (tmp_path / "own.pem").write_text(pair.pem)
@@ -172,7 +173,7 @@ https_port = {serving(cloud)["httpsPort"]}
 
 
 def test_a_certificate_that_is_not_enrolled_is_refused_with_the_way_out(
-    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+    edge: EdgeProgram, cloud: CloudProgram, tmp_path: Path
 ) -> None:
     cert, key = written(issue("gw-x"), tmp_path, "id")
     source = tmp_path / "config.toml"
@@ -191,7 +192,7 @@ def test_a_certificate_that_is_not_enrolled_is_refused_with_the_way_out(
 # the edge CA
 
 
-def served_by(edge: EdgeProcess, root: KeyPair) -> str:
+def served_by(edge: EdgeProgram, root: KeyPair) -> str:
     """Return the issuer of what the hub shows to a client that trusts nothing but this root."""
     context = ssl.create_default_context(cadata=root.pem)
     with (
@@ -202,19 +203,19 @@ def served_by(edge: EdgeProcess, root: KeyPair) -> str:
     return str(dict(part[0] for part in shown["issuer"])["commonName"])
 
 
-def delivered(edge: EdgeProcess) -> int:
+def delivered(edge: EdgeProgram) -> int:
     entries = edge.json("ledger")["endpoints"].values()
     return sum(entry["delivered"] for entry in entries)
 
 
-def look_at_certificates(edge: EdgeProcess) -> None:
+def look_at_certificates(edge: EdgeProgram) -> None:
     """Have the edge do at once what it does each minute."""
     with Client.outside(RunDirectory.of(edge.home).path) as client:
         client.tell(SECURITY, RenewalDue())
 
 
 def test_an_edge_ca_from_files_signs_for_the_hub_and_is_exchanged_while_the_edge_runs(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     root, other_root = issue("plant root", is_ca=True), issue("plant root 2", is_ca=True)
     first = issue("edge CA of gw", root, is_ca=True)
@@ -244,7 +245,7 @@ def test_an_edge_ca_from_files_signs_for_the_hub_and_is_exchanged_while_the_edge
 
 
 def test_files_that_went_wrong_while_the_edge_runs_are_told_and_the_hub_goes_on(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     root = issue("plant root", is_ca=True)
     cert, key = written(root, tmp_path, "ca")
@@ -260,7 +261,7 @@ def test_files_that_went_wrong_while_the_edge_runs_are_told_and_the_hub_goes_on(
 
 
 def test_an_edge_ca_of_its_own_that_is_due_is_renewed_while_the_edge_runs(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     start_with(edge, tmp_path, "[edge_ca]\nexpiry_days = 60\ncommon_name = 'CA of gw'\n")
     hub, sensor = (edge.modules()[name]["pid"] for name in ("edgeHub", "sensor"))
@@ -292,7 +293,7 @@ def test_an_edge_ca_of_its_own_that_is_due_is_renewed_while_the_edge_runs(
 
 
 def test_apply_has_an_edge_that_runs_start_anew_in_the_same_process(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     start_with(edge, tmp_path, 'log_level = "info"\n')
     assert edge.process is not None
@@ -315,7 +316,7 @@ def test_apply_has_an_edge_that_runs_start_anew_in_the_same_process(
 
 
 def test_settings_that_are_wrong_for_the_edge_that_runs_leave_it_alone(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     edge.environment["EDGE_ACTORS_STOP_GRACE_S"] = "5"
     start_with(edge, tmp_path, "[modules]\nstop_grace_s = 3\n")
@@ -332,7 +333,7 @@ def test_settings_that_are_wrong_for_the_edge_that_runs_leave_it_alone(
 
 
 def test_what_the_edge_that_runs_refuses_is_not_in_force_afterwards(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     edge.environment["EDGE_ACTORS_EDGE_CA_EXPIRY_DAYS"] = "30"
     start_with(edge, tmp_path, "[modules]\nstop_grace_s = 3\n")

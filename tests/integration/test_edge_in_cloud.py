@@ -11,26 +11,27 @@ import pytest
 from azure.iot.device import IoTHubDeviceClient
 
 from tests.integration.cloud_program import CloudProgram
-from tests.integration.edge_program import EdgeProcess, wait_until
+from tests.integration.edge_program import EdgeProgram
+from tests.integration.waiting import wait_until
 
 EDGE = "edge1"
 
 
-def in_stand_in(edge: EdgeProcess) -> dict[str, str]:
+def in_stand_in(edge: EdgeProgram) -> dict[str, str]:
     """Return the devices of the edge's own stand-in with their status."""
     return {device["deviceId"]: device["status"] for device in edge.json("cloud", "device", "list")}
 
 
-def identities(edge: EdgeProcess) -> dict[str, str]:
+def identities(edge: EdgeProgram) -> dict[str, str]:
     return {found["id"]: found["status"] for found in edge.json("identity", "list")}
 
 
-def upstream_device(edge: EdgeProcess) -> dict[str, Any]:
+def upstream_device(edge: EdgeProgram) -> dict[str, Any]:
     device: dict[str, Any] = edge.json("upstream", "status")["device"]
     return device
 
 
-def is_linked(edge: EdgeProcess) -> Callable[[], bool]:
+def is_linked(edge: EdgeProgram) -> Callable[[], bool]:
     return lambda: upstream_device(edge)["state"] == "linked"
 
 
@@ -43,15 +44,15 @@ def connect(connection_string: str, ca_pem: str) -> IoTHubDeviceClient:
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    edge = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    edge = EdgeProgram(tmp_path / "home")
     edge.environment["EDGE_ACTORS_DEVICE_ID"] = EDGE
     yield edge
     edge.close()
 
 
 def test_what_identity_makes_is_in_the_stand_in_and_what_that_makes_may_connect(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     edge.start()
     wait_until(is_linked(edge), "the edge is linked")
@@ -75,7 +76,7 @@ def test_what_identity_makes_is_in_the_stand_in_and_what_that_makes_may_connect(
     assert (refused.returncode, "exists already" in refused.stderr) == (2, True)
 
 
-def test_what_changed_while_the_edge_was_down_is_in_the_stand_in_after_the_start(edge: EdgeProcess) -> None:
+def test_what_changed_while_the_edge_was_down_is_in_the_stand_in_after_the_start(edge: EdgeProgram) -> None:
     edge.start()
     wait_until(is_linked(edge), "the edge is linked")
     edge.json("identity", "create", "leaf1")
@@ -93,7 +94,7 @@ def test_what_changed_while_the_edge_was_down_is_in_the_stand_in_after_the_start
 
 
 def test_a_device_is_known_to_both_sides_as_soon_as_the_command_that_made_or_deleted_it_ends(
-    edge: EdgeProcess,
+    edge: EdgeProgram,
 ) -> None:
     edge.start()
     wait_until(is_linked(edge), "the edge is linked")
@@ -107,7 +108,7 @@ def test_a_device_is_known_to_both_sides_as_soon_as_the_command_that_made_or_del
     assert (late.returncode, "leaf1" in late.stderr) == (2, True)
 
 
-def test_a_device_that_is_deleted_in_the_cloud_is_cut_off_here(edge: EdgeProcess, tmp_path: Path) -> None:
+def test_a_device_that_is_deleted_in_the_cloud_is_cut_off_here(edge: EdgeProgram, tmp_path: Path) -> None:
     edge.start()
     wait_until(is_linked(edge), "the edge is linked")
     made = edge.json("cloud", "device", "create", "leaf2", "--parent", EDGE)
@@ -136,7 +137,7 @@ def test_a_device_that_is_deleted_in_the_cloud_is_cut_off_here(edge: EdgeProcess
     ids=["key", "certificate", "another device"],
 )
 def test_what_cannot_be_used_ends_with_2_and_leaves_no_trace(
-    edge: EdgeProcess, changes: dict[str, str], said: str
+    edge: EdgeProgram, changes: dict[str, str], said: str
 ) -> None:
     good = f"HostName=h;DeviceId={EDGE};SharedAccessKey=a2V5IG9mIHRoZSBlZGdlIGRldmljZQ=="
     edge.environment |= {name: value.replace("GOOD", good) for name, value in changes.items()}
@@ -156,7 +157,7 @@ def cloud() -> Iterator[CloudProgram]:
 
 
 def test_an_edge_of_an_iot_hub_elsewhere_starts_offline_and_sends_users_there_for_devices(
-    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+    edge: EdgeProgram, cloud: CloudProgram, tmp_path: Path
 ) -> None:
     text = cloud.do("device", "create", EDGE, "--edge")
     file = tmp_path / "cs"
@@ -192,7 +193,7 @@ def test_an_edge_of_an_iot_hub_elsewhere_starts_offline_and_sends_users_there_fo
     assert not any(key in log for log in [*logs, edge.output.read_text()])
 
 
-def test_a_wrong_key_harms_nobody_but_the_link(edge: EdgeProcess, cloud: CloudProgram) -> None:
+def test_a_wrong_key_harms_nobody_but_the_link(edge: EdgeProgram, cloud: CloudProgram) -> None:
     text = cloud.do("device", "create", EDGE, "--edge")
     wrong = (
         text.rpartition("SharedAccessKey=")[0] + "SharedAccessKey=d3Jvbmcga2V5IHdyb25nIGtleSB3cm9uZyBrZXk="
@@ -211,7 +212,7 @@ def test_a_wrong_key_harms_nobody_but_the_link(edge: EdgeProcess, cloud: CloudPr
     wait_until(is_linked(edge), "the right one is taken")
 
 
-def enroll(edge: EdgeProcess, cloud: CloudProgram, folder: Path, key: str) -> None:
+def enroll(edge: EdgeProgram, cloud: CloudProgram, folder: Path, key: str) -> None:
     """Have an edge ask the provisioning service of a stand-in who it is."""
     (folder / "key").touch(0o600)
     (folder / "key").write_text(key)
@@ -227,7 +228,7 @@ def enroll(edge: EdgeProcess, cloud: CloudProgram, folder: Path, key: str) -> No
 
 
 def test_the_provisioning_service_says_which_device_an_edge_is(
-    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+    edge: EdgeProgram, cloud: CloudProgram, tmp_path: Path
 ) -> None:
     cloud.do("enrollment", "create", "reg-7", "--edge")
     shown = cloud.ask("enrollment", "show", "reg-7", "--show-secrets")
@@ -240,7 +241,7 @@ def test_the_provisioning_service_says_which_device_an_edge_is(
 
 
 def test_a_device_that_belongs_to_another_hub_by_now_goes_there_by_itself(
-    edge: EdgeProcess, cloud: CloudProgram, tmp_path: Path
+    edge: EdgeProgram, cloud: CloudProgram, tmp_path: Path
 ) -> None:
     cloud.do("enrollment", "create", "line", "--group", "--edge")
     enroll(edge, cloud, tmp_path, cloud.do("enrollment", "key", "line", "reg-7"))
@@ -263,6 +264,6 @@ def test_a_device_that_belongs_to_another_hub_by_now_goes_there_by_itself(
         assert upstream_device(edge)["hostName"] == cloud.address
 
 
-def _ca_pem(edge: EdgeProcess) -> str:
+def _ca_pem(edge: EdgeProgram) -> str:
     content = (edge.home / "certificates" / "edge-ca.pem").read_text()
     return content[content.index("-----BEGIN CERTIFICATE-----") :]

@@ -20,25 +20,26 @@ from runtime.iothub.telemetry import events_after
 from runtime.listen_addresses import parse_address
 from runtime.listening_sockets import bind
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProcess, wait_until
+from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
+from tests.integration.waiting import wait_until
 
 ALL = {"edgeAgent", "edgeCloud", "edgeHub", "filter", "sensor"}
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    made = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    made = EdgeProgram(tmp_path / "home")
     yield made
     made.close()
 
 
-def cloud_pid(edge: EdgeProcess) -> int:
+def cloud_pid(edge: EdgeProgram) -> int:
     pid = edge.modules()["edgeCloud"]["pid"]
     assert isinstance(pid, int)
     return pid
 
 
-def test_an_edge_alone_has_its_device_in_a_hub_of_its_own(edge: EdgeProcess) -> None:
+def test_an_edge_alone_has_its_device_in_a_hub_of_its_own(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)
 
@@ -57,7 +58,7 @@ def test_an_edge_alone_has_its_device_in_a_hub_of_its_own(edge: EdgeProcess) -> 
     assert provisioned["caPem"] == (edge.home / "cloud" / "ca.pem").read_text()
 
 
-def test_a_killed_stand_in_is_back_and_so_are_its_devices(edge: EdgeProcess) -> None:
+def test_a_killed_stand_in_is_back_and_so_are_its_devices(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)
     before = cloud_pid(edge)
@@ -72,7 +73,7 @@ def test_a_killed_stand_in_is_back_and_so_are_its_devices(edge: EdgeProcess) -> 
     assert "module edgeCloud was killed by signal 9" in edge.run("logs", "edgeAgent").stdout
 
 
-def test_the_file_of_its_telemetry_is_exact_after_kills_under_load(edge: EdgeProcess) -> None:
+def test_the_file_of_its_telemetry_is_exact_after_kills_under_load(edge: EdgeProgram) -> None:
     edge.start(deployment=SAMPLE.with_name("faster.json"))
     file = edge.home / "upstream.jsonl"
     for _ in range(3):
@@ -92,7 +93,7 @@ def test_the_file_of_its_telemetry_is_exact_after_kills_under_load(edge: EdgePro
     assert sorted(set(numbers)) == list(range(1, max(numbers) + 1))
 
 
-def test_it_is_stopped_and_started_like_a_module(edge: EdgeProcess) -> None:
+def test_it_is_stopped_and_started_like_a_module(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)
 
@@ -102,7 +103,7 @@ def test_it_is_stopped_and_started_like_a_module(edge: EdgeProcess) -> None:
     wait_until(lambda: edge.run("cloud", "device", "list").returncode == 0, "it serves again")
 
 
-def test_it_outlives_a_killed_agent_and_is_taken_over(edge: EdgeProcess) -> None:
+def test_it_outlives_a_killed_agent_and_is_taken_over(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)
     before = cloud_pid(edge)
@@ -120,7 +121,7 @@ def test_it_outlives_a_killed_agent_and_is_taken_over(edge: EdgeProcess) -> None
     wait_until(lambda: edge.run("cloud", "device", "list").returncode == 0, "it serves")
 
 
-def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: EdgeProcess) -> None:
+def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)
 
@@ -152,12 +153,12 @@ def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: E
 
 @pytest.mark.timeout(300)  # five starts
 def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
-    edge: EdgeProcess, tmp_path: Path
+    edge: EdgeProgram, tmp_path: Path
 ) -> None:
     edge.start()
     edge.wait_for_modules("running", {"edgeCloud"})
     first = edge.modules()["edgeCloud"]["address"]
-    second = EdgeProcess(tmp_path / "second")
+    second = EdgeProgram(tmp_path / "second")
     try:
         second.start()
         assert second.modules()["edgeCloud"]["address"] != first
@@ -177,7 +178,7 @@ def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
     taken[0].close()
 
 
-def test_without_the_port_of_amqp_it_does_the_rest_and_says_who_has_it(edge: EdgeProcess) -> None:
+def test_without_the_port_of_amqp_it_does_the_rest_and_says_who_has_it(edge: EdgeProgram) -> None:
     taken = bind([parse_address(f"{FIRST_ADDRESS}:{AMQP_PORT}")])
 
     edge.start()
@@ -189,7 +190,7 @@ def test_without_the_port_of_amqp_it_does_the_rest_and_says_who_has_it(edge: Edg
     taken[0].close()
 
 
-def test_an_edge_that_listens_everywhere_has_its_stand_in_beside_it(edge: EdgeProcess) -> None:
+def test_an_edge_that_listens_everywhere_has_its_stand_in_beside_it(edge: EdgeProgram) -> None:
     try:
         bind([parse_address("0.0.0.0:8883")])[0].close()
     except Exception:  # noqa: BLE001 - another program of this machine has the port
@@ -203,7 +204,7 @@ def test_an_edge_that_listens_everywhere_has_its_stand_in_beside_it(edge: EdgePr
     assert edge.run("cloud", "device", "list").returncode == 0
 
 
-def test_down_leaves_nothing_of_it_however_the_edge_ended(edge: EdgeProcess) -> None:
+def test_down_leaves_nothing_of_it_however_the_edge_ended(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)
     pid = cloud_pid(edge)
@@ -220,7 +221,7 @@ def test_down_leaves_nothing_of_it_however_the_edge_ended(edge: EdgeProcess) -> 
     assert not RunDirectory.of(edge.home).path.exists()
 
 
-def test_a_stand_in_that_cannot_start_is_told_and_nothing_else_runs(edge: EdgeProcess) -> None:
+def test_a_stand_in_that_cannot_start_is_told_and_nothing_else_runs(edge: EdgeProgram) -> None:
     (edge.home / "cloud").mkdir(parents=True, mode=0o700)
     (edge.home / "cloud" / "policies.json").write_text("x")
 
@@ -233,7 +234,7 @@ def test_a_stand_in_that_cannot_start_is_told_and_nothing_else_runs(edge: EdgePr
 
 
 @pytest.mark.timeout(300)
-def test_a_device_of_the_edge_that_was_deleted_is_made_again_and_taken(edge: EdgeProcess) -> None:
+def test_a_device_of_the_edge_that_was_deleted_is_made_again_and_taken(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", ALL)
     device = json.loads((edge.home / "provisioned.json").read_text())["deviceId"]
@@ -254,7 +255,7 @@ def test_a_device_of_the_edge_that_was_deleted_is_made_again_and_taken(edge: Edg
     wait_until(lambda: bool(upstream()["up"]) and not upstream()["waiting"], "what waited is sent")
 
 
-def test_an_edge_that_is_given_another_hub_does_not_fall_back_to_its_own(edge: EdgeProcess) -> None:
+def test_an_edge_that_is_given_another_hub_does_not_fall_back_to_its_own(edge: EdgeProgram) -> None:
     edge.start()
     edge.stop()
     device = json.loads((edge.home / "provisioned.json").read_text())["deviceId"]

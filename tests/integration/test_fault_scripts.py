@@ -19,7 +19,7 @@ from messaging.client import Client, NobodyThere
 from runtime.faults import schema
 from runtime.faults.needs import missing
 from runtime.run_directory import RunDirectory
-from tests.integration.edge_program import EdgeProcess
+from tests.integration.edge_program import EdgeProgram
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "scripts" / "faults").glob("*.yaml"))
@@ -162,7 +162,7 @@ def test_what_this_machine_lacks_is_told_and_nothing_starts(
 
 
 def test_an_edge_that_was_not_started_for_it_takes_no_faults(tmp_path: Path) -> None:
-    edge = EdgeProcess(tmp_path / "home")
+    edge = EdgeProgram(tmp_path / "home")
     try:
         edge.start()
         with Client.outside(RunDirectory.of(edge.home).path) as client:

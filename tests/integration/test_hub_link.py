@@ -12,8 +12,9 @@ import pytest
 
 from actors.upstream_protocol import UpstreamProtocol
 from messaging.identity import Identity
-from tests.integration.linked_hub import OWN, LinkedHub, wait_until
+from tests.integration.linked_hub import OWN, LinkedHub
 from tests.integration.sdk_clients import SdkPublisher, sdk_client
+from tests.integration.waiting import wait_until
 from tests.runtime.client_certificates import make_client
 
 ROUTES = {"up": "FROM /messages/* INTO $upstream"}

@@ -11,7 +11,8 @@ import pytest
 from azure.iot.device import IoTHubDeviceClient
 from azure.iot.device.exceptions import ClientError
 
-from tests.integration.edge_program import SAMPLE, EdgeProcess, wait_until
+from tests.integration.edge_program import SAMPLE, EdgeProgram
+from tests.integration.waiting import wait_until
 
 PROCESSES = ("edgeAgent", "edgeCloud", "edgeHub")
 TEXT_LINE = re.compile(
@@ -23,18 +24,18 @@ WRONG_KEY = "d3JvbmdrZXl3cm9uZ2tleXdyb25na2V5d3Jvbmdrew=="
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    made = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    made = EdgeProgram(tmp_path / "home")
     yield made
     made.close()
 
 
-def log_of(edge: EdgeProcess, process: str) -> str:
+def log_of(edge: EdgeProgram, process: str) -> str:
     name = "edge-actors" if process == "edgeAgent" else process
     return (edge.home / "logs" / f"{name}.log").read_text()
 
 
-def secrets_of(edge: EdgeProcess) -> set[str]:
+def secrets_of(edge: EdgeProgram) -> set[str]:
     """Return all that looks like a key in what the edge and its IoT Hub keep."""
     found: set[str] = set()
     for path in edge.home.rglob("*"):
@@ -46,7 +47,7 @@ def secrets_of(edge: EdgeProcess) -> set[str]:
     return found
 
 
-def use_all_of_it(edge: EdgeProcess, folder: Path) -> None:
+def use_all_of_it(edge: EdgeProgram, folder: Path) -> None:
     """Have a device connect, with its key and a wrong one; send a body each way, a twin, a method."""
     edge.run("identity", "create", "thermostat", "--out", str(folder))
     string = (folder / "connection-string.txt").read_text().strip()
@@ -75,7 +76,7 @@ def use_all_of_it(edge: EdgeProcess, folder: Path) -> None:
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_log_at_debug_has_a_key_a_token_or_a_body(
-    edge: EdgeProcess, tmp_path: Path, log_format: str
+    edge: EdgeProgram, tmp_path: Path, log_format: str
 ) -> None:
     edge.environment |= {"EDGE_ACTORS_LOG_LEVEL": "debug", "EDGE_ACTORS_LOG_FORMAT": log_format}
     edge.start()
@@ -100,7 +101,7 @@ def test_no_log_at_debug_has_a_key_a_token_or_a_body(
                 assert TEXT_LINE.match(line), line
 
 
-def test_a_run_that_goes_well_has_nothing_for_each_message(edge: EdgeProcess) -> None:
+def test_a_run_that_goes_well_has_nothing_for_each_message(edge: EdgeProgram) -> None:
     edge.start(deployment=SAMPLE.with_name("faster.json"))
     received = "received "
     wait_until(lambda: received in edge.run("ledger").stdout, "messages")
@@ -115,7 +116,7 @@ def test_a_run_that_goes_well_has_nothing_for_each_message(edge: EdgeProcess) ->
         assert len(more.splitlines()) < 20, more
 
 
-def test_levels_change_while_it_runs_and_return_to_what_was_set(edge: EdgeProcess) -> None:
+def test_levels_change_while_it_runs_and_return_to_what_was_set(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", set(PROCESSES))
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.edge_program import LIMIT_S, PROGRAM, EdgeProcess, wait_until
+from tests.integration.edge_program import PROGRAM, EdgeProgram
+from tests.integration.waiting import LIMIT_S, wait_until
 
 # What a developer has under his debugger: the unmodified SDK.
 BY_HAND = """
@@ -30,15 +31,15 @@ sys.exit(int(sys.argv[1]))
 
 
 @pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProcess]:
-    made = EdgeProcess(tmp_path_factory.mktemp("ea") / "home")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeProgram]:
+    made = EdgeProgram(tmp_path_factory.mktemp("ea") / "home")
     made.start()
     yield made
     made.close()
 
 
 @pytest.fixture
-def held(edge: EdgeProcess) -> Iterator[subprocess.Popen[str]]:
+def held(edge: EdgeProgram) -> Iterator[subprocess.Popen[str]]:
     """`module-env filter --json` in the foreground."""
     command = [*PROGRAM, "module-env", "filter", "--json"]
     process = subprocess.Popen(
@@ -64,7 +65,7 @@ def socket_of(environment: dict[str, str]) -> Path:
     return Path(environment["IOTEDGE_WORKLOADURI"].removeprefix("unix://"))
 
 
-def test_a_module_by_hand_takes_over_with_the_unmodified_sdk(edge: EdgeProcess) -> None:
+def test_a_module_by_hand_takes_over_with_the_unmodified_sdk(edge: EdgeProgram) -> None:
     before = edge.modules()["filter"]["pid"]
     log = edge.home / "logs" / "edge-actors.log"
 
@@ -97,7 +98,7 @@ def test_its_socket_is_private_and_gone_with_the_command(
 
 
 def test_another_program_of_the_user_runs_as_the_module(
-    edge: EdgeProcess, held: subprocess.Popen[str]
+    edge: EdgeProgram, held: subprocess.Popen[str]
 ) -> None:
     environment = os.environ | told(held)
 
@@ -112,7 +113,7 @@ def test_another_program_of_the_user_runs_as_the_module(
     assert done.returncode == 0, done.stderr
 
 
-def test_keys_are_shown_only_when_asked_for(edge: EdgeProcess) -> None:
+def test_keys_are_shown_only_when_asked_for(edge: EdgeProgram) -> None:
     key = edge.json("identity", "show", "filter")["primaryKey"]
     show = ("module-env", "filter", "--", "env")
 
@@ -126,7 +127,7 @@ def test_keys_are_shown_only_when_asked_for(edge: EdgeProcess) -> None:
     assert re.search(r"^EdgeModuleCACertificateFile=/.*/ca.pem$", secret.stdout, re.M)
 
 
-def test_the_environment_is_printed_for_a_shell(edge: EdgeProcess) -> None:
+def test_the_environment_is_printed_for_a_shell(edge: EdgeProgram) -> None:
     process = subprocess.Popen(
         [*PROGRAM, "module-env", "sensor"],
         env=edge.environment,
@@ -156,7 +157,7 @@ def test_the_environment_is_printed_for_a_shell(edge: EdgeProcess) -> None:
     ids=["typing error", "edgeHub", "no such command"],
 )
 def test_a_mistake_is_told_and_nothing_is_stopped(
-    edge: EdgeProcess, arguments: tuple[str, ...], message: str
+    edge: EdgeProgram, arguments: tuple[str, ...], message: str
 ) -> None:
     before = edge.modules()["filter"]["pid"]
 
@@ -167,7 +168,7 @@ def test_a_mistake_is_told_and_nothing_is_stopped(
 
 
 def test_the_end_of_the_edge_is_told(tmp_path: Path) -> None:
-    edge = EdgeProcess(tmp_path / "home")
+    edge = EdgeProgram(tmp_path / "home")
     try:
         edge.start()
         process = subprocess.Popen(

@@ -14,7 +14,8 @@ import pytest
 
 from runtime.run_directory import RunDirectory
 from tests.documents import blocks_of
-from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProcess, wait_until
+from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
+from tests.integration.waiting import wait_until
 
 HOME = "/tmp/my-edge"
 WAYS = ("", "in the background", "Python")
@@ -25,7 +26,7 @@ class Walker:
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "my-edge"
-        self.edge = EdgeProcess(self.home)
+        self.edge = EdgeProgram(self.home)
         self.checkout = folder / "checkout"
         program = " ".join(PROGRAM)
         self._add("scripts/run", f'exec {program} run "$@"')

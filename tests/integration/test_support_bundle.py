@@ -24,9 +24,9 @@ from runtime.provisioning import load
 from tests.integration.container_edge import ContainerEdge
 from tests.integration.containers import container
 from tests.integration.edge_process import EdgeProcess, shell
-from tests.integration.edge_program import EdgeProcess as EdgeProgram
-from tests.integration.edge_program import wait_until
+from tests.integration.edge_program import EdgeProgram
 from tests.integration.management import call
+from tests.integration.waiting import wait_until
 
 if TYPE_CHECKING:
     from docker import APIClient

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.edge_program import PROGRAM, EdgeProcess
+from tests.integration.edge_program import PROGRAM, EdgeProgram
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    edge = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    edge = EdgeProgram(tmp_path / "home")
     yield edge
     edge.close()
 
 
-def states(edge: EdgeProcess) -> dict[str, str]:
+def states(edge: EdgeProgram) -> dict[str, str]:
     done = edge.run("system", "status")
     lines = done.stdout.splitlines()
     assert lines[0] == "System services:"
@@ -37,7 +37,7 @@ def states(edge: EdgeProcess) -> dict[str, str]:
     return found
 
 
-def test_the_parts_of_an_edge_that_runs_and_dies_are_told(edge: EdgeProcess) -> None:
+def test_the_parts_of_an_edge_that_runs_and_dies_are_told(edge: EdgeProgram) -> None:
     edge.start()
     assert states(edge) == dict.fromkeys(("edgeAgent", "edgeHub", "edgeCloud"), "Running")
 
@@ -53,7 +53,7 @@ def test_the_parts_of_an_edge_that_runs_and_dies_are_told(edge: EdgeProcess) -> 
     assert re.fullmatch(r"Running \(pid \d+\), without its agent", found["edgeHub"])
 
 
-def test_a_stopped_edge_is_down_with_its_last_lines(edge: EdgeProcess) -> None:
+def test_a_stopped_edge_is_down_with_its_last_lines(edge: EdgeProgram) -> None:
     edge.run_for_a_message()
 
     assert set(states(edge).values()) == {"Down - not running"}
@@ -64,7 +64,7 @@ def test_a_stopped_edge_is_down_with_its_last_lines(edge: EdgeProcess) -> None:
     assert " has stopped" in told
 
 
-def test_logs_of_all_parts_are_one_in_order_of_time(edge: EdgeProcess) -> None:
+def test_logs_of_all_parts_are_one_in_order_of_time(edge: EdgeProgram) -> None:
     edge.run_for_a_message()
 
     lines = edge.run("system", "logs").stdout.splitlines()
@@ -78,7 +78,7 @@ def test_logs_of_all_parts_are_one_in_order_of_time(edge: EdgeProcess) -> None:
     assert edge.run("system", "logs", "--since", "soon").returncode == 2
 
 
-def test_followed_logs_go_on(edge: EdgeProcess) -> None:
+def test_followed_logs_go_on(edge: EdgeProgram) -> None:
     edge.start()
     following = subprocess.Popen(
         [*PROGRAM, "system", "logs", "-f", "--tail", "1"],
@@ -98,7 +98,7 @@ def test_followed_logs_go_on(edge: EdgeProcess) -> None:
         following.stdout.close()
 
 
-def test_a_home_without_logs_says_so(edge: EdgeProcess) -> None:
+def test_a_home_without_logs_says_so(edge: EdgeProgram) -> None:
     done = edge.run("system", "logs")
 
     assert done.returncode == 1

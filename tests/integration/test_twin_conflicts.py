@@ -12,17 +12,18 @@ import pytest
 
 from runtime.iothub.owner import Cloud, Refused, twin_path
 from tests.actors.manifests import AGENT, manifest
-from tests.integration.edge_program import EdgeProcess, wait_until
+from tests.integration.edge_program import EdgeProgram
+from tests.integration.waiting import wait_until
 
 LEAF = "leaf"
 LIMIT_S = 10.0
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
     deployment = tmp_path / "deployment.json"
     deployment.write_text(json.dumps(manifest(((*AGENT, "modules"), {}))))
-    made = EdgeProcess(tmp_path / "home")
+    made = EdgeProgram(tmp_path / "home")
     made.start_without_waiting(deployment=deployment)
     made.wait_for_modules("running", {"edgeHub"})
     made.run("identity", "create", LEAF, "--out", str(tmp_path / LEAF))
@@ -34,7 +35,7 @@ def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
 
 
 @pytest.fixture
-def device(edge: EdgeProcess, tmp_path: Path) -> Iterator[Any]:
+def device(edge: EdgeProgram, tmp_path: Path) -> Iterator[Any]:
     """The SDK as the leaf device; what is desired of it is put into `device.patches`."""
     from azure.iot.device import IoTHubDeviceClient
 
@@ -53,7 +54,7 @@ def plain(properties: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in properties.items() if not name.startswith("$")}
 
 
-def test_what_both_sides_changed_while_the_link_was_away_is_merged(edge: EdgeProcess, device: Any) -> None:
+def test_what_both_sides_changed_while_the_link_was_away_is_merged(edge: EdgeProgram, device: Any) -> None:
     cloud = Cloud(edge.home)
 
     def there(side: str) -> dict[str, Any]:

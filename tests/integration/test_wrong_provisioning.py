@@ -14,8 +14,9 @@ from messaging.connection_string import ConnectionString, format_connection_stri
 from messaging.identity import Identity
 from tests.actors.manifests import AGENT, manifest
 from tests.integration.cloud_program import CloudProgram
-from tests.integration.edge_program import EdgeProcess, wait_until
+from tests.integration.edge_program import EdgeProgram
 from tests.integration.sdk_clients import loopback_address
+from tests.integration.waiting import wait_until
 
 WRONG_KEY = base64.b64encode(b"w" * 32).decode()
 LIMIT_S = 10.0
@@ -29,13 +30,13 @@ def cloud() -> Iterator[CloudProgram]:
 
 
 @pytest.fixture
-def edge(tmp_path: Path) -> Iterator[EdgeProcess]:
-    made = EdgeProcess(tmp_path / "home")
+def edge(tmp_path: Path) -> Iterator[EdgeProgram]:
+    made = EdgeProgram(tmp_path / "home")
     yield made
     made.close()
 
 
-def link(edge: EdgeProcess) -> dict[str, Any]:
+def link(edge: EdgeProgram) -> dict[str, Any]:
     found: dict[str, Any] = edge.json("upstream", "status")
     return found
 
@@ -52,7 +53,7 @@ def link(edge: EdgeProcess) -> dict[str, Any]:
     ids=["wrong key", "no such device", "no such host", "another host", "untrusted certificate"],
 )
 def test_what_is_wrong_is_named_without_the_key_and_what_is_local_goes_on(
-    edge: EdgeProcess,
+    edge: EdgeProgram,
     cloud: CloudProgram,
     tmp_path: Path,
     host: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -40,6 +41,15 @@ class OnSqlite:
     def _limit_pages(self, pages: int) -> None:
         assert self._db is not None
         self._db._connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
+
+
+def make_older(path: Path, version: int) -> None:
+    """Make the file of a closed database one of the release that had this schema version, 1 or 2."""
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE bodies DROP COLUMN checksum")
+    connection.execute(f"PRAGMA user_version={version}")
+    connection.commit()
+    connection.close()
 
 
 class InMemory:

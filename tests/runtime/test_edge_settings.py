@@ -13,8 +13,9 @@ from actors.upstream_protocol import DEFAULT
 from messaging.errors import ConfigError
 from runtime import edge
 from runtime.config import read_settings
-from runtime.edge import fixed_part, hub_listeners, hub_settings, run_edge, upstream_protocol
+from runtime.edge import run_edge
 from runtime.edge_deployment import read_deployment
+from runtime.edge_hub import fixed_part, hub_listeners, hub_settings, upstream_protocol
 from runtime.embedded_cloud import EmbeddedCloud, Kept
 from runtime.listen_addresses import ListenAddress, local_name
 from runtime.listening_sockets import Use

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from actors.c2d_queues import is_c2d_queue
 from actors.stored import MAX_SEQ, EndpointLedger, Ledger, Totals, position_of
-from messaging.errors import StoreError, StoreFull
+from messaging.errors import StoreDamaged, StoreError, StoreFull
 from messaging.upstream_queues import upstream_queue
 from runtime import message_ledger, message_schema, sqlite_file
 from runtime.message_db import MessageDb
@@ -26,6 +27,7 @@ from tests.runtime.message_stores import (
     append,
     bodies,
     joined,
+    make_older,
     message,
     one_by_one,
     positions,
@@ -197,7 +199,7 @@ def a_file_cut_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        pytest.param(a_newer_file, "schema version 7 is newer than 2", id="newer release"),
+        pytest.param(a_newer_file, "schema version 7 is newer than 3", id="newer release"),
         pytest.param(another_database, "some other SQLite database; move it away", id="some other database"),
         pytest.param(no_database, "damaged (file is not a database); what can be read", id="not a database"),
         pytest.param(a_damaged_page, "damaged (", id="damaged page"),
@@ -257,14 +259,59 @@ def test_a_queued_message_without_its_body_is_damage_and_not_skipped(db: Message
         pytest.param(msgpack.packb([[[], 7]]), "messages from 1 on cannot be decoded", id="no entries"),
     ],
 )
-def test_a_row_of_bodies_that_is_not_what_was_written_is_damage(
+def test_a_row_of_bodies_without_a_checksum_that_makes_no_sense_is_damage(
     db: MessageDb, data: bytes, said: str
 ) -> None:
     append(db, message("1", to("a")), message("2", to("a")))
-    db._connection.execute("UPDATE bodies SET data = ?", (data,))
+    db._connection.execute("UPDATE bodies SET data = ?, checksum = NULL", (data,))
 
     with pytest.raises(StoreError, match=f"damaged .*{said}"):
         waiting(db, "a")
+
+
+@pytest.mark.parametrize("body_bytes", [10, 3000, 60_000], ids=["short", "of pages", "over several slices"])
+def test_a_bit_that_flipped_in_a_row_of_bodies_is_damage_wherever_it_is(
+    db: MessageDb, body_bytes: int
+) -> None:
+    append(db, *(message(f"{number:0{body_bytes}d}", to("a")) for number in range(3)))
+    ((data,),) = db._connection.execute("SELECT data FROM bodies").fetchall()
+    chance = random.Random(body_bytes)
+
+    for at in [0, len(data) - 1, *(chance.randrange(len(data)) for _ in range(20))]:
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << chance.randrange(8)
+        db._connection.execute("UPDATE bodies SET data = ?", (bytes(flipped),))
+        db._bodies.forget()
+        with pytest.raises(StoreDamaged, match="messages from 1 on are not what was stored"):
+            waiting(db, "a")
+
+    db._connection.execute("UPDATE bodies SET data = ?", (data,))
+    assert len(waiting(db, "a")) == 3
+
+
+def test_a_row_in_the_place_of_another_is_damage(db: MessageDb) -> None:
+    append(db, message("1", to("a")))
+    append(db, message("2", to("b")))
+    (row,) = db._connection.execute("SELECT data, checksum FROM bodies WHERE first_seq = 1").fetchall()
+    db._connection.execute("UPDATE bodies SET data = ?, checksum = ? WHERE first_seq = 2", row)
+
+    with pytest.raises(StoreDamaged, match="messages from 2 on are not what was stored"):
+        waiting(db, "b")
+
+
+def test_messages_of_a_release_without_checksums_are_read_and_new_ones_have_one(path: Path) -> None:
+    db = MessageDb.open(path)
+    append(db, message("old", to("a")))
+    db.close()
+    make_older(path, 2)
+
+    db = MessageDb.open(path)
+    append(db, message("new", to("a")))
+
+    assert bodies(waiting(db, "a")) == ["old", "new"]
+    checksums = db._connection.execute("SELECT checksum FROM bodies ORDER BY first_seq").fetchall()
+    assert [checksum is None for (checksum,) in checksums] == [True, False]
+    db.close()
 
 
 def test_one_endpoint_too_many_is_refused_by_name(db: MessageDb, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,6 +611,25 @@ def test_the_ledger_is_read_beside_a_running_edge_by_another_process(db: Message
         db.append([message("x", to("a"))], NOW_S)
         assert read_in_another_process(path) == str(expected)
     assert read_in_another_process(path) == str(db.ledger()) != str(expected)
+
+
+def test_the_ledger_is_read_while_a_salvaged_database_takes_its_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = MessageDb.open(path)
+    expected = known(db)
+    db.close()
+    made = path.rename(message_schema.salvaged_of(path))
+    assert read_ledger(path) == expected
+    read = message_ledger._read
+
+    def too_late(place: Path, how: str) -> Ledger:
+        if place == made:
+            made.rename(path)
+        return read(place, how)
+
+    monkeypatch.setattr(message_ledger, "_read", too_late)
+    assert read_ledger(path) == expected
 
 
 def test_the_ledger_of_a_file_that_is_only_being_made_is_empty(path: Path) -> None:

@@ -9,11 +9,12 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from actors.stored import DEFAULT_PRIORITY, EndpointLedger, Epoch, Match, Segment, Totals
 from messaging.errors import EnvironmentFault, StoreDamaged, StoreError
-from runtime import message_salvage, message_schema
+from runtime import message_salvage, message_schema, sqlite_file
 from runtime.message_db import MessageDb
 from runtime.message_ledger import read_ledger
 from runtime.message_salvage import make_sound
@@ -21,6 +22,7 @@ from tests.runtime.message_stores import (
     NOW_S,
     append,
     bodies,
+    make_older,
     message,
     positions,
     ranges,
@@ -241,10 +243,13 @@ def test_damage_above_the_leaves_is_gone_around(path: Path) -> None:
     assert epoch.lost
 
 
-def test_damage_that_was_found_while_running_is_salvaged_at_the_next_start(path: Path) -> None:
+def test_damage_that_was_found_while_running_is_salvaged_at_the_next_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "CHECKED_WHOLE_BYTES", 0)  # as for a large file
     filled(path, 200)
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE bodies SET data = x'c1' WHERE first_seq = 150")  # no MessagePack
+    connection.execute("UPDATE bodies SET data = x'c1' WHERE first_seq = 150")
     connection.commit()
     connection.close()
     db = MessageDb.open(path)
@@ -255,9 +260,143 @@ def test_damage_that_was_found_while_running_is_salvaged_at_the_next_start(path:
     epoch = make_sound(path, NOW_S)
 
     assert epoch is not None
-    assert "cannot be decoded" in epoch.reason
+    assert "messages from 150 on are not what was stored" in epoch.reason
     assert epoch.lost in (1, 2)
     assert make_sound(path, NOW_S) is None
+
+
+@pytest.mark.parametrize("is_seen_at_the_start", [False, True], ids=["large: when read", "at the start"])
+def test_messages_in_which_a_bit_flipped_are_lost_and_counted_and_the_others_go_on(
+    path: Path,
+    is_seen_at_the_start: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    db = MessageDb.open(path)
+    for first in range(1, 1001, 50):
+        append(db, *(message(text(number), to("a", "b")) for number in range(first, first + 50)))
+    db.close()
+    content = bytearray(path.read_bytes())
+    for first in (101, 751):
+        places = (content.find(text(number).encode()) for number in range(first, first + 50))
+        content[next(place for place in places if place >= 0) + 7] ^= 1  # of one that is whole on a page
+    path.write_bytes(content)
+    if not is_seen_at_the_start:
+        monkeypatch.setattr(sqlite_file, "CHECKED_WHOLE_BYTES", 0)
+        assert make_sound(path, NOW_S) is None
+        db = MessageDb.open(path)
+        with pytest.raises(StoreDamaged, match="messages from 101 on are not what was stored"):
+            waiting(db, "b")
+        db.close()
+
+    epoch = make_sound(path, NOW_S)
+
+    assert epoch is not None
+    assert (epoch.salvaged, epoch.lost) == (2 * 900, 2 * 100)
+    assert "checksum differs: 2 of its rows of messages, the first one from message 101 on" in caplog.text
+    kept = [text(number) for number in range(1, 1001) if (number - 1) // 50 not in (2, 15)]
+    assert [[body for _, body in queue] for queue in queues(path).values()] == [kept, kept]
+    assert read_ledger(path).imbalances() == []
+
+
+def test_a_damaged_database_of_an_earlier_release_is_salvaged_and_migrated(path: Path) -> None:
+    filled(path, 300)
+    before = queues(path)
+    make_older(path, 2)
+    message_schema.condemn(path, "damaged")
+
+    epoch = make_sound(path, NOW_S)
+
+    assert epoch is not None
+    assert epoch.lost == 0
+    assert queues(path) == before
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_wherever_a_bit_flips_no_message_is_delivered_that_was_not_sent(path: Path, seed: int) -> None:
+    db = MessageDb.open(path)
+    for first in range(0, 200, 40):
+        append(db, *(message(text(number), to("a", "b")) for number in range(first, first + 40)))
+    db.close()
+    sent = {name: set(queue) for name, queue in queues(path).items()}
+    chance = random.Random(seed)
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(PAGE, len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+    make_sound(path, NOW_S)
+    found = queues(path)
+
+    for name, queue in found.items():
+        assert {text for _, text in queue} <= {text for _, text in sent[name]}
+    assert read_ledger(path).imbalances() == []
+
+
+def put_counts_back(path: Path, next_seq: int) -> None:
+    """Let the counts be those of an earlier moment, as after a disk that lost a page it had synced."""
+    connection = sqlite3.connect(path)
+    ((value,),) = connection.execute("SELECT value FROM ledger WHERE key = 'total'").fetchall()
+    total = msgpack.unpackb(value) | {"next_seq": next_seq}
+    connection.execute("UPDATE ledger SET value = ? WHERE key = 'total'", (msgpack.packb(total),))
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "next_seq",
+    [
+        pytest.param(101, id="at the first message of a row"),
+        pytest.param(150, id="inside of a row, which no constraint would find"),
+        pytest.param(200, id="at the last message"),
+        pytest.param(1, id="at the beginning"),
+    ],
+)
+def test_counts_behind_the_messages_are_damage_that_costs_no_message(
+    path: Path, next_seq: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = MessageDb.open(path)
+    for first in (1, 101):
+        append(db, *(message(text(number), to("a")) for number in range(first, first + 100)))
+    db.close()
+    put_counts_back(path, next_seq)
+
+    epoch = make_sound(path, NOW_S)
+
+    assert epoch is not None
+    assert (epoch.salvaged, epoch.lost) == (200, 0)
+    assert f"its counts end before message {next_seq}, its messages with 200" in caplog.text
+    db = MessageDb.open(path)
+    assert append(db, message("new", to("a"))) == 201
+    assert bodies(waiting(db, "a")) == [text(number) for number in range(1, 201)] + ["new"]
+    db.close()
+    assert read_ledger(path).imbalances() == []
+    assert make_sound(path, NOW_S) is None
+
+
+@pytest.mark.parametrize("table", ["bodies", "held", "queue"])
+def test_tables_that_do_not_fit_each_other_are_salvaged_at_the_next_start_and_not_refused_for_ever(
+    path: Path, table: str
+) -> None:
+    db = MessageDb.open(path)
+    append(db, message("1", to("a")))
+    blank = {"bodies": "2, x''", "held": "2, 1", "queue": "key + 1, 1, 2, NULL"}[table]
+    source = " FROM queue" if table == "queue" else ""
+    columns = {"bodies": "first_seq, data", "held": "first_seq, left"}.get(table)
+    into = f"{table} ({columns})" if columns else table
+    db._connection.execute(f"INSERT INTO {into} SELECT {blank}{source}")
+
+    with pytest.raises(StoreDamaged, match=f"UNIQUE constraint failed: {table}"):
+        append(db, message("2", to("a")))
+    db.close()
+    epoch = make_sound(path, NOW_S)
+
+    assert epoch is not None
+    assert (epoch.salvaged, epoch.lost) == (1, 0)
+    assert f"UNIQUE constraint failed: {table}" in epoch.reason
+    db = MessageDb.open(path)
+    append(db, message("2", to("a")))
+    assert bodies(waiting(db, "a")) == ["1", "2"]
+    db.close()
 
 
 def test_damage_twice_counts_on(path: Path) -> None:

@@ -15,7 +15,7 @@ from runtime.message_db import MessageDb
 from runtime.message_ledger import read_ledger
 from runtime.message_salvage import make_sound
 from runtime.message_schema import condemn
-from tests.runtime.message_stores import NOW_S, bodies, ranges, to, waiting
+from tests.runtime.message_stores import NOW_S, bodies, make_older, ranges, to, waiting
 
 MODULE = {names.CONNECTION_DEVICE_ID: "edge", names.CONNECTION_MODULE_ID: "a"}
 A = encode_header("/messages/modules/a/", {}, MODULE)
@@ -34,8 +34,8 @@ def old_database(path: Path, *segments: Segment) -> None:
     for one in segments:
         with db.transaction():
             db.append([one], NOW_S)
-    db._connection.execute("PRAGMA user_version=1")
     db.close()
+    make_older(path, 1)
 
 
 def segment(

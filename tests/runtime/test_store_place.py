@@ -12,7 +12,8 @@ from actors import hub_config
 from actors.deployment import parse_deployment
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.config import read_settings
-from runtime.edge import hub_settings, run_edge
+from runtime.edge import run_edge
+from runtime.edge_hub import hub_settings
 from runtime.home import Home
 from runtime.message_db import MessageDb
 from runtime.store_place import check_folder, chosen_folder, database_in, database_of, purge

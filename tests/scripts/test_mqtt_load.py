@@ -11,6 +11,7 @@ from scripts.bench import mqtt_load
 from scripts.bench.mqtt_load import Load, Publisher, Subscriber, summary
 from scripts.bench.mqtt_wire import (
     BadPacket,
+    JsonPublishBuffer,
     PublishBuffer,
     PublishReader,
     connect,
@@ -182,6 +183,53 @@ def test_a_publisher_with_a_pace_sends_by_the_clock_as_far_as_its_window_has_roo
         sent.append(paced.sent)
 
     assert sent == [0, 1, 1, 4, 10]
+
+
+def test_with_a_pace_a_latency_counts_from_when_the_message_was_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_ns = [0]
+    monkeypatch.setattr(mqtt_load, "clock_ns", lambda: now_ns[0])
+    link = SilentLink()
+    buffer = PublishBuffer("t", 24, PUBLISHER, 10)
+    acks = pubacks(1, 20)
+    paced = Publisher(link, buffer, acks, 10, 0, 10, per_s=100.0, recording=True)  # type: ignore[arg-type]
+
+    now_ns[0] = 45_000_000  # due were those of 10, 20, 30 and 40 ms
+    paced.publish()
+    link.read = lambda: pubacks(1, 1)  # type: ignore[attr-defined]
+    paced.receive()
+    now_ns[0] = 50_000_000
+    link.read = lambda: pubacks(2, 3)  # type: ignore[attr-defined]
+    paced.receive()
+
+    assert [late / 1e6 for late in paced.lates_ns] == [35, 25, 15, 5]
+    assert [latency / 1e6 for latency in paced.latencies_ns] == [35, 30, 20, 10]
+    rows, _ = PublishReader().receive(link.written)
+    assert [sent_ns / 1e6 for _, _, _, sent_ns in rows] == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("step", [1, 7, 256, 1000])
+def test_json_bodies_carry_the_stamp_however_the_bytes_are_cut(step: int) -> None:
+    buffer = JsonPublishBuffer("t", 256, PUBLISHER, 4)
+    data = bytes(buffer.fill(range(1, 5), 0, SENT_NS))
+    reader = PublishReader()
+
+    results = [reader.receive(data[at : at + step]) for at in range(0, len(data), step)]
+
+    assert [found for part, _ in results for found in part] == [row(n) for n in range(4)]
+    body = json.loads(data[: len(data) // 4][-256:])
+    assert body["level"] == 7
+
+
+def test_a_subscriber_that_takes_what_was_left_learns_where_each_publisher_begins() -> None:
+    subscriber = Subscriber(SilentLink(), {}, takes_earlier=True)  # type: ignore[arg-type]
+
+    subscriber.receive(publishes([5, 6]) + publishes([3], publisher=8) + publishes([7, 9]))
+
+    assert subscriber.received == 5
+    assert subscriber.missing == {(PUBLISHER, 8)}
+    assert subscriber.foreign == 0
 
 
 def test_an_unknown_mode_is_named() -> None:

@@ -73,7 +73,8 @@ def _listed(edge: InspectedEdge, shown: Shown) -> tuple[Picture, Any]:
         )
         for letter in letters
     ]
-    return Picture(COLUMNS, rows, remarks), {"letters": letters, "problems": remarks}
+    shown_remarks = remarks if rows or remarks else ["no dead letters"]
+    return Picture(COLUMNS, rows, shown_remarks), {"letters": letters, "problems": remarks}
 
 
 def _letters(edge: InspectedEdge) -> tuple[list[dict[str, Any]], list[str]]:

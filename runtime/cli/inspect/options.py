@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from runtime.cli.inspect.line import InspectedEdge
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def filter_options(function: Function) -> Function:
@@ -49,22 +50,53 @@ def compiled(condition: str) -> Matches:
         raise ConfigError(f"--where: {exc}\n{marked(condition, exc.line, exc.column)}") from exc
 
 
-def strangers(edge: InspectedEdge, addresses: Iterable[str]) -> list[str]:
-    """Return a remark for each address that no actor has now; a tap on it may well show nothing for ever.
+def strangers(edge: InspectedEdge, addresses: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """Return a remark for each address that no actor has now, and each kind that no process knows.
+
+    A tap on it may well show nothing for ever.
 
     Patterns, and the commands of others, come and go and are not looked for.
     """
-    from actors.inspector_messages import ActorsSeen, LookAtActors
     from messaging.nearest import did_you_mean
+
+    remarks = []
+    asked = [one for one in addresses if not _is_pattern(one) and not one.startswith("cli")]
+    if asked and (known := _addresses(edge)):
+        remarks += [
+            f"no actor {quoted(one)} runs now{did_you_mean(one, known)}" for one in asked if one not in known
+        ]
+    asked = [one for one in kinds if not _is_pattern(one)]
+    if asked and (known := _kinds(edge)):
+        remarks += [
+            f"no message {quoted(one)} is known{did_you_mean(one, known)}"
+            for one in asked
+            if one not in known
+        ]
+    return remarks
+
+
+def _is_pattern(name: str) -> bool:
+    return bool(set(name) & set("*?["))
+
+
+def _addresses(edge: InspectedEdge) -> set[str]:
+    from actors.inspector_messages import ActorsSeen, LookAtActors
+
+    answers = _all(edge, LookAtActors(), ActorsSeen)
+    return {actor["address"] for answer in answers for actor in answer.actors}
+
+
+def _kinds(edge: InspectedEdge) -> set[str]:
+    from actors.inspector_messages import KindsSeen, LookAtKinds
+
+    return {kind for answer in _all(edge, LookAtKinds(), KindsSeen) for kind in answer.kinds}
+
+
+def _all(edge: InspectedEdge, question: object, answer: type[T]) -> list[T]:
+    """Return the answers of both processes; none when one is silent, for who is there in it is not known."""
     from runtime.cli.inspect.line import INSPECTORS, ProcessSilent
 
-    asked = [one for one in addresses if not set(one) & set("*?[") and not one.startswith("cli")]
-    if not asked:
+    try:
+        return [edge.ask(process, question, answer) for process in INSPECTORS]
+    except ProcessSilent:
         return []
-    known: set[str] = set()
-    for process in INSPECTORS:
-        try:
-            known |= {actor["address"] for actor in edge.ask(process, LookAtActors(), ActorsSeen).actors}
-        except ProcessSilent:
-            return []  # who is there in it is not known
-    return [f"no actor {quoted(one)} runs now{did_you_mean(one, known)}" for one in asked if one not in known]

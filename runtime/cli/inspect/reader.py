@@ -12,15 +12,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from actors.inspector_messages import CloseTap, OpenTap, ReadTap, TapClosed, TapOpened, TapRead
 from actors.tap import TapFilter
 from messaging.client import Client
-from messaging.errors import ConfigError, EdgeError
+from messaging.errors import ConfigError, EdgeError, EnvironmentFault
 from runtime.cli.inspect.envelopes import SeenEnvelope, seen
 from runtime.cli.inspect.line import INSPECTORS, NotThere, ask
 from runtime.run_directory import AGENT, Lock, RunDirectory
+
+T = TypeVar("T")
 
 READ_BYTES: Final = 512 * 1024
 WAIT_S: Final = 0.05  # between two reads: each costs the edge a millisecond, and its tap holds far more
@@ -51,6 +53,51 @@ class Remark:
 class _Batch:
     process: str
     read: TapRead
+
+
+class TapEnded(EnvironmentFault):
+    """The edge has no such tap any more."""
+
+
+class _Reading:
+    """One tap of one process. Nothing that it has is lost when an answer does not come: it is asked again."""
+
+    def __init__(self, client: Client, process: str) -> None:
+        self._client = client
+        self._process = process
+        self._got = 0  # the number of the last answer
+        self.tap = 0  # 0: none is open
+        self.batch: _Batch | None = None  # what came and is not shown yet
+
+    def open(self, wanted: TapFilter) -> None:
+        """Begin to tap."""
+        self.tap = self._ask(OpenTap(wanted.to, wanted.sender, wanted.kinds), TapOpened).tap
+        self._got = 0
+
+    def read(self) -> None:
+        """Fetch what waits; while the last batch is not shown give a sign of life.
+
+        Raises:
+            TapEnded: it has to be opened anew.
+        """
+        most_bytes = 0 if self.batch is not None else READ_BYTES
+        try:
+            read = self._ask(ReadTap(self.tap, most_bytes, self._got), TapRead)
+        except ConfigError:
+            raise TapEnded(
+                f"the {self._process} has ended this tap: it was started anew, or has not heard of this "
+                "inspector for long; envelopes are missing here"
+            ) from None
+        if self.batch is None:
+            self._got = read.number
+            self.batch = _Batch(self._process, read) if read.envelopes or read.fields else None
+
+    def close(self) -> int:
+        """End the tap; returns how many envelopes it has missed that it has not told of."""
+        return self._ask(CloseTap(self.tap), TapClosed).missed
+
+    def _ask(self, question: object, answer: type[T]) -> T:
+        return ask(self._client, self._process, question, answer)
 
 
 Event = SeenEnvelope | Missed | Remark
@@ -122,17 +169,20 @@ class TapReader:
 
     def _read(self, process: str) -> None:
         with Client.outside(self._run.path) as client:
-            tap = 0
+            reading = _Reading(client, process)
             was_told = False
             while not self._ends.is_set():
                 try:
-                    if not tap:
-                        tap = self._open(client, process)
-                        was_told = False
-                    tap = self._fetch(client, process, tap)
+                    if not reading.tap:
+                        reading.open(self._wanted)
+                    self._note(process, True)
+                    reading.read()
+                    was_told = False
+                except TapEnded as exc:
+                    reading.tap = 0
+                    self._put(Remark(str(exc)))
                 except EdgeError as exc:
                     self._note(process, False)
-                    tap = 0
                     if not self._edge_lives():
                         self._put(None)
                         return
@@ -143,29 +193,12 @@ class TapReader:
                         )
                         self._put(Remark(why))
                     self._ends.wait(AGAIN_S)
-            if tap:
+                if reading.batch is None or self._put(reading.batch):
+                    reading.batch = None
+                    self._ends.wait(WAIT_S)
+            if reading.tap:
                 with suppress(EdgeError):
-                    self.missed_at_end += ask(client, process, CloseTap(tap), TapClosed).missed
-
-    def _open(self, client: Client, process: str) -> int:
-        wanted = self._wanted
-        tap = ask(client, process, OpenTap(wanted.to, wanted.sender, wanted.kinds), TapOpened).tap
-        self._note(process, True)
-        return tap
-
-    def _fetch(self, client: Client, process: str, tap: int) -> int:
-        """Read the tap once and wait a moment; returns its number, or 0 when it has to be opened anew."""
-        try:
-            read = ask(client, process, ReadTap(tap, READ_BYTES), TapRead)
-        except ConfigError:
-            self._put(Remark(f"the tap of the {process} had ended; envelopes are missing here"))
-            return 0
-        while read.envelopes and not self._put(_Batch(process, read)):
-            if self._ends.is_set():
-                break
-            ask(client, process, ReadTap(tap, 0), TapRead)
-        self._ends.wait(WAIT_S)
-        return tap
+                    self.missed_at_end += reading.close()
 
     def _put(self, what: _Batch | Remark | None) -> bool:
         try:

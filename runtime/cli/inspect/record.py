@@ -46,7 +46,7 @@ def record(
 
     matches = compiled(where)
     with inspected(home) as edge:
-        run, unknown = edge.run, strangers(edge, (*to, *sender))
+        run, unknown = edge.run, strangers(edge, (*to, *sender), kinds)
     for remark in unknown:
         click.echo(f"note: {remark}", err=True)
     shown = Shown.of(home)

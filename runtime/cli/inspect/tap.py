@@ -52,7 +52,7 @@ def tap(
 
     matches = compiled(where)
     with inspected(home) as edge:
-        run, unknown = edge.run, strangers(edge, (*to, *sender))
+        run, unknown = edge.run, strangers(edge, (*to, *sender), kinds)
     for remark in unknown:
         click.echo(f"note: {remark}", err=True)
     shown = Shown.of(home)
@@ -88,7 +88,7 @@ def _tell_missed(event: Missed, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"missed": event.envelopes, "process": event.process}))
     else:
-        click.echo(f"… {event.envelopes} envelopes missed in the {event.process}: they came too fast")
+        click.echo(f"… {event.envelopes} envelopes of the {event.process} were missed here")
 
 
 def wanted(reader: TapReader, matches: Matches, count: int | None) -> Iterator[Event]:

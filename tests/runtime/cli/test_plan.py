@@ -14,7 +14,7 @@ from actors.module_spec import EDGE_CLOUD, EDGE_HUB, DesiredStatus, ModuleStatus
 from actors.ports import ModuleRecord
 from actors.restart_policy import RestartState
 from runtime.config import read_settings
-from runtime.edge import hub_settings
+from runtime.edge_hub import hub_settings
 from runtime.home import Home
 from runtime.module_records import ModuleRecordFiles
 from tests.actors.manifests import AGENT, HUB, REMOVED, SENSOR, manifest

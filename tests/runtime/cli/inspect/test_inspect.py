@@ -262,6 +262,19 @@ def test_an_id_that_nobody_knows_is_told_with_what_to_do(
     )
 
 
+def test_an_id_of_a_message_that_is_not_known_is_not_taken_for_that_of_an_envelope(
+    edge_actors: EdgeActors, small_edge: MakeEdge
+) -> None:
+    small_edge()
+
+    told = edge_actors("inspect", "trace", "order-7")
+
+    assert told.code == 2
+    assert told.err.endswith(
+        "error: no message with id 'order-7' is known, and ids of envelopes have up to 16 digits 0 to f\n"
+    )
+
+
 # dead letters
 
 

@@ -12,12 +12,8 @@ import pytest
 from actors.agent_environment import VARIABLES as AGENT_VARIABLES
 from actors.deployment import parse_deployment
 from actors.environment_variables import Effect, Variable
-from actors.hub_environment import (
-    DEFAULTS,
-    VARIABLES,
-    HubEnvironment,
-    parse_environment,
-)
+from actors.hub_environment import DEFAULTS, HubEnvironment
+from actors.hub_variables import VARIABLES, parse_environment
 from actors.upstream_protocol import UpstreamProtocol
 from tests.actors.manifests import AGENT, manifest_text
 
