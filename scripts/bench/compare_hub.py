@@ -30,7 +30,15 @@ CASES = [
     for publishers in (1, 4)
     for mode in ("burst", "one")
 ]
-TARGETS = {"plain": 1.0, "tls": 1.5}  # our messages/s over mosquitto's
+# Case → the bar of our messages/s over mosquitto's, who keeps nothing.
+BARS = {
+    "plain/1/burst": 2.0,
+    "plain/4/burst": 1.5,
+    "tls/1/burst": 2.5,
+    "tls/4/burst": 2.5,
+    "tls/16/burst": 2.5,
+    "tls/100/burst": 2.0,
+}
 GENERATOR_BUSY = 0.9  # of a core; above it the generator is what is measured
 DISTURBED = 0.2  # of a core, taken by neither side nor the generator
 FAULTS = ("unacknowledged", "lost", "duplicated", "out_of_order", "foreign")
@@ -163,7 +171,7 @@ def summarise(case: str, reports: dict[str, list[Report]]) -> dict[str, Any]:
         pairs = [mine / other for mine, other in zip(ours, theirs, strict=True)]
         summary["ratio"] = statistics.median(ours) / statistics.median(theirs)
         summary["ratio_min"], summary["ratio_max"] = min(pairs), max(pairs)
-        summary["target"] = TARGETS[case.split("/")[0]]
+        summary["target"] = BARS.get(case)
     return summary
 
 
@@ -202,8 +210,10 @@ def table(summaries: list[dict[str, Any]]) -> str:
             case = ""
         if "ratio" in summary:
             spread = f"{summary['ratio_min']:.2f} to {summary['ratio_max']:.2f}"
-            verdict = "reached" if summary["ratio"] >= summary["target"] else "missed"
-            target = f"target {summary['target']} {verdict}"
+            target = ""
+            if summary["target"] is not None:
+                verdict = "reached" if summary["ratio"] >= summary["target"] else "missed"
+                target = f"target {summary['target']} {verdict}"
             rows.append(("", "ratio", f"{summary['ratio']:.2f}", spread, target, "", "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -23,7 +23,10 @@ CONTAINER_LIMIT_S = 180
 
 def start(plan: Plan) -> Iterator[Line]:
     """Yield exec → first PUBACK of the sample edge, then kill -9 of its hub → PUBACK, beside mosquitto."""
-    started, back, theirs, theirs_back = [], [], [], []
+    started: list[float] = []
+    back: list[float] = []
+    theirs: list[float] = []
+    theirs_back: list[float] = []
     directory = Path(tempfile.mkdtemp(prefix="bench-start-", dir=plan.directory))
     try:
         home, log = directory / "home", directory / "edge.log"

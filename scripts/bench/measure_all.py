@@ -165,8 +165,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main() -> int:
-    options = parse_arguments()
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
     plan = Plan(options.directory, options.quick)
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     about = machine(options.directory)

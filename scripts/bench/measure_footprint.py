@@ -101,11 +101,11 @@ def measure(deployment: Path, directory: Path, starts: int, after_s: float) -> d
 def show(result: dict[str, Any]) -> None:
     starts = ", ".join(f"{took_s:.2f}" for took_s in result["first_puback_s"])
     took_s, own_mb = result["median_first_puback_s"], result["own_pss_mb"]
-    print(f"exec → first PUBACK: {took_s:.2f} s, median of {starts} ({verdict(took_s, 2.5, 's')})\n")
+    print(f"exec → first PUBACK: {took_s:.2f} s, median of {starts} ({verdict(took_s, 1.5, 's')})\n")
     print(f"PSS {result['after_s']:g} s after the start:")
     for process in sorted(result["processes"], key=lambda p: (p["role"] in ("module", "cloud"), p["pid"])):
         print(f"  {process['role']:<7} {process['pid']:>8}  {process['pss_mb']:7.1f} MB  {process['name']}")
-    print(f"  agent, hub and shims {own_mb:.1f} MB ({verdict(own_mb, 110, 'MB')})")
+    print(f"  agent, hub and shims {own_mb:.1f} MB ({verdict(own_mb, 70, 'MB')})")
     print(f"  the stand-in, which an edge with a real IoT Hub has not, {result['cloud_pss_mb']:.1f} MB")
     print(f"  modules {result['module_pss_mb']:.1f} MB")
 

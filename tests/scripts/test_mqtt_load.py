@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench import mqtt_load
-from scripts.bench.mqtt_load import Load, Publisher, Subscriber, summary
+from scripts.bench import load_clients
+from scripts.bench.load_clients import Publisher, Subscriber
+from scripts.bench.mqtt_load import Load, summary
 from scripts.bench.mqtt_wire import (
     BadPacket,
     JsonPublishBuffer,
@@ -171,7 +172,7 @@ def test_a_publisher_with_a_pace_sends_by_the_clock_as_far_as_its_window_has_roo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_ns = [0]
-    monkeypatch.setattr(mqtt_load, "clock_ns", lambda: now_ns[0])
+    monkeypatch.setattr(load_clients, "clock_ns", lambda: now_ns[0])
     link = SilentLink()
     buffer = PublishBuffer("t", 24, PUBLISHER, 10)
     paced = Publisher(link, buffer, b"", 10, 0, 10, per_s=100.0, began_ns=5_000_000)  # type: ignore[arg-type]
@@ -189,7 +190,7 @@ def test_with_a_pace_a_latency_counts_from_when_the_message_was_due(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_ns = [0]
-    monkeypatch.setattr(mqtt_load, "clock_ns", lambda: now_ns[0])
+    monkeypatch.setattr(load_clients, "clock_ns", lambda: now_ns[0])
     link = SilentLink()
     buffer = PublishBuffer("t", 24, PUBLISHER, 10)
     acks = pubacks(1, 20)
