@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import types
+import typing
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from actors import bridge_messages, cloud, router, store_messages
 from actors.base import ChildSpec, EdgeActor
 from actors.hosts import ThreadSystem
 from messaging.client import Client
 from messaging.envelope import Envelope, decode
+from messaging.kinds import DATA, kind_of
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from tests.actors.kernel_actors import Load, Note, Recall
@@ -201,3 +205,42 @@ def test_actors_that_never_stop_talking_leave_others_their_turn(
     client.tell("test/writer", Load(1))
 
     assert enough.wait(LIMIT_S)
+
+
+# What stays on its thread is shared and not copied, so nothing in it may be changed.
+def is_data_message(known: object) -> bool:
+    try:
+        return isinstance(known, type) and kind_of(known).lane == DATA
+    except TypeError:
+        return False
+
+
+DATA_MESSAGES = [
+    known
+    for module in (bridge_messages, cloud, router, store_messages)
+    for known in vars(module).values()
+    if is_data_message(known) and known.__module__ == module.__name__
+]
+
+
+def is_unchangeable(hint: object) -> bool:
+    if hint is Ellipsis:
+        return True
+    parts = typing.get_args(hint)
+    if parts:
+        return typing.get_origin(hint) in (tuple, types.UnionType) and all(map(is_unchangeable, parts))
+    if isinstance(hint, type) and issubclass(hint, tuple):  # a named one
+        return all(map(is_unchangeable, typing.get_type_hints(hint).values()))
+    return hint in (int, float, str, bytes, bool, type(None))
+
+
+@pytest.mark.parametrize("known", DATA_MESSAGES, ids=lambda known: known.__name__)
+def test_a_message_of_the_data_lane_holds_nothing_that_can_be_changed(known: type) -> None:
+    hints = typing.get_type_hints(known)
+
+    assert hints
+    assert {name: hint for name, hint in hints.items() if not is_unchangeable(hint)} == {}
+
+
+def test_the_messages_between_heads_router_and_store_are_among_them() -> None:
+    assert {router.Publish, store_messages.Append, store_messages.Ready} <= set(DATA_MESSAGES)
