@@ -83,7 +83,8 @@ class Attachments:
             arrived = consumer.delivered(message.ranges)
             if arrived and isinstance(message, Delivered):
                 self._metrics.arrived(message.endpoint_id, arrived, self._actor.clock.monotonic_s())
-            self._to_serve[message.endpoint_id] = consumer
+            if consumer.waits:
+                self._to_serve[message.endpoint_id] = consumer
 
     def missed(self, endpoint_id: str) -> None:
         """Take note that messages were stored for a queue without a consumer."""

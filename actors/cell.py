@@ -8,6 +8,7 @@ loop, or the single thread of virtual time) calls `receive`, `run_due_timers`, `
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -21,7 +22,7 @@ from messaging.address import child_of
 from messaging.bus import Bus, Faults, Observer
 from messaging.clock import Clock
 from messaging.dead_letters import DeadLetter
-from messaging.envelope import VERSION, Envelope, decode
+from messaging.envelope import VERSION, Envelope, Mail, decode, encode, opened
 from messaging.errors import EnvelopeError
 from messaging.kinds import kind_named, kind_of, message_class
 
@@ -92,14 +93,19 @@ class ActorCell:
         if self._renew("", None) and self._parent:
             self._send_plain(self._parent, lifecycle.ActorStarted(self.address))
 
-    def receive(self, frame: bytes, is_judged: bool = False) -> None:
+    def receive(self, frame: Mail, is_judged: bool = False) -> None:
         """Decode one frame and handle it. Nothing that goes wrong in it leaves this method.
 
         Args:
-            frame: What came.
+            frame: What came; as an envelope, what never left this thread.
             is_judged: Whether fault scripts have had their say about it.
         """
         faults = self._bus.faults
+        if isinstance(frame, Envelope):
+            if faults is None and self._bus.observer is None:
+                self.deliver(frame)
+                return
+            frame = encode(frame)
         if faults is not None and not is_judged:
             self._receive_faulty(frame, faults)
             return
@@ -217,11 +223,10 @@ class ActorCell:
 
     def next_due_s(self) -> float | None:
         """Return when the next timer or deadline is due on the monotonic clock, or None."""
-        due_s = self._timers.next_due_s()
-        if self._bus.faults is None:
-            return due_s
-        late_s = self._late.next_due_s()
-        return min((one for one in (due_s, late_s) if one is not None), default=None)
+        due_s = self._timers.earliest_s
+        if self._bus.faults is not None:
+            due_s = min(due_s, self._late.earliest_s)
+        return None if due_s == math.inf else due_s
 
     def run_due_timers(self) -> None:
         """Handle the messages of all timers that are due."""
@@ -231,8 +236,8 @@ class ActorCell:
                 self.receive(frame, is_judged=True)
                 if self.ended:
                     return
-        if self._timers.next_due_s() is None:
-            return  # without a look at the clock
+        if self._timers.earliest_s > self.clock.monotonic_s():
+            return
         while (message := self._timers.take(self.clock.monotonic_s())) is not None:
             if isinstance(message, lifecycle.DeadlinePassed):
                 if self._requests.pop(message.correlation_id, None) is None:
@@ -421,14 +426,14 @@ class ActorCell:
         self.ended = True
         self._on_end(reason)
 
-    def announce_end(self, reason: str, frames: Iterable[bytes]) -> None:
+    def announce_end(self, reason: str, frames: Iterable[Mail]) -> None:
         """Dead-letter what still waited, answer its requests with a failure, tell parent and watchers.
 
         Comes after the address is free, so that a parent may start the child anew at once.
         """
         for frame in frames:
             try:
-                envelope = decode(frame)
+                envelope = opened(frame)
             except EnvelopeError:
                 continue
             self._refuse(envelope, f"{self.address} has stopped")

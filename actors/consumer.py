@@ -88,6 +88,11 @@ class Consumer:
         self._ready_bytes = 0
 
     @property
+    def waits(self) -> bool:
+        """Whether something waits for room in the window, or may."""
+        return bool(self._waiting)
+
+    @property
     def room(self) -> int:
         """How many more messages may be sent now; 0 while the window of bytes is used up.
 

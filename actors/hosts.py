@@ -22,7 +22,7 @@ from actors.actor_sight import ActorSight
 from actors.base import ChildSpec
 from actors.cell import ActorCell
 from actors.hung import LIMITS, Hung, HungLimits, Lookout, Sight
-from messaging.envelope import lane_of
+from messaging.envelope import Mail, lane_of
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 
@@ -94,7 +94,7 @@ class ThreadHost(pykka.ThreadingActor):
         self._bus = bus
         self._lookout = lookout
         self._exported = exported
-        self._frames: deque[bytes] = deque()  # of the turn that is being handled
+        self._frames: deque[Mail] = deque()  # of the turn that is being handled
         self.cell = make_cell(self._end)
         bus.reserve(self.cell.address)
         self.actor_inbox.stop = lambda: bus.send(self.cell.address, Stop()) and None  # type: ignore[attr-defined]
@@ -218,19 +218,20 @@ class LoopThread:
     def turn_soon(self, host: LoopHost) -> None:
         """Give a host its turn in this round, or in the next one."""
         self._ready.append(host)
-        self._round_soon()
+        if not self._round_is_due:
+            self._round_soon()
 
     def end_soon(self, host: LoopHost) -> None:
         """End the turn of a host when nothing more comes."""
         if not self._ending:
             self._more_until_s = self._now_s() + MORE_S
         self._ending[host] = None
-        self._round_soon()
+        if not self._round_is_due:
+            self._round_soon()
 
     def _round_soon(self) -> None:
-        if not self._round_is_due:
-            self._round_is_due = True
-            self.loop.call_soon(self._round)
+        self._round_is_due = True
+        self.loop.call_soon(self._round)
 
     def _round(self) -> None:
         """Let everybody have their turn; end turns after a round in which nobody had one."""
@@ -239,12 +240,14 @@ class LoopThread:
             for host in over:
                 host.do(ActorCell.turn_over)
             had_turns = bool(self._ready)
-            self._turns()
+            if had_turns:
+                self._turns()
             if not had_turns or self._now_s() >= self._more_until_s:
                 self._over, self._ending = list(self._ending), {}
                 for host in self._over:
                     host.do(ActorCell.turn_ended)
-                self._turns()
+                if self._ready:
+                    self._turns()
         finally:
             self._round_is_due = False
             if self._ready or self._ending or self._over:

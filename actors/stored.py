@@ -165,7 +165,7 @@ def segments_of(
     names = tuple(header for header, _ in headers)
     if not entries:
         return []
-    if len({matches for _, matches in headers}) == 1:
+    if len(headers) == 1 or len({matches for _, matches in headers}) == 1:
         return [Segment(headers[0][1], names, entries)]
     return [
         Segment(matches, *with_its_headers(names, tuple(group)))
@@ -179,6 +179,8 @@ def gathered(segments: Sequence[Segment]) -> list[Segment]:
     What stands together is stored and delivered together. The order of no queue changes: when an endpoint,
     at one priority, is in two kinds of matches, the segments stay where they are.
     """
+    if len(segments) < 2:
+        return list(segments)
     kinds = dict.fromkeys(segment.matches for segment in segments)
     queues = [match[:2] for matches in kinds for match in matches]
     if len(kinds) > 1 and len(set(queues)) == len(queues):

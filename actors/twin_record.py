@@ -28,7 +28,8 @@ class TwinRecord:
     reported: Section
     known: Json | None = None  # reported values that the cloud is known to have; None: it was never asked
     tried: Json | None = None  # those it has if the patch that is under way has arrived
-    told: Json | None = None  # desired values that the client is known to have; None: it never asked
+    # Desired values that the client is known to have, null where that is in doubt; None: it never asked.
+    told: Json | None = None
 
     @classmethod
     def new(cls, now_s: float) -> TwinRecord:
@@ -116,6 +117,17 @@ class TwinRecord:
         """Return the record after the client has taken these desired values; this same one if it knew."""
         return self if self.told == values else replace(self, told=values)
 
+    def with_sent(self) -> TwinRecord:
+        """Return the record while the client is sent what it lacks of the desired values.
+
+        Whether that arrives is not known until the client takes it, and never if the hub dies before: what it
+        changes is sent again then, and what it removes removed again. This same one if nothing is in doubt.
+        """
+        if self.told is None:
+            return self
+        doubted = _doubted(self.told, difference(self.told, self.desired.values))
+        return self if doubted == self.told else replace(self, told=doubted)
+
     def with_trial(self) -> TwinRecord:
         """Return the record while `unsent` is on its way."""
         return replace(self, tried=self.reported.values)
@@ -123,6 +135,25 @@ class TwinRecord:
     def with_taken(self) -> TwinRecord:
         """Return the record after the cloud has taken what was on its way."""
         return replace(self, known=self.tried, tried=None)
+
+
+def _doubted(known: Json, patch: Json) -> Json:
+    """Return what is known with null wherever a patch that may have arrived changes it."""
+    doubted = dict(known)
+    for key, change in patch.items():
+        before = known.get(key)
+        if isinstance(change, dict) and change:
+            doubted[key] = _doubted(before if isinstance(before, dict) else {}, change)
+        else:
+            doubted[key] = _nulls(before)
+    return doubted
+
+
+def _nulls(value: object) -> object:
+    """Return null in the place of a value, of each one in an object: it may still have its members."""
+    if not isinstance(value, dict) or not value:
+        return None
+    return {key: _nulls(member) for key, member in value.items()}
 
 
 def _split(section: Json) -> tuple[Json, int]:

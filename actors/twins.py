@@ -183,6 +183,9 @@ class TwinActor(EdgeActor):
         self._clients[identity] = (self.envelope.sender, wants)
         if wants and not wanted:
             self._sent.pop(identity, None)
+            record = self._record(identity)
+            if record.told is None:  # what changes from now on it has to be told, even by another hub process
+                self._change(identity, record.with_told(record.desired.values), _nothing)
             self._catch_up(identity)
             self._refresh(identity)
 
@@ -291,15 +294,25 @@ class TwinActor(EdgeActor):
 
     def _send_patch(self, identity: str, patch: Json) -> None:
         head, wants = self._clients.get(identity, ("", False))
-        if wants:
-            record = self._record(identity)
-            body = msgspec.json.encode({**patch, "$version": record.desired.version})
+        if not wants:
+            return
+        record = self._record(identity)
+        version, values = record.desired.version, record.desired.values
+        body = msgspec.json.encode({**patch, "$version": version})
+
+        def send() -> None:
             sent = self._sent.setdefault(identity, {})
-            sent.pop(record.desired.version, None)  # the order is that of sending
-            sent[record.desired.version] = record.desired.values
+            sent.pop(version, None)  # the order is that of sending
+            sent[version] = values
             if len(sent) > MOST_UNTAKEN:
                 del sent[next(iter(sent))]
-            self.tell(head, DesiredPatch(identity, record.desired.version, body))
+            self.tell(head, DesiredPatch(identity, version, body))
+
+        in_doubt = record.with_sent()
+        if in_doubt is record:
+            send()
+        else:
+            self._change(identity, in_doubt, send)
 
     # the cloud
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, TypeVar
 
-from messaging.envelope import Envelope, decode
+from messaging.envelope import Envelope, opened
 from messaging.errors import AskTimeout, BusError
 from messaging.kinds import kind_named
 from messaging.lifecycle import RequestFailed
@@ -112,9 +112,9 @@ class Client:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return None
-            frame = self._mailbox.next(left_s)
-            if frame is not None:
-                return decode(frame)
+            mail = self._mailbox.next(left_s)
+            if mail is not None:
+                return opened(mail)
 
 
 def _message_in(envelope: Envelope) -> Any:

@@ -65,6 +65,12 @@ class Envelope(NamedTuple):
         return self.correlation_id != 0 and self.deadline_s != 0.0
 
 
+# What waits in a mailbox: a frame; or an envelope of the data lane that does not leave its thread. That one
+# is packed only when somebody looks: a batch would be three times, on its way from a socket to the disk and
+# back.
+Mail = bytes | Envelope
+
+
 def _encode_extension(value: Any) -> Any:
     if isinstance(value, Secret):
         return msgpack.ExtType(_SECRET_TYPE, value.reveal())
@@ -110,12 +116,12 @@ def decode(frame: bytes) -> Envelope:
     if len(frame) > MAX_ENVELOPE_BYTES:
         raise EnvelopeError(f"an envelope of {len(frame)} bytes, the limit is {MAX_ENVELOPE_BYTES}")
     try:
-        envelope = Envelope._make(
-            msgpack.unpackb(frame, use_list=False, strict_map_key=False, ext_hook=_decode_extension)
-        )
+        fields = msgpack.unpackb(frame, use_list=False, strict_map_key=False, ext_hook=_decode_extension)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
         raise EnvelopeError(f"a damaged envelope of {len(frame)} bytes: {exc}") from exc
-    _, _, _, kind, to, sender, _, _, _, deadline_s, body = envelope
+    # Not by `_make`, which would only count the fields again: the array's head has said how many they are.
+    envelope = tuple.__new__(Envelope, fields)
+    _, _, _, kind, to, sender, _, _, _, deadline_s, body = fields
     if type(body) is not tuple or type(kind) is not str or type(to) is not str or type(sender) is not str:
         raise EnvelopeError(
             f"a damaged envelope of {len(frame)} bytes: kind, address or body of a wrong type"
@@ -125,6 +131,17 @@ def decode(frame: bytes) -> Envelope:
     return envelope
 
 
-def lane_of(frame: bytes) -> int:
+def opened(mail: Mail) -> Envelope:
+    """Return the envelope that waits in a mailbox.
+
+    Raises:
+        EnvelopeError: as of `decode`.
+    """
+    return mail if isinstance(mail, Envelope) else decode(mail)
+
+
+def lane_of(frame: Mail) -> int:
     """Return the lane of a frame without decoding it; anything odd is control and judged by `decode`."""
+    if isinstance(frame, Envelope):
+        return frame.lane
     return 1 if len(frame) > _LANE_AT and frame[_LANE_AT] == 1 and frame[0] == _ARRAY_HEAD else 0

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -153,7 +152,11 @@ def run_hub(
         return broker_families(stands, common)
 
     agent_lock = Lock(RunDirectory(run_dir, home), AGENT)
-    ended = threading.Event()
+    # Not an Event: the kernel may have any thread take a signal, and then nothing wakes one that waits for a
+    # lock, so that Python never runs the handler. A byte in a pipe does.
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    has_ended: list[bool] = []
     failures: list[str] = []
 
     def root() -> HubRootActor:
@@ -184,15 +187,18 @@ def run_hub(
     def end(reason: str) -> None:
         if reason:
             failures.append(reason)
-        ended.set()
+        has_ended.append(True)
+        os.write(waker, b"\0")
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the agent, which stops us in order
-    signal.signal(signal.SIGTERM, lambda *_: bus.send(HUB, Stop()))
     system = ThreadSystem(bus, uvloop.new_event_loop, end_at_once)
     system.spawn(ChildSpec(HUB, root, exported=True), HUB, "", end)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: bus.send(HUB, Stop()))  # from here on there is one to send it to
     gc.collect()
     gc.freeze()  # what is imported stays: the collector need not look at it again
-    ended.wait()
+    while not has_ended:
+        os.read(woken, 64)
     if failures:
         # Children still run, so their sockets are left to the end of this process.
         log.error("the hub ends: %s", failures[0])

@@ -272,7 +272,7 @@ def _read_at(path: Path) -> Ledger:
     # would leave an empty log behind. Should an edge start meanwhile, its log gives that away: read again.
     if not log.exists():
         try:
-            found = _read(path, "immutable=1")
+            found = _read(path, "mode=rw&immutable=1")  # or SQLite would make what was moved meanwhile
         except StoreError:
             if not log.exists():
                 raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,8 +63,10 @@ def test_whatever_is_not_cancelled_is_taken_once_in_order(wanted: list[tuple[flo
             timers.cancel(timer_id)
 
     taken = []
+    assert timers.earliest_s == (timers.next_due_s() if timers.next_due_s() is not None else math.inf)
     while (message := timers.take(100.0)) is not None:
         taken.append(message)
+        assert timers.earliest_s == (timers.next_due_s() if timers.next_due_s() is not None else math.inf)
 
     kept = [number for number, (_, stays) in enumerate(wanted) if stays]
     assert taken == sorted(kept, key=lambda number: (wanted[number][0], number))

@@ -38,7 +38,7 @@ from actors.twin_record import TwinRecord
 from actors.twins import CLOUD_LIMIT_S, RETRY_S, ROUTE_LIMIT_S, TwinActor
 from messaging.lifecycle import ActorRestarted, RequestFailed
 from messaging.message import decode_header
-from messaging.twin import difference, merge
+from messaging.twin import Json, Section, difference, merge
 from tests.actors.hub_world import World, message_in
 from tests.fakes.twins import MemoryTwins
 
@@ -331,6 +331,54 @@ def test_a_patch_that_the_client_did_not_take_is_told_again_on_its_next_connecti
     again.tell(TWINS, ClientGone(PUMP), HEAD)
     again.connects()
     assert again.desired_patches() == []
+
+
+def test_what_a_patch_of_unknown_fate_may_have_set_is_removed_again_by_the_next_hub_process() -> None:
+    world = TwinWorld({"pump": {"rpm": 5}})
+    world.connects()
+    world.twin()
+    world.tell(TWINS, SetDesired((("pump", b'{"rpm": 6, "old": {"a": 1}}'),)), "agent")
+
+    again = TwinWorld({"pump": {"rpm": 5}}, world.disk)  # killed before it heard that the client has it
+    again.connects()
+
+    assert world.desired_patches() == [{"rpm": 6, "old": {"a": 1}, "$version": 3}]
+    assert again.desired_patches() == [{"rpm": 5, "old": None, "$version": 4}]
+
+
+def test_what_changes_while_the_hub_is_away_is_told_to_who_had_only_subscribed() -> None:
+    world = TwinWorld({"pump": {"rpm": 5}})
+    world.connects()
+
+    again = TwinWorld({"pump": {"rpm": 6}}, world.disk)
+    again.connects()
+
+    assert again.desired_patches() == [{"rpm": 6, "$version": 3}]
+
+
+VALUES = st.recursive(
+    st.integers(0, 2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+DESIRED = st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3)
+
+
+@given(DESIRED, st.lists(st.tuples(DESIRED, st.booleans()), min_size=1, max_size=4), DESIRED)
+def test_whatever_arrived_of_what_was_sent_the_next_patch_makes_it_right(
+    first: Json, sent: list[tuple[Json, bool]], last: Json
+) -> None:
+    has = first
+    record = TwinRecord(Section(first, {}, 1), Section({}, {}, 1), told=first)
+    for values, arrives in sent:
+        record = replace(record, desired=Section(values, {}, 2))
+        assert record.told is not None
+        patch = difference(record.told, values)
+        record = record.with_sent()
+        has = merge(has, patch) if arrives else has
+
+    assert record.told is not None
+    assert merge(has, difference(record.told, last)) == last
 
 
 def test_a_client_that_never_asked_for_its_twin_is_not_told_of_what_was_before_it() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +121,16 @@ def test_an_actor_that_fails_again_and_again_ends_the_hub_with_an_exit_code(hub:
 
 def _snake(name: str) -> str:
     return name.lower()
+
+
+def test_it_ends_when_another_than_its_main_thread_takes_the_signal(hub: HubProcess) -> None:
+    """The kernel may choose any; the main thread is only what it prefers."""
+    hub.wait_for_log("MQTT over TLS")
+    assert hub.process is not None
+    pid = hub.process.pid
+    names = {path.parent.name: path.read_text().strip() for path in Path(f"/proc/{pid}/task").glob("*/comm")}
+    ordinary = [int(tid) for tid, name in names.items() if int(tid) != pid and not name.startswith("ZMQbg")]
+
+    assert ctypes.CDLL(None, use_errno=True).tgkill(pid, ordinary[-1], signal.SIGTERM) == 0
+
+    assert hub.process.wait(LIMIT_S) == 0

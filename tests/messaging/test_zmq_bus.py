@@ -13,7 +13,7 @@ from actors.base import ChildSpec
 from actors.hosts import ThreadSystem
 from messaging.address import socket_name
 from messaging.client import Client, NobodyThere
-from messaging.envelope import decode
+from messaging.envelope import Envelope, decode, encode, lane_of, opened
 from messaging.errors import AddressInUse
 from messaging.lifecycle import Hello, PeerDown, PeerUp, Stop
 from messaging.zmq_bus import ZmqBus
@@ -145,8 +145,25 @@ def test_a_mailbox_of_the_same_thread_is_woken_by_hand(bus: ZmqBus) -> None:
     bus.send("test/a", Load(2))
 
     assert woken == [1, 2]
-    assert [decode(frame).body for frame in mailbox.take(10)] == [(1,), (2,)]
+    assert [opened(mail).body for mail in mailbox.take(10)] == [(1,), (2,)]
     assert mailbox.is_dry
+    bus.release("test/a")
+    mailbox.close()
+
+
+def test_data_that_stays_on_its_thread_is_not_packed_and_waits_in_its_place(bus: ZmqBus) -> None:
+    bus.reserve("test/a")
+    mailbox = bus.open("test/a")
+
+    for number in range(3):
+        bus.send("test/a", Load(number), correlation_id=7, deadline_s=9.0)
+    bus.send("test/a", Note(3))
+
+    mails = [*mailbox.take(2), *mailbox.take(2)]
+    assert [type(mail) for mail in mails] == [bytes, Envelope, Envelope, Envelope]
+    assert [lane_of(mail) for mail in mails] == [0, 1, 1, 1]
+    assert [opened(mail).body for mail in mails] == [(3,), (0,), (1,), (2,)]
+    assert all(decode(encode(mail)) == mail for mail in mails if isinstance(mail, Envelope))
     bus.release("test/a")
     mailbox.close()
 
@@ -159,7 +176,7 @@ def test_what_a_thread_sent_before_a_mailbox_was_open_is_not_overtaken(bus: ZmqB
     bus.send("test/a", Note(2))
 
     frames = [mailbox.next(5.0), mailbox.next(5.0)]
-    assert [decode(frame).body for frame in frames if frame is not None] == [(1,), (2,)]
+    assert [opened(mail).body for mail in frames if mail is not None] == [(1,), (2,)]
     bus.release("test/a")
     mailbox.close()
 
@@ -172,7 +189,7 @@ def test_a_mailbox_of_the_same_thread_that_was_given_back_takes_nothing(bus: Zmq
 
     bus.send("test/a", Note(2))
 
-    assert [decode(frame).body for frame in mailbox.close()] == [(1,)]
+    assert [opened(mail).body for mail in mailbox.close()] == [(1,)]
     assert bus.dead_letters.count == 1
 
 

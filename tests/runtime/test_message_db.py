@@ -642,7 +642,7 @@ def test_the_ledger_of_a_file_that_is_only_being_made_is_empty(path: Path) -> No
     ("make", "said"),
     [
         pytest.param(lambda path: None, "there is none; the first run", id="missing"),
-        pytest.param(a_newer_file, "newer than 2", id="newer release"),
+        pytest.param(a_newer_file, "newer than 3", id="newer release"),
         pytest.param(another_database, "some other SQLite database", id="some other database"),
         pytest.param(no_database, "file is not a database", id="not a database"),
         pytest.param(Path.mkdir, "cannot read the ledger: unable to open", id="a folder"),
