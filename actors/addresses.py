@@ -1,6 +1,6 @@
 """The addresses of the actors that others ask: light to import, for programs that only ask.
 
-Source: who is started under which name is said in agent_root.py and hub_root.py.
+Source: who is started under which name is said in agent/root.py and hub/root.py.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from messaging.envelope import Secret
 from messaging.kinds import message
 
 if TYPE_CHECKING:
-    from actors.hub_config import RouteText
-    from actors.hub_identity import Entry
+    from actors.hub.config import RouteText
+    from actors.hub.identity import Entry
 
 SECURITY: Final = "agent/security"
 

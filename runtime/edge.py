@@ -18,16 +18,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from actors import hub_config
 from actors.addresses import AGENT, AGENT_PROCESS, SECURITY
-from actors.agent import AgentActor
-from actors.agent_link_messages import LINK
-from actors.agent_root import AgentRootActor, StopEdge
-from actors.base import ChildSpec, EdgeActor
-from actors.deployment import Deployment
-from actors.deployment_keeper import DeploymentKeeper
-from actors.hosts import ThreadSystem
-from actors.module_spec import (
+from actors.agent.agent import AgentActor
+from actors.agent.deployment_keeper import DeploymentKeeper
+from actors.agent.link_messages import LINK
+from actors.agent.module_tree import KillModules
+from actors.agent.process_permission import Origin
+from actors.agent.registry import REGISTRY, RegistryActor
+from actors.agent.reported import Platform
+from actors.agent.rollout import start_groups
+from actors.agent.root import AgentRootActor, StopEdge
+from actors.agent.security import SecurityActor
+from actors.agent.supervisor_messages import RestartModule
+from actors.hub import config as hub_config
+from actors.kernel.base import ChildSpec, EdgeActor
+from actors.kernel.hosts import ThreadSystem
+from actors.manifest.deployment import Deployment
+from actors.manifest.module_spec import (
     EDGE_AGENT,
     EDGE_HUB,
     DockerSettings,
@@ -35,29 +42,20 @@ from actors.module_spec import (
     ProcessSettings,
     spec_hash,
 )
-from actors.module_tree import KillModules
-from actors.ports import ModuleRun
-from actors.process_permission import Origin
-from actors.registry import REGISTRY, RegistryActor
-from actors.reported import Platform
-from actors.rollout import start_groups
-from actors.security import SecurityActor
-from actors.supervisor_messages import RestartModule
+from actors.ports.modules import ModuleRun
 from messaging.address import child_of
 from messaging.errors import EdgeError
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
-from runtime.agent_cloud import AgentLinkChoice, cloud_actors
-from runtime.atomic_file import write_private_file
-from runtime.connection_keeper import ConnectionKeeper
-from runtime.deployed_ports import as_deployed
-from runtime.device_file import remember_device
-from runtime.docker_runtime import DockerRuntime
-from runtime.edge_cloud import KILL_LIMIT_S, CloudStart, cloud_spec
-from runtime.edge_containers import container_runtime, edge_names, listening_for_containers, with_gateway
-from runtime.edge_deployment import Chosen, EdgeDeployments, choose
-from runtime.edge_end import EdgeEnd
-from runtime.edge_hub import (
+from runtime.agent.cloud_actors import AgentLinkChoice, cloud_actors
+from runtime.agent.cloud_start import KILL_LIMIT_S, CloudStart, cloud_spec
+from runtime.agent.connection_keeper import ConnectionKeeper
+from runtime.agent.containers import container_runtime, edge_names, listening_for_containers, with_gateway
+from runtime.agent.deployed_ports import as_deployed
+from runtime.agent.deployments import Chosen, EdgeDeployments, choose
+from runtime.agent.embedded_cloud import EmbeddedCloud, embedded_cloud
+from runtime.agent.end import EdgeEnd
+from runtime.agent.hub_settings import (
     hub_listeners,
     hub_settings,
     message_db_of,
@@ -66,36 +64,38 @@ from runtime.edge_hub import (
     wants_hub,
     with_hub_version,
 )
-from runtime.edge_metrics import EdgeMetrics
-from runtime.edge_modules import EdgeModules
-from runtime.edge_security import EdgeSecurity
-from runtime.embedded_cloud import EmbeddedCloud, embedded_cloud
+from runtime.agent.hub_sockets import HubSockets
+from runtime.agent.inspector_note import inspector, write_note
+from runtime.agent.last_deployment import LastDeployment
+from runtime.agent.measured_runtime import MeasuredRuntime
+from runtime.agent.metrics import EdgeMetrics
+from runtime.agent.module_records import ModuleRecordFiles
+from runtime.agent.modules import EdgeModules
+from runtime.agent.security import EdgeSecurity
+from runtime.config.device_file import remember_device
+from runtime.config.settings import Settings
+from runtime.daemon.management_server import ManagementServer
+from runtime.docker.runtime import DockerRuntime
 from runtime.exit_codes import DONE, PART_FAILED
-from runtime.given_ca import GivenCa, ca_source
 from runtime.home import Home
 from runtime.home_place import came_from_elsewhere
-from runtime.hub_sockets import HubSockets
-from runtime.inspector_note import inspector, write_note
-from runtime.isolation import ProcessIsolation
-from runtime.last_deployment import LastDeployment
-from runtime.lean_memory import share_one_arena
-from runtime.management_server import ManagementServer
-from runtime.measured_runtime import MeasuredRuntime
-from runtime.module_records import ModuleRecordFiles
-from runtime.module_runtimes import ModuleRuntimes
-from runtime.module_users import ModuleUsers, group_of
-from runtime.one_core import on_one_core
-from runtime.process_end import end_at_once
-from runtime.provisioning import Provisioned, enrollment_of, provision, remember
+from runtime.machine.lean_memory import share_one_arena
+from runtime.machine.one_core import on_one_core
+from runtime.machine.process_end import end_at_once
+from runtime.machine.service_manager import ServiceManager, SignsOfLife
+from runtime.modules.isolation import ProcessIsolation
+from runtime.modules.runtimes import ModuleRuntimes
+from runtime.modules.users import ModuleUsers, group_of
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory, check_home, prepare_home
-from runtime.service_manager import ServiceManager, SignsOfLife
-from runtime.settings import Settings
-from runtime.store_place import database_of
-from runtime.trust_bundle import trusted_pem
+from runtime.security.given_ca import GivenCa, ca_source
+from runtime.security.trust_bundle import trusted_pem
+from runtime.storage.atomic_file import write_private_file
+from runtime.storage.store_place import database_of
+from runtime.upstream.provisioning import Provisioned, enrollment_of, provision, remember
 
 if TYPE_CHECKING:  # imported when somebody asks
-    from runtime.management_api import ManagementApi
+    from runtime.daemon.management_api import ManagementApi
 
 log = logging.getLogger(__name__)
 
@@ -410,7 +410,7 @@ class _Edge:
 
     def _management_api(self, began_s: float) -> ManagementApi:
         """In a thread of its server."""
-        from runtime.management_api import ManagementApi, commands_of
+        from runtime.daemon.management_api import ManagementApi, commands_of
 
         security = self._security
         assert security is not None

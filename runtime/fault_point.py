@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from actors.faults import FaultsActor
+from actors.kernel.faults import FaultsActor
 from messaging.bus import Faults
 from messaging.envelope_faults import EnvelopeFaults
 from messaging.zmq_bus import ZmqBus

@@ -177,7 +177,7 @@ class Home:
     def close_entries(self) -> None:
         """Leave what the edge made here to its owner alone, whatever the umask of an earlier run was.
 
-        The home itself may have to let others pass, see module_users.py.
+        The home itself may have to let others pass, see modules/users.py.
         """
         for entry in self._entries():
             if not _is_own(entry.name) or entry.name == MODULE_DATA or entry.is_symlink():

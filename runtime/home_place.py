@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from runtime.atomic_file import write_private_file
+from runtime.storage.atomic_file import write_private_file
 
 FILE: Final = "place"
 MACHINE_ID: Final = Path("/etc/machine-id")  # see machine-id(5); containers often have none

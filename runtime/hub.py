@@ -21,55 +21,55 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 
-from actors import hub_config
-from actors.actor_metrics import actor_families
 from actors.addresses import HUB
-from actors.admission import Admission
-from actors.base import ChildSpec, EdgeActor
-from actors.broker_metrics import Stands, broker_families
-from actors.cloud_connection import CloudConnections
-from actors.hosts import ThreadSystem
-from actors.hub_config import HubConfig
-from actors.hub_metrics import HubMetrics
-from actors.hub_root import HubRootActor
-from actors.ledger_metrics import ledger_families
-from actors.metric_registry import Registry
-from actors.module_spec import EDGE_HUB
-from actors.ports import BrokerStore, MessageStore
+from actors.heads.admission import Admission
+from actors.hub import config as hub_config
+from actors.hub.config import HubConfig
+from actors.hub.root import HubRootActor
+from actors.kernel.base import ChildSpec, EdgeActor
+from actors.kernel.hosts import ThreadSystem
+from actors.manifest.module_spec import EDGE_HUB
+from actors.metrics.actor_metrics import actor_families
+from actors.metrics.broker_metrics import Stands, broker_families
+from actors.metrics.hub_metrics import HubMetrics
+from actors.metrics.ledger_metrics import ledger_families
+from actors.metrics.registry import Registry
+from actors.ports.storage import BrokerStore, MessageStore
+from actors.upstream.connection import CloudConnections
 from messaging.errors import ConfigError, EdgeError
 from messaging.exposition import Family
 from messaging.lifecycle import Stop
 from messaging.version import VERSION
 from messaging.zmq_bus import ZmqBus
-from runtime import amqp_engine
-from runtime.client_certificates import check_certificate
-from runtime.connection_keeper import GivenConnections
+from runtime.agent.connection_keeper import GivenConnections
+from runtime.agent.inspector_note import inspector
 from runtime.exit_codes import DONE, PART_FAILED, WRONG_INPUT
 from runtime.home import Home
-from runtime.http_gate import HttpGate
-from runtime.hub_listener import head_listeners
-from runtime.identity_copy import IdentityFile
-from runtime.inspector_note import inspector
-from runtime.ledger_source import LedgerSource
-from runtime.link_switch import LinkSwitchFile
-from runtime.listening_sockets import Use, from_environment
-from runtime.logging_setup import LevelSwitch, log_as_told
-from runtime.message_db import MessageDb
-from runtime.message_salvage import make_sound
-from runtime.metrics_server import MetricsServer
-from runtime.process_end import end_at_once
-from runtime.process_table import boot_id
+from runtime.logs.setup import LevelSwitch, log_as_told
+from runtime.machine.process_end import end_at_once
+from runtime.machine.process_table import boot_id
+from runtime.net import amqp_engine
+from runtime.net.http_gate import HttpGate
+from runtime.net.hub_listener import head_listeners
+from runtime.net.listening_sockets import Use, from_environment
+from runtime.net.metrics_server import MetricsServer
+from runtime.net.socket_handover import SocketOffer
+from runtime.net.tcp_listener import most_connections
+from runtime.net.tls_server import ServerCertificate
 from runtime.run_directory import AGENT, Lock, RunDirectory
-from runtime.socket_handover import SocketOffer
-from runtime.steady_clock import SteadyClock
-from runtime.store_place import StoreLock
-from runtime.tcp_listener import most_connections
-from runtime.tls_server import ServerCertificate
-from runtime.twin_db import TwinDb
-from runtime.upstream import UpstreamConnections
+from runtime.security.client_certificates import check_certificate
+from runtime.security.identity_copy import IdentityFile
+from runtime.storage.ledger_source import LedgerSource
+from runtime.storage.message_db import MessageDb
+from runtime.storage.message_salvage import make_sound
+from runtime.storage.steady_clock import SteadyClock
+from runtime.storage.store_place import StoreLock
+from runtime.storage.twin_db import TwinDb
+from runtime.upstream.connections import UpstreamConnections
+from runtime.upstream.link_switch import LinkSwitchFile
 
 if TYPE_CHECKING:  # loaded where there is a broker
-    from actors.bridge_ports import BridgePorts
+    from actors.ports.bridges import BridgePorts
 
 log = logging.getLogger("runtime.hub")  # `__main__` where it runs
 
@@ -212,10 +212,10 @@ def run_hub(
 
 def bridge_ports(home: Path, config: HubConfig, database: Path) -> BridgePorts:
     """Return what bridges need, which is loaded only where there is a broker."""
-    from actors.bridge_ports import BridgePorts
-    from runtime.bridge_db import BridgeDb
-    from runtime.bridge_lines import BridgeLines
-    from runtime.bridge_settings import BridgeSettingsFile, OwnNames
+    from actors.ports.bridges import BridgePorts
+    from runtime.config.bridge_settings import BridgeSettingsFile, OwnNames
+    from runtime.net.bridge_lines import BridgeLines
+    from runtime.storage.bridge_db import BridgeDb
 
     environment = config.environment
     return BridgePorts(
@@ -237,7 +237,7 @@ def faults_of(bus: ZmqBus) -> EdgeActor:
 
 def open_broker_store(path: Path) -> BrokerStore:
     """Open the database of the MQTT broker, which is loaded only where there is one."""
-    from runtime.broker_db import BrokerDb
+    from runtime.storage.broker_db import BrokerDb
 
     return BrokerDb.open(path)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from messaging.errors import EnvironmentFault
-from runtime import process_table, system_service
+from runtime.machine import process_table, system_service
 
 BASE_NAME = "edge-actors"
 # 107 bytes of a socket path less "/edge-actors/01234567/" leaves 50 for names below a base of this length.
@@ -265,7 +265,7 @@ def _check_private(folder: Path) -> None:
             f"run directory {folder} belongs to user id {status.st_uid}, not to ours ({uid}); "
             f"remove it, or run as that user"
         )
-    # Others may pass through to the sockets of modules that run as users of their own, see module_users.py.
+    # Others may pass through to the sockets of modules that run as users of their own, see modules/users.py.
     if stat.S_IMODE(status.st_mode) & 0o066:
         raise EnvironmentFault(
             f"run directory {folder} is open to other users (mode {stat.S_IMODE(status.st_mode):04o}); "

@@ -35,24 +35,24 @@ from actors.addresses import (
     TWINS,
     UPSTREAM,
 )
-from actors.append_guard import AppendGuard
-from actors.base import ChildSpec, EdgeActor
-from actors.broker import BrokerActor
-from actors.client_services import ClientChanged, ClientGone, HeadStarted
-from actors.connected_clients import ConnectedClients
-from actors.hosts import ThreadSystem
-from actors.hub_broker import HubBroker
-from actors.hub_environment import HubEnvironment
-from actors.hub_root import FRONT
-from actors.identities import ACCEPTED, Authenticate, Verdict
-from actors.module_spec import EDGE_HUB
-from actors.mqtt_head import MqttHead
-from actors.mqtt_login import Login, Refusal
-from actors.ports import Listener
-from actors.root import RootActor
-from actors.router import KeptRoutes, RouterActor
-from actors.store import StoreActor
-from actors.trail import RoutingTrail, StorageTrail
+from actors.broker.broker import BrokerActor
+from actors.broker.hub_broker import HubBroker
+from actors.heads.connected_clients import ConnectedClients
+from actors.heads.mqtt_head import MqttHead
+from actors.heads.mqtt_login import Login, Refusal
+from actors.hub.client_services import ClientChanged, ClientGone, HeadStarted
+from actors.hub.identity_messages import ACCEPTED, Authenticate, Verdict
+from actors.hub.root import FRONT
+from actors.hub.router import KeptRoutes, RouterActor
+from actors.hub.trail import RoutingTrail, StorageTrail
+from actors.kernel.base import ChildSpec, EdgeActor
+from actors.kernel.hosts import ThreadSystem
+from actors.kernel.root import RootActor
+from actors.manifest.hub_environment import HubEnvironment
+from actors.manifest.module_spec import EDGE_HUB
+from actors.ports.connections import Listener
+from actors.store.append_guard import AppendGuard
+from actors.store.store import StoreActor
 from messaging.broker.config import BrokerConfig
 from messaging.broker.limits import DEFAULT_LIMITS, Limits
 from messaging.broker.policy import ClientOfBroker, Operation, Policy
@@ -63,13 +63,13 @@ from messaging.lifecycle import Stop
 from messaging.mqtt.packets import Connect
 from messaging.username import UserName
 from messaging.zmq_bus import ZmqBus
-from runtime.broker_db import BrokerDb
 from runtime.exit_codes import FAILED
-from runtime.log_levels import parse_levels
-from runtime.logging_setup import log_to_stderr
-from runtime.message_db import MessageDb
-from runtime.process_end import end_at_once
-from runtime.stream_listener import StreamListener
+from runtime.logs.levels import parse_levels
+from runtime.logs.setup import log_to_stderr
+from runtime.machine.process_end import end_at_once
+from runtime.net.stream_listener import StreamListener
+from runtime.storage.broker_db import BrokerDb
+from runtime.storage.message_db import MessageDb
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import azure.iot.device
 
-from runtime.docker_engine import away_reason, engine_socket
+from runtime.docker.engine import away_reason, engine_socket
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "edge-actors-test"

@@ -14,12 +14,12 @@ from typing import Any
 import click
 import pytest
 
-from actors.deployment import parse_deployment
-from actors.hub_variables import VARIABLES as HUB_VARIABLES
-from runtime.bridge_settings import BridgeSettingsFile, OwnNames
+from actors.manifest.deployment import parse_deployment
+from actors.manifest.hub_variables import VARIABLES as HUB_VARIABLES
 from runtime.cli.main import COMMANDS, cli, invoke
-from runtime.config_keys import all_keys
-from runtime.settings import Settings, variable
+from runtime.config.bridge_settings import BridgeSettingsFile, OwnNames
+from runtime.config.keys import all_keys
+from runtime.config.settings import Settings, variable
 from tests.documents import DOCS, DOCUMENTS, README, ROOT, Block, all_blocks, blocks_in, blocks_of, fits
 from tests.integration.device_certificates import issue
 

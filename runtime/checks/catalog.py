@@ -11,7 +11,7 @@ from typing import Final
 from runtime.checks import cloud_checks, engine_checks, home_checks, running_checks
 from runtime.checks.outcome import Check, Outcome, Section, ignored
 from runtime.checks.scene import Scene
-from runtime.listening_sockets import Use
+from runtime.net.listening_sockets import Use
 
 _ENGINE: Final = ("container-engine-uri",)
 _SETTINGS: Final = ("aziot-edged-config-well-formed",)

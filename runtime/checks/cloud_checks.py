@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.errors import ConfigError
 from runtime.checks.judge import judge_clock
 from runtime.checks.outcome import Outcome, error, ignored, ok, skipped, warning
 from runtime.checks.scene import Scene
-from runtime.cloud_clock import behind_s
-from runtime.cloud_trust import Trust
-from runtime.settings import origin_of
-from runtime.trust_bundle import certificates_in, pem
+from runtime.config.settings import origin_of
+from runtime.security.trust_bundle import certificates_in, pem
+from runtime.upstream.clock import behind_s
+from runtime.upstream.trust import Trust
 
 NTP_LIMIT_S: Final = 3.0
 CONNECT_LIMIT_S: Final = 5.0

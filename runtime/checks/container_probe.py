@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from messaging.errors import EnvironmentFault
-from runtime.docker_engine import HOME_LABEL
+from runtime.docker.engine import HOME_LABEL
 
 if TYPE_CHECKING:  # heavy
     from docker import APIClient

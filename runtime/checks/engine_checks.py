@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Final
 
 from messaging.errors import ConfigError, EngineAway, EnvironmentFault
-from runtime import listening_sockets
 from runtime.checks.container_probe import Probed, Question, probe
 from runtime.checks.judge import (
     judge_container_clock,
@@ -19,10 +18,11 @@ from runtime.checks.judge import (
 from runtime.checks.outcome import Outcome, error, fatal, ignored, ok, skipped, warning
 from runtime.checks.running_checks import NOT_RUNNING, WITH_TLS, edge_ca_pem
 from runtime.checks.scene import Scene
-from runtime.container_network import network_name, remembered_gateway
-from runtime.container_request import gateway_name
-from runtime.docker_engine import away_reason, engine_socket
-from runtime.listening_sockets import Use
+from runtime.docker.engine import away_reason, engine_socket
+from runtime.docker.network import network_name, remembered_gateway
+from runtime.docker.request import gateway_name
+from runtime.net import listening_sockets
+from runtime.net.listening_sockets import Use
 
 NO_CONTAINERS: Final = "no module of this edge is a container"
 _MAY_NOT: Final = "may not be used by this user"

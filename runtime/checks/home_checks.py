@@ -14,7 +14,6 @@ from typing import Final
 
 from messaging.errors import ConfigError
 from messaging.text import quoted
-from runtime import certificates, config_apply
 from runtime.checks.judge import (
     judge_expiry,
     judge_host_name,
@@ -24,15 +23,17 @@ from runtime.checks.judge import (
 )
 from runtime.checks.outcome import Outcome, error, fatal, ignored, ok, skipped, warning, worst
 from runtime.checks.scene import Scene
-from runtime.config import CONFIG_VARIABLE
-from runtime.key_store import KeyStore
-from runtime.message_ledger import read_ledger
-from runtime.renewal import DEFAULT_THRESHOLD, Threshold
+from runtime.config import apply
+from runtime.config.reader import CONFIG_VARIABLE
+from runtime.config.settings import origin_of
+from runtime.machine.system_info import mount_of
 from runtime.run_directory import check_home
-from runtime.secret_files import NamedFile
-from runtime.settings import origin_of
-from runtime.system_info import mount_of
-from runtime.trust_bundle import certificates_in
+from runtime.security import certificates
+from runtime.security.key_store import KeyStore
+from runtime.security.renewal import DEFAULT_THRESHOLD, Threshold
+from runtime.security.secret_files import NamedFile
+from runtime.security.trust_bundle import certificates_in
+from runtime.storage.message_ledger import read_ledger
 
 SYNCS: Final = 5
 _SYNC_BYTES: Final = 4096
@@ -45,9 +46,7 @@ def settings_are_well_formed(scene: Scene) -> Outcome:
     # Without a right to look, all that follows would be guessed.
     if not _may_look(home):
         return fatal(_not_permitted(home))
-    found = config_apply.check(
-        {"home": str(home)}, scene.options.environment, socket.gethostname(), scene.now_s
-    )
+    found = apply.check({"home": str(home)}, scene.options.environment, socket.gethostname(), scene.now_s)
     scene.settings = found.settings
     if found.problems:
         return error(*found.problems)
@@ -58,7 +57,7 @@ def settings_are_in_force(scene: Scene) -> Outcome:
     """Compare the file that a user edits with the one in the home, and that with the start of the edge."""
     if scene.options.environment.get(CONFIG_VARIABLE):
         return ignored(f"{CONFIG_VARIABLE} names the file that is read at each start")
-    source, applied = config_apply.default_file(), scene.home.config
+    source, applied = apply.default_file(), scene.home.config
     if source.exists() and (not applied.exists() or source.read_bytes() != applied.read_bytes()):
         return warning(f"{source} is not what is in force; put it in force: `edge-actors config apply`")
     if not applied.exists():
@@ -155,7 +154,7 @@ def certificates_are_read(scene: Scene) -> Outcome:
 
 def keys_belong_to_certificates(scene: Scene) -> Outcome:
     """Compare the private keys of the edge CA and of the hub with their certificates."""
-    from runtime import certificate_issue
+    from runtime.security import certificate_issue
 
     found = []
     for path in _pairs(scene):
@@ -250,7 +249,7 @@ def messages_are_accounted_for(scene: Scene) -> Outcome:
 
 
 def _made_lasts(scene: Scene, name: str, what: str, threshold: Threshold) -> Outcome:
-    from runtime import certificate_issue
+    from runtime.security import certificate_issue
 
     path = scene.home.certificates / name
     if not path.exists():
@@ -263,7 +262,7 @@ def _made_lasts(scene: Scene, name: str, what: str, threshold: Threshold) -> Out
 
 def _named_lasts(scene: Scene, name: str, path: Path, what: str) -> Outcome:
     """See to a certificate that somebody else has to renew."""
-    from runtime.certificate_files import load_certificates
+    from runtime.security.certificate_files import load_certificates
 
     settings = scene.settings
     assert settings is not None

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from runtime.checks.outcome import Outcome, error, ok, warning
-from runtime.renewal import DEFAULT_THRESHOLD, Threshold
+from runtime.security.renewal import DEFAULT_THRESHOLD, Threshold
 
 CLOCK_WARNING_S: Final = 10.0
 CLOCK_ERROR_S: Final = 300.0  # from here on IoT Hub refuses tokens
@@ -27,7 +27,7 @@ SPACE_WARNING_PERCENT: Final = 10.0
 SLOW_SYNC_S: Final = 0.5
 _VERSION: Final = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4})+")
 _LABEL: Final = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # RFC 1035 section 2.3.1
-_ROTATED: Final = ("json-file", "local")  # the edge sets limits for these, see container_request.py
+_ROTATED: Final = ("json-file", "local")  # the edge sets limits for these, see docker/request.py
 _READABLE: Final = (*_ROTATED, "journald")
 _IN_MEMORY: Final = ("tmpfs", "ramfs")
 _OF_CONTAINER: Final = ("overlay", "aufs")

@@ -7,31 +7,27 @@ import socket
 import ssl
 from typing import Final
 
-from actors import agent_environment
 from actors.addresses import METRICS_OF_AGENT, UPSTREAM
-from actors.hub_environment import HubEnvironment
-from actors.link_state import GetLinkState, LinkState
-from actors.module_spec import EDGE_HUB
-from actors.registry import CONNECTING, NO_CLOUD, REGISTRY, GetProvisioning, ProvisioningState
+from actors.agent.registry import CONNECTING, NO_CLOUD, REGISTRY, GetProvisioning, ProvisioningState
+from actors.manifest import agent_environment
+from actors.manifest.hub_environment import HubEnvironment
+from actors.manifest.module_spec import EDGE_HUB
+from actors.upstream.link_state import GetLinkState, LinkState
 from messaging.errors import EdgeError, EnvironmentFault
 from messaging.lifecycle import Describe, Described
 from messaging.version import VERSION
-from runtime import (
-    agent_metrics_sockets,
-    amqp_engine,
-    hub_sockets,
-    listening_sockets,
-    process_table,
-)
-from runtime.certificates import CA_FILE
+from runtime.agent import hub_sockets, metrics_sockets
 from runtime.checks.judge import judge_modules
 from runtime.checks.outcome import Outcome, error, ignored, ok, skipped, warning, worst
 from runtime.checks.scene import Scene
-from runtime.https_client import HttpsClient, Service
-from runtime.listen_addresses import ListenAddress, amqp_addresses, metrics_addresses, web_addresses
-from runtime.listening_sockets import Use
-from runtime.management_server import management_socket
-from runtime.process_runtime import RUN_MARKER
+from runtime.config.listen_addresses import ListenAddress, amqp_addresses, metrics_addresses, web_addresses
+from runtime.daemon.management_server import management_socket
+from runtime.machine import process_table
+from runtime.modules.process_runtime import RUN_MARKER
+from runtime.net import amqp_engine, listening_sockets
+from runtime.net.https_client import HttpsClient, Service
+from runtime.net.listening_sockets import Use
+from runtime.security.certificates import CA_FILE
 
 HANDSHAKE_LIMIT_S: Final = 5.0
 ANSWER_LIMIT_S: Final = 5.0
@@ -107,7 +103,7 @@ def metrics_can_be_had(scene: Scene) -> Outcome:
         (who, address, setting)
         for who, port, setting in (
             ("edgeHub", _hub_metrics_port(scene), hub_sockets.SETTINGS[Use.METRICS]),
-            ("edgeAgent", _agent_metrics_port(scene), agent_metrics_sockets.SETTING),
+            ("edgeAgent", _agent_metrics_port(scene), metrics_sockets.SETTING),
         )
         if port is not None
         for address in metrics_addresses(settings, port)
@@ -193,9 +189,9 @@ def cloud_accepts_identity(scene: Scene) -> Outcome:
 def _ask_cloud(scene: Scene) -> Outcome:
     import time
 
-    from actors.registry_waits import explain, is_refusal
-    from runtime.https_client import CloudError
-    from runtime.registry_client import RegistryClient
+    from actors.agent.registry_waits import explain, is_refusal
+    from runtime.net.https_client import CloudError
+    from runtime.upstream.registry_client import RegistryClient
 
     cloud, found = scene.cloud, scene.provisioned
     assert cloud is not None

@@ -10,24 +10,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from actors import hub_config
-from actors.cloud_deployment import parse_agent
-from actors.hub_config import HubConfig
-from actors.upstream_protocol import DEFAULT, UpstreamProtocol
+from actors.hub import config
+from actors.hub.config import HubConfig
+from actors.manifest.cloud_deployment import parse_agent
+from actors.upstream.protocol import DEFAULT, UpstreamProtocol
 from messaging.errors import ConfigError, EdgeError
-from runtime.docker_engine import EngineCalls
-from runtime.embedded_cloud import read_kept
+from runtime.agent.embedded_cloud import read_kept
+from runtime.agent.last_deployment import LastDeployment
+from runtime.config.settings import Settings
+from runtime.docker.engine import EngineCalls
 from runtime.home import Home
-from runtime.key_store import KeyStore
-from runtime.last_deployment import LastDeployment
-from runtime.provisioning import load
 from runtime.run_directory import AGENT, Lock, LockHolder, RunDirectory
-from runtime.settings import Settings
-from runtime.store_place import database_of
+from runtime.security.key_store import KeyStore
+from runtime.storage.store_place import database_of
+from runtime.upstream.provisioning import load
 
 if TYPE_CHECKING:
-    from actors.deployment import Deployment
-    from runtime.provisioning import Provisioned
+    from actors.manifest.deployment import Deployment
+    from runtime.upstream.provisioning import Provisioned
 
 ENGINE_CONFIG: Final = Path("/etc/docker/daemon.json")
 NTP_SERVER: Final = "pool.ntp.org:123"
@@ -78,7 +78,7 @@ class Scene:
     def hub_config(self) -> HubConfig | None:
         """What the hub was told last."""
         try:
-            return hub_config.decode(self.home.hub_config.read_bytes(), str(self.home.hub_config))
+            return config.decode(self.home.hub_config.read_bytes(), str(self.home.hub_config))
         except (OSError, ConfigError):
             return None
 
@@ -130,7 +130,7 @@ class Scene:
     def listing(self) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
         """Modules and deployment of the edge that runs. Raises EdgeError when it does not."""
         from actors.addresses import AGENT as AGENT_ACTOR
-        from actors.module_list import ListModules, ModuleList
+        from actors.agent.module_list import ListModules, ModuleList
         from runtime.cli.running import running_edge
 
         with running_edge(self.home.path) as edge:

@@ -52,14 +52,14 @@ def bridge_lines(bridges: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def bridges_of(edge: RunningEdge, home: Path) -> tuple[Mapping[str, Any], ...]:
     """Return how the bridges are; none without a broker, or while the hub does not answer."""
-    from actors import hub_config
     from actors.addresses import BRIDGES
-    from actors.bridge_messages import Bridges, ListBridges
+    from actors.broker.bridge_messages import Bridges, ListBridges
+    from actors.hub import config
     from messaging.errors import EnvironmentFault
     from runtime.home import Home
 
     path = Home(home).hub_config
-    if not path.exists() or hub_config.decode(path.read_bytes(), str(path)).broker is None:
+    if not path.exists() or config.decode(path.read_bytes(), str(path)).broker is None:
         return ()
     try:
         return edge.ask(BRIDGES, ListBridges(), Bridges, LIST_LIMIT_S).bridges

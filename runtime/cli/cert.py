@@ -13,7 +13,7 @@ from runtime.cli.output import print_json, print_table
 from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
-    from runtime.certificate_list import Shown
+    from runtime.security.certificate_list import Shown
 
 MISSING = 1  # exit code
 
@@ -38,8 +38,8 @@ def show(pem: bool, home: Path, as_json: bool) -> int:
     """
     import time
 
-    from runtime.certificate_list import certificates_of
-    from runtime.config import read_settings
+    from runtime.config.reader import read_settings
+    from runtime.security.certificate_list import certificates_of
 
     settings = read_settings({"home": str(home)}, os.environ)
     found = certificates_of(settings)

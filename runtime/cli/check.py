@@ -120,7 +120,7 @@ def as_values(scene: Scene, found: Found) -> dict[str, Any]:
     """Return the results in the form of `iotedge check -o json`."""
     from messaging.time_text import iso_utc
     from messaging.version import VERSION
-    from runtime.system_info import disks, memory_use, os_release
+    from runtime.machine.system_info import disks, memory_use, os_release
 
     engine = next((o.info for _, check, o in found if check.id == "container-engine-uri"), {})
     about = {

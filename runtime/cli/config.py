@@ -14,7 +14,7 @@ from runtime.cli.output import print_json, print_table
 from runtime.exit_codes import DONE, WRONG_INPUT
 
 if TYPE_CHECKING:
-    from runtime.config_apply import Checked
+    from runtime.config.apply import Checked
 
 file_option = click.option(
     "-c",
@@ -70,7 +70,7 @@ def apply(file: str | None, home: Path, as_json: bool) -> int:
 
     When something is wrong nothing changes, and the exit code is 2.
     """
-    from runtime.config_apply import apply as put_in_force
+    from runtime.config.apply import apply as put_in_force
     from runtime.home import Home
     from runtime.run_directory import AGENT, Lock, RunDirectory
 
@@ -112,10 +112,10 @@ def show(file: str | None, home: Path, as_json: bool) -> None:
 
     Without -c the file is the one in force, HOME/config.toml.
     """
-    from runtime.config import read_settings
-    from runtime.device_file import DEVICE_FILE, kept_device_id
-    from runtime.setting_words import MASK, shown
-    from runtime.settings import NAMES, about, variable
+    from runtime.config.device_file import DEVICE_FILE, kept_device_id
+    from runtime.config.reader import read_settings
+    from runtime.config.settings import NAMES, about, variable
+    from runtime.config.words import MASK, shown
 
     settings = read_settings({"home": str(home), "config": file}, os.environ)
     origins = dict(settings.given)
@@ -170,9 +170,9 @@ def mp(source: str, target: str | None, force: bool, home: Path, as_json: bool) 
     It is read from standard input or a file, so that no other user sees it among the processes. The file is
     for its owner alone; `edge-actors config apply` puts it in force.
     """
-    from runtime.config_apply import default_file, write_minimal
-    from runtime.device_credentials import WHERE_FROM, device_connection_string
-    from runtime.secret_files import read_secret_file
+    from runtime.config.apply import default_file, write_minimal
+    from runtime.config.device_credentials import WHERE_FROM, device_connection_string
+    from runtime.security.secret_files import read_secret_file
 
     path = Path(target).expanduser().absolute() if target else default_file()
     origin = "--connection-string-file"
@@ -191,7 +191,7 @@ def mp(source: str, target: str | None, force: bool, home: Path, as_json: bool) 
 
 def _start_anew(home: Path) -> None:
     from actors.addresses import AGENT_PROCESS
-    from actors.agent_root import StartAnew, StartsAnew
+    from actors.agent.root import StartAnew, StartsAnew
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
@@ -199,7 +199,7 @@ def _start_anew(home: Path) -> None:
 
 
 def _source(file: str | None, home: Path, for_apply: bool = False) -> Path:
-    from runtime.config_apply import default_file
+    from runtime.config.apply import default_file
     from runtime.home import Home
 
     if file is not None:
@@ -212,7 +212,7 @@ def _checked(source: Path, home: Path) -> Checked:
     import socket
     import time
 
-    from runtime.config_apply import check as checked
+    from runtime.config.apply import check as checked
 
     options: Mapping[str, str | None] = {"home": str(home), "config": str(source)}
     return checked(options, os.environ, socket.gethostname(), time.time())

@@ -13,9 +13,9 @@ from runtime.cli.output import print_json
 
 if TYPE_CHECKING:
     from messaging.errors import EdgeError
-    from runtime.docker_leftovers import RemovedFromEngine
+    from runtime.docker.leftovers import RemovedFromEngine
     from runtime.home import Home
-    from runtime.leftovers import EndedProcess
+    from runtime.modules.leftovers import EndedProcess
 
 GRACE_S: Final = 30.0  # for the agent to end the modules, which have their own grace; then it is killed
 
@@ -32,10 +32,10 @@ def down(purge: bool, home: Path, as_json: bool) -> None:
     from messaging.errors import EnvironmentFault
     from runtime.home import Home
     from runtime.iothub.cloud_home import CloudHome
-    from runtime.leftovers import end_edge
+    from runtime.modules.leftovers import end_edge
     from runtime.run_directory import RunDirectory
-    from runtime.store_place import database_of
-    from runtime.store_place import purge as purge_store
+    from runtime.storage.store_place import database_of
+    from runtime.storage.store_place import purge as purge_store
 
     run = RunDirectory.of(home)
     had_run_directory = run.path.exists()
@@ -70,7 +70,7 @@ def down(purge: bool, home: Path, as_json: bool) -> None:
 def _remove_containers(home_id: str, home: Home) -> tuple[RemovedFromEngine, EdgeError | None]:
     """Return what was removed, and why perhaps not all was."""
     from messaging.errors import EdgeError
-    from runtime.docker_leftovers import RemovedFromEngine, remove_containers
+    from runtime.docker.leftovers import RemovedFromEngine, remove_containers
 
     try:
         removed = remove_containers(home_id)

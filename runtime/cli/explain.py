@@ -28,7 +28,7 @@ LONGEST_LINE: Final = 500
 def explain(name: str, home: Path, as_json: bool) -> None:
     """Explain how MODULE is and why: last exit, next start, image, its last log lines, and what to do."""
     from actors.addresses import AGENT
-    from actors.module_list import ListModules, ModuleList
+    from actors.agent.module_list import ListModules, ModuleList
     from runtime.cli.modules import check_name
     from runtime.cli.running import running_edge
     from runtime.home import Home

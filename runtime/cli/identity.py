@@ -13,10 +13,10 @@ from runtime.cli.options import common_options
 from runtime.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from actors.hub_config import HubConfig
-    from actors.hub_identity import AuthType
+    from actors.hub.config import HubConfig
+    from actors.hub.identity import AuthType
     from runtime.home import Home
-    from runtime.key_content import Identity
+    from runtime.security.key_content import Identity
 
 CONNECTION_STRING_FILE = "connection-string.txt"
 CA_FILE = "ca.pem"
@@ -86,7 +86,7 @@ def show(name: str, home: Path, as_json: bool) -> None:
     from messaging.errors import ConfigError
     from messaging.nearest import did_you_mean
     from runtime.home import Home
-    from runtime.leaf_rules import known_identities
+    from runtime.security.leaf_rules import known_identities
 
     place = Home(home)
     known = {_name(found): found for found in known_identities(place)}
@@ -133,7 +133,7 @@ def delete(device: str, home: Path, as_json: bool) -> None:
 def list_identities(home: Path, as_json: bool) -> None:
     """List the identities, without keys."""
     from runtime.home import Home
-    from runtime.leaf_rules import known_identities
+    from runtime.security.leaf_rules import known_identities
 
     known = known_identities(Home(home))
     rows = [
@@ -164,9 +164,9 @@ def _proof(x509: str | None, secondary: str | None, ca: bool) -> tuple[AuthType,
 
 def _thumbprint(text: str) -> str:
     """Return the thumbprint that is written out, or that of the certificate in a file."""
-    from actors.hub_identity import capital_thumbprint
+    from actors.hub.identity import capital_thumbprint
     from messaging.errors import ConfigError
-    from runtime.trust_bundle import certificates_in
+    from runtime.security.trust_bundle import certificates_in
 
     path = Path(text)
     if not path.exists():
@@ -235,7 +235,7 @@ def last_hub_config(place: Home) -> HubConfig:
     """Return what the last run said of host names; an edge that starts is waited for."""
     import time
 
-    from actors import hub_config
+    from actors.hub import config as hub_config
     from messaging.errors import ConfigError
     from runtime.cli.running import ANSWER_LIMIT_S, ASK_AGAIN_S, is_running
 
@@ -261,14 +261,14 @@ def last_hub_config(place: Home) -> HubConfig:
 
 def _ca_pem(place: Home) -> str:
     """Return the certificate of the edge CA; its file begins with the private key."""
-    from runtime.certificates import CA_FILE as OWN_FILE
+    from runtime.security.certificates import CA_FILE as OWN_FILE
 
     content = (place.certificates / OWN_FILE).read_text()
     return content[content.index("-----BEGIN CERTIFICATE-----") :]
 
 
 def _write_out(out: Path, text: str, ca_pem: str) -> tuple[Path, Path]:
-    from runtime.atomic_file import write_private_file
+    from runtime.storage.atomic_file import write_private_file
 
     files = out / CONNECTION_STRING_FILE, out / CA_FILE
     write_private_file(files[0], text.encode() + b"\n")

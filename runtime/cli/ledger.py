@@ -13,7 +13,7 @@ from runtime.cli.output import print_json, print_table
 from runtime.exit_codes import DONE, FAILED
 
 if TYPE_CHECKING:
-    from actors.stored import Epoch, Ledger
+    from actors.store.stored import Epoch, Ledger
 
 TERMS = ("accepted", "delivered", "expired", "dropped", "pending")
 
@@ -49,10 +49,10 @@ def ledger(home: Path, as_json: bool) -> int:
 
 def _read(home: Path) -> Ledger:
     """Return the ledger of a home; an empty one in the moment before its first hub has made the database."""
-    from actors.stored import Ledger, Totals
+    from actors.store.stored import Ledger, Totals
     from runtime.home import Home
-    from runtime.message_ledger import read_ledger
-    from runtime.store_place import database_of
+    from runtime.storage.message_ledger import read_ledger
+    from runtime.storage.store_place import database_of
 
     place = Home(home)
     database = database_of(place)

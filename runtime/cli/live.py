@@ -16,18 +16,18 @@ from rich.console import Console
 from rich.live import Live
 
 from actors.addresses import AGENT, UPSTREAM
-from actors.link_state import GetLinkState, LinkState
-from actors.module_list import ListModules, ModuleList
+from actors.agent.module_list import ListModules, ModuleList
+from actors.upstream.link_state import GetLinkState, LinkState
 from messaging.client import Client
 from messaging.errors import BusError, EdgeError
 from runtime.cli.log_setup import LastWarnings
 from runtime.cli.picture import Snapshot, Warning, draw
+from runtime.config.settings import Settings
 from runtime.home import Home
-from runtime.message_ledger import read_ledger
 from runtime.run_directory import AGENT as AGENT_LOCK
 from runtime.run_directory import Lock, RunDirectory
-from runtime.settings import Settings
-from runtime.store_place import database_of
+from runtime.storage.message_ledger import read_ledger
+from runtime.storage.store_place import database_of
 
 log = logging.getLogger(__name__)
 

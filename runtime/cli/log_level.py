@@ -22,10 +22,10 @@ def log_level(levels: str | None, home: Path, as_json: bool) -> None:
     keep to them, whatever else is set, until `edge-actors log-level default`.
     """
     from messaging.errors import ConfigError, EnvironmentFault
-    from runtime.atomic_file import make_private_folder, write_private_file
     from runtime.cli.output import print_json
     from runtime.home import Home
-    from runtime.log_levels import parse_levels
+    from runtime.logs.levels import parse_levels
+    from runtime.storage.atomic_file import make_private_folder, write_private_file
 
     place = Home(home)
     path = place.log_levels

@@ -11,8 +11,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
-from runtime.log_levels import parse_levels
-from runtime.logging_setup import LineFile, PatientHandler, StreamHandler, lines_to, log_through
+from runtime.logs.levels import parse_levels
+from runtime.logs.setup import LineFile, PatientHandler, StreamHandler, lines_to, log_through
 
 MAX_FILE_BYTES: Final = 10 * 1024 * 1024
 KEPT_FILES: Final = 2

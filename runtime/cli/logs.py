@@ -42,7 +42,7 @@ def blocks_of(name: str, home: Home, tail: int | None, follow: bool) -> Iterable
     Raises:
         EdgeError: there is none, or it cannot be read; says why.
     """
-    from runtime import logs as log_files
+    from runtime.logs import reader as log_files
 
     blocks = _of_container(name, home, tail, follow)
     if blocks is not None:
@@ -54,7 +54,7 @@ def blocks_of(name: str, home: Home, tail: int | None, follow: bool) -> Iterable
 def _of_container(name: str, home: Home, tail: int | None, follow: bool) -> Iterable[bytes] | None:
     if not home.containers.exists() or name in ("edgeHub", "edgeAgent"):
         return None
-    from runtime import container_logs
+    from runtime.docker import logs as container_logs
     from runtime.run_directory import RunDirectory
 
     return container_logs.read(RunDirectory.of(home.path).path.name, name, tail, follow)

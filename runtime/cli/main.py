@@ -123,7 +123,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _way_out(error: OSError) -> str:
-    from runtime.system_service import USER, is_user
+    from runtime.machine.system_service import USER, is_user
 
     if isinstance(error, PermissionError) and is_user(os.geteuid()):  # which root does not expect
         return (

@@ -78,7 +78,7 @@ def families_of(edge: RunningEdge, address: str) -> list[Family]:
     Raises:
         EdgeError: it does not answer.
     """
-    from actors.metrics import Metrics, TellMetrics
+    from actors.metrics.metrics import Metrics, TellMetrics
     from messaging.exposition import unpack
     from messaging.lifecycle import Describe, Described
 

@@ -42,11 +42,11 @@ def module_env(
     `-- COMMAND…` runs that command in this environment, as you, and ends with it and its exit code.
     """
     from actors.addresses import AGENT, SECURITY
-    from actors.module_list import ListModules, ModuleList
-    from actors.security import DebugSocket, OpenDebugSocket
+    from actors.agent.module_list import ListModules, ModuleList
+    from actors.agent.security import DebugSocket, OpenDebugSocket
     from messaging.errors import ConfigError, EnvironmentFault
-    from runtime import process_table
     from runtime.cli.running import running_edge
+    from runtime.machine import process_table
 
     if command and shutil.which(command[0]) is None:
         raise ConfigError(f"command {command[0]!r} not found or not executable; give its path after `--`")
@@ -86,8 +86,8 @@ def module_env(
 def _taken_over(edge: RunningEdge, name: str, wanted: bool) -> Iterator[None]:
     """Have the supervised instance stopped meanwhile."""
     from actors.addresses import AGENT
-    from actors.module_report import ModuleReported
-    from actors.supervisor_messages import StartModule, StopModule
+    from actors.agent.module_report import ModuleReported
+    from actors.agent.supervisor_messages import StartModule, StopModule
 
     if not wanted:
         yield
@@ -105,7 +105,7 @@ def _secrets(home: Path, name: str) -> dict[str, str]:
     from messaging.errors import ConfigError
     from runtime.cli.identity import connection_string, last_hub_config
     from runtime.home import Home
-    from runtime.key_store import KeyStore
+    from runtime.security.key_store import KeyStore
 
     place = Home(home)
     for found in KeyStore.open(place.keys).identities():
@@ -141,7 +141,7 @@ def _end_asked() -> Iterator[int]:
 
 def _wait(home: Path, asked_to_end: int) -> bool:
     """Wait until a signal asks us to end, which gives True, or the edge ends."""
-    from runtime import process_table
+    from runtime.machine import process_table
     from runtime.run_directory import AGENT, Lock, RunDirectory
 
     holder = Lock(RunDirectory.of(home), AGENT).holder()

@@ -22,10 +22,10 @@ REST_LIMIT_S: Final = 60.0  # a module may take its stop grace to end, 10 s unle
 def list_modules(home: Path, as_json: bool) -> None:
     """List the modules of the deployment and how they are, edgeAgent and edgeHub included."""
     from actors.addresses import AGENT
-    from actors.module_list import ListModules, ModuleList
-    from actors.module_spec import EDGE_AGENT
+    from actors.agent.module_list import ListModules, ModuleList
+    from actors.manifest.module_spec import EDGE_AGENT
+    from runtime.agent.inspector_note import FAULTS_ALLOWED, may_be_disturbed
     from runtime.cli.running import running_edge
-    from runtime.inspector_note import FAULTS_ALLOWED, may_be_disturbed
 
     with running_edge(home) as edge:
         answer = edge.ask(AGENT, ListModules(), ModuleList)
@@ -57,7 +57,7 @@ def list_modules(home: Path, as_json: bool) -> None:
 @common_options
 def start(name: str, home: Path, as_json: bool) -> None:
     """Start module NAME, whatever the deployment says, until it is stopped or its deployment changes."""
-    from actors.supervisor_messages import StartModule
+    from actors.agent.supervisor_messages import StartModule
 
     _command(name, StartModule, home, as_json)
 
@@ -67,7 +67,7 @@ def start(name: str, home: Path, as_json: bool) -> None:
 @common_options
 def stop(name: str, home: Path, as_json: bool) -> None:
     """Stop module NAME. It stays stopped until `edge-actors start` or a change of its deployment."""
-    from actors.supervisor_messages import StopModule
+    from actors.agent.supervisor_messages import StopModule
 
     _command(name, StopModule, home, as_json)
 
@@ -77,7 +77,7 @@ def stop(name: str, home: Path, as_json: bool) -> None:
 @common_options
 def restart(name: str, home: Path, as_json: bool) -> None:
     """Stop module NAME if it runs, then start it."""
-    from actors.supervisor_messages import RestartModule
+    from actors.agent.supervisor_messages import RestartModule
 
     _command(name, RestartModule, home, as_json)
 
@@ -138,8 +138,8 @@ def _command(name: str, command: Callable[[str], object], home: Path, as_json: b
     from dataclasses import asdict
 
     from actors.addresses import AGENT
-    from actors.module_list import ListModules, ModuleList
-    from actors.module_report import ModuleReported
+    from actors.agent.module_list import ListModules, ModuleList
+    from actors.agent.module_report import ModuleReported
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:

@@ -34,7 +34,7 @@ def debug_option(function: Function) -> Function:
 
 
 def _home(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Path:
-    from runtime.system_service import become_owner
+    from runtime.machine.system_service import become_owner
 
     home = _home_in(text)
     become_owner(home)
@@ -43,8 +43,8 @@ def _home(ctx: click.Context, parameter: click.Parameter, text: str | None) -> P
 
 def _home_in(text: str | None) -> Path:
     from messaging.errors import ConfigError
-    from runtime.config import default_home
-    from runtime.settings import about, variable
+    from runtime.config.reader import default_home
+    from runtime.config.settings import about, variable
 
     origin = "--home"
     if text is None:

@@ -14,8 +14,8 @@ from runtime.cli.modules import told
 from runtime.cli.words import duration, local_time
 
 if TYPE_CHECKING:
-    from actors.link_state import LinkState
-    from actors.stored import Ledger
+    from actors.store.stored import Ledger
+    from actors.upstream.link_state import LinkState
 
 STYLES: Final[Mapping[str, str]] = {
     "running": "green",

@@ -14,10 +14,10 @@ from runtime.cli.output import print_json, print_table
 from runtime.exit_codes import CHANGES, DONE
 
 if TYPE_CHECKING:
-    from actors.deployment import Deployment
-    from actors.hub_config import HubConfig, RouteText
-    from actors.planner import Command, CurrentModule
-    from actors.ports import ModuleRecord
+    from actors.agent.planner import Command, CurrentModule
+    from actors.hub.config import HubConfig, RouteText
+    from actors.manifest.deployment import Deployment
+    from actors.ports.modules import ModuleRecord
     from runtime.home import Home
 
 FOLDER: Final = "settings.workingDirectory"  # as `part_hashes` calls it
@@ -47,7 +47,7 @@ def plan(file: Path, home: Path, as_json: bool) -> int:
     change, 3 when something would, 2 when the manifest is wrong. A new image behind the same name is only
     known once it is pulled.
     """
-    from runtime.edge_deployment import read_deployment
+    from runtime.agent.deployments import read_deployment
     from runtime.home import Home
 
     found = planned(read_deployment(file), Home(home), file.absolute().parent)
@@ -70,10 +70,10 @@ def planned(deployment: Deployment, home: Home, folder: Path) -> Planned:
     Raises:
         ConfigError: what the home says of its hub makes no sense.
     """
-    from actors import hub_config
-    from actors.module_spec import EDGE_CLOUD, twin_hash
-    from actors.planner import plan as plan_modules
-    from runtime.module_records import ModuleRecordFiles
+    from actors.agent.planner import plan as plan_modules
+    from actors.hub import config as hub_config
+    from actors.manifest.module_spec import EDGE_CLOUD, twin_hash
+    from runtime.agent.module_records import ModuleRecordFiles
 
     try:
         config = hub_config.decode(home.hub_config.read_bytes(), str(home.hub_config))
@@ -94,7 +94,7 @@ def _as_it_was_given(deployment: Deployment, folder: Path, records: Mapping[str,
 
     `cloud deploy` makes relative ones absolute, `run --deployment` does not; both mean the same folder.
     """
-    from actors.module_spec import ProcessSettings, part_hashes
+    from actors.manifest.module_spec import ProcessSettings, part_hashes
     from runtime.iothub.edge_manifest import working_folder
 
     modules = dict(deployment.modules)
@@ -110,8 +110,8 @@ def _as_it_was_given(deployment: Deployment, folder: Path, records: Mapping[str,
 def _current(
     name: str, record: ModuleRecord, deployment: Deployment, config: HubConfig | None
 ) -> CurrentModule:
-    from actors.module_spec import EDGE_HUB, part_hashes, spec_hash
-    from actors.planner import CurrentModule
+    from actors.agent.planner import CurrentModule
+    from actors.manifest.module_spec import EDGE_HUB, part_hashes, spec_hash
 
     made_from, parts = record.spec_hash, dict(record.parts)
     hub = deployment.edge_hub
@@ -127,8 +127,8 @@ def _is_same_hub(parts: Mapping[str, str], deployment: Deployment, config: HubCo
 
     The settings of this device are a part of its version while it runs; a deployment does not change them.
     """
-    from actors.hub_manifest import StoreFullPolicy
-    from actors.module_spec import part_hashes
+    from actors.manifest.hub_manifest import StoreFullPolicy
+    from actors.manifest.module_spec import part_hashes
 
     assert deployment.edge_hub is not None
     wanted, hub = part_hashes(deployment.edge_hub), deployment.hub
@@ -146,7 +146,7 @@ def _is_same_hub(parts: Mapping[str, str], deployment: Deployment, config: HubCo
 
 def _routes(deployment: Deployment, config: HubConfig | None) -> tuple[tuple[str, str, str], ...]:
     """Return which routes would be added, changed or removed; the hub goes on meanwhile."""
-    from actors.hub_config import route_texts
+    from actors.hub.config import route_texts
 
     def by_name(routes: tuple[RouteText, ...]) -> dict[str, RouteText]:
         return {route.name: route for route in routes}

@@ -14,7 +14,7 @@ from runtime.cli.route_text import error_values, is_route, marked
 from runtime.exit_codes import DONE, WRONG_INPUT
 
 if TYPE_CHECKING:
-    from actors.hub_manifest import RouteSpec
+    from actors.manifest.hub_manifest import RouteSpec
 
 # What IoT Hub takes as desired properties of a module; a deployment from a file has no such limit.
 TWIN_BYTES: Final = 32_768
@@ -45,7 +45,7 @@ def check(file_or_route: str, home: Path, as_json: bool) -> int:
 
 
 def _routes_of(text: str) -> dict[str, RouteSpec]:
-    from actors.hub_manifest import RouteSpec
+    from actors.manifest.hub_manifest import RouteSpec
 
     if is_route(text):
         return {"": RouteSpec(text)}
@@ -58,7 +58,7 @@ def _routes_of(text: str) -> dict[str, RouteSpec]:
             f"{text[:200]!r} is no route, which begins with FROM, and no file that can be read: {reason}"
         ) from exc
     if content.lstrip().startswith(b"{"):
-        from actors.deployment import parse_deployment
+        from actors.manifest.deployment import parse_deployment
 
         found = dict(parse_deployment(content, str(path)).hub.routes)
         if not found:

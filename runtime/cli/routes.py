@@ -49,7 +49,7 @@ def list_routes(home: Path, as_json: bool) -> None:
     """Show the routes in force, and those that were left out with what is wrong with them."""
     from actors.addresses import ROUTER
     from actors.agent_hub_messages import Routes
-    from actors.router import ListRoutes
+    from actors.hub.router import ListRoutes
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:

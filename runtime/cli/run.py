@@ -69,12 +69,12 @@ def run(
     """
     from dataclasses import replace
 
-    from actors.module_spec import EDGE_AGENT
+    from actors.manifest.module_spec import EDGE_AGENT
     from runtime.cli.log_setup import log_to
-    from runtime.config import read_settings
+    from runtime.config.reader import read_settings
     from runtime.edge import ANEW, run_edge
     from runtime.home import Home
-    from runtime.log_lines import JSON
+    from runtime.logs.lines import JSON
 
     options = {
         "home": str(home),

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from actors.addresses import SECURITY
-from actors.hub_identity import AuthType
-from actors.registry import REGISTRY, RefreshScope
-from actors.security import CreateDevice, DeleteDevice, DeviceChanged, DeviceIdentity, EnableDevice
+from actors.agent.registry import REGISTRY, RefreshScope
+from actors.agent.security import CreateDevice, DeleteDevice, DeviceChanged, DeviceIdentity, EnableDevice
+from actors.hub.identity import AuthType
 from messaging.client import Client, NobodyThere, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from runtime.home import Home
-from runtime.key_content import Identity
-from runtime.key_store import KeyStore
-from runtime.leaf_rules import adopt, check_change, check_create, has_own_cloud
 from runtime.run_directory import AGENT, Lock, RunDirectory
+from runtime.security.key_content import Identity
+from runtime.security.key_store import KeyStore
+from runtime.security.leaf_rules import adopt, check_change, check_create, has_own_cloud
 
 T = TypeVar("T")
 

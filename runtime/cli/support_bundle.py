@@ -59,7 +59,7 @@ def support_bundle(
     Works whether the edge runs or not; what cannot be had leaves a file `…_err` that says why. Keys, tokens
     and passwords are masked; what your modules write into their logs is there, but for what looks like one.
     """
-    from runtime.support_bundle import BundleOptions, default_name, write_bundle
+    from runtime.support.bundle import BundleOptions, default_name, write_bundle
 
     now_s = time.time()
     options = BundleOptions(
@@ -94,7 +94,7 @@ def support_bundle(
 
 
 def read_time(option: str, text: str | None, now_s: float) -> float | None:
-    from actors.log_query import MethodRefused, parse_time
+    from actors.agent.log_query import MethodRefused, parse_time
     from messaging.errors import ConfigError
 
     try:

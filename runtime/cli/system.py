@@ -58,7 +58,7 @@ def status(home: Path, as_json: bool) -> int:
 
     Works whether the edge runs or not. The exit code is 1 when something is down.
     """
-    from runtime.inspector_note import FAULTS_ALLOWED
+    from runtime.agent.inspector_note import FAULTS_ALLOWED
 
     services = services_of(home)
     if as_json:
@@ -106,9 +106,9 @@ def logs(follow: bool, tail: int | None, since: str | None, home: Path, as_json:
 
 def services_of(home: Path) -> list[Service]:
     """Return how the parts of an edge are."""
+    from runtime.agent.inspector_note import may_be_disturbed
     from runtime.checks.scene import Options, Scene
-    from runtime.inspector_note import may_be_disturbed
-    from runtime.leftovers import processes_of
+    from runtime.modules.leftovers import processes_of
 
     scene = Scene(home, Options())
     alive = {one.name: one.process.pid for one in processes_of(scene.run) if not one.is_shim}
@@ -158,7 +158,7 @@ def _state_of(module: dict[str, Any]) -> str:
 
 def _docker() -> str:
     from messaging.errors import ConfigError
-    from runtime.docker_engine import away_reason, engine_socket
+    from runtime.docker.engine import away_reason, engine_socket
 
     try:
         reason = away_reason(engine_socket(os.environ.get("DOCKER_HOST")))
@@ -192,7 +192,7 @@ def _unit_state() -> str | None:
 
 def _with_log(service: Service, home: Home) -> Service:
     from messaging.errors import EdgeError
-    from runtime import logs as log_files
+    from runtime.logs import reader as log_files
 
     if not service.is_down or service.name not in PARTS:
         return service
@@ -205,7 +205,7 @@ def _with_log(service: Service, home: Home) -> Service:
 
 def _merged(home: Home, since_s: float | None) -> Iterator[tuple[str, str]]:
     """Yield the lines of all parts in order of time; one without a time comes behind the one before it."""
-    from runtime.module_output import OutputQuery, output_of, payloads
+    from runtime.daemon.module_output import OutputQuery, output_of, payloads
 
     streams = [
         _timed(name, payloads(output_of(home, name, OutputQuery(since_s=since_s))))
@@ -223,7 +223,7 @@ def _merged(home: Home, since_s: float | None) -> Iterator[tuple[str, str]]:
 
 
 def _timed(name: str, lines: Iterable[bytes]) -> Iterator[tuple[float, str, str]]:
-    from actors.log_query import LogLine, parse_line
+    from actors.agent.log_query import LogLine, parse_line
 
     at_s = 0.0
     for line in lines:
@@ -235,7 +235,7 @@ def _timed(name: str, lines: Iterable[bytes]) -> Iterator[tuple[float, str, str]
 
 def _followed(home: Home) -> Iterator[tuple[str, str]]:
     """Yield what is added to any of the logs, until Ctrl-C."""
-    from runtime.module_output import OutputQuery, output_of, payloads
+    from runtime.daemon.module_output import OutputQuery, output_of, payloads
 
     came: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
 

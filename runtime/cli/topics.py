@@ -23,8 +23,8 @@ def topics(home: Path, as_json: bool) -> None:
     client's queue full counts as dropped. Those of bridges count from the day they were made.
     """
     from actors.addresses import BRIDGES, BROKER
-    from actors.bridge_messages import Bridges, ListBridges
-    from actors.broker_topics import DescribeTopics, Topics
+    from actors.broker.bridge_messages import Bridges, ListBridges
+    from actors.broker.topics import DescribeTopics, Topics
     from runtime.cli.running import running_edge
 
     _refuse_without_broker(home)
@@ -55,12 +55,12 @@ def topics(home: Path, as_json: bool) -> None:
 
 
 def _refuse_without_broker(home: Path) -> None:
-    from actors import hub_config
+    from actors.hub import config
     from messaging.errors import ConfigError
     from runtime.home import Home
 
     path = Home(home).hub_config
-    if path.exists() and hub_config.decode(path.read_bytes(), str(path)).broker is None:
+    if path.exists() and config.decode(path.read_bytes(), str(path)).broker is None:
         raise ConfigError(
             "the MQTT broker of this edge is off; an `mqttBroker` section in the desired properties of "
             "'$edgeHub' (schemaVersion 1.2) switches it on"

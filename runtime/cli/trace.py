@@ -24,7 +24,7 @@ def trace(message_id: str, home: Path, as_json: bool) -> None:
     restarted. A message without one cannot be found again; `edge-actors ledger` counts it all the same.
     """
     from actors.addresses import ROUTER, STORE
-    from actors.trail import Hops, TraceRouting, TraceStorage, in_order
+    from actors.hub.trail import Hops, TraceRouting, TraceStorage, in_order
     from messaging.errors import ConfigError
     from runtime.cli.running import running_edge
 

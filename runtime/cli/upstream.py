@@ -15,8 +15,8 @@ from runtime.cli.output import print_json, print_table
 from runtime.cli.words import duration, local_time
 
 if TYPE_CHECKING:
-    from actors.link_state import LinkState
-    from actors.registry import ProvisioningState
+    from actors.agent.registry import ProvisioningState
+    from actors.upstream.link_state import LinkState
     from runtime.cli.running import RunningEdge
 
 SETTLE_LIMIT_S = 5.0  # for a link that was switched on
@@ -38,7 +38,7 @@ def status(home: Path, as_json: bool) -> None:
 
     Each device and module has a connection of its own, opened when there is something to send or to receive.
     """
-    from actors.link_state import GetLinkState
+    from actors.upstream.link_state import GetLinkState
 
     _ask(GetLinkState(), home, as_json)
 
@@ -47,7 +47,7 @@ def status(home: Path, as_json: bool) -> None:
 @common_options
 def on(home: Path, as_json: bool) -> None:
     """Switch the link on; what waited is sent. Waits until it stands, for some seconds at most."""
-    from actors.link_state import SwitchLink
+    from actors.upstream.link_state import SwitchLink
 
     _ask(SwitchLink(True), home, as_json)
 
@@ -56,16 +56,16 @@ def on(home: Path, as_json: bool) -> None:
 @common_options
 def off(home: Path, as_json: bool) -> None:
     """Switch the link off, also for the next start."""
-    from actors.link_state import SwitchLink
+    from actors.upstream.link_state import SwitchLink
 
     _ask(SwitchLink(False), home, as_json)
 
 
 def _ask(question: object, home: Path, as_json: bool) -> None:
     from actors.addresses import STORE, UPSTREAM
-    from actors.link_state import LinkState, SwitchLink
-    from actors.registry import REGISTRY, GetProvisioning, ProvisioningState
-    from actors.store_messages import CountQueues, QueueCounts
+    from actors.agent.registry import REGISTRY, GetProvisioning, ProvisioningState
+    from actors.store.messages import CountQueues, QueueCounts
+    from actors.upstream.link_state import LinkState, SwitchLink
     from messaging.errors import EdgeError
     from messaging.upstream_queues import UPSTREAM_QUEUES, source_of
     from runtime.cli.running import running_edge
@@ -99,7 +99,7 @@ def _ask(question: object, home: Path, as_json: bool) -> None:
 def _settled(edge: RunningEdge, state: LinkState) -> LinkState:
     """Return how a link is that was just switched on, as soon as it stands or it is known why it does not."""
     from actors.addresses import UPSTREAM
-    from actors.link_state import GetLinkState, LinkState
+    from actors.upstream.link_state import GetLinkState, LinkState
     from messaging.identity import EDGE_HUB
 
     ends_s = time.monotonic() + SETTLE_LIMIT_S

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from actors.cloud_connection import CloudAccess, CloudConnection, CloudFault
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream.connection import CloudAccess, CloudConnection, CloudFault
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.envelope import Secret
 from messaging.message import Message
 from runtime.faults.clients import RETRY_S, SILENCE_LIMIT_S, TURN_S, Publisher
 from runtime.faults.stamps import Key, body_of
-from runtime.upstream import UpstreamConnections
+from runtime.upstream.connections import UpstreamConnections
 
 IN_FLIGHT: Final = 100
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from messaging.errors import ConfigError
-from runtime.atomic_file import make_private_folder, write_private_file
 from runtime.faults.findings import Findings
 from runtime.faults.guard import Guard
 from runtime.faults.run import run
 from runtime.faults.scenario import Scenario
+from runtime.storage.atomic_file import make_private_folder, write_private_file
 
 SEEDS: Final = 1_000_000
 SECRETS: Final = ("keys.json", "provisioned.json", "scope.json", "identities.copy", "deployment.sealed")

@@ -11,7 +11,7 @@ from typing import Final
 
 from runtime.faults.edge import RunFailed
 from runtime.faults.scene import Fault
-from runtime.store_place import database_of
+from runtime.storage.store_place import database_of
 
 SYNCS: Final = "fsync,fdatasync"
 WRITES: Final = "pwrite64,write"

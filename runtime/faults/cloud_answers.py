@@ -80,7 +80,7 @@ class Answers:
 
 def refuse_as_told(home: Path) -> None:
     """From now on the stand-in of this process looks into the file."""
-    from runtime.iothub import amqp_telemetry
+    from runtime.iothub.amqp import telemetry as amqp_telemetry
     from runtime.iothub.hub import IotHub
 
     answers = Answers(home)

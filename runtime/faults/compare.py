@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from actors.stored import EndpointLedger, Ledger
+from actors.store.stored import EndpointLedger, Ledger
 from runtime.cli.ledger import as_values
 from runtime.faults.books import Books, told
 from runtime.faults.findings import Findings

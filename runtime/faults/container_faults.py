@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.docker_engine import HOME_LABEL, MODULE_LABEL
+from runtime.docker.engine import HOME_LABEL, MODULE_LABEL
 from runtime.faults.edge import RunFailed
 from runtime.faults.scene import Fault
 

@@ -10,7 +10,7 @@ from runtime.faults.edge import RunFailed
 from runtime.faults.guard import DISK
 from runtime.faults.scene import Fault
 from runtime.faults.tmpfs import FILLER
-from runtime.store_place import database_of
+from runtime.storage.store_place import database_of
 
 FILL_AT_ONCE: Final = 64 * 1024
 PAGE_BYTES: Final = 4096

@@ -15,26 +15,26 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from actors.addresses import AGENT, AGENT_PROCESS, HUB, INSPECTOR, INSPECTOR_OF_AGENT
-from actors.inspector_messages import ActorsSeen, LookAtActors
-from actors.module_list import ListModules, ModuleList
-from actors.module_report import ModuleReported
-from actors.supervisor_messages import StartModule
+from actors.agent.module_list import ListModules, ModuleList
+from actors.agent.module_report import ModuleReported
+from actors.agent.supervisor_messages import StartModule
+from actors.inspection.messages import ActorsSeen, LookAtActors
 from messaging.address import socket_name
 from messaging.client import Client, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from messaging.lifecycle import Describe, Described, InspectorAwake, WakeInspector
-from runtime import process_table
 from runtime.cli.identity import connection_string, last_hub_config
+from runtime.config.settings import variable
 from runtime.faults.guard import MARK
 from runtime.faults.manifest import manifest_of
 from runtime.faults.scenario import BYSTANDERS, Scenario
 from runtime.home import Home
-from runtime.key_store import KeyStore
-from runtime.leaf_rules import known_identities
-from runtime.module_shim import StateFolder
-from runtime.process_runtime import RUN_MARKER
+from runtime.machine import process_table
+from runtime.modules.process_runtime import RUN_MARKER
+from runtime.modules.shim import StateFolder
 from runtime.run_directory import RunDirectory
-from runtime.settings import variable
+from runtime.security.key_store import KeyStore
+from runtime.security.leaf_rules import known_identities
 
 PROGRAM: Final = (sys.executable, "-m", "runtime.cli.main")
 PROGRAM_WITH_CLOCK: Final = (sys.executable, "-m", "runtime.faults.edge_main")

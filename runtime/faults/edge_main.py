@@ -10,8 +10,8 @@ from runtime.faults.clock import go_wrong
 if __name__ == "__main__":
     go_wrong(Path(sys.argv[sys.argv.index("--home") + 1]))
 
-    import runtime.edge_modules
+    import runtime.agent.modules
     from runtime.cli.main import main
 
-    runtime.edge_modules.HUB_PROGRAM = "runtime.faults.hub_main"  # type: ignore[misc]
+    runtime.agent.modules.HUB_PROGRAM = "runtime.faults.hub_main"  # type: ignore[misc]
     main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar, Final
 
-from actors.faults import FAULTS_OF, AddFault, FaultCounts, ListFaults, RemoveFault
+from actors.kernel.faults import FAULTS_OF, AddFault, FaultCounts, ListFaults, RemoveFault
 from messaging.address import process_of
 from messaging.envelope_faults import Action
 from runtime.faults.edge import LIMIT_S, LOOK_S, RunFailed

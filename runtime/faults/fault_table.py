@@ -41,8 +41,8 @@ def _address(node: y.Node) -> str:
 
 
 def _kind(node: y.Node) -> str:
-    import actors.hub_root  # noqa: F401 - with them, all kinds that travel in a hub are known
-    from actors import agent_root  # noqa: F401
+    import actors.hub.root  # noqa: F401 - with them, all kinds that travel in a hub are known
+    from actors.agent import root  # noqa: F401
 
     text = y.read_text(node)
     if kind_named(text) is None:

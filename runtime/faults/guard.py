@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from runtime import process_table
 from runtime.iothub.cloud_home import CloudHome
+from runtime.machine import process_table
 
 MARK: Final = "FAULTS_OF"  # in the environment of agent and stand-in: the folder of the run
 CLOUD_HOME: Final = "cloud-home/home"

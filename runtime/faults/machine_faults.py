@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from actors.addresses import SECURITY
-from actors.security import RenewalDue
+from actors.agent.security import RenewalDue
 from messaging.client import Client
-from runtime import certificates
-from runtime.docker_engine import DEFAULT_SOCKET, engine_socket
+from runtime.docker.engine import DEFAULT_SOCKET, engine_socket
 from runtime.faults import moments
 from runtime.faults.clock import seen_clock, set_clock
 from runtime.faults.edge import LIMIT_S, RunFailed
@@ -23,7 +22,8 @@ from runtime.faults.hub_main import record_next_hub
 from runtime.faults.power import RecordedDisk
 from runtime.faults.recording import Reader
 from runtime.faults.scene import Fault
-from runtime.key_store import KeyStore
+from runtime.security import certificates
+from runtime.security.key_store import KeyStore
 
 OFF_S: Final = 0.2
 DAY_S: Final = 86_400

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from actors.stored import Ledger
+from actors.store.stored import Ledger
 from messaging.errors import StoreError
 from runtime.faults.compare import row_of
 from runtime.faults.power import spoil, write_file
@@ -22,7 +22,7 @@ from runtime.faults.recording import SHARED_MEMORY
 from runtime.faults.scenario import UPSTREAM
 from runtime.faults.scene import Scene
 from runtime.faults.stamps import Key, key_in, output_of
-from runtime.message_db import MessageDb
+from runtime.storage.message_db import MessageDb
 
 JUST_TOLD: Final = 0.5  # how many of the moments are right behind an acknowledgement
 PAGE_MESSAGES: Final = 1000  # read at once

@@ -68,7 +68,7 @@ def _docker() -> str:
 
 
 def _amqp() -> str:
-    from runtime import amqp_engine
+    from runtime.net import amqp_engine
 
     return "" if amqp_engine.is_installed() else amqp_engine.WAY_OUT
 

@@ -8,9 +8,9 @@ import signal
 import time
 from typing import Final
 
-from runtime import process_table
 from runtime.faults.edge import LIMIT_S, RunFailed
 from runtime.faults.scene import Fault
+from runtime.machine import process_table
 
 MOST_UNSUPERVISED_S: Final = 0.4  # between the death of an agent and the start of the next
 CLOUD_AWAY_S: Final = 0.3

@@ -26,8 +26,8 @@ from runtime.faults.scenario import UPSTREAM, Scenario
 from runtime.faults.scene import Fault, Scene
 from runtime.faults.tmpfs import Tmpfs
 from runtime.faults.watch import Memory, Recovery
-from runtime.message_ledger import read_ledger
-from runtime.store_place import database_of
+from runtime.storage.message_ledger import read_ledger
+from runtime.storage.store_place import database_of
 
 SILENCE_S: Final = 10.0  # nothing new for so long: what is missing does not come any more
 RECOVERY_LIMIT_S: Final = 45.0

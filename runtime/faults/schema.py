@@ -204,7 +204,7 @@ def _edge(node: y.Node) -> EdgeOfScenario:
 
 
 def _check_settings(node: y.Node, given: Mapping[str, str]) -> None:
-    from runtime.settings import NAMES, PREFIX, about
+    from runtime.config.settings import NAMES, PREFIX, about
 
     for name, text in given.items():
         if name not in NAMES:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from messaging.errors import EdgeError, StoreError
-from runtime import sqlite_file
+from runtime.storage import sqlite_file
 
 log = logging.getLogger(__name__)
 

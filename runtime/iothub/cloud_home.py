@@ -19,9 +19,9 @@ from typing import Final
 import msgspec
 
 from messaging.errors import EnvironmentFault
-from runtime.atomic_file import write_private_file
 from runtime.home import CLOUD as CLOUD_FOLDER
 from runtime.run_directory import CLOUD, Lock, RunDirectory
+from runtime.storage.atomic_file import write_private_file
 
 SOCKET: Final = "rest.sock"  # in the run directory
 

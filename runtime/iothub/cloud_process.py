@@ -23,34 +23,42 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from actors.admission import Admission
+from actors.heads.admission import Admission
 from messaging import sas
 from messaging.clock import Clock, SystemClock
 from messaging.errors import AuthError, EdgeError, EnvironmentFault
-from runtime import amqp_engine, listening_sockets
-from runtime.atomic_file import make_private_folder, write_private_file
-from runtime.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
-from runtime.http_messages import Response
 from runtime.iothub.cloud_home import CloudHome, Serving
 from runtime.iothub.cloud_settings import CloudSettings
 from runtime.iothub.dps_api import DpsApi
-from runtime.iothub.dps_mqtt import DpsMqtt
 from runtime.iothub.hub import IotHub
-from runtime.iothub.mqtt_front import MqttFront
-from runtime.iothub.mqtt_server import MqttServer
+from runtime.iothub.mqtt.front import MqttFront
+from runtime.iothub.mqtt.provisioning import DpsMqtt
+from runtime.iothub.mqtt.server import MqttServer
 from runtime.iothub.policies import Permission
 from runtime.iothub.provisioning import Provisioning
 from runtime.iothub.rest.api import RestApi
 from runtime.iothub.telemetry_file import TelemetryFile
-from runtime.listening_sockets import address_of
+from runtime.net import amqp_engine, listening_sockets
+from runtime.net.http_messages import Response
+from runtime.net.listening_sockets import address_of
+from runtime.net.stream_listener import StreamListener
+from runtime.net.tcp_listener import Visit, most_connections
+from runtime.net.tls_server import ServerCertificate
+from runtime.net.web_listener import (
+    AMQP,
+    MQTT,
+    HandleRequest,
+    WebConnection,
+    WebLimits,
+    WebListener,
+    WebRequest,
+)
 from runtime.run_directory import prepare_home
-from runtime.stream_listener import StreamListener
-from runtime.tcp_listener import Visit, most_connections
-from runtime.tls_server import ServerCertificate
-from runtime.web_listener import AMQP, MQTT, HandleRequest, WebConnection, WebLimits, WebListener, WebRequest
+from runtime.security.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
+from runtime.storage.atomic_file import make_private_folder, write_private_file
 
 if TYPE_CHECKING:
-    from runtime.iothub.amqp_server import AmqpServer
+    from runtime.iothub.amqp.server import AmqpServer
 
 log = logging.getLogger(__name__)
 
@@ -305,7 +313,7 @@ def _bind_amqp(settings: CloudSettings) -> list[socket.socket]:
 def _amqp_server(hub: IotHub, clock: Clock) -> AmqpServer | None:
     if not amqp_engine.is_installed():
         return None
-    from runtime.iothub.amqp_server import AmqpServer
+    from runtime.iothub.amqp.server import AmqpServer
 
     return AmqpServer(hub, clock)
 

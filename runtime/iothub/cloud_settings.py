@@ -12,8 +12,8 @@ from typing import Final
 
 from messaging.errors import ConfigError
 from messaging.text import quoted
-from runtime.listen_addresses import ListenAddress
-from runtime.settings import about
+from runtime.config.listen_addresses import ListenAddress
+from runtime.config.settings import about
 
 DEFAULT_ADDRESS: Final = "127.0.0.2"
 MQTT_PORT: Final = 8883

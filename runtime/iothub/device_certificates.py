@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from messaging.errors import AuthError
 from messaging.text import quoted
-from runtime.client_certificates import (
+from runtime.security.client_certificates import (
     LONGEST_CHAIN,
     check_dates,
     check_issuers,

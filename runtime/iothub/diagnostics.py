@@ -21,8 +21,8 @@ from messaging.clock import Clock
 from messaging.errors import EdgeError
 from messaging.message import DIAGNOSTICS_TYPE
 from messaging.time_text import iso_utc
-from runtime.atomic_file import write_private_file
 from runtime.iothub.records import Grant, Telemetry
+from runtime.storage.atomic_file import write_private_file
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,11 @@ import msgspec
 from messaging.errors import AuthError, IotHubError, StoreError
 from messaging.text import quoted
 from messaging.time_text import iso_utc
-from runtime.http_messages import Response
 from runtime.iothub import enrollments, refusals
 from runtime.iothub.enrollments import Kind
 from runtime.iothub.provisioning import RETRY_AFTER_S, SCOPE_PREFIX, Provisioning, Registrant
-from runtime.web_listener import WebRequest
+from runtime.net.http_messages import Response
+from runtime.net.web_listener import WebRequest
 
 log = logging.getLogger(__name__)
 

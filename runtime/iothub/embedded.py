@@ -12,15 +12,15 @@ import os
 import sys
 from pathlib import Path
 
-from actors.module_spec import EDGE_CLOUD
+from actors.manifest.module_spec import EDGE_CLOUD
 from messaging.errors import EdgeError
 from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.cloud_process import CloudSockets, run_cloud
 from runtime.iothub.cloud_settings import read_cloud_settings
-from runtime.listening_sockets import Use, address_of, from_environment
-from runtime.logging_setup import log_as_told
-from runtime.socket_handover import SocketOffer
+from runtime.logs.setup import log_as_told
+from runtime.net.listening_sockets import Use, address_of, from_environment
+from runtime.net.socket_handover import SocketOffer
 
 log = logging.getLogger("runtime.iothub.embedded")  # `__main__` where it runs
 

@@ -145,7 +145,7 @@ class Cloud:
             return True
         if Lock(RunDirectory.of(self.home), AGENT).holder() is None:
             return False
-        from runtime import provisioning  # seldom needed here
+        from runtime.upstream import provisioning  # seldom needed here
 
         try:
             found = provisioning.load(Home(self.home))

@@ -17,8 +17,8 @@ import msgspec
 from messaging import sas
 from messaging.errors import AuthError, ConfigError
 from messaging.text import quoted
-from runtime.atomic_file import write_private_file
 from runtime.iothub import registry
+from runtime.storage.atomic_file import write_private_file
 
 OWNER: Final = "iothubowner"
 SERVICE: Final = "service"

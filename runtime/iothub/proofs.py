@@ -14,9 +14,9 @@ from dataclasses import replace
 from messaging import sas
 from messaging.errors import AuthError
 from messaging.sas import CLOCK_SKEW_S, SasToken
-from runtime import client_certificates
 from runtime.iothub.policies import Permission, Policies
 from runtime.iothub.records import Authentication, Grant, Registered
+from runtime.security import client_certificates
 
 
 def check_token(

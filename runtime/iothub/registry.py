@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from actors import scope as scope_tree
-from actors.scope import SCOPE
+from actors.hub import scope as scope_tree
+from actors.hub.scope import SCOPE
 from messaging.errors import ConfigError
 from messaging.identity import EDGE_AGENT, EDGE_HUB, Identity
 from messaging.text import quoted

@@ -25,9 +25,9 @@ import msgspec
 from messaging import system_properties as names
 from messaging.errors import EdgeError, EnvironmentFault
 from messaging.time_text import iso_utc
-from runtime.atomic_file import write_private_file
 from runtime.iothub.records import Event, Telemetry
 from runtime.iothub.telemetry import events_after, next_seq
+from runtime.storage.atomic_file import write_private_file
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.upstream_protocol import UpstreamProtocol
-from runtime.upstream import UpstreamConnections
+from actors.upstream.protocol import UpstreamProtocol
+from runtime.upstream.connections import UpstreamConnections
 from scripts.bench import measure_kernel, measure_link, measure_upstream
 from scripts.bench.compare_hub import Report, run_load
 from scripts.bench.delay_line import DelayLine

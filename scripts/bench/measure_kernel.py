@@ -3,7 +3,8 @@
     scripts/bench/kernel [--envelopes N] [--rounds N] [--json]
 
 Prints medians: envelopes/s between threads and between processes (encoding included) and the time of one
-blocking ask. First as each comes: the agent keeps its threads on one core (runtime/one_core.py), Pykka leaves
+blocking ask. First as each comes: the agent keeps its threads on one core (runtime/machine/one_core.py),
+Pykka leaves
 them where they are; waking a thread on another core costs more than everything else that is measured here.
 Then with everything, Pykka and pyzmq too, on one core alone. Needs the packages of this project
 (`scripts/run` makes a .venv with them).
@@ -26,13 +27,13 @@ import msgpack
 import pykka
 import zmq
 
-from actors.base import ChildSpec, EdgeActor
-from actors.hosts import ThreadSystem
+from actors.kernel.base import ChildSpec, EdgeActor
+from actors.kernel.hosts import ThreadSystem
 from messaging.client import Client
 from messaging.kinds import data_message, message
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
-from runtime.one_core import on_one_core
+from runtime.machine.one_core import on_one_core
 
 
 @data_message

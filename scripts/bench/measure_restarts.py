@@ -121,8 +121,8 @@ def container_restarts(parent: Path, count: int) -> dict[str, list[float]]:
     """
     from docker import APIClient
 
-    from runtime.docker_engine import HOME_LABEL, MODULE_LABEL
-    from runtime.docker_leftovers import remove_containers
+    from runtime.docker.engine import HOME_LABEL, MODULE_LABEL
+    from runtime.docker.leftovers import remove_containers
     from runtime.run_directory import RunDirectory
     from tests.docker_image import image, why_no_engine
 

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from actors.hub_config import RouteText
-from actors.router import KeptRoutes, Publish, RouterActor
-from actors.store_messages import Append
-from actors.trail import RoutingTrail
+from actors.hub.config import RouteText
+from actors.hub.router import KeptRoutes, Publish, RouterActor
+from actors.hub.trail import RoutingTrail
+from actors.store.messages import Append
 from messaging.bus import make_envelope
 from messaging.clock import SystemClock
 from messaging.message import Message, encode_header

@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from actors.base import ChildSpec, EdgeActor
-from actors.cell import ActorCell
+from actors.kernel.base import ChildSpec, EdgeActor
+from actors.kernel.cell import ActorCell
 from messaging.bus import MemoryBus, make_envelope
 from messaging.dead_letters import DeadLetter
 from messaging.envelope import decode, encode

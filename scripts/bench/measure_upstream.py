@@ -18,14 +18,14 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnections, CloudFault
-from actors.upstream_protocol import UpstreamProtocol, parse_protocol
+from actors.upstream.connection import CloudAccess, CloudConnection, CloudConnections, CloudFault
+from actors.upstream.protocol import UpstreamProtocol, parse_protocol
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
-from runtime.cloud_shared import TOKEN_LIFE_S, CloudTimes
-from runtime.upstream import UpstreamConnections
+from runtime.upstream.connections import UpstreamConnections
+from runtime.upstream.shared import TOKEN_LIFE_S, CloudTimes
 from scripts.bench.delay_line import DelayLine
 from scripts.bench.peer_cloud import KNOWN_PORTS, CloudPeer
 from scripts.bench.processes import machine_cpu_s, pss_kb

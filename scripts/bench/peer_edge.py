@@ -19,7 +19,7 @@ from urllib.parse import quote
 from messaging.errors import ConfigError
 from runtime.cli.running import create_device
 from runtime.home import Home
-from runtime.key_store import KeyStore
+from runtime.security.key_store import KeyStore
 from scripts.bench.peer_mosquitto import PeerUnusable, free_port, wait_for_port
 from scripts.bench.processes import EdgeProcess, of_edge
 

@@ -190,7 +190,7 @@ def run(device_file: Path, service_file: Path, ca_file: Path | None = None) -> b
     """Run all steps; prints a line for each. Returns whether all held."""
     from azure.iot.hub import IoTHubRegistryManager
 
-    from runtime.device_credentials import device_connection_string
+    from runtime.config.device_credentials import device_connection_string
 
     device = device_connection_string(device_file.read_text(), str(device_file))
     folder = Path(tempfile.mkdtemp(prefix="azure-smoke-"))

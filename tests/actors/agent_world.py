@@ -8,19 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 from actors.addresses import AGENT, SECURITY
-from actors.agent import AgentActor
-from actors.agent_link import AgentLinkActor
-from actors.agent_link_messages import LINK
-from actors.agent_metrics import AgentMetrics
-from actors.agent_root import AgentRootActor
-from actors.base import ChildSpec
-from actors.deployment import Deployment
-from actors.deployment_keeper import DeploymentKeeper, KeptDeployment, keeper_without_deployment
-from actors.memory_system import MemorySystem
-from actors.metric_registry import Registry
-from actors.module_list import ListModules
-from actors.registry import RegistryActor
-from actors.security import SecurityActor
+from actors.agent.agent import AgentActor
+from actors.agent.deployment_keeper import DeploymentKeeper, KeptDeployment, keeper_without_deployment
+from actors.agent.link import AgentLinkActor
+from actors.agent.link_messages import LINK
+from actors.agent.module_list import ListModules
+from actors.agent.registry import RegistryActor
+from actors.agent.root import AgentRootActor
+from actors.agent.security import SecurityActor
+from actors.kernel.base import ChildSpec
+from actors.kernel.memory_system import MemorySystem
+from actors.manifest.deployment import Deployment
+from actors.metrics.agent_metrics import AgentMetrics
+from actors.metrics.registry import Registry
 from messaging.kinds import kind_named
 from messaging.lifecycle import PeerUp
 from messaging.twin import difference

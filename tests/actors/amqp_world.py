@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors.amqp_head import AmqpHead
-from actors.connected_clients import ConnectedClients
-from actors.hub_environment import DEFAULTS, HubEnvironment
-from actors.identities import ACCEPTED, Authenticate, Verdict
-from actors.ports import ConnectionHandler
-from actors.router import Endpoints, ListEndpoints, Publish
-from actors.store_messages import Attach, Ready, Stored
+from actors.heads.amqp_head import AmqpHead
+from actors.heads.connected_clients import ConnectedClients
+from actors.hub.identity_messages import ACCEPTED, Authenticate, Verdict
+from actors.hub.router import Endpoints, ListEndpoints, Publish
+from actors.manifest.hub_environment import DEFAULTS, HubEnvironment
+from actors.ports.connections import ConnectionHandler
+from actors.store.messages import Attach, Ready, Stored
 from messaging import sas
 from messaging.amqp import cbs
 from messaging.amqp.addresses import LinkKind, address_of, channel_id, link_properties

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.bridge import Bridge
-from actors.bridge_ports import BridgeAccess, LineHandler
+from actors.broker.bridge import Bridge
+from actors.ports.bridges import BridgeAccess, LineHandler
 from messaging.broker.bridges import BridgeRule
 from messaging.clock import ManualClock
 from messaging.envelope import Secret
@@ -26,14 +26,14 @@ from messaging.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
 )
-from runtime.bridge_db import MAX_QUEUE_BYTES, BridgeDb
+from runtime.storage.bridge_db import MAX_QUEUE_BYTES, BridgeDb
 from tests.fakes.transport import MemoryTransport
 
 ENDPOINT = "site"
 
 
 class FarBroker:
-    """The other broker, as `actors.bridge_ports.Lines`: keeps everything, acknowledges when it is told to."""
+    """The other broker, as `ports.bridges.Lines`: keeps everything, acknowledges when it is told to."""
 
     def __init__(self) -> None:
         self.access: BridgeAccess | None = None
@@ -140,7 +140,7 @@ class FarBroker:
 
 
 class World:
-    """Implements `actors.bridge.Host` and `BridgeSettings`; the local broker is the test itself."""
+    """Implements `actors.broker.bridge.Host` and `BridgeSettings`; the local broker is the test itself."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_QUEUE_BYTES, max_messages: int | None = None) -> None:
         self.clock = ManualClock()

@@ -10,7 +10,7 @@ import sqlite3
 import struct
 from pathlib import Path
 
-from actors.memory_system import MemorySystem
+from actors.kernel.memory_system import MemorySystem
 from messaging.broker.limits import DEFAULT_LIMITS, Limits
 from messaging.broker.policy import Policy
 from scripts.mqtt_test_listener import actors_of

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from actors.connected_clients import ConnectedClients
-from actors.hub_environment import DEFAULTS, HubEnvironment
-from actors.identities import ACCEPTED, Authenticate, Verdict
-from actors.mqtt_head import MqttHead
-from actors.router import Endpoints, ListEndpoints, Publish
-from actors.store_messages import Attach, LoadSessions, Ready, SaveSession, Sessions, SessionSaved, Stored
+from actors.heads.connected_clients import ConnectedClients
+from actors.heads.mqtt_head import MqttHead
+from actors.hub.identity_messages import ACCEPTED, Authenticate, Verdict
+from actors.hub.router import Endpoints, ListEndpoints, Publish
+from actors.manifest.hub_environment import DEFAULTS, HubEnvironment
+from actors.store.messages import Attach, LoadSessions, Ready, SaveSession, Sessions, SessionSaved, Stored
 from messaging.envelope import Envelope
 from messaging.message import Message, decode_header, encode_header
 from messaging.mqtt.packets import Connect, Packet, SubAck, Subscribe, Will

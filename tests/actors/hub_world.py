@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from actors.base import ChildSpec, EdgeActor
-from actors.memory_system import MemorySystem
-from actors.stored import DEFAULT_PRIORITY, Match
+from actors.kernel.base import ChildSpec, EdgeActor
+from actors.kernel.memory_system import MemorySystem
+from actors.store.stored import DEFAULT_PRIORITY, Match
 from messaging.bus import make_envelope
 from messaging.envelope import Envelope
 from messaging.kinds import kind_named

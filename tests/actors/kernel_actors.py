@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from actors.base import ChildSpec, EdgeActor
+from actors.kernel.base import ChildSpec, EdgeActor
 from messaging.kinds import data_message, message
 from messaging.lifecycle import (
     ActorRestarted,

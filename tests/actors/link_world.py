@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from actors.append_guard import AppendGuard
-from actors.base import EdgeActor
-from actors.cloud_connection import CloudConnections
-from actors.identities import Access, GetAccess
-from actors.link_state import GetLinkState, LinkState
-from actors.registry import REGISTRY
-from actors.store import StoreActor
-from actors.store_messages import Append
-from actors.stored import EndpointLedger
-from actors.trail import StorageTrail
-from actors.upstream import UpstreamActor
-from actors.upstream_switchboard import LinkLimits, Where
+from actors.agent.registry import REGISTRY
+from actors.hub.identity_messages import Access, GetAccess
+from actors.hub.trail import StorageTrail
+from actors.kernel.base import EdgeActor
+from actors.store.append_guard import AppendGuard
+from actors.store.messages import Append
+from actors.store.store import StoreActor
+from actors.store.stored import EndpointLedger
+from actors.upstream.connection import CloudConnections
+from actors.upstream.link_state import GetLinkState, LinkState
+from actors.upstream.switchboard import LinkLimits, Where
+from actors.upstream.upstream import UpstreamActor
 from messaging.envelope import Secret
 from messaging.lifecycle import RequestFailed
 from messaging.message import encode_header

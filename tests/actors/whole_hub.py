@@ -7,31 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.addresses import HUB_CLIENT, IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
-from actors.append_guard import AppendGuard
-from actors.connected_clients import ConnectedClients
-from actors.hub_client import HubClientActor
-from actors.hub_config import RouteText
-from actors.hub_environment import DEFAULTS
-from actors.hub_identity import HubIdentity, KnownIdentities
-from actors.hub_metrics import OFF, HubMetrics
-from actors.identities import IdentityActor
-from actors.memory_system import MemorySystem
-from actors.methods import MethodActor
-from actors.mqtt_head import MqttHead
-from actors.ports import ConnectionHandler, MessageStore
-from actors.router import KeptRoutes, RouterActor
-from actors.store import StoreActor
-from actors.trail import RoutingTrail, StorageTrail
-from actors.twins import TwinActor
-from actors.upstream import UpstreamActor
-from actors.upstream_switchboard import LinkLimits, Where
+from actors.heads.connected_clients import ConnectedClients
+from actors.heads.mqtt_head import MqttHead
+from actors.hub.config import RouteText
+from actors.hub.identities import IdentityActor
+from actors.hub.identity import HubIdentity, KnownIdentities
+from actors.hub.methods import MethodActor
+from actors.hub.own_client import HubClientActor
+from actors.hub.router import KeptRoutes, RouterActor
+from actors.hub.trail import RoutingTrail, StorageTrail
+from actors.hub.twins import TwinActor
+from actors.kernel.memory_system import MemorySystem
+from actors.manifest.hub_environment import DEFAULTS
+from actors.metrics.hub_metrics import OFF, HubMetrics
+from actors.ports.connections import ConnectionHandler
+from actors.ports.storage import MessageStore
+from actors.store.append_guard import AppendGuard
+from actors.store.store import StoreActor
+from actors.upstream.switchboard import LinkLimits, Where
+from actors.upstream.upstream import UpstreamActor
 from messaging import sas
 from messaging.clock import Clock
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.mqtt import wire
 from messaging.mqtt.packets import Connect, Packet, Publish, Subscribe, Unsubscribe
-from runtime.client_certificates import check_certificate
+from runtime.security.client_certificates import check_certificate
 from tests.fakes.cloud import MemoryCopy, MemorySwitch
 from tests.fakes.cloud_connections import MemoryCloud
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb

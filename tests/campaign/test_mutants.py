@@ -43,7 +43,8 @@ def test_a_mutant_fits_the_sources_and_is_caught_by_a_script_that_is_there(name:
 
 
 def test_a_mutant_that_fits_no_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    patch = "--- a/actors/store.py\n+++ b/actors/store.py\n@@ -1 +1 @@\n-what was never there\n+what is\n"
+    names = "--- a/actors/store/store.py\n+++ b/actors/store/store.py\n"
+    patch = names + "@@ -1 +1 @@\n-what was never there\n+what is\n"
     head = "Defect: none\nScenario: hub-kill\nSeed: 1\nFails: lost\n"
     (tmp_path / "stale.patch").write_text(head + patch)
     monkeypatch.setattr(mutants, "FOLDER", tmp_path)

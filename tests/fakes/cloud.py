@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.hub_identity import KnownIdentities
+from actors.hub.identity import KnownIdentities
 from messaging.errors import EnvironmentFault
 
 
@@ -23,7 +23,7 @@ class MemorySwitch:
 
 
 class MemoryCopy:
-    """Implements `actors.identities.IdentityCopy`. `full` makes it unwritable."""
+    """Implements `actors.hub.identities.IdentityCopy`. `full` makes it unwritable."""
 
     def __init__(self, known: KnownIdentities | None = None) -> None:
         self.known = known

@@ -6,10 +6,10 @@ import itertools
 from collections import deque
 from typing import Final
 
-from actors.base import EdgeActor
-from actors.client_services import ClientChanged, ClientGone, HeadStarted
-from actors.cloud import C2dReceived
-from actors.store_messages import Stored
+from actors.hub.client_services import ClientChanged, ClientGone, HeadStarted
+from actors.kernel.base import EdgeActor
+from actors.store.messages import Stored
+from actors.upstream.messages import C2dReceived
 from messaging.kinds import message
 from messaging.lifecycle import RequestFailed
 from messaging.topics import Feature

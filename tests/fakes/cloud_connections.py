@@ -1,4 +1,4 @@
-"""An IoT Hub in memory behind the port `actors/cloud_connection.py`, for tests to steer and to look into.
+"""An IoT Hub in memory behind the port `actors/upstream/connection.py`, for tests to steer and to look into.
 
 Everything happens in the caller's thread: `open` tells `connected` before it returns. With `hold()` answers
 and acknowledgements wait for `release()`, so that a test decides what was on its way when the link broke.
@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
-from actors.cloud_connection import CloudAccess, CloudFault, CloudObserver, Fault
+from actors.upstream.connection import CloudAccess, CloudFault, CloudObserver, Fault
 from messaging.envelope import Secret
 from messaging.errors import IotHubError
 from messaging.identity import Identity

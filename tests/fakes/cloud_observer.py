@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from actors.cloud_connection import CloudFault
+from actors.upstream.connection import CloudFault
 from messaging.message import Message
 
 LIMIT_S: Final = 20.0

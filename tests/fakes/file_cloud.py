@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from actors.cloud_connection import CloudAccess, CloudFault, CloudObserver, Fault
-from actors.hub_config import HubConfig
+from actors.hub.config import HubConfig
+from actors.upstream.connection import CloudAccess, CloudFault, CloudObserver, Fault
 from messaging import system_properties as names
 from messaging.message import Message
 from messaging.topics import Feature

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from actors.stored import (
+from actors.store.stored import (
     MAX_POSITION,
     MESSAGE_OVERHEAD_BYTES,
     DropReason,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.ports import ModuleRecord
+from actors.ports.modules import ModuleRecord
 
 
 class FakeModuleRecords:

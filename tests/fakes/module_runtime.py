@@ -7,8 +7,9 @@ import signal as signals
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.module_spec import ModuleSpec, spec_hash
-from actors.ports import (
+from actors.manifest.module_spec import ModuleSpec, spec_hash
+from actors.manifest.registries import RegistryCredential
+from actors.ports.modules import (
     ModuleAccess,
     ModuleEnd,
     ModuleHealth,
@@ -18,7 +19,6 @@ from actors.ports import (
     OnPreparation,
     Preparation,
 )
-from actors.registries import RegistryCredential
 from messaging.clock import Clock
 from messaging.errors import ConfigError, EngineAway, ImageRefused
 

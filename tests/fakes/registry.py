@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from actors.cloud_connection import CloudFault, Fault
-from actors.ports import SyncOutcome
+from actors.ports.security import SyncOutcome
+from actors.upstream.connection import CloudFault, Fault
 
 FINE = SyncOutcome(identities=3)
 

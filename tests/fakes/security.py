@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.certificate_ends import CertificateLife
-from actors.hub_identity import AuthType, HubIdentity, KnownIdentities
-from actors.ports import DebugAccess, DeviceAccess, ModuleAccess
+from actors.agent.certificate_ends import CertificateLife
+from actors.hub.identity import AuthType, HubIdentity, KnownIdentities
+from actors.ports.modules import ModuleAccess
+from actors.ports.security import DebugAccess, DeviceAccess
 from messaging.envelope import Secret
 from messaging.errors import ConfigError
 

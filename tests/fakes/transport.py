@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.ports import ConnectionHandler
+from actors.ports.connections import ConnectionHandler
 from messaging.mqtt.connection import ClientConnection
 from messaging.mqtt.packets import Connect, Packet
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from actors.addresses import METHODS, ROUTER, TWINS
 from actors.agent_hub_messages import SetDesired
-from actors.client_services import InvokeMethod, MethodFailed, MethodResult
-from actors.cloud import C2dReceived
-from actors.store_messages import Stored
+from actors.hub.client_services import InvokeMethod, MethodFailed, MethodResult
+from actors.store.messages import Stored
+from actors.upstream.messages import C2dReceived
 from messaging.client import Client
 from messaging.message import encode_header
 from tests.integration.hub_process import HubProcess

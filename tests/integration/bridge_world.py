@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
-from actors import hub_config
 from actors.addresses import BRIDGES, BROKER
-from actors.bridge_messages import Bridges, ListBridges
-from actors.broker_settings import BrokerSet, set_broker
-from actors.hub_identity import HubIdentity, KnownIdentities
+from actors.broker.bridge_messages import Bridges, ListBridges
+from actors.broker.settings import BrokerSet, set_broker
+from actors.hub import config as hub_config
+from actors.hub.identity import HubIdentity, KnownIdentities
 from messaging.broker.bridges import Bridge, BridgeRule, Direction
 from messaging.broker.config import BrokerSpec
 from messaging.broker.policy import Operation, Rule
 from messaging.client import Client, NobodyThere
 from messaging.envelope import Secret
-from runtime.identity_copy import IdentityFile
+from runtime.security.identity_copy import IdentityFile
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.mosquitto import Peer
 

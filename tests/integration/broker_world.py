@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from actors import hub_config
 from actors.addresses import BROKER
-from actors.broker_settings import BrokerSet, set_broker
-from actors.hub_manifest import parse_hub_desired
+from actors.broker.settings import BrokerSet, set_broker
+from actors.hub import config as hub_config
+from actors.manifest.hub_manifest import parse_hub_desired
 from messaging.broker.config import BrokerSpec
 from messaging.client import Client
 from messaging.mqtt.packets import ConnAck, Connect, PubAck, Publish, SubAck, Subscribe, Will

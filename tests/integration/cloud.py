@@ -22,19 +22,19 @@ import uvloop
 from messaging import sas
 from messaging.clock import SystemClock
 from messaging.identity import Identity
-from runtime.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
-from runtime.http_messages import Response, error_response
-from runtime.iothub.amqp_server import AmqpServer
+from runtime.config.listen_addresses import parse_address
+from runtime.iothub.amqp.server import AmqpServer
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.cloud_process import CA_VALID_DAYS, SERVER_VALID_DAYS
 from runtime.iothub.cloud_settings import read_cloud_settings
 from runtime.iothub.hub import IotHub
-from runtime.iothub.mqtt_server import MqttServer
-from runtime.listen_addresses import parse_address
-from runtime.listening_sockets import bind
-from runtime.stream_listener import StreamListener
-from runtime.tls_server import ServerCertificate
-from runtime.web_listener import AMQP, MQTT, WebListener, WebRequest
+from runtime.iothub.mqtt.server import MqttServer
+from runtime.net.http_messages import Response, error_response
+from runtime.net.listening_sockets import bind
+from runtime.net.stream_listener import StreamListener
+from runtime.net.tls_server import ServerCertificate
+from runtime.net.web_listener import AMQP, MQTT, WebListener, WebRequest
+from runtime.security.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMIT_S: Final = 20.0

@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from actors.admission import Admission
-from runtime.certificates import ensure_edge_ca, ensure_server_certificate
-from runtime.iothub.amqp_server import AmqpServer
+from actors.heads.admission import Admission
+from runtime.config.listen_addresses import parse_address
+from runtime.iothub.amqp.server import AmqpServer
 from runtime.iothub.hub import IotHub
 from runtime.iothub.rest.api import RestApi
-from runtime.listen_addresses import parse_address
-from runtime.listening_sockets import bind
-from runtime.stream_listener import StreamListener
-from runtime.tls_server import ServerCertificate
-from runtime.web_listener import AMQP, MQTT, WebListener
+from runtime.net.listening_sockets import bind
+from runtime.net.stream_listener import StreamListener
+from runtime.net.tls_server import ServerCertificate
+from runtime.net.web_listener import AMQP, MQTT, WebListener
+from runtime.security.certificates import ensure_edge_ca, ensure_server_certificate
 from tests.runtime.iothub.fakes import FakeDevice
 from tests.runtime.web_client import EchoHandler
 

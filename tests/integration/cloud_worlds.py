@@ -8,14 +8,14 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, Protocol
 
-from actors.cloud_connection import CloudAccess, CloudConnection, CloudConnections, CloudFault, Fault
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream.connection import CloudAccess, CloudConnection, CloudConnections, CloudFault, Fault
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
-from runtime.cloud_shared import CloudTimes
 from runtime.faults.line import Line, Profile
-from runtime.upstream import UpstreamConnections
+from runtime.upstream.connections import UpstreamConnections
+from runtime.upstream.shared import CloudTimes
 from tests.fakes.cloud_connections import MemoryCloud
 from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud import AMQP_PORT, LIMIT_S, MQTT_PORT, WEB_PORT, Cloud

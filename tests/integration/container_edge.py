@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runtime.docker_engine import HOME_LABEL, MODULE_LABEL
-from runtime.docker_leftovers import remove_containers
+from runtime.docker.engine import HOME_LABEL, MODULE_LABEL
+from runtime.docker.leftovers import remove_containers
 from tests.integration.containers import container
 from tests.integration.edge_process import LIMIT_S, EdgeProcess
 

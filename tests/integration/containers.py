@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runtime.docker_engine import away_reason
+from runtime.docker.engine import away_reason
 
 START_LIMIT_S = 30.0
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from messaging.errors import EdgeError
-from runtime.config import read_settings
+from runtime.config.reader import read_settings
 from runtime.edge import run_edge
-from runtime.log_levels import parse_levels
-from runtime.logging_setup import log_to_stderr
+from runtime.logs.levels import parse_levels
+from runtime.logs.setup import log_to_stderr
 
 
 def main() -> int:

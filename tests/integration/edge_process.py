@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors.addresses import AGENT, ROUTER
+from actors.agent.module_list import ListModules, ModuleList
 from actors.agent_hub_messages import Routes
-from actors.module_list import ListModules, ModuleList
-from actors.router import ListRoutes
+from actors.hub.router import ListRoutes
 from messaging.client import Client, NobodyThere
 from messaging.errors import AskTimeout
 from runtime.run_directory import RunDirectory
@@ -215,7 +215,7 @@ class EdgeProcess:
     def close(self) -> None:
         """End everything, however the test went."""
         from runtime.iothub.cloud_home import CloudHome
-        from runtime.leftovers import end_edge
+        from runtime.modules.leftovers import end_edge
 
         if self.process is not None:
             self.process.kill()

@@ -16,18 +16,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors import hub_config
-from actors.hub_config import HubConfig, RouteText
-from actors.hub_identity import HubIdentity, KnownIdentities
-from actors.stored import Ledger
+from actors.hub import config as hub_config
+from actors.hub.config import HubConfig, RouteText
+from actors.hub.identity import HubIdentity, KnownIdentities
+from actors.store.stored import Ledger
 from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity
-from runtime.certificates import ensure_edge_ca, ensure_server_certificate, server_names
-from runtime.identity_copy import IdentityFile
-from runtime.listen_addresses import parse_address
-from runtime.listening_sockets import Use, bind, to_environment
-from runtime.message_db import MessageDb
+from runtime.config.listen_addresses import parse_address
+from runtime.net.listening_sockets import Use, bind, to_environment
+from runtime.security.certificates import ensure_edge_ca, ensure_server_certificate, server_names
+from runtime.security.identity_copy import IdentityFile
+from runtime.storage.message_db import MessageDb
 from tests.runtime.client_certificates import ClientCertificate
 
 IOTHUB = "iothub.test.internal"

@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from actors.addresses import UPSTREAM
-from actors.hub_identity import HubIdentity
-from actors.link_state import GetLinkState, LinkState
-from actors.upstream_protocol import UpstreamProtocol
+from actors.hub.identity import HubIdentity
+from actors.upstream.link_state import GetLinkState, LinkState
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.client import Client
 from messaging.errors import BusError
 from messaging.identity import Identity
-from runtime.client_certificates import thumbprints_of
 from runtime.faults.line import Line, Profile
+from runtime.security.client_certificates import thumbprints_of
 from tests.integration.cloud import Cloud
 from tests.integration.cloud_worlds import PORTS
 from tests.integration.hub_process import DEVICE, HubProcess

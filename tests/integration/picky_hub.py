@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from actors.stored import Segment
+from actors.store.stored import Segment
 from runtime.hub import main
-from runtime.message_db import MessageDb
+from runtime.storage.message_db import MessageDb
 from tests.fakes.file_cloud import file_cloud
 
 POISON = b"poison"

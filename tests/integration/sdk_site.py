@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.addresses import ROUTER
-from actors.cloud import C2dReceived
-from actors.store_messages import Stored
+from actors.store.messages import Stored
+from actors.upstream.messages import C2dReceived
 from messaging import sas
 from messaging.client import Client
 from messaging.connection_string import parse_connection_string

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runtime.hub import main
-from runtime.message_db import MessageDb
+from runtime.storage.message_db import MessageDb
 from tests.fakes.file_cloud import file_cloud
 
 

@@ -214,7 +214,7 @@ def programs(folder: Path) -> str:
     (folder / "edge_actors_here.py").write_text(
         "import sys\nfrom pathlib import Path\n\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from runtime import config_apply\n\n"
+        "from runtime.config import apply as config_apply\n\n"
         f"config_apply.SYSTEM_FILE = Path({str(folder / 'etc' / 'config.toml')!r})\n"
         "from runtime.cli.main import main\n\nmain()\n"
     )

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 import pytest
 
 from actors.addresses import AGENT
-from actors.module_report import ModuleReported
-from actors.supervisor_messages import RestartModule, StartModule, StopModule
+from actors.agent.module_report import ModuleReported
+from actors.agent.supervisor_messages import RestartModule, StartModule, StopModule
 from messaging.version import VERSION
-from runtime import process_table
-from runtime.listen_addresses import parse_address
-from runtime.listening_sockets import bind
-from runtime.process_runtime import RUN_MARKER
-from runtime.socket_handover import NAME
+from runtime.config.listen_addresses import parse_address
+from runtime.machine import process_table
+from runtime.modules.process_runtime import RUN_MARKER
+from runtime.net.listening_sockets import bind
+from runtime.net.socket_handover import NAME
 from tests.integration.edge_process import ROOT, EdgeProcess, free_port, shell
 from tests.runtime.module_processes import wait_until_ended
 

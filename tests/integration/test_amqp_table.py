@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from actors.client_services import MethodResult
+from actors.hub.client_services import MethodResult
 from messaging import sas
 from messaging.amqp import codec
 from messaging.amqp.codec import AmqpMessage, Int, MessageId

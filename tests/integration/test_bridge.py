@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.hub_environment import HubEnvironment
+from actors.manifest.hub_environment import HubEnvironment
 from messaging.broker.bridges import UPSTREAM, BridgeRule
-from runtime.certificates import ensure_edge_ca, ensure_server_certificate
 from runtime.faults.line import Line
+from runtime.security.certificates import ensure_edge_ca, ensure_server_certificate
 from tests.integration.bridge_world import (
     IN,
     OUT,

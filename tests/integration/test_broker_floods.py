@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from actors.addresses import BROKER
-from actors.broker_topics import DescribeTopics, Topics
+from actors.broker.topics import DescribeTopics, Topics
 from messaging.client import Client
 from messaging.mqtt.packets import Publish, SubAck, Subscribe
 from tests.actors.broker_world import subscribe

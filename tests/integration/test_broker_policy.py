@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from actors.addresses import ROUTER
-from actors.cloud import C2dReceived
-from actors.store_messages import Stored
+from actors.store.messages import Stored
+from actors.upstream.messages import C2dReceived
 from messaging.client import Client
 from messaging.message import encode_header
 from messaging.mqtt.packets import Disconnect, Will

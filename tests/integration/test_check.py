@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime.container_network import network_name
-from runtime.docker_engine import HOME_LABEL
+from runtime.docker.engine import HOME_LABEL
+from runtime.docker.network import network_name
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.container_edge import ContainerEdge
 from tests.integration.containers import container

@@ -13,7 +13,7 @@ from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
 from messaging.username import UserName
-from runtime.iothub import mqtt_login
+from runtime.iothub.mqtt import login
 from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud import ROOT
 from tests.integration.cloud_worlds import StandInWorld, connect
@@ -31,13 +31,13 @@ def world() -> Iterator[StandInWorld]:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[UserName]:
     """User names that the stand-in reads."""
     names: list[UserName] = []
-    parse = mqtt_login.parse_user_name
+    parse = login.parse_user_name
 
     def parse_and_keep(text: str) -> UserName:
         names.append(parse(text))
         return names[-1]
 
-    monkeypatch.setattr(mqtt_login, "parse_user_name", parse_and_keep)
+    monkeypatch.setattr(login, "parse_user_name", parse_and_keep)
     return names
 
 
@@ -91,7 +91,8 @@ def test_the_plug_and_play_model_is_announced(world: StandInWorld, seen: list[Us
 
 def test_the_sdk_is_not_loaded_before_a_connection_opens() -> None:
     program = (
-        "import sys; from runtime.upstream import UpstreamConnections; UpstreamConnections().close(); "
+        "import sys; from runtime.upstream.connections import UpstreamConnections\n"
+        "UpstreamConnections().close()\n"
         "sys.exit(any(name in sys.modules for name in ('azure', 'cproton', 'paho', 'requests', 'asyncio')))"
     )
 

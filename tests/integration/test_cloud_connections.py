@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from actors.cloud_connection import CloudConnection, Fault
+from actors.upstream.connection import CloudConnection, Fault
 from messaging.message import LARGEST_MESSAGE_BYTES, Message
 from messaging.topics import Feature
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection

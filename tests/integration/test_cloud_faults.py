@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from actors.cloud_connection import CloudAccess, CloudFault, Fault
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream.connection import CloudAccess, CloudFault, Fault
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
-from runtime.certificates import ensure_named_ca, ensure_server_certificate
-from runtime.cloud_shared import CloudTimes
 from runtime.faults.line import Line
-from runtime.upstream import UpstreamConnections
+from runtime.security.certificates import ensure_named_ca, ensure_server_certificate
+from runtime.upstream.connections import UpstreamConnections
+from runtime.upstream.shared import CloudTimes
 from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud_worlds import PORTS, StandInWorld, connect
 from tests.integration.sdk_clients import loopback_address

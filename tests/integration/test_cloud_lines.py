@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from actors.cloud_connection import CloudConnection, Fault
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream.connection import CloudConnection, Fault
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
-from runtime.cloud_shared import CloudTimes
 from runtime.faults.line import Profile
+from runtime.upstream.shared import CloudTimes
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
 from tests.integration.network import MOBILE, NARROW, SATELLITE, alternating
@@ -345,7 +345,7 @@ def test_no_thread_is_left_when_all_is_closed(protocol: UpstreamProtocol) -> Non
 
 
 def test_the_sdk_still_has_what_the_transport_replaces() -> None:
-    """When this fails, a new version of azure-iot-device or paho-mqtt needs a look at cloud_transport.py."""
+    """When this fails, a new version of azure-iot-device or paho-mqtt needs a look at mqtt_transport.py."""
     from azure.iot.device.common.mqtt_transport import MQTTTransport
     from paho.mqtt.client import Client
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from messaging.connection_string import parse_connection_string
-from runtime import process_table
-from runtime.process_runtime import RUN_MARKER
+from runtime.machine import process_table
+from runtime.modules.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
 from tests.integration.waiting import LIMIT_S, wait_until

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from actors.addresses import AGENT
-from actors.module_report import ModuleReported
-from actors.supervisor_messages import RestartModule
-from runtime.docker_leftovers import remove_containers
+from actors.agent.module_report import ModuleReported
+from actors.agent.supervisor_messages import RestartModule
+from runtime.docker.leftovers import remove_containers
 from tests.docker_image import image, why_no_private_engine
 from tests.integration.containers import PrivateEngine, container
 from tests.integration.edge_process import EdgeProcess, shell

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from actors.addresses import AGENT
-from actors.module_report import ModuleReported
-from actors.module_spec import DockerSettings, ImagePullPolicy, ModuleSpec
-from actors.ports import Preparation
-from actors.registries import RegistryCredential
-from actors.supervisor_messages import RestartModule
+from actors.agent.module_report import ModuleReported
+from actors.agent.supervisor_messages import RestartModule
+from actors.manifest.module_spec import DockerSettings, ImagePullPolicy, ModuleSpec
+from actors.manifest.registries import RegistryCredential
+from actors.ports.modules import Preparation
 from runtime.cli.main import invoke
-from runtime.container_maker import ContainerNames
-from runtime.docker_engine import DockerEngine
-from runtime.docker_runtime import DockerRuntime
-from runtime.image_collector import CollectionTimes, ImageCollector
-from runtime.image_use import ImageUse
+from runtime.docker.engine import DockerEngine
+from runtime.docker.image_collector import CollectionTimes, ImageCollector
+from runtime.docker.image_use import ImageUse
+from runtime.docker.maker import ContainerNames
+from runtime.docker.runtime import DockerRuntime
 from tests.docker_image import why_no_private_engine
 from tests.integration.container_edge import ContainerEdge
 from tests.integration.containers import container

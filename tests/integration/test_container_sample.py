@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from actors.restart_policy import WELL_AFTER_S
-from runtime.docker_engine import HOME_LABEL
+from actors.agent.restart_policy import WELL_AFTER_S
+from runtime.docker.engine import HOME_LABEL
 from runtime.run_directory import RunDirectory
 from tests.docker_image import SAMPLES
 from tests.integration.edge_program import SAMPLE, EdgeProgram

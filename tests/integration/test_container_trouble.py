@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.addresses import AGENT
-from actors.module_report import ModuleReported
-from actors.supervisor_messages import StopModule
+from actors.agent.module_report import ModuleReported
+from actors.agent.supervisor_messages import StopModule
 from runtime.cli.main import invoke
 from tests.docker_image import why_no_private_engine
 from tests.integration.container_edge import ContainerEdge, health_check, make_ill

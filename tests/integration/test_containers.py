@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.addresses import AGENT
-from actors.module_report import ModuleReported
-from actors.restart_policy import FIRST_BACKOFF_S
-from actors.supervisor_messages import StartModule, StopModule
+from actors.agent.module_report import ModuleReported
+from actors.agent.restart_policy import FIRST_BACKOFF_S
+from actors.agent.supervisor_messages import StartModule, StopModule
 from runtime.cli.main import invoke
-from runtime.docker_leftovers import remove_containers
+from runtime.docker.leftovers import remove_containers
 from tests.integration.container_edge import ContainerEdge, health_check, make_ill
 from tests.integration.containers import container
 from tests.integration.edge_process import shell

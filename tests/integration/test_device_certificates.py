@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from runtime.client_certificates import thumbprints_of
+from runtime.security.client_certificates import thumbprints_of
 from tests.integration.edge_program import EdgeProgram
 from tests.integration.waiting import wait_until
 from tests.runtime.client_certificates import ClientCertificate, Signer, make_client, make_signer

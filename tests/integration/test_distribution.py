@@ -38,7 +38,11 @@ def test_an_sdist_has_every_file_of_the_repository(made: Distribution) -> None:
 
 
 def test_tests_run_from_an_sdist(made: Distribution) -> None:
-    tests = ("tests/messaging/test_sas.py", "tests/runtime/test_samples.py", "tests/actors/test_planner.py")
+    tests = (
+        "tests/messaging/test_sas.py",
+        "tests/runtime/test_samples.py",
+        "tests/actors/agent/test_planner.py",
+    )
 
     done = subprocess.run(
         [PROGRAM[0], "-m", "pytest", "-q", *tests],

@@ -14,17 +14,17 @@ from collections.abc import Iterator
 import pytest
 
 from actors.addresses import AGENT, HUB
+from actors.agent.module_list import ListModules, ModuleList
+from actors.agent.module_report import ModuleReported
+from actors.agent.security import CreateDevice, DeviceIdentity
+from actors.agent.supervisor_messages import StopModule
 from actors.agent_hub_messages import Routes
-from actors.hub_config import CertificateChanged
-from actors.module_list import ListModules, ModuleList
-from actors.module_report import ModuleReported
-from actors.security import CreateDevice, DeviceIdentity
-from actors.supervisor_messages import StopModule
+from actors.hub.config import CertificateChanged
 from messaging.client import Client, RequestRefused
 from messaging.lifecycle import Describe, Described
-from runtime.certificates import ensure_edge_ca, ensure_server_certificate
-from runtime.listen_addresses import parse_address
-from runtime.listening_sockets import bind
+from runtime.config.listen_addresses import parse_address
+from runtime.net.listening_sockets import bind
+from runtime.security.certificates import ensure_edge_ca, ensure_server_certificate
 from tests.integration.edge_process import EdgeProcess, shell
 from tests.runtime.module_processes import lives, wait_until_ended
 

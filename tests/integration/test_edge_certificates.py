@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from actors.addresses import SECURITY
-from actors.security import RenewalDue
+from actors.agent.security import RenewalDue
 from messaging.client import Client
-from runtime.certificates import CaPlan, ensure_edge_ca
 from runtime.cli.running import refresh_scope
 from runtime.run_directory import RunDirectory
+from runtime.security.certificates import CaPlan, ensure_edge_ca
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import KeyPair, issue
 from tests.integration.edge_program import EdgeProgram

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from runtime.embedded_cloud import AMQP_PORT, FIRST_ADDRESS, MQTT_PORT
+from runtime.agent.embedded_cloud import AMQP_PORT, FIRST_ADDRESS, MQTT_PORT
+from runtime.config.listen_addresses import parse_address
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.telemetry import events_after
-from runtime.listen_addresses import parse_address
-from runtime.listening_sockets import bind
+from runtime.net.listening_sockets import bind
 from runtime.run_directory import RunDirectory
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
 from tests.integration.waiting import wait_until

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from actors.faults import FAULTS_OF, AddFault, FaultCounts
+from actors.kernel.faults import FAULTS_OF, AddFault, FaultCounts
 from messaging.client import Client, NobodyThere
-from runtime import process_table
 from runtime.faults import guard, schema
 from runtime.faults.needs import missing
-from runtime.process_runtime import RUN_MARKER
+from runtime.machine import process_table
+from runtime.modules.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
 from tests.integration.edge_program import EdgeProgram
 from tests.integration.waiting import wait_until

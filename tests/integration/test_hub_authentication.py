@@ -18,14 +18,14 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from paho.mqtt import client as paho
 
-from actors.hub_identity import HubIdentity, KnownIdentities
+from actors.hub.identity import HubIdentity, KnownIdentities
 from messaging import sas
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.mqtt.packets import ConnAck, Connect
 from messaging.sas import CLOCK_SKEW_S
-from runtime.client_certificates import thumbprints_of
-from runtime.identity_copy import IdentityFile
+from runtime.security.client_certificates import thumbprints_of
+from runtime.security.identity_copy import IdentityFile
 from tests.integration.hub_process import DEVICE, IOTHUB, HubProcess
 from tests.integration.mqtt_socket import MqttSocket
 from tests.integration.sdk_clients import SDK_PORT, SdkPublisher, loopback_address

@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from actors.hub_environment import HubEnvironment
+from actors.manifest.hub_environment import HubEnvironment
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.mqtt_socket import MqttSocket
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from actors.addresses import HUB, IDENTITIES, MQTT, ROUTER, STORE, UPSTREAM
-from actors.router import Publish as PublishBatch
-from actors.store_messages import Append, Stored
+from actors.hub.router import Publish as PublishBatch
+from actors.store.messages import Append, Stored
 from messaging.client import Client
 from messaging.lifecycle import DeadLetterList, Describe, Described, ListDeadLetters
 from messaging.mqtt.packets import ConnAck, PubAck, Publish, ReturnCode

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.identity import Identity
 from tests.integration.linked_hub import OWN, LinkedHub
 from tests.integration.sdk_clients import SdkPublisher, sdk_client

@@ -15,8 +15,8 @@ import pytest
 from paho.mqtt import client as paho
 
 from actors.addresses import ROUTER
-from actors.cloud import C2dReceived
-from actors.store_messages import Stored
+from actors.store.messages import Stored
+from actors.upstream.messages import C2dReceived
 from messaging.client import Client
 from messaging.message import encode_header
 from tests.integration.hub_process import HubProcess

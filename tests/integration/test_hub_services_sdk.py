@@ -14,7 +14,7 @@ import pytest
 
 from actors.addresses import METHODS, TWINS
 from actors.agent_hub_messages import SetDesired
-from actors.client_services import InvokeMethod, MethodFailed, MethodResult
+from actors.hub.client_services import InvokeMethod, MethodFailed, MethodResult
 from messaging.client import Client
 from tests.integration.broker_world import CONNECT, spec
 from tests.integration.hub_process import HubProcess

@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 
 from actors.addresses import HUB, INSPECTOR, ROUTER
-from actors.inspector import LEASE_S, NOT_ALLOWED
-from actors.inspector_messages import MessageSent, SendMessage
-from actors.trail import Hops, TraceRouting
+from actors.hub.trail import Hops, TraceRouting
+from actors.inspection.inspector import LEASE_S, NOT_ALLOWED
+from actors.inspection.messages import MessageSent, SendMessage
 from messaging.client import Client, RequestRefused
 from messaging.lifecycle import DeadLetterList, ListDeadLetters
 from messaging.time_text import NEVER, from_iso
+from runtime.agent.inspector_note import FAULTS_ALLOWED
 from runtime.home import Home
-from runtime.inspector_note import FAULTS_ALLOWED
-from runtime.key_store import KeyStore
 from runtime.run_directory import RunDirectory
+from runtime.security.key_store import KeyStore
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
 from tests.integration.waiting import wait_until
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from actors.hub_environment import HubEnvironment
-from actors.upstream_protocol import UpstreamProtocol
+from actors.manifest.hub_environment import HubEnvironment
+from actors.upstream.protocol import UpstreamProtocol
 from runtime.faults.line import Profile
 from tests.integration.link_story import LinkStory
 from tests.integration.linked_hub import LinkedHub

@@ -128,7 +128,7 @@ def test_levels_change_while_it_runs_and_return_to_what_was_set(edge: EdgeProgra
     edge.run("upstream", "off")
     edge.run("upstream", "on")
     shown = log_of(edge, "edgeHub")[before:]
-    assert "[DBG] [actors.upstream_switchboard] - upstream: " in shown
+    assert "[DBG] [actors.upstream.switchboard] - upstream: " in shown
 
     assert edge.json("log-level", "default") == {"levels": "default"}
     wait_until(

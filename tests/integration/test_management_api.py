@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runtime.management_server import CONNECTIONS_PER_UID, management_socket
+from runtime.daemon.management_server import CONNECTIONS_PER_UID, management_socket
 from tests.integration.container_edge import ContainerEdge
 from tests.integration.containers import container
 from tests.integration.edge_process import EdgeProcess, shell

@@ -67,10 +67,10 @@ def test_a_container_scrapes_hub_and_agent_where_the_collector_looks_for_them(
 
 
 def test_what_a_container_takes_up_is_told(edge: ContainerEdge, docker_image: str) -> None:
-    from actors.agent_metrics import AgentMetrics
-    from actors.metric_registry import Registry
+    from actors.metrics.agent_metrics import AgentMetrics
+    from actors.metrics.registry import Registry
     from messaging.clock import SystemClock
-    from runtime.machine_look import MachineLook
+    from runtime.machine.look import MachineLook
 
     edge.deploy({"busy": container(docker_image, "sleep", "1000"), "process": shell("exec sleep 1000")})
     edge.start()

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from actors.addresses import AGENT, HUB, SECURITY
+from actors.agent.module_list import ListModules, ModuleList
+from actors.agent.module_report import ModuleReported
+from actors.agent.security import CreateDevice, DeviceIdentity
+from actors.agent.supervisor_messages import StartModule, StopModule
 from actors.agent_hub_messages import Routes
-from actors.module_list import ListModules, ModuleList
-from actors.module_report import ModuleReported
-from actors.security import CreateDevice, DeviceIdentity
-from actors.supervisor_messages import StartModule, StopModule
 from messaging.client import Client
 from messaging.lifecycle import DeadLetterList, ListDeadLetters
-from runtime.certificates import SERVER_FILE, ensure_edge_ca, ensure_server_certificate
+from runtime.security.certificates import SERVER_FILE, ensure_edge_ca, ensure_server_certificate
 from scripts.bench import mqtt_wire
 from scripts.bench.peer_edge import Identity
 from tests.integration.edge_process import ROOT, EdgeProcess, shell

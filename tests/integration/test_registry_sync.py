@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from actors.cloud_connection import Fault
-from actors.hub_identity import HubIdentity
-from actors.ports import SyncOutcome
+from actors.hub.identity import HubIdentity
+from actors.ports.security import SyncOutcome
+from actors.upstream.connection import Fault
 from messaging.envelope import Secret
 from messaging.errors import IotHubError
 from messaging.identity import Identity
 from runtime.home import Home
-from runtime.https_client import HttpsClient, Service
-from runtime.hub_identities import own_identities, with_scope
 from runtime.iothub.records import Registered
-from runtime.key_store import KeyStore
-from runtime.provisioning import Provisioned
-from runtime.registry_client import RegistryClient
-from runtime.registry_sync import RegistrySync
-from runtime.scope_file import ScopeFile
+from runtime.net.https_client import HttpsClient, Service
+from runtime.security.hub_identities import own_identities, with_scope
+from runtime.security.key_store import KeyStore
+from runtime.upstream.provisioning import Provisioned
+from runtime.upstream.registry_client import RegistryClient
+from runtime.upstream.registry_sync import RegistrySync
+from runtime.upstream.scope_file import ScopeFile
 from tests.integration.cloud_server import CloudServer, cloud_server
 
 EDGE = "edge1"
@@ -233,11 +233,11 @@ def test_a_scope_comes_in_pages(site: Site, monkeypatch: pytest.MonkeyPatch, is_
     for name in names:
         site.leaf(name)
     site.sync()
-    monkeypatch.setattr("runtime.registry_client.PAGE", 3)
+    monkeypatch.setattr("runtime.upstream.registry_client.PAGE", 3)
     key = next(one for one in site.keys.identities() if one.module_id == "$edgeHub").primary_key
     found = site.provisioned
     if not is_nested:
-        monkeypatch.setattr("runtime.registry_client.NESTED_CALL", "noSuchCall")
+        monkeypatch.setattr("runtime.upstream.registry_client.NESTED_CALL", "noSuchCall")
 
     with HttpsClient(Service(found.host_name, found.https_port, found.ca_pem)) as client:
         scope = RegistryClient(client, client, found.host_name, EDGE, found.device_key, time.time).scope(key)

@@ -9,12 +9,12 @@ import pytest
 
 from actors.addresses import ROUTER, STORE
 from actors.agent_hub_messages import Routes, SetRoutes
-from actors.router import ListRoutes
-from actors.stored import Ledger
-from actors.trail import Hops, TraceRouting, TraceStorage
+from actors.hub.router import ListRoutes
+from actors.hub.trail import Hops, TraceRouting, TraceStorage
+from actors.store.stored import Ledger
 from messaging.client import Client
 from messaging.mqtt.packets import PubAck, Publish
-from runtime.message_ledger import read_ledger
+from runtime.storage.message_ledger import read_ledger
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.mqtt_client import MqttClient
 

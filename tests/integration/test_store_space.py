@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from messaging.mqtt.packets import PubAck, Publish
-from runtime.message_ledger import read_ledger
+from runtime.storage.message_ledger import read_ledger
 from tests.integration.hub_process import DEVICE, IOTHUB, HubProcess
 from tests.integration.mqtt_client import MqttClient
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from actors.addresses import AGENT
-from actors.module_list import ListModules, ModuleList
-from actors.security import CreateDevice, DeviceIdentity
+from actors.agent.module_list import ListModules, ModuleList
+from actors.agent.security import CreateDevice, DeviceIdentity
 from messaging import sas
 from messaging.errors import AskTimeout
 from messaging.identity import Identity

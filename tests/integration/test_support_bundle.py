@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from actors.reported import MASKED
+from actors.agent.reported import MASKED
+from runtime.daemon.management_server import management_socket
 from runtime.home import Home
-from runtime.key_store import KeyStore
-from runtime.management_server import management_socket
-from runtime.provisioning import load
+from runtime.security.key_store import KeyStore
+from runtime.upstream.provisioning import load
 from tests.integration.container_edge import ContainerEdge
 from tests.integration.containers import container
 from tests.integration.edge_process import EdgeProcess, shell

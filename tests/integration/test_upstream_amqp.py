@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from actors.cloud_connection import CloudAccess, CloudConnection, Fault
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream.connection import CloudAccess, CloudConnection, Fault
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.amqp import cbs
 from messaging.amqp.addresses import LinkProperties
 from messaging.amqp.codec import AmqpMessage
@@ -19,10 +19,10 @@ from messaging.amqp.conditions import Refusal
 from messaging.identity import Identity
 from messaging.message import Message
 from messaging.topics import Feature
-from runtime.cloud_shared import CloudTimes
 from runtime.faults.line import Line
-from runtime.iothub import amqp_devices
-from runtime.upstream import UpstreamConnections
+from runtime.iothub.amqp import devices
+from runtime.upstream.connections import UpstreamConnections
+from runtime.upstream.shared import CloudTimes
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud import AMQP_PORT, WEB_PORT
 from tests.integration.cloud_worlds import StandInWorld, connect
@@ -131,14 +131,14 @@ def test_the_hub_of_an_edge_shows_one_token_for_all_its_children(
     world: StandInWorld, shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chains: list[tuple[str, ...]] = []
-    parse = amqp_devices.parse_link_properties
+    parse = devices.parse_link_properties
 
     def parse_and_keep(properties: dict[str, object]) -> LinkProperties:
         found = parse(properties)
         chains.append(found.auth_chain)
         return found
 
-    monkeypatch.setattr(amqp_devices, "parse_link_properties", parse_and_keep)
+    monkeypatch.setattr(devices, "parse_link_properties", parse_and_keep)
     edge_hub = scope(world, children=3)
     own, own_observer = open_as(world, edge_hub)
     children = [

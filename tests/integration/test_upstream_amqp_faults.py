@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import pytest
 
-from actors.cloud_connection import CloudAccess, CloudConnection, Fault
-from actors.upstream_protocol import UpstreamProtocol
+from actors.upstream.connection import CloudAccess, CloudConnection, Fault
+from actors.upstream.protocol import UpstreamProtocol
 from messaging.amqp import conditions
 from messaging.amqp.link import Delivery
 from messaging.envelope import Secret
 from messaging.identity import Identity
 from messaging.message import Message
-from runtime.certificates import SERVER_FILE
-from runtime.cloud_shared import CloudTimes
 from runtime.iothub.cloud_home import CloudHome
-from runtime.upstream import UpstreamConnections
+from runtime.security.certificates import SERVER_FILE
+from runtime.upstream.connections import UpstreamConnections
+from runtime.upstream.shared import CloudTimes
 from tests.fakes.amqp_peer import AmqpPeer, accept
 from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
 from tests.integration.cloud import AMQP_PORT, WEB_PORT, make_home

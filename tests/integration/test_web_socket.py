@@ -14,10 +14,10 @@ from contextlib import ExitStack
 import pytest
 
 from actors.addresses import HUB
-from actors.hub_config import CertificateChanged
+from actors.hub.config import CertificateChanged
 from messaging.client import Client
 from messaging.lifecycle import Describe, Described
-from runtime.certificates import ensure_edge_ca, ensure_server_certificate
+from runtime.security.certificates import ensure_edge_ca, ensure_server_certificate
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.node_sdk import NodeProgram
 from tests.integration.sdk_clients import (

@@ -10,11 +10,11 @@ import os
 import sys
 import time
 
-import runtime.edge_modules
+import runtime.agent.modules
 from actors.addresses import METRICS_OF_AGENT
-from actors.agent import AgentActor
-from actors.module_list import ListModules
-from actors.security import SecurityActor
+from actors.agent.agent import AgentActor
+from actors.agent.module_list import ListModules
+from actors.agent.security import SecurityActor
 from tests.integration.edge_main import main
 
 _list_modules = AgentActor.on_list_modules
@@ -34,7 +34,7 @@ def _hang(self: AgentActor, message: ListModules) -> None:
 if __name__ == "__main__":
     match os.environ["TROUBLE"]:
         case "slow hub":
-            runtime.edge_modules.HUB_PROGRAM = "tests.integration.slow_hub"  # type: ignore[misc]
+            runtime.agent.modules.HUB_PROGRAM = "tests.integration.slow_hub"  # type: ignore[misc]
         case "no security":
             SecurityActor.on_start = _fail  # type: ignore[method-assign]
         case "agent hangs":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.c2d_queues import is_c2d_queue, queue_of
+from actors.hub.c2d_queues import is_c2d_queue, queue_of
 from messaging.upstream_queues import UPSTREAM, by_endpoint, endpoint_of, source_of, upstream_queue
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.base import ChildSpec
-from actors.hosts import ThreadSystem
+from actors.kernel.base import ChildSpec
+from actors.kernel.hosts import ThreadSystem
 from messaging.address import socket_name
 from messaging.client import Client, NobodyThere
 from messaging.envelope import Envelope, decode, encode, lane_of, opened

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from actors.ports import MessageStore
-from actors.stored import DEFAULT_PRIORITY, Match, Run, Segment, seq_of
-from runtime.message_db import MessageDb
+from actors.ports.storage import MessageStore
+from actors.store.stored import DEFAULT_PRIORITY, Match, Run, Segment, seq_of
+from runtime.storage.message_db import MessageDb
 from tests.fakes.message_db import MemoryDisk, MemoryMessageDb
 
 NOW_S = 1_700_000_000.0

@@ -16,10 +16,10 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from actors.stored import DEFAULT_PRIORITY, Match, Segment
+from actors.store.stored import DEFAULT_PRIORITY, Match, Segment
 from messaging.errors import StoreError
 from messaging.upstream_queues import upstream_queue
-from runtime.message_db import MessageDb
+from runtime.storage.message_db import MessageDb
 from tests.runtime.message_stores import one_by_one, ranges
 
 ENDPOINTS = (upstream_queue("edge/sensor"), "edge/filter/in")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime import process_table
-from runtime.process_module import ModuleExit, ProcessSpec
+from runtime.machine import process_table
+from runtime.modules.process_module import ModuleExit, ProcessSpec
 
 LIMIT_S = 10.0
 ROOT = Path(__file__).parents[2]

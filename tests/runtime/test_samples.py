@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from actors.deployment import parse_deployment
-from actors.module_spec import ProcessSettings
+from actors.manifest.deployment import parse_deployment
+from actors.manifest.module_spec import ProcessSettings
 
 SAMPLES = Path(__file__).parents[2] / "scripts" / "samples"
 

@@ -14,15 +14,15 @@ from typing import Any
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, RejectConnection, Request
 
-from actors.admission import Admission
-from actors.ports import Transport
-from runtime.certificate_issue import issue_server
-from runtime.certificates import EdgeCa
-from runtime.http_messages import Response, json_response
-from runtime.listen_addresses import parse_address
-from runtime.listening_sockets import bind
-from runtime.tls_server import ServerCertificate
-from runtime.web_listener import AMQP, MQTT, WebLimits, WebListener, WebRequest
+from actors.heads.admission import Admission
+from actors.ports.connections import Transport
+from runtime.config.listen_addresses import parse_address
+from runtime.net.http_messages import Response, json_response
+from runtime.net.listening_sockets import bind
+from runtime.net.tls_server import ServerCertificate
+from runtime.net.web_listener import AMQP, MQTT, WebLimits, WebListener, WebRequest
+from runtime.security.certificate_issue import issue_server
+from runtime.security.certificates import EdgeCa
 
 LIMIT_S = 20.0
 WEBSOCKET = "/$iothub/websocket"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import system_service
+from runtime.machine import system_service
 
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "scripts" / "debian"

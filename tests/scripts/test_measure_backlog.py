@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.deployment import parse_deployment
+from actors.manifest.deployment import parse_deployment
 from scripts.bench.measure_backlog import BacklogPeer, Fill, Others, missed
 
 GOOD: dict[str, Any] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.deployment import parse_deployment
+from actors.manifest.deployment import parse_deployment
 from scripts.bench.measure_link import SOURCES, Arrivals, LinkPeer
 from scripts.bench.mqtt_wire import STAMP
 

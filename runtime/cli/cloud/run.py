@@ -47,13 +47,13 @@ def run(
     """
     import os
 
-    from actors.module_spec import EDGE_CLOUD
+    from actors.manifest.module_spec import EDGE_CLOUD
     from runtime.cli.log_setup import log_to
-    from runtime.config import read_one
+    from runtime.config.reader import read_one
     from runtime.home import Home
     from runtime.iothub.cloud_home import CloudHome
     from runtime.iothub.cloud_settings import read_cloud_settings
-    from runtime.log_lines import JSON
+    from runtime.logs.lines import JSON
 
     levels, log_format = (read_one(name, os.environ) for name in ("log_level", "log_format"))
     settings = read_cloud_settings(listen, hosts, mqtt_port, amqp_port, https_port)

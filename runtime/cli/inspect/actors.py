@@ -44,7 +44,7 @@ def actors(watch: bool, home: Path, as_json: bool) -> int:
 
 
 def _look(edge: InspectedEdge, shown: Shown) -> tuple[Picture, Any]:
-    from actors.inspector_messages import ActorsSeen, LookAtActors
+    from actors.inspection.messages import ActorsSeen, LookAtActors
     from runtime.cli.inspect.line import INSPECTORS, ProcessSilent
 
     processes: list[dict[str, Any]] = []

@@ -104,7 +104,7 @@ def _letters(edge: InspectedEdge) -> tuple[list[dict[str, Any]], list[str]]:
 def _show(edge: InspectedEdge, number: str, home: Path, as_json: bool) -> None:
     import json
 
-    from actors.inspector_messages import LetterShown, ShowLetter
+    from actors.inspection.messages import LetterShown, ShowLetter
     from messaging.time_text import iso_utc
     from runtime.cli.inspect.envelopes import Shown, seen
 
@@ -136,7 +136,7 @@ def _show(edge: InspectedEdge, number: str, home: Path, as_json: bool) -> None:
 
 
 def _replay(edge: InspectedEdge, number: str, as_json: bool) -> None:
-    from actors.inspector_messages import MessageSent, ReplayLetter
+    from actors.inspection.messages import MessageSent, ReplayLetter
     from runtime.cli.inspect.send import refuse_without_faults, tell_sent
 
     refuse_without_faults(edge)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from actors.reported import MASKED
+from actors.agent.reported import MASKED
 from messaging.envelope import Envelope, Secret, decode
 from messaging.plain_json import to_json
 from messaging.text import quoted
 from messaging.time_text import iso_utc
 from runtime.home import Home
-from runtime.redaction import Redactor
-from runtime.support_bundle import known_secrets
+from runtime.support.bundle import known_secrets
+from runtime.support.redaction import Redactor
 
 LONGEST_BODY: Final = 160  # characters of a message on the line of its envelope
 _LANES: Final = ("control", "data")

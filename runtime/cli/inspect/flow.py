@@ -15,7 +15,7 @@ from runtime.cli.options import common_options
 from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
-    from actors.flow import LinkCounts
+    from actors.inspection.flow import LinkCounts
     from runtime.cli.inspect.line import InspectedEdge
 
 COLUMNS: Final = (
@@ -60,7 +60,7 @@ class _Looks:
 
     def look(self) -> tuple[Picture, Any]:
         """Look for a while; returns what is shown."""
-        from actors.flow import since
+        from actors.inspection.flow import since
 
         if not self._last:
             self._last, _ = self._read()
@@ -82,8 +82,8 @@ class _Looks:
         }
 
     def _read(self) -> tuple[dict[str, tuple[float, list[LinkCounts]]], list[str]]:
-        from actors.flow import LinkCounts
-        from actors.inspector_messages import FlowRead, ReadFlow
+        from actors.inspection.flow import LinkCounts
+        from actors.inspection.messages import FlowRead, ReadFlow
         from runtime.cli.inspect.line import INSPECTORS, ProcessSilent
 
         found, remarks = {}, []
@@ -98,7 +98,7 @@ class _Looks:
 
 
 def _values(process: str, link: LinkCounts, seconds: float) -> dict[str, Any]:
-    from actors.flow import quantile_s
+    from actors.inspection.flow import quantile_s
 
     def in_ms(buckets: tuple[int, ...], share: float) -> float | None:
         found = quantile_s(buckets, share)

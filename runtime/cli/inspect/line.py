@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from actors.addresses import INSPECTOR, INSPECTOR_OF_AGENT
-from actors.inspector_version import PROTOCOL
+from actors.inspection.version import PROTOCOL
 from messaging.client import Client, NobodyThere, RequestRefused
 from messaging.errors import AskTimeout, ConfigError, EnvironmentFault
 from messaging.lifecycle import InspectorAwake, WakeInspector
 from messaging.version import VERSION
-from runtime.inspector_note import InspectorNote, read_note
+from runtime.agent.inspector_note import InspectorNote, read_note
 from runtime.run_directory import AGENT, Lock, RunDirectory
 
 T = TypeVar("T")

@@ -80,14 +80,14 @@ def _is_pattern(name: str) -> bool:
 
 
 def _addresses(edge: InspectedEdge) -> set[str]:
-    from actors.inspector_messages import ActorsSeen, LookAtActors
+    from actors.inspection.messages import ActorsSeen, LookAtActors
 
     answers = _all(edge, LookAtActors(), ActorsSeen)
     return {actor["address"] for answer in answers for actor in answer.actors}
 
 
 def _kinds(edge: InspectedEdge) -> set[str]:
-    from actors.inspector_messages import KindsSeen, LookAtKinds
+    from actors.inspection.messages import KindsSeen, LookAtKinds
 
     return {kind for answer in _all(edge, LookAtKinds(), KindsSeen) for kind in answer.kinds}
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from actors.inspector_messages import CloseTap, OpenTap, ReadTap, TapClosed, TapOpened, TapRead
-from actors.tap import TapFilter
+from actors.inspection.messages import CloseTap, OpenTap, ReadTap, TapClosed, TapOpened, TapRead
+from actors.inspection.tap import TapFilter
 from messaging.client import Client
 from messaging.errors import ConfigError, EdgeError, EnvironmentFault
 from runtime.cli.inspect.envelopes import SeenEnvelope, seen

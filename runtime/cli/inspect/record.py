@@ -38,7 +38,7 @@ def record(
     FILE is made for you alone to read. Secrets of the edge, tokens and keys are masked all the same; what
     your messages say is in it. Options as of `inspect tap`.
     """
-    from actors.tap import TapFilter
+    from actors.inspection.tap import TapFilter
     from runtime.cli.inspect import recording
     from runtime.cli.inspect.envelopes import SeenEnvelope, Shown
     from runtime.cli.inspect.line import inspected

@@ -46,7 +46,7 @@ def replay(
     Options say which of them. Left out are those of which something was masked, or that were too large to be
     recorded. Only for an edge that was started with --allow-faults. Exit code 1 when a message was refused.
     """
-    from actors.tap import TapFilter
+    from actors.inspection.tap import TapFilter
     from runtime.cli.inspect import recording
     from runtime.cli.inspect.line import inspected
     from runtime.cli.inspect.send import refuse_without_faults

@@ -12,7 +12,7 @@ from runtime.cli.output import print_json
 from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
-    from actors.inspector_messages import MessageSent
+    from actors.inspection.messages import MessageSent
     from runtime.cli.inspect.line import InspectedEdge
 
 
@@ -47,7 +47,7 @@ def send_message(
     Raises:
         EdgeError: there is no such process, actor, kind or field; says which.
     """
-    from actors.inspector_messages import MessageSent, SendMessage
+    from actors.inspection.messages import MessageSent, SendMessage
     from messaging.address import process_of
     from messaging.errors import ConfigError
     from runtime.cli.inspect.line import INSPECTORS
@@ -80,7 +80,7 @@ def read_fields(text: str) -> dict[str, Any]:
 
 def refuse_without_faults(edge: InspectedEdge) -> None:
     """Raise ConfigError when the edge was not started so that it may be disturbed."""
-    from actors.inspector import NOT_ALLOWED
+    from actors.inspection.inspector import NOT_ALLOWED
     from messaging.errors import ConfigError
 
     if not edge.allows_faults:

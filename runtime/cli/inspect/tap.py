@@ -45,7 +45,7 @@ def tap(
     many those were. Secrets are masked. With --json each line is an object; one with "missed" stands for
     envelopes that were left out.
     """
-    from actors.tap import TapFilter
+    from actors.inspection.tap import TapFilter
     from runtime.cli.inspect.envelopes import SeenEnvelope, Shown
     from runtime.cli.inspect.line import inspected
     from runtime.cli.inspect.reader import Missed, TapReader

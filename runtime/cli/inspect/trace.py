@@ -15,7 +15,7 @@ from runtime.cli.options import common_options
 from runtime.exit_codes import DONE
 
 if TYPE_CHECKING:
-    from actors.envelope_watch import Hop
+    from actors.inspection.envelope_watch import Hop
     from runtime.cli.inspect.line import InspectedEdge
 
 COLUMNS: Final = ("TIME", "FROM", "TO", "KIND", "WAITED", "TOOK", "ID", "")
@@ -73,8 +73,8 @@ def _way(edge: InspectedEdge, id_: int) -> tuple[list[dict[str, Any]], int]:
 
 def _hops(edge: InspectedEdge, id_: int) -> tuple[dict[str, tuple[str, Hop]], int]:
     """Return the hops that have this id or correlation, each with its process, by what makes them unique."""
-    from actors.envelope_watch import Hop
-    from actors.inspector_messages import FindHops, HopsFound
+    from actors.inspection.envelope_watch import Hop
+    from actors.inspection.messages import FindHops, HopsFound
     from runtime.cli.inspect.line import INSPECTORS, ProcessSilent
 
     found: dict[str, tuple[str, Hop]] = {}
@@ -112,7 +112,7 @@ def _values(process: str, hop: Hop) -> dict[str, Any]:
 
 def _steps_of_message(edge: InspectedEdge, message_id: str) -> list[dict[str, Any]]:
     from actors.addresses import ROUTER, STORE
-    from actors.trail import Hops, TraceRouting, TraceStorage, in_order
+    from actors.hub.trail import Hops, TraceRouting, TraceStorage, in_order
     from messaging.errors import BusError
 
     try:

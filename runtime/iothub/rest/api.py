@@ -17,7 +17,6 @@ from urllib.parse import unquote
 from messaging import sas
 from messaging.errors import AuthError, IotHubError, StoreError, StoreFull
 from messaging.text import quoted
-from runtime.http_messages import Response
 from runtime.iothub import refusals, registry
 from runtime.iothub.hub import IotHub
 from runtime.iothub.rest import (
@@ -29,7 +28,8 @@ from runtime.iothub.rest import (
     twin_calls,
 )
 from runtime.iothub.rest.call import Call, Route, decoded, error_reply, split_target
-from runtime.web_listener import WebRequest
+from runtime.net.http_messages import Response
+from runtime.net.web_listener import WebRequest
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?", re.ASCII)
 
 
 class RestApi:
-    """Answers requests. `handle` fits `runtime.web_listener.WebListener`."""
+    """Answers requests. `handle` fits `runtime.net.web_listener.WebListener`."""
 
     def __init__(self, hub: IotHub) -> None:
         self._hub = hub

@@ -18,10 +18,10 @@ from messaging.errors import IotHubError
 from messaging.identity import Identity
 from messaging.text import quoted
 from messaging.time_text import iso_utc
-from runtime.http_messages import HttpRequest, Response, json_response
 from runtime.iothub import refusals, registry
 from runtime.iothub.hub import IotHub
 from runtime.iothub.policies import Permission
+from runtime.net.http_messages import HttpRequest, Response, json_response
 
 MOST_ITEMS: Final = 1000
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals
 from runtime.iothub.enrollments import check_id, der_of
 from runtime.iothub.hub import AUTHORITY
 from runtime.iothub.policies import Permission
 from runtime.iothub.rest.call import Call, Route, member, no_content
+from runtime.net.http_messages import Response, json_response
 
 
 async def put(call: Call) -> Response:

@@ -9,9 +9,9 @@ from typing import Final
 
 from messaging.errors import IotHubError
 from messaging.query import parse_condition, parse_query
-from runtime.http_messages import Response, json_response
 from runtime.iothub.policies import Permission
 from runtime.iothub.rest.call import Call, Route, member, no_content, with_etag
+from runtime.net.http_messages import Response, json_response
 
 MOST: Final = 100
 

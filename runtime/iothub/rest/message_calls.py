@@ -16,11 +16,11 @@ from messaging import system_properties as names
 from messaging.message import FEEDBACK_TYPE
 from messaging.text import quoted
 from messaging.time_text import from_iso
-from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals, shown
 from runtime.iothub.policies import Permission
 from runtime.iothub.records import Ack
 from runtime.iothub.rest.call import MOST_ITEMS, Call, Route, member, no_content
+from runtime.net.http_messages import Response, json_response
 
 LONGEST_WAIT_S: Final = 30
 MAX_SEQUENCE_NUMBER: Final = 2**62

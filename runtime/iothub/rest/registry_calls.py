@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from messaging.errors import IotHubError
-from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals, registry, shown
 from runtime.iothub.hub import IotHub
 from runtime.iothub.policies import Permission
 from runtime.iothub.rest.call import MOST_ITEMS, Call, Route, member, no_content, with_etag
+from runtime.net.http_messages import Response, json_response
 
 BULK: Final = 100
 # The identity service of an edge reads another type of authentication than others do.

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from messaging.identity import EDGE_HUB
-from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals, registry, shown
 from runtime.iothub.policies import Permission
 from runtime.iothub.records import Registered
 from runtime.iothub.rest.call import Call, Route, continuation, from_continuation, member, ranged
+from runtime.net.http_messages import Response, json_response
 
 PAGE: Final = 100
 MOST: Final = 1000

@@ -9,7 +9,6 @@ from typing import Final
 
 import msgspec
 
-from runtime.http_messages import Response, json_response
 from runtime.iothub import refusals
 from runtime.iothub.policies import Permission
 from runtime.iothub.rest.call import (
@@ -22,6 +21,7 @@ from runtime.iothub.rest.call import (
     ranged,
     with_etag,
 )
+from runtime.net.http_messages import Response, json_response
 
 PAGE: Final = 100
 SHORTEST_ANSWER_S: Final = 5

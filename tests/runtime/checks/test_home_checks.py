@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from runtime import certificate_issue, config_apply
 from runtime.checks.home_checks import (
     edge_ca_lasts,
     identity_certificate_lasts,
@@ -22,6 +21,8 @@ from runtime.checks.home_checks import (
 )
 from runtime.checks.outcome import Result
 from runtime.checks.scene import Options, Scene
+from runtime.config import apply
+from runtime.security import certificate_issue
 
 
 def scene_of(home: Path, **environment: str) -> Scene:
@@ -44,7 +45,7 @@ def write_ca(folder: Path, valid_days: int) -> tuple[Path, Path]:
 def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that a user edits."""
     path = tmp_path / "config.toml"
-    monkeypatch.setattr(config_apply, "default_file", lambda: path)
+    monkeypatch.setattr(apply, "default_file", lambda: path)
     return path
 
 
@@ -58,7 +59,7 @@ def test_a_file_that_is_not_in_force_is_told(tmp_path: Path, edited: Path) -> No
     assert found.result is Result.WARNING
     assert "`edge-actors config apply`" in found.details[0]
 
-    config_apply.apply(edited, home, lambda: None)
+    apply.apply(edited, home, lambda: None)
     assert settings_are_in_force(scene_of(home)).result is Result.OK
     edited.write_text('log_level = "debug"\n')
     assert settings_are_in_force(scene_of(home)).result is Result.WARNING

@@ -21,8 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from runtime import config_apply
 from runtime.cli.main import invoke
+from runtime.config import apply
 from runtime.home import Home
 from tests.integration.device_certificates import KeyPair, issue
 
@@ -213,11 +213,11 @@ def test_settings_of_bridges_are_checked_as_well(
 
 def test_the_file_of_the_service_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4321)
-    monkeypatch.setattr(config_apply, "is_user", lambda uid: uid == 4321)
-    assert config_apply.default_file() == Path("/etc/edge-actors/config.toml")
+    monkeypatch.setattr(apply, "is_user", lambda uid: uid == 4321)
+    assert apply.default_file() == Path("/etc/edge-actors/config.toml")
 
-    monkeypatch.setattr(config_apply, "is_user", lambda uid: False)
-    assert config_apply.default_file() != Path("/etc/edge-actors/config.toml")
+    monkeypatch.setattr(apply, "is_user", lambda uid: False)
+    assert apply.default_file() != Path("/etc/edge-actors/config.toml")
 
 
 # What the file itself may have wrong: content, mode, what is told with the file in the place of CONFIG.

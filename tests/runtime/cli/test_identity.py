@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from actors import hub_config
-from actors.hub_config import HubConfig
+from actors.hub import config as hub_config
+from actors.hub.config import HubConfig
 from messaging.errors import ConfigError
-from runtime.atomic_file import write_private_file
 from runtime.cli.identity import last_hub_config
 from runtime.home import Home
 from runtime.run_directory import AGENT, Lock, RunDirectory
+from runtime.storage.atomic_file import write_private_file
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from actors import hub_config
-from actors.hub_config import HubConfig
-from actors.stored import DEFAULT_PRIORITY, Match, Segment
+from actors.hub import config as hub_config
+from actors.hub.config import HubConfig
+from actors.store.stored import DEFAULT_PRIORITY, Match, Segment
 from messaging.upstream_queues import upstream_queue
 from runtime.cli.ledger import TERMS
-from runtime.message_db import MessageDb
-from runtime.message_salvage import make_sound
-from runtime.message_schema import condemn
+from runtime.storage.message_db import MessageDb
+from runtime.storage.message_salvage import make_sound
+from runtime.storage.message_schema import condemn
 from tests.runtime.cli.conftest import EdgeActors
 
 NOW_S = 1_700_000_000.0

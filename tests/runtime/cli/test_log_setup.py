@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.cli.log_setup import LastWarnings, PrivateLogFile, log_to
-from runtime.log_levels import PACKAGES
+from runtime.logs.levels import PACKAGES
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import click
 import pytest
 
 from messaging.errors import ConfigError, EdgeError, EnvironmentFault
-from runtime import system_service
 from runtime.cli import main as cli
+from runtime.machine import system_service
 
 PROGRAM = (sys.executable, "-m", "runtime.cli.main")
 

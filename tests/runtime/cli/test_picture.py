@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from actors.link_state import LinkState
-from actors.stored import EndpointLedger, Ledger, Totals
+from actors.store.stored import EndpointLedger, Ledger, Totals
+from actors.upstream.link_state import LinkState
 from runtime.cli.picture import Snapshot, Warning, draw
 
 NOW_S = 1_700_000_000.0

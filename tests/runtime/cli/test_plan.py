@@ -8,15 +8,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors import hub_config
-from actors.deployment import Deployment, parse_deployment
-from actors.module_spec import EDGE_CLOUD, EDGE_HUB, DesiredStatus, ModuleStatus, part_hashes, spec_hash
-from actors.ports import ModuleRecord
-from actors.restart_policy import RestartState
-from runtime.config import read_settings
-from runtime.edge_hub import hub_settings
+from actors.agent.restart_policy import RestartState
+from actors.hub import config as hub_config
+from actors.manifest.deployment import Deployment, parse_deployment
+from actors.manifest.module_spec import (
+    EDGE_CLOUD,
+    EDGE_HUB,
+    DesiredStatus,
+    ModuleStatus,
+    part_hashes,
+    spec_hash,
+)
+from actors.ports.modules import ModuleRecord
+from runtime.agent.hub_settings import hub_settings
+from runtime.agent.module_records import ModuleRecordFiles
+from runtime.config.reader import read_settings
 from runtime.home import Home
-from runtime.module_records import ModuleRecordFiles
 from tests.actors.manifests import AGENT, HUB, REMOVED, SENSOR, manifest
 from tests.runtime.cli.conftest import EdgeActors
 

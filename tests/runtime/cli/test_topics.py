@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from actors import hub_config
-from actors.broker_topics import LONGEST_TOLD, TOLD_FILTERS, described
-from actors.hub_config import HubConfig
+from actors.broker.topics import LONGEST_TOLD, TOLD_FILTERS, described
+from actors.hub import config as hub_config
+from actors.hub.config import HubConfig
 from messaging.broker.delivery import WireOutlet
 from messaging.broker.engine import Broker
 from messaging.mqtt.packets import Publish

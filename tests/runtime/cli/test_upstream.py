@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.link_state import LinkState
+from actors.upstream.link_state import LinkState
 from runtime.cli.upstream import _as_values, _rows, _summary
 
 NOW_S = 1_800_000_000.0

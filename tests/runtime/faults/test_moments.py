@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.stored import DEFAULT_PRIORITY, Match, Segment, position_of
+from actors.store.stored import DEFAULT_PRIORITY, Match, Segment, position_of
 from runtime.faults import moments, schema
 from runtime.faults.books import Books
 from runtime.faults.findings import Findings
 from runtime.faults.stamps import Key, body_of
 from runtime.home import Home
-from runtime.message_db import MessageDb
+from runtime.storage.message_db import MessageDb
 
 SCRIPT = """\
 version: 1

@@ -12,14 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime import process_table
 from runtime.faults.clock import seen_clock
 from runtime.faults.container_image import SlowRegistry
 from runtime.faults.machine_faults import EngineGate
 from runtime.faults.needs import _NEEDS
 from runtime.faults.process_faults import LOOK_AGAIN_S
 from runtime.faults.tmpfs import Tmpfs
-from runtime.message_db import MessageDb
+from runtime.machine import process_table
+from runtime.storage.message_db import MessageDb
 from tests.runtime.faults.scenes import LIMIT_S, PlayedScene
 
 BUSY = """

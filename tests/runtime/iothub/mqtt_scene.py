@@ -23,9 +23,9 @@ from messaging.mqtt.packets import (
     Subscribe,
     Will,
 )
-from runtime.iothub.amqp_server import AmqpServer
+from runtime.iothub.amqp.server import AmqpServer
 from runtime.iothub.hub import IotHub
-from runtime.iothub.mqtt_server import MqttServer
+from runtime.iothub.mqtt.server import MqttServer
 from runtime.iothub.records import Event
 from tests.fakes.transport import MemoryClient, MemoryListener
 

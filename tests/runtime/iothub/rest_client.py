@@ -9,7 +9,7 @@ from urllib.parse import quote
 from messaging.sas import decode_key, make_token
 from runtime.iothub.hub import IotHub
 from runtime.iothub.rest.api import RestApi
-from runtime.web_listener import WebRequest
+from runtime.net.web_listener import WebRequest
 from tests.runtime.iothub.fakes import HOST
 
 VERSION = "api-version=2021-04-12"

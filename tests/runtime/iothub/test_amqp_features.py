@@ -20,7 +20,7 @@ from messaging.amqp.method_messages import MethodCall, method_answer, parse_meth
 from messaging.amqp.twin_messages import TwinOperation, twin_request
 from messaging.errors import IotHubError, StoreError
 from messaging.identity import Identity
-from runtime.iothub.amqp_outbox import MOST_WAITING_BYTES
+from runtime.iothub.amqp.outbox import MOST_WAITING_BYTES
 from runtime.iothub.c2d import LOCK_S, MOST_DELIVERIES, QUEUE_DEPTH
 from runtime.iothub.records import MethodResult
 from tests.runtime.iothub.amqp_client import AmqpClient, connect

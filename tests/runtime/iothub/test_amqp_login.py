@@ -21,8 +21,8 @@ from messaging.amqp.events import Outcome
 from messaging.amqp.sasl import ClientSasl
 from messaging.envelope import Secret
 from messaging.identity import Identity
-from runtime.iothub.amqp_front import STRANGER_LIMIT_S
-from runtime.iothub.amqp_tokens import ShownTokens
+from runtime.iothub.amqp.front import STRANGER_LIMIT_S
+from runtime.iothub.amqp.tokens import ShownTokens
 from runtime.iothub.policies import Permission
 from runtime.iothub.records import CutOff
 from tests.runtime.client_certificates import make_client

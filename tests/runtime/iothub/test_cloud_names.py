@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from messaging.errors import ConfigError
-from runtime.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
 from runtime.iothub.cloud_settings import KNOWN_NAME, is_azure, read_cloud_settings
+from runtime.security.certificates import EdgeCa, ensure_named_ca, ensure_server_certificate
 
 NOW_S = 1_800_000_000.0
 NAMES = ("hub.example", "127.0.0.2")

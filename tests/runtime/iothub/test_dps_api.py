@@ -17,7 +17,7 @@ from runtime.iothub.cloud_process import authorize
 from runtime.iothub.dps_api import DpsApi
 from runtime.iothub.hub import IotHub
 from runtime.iothub.provisioning import Provisioning
-from runtime.web_listener import WebRequest
+from runtime.net.web_listener import WebRequest
 from tests.runtime.iothub.fakes import HOST, LIMIT_S, opened
 
 KEY = base64.b64encode(b"k" * 32).decode()

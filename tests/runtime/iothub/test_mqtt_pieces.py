@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 from messaging.identity import Identity
 from messaging.mqtt.packets import Publish
-from runtime.iothub.credit import ALL_BYTES, CLIENT_BYTES, Credit
-from runtime.iothub.mqtt_incoming import LONGEST_REMEMBERED_BYTES, REMEMBERED_TOPICS, Incoming
-from runtime.iothub.mqtt_outgoing import MOST_PACKET_IDS, Outgoing
-from runtime.iothub.mqtt_subscriptions import Subscriptions
+from runtime.iothub.amqp.credit import ALL_BYTES, CLIENT_BYTES, Credit
+from runtime.iothub.mqtt.incoming import LONGEST_REMEMBERED_BYTES, REMEMBERED_TOPICS, Incoming
+from runtime.iothub.mqtt.outgoing import MOST_PACKET_IDS, Outgoing
+from runtime.iothub.mqtt.subscriptions import Subscriptions
 from runtime.iothub.records import Features, Telemetry
 from tests.runtime.iothub.mqtt_scene import Scene, events_topic
 

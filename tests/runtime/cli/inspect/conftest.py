@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.base import ChildSpec
-from actors.hosts import ThreadSystem
-from actors.root import RootActor
+from actors.kernel.base import ChildSpec
+from actors.kernel.hosts import ThreadSystem
+from actors.kernel.root import RootActor
 from messaging.client import Client
 from messaging.lifecycle import Describe, Described, Stop
 from messaging.zmq_bus import ZmqBus
-from runtime.inspector_note import inspector, write_note
+from runtime.agent.inspector_note import inspector, write_note
 from runtime.run_directory import AGENT, Lock, RunDirectory
 from tests.actors.kernel_actors import Notebook
 from tests.runtime.cli.conftest import edge_actors, home

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from messaging.envelope import VERSION, Envelope, Secret, encode
 from runtime.cli.inspect.envelopes import SeenEnvelope, Shown, seen, size_text, waited_s
-from runtime.redaction import Redactor
+from runtime.support.redaction import Redactor
 
 KEY = b"0123456789abcdef0123456789abcdef"
 IN_BASE64 = base64.b64encode(KEY).decode()

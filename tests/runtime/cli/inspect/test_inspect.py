@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.inspector import NOT_ALLOWED
-from actors.inspector_version import PROTOCOL
+from actors.inspection.inspector import NOT_ALLOWED
+from actors.inspection.version import PROTOCOL
 from messaging.envelope import VERSION as ENVELOPES
 from messaging.errors import EnvironmentFault
 from messaging.version import VERSION
+from runtime.agent.inspector_note import FILE
 from runtime.cli.inspect import line
-from runtime.inspector_note import FILE
 from runtime.run_directory import RunDirectory
 from tests.actors.kernel_actors import Burst, Load, Memory, Note, Recall
 from tests.runtime.cli.conftest import EdgeActors, Told
