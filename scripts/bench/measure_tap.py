@@ -41,7 +41,7 @@ BLOCKS = 60
 
 
 @data_message
-class Parcel:
+class Probe:
     """What the actor takes whose cost is measured."""
 
     number: int
@@ -50,7 +50,7 @@ class Parcel:
 class Taker(EdgeActor):
     """Takes parcels and does nothing."""
 
-    def on_parcel(self, message: Parcel) -> None:
+    def on_parcel(self, message: Probe) -> None:
         pass
 
 
@@ -82,7 +82,7 @@ def idle_ns(rounds: int, envelopes: int) -> list[float]:
     ]
     for cell in cells:
         cell.start()
-    frame = encode(make_envelope(Parcel(1), "bench/0", "bench/1", 1, 0, 0, 0.0, 0.0))
+    frame = encode(make_envelope(Probe(1), "bench/0", "bench/1", 1, 0, 0, 0.0, 0.0))
     found = []
     for _ in range(rounds):
         least = {cell.address: math.inf for cell in cells}

@@ -16,7 +16,7 @@ from messaging.kinds import data_message, kind_named, kind_of, message
 
 
 @message
-class Parcel:
+class Crate:
     """Anything at all."""
 
     content: object
@@ -30,7 +30,7 @@ class Freight:
 
 
 def wrap(content: object) -> Envelope:
-    return make_envelope(Parcel(content), "hub/store", "hub/router", 7, 3, 5, 1.5, 2.5)
+    return make_envelope(Crate(content), "hub/store", "hub/router", 7, 3, 5, 1.5, 2.5)
 
 
 plain = st.recursive(
@@ -113,12 +113,12 @@ def test_flipped_bytes_raise_nothing_but_envelope_errors(data: st.DataObject, co
 def test_a_message_over_the_size_limit_is_refused_before_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelopes, "MAX_ENVELOPE_BYTES", 1000)
 
-    with pytest.raises(EnvelopeError, match="Parcel to hub/store has 1"):
+    with pytest.raises(EnvelopeError, match="Crate to hub/store has 1"):
         encode(wrap(b"x" * 1000))
 
 
 def test_an_object_that_msgpack_cannot_carry_is_named() -> None:
-    with pytest.raises(EnvelopeError, match=r"Parcel to hub/store cannot be encoded.*set"):
+    with pytest.raises(EnvelopeError, match=r"Crate to hub/store cannot be encoded.*set"):
         encode(wrap({1, 2}))
 
 

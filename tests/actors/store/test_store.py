@@ -217,7 +217,7 @@ def test_a_failing_disk_is_told_to_the_log_once_and_its_sweep_is_no_failure_of_t
 
     world.system.advance(SWEEP_S * 8)
 
-    assert [r.levelname for r in caplog.records if r.name == "actors.store"] == ["ERROR"]
+    assert [r.levelname for r in caplog.records if r.name == "actors.store.store"] == ["ERROR"]
     assert world.told("test", ActorRestarted) == []
 
 
