@@ -165,6 +165,9 @@ class IdentityActor(EdgeActor):
         self._wait(message)
 
     def on_get_access(self, message: GetAccess) -> None:
+        if self._is_left(message):
+            self._waiting.append(_Waiting(self.envelope, message, is_late=True))
+            return
         access, stands = self._answer(message)
         if stands or (self._known is not None and not self._may_have_changed(message.identity)):
             self.reply(access)
@@ -284,7 +287,7 @@ class IdentityActor(EdgeActor):
 
     def _is_left(self, asked: Authenticate | GetAccess) -> bool:
         """Tell whether the last one of this name is not forgotten yet: nobody shall have what it left."""
-        return isinstance(asked, Authenticate) and asked.identity in self._forgetting
+        return asked.identity in self._forgetting
 
     def _answer(self, asked: Authenticate | GetAccess) -> tuple[object, bool]:
         """Return the answer from what is known, and whether nothing that the agent says would change it."""

@@ -57,6 +57,7 @@ class Device:
     auth_type: AuthType = "sas"
     thumbprints: tuple[str, ...] = ()
     in_cloud: bool = False  # our own stand-in has it too, and decides about it from then on
+    replaces: bool = False  # what the stand-in has is one of the same name that was deleted here
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class LeafChange:
 
     device: Identity | None  # as it is now; None: it is deleted
     in_cloud: bool  # whether the stand-in has one of that id from us
+    replaces: bool = False  # that one was deleted here: its twin and its messages are not for this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,9 @@ def linked(content: Content, host_name: str) -> Content:
         content,
         cloud=host_name,
         modules={k: replace(module, cloud_generation_id="") for k, module in content.modules.items()},
-        leaf_devices={k: replace(device, in_cloud=False) for k, device in content.leaf_devices.items()},
+        leaf_devices={
+            k: replace(device, in_cloud=False, replaces=False) for k, device in content.leaf_devices.items()
+        },
         cloud_deletes={},
         leaf_changes=tuple(content.leaf_devices),
     )

@@ -187,8 +187,9 @@ class KeyStore:
                 device = new_device(generation)
             else:
                 device = Device(str(generation), "enabled", b"", b"", auth_type, prints)
-            # One that was deleted here, and of which the cloud was not told yet, is replaced there.
-            device = replace(device, in_cloud=device_id in content.leaf_changes)
+            # The cloud has one still that was deleted here, and was not told yet.
+            is_there = device_id in content.leaf_changes
+            device = replace(device, in_cloud=is_there, replaces=is_there)
             self._keep(with_leaf(replace(content, last_generation=generation), device_id, device))
             return device_identity(device_id, device)
 
@@ -280,7 +281,8 @@ class KeyStore:
         for device_id in content.leaf_changes:
             device = content.leaf_devices.get(device_id)
             shown = None if device is None else device_identity(device_id, device)
-            changes[device_id] = LeafChange(shown, device is None or device.in_cloud)
+            replaces = device is not None and device.replaces
+            changes[device_id] = LeafChange(shown, device is None or device.in_cloud, replaces)
         return changes
 
     def leaf_told(self, device_id: str, told: Identity | None) -> None:
@@ -297,7 +299,9 @@ class KeyStore:
                 changes = (*changes, device_id)  # changed meanwhile
             leaves = dict(content.leaf_devices)
             if device is not None:
-                leaves[device_id] = replace(device, in_cloud=told is not None)
+                # Made anew once more meanwhile, it replaces the one that was told.
+                replaces = told is not None and told.generation_id != device.generation_id
+                leaves[device_id] = replace(device, in_cloud=told is not None, replaces=replaces)
             self._keep(replace(content, leaf_devices=leaves, leaf_changes=changes))
 
     def adopt_leaf(self, theirs: HubIdentity) -> None:

@@ -86,13 +86,18 @@ def tell_leaves(home: Home, edge_id: str, keys: KeyStore) -> tuple[tuple[str, st
 
 def _tell_one(cloud: Cloud, device_id: str, change: LeafChange, scope: str) -> None:
     """Where both sides changed it, the cloud's word counts: what is there by now is followed afterwards."""
-    path = device_path(device_id)
     wanted = None if change.device is None else _wanted(change.device, scope)
-    method = "DELETE" if wanted is None else "PUT"
+    if wanted is None or change.replaces:
+        _call(cloud, "DELETE", device_id, None, is_there=True)
+    if wanted is not None:
+        _call(cloud, "PUT", device_id, wanted, is_there=change.in_cloud and not change.replaces)
+
+
+def _call(cloud: Cloud, method: str, device_id: str, wanted: dict[str, Any] | None, is_there: bool) -> None:
     try:
-        cloud.call(method, path, wanted, {"If-Match": "*"} if change.in_cloud else None)
+        cloud.call(method, device_path(device_id), wanted, {"If-Match": "*"} if is_there else None)
     except Refused as exc:
-        if exc.name != ("DeviceNotFound" if change.in_cloud else "DeviceAlreadyExists"):
+        if exc.name != ("DeviceNotFound" if is_there else "DeviceAlreadyExists"):
             raise
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from actors.addresses import IDENTITIES, TWINS
@@ -15,6 +17,7 @@ from actors.hub.client_services import (
 )
 from actors.hub.identities import FORGET_AGAIN_S
 from actors.hub.identity import HubIdentity, KnownIdentities
+from actors.hub.identity_messages import Access, GetAccess
 from actors.store.messages import ForgetClient, SaveSession, SessionSaved
 from messaging.envelope import Secret
 from messaging.lifecycle import PeerUp
@@ -22,8 +25,8 @@ from messaging.mqtt.packets import Subscribe
 from tests.actors.head_world import EDGE, HEAD, STORE, HeadWorld, connect_packet
 from tests.actors.head_world import IDENTITIES as IDENTITIES_OF_HEAD
 from tests.actors.heads.test_c2d import FILTER, C2dWorld, Device
+from tests.actors.hub.test_identities import CLOUD, IdentityWorld, known, told
 from tests.actors.hub.test_identities import HEAD as HEAD_OF_IDENTITIES
-from tests.actors.hub.test_identities import IdentityWorld, known, told
 from tests.actors.hub.test_twins import PUMP, TwinWorld
 from tests.actors.whole_hub import CONNACK, KEY, LEAF
 from tests.fakes.cloud import MemoryCopy
@@ -154,6 +157,21 @@ def test_nobody_is_let_in_before_the_last_one_of_his_name_is_forgotten() -> None
     assert "ForgetIdentity" in before
     assert "Verdict" not in before
     assert after.count("Verdict") == 2
+
+
+def test_the_key_of_the_next_is_not_given_out_before_the_last_one_of_his_name_is_forgotten() -> None:
+    # With it the hub would tell the cloud what the last one has reported, as the twin of the next.
+    world = IdentityWorld(MemoryCopy(KnownIdentities((known("leaf", generation_id="1"),))))
+    world.tell(IDENTITIES, PeerUp("agent", 7), "")
+    world.tell(IDENTITIES, GetAccess("leaf", was_refused=True), CLOUD)
+
+    world.tell(IDENTITIES, told(known("leaf", NEW_KEY, generation_id="2")), SECURITY)
+    world.tell(IDENTITIES, GetAccess("leaf"), CLOUD)
+
+    before = world.told(CLOUD, Access)
+    world.tell(IDENTITIES, IdentityForgotten("leaf"), HEAD_OF_IDENTITIES)
+    assert before == []
+    assert {access.key.reveal() for access in world.told(CLOUD, Access)} == {base64.b64encode(NEW_KEY)}
 
 
 def test_a_session_that_was_being_saved_when_its_identity_went_is_not_that_of_the_next() -> None:

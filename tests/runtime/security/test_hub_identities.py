@@ -171,7 +171,12 @@ def test_a_device_that_went_and_came_back_replaces_the_one_in_the_stand_in(site:
 
     change = site.keys.leaf_changes()["leaf1"]
 
-    assert (change.device, change.in_cloud) == (again, True)
+    assert (change.device, change.in_cloud, change.replaces) == (again, True, True)
+
+    site.told("leaf1")
+    site.keys.enable_device("leaf1", False)
+    change = site.keys.leaf_changes()["leaf1"]
+    assert (change.in_cloud, change.replaces) == (True, False)
 
 
 def test_another_hub_knows_nothing_of_what_the_former_did(site: Site) -> None:
