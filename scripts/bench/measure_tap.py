@@ -48,9 +48,9 @@ class Probe:
 
 
 class Taker(EdgeActor):
-    """Takes parcels and does nothing."""
+    """Takes probes and does nothing."""
 
-    def on_parcel(self, message: Probe) -> None:
+    def on_probe(self, message: Probe) -> None:
         pass
 
 
