@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,26 @@ settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
 # A long run by hand: pytest --timeout=0 --hypothesis-profile=long --hypothesis-show-statistics tests
 settings.register_profile("long", deadline=None, max_examples=5_000)
+
+
+EXIT_STATUS = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[EXIT_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End though a failed test left threads running, as those of actors, which are no daemons, do."""
+    left = [
+        thread.name
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.main_thread()
+    ]
+    if left and EXIT_STATUS in config.stash:
+        print(f"ended with threads of a failed test running: {', '.join(left)}", flush=True)
+        os._exit(config.stash[EXIT_STATUS])
 
 
 @pytest.fixture
