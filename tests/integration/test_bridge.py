@@ -69,6 +69,7 @@ def _publish_in_background(*peers: tuple[Peer, str, int]) -> list[threading.Thre
     return threads
 
 
+@pytest.mark.slow
 def test_messages_of_both_directions_get_through_a_line_that_resets_again_and_again(
     hub: HubProcess, site: Mosquitto, line: Line
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_restarted_broker_gets_what_it_missed(hub: HubProcess, site: Mosquitto
             assert first_times(near.bodies()) == list(range(20))
 
 
+@pytest.mark.slow
 def test_a_line_that_swallows_everything_is_given_up(hub: HubProcess, site: Mosquitto, line: Line) -> None:
     with Peer(site.port, "observer") as far, module(hub, "a") as sender:
         far.subscribe("edge1/#")
@@ -301,6 +303,7 @@ def test_wrong_credentials_are_told_and_corrected_without_a_restart(tmp_path: Pa
             assert "wr0ng" not in hub.log.read_text()
 
 
+@pytest.mark.slow
 def test_whom_a_bridge_trusts_is_up_to_its_settings(tmp_path: Path) -> None:
     ca = ensure_edge_ca(tmp_path, "site", time.time())
     served = ensure_server_certificate(tmp_path, ["broker.example", "localhost"], ca, time.time())

@@ -260,6 +260,7 @@ def test_files_that_went_wrong_while_the_edge_runs_are_told_and_the_hub_goes_on(
     assert served_by(edge, root) == "plant root"
 
 
+@pytest.mark.slow
 def test_an_edge_ca_of_its_own_that_is_due_is_renewed_while_the_edge_runs(
     edge: EdgeProgram, tmp_path: Path
 ) -> None:

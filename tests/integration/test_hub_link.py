@@ -205,6 +205,7 @@ def test_an_identity_that_is_disabled_while_it_sends_keeps_its_messages_and_the_
     check_all_arrived(linked, LEAF, publishers[LEAF])
 
 
+@pytest.mark.slow
 def test_a_line_that_is_cut_reset_and_half_open_in_turn_costs_no_message_and_no_order(
     linked: LinkedHub, ending: ExitStack
 ) -> None:

@@ -177,6 +177,7 @@ def test_ctrl_c_ends_it_at_once(edge: EdgeProgram, arguments: tuple[str, ...]) -
         assert "Traceback" not in process.communicate()[1]
 
 
+@pytest.mark.slow
 def test_one_that_was_stopped_is_told_how_many_it_missed_and_one_that_was_killed_costs_nothing(
     edge: EdgeProgram, client: Client
 ) -> None:

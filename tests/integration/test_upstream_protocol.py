@@ -51,6 +51,7 @@ def test_unless_it_is_told_otherwise_an_edge_speaks_amqp_over_two_connections(si
     site.wait_for_report(lambda told: code(told) == 200)
 
 
+@pytest.mark.slow
 def test_the_device_and_then_its_deployments_choose_how_the_edge_speaks(site: Site) -> None:
     site.deploy({})
     site.start(EDGE_ACTORS_UPSTREAM_PROTOCOL="Mqtt")

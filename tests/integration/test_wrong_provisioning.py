@@ -52,6 +52,7 @@ def link(edge: EdgeProgram) -> dict[str, Any]:
     ],
     ids=["wrong key", "no such device", "no such host", "another host", "untrusted certificate"],
 )
+@pytest.mark.slow
 def test_what_is_wrong_is_named_without_the_key_and_what_is_local_goes_on(
     edge: EdgeProgram,
     cloud: CloudProgram,
