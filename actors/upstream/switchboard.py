@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from actors.addresses import IDENTITIES
 from actors.hub.identity_messages import Access, GetAccess
 from actors.kernel.base import EdgeActor
 from actors.metrics.hub_metrics import OFF, RETRY_TO_CLOUD, HubMetrics
@@ -69,12 +70,11 @@ class SettleDue:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """To which cloud, as whom, and who has the keys."""
+    """To which cloud, and as whom."""
 
     host_name: str  # of the IoT Hub
     device_id: str  # of this edge
     ca_pem: Callable[[], str]  # what to trust besides the system's authorities; read for each connection
-    identities: str  # address
     https_port: int = 443
 
 
@@ -182,7 +182,7 @@ class Switchboard:
             return
         self._enter(source, Phase.ASKING)
         asked = self._actor.request(
-            self._where.identities, GetAccess(source.identity, source.was_refused), ACCESS_LIMIT_S
+            IDENTITIES, GetAccess(source.identity, source.was_refused), ACCESS_LIMIT_S
         )
         self._asked[asked] = source.identity
 

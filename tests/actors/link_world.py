@@ -86,11 +86,7 @@ class LinkWorld(World):
         return UpstreamActor(
             lambda: self.cloud,
             self.switch,
-            Where(HOST, DEVICE, lambda: "", IDENTITIES),
-            store=STORE,
-            router=ROUTER,
-            twins=TWINS,
-            methods=METHODS,
+            Where(HOST, DEVICE, lambda: ""),
             limits=self._limits,
             draw=lambda: 1.0,
         )

@@ -188,11 +188,7 @@ class HubWorld:
             lambda: UpstreamActor(
                 lambda: self.cloud,
                 MemorySwitch(False),
-                Where(IOTHUB, DEVICE, lambda: "", IDENTITIES),
-                store=STORE,
-                router=ROUTER,
-                twins=TWINS,
-                methods=METHODS,
+                Where(IOTHUB, DEVICE, lambda: ""),
                 limits=LinkLimits(),
                 metrics=counts,
             ),
@@ -203,11 +199,6 @@ class HubWorld:
             HUB_CLIENT,
             lambda: HubClientActor(
                 DEVICE,
-                twins=TWINS,
-                methods=METHODS,
-                cloud=UPSTREAM,
-                router=ROUTER,
-                identities=IDENTITIES,
                 report_s=5.0,
             ),
         )
@@ -216,14 +207,7 @@ class HubWorld:
             lambda: MqttHead(
                 self.listener,
                 DEVICE,
-                store=STORE,
-                router=ROUTER,
-                identities=IDENTITIES,
-                twins=TWINS,
-                methods=METHODS,
                 environment=DEFAULTS,
-                cloud=UPSTREAM,
-                hub_client=HUB_CLIENT,
                 connected=connected,
             ),
         )
