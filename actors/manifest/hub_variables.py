@@ -211,7 +211,7 @@ VARIABLES: Final = (
         "max_pending_inbound_acknowledgements",
         whole(1, 65_535),
         "a client with more messages that are not on disk yet is not read until they are",
-        "no limit but 4 MiB of them",
+        "no limit but 512 KiB of them",
     ),
     obeyed(
         "MqttSettings__MaxPendingOutboundMessages",
