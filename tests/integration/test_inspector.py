@@ -28,7 +28,7 @@ from runtime.home import Home
 from runtime.run_directory import RunDirectory
 from runtime.security.key_store import KeyStore
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 LIMIT_S = 30.0
 CARGO_BYTES = 20_000
