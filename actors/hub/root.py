@@ -47,7 +47,8 @@ from actors.ports.storage import BrokerStore, MessageStore, TwinStore
 from actors.store.append_guard import AppendGuard
 from actors.store.store import StoreActor
 from actors.upstream.connection import CloudConnections
-from actors.upstream.switchboard import LinkLimits, Where
+from actors.upstream.switchboard import Where
+from actors.upstream.upkeep import LinkLimits
 from actors.upstream.upstream import UpstreamActor
 from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
 from messaging.kinds import message

@@ -48,7 +48,8 @@ from actors.upstream.rate import is_final, is_probed
 from actors.upstream.sender import Sender
 from actors.upstream.services import UpstreamServices
 from actors.upstream.source import WANTED, Phase, Source
-from actors.upstream.switchboard import LinkLimits, RetryDue, SettleDue, Switchboard, Where
+from actors.upstream.switchboard import RetryDue, SettleDue, Switchboard, Where
+from actors.upstream.upkeep import LinkLimits
 from messaging.address import process_of
 from messaging.errors import EnvironmentFault
 from messaging.kinds import message

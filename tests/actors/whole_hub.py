@@ -24,7 +24,8 @@ from actors.ports.connections import ConnectionHandler
 from actors.ports.storage import MessageStore
 from actors.store.append_guard import AppendGuard
 from actors.store.store import StoreActor
-from actors.upstream.switchboard import LinkLimits, Where
+from actors.upstream.switchboard import Where
+from actors.upstream.upkeep import LinkLimits
 from actors.upstream.upstream import UpstreamActor
 from messaging import sas
 from messaging.clock import Clock

@@ -128,14 +128,18 @@ def test_what_is_published_while_the_other_broker_is_away_arrives_in_order_when_
         assert "cannot be reached" in shown["error"] or "lost" in shown["error"]
         hub.kill()
         hub.start()
-        wait_for_bridge(hub, queued=50)
+        wait_for_bridge(hub, queued=lambda count: count >= 50)
         line.restore()
         far.wait_for(50)
-        assert first_times(far.bodies()) == list(range(50))
-        assert {topic for topic, *_ in far.got} == {"edge1/up/x"}
         shown = wait_for_bridge(hub, queued=0, status="connected", error="")
-        assert shown["sent"] == 50
+        assert shown["sent"] >= 50
         assert shown["connectedSince"]
+        # What the local broker had not yet noted as taken when it was killed, the last of them, comes again.
+        far.wait_for(shown["sent"])
+        numbers = [int(body) for body in far.bodies()]
+        assert numbers[:50] == list(range(50))
+        assert numbers[50:] == list(range(100 - len(numbers), 50))
+        assert {topic for topic, *_ in far.got} == {"edge1/up/x"}
 
 
 def test_a_restarted_broker_gets_what_it_missed(hub: HubProcess, site: Mosquitto, line: Line) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.edge_program import SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 EDGE = "edge1"
 LEAF = "leaf"

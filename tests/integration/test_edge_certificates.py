@@ -21,7 +21,7 @@ from runtime.security.certificates import CaPlan, ensure_edge_ca
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import KeyPair, issue
 from tests.integration.edge_program import EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from azure.iot.device import IoTHubDeviceClient
 
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.edge_program import EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 EDGE = "edge1"
 

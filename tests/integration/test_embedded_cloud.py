@@ -21,7 +21,7 @@ from runtime.iothub.telemetry import events_after
 from runtime.net.listening_sockets import bind
 from runtime.run_directory import RunDirectory
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 ALL = {"edgeAgent", "edgeCloud", "edgeHub", "filter", "sensor"}
 

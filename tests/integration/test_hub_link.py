@@ -14,8 +14,8 @@ from actors.upstream.protocol import UpstreamProtocol
 from messaging.identity import Identity
 from tests.integration.linked_hub import OWN, LinkedHub
 from tests.integration.sdk_clients import SdkPublisher, sdk_client
-from tests.integration.waiting import wait_until
 from tests.runtime.client_certificates import make_client
+from tests.waiting import wait_until
 
 ROUTES = {"up": "FROM /messages/* INTO $upstream"}
 PUMP, FAN, LEAF, CAMERA = "edge1/pump", "edge1/fan", "leaf", "camera"

@@ -12,7 +12,7 @@ from azure.iot.device import IoTHubDeviceClient
 from azure.iot.device.exceptions import ClientError
 
 from tests.integration.edge_program import SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 PROCESSES = ("edgeAgent", "edgeCloud", "edgeHub")
 TEXT_LINE = re.compile(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.integration.cloud_site import Site, code
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 AGENT = (*AGENT_PATH, "systemModules", "edgeAgent", "env")
 HUB = (*AGENT_PATH, "systemModules", "edgeHub", "env")
