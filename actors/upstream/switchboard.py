@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from actors.hub.identity_messages import Access, GetAccess
 from actors.kernel.base import EdgeActor
@@ -43,8 +44,7 @@ REST_S: Final = 30.0  # after which the store need not keep a window for a sourc
 CONNECT_LIMIT_S: Final = 60.0  # a connection that says neither yes nor no in this time is begun anew
 
 
-@dataclass(frozen=True, slots=True)
-class LinkLimits:
+class LinkLimits(Struct, frozen=True):
     """What the link is allowed."""
 
     most_connections: int = 100  # at the same time, besides the hub's own
@@ -67,8 +67,7 @@ class SettleDue:
     """Timer: see whose messages may follow its twin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """To which cloud, as whom, and who has the keys."""
 
     host_name: str  # of the IoT Hub

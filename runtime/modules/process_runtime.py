@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.machine import process_table
@@ -37,8 +38,7 @@ SWEEP_LIMIT_S = 1.0  # for killed descendants to be gone
 REAP_PERIOD_S = 10.0
 
 
-@dataclass(slots=True, eq=False)
-class _Watched:
+class _Watched(Struct, eq=False):
     """A module whose shim lives."""
 
     running: RunningModule

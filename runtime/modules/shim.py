@@ -20,8 +20,9 @@ import shlex
 import shutil
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from runtime.machine import process_table
 from runtime.machine.process_table import ProcessStat
@@ -61,8 +62,7 @@ exec {_MV} -f "$0/{ENDED}.new" "$0/{ENDED}"
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """What the shim wrote before the module ran."""
 
     boot_id: str
@@ -81,8 +81,7 @@ class Started:
         return self.shim.session if known else None
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """What the shim wrote after the module ended."""
 
     status: int
@@ -95,8 +94,7 @@ class Ended:
         return number if number in signal.valid_signals() else None
 
 
-@dataclass(frozen=True, slots=True)
-class StateFolder:
+class StateFolder(Struct, frozen=True):
     """The state folder of one module."""
 
     path: Path

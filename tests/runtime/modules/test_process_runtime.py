@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.machine import process_table
