@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Final, Protocol
+
+from msgspec import Struct, field
 
 from actors.hub.router import Publish
 from actors.kernel.base import EdgeActor
@@ -33,8 +34,7 @@ class CreditDue:
     """Timer: there is credit that those who were given it do not use."""
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """What one read of the connection brought for the router, of one publisher."""
 
     headers: dict[bytes, int] = field(default_factory=dict)
@@ -55,8 +55,7 @@ class Batch:
         self.size_bytes += sum(map(len, bodies)) + len(bodies) * len(header)
 
 
-@dataclass(slots=True)
-class Unanswered:
+class Unanswered(Struct):
     """A batch that is on its way to the disk, and what to acknowledge then."""
 
     answers: list[Any]
