@@ -23,6 +23,7 @@ CLIENT_CREDIT_BYTES: Final = 512 * 1024  # of one publisher: beyond, its socket 
 HEAD_CREDIT_BYTES: Final = 512 * 1024  # of all: beyond, those are not read that have more than LIGHT_BYTES …
 LIGHT_BYTES: Final = 64 * 1024
 MOST_UNANSWERED_BYTES: Final = 16 * 1024 * 1024  # … and beyond this nobody is
+UNUSED_S: Final = 0.001  # after which credit of a publisher that brings nothing is given to the next
 MOST_LATE: Final = 1024  # batches of publishers that are gone
 
 CREDIT: Final = "credit"  # why a socket is not read: too much of what it brought is not on disk yet
@@ -117,7 +118,8 @@ class Intake:
         self._most_unacknowledged = most_unacknowledged
         self._batches: dict[int, tuple[Any, Unanswered]] = {}  # by correlation id of the Publish
         self._late: dict[int, Unanswered] = {}  # the same for publishers that are gone, oldest first
-        self._paused: dict[Any, int] = {}  # for want of credit; with what each had on its way
+        self._paused: dict[Any, bool] = {}  # for want of credit, with whether it had much on its way
+        self._granted: set[Any] = set()  # are read again, and have not brought anything since
         self._looks_again = False
         self.unanswered_bytes = 0
 
@@ -147,9 +149,11 @@ class Intake:
         self._head.context.send(
             self._router, publish, correlation_id=batch_id, deadline_s=now_s + STORE_LIMIT_S
         )
+        self._granted.discard(publisher)
         if self._is_over(publisher) and publisher not in self._paused:
-            self._paused[publisher] = publisher.unanswered_bytes
+            self._paused[publisher] = publisher.unanswered_bytes > LIGHT_BYTES
             publisher.hold(CREDIT)
+        self._resume()
         return unanswered
 
     def stored(self, batch_ids: tuple[int, ...]) -> list[Any]:
@@ -165,14 +169,14 @@ class Intake:
                 late.waits -= 1
         for publisher in publishers:
             self._acknowledge(publisher)
-        self.resume()
+        self._resume()
         return list(publishers)
 
     def stored_elsewhere(self, publisher: Publisher, unanswered: Unanswered) -> None:
         """That part of a batch is on disk which went another way than to the router."""
         unanswered.waits -= 1
         self._acknowledge(publisher)
-        self.resume()
+        self._resume()
 
     def failed(self, batch_id: int) -> Any:
         """Forget a batch that was not stored; return its publisher, None for one that is gone."""
@@ -192,7 +196,8 @@ class Intake:
         if publisher in self._paused:
             del self._paused[publisher]
             publisher.release(CREDIT, self._head.clock.monotonic_s())
-        self.resume()
+        self._granted.discard(publisher)
+        self._resume()
 
     def _acknowledge(self, publisher: Publisher) -> None:
         before = publisher.unanswered_bytes
@@ -209,33 +214,35 @@ class Intake:
         )
 
     def credit_due(self) -> None:
-        """See who else may be read: those that were last did not bring what they were expected to."""
+        """Whoever has not brought anything by now has nothing: others get its credit."""
         self._looks_again = False
-        self.resume()
+        self._granted.clear()
+        self._resume()
 
-    def resume(self) -> None:
-        """Have so many read again as there is credit for: who waits longest first, each for what it had."""
+    def _resume(self) -> None:
+        """Have as many read again as there is credit for, in the order in which they were paused."""
         if not self._paused:
             return
-        room_bytes = HEAD_CREDIT_BYTES - self.unanswered_bytes
+        room_bytes = HEAD_CREDIT_BYTES - self.unanswered_bytes - CLIENT_CREDIT_BYTES * len(self._granted)
         is_full = self.unanswered_bytes > MOST_UNANSWERED_BYTES // 2
         now_s = self._head.clock.monotonic_s()
         waits_for_room = False
-        for publisher, had_bytes in list(self._paused.items()):
-            if publisher.unanswered_bytes > CLIENT_CREDIT_BYTES // 2 or self._has_too_many(publisher):
+        for publisher, has_much in list(self._paused.items()):
+            if is_full or publisher.unanswered_bytes > CLIENT_CREDIT_BYTES // 2:
                 continue
-            if is_full:
+            if self._has_too_many(publisher):
                 continue
-            if had_bytes > LIGHT_BYTES:
+            if has_much:
                 if room_bytes <= 0:
                     waits_for_room = True
                     continue
-                room_bytes -= had_bytes
+                room_bytes -= CLIENT_CREDIT_BYTES
+                self._granted.add(publisher)
             del self._paused[publisher]
             publisher.release(CREDIT, now_s)
-        if waits_for_room and not self.unanswered_bytes and not self._looks_again:
-            self._looks_again = True  # no answer would have us look
-            self._head.set_timer(0.0, CreditDue())
+        if waits_for_room and self._granted and not self._looks_again:
+            self._looks_again = True
+            self._head.set_timer(UNUSED_S, CreditDue())
 
     def _has_too_many(self, publisher: Publisher) -> bool:
         most = self._most_unacknowledged
