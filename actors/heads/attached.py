@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
-from actors.heads.intake import HEAD_CREDIT_BYTES
+from actors.heads.readers import ENOUGH_BYTES
 from actors.hub import c2d_queues
 from actors.kernel.base import EdgeActor
 from actors.store.messages import Attach, Delivered, Detach, Expired, Ready, Undeliverable
@@ -15,7 +15,7 @@ from actors.store.stored import Run
 log = logging.getLogger(__name__)
 
 # A consumer answers some commits later, and keeps up with what comes in by as many times the bytes of one.
-WINDOW_BYTES: Final = 4 * HEAD_CREDIT_BYTES
+WINDOW_BYTES: Final = 4 * ENOUGH_BYTES
 C2D_WINDOW_MESSAGES: Final = 1  # hub-protocols.md section 1.14
 
 Range = tuple[int, int]  # first and last position, both included

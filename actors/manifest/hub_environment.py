@@ -36,7 +36,7 @@ class HubEnvironment:
     shutdown_wait_s: float | None = None  # None: as long as any module
     max_inbound_message_bytes: int = 262_144  # of a whole packet
     max_pending_inbound_acknowledgements: int | None = None  # None: bounded by bytes alone
-    max_pending_outbound_messages: int = 1000
+    max_pending_outbound_messages: int = 2000
     connect_arrival_timeout_s: float = 5.0
     max_keep_alive_timeout_s: float = 600.0
     max_outbound_retransmissions: int | None = None  # None: a client is never given up for that
