@@ -56,7 +56,10 @@ log = logging.getLogger(__name__)
 
 MOST_DROPS: Final = 50  # slices that go for one batch; a slice of small messages is 100 KiB
 FORGET_S: Final = 0.05  # latest, after it was delivered, that a message is forgotten
-FORGET_MESSAGES: Final = 2000
+FORGET_MESSAGES: Final = 1000  # at most, that are delivered and not forgotten
+# With a commit that takes place anyhow a part of either is enough; with each it would be a sixth of its cost.
+SHARED_S: Final = FORGET_S / 2
+SHARED_MESSAGES: Final = FORGET_MESSAGES // 2
 
 
 @message
@@ -108,6 +111,7 @@ class StoreActor(EdgeActor):
         self._attachments = Attachments(self, trail, metrics)
         self._turn = Turn()
         self._done = 0  # messages delivered and not yet forgotten
+        self._done_since_s = 0.0  # the first of them, monotonic
         self._forget_timer = False
         self._damage: StoreDamaged | None = None  # of the database, after which nothing is done with it
         self._trouble = ""  # why the database refuses, as last said to the log
@@ -151,22 +155,29 @@ class StoreActor(EdgeActor):
 
     def on_forget_due(self, message: ForgetDue) -> None:
         self._forget_timer = False
-        self._done = max(self._done, FORGET_MESSAGES)
+        if self._done_for_s() >= SHARED_S:  # else they have come since the timer was set
+            self._done = max(self._done, FORGET_MESSAGES)
 
     def on_turn_end(self) -> None:
         """Commit everything that this turn brought, then answer all of it.
 
-        What was delivered is forgotten with the next commit, for each costs a sync to disk: a crash before
-        it only delivers again.
+        What was delivered is forgotten with one of the next commits, for each costs a sync to disk: a crash
+        before it only delivers again.
         """
         turn = self._turn
         if turn.appends or turn.sessions or self._done >= FORGET_MESSAGES:
             self._turn = Turn()
-            self._done = 0
+            if self._done >= SHARED_MESSAGES or self._done_for_s() >= SHARED_S:
+                self._done = 0
+            else:
+                self._turn.put_off(turn)
             self._finish(turn)
-        elif turn and not self._forget_timer:
+        if self._turn and not self._forget_timer:
             self._forget_timer = True
-            self.set_timer(FORGET_S, ForgetDue())
+            self.set_timer(max(SHARED_S, FORGET_S - self._done_for_s()), ForgetDue())
+
+    def _done_for_s(self) -> float:
+        return self.clock.monotonic_s() - self._done_since_s
 
     def on_turn_over(self) -> None:
         """Serve consumers: publishers, who wait, have their answer and go on meanwhile."""
@@ -248,6 +259,7 @@ class StoreActor(EdgeActor):
 
         One batch after the other: a small one may fit where all of them do not.
         """
+        turn.put_off(self._turn)
         if not turn.appends:
             self._refuse(turn, error)
             return
@@ -325,6 +337,7 @@ class StoreActor(EdgeActor):
         for endpoint_id, ranges in turn.delivered.items():
             self._turn.delivered.setdefault(endpoint_id, []).extend(ranges)
         self._turn.poison.extend(turn.poison)
+        self._done_since_s = self.clock.monotonic_s()  # or it would be tried again at once, and for ever
 
     def _report(self, error: StoreError) -> None:
         """Tell the log, once: it is tried again with each batch, or many times a second."""
@@ -335,6 +348,8 @@ class StoreActor(EdgeActor):
     # consumers
 
     def _make_room(self, message: Delivered | Undeliverable) -> None:
+        if not self._done:
+            self._done_since_s = self.clock.monotonic_s()
         self._done += sum(last - first + 1 for first, last in message.ranges)
         self._attachments.left(message)
 
