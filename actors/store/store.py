@@ -110,6 +110,7 @@ class StoreActor(EdgeActor):
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
         self._attachments = Attachments(self, trail, metrics)
         self._turn = Turn()
+        self._stored: list[tuple[int, list[Segment]]] = []  # by this turn, not yet offered to consumers
         self._done = 0  # messages delivered and not yet forgotten
         self._done_since_s = 0.0  # the first of them, monotonic
         self._forget_timer = False
@@ -180,9 +181,18 @@ class StoreActor(EdgeActor):
         return self.clock.monotonic_s() - self._done_since_s
 
     def on_turn_over(self) -> None:
-        """Serve consumers: publishers, who wait, have their answer and go on meanwhile."""
+        """Note what was stored, and serve consumers: publishers, who wait, have their answer by now."""
+        self._offer_stored()
         if self._store is not None:
             self._serve(self._store)
+
+    def _offer_stored(self) -> None:
+        """Note what was stored, and offer it to the consumers."""
+        stored, self._stored = self._stored, []
+        fresh: dict[str, list[Run]] = {}
+        for first, segments in stored:
+            self._note(first, segments, fresh)
+        self._attachments.offer(fresh)
 
     def _serve(self, store: MessageStore) -> None:
         try:
@@ -200,7 +210,7 @@ class StoreActor(EdgeActor):
             self._refuse(turn, self._damage)
             return
         try:
-            fresh = self._commit(turn)
+            self._commit(turn)
         except StoreDamaged as exc:
             self._refuse(turn, exc)
             self._end_damaged(exc)
@@ -221,15 +231,12 @@ class StoreActor(EdgeActor):
             if self._trouble and turn.appends:
                 self._trouble = ""
                 log.info("messages are stored again")
-            self._answer(turn, fresh)
+            self._answer(turn)
 
-    def _commit(self, turn: Turn) -> dict[str, list[Run]]:
-        """Write one transaction; return the new messages of each queue that has a consumer."""
+    def _commit(self, turn: Turn) -> None:
+        """Write one transaction."""
         assert self._store is not None
-        first, segments = write(self._store, turn, self.clock)
-        fresh: dict[str, list[Run]] = {}
-        self._note(first, segments, fresh)
-        return fresh
+        self._stored.append(write(self._store, turn, self.clock))
 
     def _note(self, first: int, segments: list[Segment], fresh: dict[str, list[Run]]) -> None:
         """These messages were stored: add to `fresh` what consumers get of them."""
@@ -242,7 +249,7 @@ class StoreActor(EdgeActor):
             else:
                 self._attachments.missed(endpoint_id)
 
-    def _answer(self, turn: Turn, fresh: dict[str, list[Run]]) -> None:
+    def _answer(self, turn: Turn) -> None:
         stored: dict[str, list[int]] = {}
         for envelope, _ in turn.appends:
             stored.setdefault(envelope.sender, []).append(envelope.correlation_id)
@@ -250,9 +257,10 @@ class StoreActor(EdgeActor):
             self.tell(head, Stored(tuple(batches)))
         for envelope, request in turn.sessions:
             self.reply(SessionSaved(request.identity), envelope)
-        self._attachments.offer(fresh)
         gone = [request.identity for _, request in turn.sessions if isinstance(request, ForgetClient)]
-        self._attachments.read_anew(queue_of(identity) for identity in gone)
+        if gone:
+            self._offer_stored()
+            self._attachments.read_anew(queue_of(identity) for identity in gone)
 
     def _finish_without_space(self, turn: Turn, error: StoreFull) -> None:
         """Forget what was delivered, which makes space; store what fits, or what older ones make way for.
@@ -278,11 +286,11 @@ class StoreActor(EdgeActor):
             if not self._drop_oldest():
                 break
             try:
-                fresh = self._commit(turn)
+                self._commit(turn)
             except StoreFull as exc:
                 error = exc
             else:
-                self._answer(turn, fresh)
+                self._answer(turn)
                 return
         self._refuse(turn, error)
 
@@ -294,6 +302,7 @@ class StoreActor(EdgeActor):
         except StoreError as exc:
             self._report(exc)
             return False
+        self._offer_stored()
         self._attachments.read_anew(dropped)
         return bool(dropped)
 
@@ -308,18 +317,17 @@ class StoreActor(EdgeActor):
     def _commit_around_poison(self, envelope: Envelope, message: Append) -> None:
         """Store a batch message by message, without those that cannot be."""
         assert self._store is not None
-        fresh: dict[str, list[Run]] = {}
         answered, clock = Turn(), self.clock
         try:
-            for first, segments in write_one_by_one(self._store, envelope, message, clock, self._is_poison):
-                self._note(first, segments, fresh)
+            for written in write_one_by_one(self._store, envelope, message, clock, self._is_poison):
+                self._stored.append(written)  # also when a later one fails
             answered = Turn([(envelope, message)])
         except StoreError as exc:
             self._refuse(Turn([(envelope, message)]), exc)
         except Exception as exc:  # noqa: BLE001 - it is not the messages
             self._guard.failed(message.identity, message.epoch)
             self.context.dead_letter(envelope, exc)
-        self._answer(answered, fresh)
+        self._answer(answered)
 
     def _is_poison(self, letter: Envelope, error: Exception) -> None:
         self.context.dead_letter(letter, error)
