@@ -31,7 +31,7 @@ from actors.heads.amqp_telemetry import Telemetry
 from actors.heads.amqp_tokens import AmqpTokens
 from actors.heads.connected_clients import ConnectedClients
 from actors.heads.forgetting import when_forgotten
-from actors.heads.intake import STORE_LIMIT_S
+from actors.heads.intake import STORE_LIMIT_S, CreditDue
 from actors.heads.presence import Presence
 from actors.heads.protocol_head import ProtocolHead
 from actors.hub.client_services import CallMethod, DesiredPatch, ForgetIdentity, ForgetTwin, GaveWay, GiveWay
@@ -351,6 +351,9 @@ class AmqpHead(ProtocolHead):
         link = self._deliveries.ready(message)
         if link is not None:
             self._touched.add(link.connection)
+
+    def on_credit_due(self, message: CreditDue) -> None:
+        self._telemetry.credit_due()
 
     def on_stored(self, message: Stored) -> None:
         for link in self._telemetry.stored(message.batches):

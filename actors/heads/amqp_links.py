@@ -10,8 +10,9 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from actors.heads.intake import Batch, Unanswered, take_done
 from messaging.amqp.addresses import LinkKind
@@ -134,8 +135,7 @@ class ReplyLink(ClientLink):
             link.drained()
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(Struct, eq=False):
     """A message of the store for a client: waits for credit, or for the client's outcome."""
 
     endpoint_id: str

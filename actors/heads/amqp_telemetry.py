@@ -78,6 +78,10 @@ class Telemetry:
             self._end_if_failed(link)
         return links
 
+    def credit_due(self) -> None:
+        """Look again at who may be read."""
+        self._intake.credit_due()
+
     def failed(self, batch_id: int, reason: str) -> EventsLink | None:
         """A batch was not stored; return whose it was. All behind it is refused by the store, too."""
         link: EventsLink | None = self._intake.failed(batch_id)

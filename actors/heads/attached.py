@@ -6,13 +6,15 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
+from actors.heads.intake import HEAD_CREDIT_BYTES
 from actors.hub import c2d_queues
 from actors.kernel.base import EdgeActor
 from actors.store.messages import Attach, Delivered, Detach, Expired, Ready, Undeliverable
 
 log = logging.getLogger(__name__)
 
-WINDOW_BYTES: Final = 1024 * 1024
+# A consumer answers some commits later, and keeps up with what comes in by as many times the bytes of one.
+WINDOW_BYTES: Final = 4 * HEAD_CREDIT_BYTES
 C2D_WINDOW_MESSAGES: Final = 1  # hub-protocols.md section 1.14
 
 Range = tuple[int, int]  # first and last position, both included

@@ -25,7 +25,7 @@ from actors.broker.policy_recheck import PolicyRecheck, RecheckDue
 from actors.broker.user_topics import UserTopics
 from actors.heads.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
 from actors.heads.forgetting import when_forgotten
-from actors.heads.intake import STORE_LIMIT_S, Intake
+from actors.heads.intake import STORE_LIMIT_S, CreditDue, Intake
 from actors.heads.mqtt_client import UNREAD, MqttClient, Packets, Published
 from actors.heads.mqtt_deliveries import Deliveries
 from actors.heads.mqtt_login import Login, ReadLogin, Refusal, read_login
@@ -540,6 +540,9 @@ class MqttHead(ProtocolHead):
 
     def on_ready(self, message: Ready) -> None:
         self._deliveries.ready(message)
+
+    def on_credit_due(self, message: CreditDue) -> None:
+        self._intake.credit_due()
 
     def on_stored(self, message: Stored) -> None:
         self._intake.stored(message.batches)

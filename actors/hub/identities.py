@@ -11,8 +11,10 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from actors.addresses import AGENT_PROCESS, SECURITY
 from actors.agent_hub_messages import GetIdentities, Identities
@@ -54,8 +56,7 @@ class ForgetAgain:
     """Timer: somebody who is gone may not be forgotten yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     """Somebody whose answer waits for the agent."""
 
     envelope: Envelope

@@ -163,6 +163,7 @@ class StoreActor(EdgeActor):
         if turn.appends or turn.sessions or self._done >= FORGET_MESSAGES:
             self._turn = Turn()
             self._done = 0
+            self._attachments.send_from_memory()
             self._finish(turn)
         elif turn and not self._forget_timer:
             self._forget_timer = True

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from actors.addresses import IDENTITIES
 from actors.hub.identity_messages import Access, GetAccess
@@ -55,8 +56,7 @@ class SettleDue:
     """Timer: see whose messages may follow its twin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """To which cloud, and as whom."""
 
     host_name: str  # of the IoT Hub

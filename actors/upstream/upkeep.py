@@ -7,8 +7,9 @@ Source: routing.md section 6.4
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from actors.upstream.rate import patience_s
 from actors.upstream.source import Phase, Source
@@ -18,8 +19,7 @@ REST_S: Final = 30.0  # after which the store need not keep a window for a sourc
 CONNECT_LIMIT_S: Final = 60.0  # a connection that says neither yes nor no in this time is begun anew
 
 
-@dataclass(frozen=True, slots=True)
-class LinkLimits:
+class LinkLimits(Struct, frozen=True):
     """What the link is allowed."""
 
     most_connections: int = 100  # at the same time, besides the hub's own

@@ -83,31 +83,27 @@ class Publish(NamedTuple):
         )
 
 
-class PubAck(wire.OnlyPacketId):
+class PubAck(wire.OnlyPacketId, frozen=True):
     """QoS 1: the message is the receiver's now, section 3.4."""
 
-    __slots__ = ()
     FIRST_BYTE = 0x40
 
 
-class PubRec(wire.OnlyPacketId):
+class PubRec(wire.OnlyPacketId, frozen=True):
     """QoS 2, first answer to PUBLISH, section 3.5."""
 
-    __slots__ = ()
     FIRST_BYTE = 0x50
 
 
-class PubRel(wire.OnlyPacketId):
+class PubRel(wire.OnlyPacketId, frozen=True):
     """QoS 2, answer to PUBREC; flags 0010 [MQTT-3.6.1-1], section 3.6."""
 
-    __slots__ = ()
     FIRST_BYTE = 0x62
 
 
-class PubComp(wire.OnlyPacketId):
+class PubComp(wire.OnlyPacketId, frozen=True):
     """QoS 2, last answer, section 3.7."""
 
-    __slots__ = ()
     FIRST_BYTE = 0x70
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from messaging.errors import RouteError
 from messaging.message import Message
 from messaging.routing.compile import Condition, View, compile_condition
@@ -24,8 +26,7 @@ DEFAULT_PRIORITY = 2_000_000_000  # of a route that names none: behind 0 to 9
 _MOST_SOURCES_REMEMBERED = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """Where messages go: the cloud, or one input of a module of this edge device.
 
     `id` is `iothub`, which has a queue for each sender (messaging/upstream_queues.py), or
@@ -50,8 +51,7 @@ class CompiledRoute:
     condition: Condition | None = field(repr=False)  # None: every message
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointMatch:
+class EndpointMatch(Struct, frozen=True):
     """That a message goes to an endpoint, and by which route."""
 
     endpoint: Endpoint
@@ -82,8 +82,7 @@ def is_under(source: str, prefix: str) -> bool:
     return source.lower().startswith(prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidates:
+class _Candidates(Struct, frozen=True):
     """What the source of a message decides."""
 
     routes: tuple[CompiledRoute, ...]  # whose prefix fits

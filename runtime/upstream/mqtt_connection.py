@@ -9,10 +9,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from actors.upstream.connection import CloudAccess, CloudFault, CloudObserver, Fault
 from messaging.cloud_topics import (
@@ -55,8 +56,7 @@ class _State(Enum):
     RENEWING = "renewing"  # the connection with the next token opens
 
 
-@dataclass(frozen=True, slots=True)
-class _Unacknowledged:
+class _Unacknowledged(Struct, frozen=True):
     """Telemetry that the cloud has not acknowledged."""
 
     size_bytes: int

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from actors.upstream.connection import CloudAccess, CloudConnection, Fault
 from actors.upstream.protocol import UpstreamProtocol

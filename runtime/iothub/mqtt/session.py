@@ -12,10 +12,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from actors.ports.connections import Transport
 from messaging.clock import Clock
@@ -66,8 +66,7 @@ _REQUESTS: Final = "requests"
 _SESSION: Final = "session"
 
 
-@dataclass(slots=True)
-class _Read:
+class _Read(Struct):
     """What one read brought: packet ids to acknowledge, and how much of it is not on disk yet."""
 
     packet_ids: list[int]

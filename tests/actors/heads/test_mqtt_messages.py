@@ -327,19 +327,68 @@ def test_too_much_unanswered_stops_reading_until_half_of_it_is_answered(
     assert world.described(HEAD)["unanswered_bytes"] == 0
 
 
-def test_over_the_limit_of_the_head_whoever_sends_more_is_paused(
+def test_over_the_limit_of_the_head_those_with_much_on_its_way_are_paused(
     world: HeadWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "HEAD_CREDIT_BYTES", 3000)
-    client, other, idle = world.connect(), world.connect("leaf"), world.connect("idle")
+    monkeypatch.setattr(intake, "LIGHT_BYTES", 500)
+    client, other, light = world.connect(), world.connect("leaf"), world.connect("idle")
     world.send(client, publish_packet(1, b"x" * 4000))
-    world.send(other, publish_packet(1, b"x", "leaf"))
-    paused = [c.transport.reading for c in (client, other, idle)]
+    world.send(other, publish_packet(1, b"x" * 1000, "leaf"))
+    world.send(light, publish_packet(1, b"x", "idle"))
+    paused = [c.transport.reading for c in (client, other, light)]
+
+    world.store(*(letter.correlation_id for letter, _ in world.published()))
+    world.system.advance(0.1)
+
+    assert paused == [False, False, True]
+    assert [c.transport.reading for c in (client, other, light)] == [True, True, True]
+
+
+def test_over_the_limit_of_memory_whoever_sends_more_is_paused(
+    world: HeadWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MOST_UNANSWERED_BYTES", 3000)
+    client, light, idle = world.connect(), world.connect("leaf"), world.connect("idle")
+    world.send(client, publish_packet(1, b"x" * 4000))
+    world.send(light, publish_packet(1, b"x", "leaf"))
+    paused = [c.transport.reading for c in (client, light, idle)]
 
     world.store(*(letter.correlation_id for letter, _ in world.published()))
 
     assert paused == [False, False, True]
-    assert [c.transport.reading for c in (client, other, idle)] == [True, True, True]
+    assert [c.transport.reading for c in (client, light, idle)] == [True, True, True]
+
+
+def test_paused_clients_are_read_in_turn_as_far_as_there_is_credit(
+    world: HeadWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "HEAD_CREDIT_BYTES", 3000)
+    monkeypatch.setattr(intake, "LIGHT_BYTES", 500)
+    names = ("leaf", "idle", "other")
+    clients = [world.connect(name) for name in names]
+    read = []
+    for packet_id in range(1, 6):
+        for client, name in zip(clients, names, strict=True):
+            if client.transport.reading:
+                world.send(client, publish_packet(packet_id, b"x" * 4000, name))
+        world.store(*(letter.correlation_id for letter, _ in world.published()))
+        read.append([name for client, name in zip(clients, names, strict=True) if client.transport.reading])
+
+    assert read == [["leaf"], ["idle"], ["other"], ["leaf"], ["idle"]]
+
+
+def test_credit_that_nobody_uses_goes_to_the_next(world: HeadWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "HEAD_CREDIT_BYTES", 3000)
+    monkeypatch.setattr(intake, "LIGHT_BYTES", 500)
+    clients = [world.connect(name) for name in ("leaf", "idle", "other")]
+    for client, name in zip(clients, ("leaf", "idle", "other"), strict=True):
+        world.send(client, publish_packet(1, b"x" * 4000, name))
+
+    world.store(*(letter.correlation_id for letter, _ in world.published()))
+    world.system.advance(0.1)
+
+    assert [client.transport.reading for client in clients] == [True, True, True]
 
 
 def test_a_client_that_is_paused_is_not_taken_for_silent(

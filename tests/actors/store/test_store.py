@@ -243,6 +243,20 @@ def test_the_window_holds_back_and_deliveries_open_it(world: StoreWorld) -> None
     assert world.bodies() == [b"3", b"4"]
 
 
+def test_what_the_window_has_room_for_again_leaves_before_the_next_commit(world: StoreWorld) -> None:
+    world.attach(window=1)
+    world.append(world.batch(b"1", b"2"))
+    [(first, _)] = world.ready()
+
+    world.turn(STORE, Delivered(IN, 1, ((first, first),)), world.batch(b"3"), sender=HEAD)
+
+    assert [letter.kind for letter in world.letters(HEAD)] == [
+        Stored.__name__,
+        Ready.__name__,
+        Stored.__name__,
+    ]
+
+
 def test_what_was_not_delivered_is_sent_again_after_detach_and_attach(world: StoreWorld) -> None:
     world.attach()
     world.append(world.batch(b"1", b"2", b"3"))
