@@ -78,7 +78,7 @@ class HubProcess:
         self.keys = {name: os.urandom(32) for name in names} | dict(cloud_keys or {})
         now_s = time.time()
         ca = ensure_edge_ca(self.home, DEVICE, now_s)
-        host_names = server_names("localhost", [address], ["edgeHub"])
+        host_names = server_names("localhost", [address])
         certificate = ensure_server_certificate(self.home, host_names, ca, now_s)
         self.ca_file = self.home / "ca.pem"
         self.ca_file.write_text(ca.certificate_pem)
