@@ -124,29 +124,30 @@ def test_a_container_keeps_what_it_wrote_over_a_restart(edge: ContainerEdge, doc
 def test_two_edges_on_one_engine_do_not_meet(
     edge: ContainerEdge, other: ContainerEdge, docker_image: str
 ) -> None:
-    # Both are called as the host is, and so are their modules.
+    # Both are called as the host is, and so are their modules; no container of anybody else has the name.
+    pump = f"pump-{edge.run.path.name}"
     for one in (edge, other):
-        one.deploy({"pump": container(docker_image, *SLEEP), "valve": container(docker_image, *SLEEP)})
+        one.deploy({pump: container(docker_image, *SLEEP), "valve": container(docker_image, *SLEEP)})
         one.start()
-        one.wait_for(pump="running", valve="running")
+        one.wait_for(**{pump: "running"}, valve="running")
 
     first, second = edge.containers(), other.containers()
-    names = [found["pump"]["Names"][0].removeprefix("/") for found in (first, second)]
-    assert names == ["pump", f"{socket.gethostname()}-pump"]
+    names = [found[pump]["Names"][0].removeprefix("/") for found in (first, second)]
+    assert names == [pump, f"{socket.gethostname()}-{pump}"]
     addresses = []
     for found in (first, second):
         [network] = found["valve"]["NetworkSettings"]["Networks"].values()
         executed = edge.client.exec_create(
-            found["pump"]["Id"],
+            found[pump]["Id"],
             ["python3", "-c", "import socket; print(socket.gethostbyname('valve'), end='')"],
         )
         assert edge.client.exec_start(executed["Id"]).decode() == network["IPAddress"]
         addresses.append(network["Gateway"])
     assert addresses[0] != addresses[1]
 
-    edge.client.kill(first["pump"]["Id"])
-    edge.wait_until(lambda now: now["pump"]["restarts"] == 1 and now["pump"]["status"] == "running")
-    assert other.modules()["pump"]["restarts"] == 0
+    edge.client.kill(first[pump]["Id"])
+    edge.wait_until(lambda now: now[pump]["restarts"] == 1 and now[pump]["status"] == "running")
+    assert other.modules()[pump]["restarts"] == 0
     remove_containers(edge.run.path.name)
     assert len(other.containers()) == 2
 
