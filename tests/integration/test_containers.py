@@ -25,6 +25,7 @@ from tests.integration.containers import container
 from tests.integration.edge_process import shell
 from tests.integration.registry import Registry
 from tests.runtime.module_processes import lives
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -209,11 +210,7 @@ def test_a_module_that_is_stopped_while_its_image_is_pulled_does_not_start(
 
 
 def wait_for_container(edge: ContainerEdge, name: str) -> dict[str, Any]:
-    deadline_s = time.monotonic() + 20.0
-    while name not in edge.containers():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)  # between two looks at what the engine does
-    return edge.containers()[name]
+    return wait_for(lambda: edge.containers().get(name), f"a container of {name}")
 
 
 def test_a_container_whose_healthcheck_fails_is_restarted_unless_its_policy_is_never(
@@ -245,10 +242,7 @@ def test_a_container_that_became_unhealthy_while_no_agent_lived_is_found_so(
     before = edge.wait_for(valve="running")["valve"]
     edge.kill_agent()
     make_ill(edge, "valve")
-    deadline_s = time.monotonic() + 20.0
-    while "(unhealthy)" not in edge.containers()["valve"]["Status"]:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)  # between two looks at what the engine does
+    edge.wait_for_containers(lambda found: "(unhealthy)" in found["valve"]["Status"])
 
     edge.start()
 
