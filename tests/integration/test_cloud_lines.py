@@ -9,7 +9,7 @@ import queue
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,9 +22,10 @@ from messaging.message import Message
 from messaging.topics import Feature
 from runtime.faults.line import Profile
 from runtime.upstream.shared import CloudTimes
-from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
+from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
 from tests.integration.network import MOBILE, NARROW, SATELLITE, alternating
+from tests.waiting import wait_until
 
 EVERYTHING = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
 MINUTES_A_SECOND = 5.0  # how much shorter the outages are
@@ -307,9 +308,9 @@ def test_a_connection_that_is_closed_while_it_opens_never_comes_about(protocol: 
         observer = ObservedConnection()
         closed = world.connections.make(world.access("d1"), observer)
         closed.open()
-        _wait_for(lambda: world.line.accepted == 1)
+        wait_until(lambda: world.line.accepted == 1)
         closed.close()
-        _wait_for(lambda: world.line.connections == 0)
+        wait_until(lambda: world.line.connections == 0)
 
         connection, other = connect(world)
         connection.send(1, message(1))
@@ -369,10 +370,3 @@ def test_the_sdk_still_has_what_the_transport_replaces() -> None:
 def _wait_until_subscribed(connection: CloudConnection, observer: ObservedConnection) -> None:
     connection.get_twin(-1)
     assert observer.next("done")[0] == -1
-
-
-def _wait_for(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.005)  # between two looks at another thread

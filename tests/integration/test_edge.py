@@ -27,6 +27,7 @@ from runtime.net.listening_sockets import bind
 from runtime.security.certificates import ensure_edge_ca, ensure_server_certificate
 from tests.integration.edge_process import EdgeProcess, shell
 from tests.runtime.module_processes import lives, wait_until_ended
+from tests.waiting import wait_for
 
 SLEEP = 'echo $$ >"$PIPE"; exec sleep 1000'
 
@@ -84,10 +85,7 @@ def test_a_bad_route_is_told_with_the_modules(edge: EdgeProcess) -> None:
     edge.start()
     edge.wait_for(edgeHub="running")
 
-    deadline_s = time.monotonic() + 10.0
-    routes: tuple[tuple[str, str, str], ...] = ()
-    while not routes and time.monotonic() < deadline_s:
-        routes = edge.ask(AGENT, ListModules(), ModuleList).routes
+    routes = wait_for(lambda: edge.ask(AGENT, ListModules(), ModuleList).routes or None, "the bad route")
 
     [(name, text, problem)] = routes
     assert (name, text) == ("bad", "FROM nowhere")
