@@ -6,9 +6,10 @@ Source: spec sheet hub-protocols.md sections 1.9, 1.12, 1.13 and 2.2
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from messaging.identity import Identity
 from messaging.text import quoted
@@ -44,29 +45,25 @@ def method_response_topic(status: int, request_id: str) -> str:
     return f"$iothub/methods/res/{status}/?$rid={request_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class TwinAnswer:
+class TwinAnswer(Struct, frozen=True):
     """The answer to a twin request of ours."""
 
     status: int
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class MethodCall:
+class MethodCall(Struct, frozen=True):
     """The cloud calls a method."""
 
     name: str
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredPatch:
+class DesiredPatch(Struct, frozen=True):
     """The cloud tells of changed desired properties."""
 
 
-@dataclass(frozen=True, slots=True)
-class C2d:
+class C2d(Struct, frozen=True):
     """A cloud-to-device message; `bag` as it was sent."""
 
     bag: str

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.envelope import Envelope
 
@@ -15,8 +16,7 @@ KEPT = 1000
 _SHOWN_CHARS = 400
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True):
     """One message that was not handled."""
 
     envelope: Envelope | None  # None when the frame was not an envelope

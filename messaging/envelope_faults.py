@@ -10,8 +10,9 @@ import enum
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+from msgspec import Struct, field
 
 from messaging.envelope import Envelope, decode
 from messaging.errors import EnvelopeError
@@ -31,8 +32,7 @@ class Action(enum.StrEnum):
     HANG = "hang"  # the handler takes so long
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """Which envelopes, and what happens to them."""
 
     number: int  # of the rule, chosen by whoever sets it
@@ -63,8 +63,7 @@ class Verdict(NamedTuple):
     hangs_s: float = 0.0
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(Struct):
     """What waits between one sender and one actor."""
 
     until_s: float  # of what is delayed: everything behind it waits, too

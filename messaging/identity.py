@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.errors import ConfigError
 from messaging.text import quoted
@@ -17,8 +18,7 @@ EDGE_AGENT = "$edgeAgent"
 _ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """A device, or a module of a device; ids are case-sensitive.
 
     Raises:

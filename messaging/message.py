@@ -8,10 +8,10 @@ Source: spec sheet routing.md section 3
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgpack
+from msgspec import Struct
 
 from messaging import system_properties as names
 from messaging.errors import EnvelopeError
@@ -25,8 +25,7 @@ DIAGNOSTICS_TYPE: Final = "application/x-azureiot-edgeruntimediagnostics"  # con
 FEEDBACK_TYPE: Final = "application/vnd.microsoft.iothub.feedback.json"  # contentType of what became of C2D
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One message. A property without a value is None."""
 
     source: str  # the path that the FROM of a route is compared with; ends in a slash

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -18,7 +17,13 @@ from messaging.text import quoted
 def field_names(kind: str) -> tuple[str, ...]:
     """Return the names of the fields of a kind, in order; none for a kind that this process does not know."""
     known = kinds.kind_named(kind)
-    return tuple(field.name for field in fields(cast(Any, known.build))) if known is not None else ()
+    return known.fields if known is not None else ()
+
+
+def fields_of(message: object) -> dict[str, Any]:
+    """Return the fields of a message by their names, in order."""
+    known = kinds.kind_of(type(message))
+    return dict(zip(known.fields, known.values(message), strict=True))
 
 
 def make_message(kind: str, values: Mapping[str, Any]) -> object:
@@ -31,8 +36,7 @@ def make_message(kind: str, values: Mapping[str, Any]) -> object:
     if known is None:
         hint = did_you_mean(kind, kinds.names())
         raise ConfigError(f"there is no kind of message {quoted(kind)}{hint}")
-    wanted = fields(cast(Any, known.build))
-    names = [field.name for field in wanted]
+    names = known.fields
     for name in values:
         if name not in names:
             there_are = f"; there are {', '.join(names)}" if names else "; it has none"

@@ -6,10 +6,10 @@ Source: hub-protocols.md section 6.1
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from messaging.errors import RemoteProtocolError
 from messaging.text import quoted
@@ -23,8 +23,7 @@ DEFAULT_RESPONSE_S: Final = 30
 _NO_LEVEL = re.compile(r"[/+#\x00-\x1f\x7f]")  # what cannot stand in one level of an MQTT topic
 
 
-@dataclass(frozen=True, slots=True)
-class MethodCall:
+class MethodCall(Struct, frozen=True):
     """A call as it was asked for."""
 
     name: str

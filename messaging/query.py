@@ -21,8 +21,9 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from messaging.errors import IotHubError
 from messaging.text import quoted
@@ -79,8 +80,7 @@ _TEXT_TESTS: dict[str, Callable[[str, str], bool]] = {
 _LITERALS = {"true": True, "false": False, "null": None}
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """A query that was understood."""
 
     collection: Collection
@@ -125,8 +125,7 @@ def parse_condition(text: str) -> Condition:
     return condition
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     kind: str  # number, text, word, sign, end
     text: str
     column: int

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging import system_properties as names
 from messaging.errors import RemoteProtocolError
@@ -26,8 +27,7 @@ _STATUS = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _MODULE_MESSAGES = re.compile(r"devices/.+/modules/.+/#")
 
 
-@dataclass(frozen=True, slots=True)
-class Telemetry:
+class Telemetry(Struct, frozen=True):
     """A message for the router. `identity` is the authenticated sender, which the topic names, too."""
 
     identity: Identity
@@ -36,30 +36,26 @@ class Telemetry:
     system_properties: Properties
 
 
-@dataclass(frozen=True, slots=True)
-class TwinGet:
+class TwinGet(Struct, frozen=True):
     """The client asks for its twin. `request_id` goes back as it came."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TwinReported:
+class TwinReported(Struct, frozen=True):
     """A patch of reported properties; without a `request_id` nobody waits for an answer."""
 
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class MethodResponse:
+class MethodResponse(Struct, frozen=True):
     """The answer to a method call. Compare `request_id` without regard to case."""
 
     status: int
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """A topic that means nothing here: log the reason, drop the message, acknowledge it."""
 
     reason: str

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec import Struct, field
 
 from messaging.errors import IotHubError
 from messaging.text import quoted
@@ -38,8 +38,7 @@ OWN_MEMBERS: Final = ("$version", "$metadata")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f .$]")
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """Values with their version and, for properties, when each was last set."""
 
     values: Json = field(default_factory=dict)

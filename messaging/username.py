@@ -5,8 +5,9 @@ Source: spec sheet hub-protocols.md section 1.2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from messaging.errors import ConfigError, RemoteProtocolError
 from messaging.identity import Identity
@@ -19,8 +20,7 @@ _LEGACY_END = f"/api-version={_LEGACY_API_VERSION}/DeviceClientType={_LEGACY_PRO
 _EXPECTED = "expected {IoT Hub}/{device}/[{module}/]?api-version=..."
 
 
-@dataclass(frozen=True, slots=True)
-class UserName:
+class UserName(Struct, frozen=True):
     """What a user name says. The host in it is not kept: clients write the IoT Hub or the gateway there."""
 
     identity: Identity

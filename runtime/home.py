@@ -35,8 +35,9 @@ import fnmatch
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 MODULE_DATA = "module-data"
 CLOUD = "cloud"  # the IoT Hub stand-in's home: closed to others; removed with ours if it was made for us
@@ -77,8 +78,7 @@ _OWN = (
 _AGENT_LOG = "edge-actors"
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(Struct, frozen=True):
     """The paths in one home. Values only: nothing is created here."""
 
     path: Path

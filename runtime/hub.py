@@ -14,12 +14,12 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
+from msgspec.structs import replace
 
 from actors.addresses import HUB
 from actors.heads.admission import Admission

@@ -13,8 +13,9 @@ import os
 import shutil
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from messaging.errors import EnvironmentFault
 from runtime.machine import process_table, system_service
@@ -29,8 +30,7 @@ OWNER = "home"  # file with the path of the home
 NO_FOLDER = "home {} is not a folder; choose another with --home"
 
 
-@dataclass(frozen=True, slots=True)
-class RunDirectory:
+class RunDirectory(Struct, frozen=True):
     """One home's run directory. Values only: nothing is created before `prepare`."""
 
     path: Path
@@ -102,8 +102,7 @@ class RunDirectory:
             pass
 
 
-@dataclass(frozen=True, slots=True)
-class LockHolder:
+class LockHolder(Struct, frozen=True):
     """Who wrote itself into a lock file."""
 
     pid: int

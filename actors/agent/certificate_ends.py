@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from actors.metrics.registry import gauges
 from messaging.exposition import Family, Labels
@@ -21,8 +22,7 @@ SHARE_OF_LIFE: Final = 5  # a fifth; of one that lives a month, the last 30 days
 URGENT_S: Final = 7 * DAY_S  # from which `check` warns as well
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateLife:
+class CertificateLife(Struct, frozen=True):
     """A certificate of this edge; times are seconds since 1970-01-01 UTC."""
 
     name: str  # as in the metric

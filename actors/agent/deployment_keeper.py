@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from actors.manifest.cloud_deployment import no_deployment, parse_agent
 from actors.manifest.deployment import Deployment
 from actors.manifest.hub_manifest import HubSettings, parse_hub_desired
@@ -66,8 +68,7 @@ class DeploymentPlace(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentStatus:
+class DeploymentStatus(Struct, frozen=True):
     """`lastDesiredStatus`."""
 
     code: int = APPLIED

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.addresses import SECURITY
 from actors.agent.link_messages import (
     METHODS,
     AgentMethodAnswered,
@@ -35,7 +36,7 @@ from actors.agent.link_messages import (
     WatchDesired,
 )
 from actors.agent.other_twin import OtherTwin
-from actors.agent_hub_messages import SECURITY, GetIdentities, HubDesiredArrived, Identities
+from actors.agent_hub_messages import GetIdentities, HubDesiredArrived, Identities
 from actors.hub.identity import HubIdentity
 from actors.kernel.base import EdgeActor
 from actors.metrics.agent_metrics import OFF, AgentMetrics
@@ -109,8 +110,6 @@ class AgentLinkActor(EdgeActor):
         *,
         ca_pem: str = "",
         https_port: int = 443,
-        security: str = SECURITY,
-        methods: str = METHODS,
         metrics: AgentMetrics = OFF,
     ) -> None:
         """Keep what is needed.
@@ -121,8 +120,6 @@ class AgentLinkActor(EdgeActor):
             connections: Makes them.
             ca_pem: What to trust besides the system's own authorities.
             https_port: Of the IoT Hub.
-            security: Address of who knows the keys.
-            methods: Address of who answers methods.
             metrics: Where to count.
         """
         self._metrics = metrics
@@ -133,8 +130,6 @@ class AgentLinkActor(EdgeActor):
         self._connections = connections
         self._ca_pem = ca_pem
         self._https_port = https_port
-        self._security = security
-        self._methods = methods
         self._events = Events(lambda: self.context.tell_self(LinkNews()))
         self._numbers = itertools.count(1)
         self._keys: dict[str, Secret] = {}
@@ -195,7 +190,7 @@ class AgentLinkActor(EdgeActor):
     # keys
 
     def _ask_for_keys(self) -> None:
-        self.request(self._security, GetIdentities(), IDENTITIES_LIMIT_S)
+        self.request(SECURITY, GetIdentities(), IDENTITIES_LIMIT_S)
 
     def on_identities(self, message: Identities) -> None:
         known = (HubIdentity(*entry) for entry in message.entries)
@@ -265,7 +260,7 @@ class AgentLinkActor(EdgeActor):
                 self._metrics.synced()
                 self._take_patch(msgspec.json.decode(patch))
             case MethodCalled(request_id, name, payload):
-                self.tell(self._methods, CallAgentMethod(request_id, name, Secret(payload)))
+                self.tell(METHODS, CallAgentMethod(request_id, name, Secret(payload)))
 
     def _lose(self, fault: CloudFault) -> None:
         """Be without a connection, and see to getting another."""

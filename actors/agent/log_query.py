@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from messaging.text import quoted
 from messaging.time_text import from_iso
@@ -65,8 +66,7 @@ class ContentType(StrEnum):
     TEXT = "text"
 
 
-@dataclass(frozen=True, slots=True)
-class LogFilter:
+class LogFilter(Struct, frozen=True):
     """Which lines; times in seconds since 1970-01-01 UTC."""
 
     tail: int | None = None
@@ -96,8 +96,7 @@ class BundleRequest:
     runtime_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """One line as a module wrote it."""
 
     payload: str  # with its newline
@@ -105,8 +104,7 @@ class LogLine:
     written_s: float | None = None  # when, if whoever keeps the log knows
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedLine:
+class ParsedLine(Struct, frozen=True):
     level: int
     text: str
     written_s: float | None

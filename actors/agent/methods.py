@@ -13,10 +13,10 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from actors.agent.link_messages import AgentMethodAnswered, CallAgentMethod
 from actors.agent.log_query import (
@@ -94,15 +94,13 @@ class TaskEnded:
     problem: str
 
 
-@dataclass(slots=True)
-class _Task:
+class _Task(Struct):
     what: str
     status: str = "Running"
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _LogCall:
+class _LogCall(Struct, frozen=True):
     """A call that waits for the names of the modules. With a task it was answered already."""
 
     request_id: str

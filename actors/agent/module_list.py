@@ -5,7 +5,6 @@ Understood by AgentActor: ListModules, GetReport; the entries are made by pure f
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from actors.agent.module_report import ModuleReported
@@ -21,6 +20,7 @@ from actors.manifest.module_spec import (
 )
 from messaging.envelope import Secret
 from messaging.kinds import message
+from messaging.message_fields import fields_of
 
 
 @message
@@ -74,7 +74,7 @@ def agent_report(pid: int, started_at_s: float) -> ModuleReported:
 
 def entry(spec: ModuleSpec, report: ModuleReported, settings: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """Return the entry of one module; `settings` are those of edgeHub without the effect asked for."""
-    return _about(spec) | asdict(report) | {"settings": settings if spec.name == EDGE_HUB else ()}
+    return _about(spec) | fields_of(report) | {"settings": settings if spec.name == EDGE_HUB else ()}
 
 
 def _about(spec: ModuleSpec) -> dict[str, Any]:

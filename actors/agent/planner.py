@@ -12,8 +12,9 @@ replaced within one plan instead of two.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from actors.manifest.deployment import Deployment
 from actors.manifest.module_spec import (
@@ -40,8 +41,7 @@ class CommandKind(StrEnum):
     REMOVE = "remove"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """One step of a plan. Commands of one `startup_order` form a group; the plan lists groups in order.
 
     The order is that in which commands are issued: nobody waits until a module is ready, and a command that
@@ -54,8 +54,7 @@ class Command:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentModule:
+class CurrentModule(Struct, frozen=True):
     """One module that exists on this machine, running or not.
 
     `spec_hash` is None when nothing says which specification it was made from. `parts` are the `part_hashes`

@@ -6,11 +6,11 @@ Source: spec sheet security-daemon.md sections 4.2 to 4.4
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class CloudModule:
+class CloudModule(Struct, frozen=True):
     """A module identity in the registry."""
 
     module_id: str
@@ -18,16 +18,14 @@ class CloudModule:
     keys: tuple[str, str]  # base64, "" where there is none
 
 
-@dataclass(frozen=True, slots=True)
-class LocalModule:
+class LocalModule(Struct, frozen=True):
     """A module that has an identity here."""
 
     cloud_generation_id: str  # that it had in the registry when we looked last; "": was not there
     keys: tuple[str, str]  # base64
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryPlan:
+class RegistryPlan(Struct, frozen=True):
     """Module ids, in the order of the steps: deletes make room for what is created."""
 
     delete: tuple[str, ...] = ()

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from actors.agent.deployment_keeper import DeploymentStatus, shortened
 from actors.agent.module_report import ModuleReported
@@ -39,8 +40,7 @@ NOT_RUNNING: Final = 406
 NOT_RUNNING_TEXT: Final = "the edge is not running: it was ended on this device"
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """On what the edge runs, in the words of `uname`."""
 
     os: str = "linux"

@@ -17,8 +17,10 @@ Times are seconds since 1970-01-01 UTC, so that they survive a restart of the ag
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from actors.manifest.module_spec import DesiredStatus, ModuleStatus, RestartPolicy
 
@@ -31,52 +33,44 @@ WELL_AFTER_S = 10.0  # a run of this length is no part of a row of crashes: rest
 # --- What can happen to a module ---
 
 
-@dataclass(frozen=True, slots=True)
-class AgentStarted:
+class AgentStarted(Struct, frozen=True):
     """The agent took the module on, new or found; the exit of a run that ended meanwhile is told first."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartAsked:
+class StartAsked(Struct, frozen=True):
     """The deployment or a user wants it started now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """It runs. For one that was found running, `at_s` is when that run began."""
 
     at_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed:
+class StartFailed(Struct, frozen=True):
     """It could not be started: no such command, no such image. `reason` is fit to be shown."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartRefused:
+class StartRefused(Struct, frozen=True):
     """It must not be started: its image is not the one that is pinned. `reason` is fit to be shown."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartPostponed:
+class StartPostponed(Struct, frozen=True):
     """It cannot be started yet, by no fault of its own. `reason` is fit to be shown."""
 
     reason: str
     downloading: bool = False  # its image is being fetched
 
 
-@dataclass(frozen=True, slots=True)
-class StartPossible:
+class StartPossible(Struct, frozen=True):
     """What a start was postponed for is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleExited:
+class ModuleExited(Struct, frozen=True):
     """A run ended. Both None when nobody saw how; not told for a run that a restart of ours ended."""
 
     at_s: float
@@ -85,28 +79,23 @@ class ModuleExited:
     out_of_memory: bool = False  # the engine killed it, or a process of its, for want of memory
 
 
-@dataclass(frozen=True, slots=True)
-class StoppedByUs:
+class StoppedByUs(Struct, frozen=True):
     """We are about to stop it, or did: the exit that follows is no crash."""
 
 
-@dataclass(frozen=True, slots=True)
-class BecameUnhealthy:
+class BecameUnhealthy(Struct, frozen=True):
     """Its HEALTHCHECK fails while it runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class BecameHealthy:
+class BecameHealthy(Struct, frozen=True):
     """Its HEALTHCHECK succeeds again."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestartDue:
+class RestartDue(Struct, frozen=True):
     """The timer set for `next_restart_at_s` ran out."""
 
 
-@dataclass(frozen=True, slots=True)
-class StableDue:
+class StableDue(Struct, frozen=True):
     """The timer set for `stable_at_s` ran out."""
 
 
@@ -130,8 +119,7 @@ Event = (
 # --- What is remembered, and what is to be done ---
 
 
-@dataclass(frozen=True, slots=True)
-class RestartState:
+class RestartState(Struct, frozen=True):
     """What is remembered of one module. A deployment that replaces or removes it starts from a new one.
 
     `restarts` counts restarts since the last run of 10 minutes; it is the reported `restartCount`. `row`
@@ -161,28 +149,24 @@ class RestartState:
         return self.running_since_s + STABLE_AFTER_S
 
 
-@dataclass(frozen=True, slots=True)
-class StartNow:
+class StartNow(Struct, frozen=True):
     """Start it now; if it still runs (unhealthy), stop it first."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartAt:
+class StartAt(Struct, frozen=True):
     """Send RestartDue at that time; an earlier timer of this module no longer counts."""
 
     at_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveAlone:
+class LeaveAlone(Struct, frozen=True):
     """Nothing to start; a timer for a restart no longer counts."""
 
 
 Action = StartNow | StartAt | LeaveAlone
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     state: RestartState
     action: Action
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from actors.heads.intake import Batch, Unanswered, take_done
 from messaging.amqp.addresses import LinkKind
@@ -135,8 +136,7 @@ class ReplyLink(ClientLink):
             link.drained()
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(Struct, eq=False):
     """A message of the store for a client: waits for credit, or for the client's outcome."""
 
     endpoint_id: str

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
+from msgspec import Struct
+
 from actors.hub.client_services import InvokeMethod, MethodFailed, MethodResult
 from actors.hub.identities import AGENT_LIMIT_S
 from actors.hub.identity_messages import ACCEPTED, TRY_AGAIN, Authenticate, Verdict
@@ -50,8 +52,7 @@ class HttpCall:
         return [value for key, value in self.headers if key == name]
 
 
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class HttpAnswer(Struct, frozen=True):
     """What to answer; JSON."""
 
     status: int
@@ -89,8 +90,7 @@ class _Refused(Exception):  # ends the handling of a request, here and nowhere e
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(Struct, frozen=True):
     target: str
     caller: str
     call: MethodCall

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Final, Protocol
+
+from msgspec import Struct, field
 
 from actors.hub.router import Publish
 from actors.kernel.base import EdgeActor
@@ -24,8 +25,7 @@ MOST_LATE: Final = 1024  # batches of publishers that are gone
 CREDIT: Final = "credit"  # why a socket is not read: too much of what it brought is not on disk yet
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """What one read of the connection brought for the router, of one publisher."""
 
     headers: dict[bytes, int] = field(default_factory=dict)
@@ -46,8 +46,7 @@ class Batch:
         self.size_bytes += sum(map(len, bodies)) + len(bodies) * len(header)
 
 
-@dataclass(slots=True)
-class Unanswered:
+class Unanswered(Struct):
     """A batch that is on its way to the disk, and what to acknowledge then."""
 
     answers: list[Any]

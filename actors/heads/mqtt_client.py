@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, count, islice, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
+
+from msgspec import field
 
 from actors.heads.intake import Batch, Unanswered, take_done
 from actors.ports.connections import Transport
@@ -62,7 +63,6 @@ _endpoint_of: Final = itemgetter(0)
 _position_of: Final = itemgetter(1)
 
 
-@dataclass(slots=True)
 class Packets(Batch):
     """What one read of the connection brought. What is to be answered is as for `encode_answers`."""
 

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from actors.addresses import HUB_CLIENT, IDENTITIES, METHODS, ROUTER, STORE, TWINS, UPSTREAM
 from actors.broker.hub_broker import HubBroker, PolicyChanged, SessionsEnded
 from actors.broker.policy_recheck import PolicyRecheck, RecheckDue
 from actors.broker.user_topics import UserTopics
@@ -84,19 +85,12 @@ class MqttHead(ProtocolHead):
         listener: Listener,
         device_id: str,
         *,
-        store: str,
-        router: str,
-        identities: str,
-        twins: str,
-        methods: str,
-        cloud: str,
-        hub_client: str,
         environment: HubEnvironment,
         connected: ConnectedClients,
         broker: HubBroker | None = None,
         read_login: ReadLogin = read_login,
     ) -> None:
-        """Take the listener, the addresses of who does what, settings, and what heads share.
+        """Take the listener, settings, and what heads share.
 
         Without a `broker` there are no topics but those of IoT Hub.
         """
@@ -106,24 +100,21 @@ class MqttHead(ProtocolHead):
         self._connected = connected
         self._listener = listener
         self._device_id = device_id
-        self._store = store
-        self._router = router
-        self._identities = identities
         self._numbers = itertools.count(1)
         self._clients: dict[int, MqttClient] = {}
         self._by_identity: dict[str, MqttClient] = {}
         self._published: dict[str, Published] = {}  # last, by identities that are not connected
         self._intake = Intake(
-            self, router, connected.next_number, environment.max_pending_inbound_acknowledgements
+            self, ROUTER, connected.next_number, environment.max_pending_inbound_acknowledgements
         )
         self._readers = Readers(self)
         self._deliveries = Deliveries(
-            self, store, connected.next_number, self._close, environment.max_pending_outbound_messages
+            self, STORE, connected.next_number, self._close, environment.max_pending_outbound_messages
         )
-        self._services = Services(self, twins, methods, cloud, hub_client, self.ask)
+        self._services = Services(self, TWINS, METHODS, UPSTREAM, HUB_CLIENT, self.ask)
         self._topics = None if broker is None else UserTopics(self, broker)
         self._subscriptions = Subscriptions(
-            self, store, self._ask_store, self._close, self._update, self._topics
+            self, STORE, self._ask_store, self._close, self._update, self._topics
         )
         self._recheck = (
             None
@@ -135,10 +126,10 @@ class MqttHead(ProtocolHead):
 
     def on_start(self) -> None:
         self._connected.head_started(self.address, self.clock.monotonic_s())
-        for address in (self._store, self._router, self._identities):
+        for address in (STORE, ROUTER, IDENTITIES):
             self.tell(address, Watch())
         self._ask_store(LoadSessions(), self._sessions_loaded)
-        self.tell(self._router, ListEndpoints())
+        self.tell(ROUTER, ListEndpoints())
         self._services.started()
         self.set_timer(TICK_S, Tick())
 
@@ -161,10 +152,10 @@ class MqttHead(ProtocolHead):
         self._listener.open(self)
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
-        if message.address == self._store:
+        if message.address == STORE:
             self._deliveries.store_restarted()
-        elif message.address == self._router:
-            self.tell(self._router, ListEndpoints())
+        elif message.address == ROUTER:
+            self.tell(ROUTER, ListEndpoints())
         else:
             self._services.restarted(message.address, self._by_identity.values())
 
@@ -395,7 +386,7 @@ class MqttHead(ProtocolHead):
             log.warning("%s: its will is dropped: %s", client.client_id, problem)
             return
         headers, entries = tuple(batch.headers), tuple(batch.entries)
-        self.tell(self._router, Publish(client.client_id, client.epoch, client.next_index, headers, entries))
+        self.tell(ROUTER, Publish(client.client_id, client.epoch, client.next_index, headers, entries))
 
     # CONNECT
 
@@ -425,7 +416,7 @@ class MqttHead(ProtocolHead):
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
-        self.ask(self._identities, login.question, AGENT_LIMIT_S + 2, answered)
+        self.ask(IDENTITIES, login.question, AGENT_LIMIT_S + 2, answered)
 
     def _judged(self, client: MqttClient, login: Login, verdict: Verdict) -> None:
         if verdict.return_code != ACCEPTED:
@@ -584,4 +575,4 @@ class MqttHead(ProtocolHead):
         self.answered(message)
 
     def _ask_store(self, request: object, answered: Callable[[object], None]) -> None:
-        self.ask(self._store, request, STORE_LIMIT_S, answered)
+        self.ask(STORE, request, STORE_LIMIT_S, answered)

@@ -6,7 +6,8 @@ Source: spec sheet hub-protocols.md sections 1.2 and 5.5
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from actors.hub.identity_messages import NOT_AUTHORIZED, TRY_AGAIN, Authenticate
 from actors.manifest.hub_environment import CLIENT_CERT_AUTH_ENABLED, HubEnvironment
@@ -16,8 +17,7 @@ from messaging.mqtt.packets import Connect
 from messaging.username import UserName, parse_user_name
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """Who wants to connect, and what to ask of the identities."""
 
     client_id: str
@@ -25,8 +25,7 @@ class Login:
     question: Authenticate
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why a CONNECT is refused, and with which code of CONNACK."""
 
     code: int

@@ -11,10 +11,13 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from actors.agent_hub_messages import SECURITY, GetIdentities, Identities
+from msgspec import Struct
+from msgspec.structs import replace
+
+from actors.addresses import AGENT_PROCESS, SECURITY
+from actors.agent_hub_messages import GetIdentities, Identities
 from actors.hub import identity_changes, verdicts
 from actors.hub.client_services import ForgetIdentity, IdentityForgotten
 from actors.hub.identity import CERTIFICATES, HubIdentity, KnownIdentities
@@ -40,7 +43,6 @@ from messaging.lifecycle import DeadlinePassed, PeerDown, PeerUp, RequestFailed
 
 log = logging.getLogger(__name__)
 
-AGENT: Final = "agent"
 AGENT_LIMIT_S: Final = 20.0  # how long a CONNECT waits for identities before it is told to try again
 REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hub-protocols.md section 5.3
 MOST_ASKED_FOR: Final = (
@@ -54,8 +56,7 @@ class ForgetAgain:
     """Timer: somebody who is gone may not be forgotten yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     """Somebody whose answer waits for the agent."""
 
     envelope: Envelope
@@ -119,7 +120,7 @@ class IdentityActor(EdgeActor):
                 self._forgetting = {identity: set(self._heads) for identity in stored.left}
                 self.set_timer(FORGET_AGAIN_S, ForgetAgain())  # until then the heads are there
                 self._forget_timer = True
-        self.context.watch_peer(AGENT)
+        self.context.watch_peer(AGENT_PROCESS)
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._agent_is_up = True

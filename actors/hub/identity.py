@@ -8,8 +8,9 @@ Source: spec sheet hub-protocols.md section 5.4
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from messaging.envelope import Secret
 
@@ -21,8 +22,7 @@ CERTIFICATES: Final = ("selfSigned", "certificateAuthority")  # only the device 
 Entry = tuple[str, AuthType, tuple[Secret, ...], tuple[str, ...], bool, str, tuple[str, ...], str]
 
 
-@dataclass(frozen=True, slots=True)
-class HubIdentity:
+class HubIdentity(Struct, frozen=True):
     """A device or module that may connect, with exactly one way to prove itself."""
 
     id: str  # `D` or `D/M`
@@ -61,8 +61,7 @@ class HubIdentity:
         return self.id == other.id and (len(generations) < 2 or self.proves_as(other))
 
 
-@dataclass(frozen=True, slots=True)
-class KnownIdentities:
+class KnownIdentities(Struct, frozen=True):
     """All who may connect, and the CA certificates (DER) that devices of "certificateAuthority" may be of."""
 
     identities: tuple[HubIdentity, ...]

@@ -11,8 +11,9 @@ Source: hub-protocols.md sections 6.1, 7.5
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from actors.hub.client_services import (
     CallMethod,
@@ -44,8 +45,7 @@ class CallDue:
     connecting: bool
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(Struct):
     envelope: Envelope  # of the InvokeMethod, to be answered
     asked: InvokeMethod
     since_s: float  # monotonic

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.time_text import iso_utc
 from messaging.twin import Json
@@ -25,8 +26,7 @@ _ENTRY_BYTES: Final = 130  # of an entry without its key: status and two times
 _ESCAPED: Final = re.compile("[.$ #]")  # what keys of twins may not have
 
 
-@dataclass(slots=True)
-class ClientTimes:
+class ClientTimes(Struct):
     """One client; times in seconds since 1970-01-01 UTC."""
 
     head: str  # that serves it; "" when it is not connected

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from actors.ports.storage import MessageStore
 from actors.store.stored import Match, Run, Segment, position_of
@@ -124,8 +125,7 @@ class Way(NamedTuple):
     has_id: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Routed:
+class _Routed(Struct, frozen=True):
     received_at_s: float
     identity: str
     ways: Sequence[tuple[bytes, Way]]
@@ -172,8 +172,7 @@ class RoutingTrail:
                     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(Struct, frozen=True):
     first_seq: int
     matches: Sequence[Match]
     headers: Sequence[bytes]

@@ -6,11 +6,12 @@ Source: hub-protocols.md sections 1.12, 7.6
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from messaging.errors import EnvelopeError, IotHubError
 from messaging.text import quoted
@@ -20,8 +21,7 @@ _FORMAT = 1
 _FORBIDDEN_HERE = re.compile("#")  # besides what IoT Hub forbids
 
 
-@dataclass(frozen=True, slots=True)
-class TwinRecord:
+class TwinRecord(Struct, frozen=True):
     """The twin of one identity."""
 
     desired: Section

@@ -8,17 +8,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
+
+from msgspec import Struct
 
 BUDGET_BYTES: Final = 4 * 1024 * 1024  # of frames that wait; one that begins below it may go over it
 LARGEST_BYTES: Final = 1024 * 1024  # a frame over it is shown without its body
 _OVERHEAD_BYTES: Final = 200  # of a small frame in memory, so that a million empty ones count as well
 
 
-@dataclass(frozen=True, slots=True)
-class TapFilter:
+class TapFilter(Struct, frozen=True):
     """Patterns with `*`, `?` and `[…]`. Of each sort one has to fit; without any of a sort all fit."""
 
     to: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+
+from msgspec import Struct
 
 from messaging.clock import Clock
 from messaging.envelope import Envelope
@@ -19,8 +20,7 @@ from messaging.kinds import kind_of
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
+class ChildSpec(Struct, frozen=True):
     """How to start, and start again, one child."""
 
     name: str

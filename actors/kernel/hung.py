@@ -12,14 +12,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
+
+from msgspec import Struct
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class HungLimits:
+class HungLimits(Struct, frozen=True):
     """How often to look, and how long a handler may take. In seconds."""
 
     look_s: float = 1.0

@@ -5,15 +5,15 @@ Source: the supervision principles of Erlang/OTP (`intensity` and `period`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 LIMIT: Final = 5  # restarts …
 PERIOD_S: Final = 30.0  # … within this time; one more escalates
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Whether to restart, and what to remember of the failures so far."""
 
     restart: bool

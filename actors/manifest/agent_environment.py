@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from actors.manifest.environment_variables import (
     DAY_S,
@@ -24,8 +25,7 @@ from actors.manifest.environment_variables import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AgentEnvironment:
+class AgentEnvironment(Struct, frozen=True):
     """What edgeAgent obeys."""
 
     metrics_enabled: bool = True

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from actors.manifest.agent_environment import DEFAULTS, AgentEnvironment, parse_agent_environment
 from actors.manifest.hub_environment import NOTHING_READ, ReadEnvironment
 from actors.manifest.hub_manifest import HubSettings, parse_hub
@@ -30,13 +32,12 @@ _IDENTITIES = ("$edgeAgent", "$edgeHub")
 _DESIRED = "properties.desired"
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeSettings:
+class RuntimeSettings(msgspec.Struct, frozen=True):
     """`runtime.settings`. The first two are only repeated in reports, as the reference does."""
 
     min_docker_version: str = ""
     logging_options: str = ""
-    registry_credentials: Mapping[str, RegistryCredential] = field(default_factory=dict)
+    registry_credentials: Mapping[str, RegistryCredential] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
+
+from msgspec import Struct
 
 from messaging.nearest import did_you_mean
 from messaging.text import quoted
@@ -21,8 +22,7 @@ from messaging.text import quoted
 DAY_S: Final = 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """What values a variable takes; `read` raises ValueError for any other."""
 
     read: Callable[[str], Any]
@@ -77,8 +77,7 @@ class Effect(StrEnum):
     NO_EFFECT = "no effect"  # it tunes something that is not there or works by itself
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(Struct, frozen=True):
     """One variable of the reference."""
 
     name: str

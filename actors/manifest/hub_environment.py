@@ -7,8 +7,9 @@ Source: spec sheet observability.md section 6
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from actors.upstream.protocol import UpstreamProtocol
 from messaging.broker.limits import DEFAULT_LIMITS, Limits
@@ -17,8 +18,7 @@ MAX_CONNECTED_CLIENTS: Final = "MaxConnectedClients"
 CLIENT_CERT_AUTH_ENABLED: Final = "ClientCertAuthEnabled"
 
 
-@dataclass(frozen=True, slots=True)
-class HubEnvironment:
+class HubEnvironment(Struct, frozen=True):
     """What the hub obeys."""
 
     mqtt_enabled: bool = True
@@ -77,8 +77,7 @@ class HubEnvironment:
 DEFAULTS: Final = HubEnvironment()
 
 
-@dataclass(frozen=True, slots=True)
-class ReadEnvironment:
+class ReadEnvironment(Struct, frozen=True):
     """What the environment of `edgeHub` says.
 
     `problems` and `notes` are (variable, text): what the user asked for and does not get, and what has no

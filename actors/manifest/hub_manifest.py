@@ -8,8 +8,9 @@ Source: spec sheets agent.md section 1.5, routing.md section 8.1, broker.md sect
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from actors.manifest.json_reader import Node, Source, load
 from actors.manifest.schema_version import hub_schema_version
@@ -27,8 +28,7 @@ class StoreFullPolicy(StrEnum):
     DROP_OLDEST = "drop-oldest"
 
 
-@dataclass(frozen=True, slots=True)
-class RouteSpec:
+class RouteSpec(Struct, frozen=True):
     """One route as written. 0 is the highest priority; a time to live of 0 means the common one."""
 
     text: str
@@ -36,8 +36,7 @@ class RouteSpec:
     time_to_live_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HubSettings:
+class HubSettings(Struct, frozen=True):
     """What `$edgeHub` desires. A negative time to live means that messages never expire."""
 
     schema_version: str = "1.1"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 ALL_ADDRESSES: Final = "0.0.0.0"
 MQTT: Final = "8883/tcp"
@@ -19,16 +20,14 @@ WEB: Final = "443/tcp"
 AMQP: Final = "5671/tcp"
 
 
-@dataclass(frozen=True, slots=True)
-class BoundPort:
+class BoundPort(Struct, frozen=True):
     """An address of this machine and a port at which the deployment wants the hub to be reached."""
 
     host: str
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class HubPorts:
+class HubPorts(Struct, frozen=True):
     """What is bound; None where the deployment does not say. `problems` are fit to be shown."""
 
     mqtt: tuple[BoundPort, ...] | None = None

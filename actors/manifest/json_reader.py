@@ -13,9 +13,10 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
+
+from msgspec import Struct, field
 
 from messaging.errors import DeploymentError
 from messaging.nearest import did_you_mean
@@ -64,8 +65,7 @@ class JsonFloat(float):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """The file that is being read, and what was noticed on the way without being an error."""
 
     file_name: str
@@ -151,8 +151,7 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, float) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """One JSON value and where it stands."""
 
     value: Any

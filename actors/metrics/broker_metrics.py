@@ -10,8 +10,9 @@ Names are made as spec sheet observability.md section 1 says.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from actors.metrics.registry import Of, gauges
 from messaging.exposition import Family, Labels
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from messaging.broker.engine import Broker, Counts
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerStand:
+class BrokerStand(Struct, frozen=True):
     """What the broker stands at."""
 
     counts: Counts
@@ -35,8 +35,7 @@ class BrokerStand:
     queued_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeStand:
+class BridgeStand(Struct, frozen=True):
     """What a bridge stands at."""
 
     endpoint: str

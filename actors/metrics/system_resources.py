@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(Struct, frozen=True):
     """A file system."""
 
     name: str
@@ -16,8 +15,7 @@ class Disk:
     available_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleResources:
+class ModuleResources(Struct, frozen=True):
     """Of one module; None where it is not known."""
 
     name: str
@@ -31,8 +29,7 @@ class ModuleResources:
     disk_write_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Struct, frozen=True):
     """All of it."""
 
     host_uptime_s: float

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from actors.ports.connections import Transport
 from messaging.broker.bridges import Direction
@@ -19,8 +20,7 @@ class Waiting(NamedTuple):
     message: Publish
 
 
-@dataclass(frozen=True, slots=True)
-class QueueState:
+class QueueState(Struct, frozen=True):
     """What is known of one queue: what waits, and what became of the rest since it was made."""
 
     messages: int = 0
@@ -93,8 +93,7 @@ class BridgeStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeAccess:
+class BridgeAccess(Struct, frozen=True):
     """Where another broker is, and as whom a bridge connects to it."""
 
     host: str
@@ -165,8 +164,7 @@ class Lines(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class BridgePorts:
+class BridgePorts(Struct, frozen=True):
     """All that bridges need from the outside; `open_store` is called in the thread that uses it."""
 
     open_store: Callable[[], BridgeStore]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from actors.agent.restart_policy import RestartState
 from actors.manifest.module_spec import DesiredStatus, ModuleSpec
 from actors.manifest.registries import RegistryCredential
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleAccess:
+class ModuleAccess(Struct, frozen=True):
     """With what a module reaches the workload API and introduces itself to the hub."""
 
     generation_id: str = ""
     workload_uri: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleRun:
+class ModuleRun(Struct, frozen=True):
     """A module that runs. Its start tells one run of a name from another."""
 
     pid: int
@@ -33,8 +32,7 @@ class ModuleRun:
     remarks: tuple[str, ...] = ()  # what a user should know of it: what of its settings has no effect
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleEnd:
+class ModuleEnd(Struct, frozen=True):
     """How a run ended; code and signal are None when nobody saw it."""
 
     exit_code: int | None
@@ -48,8 +46,7 @@ class ModuleEnd:
 OnExit = Callable[[ModuleEnd], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleHealth:
+class ModuleHealth(Struct, frozen=True):
     """What the module's own check says of a run, when that changes."""
 
     healthy: bool
@@ -59,8 +56,7 @@ class ModuleHealth:
 OnHealth = Callable[[ModuleHealth], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Preparation:
+class Preparation(Struct, frozen=True):
     """How far everything is fetched that a deployment needs: for a container its image.
 
     `problems` says by module why something is not to be had; `outdated` are modules whose container was made
@@ -162,8 +158,7 @@ class ModuleRuntime(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleRecord:
+class ModuleRecord(Struct, frozen=True):
     """What outlives the agent of one module: from what it was made, and how it fared."""
 
     spec_hash: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from actors.hub.identity import AuthType, KnownIdentities
 from actors.upstream.connection import CloudFault
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 from actors.ports.modules import ModuleAccess
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceAccess:
+class DeviceAccess(Struct, frozen=True):
     """With what a device behind this edge connects to it."""
 
     device_id: str
@@ -26,8 +26,7 @@ class DeviceAccess:
     thumbprints: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DebugAccess:
+class DebugAccess(Struct, frozen=True):
     """With what a module runs by hand."""
 
     environment: Mapping[str, str]
@@ -133,8 +132,7 @@ class Security(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SyncOutcome:
+class SyncOutcome(Struct, frozen=True):
     """How far registry and scope of the cloud and what is known here are the same now."""
 
     fault: CloudFault | None = None  # it did not come to its end; what was known stays

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from actors.metrics.hub_metrics import Arrived, Flight
 from actors.store.stored import RANKS, Run, positions_of_rank, rank_of
@@ -16,8 +17,7 @@ READ_PART: Final = 4  # of a window has to be free before more is read for it
 SHARE_MESSAGES: Final = 100  # … of so many messages, while higher ones keep the consumer busy
 
 
-@dataclass(slots=True)
-class _Sent:
+class _Sent(Struct):
     """A run that is on its way: how many of its messages are not yet delivered, and what they weigh."""
 
     last: int
@@ -26,8 +26,7 @@ class _Sent:
     flight: Flight | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Lane:
+class _Lane(Struct, eq=False):
     """The messages of one priority. Its cursor only moves back over what was not sent."""
 
     cursor: int  # every message of this priority up to here was sent or is in `ready`

@@ -13,6 +13,8 @@ from itertools import chain, groupby
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
+from msgspec import Struct
+
 from messaging.upstream_queues import endpoint_of
 
 DEFAULT_PRIORITY = 2_000_000_000
@@ -210,8 +212,7 @@ def runs_of(segments: Iterable[Segment], first_seq: int) -> Iterator[tuple[str, 
         seq += len(entries)
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(Struct, frozen=True):
     """Messages, each counted once however many endpoints it has."""
 
     received: int = 0
@@ -248,8 +249,7 @@ class EndpointLedger:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
+class Epoch(Struct, frozen=True):
     """What a ledger counts from. A new one begins when a damaged database was replaced.
 
     What was salvaged counts as received and accepted in the new epoch. `salvaged` and `lost` are (message,
@@ -263,8 +263,7 @@ class Epoch:
     quarantine: str = ""  # the folder with the damaged files
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
+class Ledger(Struct, frozen=True):
     """Every message accounted for, at one moment."""
 
     total: Totals

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgpack
+from msgspec import Struct, field
 
 from actors.hub.c2d_queues import queue_of
 from actors.hub.own_expiry import with_own_expiry
@@ -21,8 +21,7 @@ from messaging.kinds import kind_of
 SLICE_MESSAGES: Final = 1000
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """What waits for the commit at the end of the turn."""
 
     appends: list[tuple[Envelope, Append]] = field(default_factory=list)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from actors.kernel.base import EdgeActor
 from actors.upstream.events import Observer
@@ -20,8 +21,7 @@ ANSWER_LIMIT_S: Final = 20.0  # then the hub is told once more; a message stored
 RETRY_S: Final = 1.0  # after the hub said that it could not store it
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(Struct):
     message: Message
     taken: Callable[[bool], None]
     observer: Observer

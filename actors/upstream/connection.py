@@ -9,9 +9,10 @@ Source: hub-protocols.md sections 1.8 to 1.14, 7.8
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from msgspec import Struct
 
 from messaging.envelope import Secret
 from messaging.identity import Identity
@@ -33,8 +34,7 @@ class Fault(Enum):
     TIMEOUT = "timeout"  # no answer in time; it may have arrived
 
 
-@dataclass(frozen=True, slots=True)
-class CloudFault:
+class CloudFault(Struct, frozen=True):
     """What went wrong, for a decision and for a log; never holds a key, a token or a body."""
 
     kind: Fault
@@ -42,8 +42,7 @@ class CloudFault:
     status: int = 0  # as HTTP has it; 0: there was no answer
 
 
-@dataclass(frozen=True, slots=True)
-class CloudAccess:
+class CloudAccess(Struct, frozen=True):
     """As whom to connect, and where."""
 
     identity: Identity

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from actors.upstream.connection import CloudFault
 from actors.upstream.rate import is_final
 from messaging.message import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(Struct, frozen=True):
     """The connection stands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """There is no connection, or not any more."""
 
     fault: CloudFault
@@ -35,23 +34,20 @@ class Done(NamedTuple):
     answer: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The cloud did not do it."""
 
     number: int
     fault: CloudFault
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredPatched:
+class DesiredPatched(Struct, frozen=True):
     """Desired properties were patched."""
 
     patch: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MethodCalled:
+class MethodCalled(Struct, frozen=True):
     """The cloud calls a method."""
 
     request_id: str
@@ -59,8 +55,7 @@ class MethodCalled:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class C2dCame:
+class C2dCame(Struct, frozen=True):
     """A cloud-to-device message, and how to say what became of it."""
 
     message: Message

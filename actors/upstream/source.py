@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+from msgspec import Struct
 
 from actors.upstream import link_state
 from actors.upstream.connection import CloudConnection, CloudFault
@@ -42,8 +43,7 @@ class Phase(Enum):
 HOLDS_PLACE: Final = frozenset({Phase.ASKING, Phase.OPENING, Phase.OPEN})
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """A message from the store that is not on its way yet."""
 
     position: int
@@ -51,8 +51,7 @@ class Held:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class InFlight:
+class InFlight(Struct, frozen=True):
     """A message that the connection has."""
 
     position: int
@@ -60,8 +59,7 @@ class InFlight:
     sent_s: float  # monotonic
 
 
-@dataclass(slots=True)
-class TwinRequest:
+class TwinRequest(Struct):
     """What the twin's actor asked: FetchTwin, or SendReported with its patch."""
 
     envelope: Envelope

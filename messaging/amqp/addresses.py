@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
+
+from msgspec import Struct
 
 from messaging.amqp.conditions import NOT_ALLOWED, Refusal
 from messaging.amqp.link import RcvSettleMode, SndSettleMode
@@ -69,16 +70,14 @@ class ServiceKind(enum.Enum):
     MANAGEMENT_ANSWERS = "answers about the stream of messages"
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceLink:
+class DeviceLink(Struct, frozen=True):
     """A link of a device or module."""
 
     kind: LinkKind
     identity: Identity
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceLink:
+class ServiceLink(Struct, frozen=True):
     """A link of a service; the texts are those of EVENTS, the first one also that of MANAGEMENT."""
 
     kind: ServiceKind
@@ -87,16 +86,14 @@ class ServiceLink:
     partition: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True):
     """When the deliveries of a link are settled; None: as the client asks."""
 
     sender: SndSettleMode | None
     receiver: RcvSettleMode | None
 
 
-@dataclass(frozen=True, slots=True)
-class LinkProperties:
+class LinkProperties(Struct, frozen=True):
     """What a client says of itself when it attaches a link; "" and () for what it does not say."""
 
     channel: str = ""  # what both links of a pair have in common

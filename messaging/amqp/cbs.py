@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from messaging.amqp.codec import AmqpMessage, Int, MessageId
 from messaging.amqp.conditions import ARGUMENT_ERROR, RESOURCE_LIMIT_EXCEEDED, Refusal
@@ -35,8 +36,7 @@ _DESCRIPTION: Final = "status-description"
 _SCHEME: Final = re.compile(r"[a-z]+://", re.IGNORECASE | re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class PutToken:
+class PutToken(Struct, frozen=True):
     """A token that a client has shown; whether it is genuine is not known yet."""
 
     holder: str  # whom its audience names, see `holder_of`; "" for nobody: it is a service's
@@ -45,8 +45,7 @@ class PutToken:
     key_name: str  # of the shared access policy that has signed; "" for the key of an identity
 
 
-@dataclass(frozen=True, slots=True)
-class CbsAnswer:
+class CbsAnswer(Struct, frozen=True):
     """The answer to a token of ours."""
 
     correlation_id: MessageId | None  # the message id of the request
@@ -54,8 +53,7 @@ class CbsAnswer:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
-class PlainUser:
+class PlainUser(Struct, frozen=True):
     """What the user name of SASL PLAIN says: an identity, or the policy of a service."""
 
     identity: Identity | None

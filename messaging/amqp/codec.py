@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
+from msgspec import Struct, field
 
 from messaging.amqp.values import (
     Described,
@@ -62,8 +63,7 @@ _LONG_DESCRIPTOR = b"\x00\x80\x00\x00\x00\x00\x00\x00\x00"
 MessageId = str | int | uuid.UUID | bytes  # an int is an AMQP ulong
 
 
-@dataclass(slots=True)
-class AmqpMessage:
+class AmqpMessage(Struct):
     """One message; None and empty for what it does not have.
 
     Values: str string, bytes binary, bool boolean, int long, float double, UUID, list, dict, None, and the

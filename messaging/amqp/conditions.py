@@ -8,8 +8,9 @@ Source: spec sheets hub-protocols.md section 3.5, security-daemon.md section 4.7
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.errors import (
     AuthError,
@@ -79,8 +80,7 @@ _GATEWAY_TIMEOUT: Final = 504
 _UNAVAILABLE: Final = 503
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why something is refused: the condition, and a reason that names the thing and the value."""
 
     condition: str

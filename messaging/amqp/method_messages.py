@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.amqp.codec import AmqpMessage, Int, MessageId
 from messaging.amqp.plain import id_text, number_of
@@ -20,8 +21,7 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _MOST: Final = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class MethodCall:
+class MethodCall(Struct, frozen=True):
     """The cloud calls a method. The answer carries the same correlation id, of the same type."""
 
     name: str

@@ -9,7 +9,7 @@ Source: AMQP 1.0 parts 2.2 and 5.3; RFC 4616 (PLAIN); spec sheet hub-protocols.m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from messaging.amqp.events import SaslDone
 from messaging.amqp.values import Described, Symbol, decode_value, encode_value
@@ -25,15 +25,13 @@ _MECHANISMS, _INIT, _CHALLENGE, _RESPONSE, _OUTCOME = 0x40, 0x41, 0x42, 0x43, 0x
 _OK, _AUTH_FAILED = 0, 1
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSasl:
+class ServerSasl(Struct, frozen=True):
     """The server's end: offers these mechanisms, in this order; a client may also skip SASL."""
 
     mechanisms: tuple[str, ...] = MECHANISMS
 
 
-@dataclass(frozen=True, slots=True)
-class ClientSasl:
+class ClientSasl(Struct, frozen=True):
     """The client's end: asks for one mechanism. `user` and `password` count for PLAIN."""
 
     mechanism: str = "ANONYMOUS"

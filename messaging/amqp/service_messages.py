@@ -5,8 +5,9 @@ Source: spec sheets hub-protocols.md sections 3.6, 7.4 and 7.7, security-daemon.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
+
+from msgspec import Struct
 
 from messaging import system_properties as names
 from messaging.amqp.addresses import LinkKind, parse_address
@@ -21,8 +22,7 @@ Ack = Literal["none", "positive", "negative", "full"]
 _TELLS: Final = get_args(Ack)
 
 
-@dataclass(frozen=True, slots=True)
-class ToDevice:
+class ToDevice(Struct, frozen=True):
     """A message that a service sends to a device."""
 
     device_id: str
@@ -31,8 +31,7 @@ class ToDevice:
     expires_s: float | None  # seconds since 1970-01-01 UTC; None: as long as the hub keeps one
 
 
-@dataclass(frozen=True, slots=True)
-class Stamps:
+class Stamps(Struct, frozen=True):
     """What IoT Hub adds to a message of a device, for whoever reads the stream."""
 
     sequence_number: int

@@ -12,8 +12,9 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.amqp.codec import AmqpMessage, Int, Long, StringArray, Symbol, Timestamp
 from messaging.amqp.conditions import ARGUMENT_ERROR, Refusal, status_of
@@ -42,8 +43,7 @@ class Place(enum.Enum):
     END = "the end of the stream at that time"
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True):
     """Where reading begins: behind `value`, or at it."""
 
     place: Place
@@ -51,16 +51,14 @@ class Position:
     inclusive: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """What a client wants to know."""
 
     stream: str
     partition: str | None  # None: it is about the stream
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionState:
+class PartitionState(Struct, frozen=True):
     """What there is in a partition; numbers are those of the messages that are kept."""
 
     first: int

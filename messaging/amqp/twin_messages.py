@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.amqp.codec import AmqpMessage, Int, Long, MessageId
 from messaging.amqp.plain import number_of
@@ -40,8 +41,7 @@ _RESOURCES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TwinRequest:
+class TwinRequest(Struct, frozen=True):
     """A request of a client; without a correlation id (a patch) nobody waits for an answer."""
 
     operation: TwinOperation
@@ -49,8 +49,7 @@ class TwinRequest:
     patch: bytes  # of PATCH, else b""
 
 
-@dataclass(frozen=True, slots=True)
-class TwinAnswer:
+class TwinAnswer(Struct, frozen=True):
     """The answer to a request of ours."""
 
     correlation_id: MessageId
@@ -59,8 +58,7 @@ class TwinAnswer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredPatch:
+class DesiredPatch(Struct, frozen=True):
     """The hub tells of changed desired properties: JSON with `$version`."""
 
     patch: bytes

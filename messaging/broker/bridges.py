@@ -9,9 +9,10 @@ Source: spec sheet broker.md sections 7.1 and 7.2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.mqtt.filters import MAX_TEXT_BYTES
 
@@ -25,8 +26,7 @@ class Direction(StrEnum):
     OUT = "out"
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeRule:
+class BridgeRule(Struct, frozen=True):
     """One rule of a bridge. No `/` is added to prefixes."""
 
     direction: Direction
@@ -50,8 +50,7 @@ class BridgeRule:
         return made if 0 < len(made.encode()) <= MAX_TEXT_BYTES else None
 
 
-@dataclass(frozen=True, slots=True)
-class Bridge:
+class Bridge(Struct, frozen=True):
     """A bridge to one endpoint. Where several rules of a direction fit a topic, the first of them counts."""
 
     endpoint: str

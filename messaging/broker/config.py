@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from messaging.broker.bridges import Bridge
 from messaging.broker.policy import Policy, Rule
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerSpec:
+class BrokerSpec(Struct, frozen=True):
     """The `mqttBroker` section of a deployment, checked. Without rules nobody may do anything."""
 
     rules: tuple[Rule, ...] = ()  # in the order in which they count
     bridges: tuple[Bridge, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerConfig:
+class BrokerConfig(Struct, frozen=True):
     """The same, ready for use. Where there is none, the broker is off."""
 
     policy: Policy

@@ -19,8 +19,9 @@ Who may do what is not decided here. Source: OASIS MQTT 3.1.1; spec sheet broker
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.broker.delivery import Body, Outlet, Run
 from messaging.broker.journal import Changes, Journal, Kept, Then, decode_message, encode_message
@@ -35,8 +36,7 @@ COUNTED_TOPICS: Final = 1000
 MOST_IN_RUN: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """What the broker has done since it started."""
 
     published: tuple[int, ...]  # at QoS 0, 1 and 2

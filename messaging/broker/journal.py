@@ -9,9 +9,9 @@ An acknowledgement waits for the write. What is done with does not hurry: after 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import msgpack
+from msgspec import Struct, field
 
 from messaging.broker.delivery import Body, Outgoing
 from messaging.mqtt.packets import Publish
@@ -19,8 +19,7 @@ from messaging.mqtt.packets import Publish
 Then = Callable[[str], None]  # gets "" once it is written, else why it is not
 
 
-@dataclass(slots=True)
-class Changes:
+class Changes(Struct):
     """One write. Sessions are known by a number; what is gone with a session need not be named."""
 
     sessions: dict[int, tuple[str, float | None] | None] = field(default_factory=dict)
@@ -36,8 +35,7 @@ class Changes:
     retained: dict[str, bytes | None] = field(default_factory=dict)  # topic → record, None: removed
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(Struct):
     """What is on disk when the broker starts."""
 
     sessions: list[tuple[int, str, float | None]]  # (number, name, since when its client is away)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 DAY_S: Final = 24 * 3600.0
 # Packet ids of a connection are shared: its IoT Hub messages have the lower half, its topics the upper one.
@@ -15,8 +16,7 @@ MOST_QUEUED_BYTES: Final = 64 * 1024 * 1024
 MOST_RETAINED_BYTES: Final = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The limits of each session, and of retained messages. A number of 0 means: no limit of its own."""
 
     max_in_flight: int = 16  # sent to a client and not acknowledged

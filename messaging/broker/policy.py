@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from messaging.broker.variables import CLIENT_ID, DEVICE_ID, IDENTITY, MODULE_ID, THIS_DEVICE_ID, filled_in
 from messaging.mqtt.filters import contains, matches, overlaps
@@ -35,8 +36,7 @@ class ClientOfBroker(NamedTuple):
     client_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One rule as written, variables included. Any of its identities may do any operation on any resource.
 
     An identity is `iothub-hostname/device` or `iothub-hostname/device/module`, as in the reference; without

@@ -12,8 +12,9 @@ Source: OASIS MQTT 3.1.1 sections 3 and 4.4; spec sheet broker.md section 7.4
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from messaging.errors import RemoteProtocolError
 from messaging.mqtt.connection import ClientConnection
@@ -43,8 +44,7 @@ MAX_PACKET_BYTES: Final = 64 * 1024 * 1024  # what a broker may send; smaller li
 REMEMBERED: Final = 64  # acknowledged packet ids of a connection; brokers have 10 to 20 in flight
 
 
-@dataclass(slots=True)
-class Received:
+class Received(Struct):
     """What one read brought."""
 
     answer: ReturnCode | None = None  # to CONNECT
@@ -54,8 +54,7 @@ class Received:
     offence: str = ""  # the broker broke the protocol; the connection is of no more use
 
 
-@dataclass(slots=True)
-class _Sent:
+class _Sent(Struct):
     """One message in flight."""
 
     number: int

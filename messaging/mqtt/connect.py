@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Self
 
+from msgspec import Struct
+
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 from messaging.mqtt import wire
 from messaging.mqtt.filters import shown
@@ -124,8 +126,7 @@ def _check_flags(flags: int) -> None:
         raise RemoteProtocolError("CONNECT has a password without a user name [MQTT-3.1.2-22]")
 
 
-@dataclass(frozen=True, slots=True)
-class ConnAck:
+class ConnAck(Struct, frozen=True):
     """The server's answer to CONNECT, section 3.2."""
 
     return_code: ReturnCode
@@ -153,22 +154,19 @@ class ConnAck:
         return cls(ReturnCode(data[start + 1]), bool(data[start]))
 
 
-class PingReq(wire.Empty):
+class PingReq(wire.Empty, frozen=True):
     """The client is alive, section 3.12."""
 
-    __slots__ = ()
     FIRST_BYTE = 0xC0
 
 
-class PingResp(wire.Empty):
+class PingResp(wire.Empty, frozen=True):
     """So is the server, section 3.13."""
 
-    __slots__ = ()
     FIRST_BYTE = 0xD0
 
 
-class Disconnect(wire.Empty):
+class Disconnect(wire.Empty, frozen=True):
     """The client goes on purpose: no will is published, section 3.14."""
 
-    __slots__ = ()
     FIRST_BYTE = 0xE0

@@ -65,8 +65,8 @@ class Legal(NamedTuple):
 
 _NOTHING: frozenset[type[Packet]] = frozenset()
 _BOTH_WAYS: frozenset[type[Packet]] = frozenset({Publish, PubAck, PubRec, PubRel, PubComp})
-_CLIENT = _BOTH_WAYS | {Subscribe, Unsubscribe, PingReq, Disconnect}
-_SERVER = _BOTH_WAYS | {SubAck, UnsubAck, PingResp}
+_CLIENT: frozenset[type[Packet]] = _BOTH_WAYS | {Subscribe, Unsubscribe, PingReq, Disconnect}
+_SERVER: frozenset[type[Packet]] = _BOTH_WAYS | {SubAck, UnsubAck, PingResp}
 
 LEGAL = {
     State.FRESH: Legal(client=frozenset({Connect}), server=_NOTHING),  # [MQTT-3.1.0-1]

@@ -83,31 +83,27 @@ class Publish(NamedTuple):
         )
 
 
-class PubAck(wire.OnlyPacketId):
+class PubAck(wire.OnlyPacketId, frozen=True):
     """QoS 1: the message is the receiver's now, section 3.4."""
 
-    __slots__ = ()
     FIRST_BYTE = 0x40
 
 
-class PubRec(wire.OnlyPacketId):
+class PubRec(wire.OnlyPacketId, frozen=True):
     """QoS 2, first answer to PUBLISH, section 3.5."""
 
-    __slots__ = ()
     FIRST_BYTE = 0x50
 
 
-class PubRel(wire.OnlyPacketId):
+class PubRel(wire.OnlyPacketId, frozen=True):
     """QoS 2, answer to PUBREC; flags 0010 [MQTT-3.6.1-1], section 3.6."""
 
-    __slots__ = ()
     FIRST_BYTE = 0x62
 
 
-class PubComp(wire.OnlyPacketId):
+class PubComp(wire.OnlyPacketId, frozen=True):
     """QoS 2, last answer, section 3.7."""
 
-    __slots__ = ()
     FIRST_BYTE = 0x70
 
 
@@ -201,7 +197,9 @@ def read_publish_run(data: bytes, pos: int, stop: int, body: int, most_bytes: in
         # A look at the first and the last spares the others where lengths vary.
         if count > 1 and data.startswith(head, stop) and data.startswith(head, stop + (count - 1) * size):
             row = struct.Struct(f">{len(head)}sH{size - len(head) - 2}s")
-            heads, ids, bodies = zip(*row.iter_unpack(memoryview(data)[stop : stop + count * size]), strict=True)
+            heads, ids, bodies = zip(
+                *row.iter_unpack(memoryview(data)[stop : stop + count * size]), strict=True
+            )
             if heads.count(head) == count and 0 not in ids:
                 payloads += bodies
                 packet_ids += ids

@@ -5,8 +5,9 @@ Source: OASIS MQTT 3.1.1 sections 3.8 to 3.11.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
+
+from msgspec import Struct
 
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 from messaging.mqtt import wire
@@ -14,8 +15,7 @@ from messaging.mqtt import wire
 SUBSCRIPTION_FAILURE = 0x80  # a return code of SUBACK
 
 
-@dataclass(frozen=True, slots=True)
-class Subscribe:
+class Subscribe(Struct, frozen=True):
     """Pairs of topic filter and requested QoS, at least one; flags 0010 [MQTT-3.8.1-1], section 3.8."""
 
     packet_id: int
@@ -52,8 +52,7 @@ class Subscribe:
         return cls(packet_id, tuple(topic_filters))
 
 
-@dataclass(frozen=True, slots=True)
-class SubAck:
+class SubAck(Struct, frozen=True):
     """A granted QoS or `SUBSCRIPTION_FAILURE` for each filter of the SUBSCRIBE, in its order, section 3.9."""
 
     packet_id: int
@@ -83,8 +82,7 @@ class SubAck:
         return cls(packet_id, tuple(data[pos:stop]))
 
 
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
+class Unsubscribe(Struct, frozen=True):
     """Topic filters, at least one; flags 0010 [MQTT-3.10.1-1], section 3.10."""
 
     packet_id: int
@@ -114,8 +112,7 @@ class Unsubscribe:
         return cls(packet_id, tuple(topic_filters))
 
 
-class UnsubAck(wire.OnlyPacketId):
+class UnsubAck(wire.OnlyPacketId, frozen=True):
     """The answer to UNSUBSCRIBE, section 3.11."""
 
-    __slots__ = ()
     FIRST_BYTE = 0xB0

@@ -8,8 +8,9 @@ Source: OASIS MQTT 3.1.1 sections 1.5 and 2.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
+
+from msgspec import Struct
 
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 from messaging.mqtt.filters import MAX_TEXT_BYTES, validate_filter, validate_topic
@@ -180,8 +181,7 @@ def read_filter(data: bytes, pos: int, stop: int) -> tuple[str, int]:
     return topic_filter, pos
 
 
-@dataclass(frozen=True, slots=True)
-class OnlyPacketId:
+class OnlyPacketId(Struct, frozen=True):
     """The shape of the five packets that carry nothing but a packet identifier."""
 
     packet_id: int
@@ -202,8 +202,7 @@ class OnlyPacketId:
         return cls(packet_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Empty:
+class Empty(Struct, frozen=True):
     """The shape of the three packets that are a header and nothing else."""
 
     FIRST_BYTE: ClassVar[int]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.errors import RouteError
 from messaging.message import Message
@@ -86,23 +87,20 @@ Evaluate = Callable[[View], object]
 Apply = Callable[[object, object], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(Struct, frozen=True):
     """A compiled condition. It gives True, on which alone a message passes, False, or None: undefined."""
 
     evaluate: Callable[[View], bool | None]
     reads_body: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Typed:
+class _Typed(Struct, frozen=True):
     type: Type
     evaluate: Evaluate
     reads_body: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(Struct, frozen=True):
     """One operator of a chain. Where the value so far is `settled_by`, the right side need not be asked."""
 
     apply: Apply

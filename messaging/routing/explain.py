@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.message import Message
 from messaging.routing.body import why_unusable
@@ -21,8 +22,7 @@ _LONGEST_SHOWN = 120
 _BODY = "$BODY."
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A part of a condition, its value for one message, and the parts that it is made of."""
 
     text: str
@@ -31,8 +31,7 @@ class Part:
     parts: tuple[Part, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """Whether a condition lets a message pass, and why."""
 
     passes: bool

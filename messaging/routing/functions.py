@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.routing.values import MISSING, NO_VALUE, UNDEFINED, Type, lower, upper
 
@@ -22,8 +23,7 @@ _DECIMAL = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Overload:
+class Overload(Struct, frozen=True):
     """One way to call a function. A body value passes for any type and is checked when a message comes."""
 
     parameters: tuple[Type | None, ...]  # None: any type

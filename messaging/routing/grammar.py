@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NoReturn
+
+from msgspec import Struct
 
 from messaging.errors import RouteError
 from messaging.routing.lexer import Kind, Token, tokenize
@@ -42,39 +43,34 @@ _LEVELS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Struct, frozen=True):
     """A string, a number, or one of true, false, null and undefined."""
 
     token: Token
 
 
-@dataclass(frozen=True, slots=True)
-class Property:
+class Property(Struct, frozen=True):
     """`name`, `$name` or `$body.path`; `is_escaped` when written in braces: `{$name}`."""
 
     token: Token
     is_escaped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A function and its arguments."""
 
     name: Token
     arguments: tuple[Expression, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(Struct, frozen=True):
     """NOT or a sign before an operand."""
 
     operator: Token
     operand: Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """`first`, then operators with their right sides, to be applied from left to right.
 
     `a = b AND c` is the chain a, (= b), (AND c): thousands of terms make a long chain, not a deep tree.
@@ -87,16 +83,14 @@ class Chain:
 Expression = Constant | Property | Call | Prefix | Chain
 
 
-@dataclass(frozen=True, slots=True)
-class Sink:
+class Sink(Struct, frozen=True):
     """`$upstream`, or a function with its address: `BrokeredEndpoint("/modules/m/inputs/i")`."""
 
     name: Token
     address: Token | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RouteSyntax:
+class RouteSyntax(Struct, frozen=True):
     """A route as it is written; nothing in it has been checked but its grammar."""
 
     source: str  # with the blanks taken out: `/messages/*`

@@ -12,7 +12,8 @@ from __future__ import annotations
 import enum
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _KEYWORDS = frozenset({"SELECT", "FROM", "WHERE", "INTO"})
 _WORD_OPERATORS = frozenset({"AND", "OR", "NOT"})
@@ -50,8 +51,7 @@ class Kind(enum.Enum):
     END = "end"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """A token as it is written, and where it starts; lines and columns count from 1."""
 
     kind: Kind

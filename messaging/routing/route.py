@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from msgspec import Struct
+
 from messaging.errors import RouteError
 from messaging.message import Message
 from messaging.routing.compile import Condition, View, compile_condition
@@ -28,8 +30,7 @@ _MOST_ANSWERS_REMEMBERED = 64  # of one header; bodies decide which there are
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """Where messages go: the cloud, or one input of a module of this edge device.
 
     `id` is `iothub`, which has a queue for each sender (messaging/upstream_queues.py), or
@@ -54,8 +55,7 @@ class CompiledRoute:
     condition: Condition | None = field(repr=False)  # None: every message
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointMatch:
+class EndpointMatch(Struct, frozen=True):
     """That a message goes to an endpoint, and by which route."""
 
     endpoint: Endpoint
@@ -86,8 +86,7 @@ def is_under(source: str, prefix: str) -> bool:
     return source.lower().startswith(prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidates:
+class _Candidates(Struct, frozen=True):
     """What the source of a message decides."""
 
     routes: tuple[CompiledRoute, ...]  # whose prefix fits

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from actors.agent import process_permission
 from actors.agent.deployment_keeper import KeptDeployment
@@ -29,8 +30,7 @@ from runtime.security.key_store import KeyStore
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """What an edge starts with."""
 
     deployment: Deployment

@@ -15,12 +15,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from msgspec import structs
+from msgspec.structs import replace
 
 from messaging.connection_string import ConnectionString
 from messaging.errors import EnvironmentFault

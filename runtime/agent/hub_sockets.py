@@ -6,9 +6,10 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.errors import EdgeError, EnvironmentFault
 from runtime.config.listen_addresses import ListenAddress
@@ -32,8 +33,7 @@ MISSED: Final = {
 TAKE_LIMIT_S: Final = 5.0  # a hub that was started a moment ago needs a part of a second
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """An address for one use. The hub does without an optional one that cannot be had."""
 
     use: Use

@@ -6,9 +6,11 @@ A file and not a message: an edge of another version may not even understand the
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from actors.inspection.version import PROTOCOL
 from actors.kernel.base import EdgeActor
@@ -24,8 +26,7 @@ FAULTS_ALLOWED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class InspectorNote:
+class InspectorNote(Struct, frozen=True):
     """What an inspector has to know of an edge before it says anything."""
 
     version: str = VERSION  # of the program

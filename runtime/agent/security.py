@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from actors.agent.certificate_ends import CertificateLife
 from actors.hub.identity import AuthType, KnownIdentities
@@ -50,8 +51,7 @@ _NO_KEY: Final = Secret(b"")
 SOCKETS_FOLDER: Final = "w"  # in the run directory; short, because a socket's path may have 107 bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Noted:
+class _Noted(Struct, frozen=True):
     status: str
     since_s: float | None
     exit_code: int | None

@@ -135,18 +135,18 @@ def config(module: Mapping[str, Any]) -> str:
 
 
 def _command(name: str, command: Callable[[str], object], home: Path, as_json: bool) -> None:
-    from dataclasses import asdict
 
     from actors.addresses import AGENT
     from actors.agent.module_list import ListModules, ModuleList
     from actors.agent.module_report import ModuleReported
+    from messaging.message_fields import fields_of
     from runtime.cli.running import running_edge
 
     with running_edge(home) as edge:
         check_name(name, [m["name"] for m in edge.ask(AGENT, ListModules(), ModuleList).modules])
         report = edge.ask(AGENT, command(name), ModuleReported, REST_LIMIT_S)
     if as_json:
-        print_json(asdict(report))
+        print_json(fields_of(report))
     elif report.status == "running":
         click.echo(f"{name} is running (pid {report.pid})")
     else:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.connection_string import ConnectionString, format_connection_string
 from messaging.errors import ConfigError, EdgeError, EnvironmentFault
@@ -30,8 +31,7 @@ from runtime.upstream.provisioning import check_given
 SYSTEM_FILE: Final = Path("/etc/edge-actors") / CONFIG
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """What was found in a file and in all that it names."""
 
     settings: Settings | None  # None when it cannot be read at all

@@ -20,10 +20,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from actors.ports.bridges import BridgeAccess
 from messaging.broker.bridges import UPSTREAM
@@ -58,8 +59,7 @@ _PEM_FILES: Final = ("ca_file", "certificate_file", "key_file")
 _IPV6: Final = re.compile(r"[0-9A-Fa-f:.]+")
 
 
-@dataclass(frozen=True, slots=True)
-class OwnNames:
+class OwnNames(Struct, frozen=True):
     """Who this edge is."""
 
     device_id: str

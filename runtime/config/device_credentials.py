@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct
+
 from messaging.connection_string import ConnectionString, parse_connection_string
 from messaging.errors import AuthError, ConfigError
 from messaging.sas import decode_key
@@ -26,8 +28,7 @@ HOST_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 _KEY_PART: Final = re.compile(r"(?<![A-Za-z])(SharedAccessKey\s*=\s*)([^;=\s]+)={0,2}")
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityFiles:
+class IdentityFiles(Struct, frozen=True):
     """The certificate of this device with those above it, and its private key; PEM files."""
 
     cert: Path

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from messaging.connection_string import ConnectionString
 from messaging.errors import ConfigError
@@ -41,8 +42,7 @@ _REGISTRATION_ID: Final = re.compile(r"[A-Za-z0-9\-._:]{1,128}")
 _ID_SCOPE: Final = re.compile(r"[A-Za-z0-9]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Struct, frozen=True):
     """A value that somebody set, and where."""
 
     value: Any

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from runtime.config.settings import Settings
@@ -17,8 +18,7 @@ MQTT_PLAIN_PORT: Final = 1883
 WEB_PORT: Final = 443
 
 
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
+class ListenAddress(Struct, frozen=True):
     """An IP address and a TCP port; port 0 takes any free one."""
 
     host: str

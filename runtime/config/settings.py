@@ -15,6 +15,8 @@ from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any, Final, cast
 
+from msgspec import Struct
+
 from actors.manifest.registries import RegistryCredential
 from actors.upstream.protocol import DEFAULT as DEFAULT_PROTOCOL
 from actors.upstream.protocol import UpstreamProtocol, parse_protocol
@@ -37,8 +39,7 @@ MOST_CLOUD_CONNECTIONS: Final = 100
 MODULE_UIDS: Final = range(60_600, 61_184)
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(Struct, frozen=True):
     """What a user wants to know of one setting, and how its text is read."""
 
     keys: tuple[str, ...]  # in config.toml, the usual one first; () for none

@@ -14,6 +14,7 @@ from typing import TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
+from msgspec import Struct
 
 from runtime.net.http_messages import Refusal, Response
 
@@ -41,8 +42,7 @@ class Request:
     socket_uid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A path with named segments in braces, such as `/modules/{m}/genid/{g}/sign`, and what answers it.
 
     For a request of a version before `since` it does not exist.

@@ -14,16 +14,16 @@ import re
 import select
 import socket
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _SO_PEERPIDFD = 77  # Linux 6.5; the socket module has no name for it before Python 3.14
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """A living process that connected. Its start time is in clock ticks since the machine started."""
 
     pid: int
@@ -33,8 +33,7 @@ class Caller:
     container_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleProcess:
+class ModuleProcess(Struct, frozen=True):
     """The process of a module, which runs in a session of its own."""
 
     pid: int
@@ -42,8 +41,7 @@ class ModuleProcess:
     started_at_ticks: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleContainer:
+class ModuleContainer(Struct, frozen=True):
     """The container of a module, by its 64-digit id."""
 
     container_id: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from runtime.net.http_messages import HttpRequest, Refusal, Response
 
@@ -11,8 +12,7 @@ _READ_SIZE_BYTES = 16 * 1024
 _DISCARD_LIMIT_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What one caller may take up."""
 
     connections_per_uid: int = 10  # per socket; one more is closed without a reply

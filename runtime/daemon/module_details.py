@@ -5,11 +5,10 @@ Source: spec sheet security-daemon.md section 2.2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleState:
+class ModuleState(Struct, frozen=True):
     """What is told about a module. Times are ISO 8601 text in UTC."""
 
     name: str

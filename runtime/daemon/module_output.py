@@ -12,9 +12,10 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from msgspec import Struct
 
 from actors.agent.log_query import LogLine, parse_line
 from messaging.errors import EnvironmentFault
@@ -29,8 +30,7 @@ _HEADER: Final = struct.Struct(">B3xL")
 _LONGEST_LINE_BYTES: Final = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class OutputQuery:
+class OutputQuery(Struct, frozen=True):
     """Which part of it; times in seconds since 1970-01-01 UTC."""
 
     follow: bool = False
@@ -40,8 +40,7 @@ class OutputQuery:
     timestamps: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """Frames; see `runtime.net.http_messages.Pieces`."""
 
     frames: Iterator[bytes]

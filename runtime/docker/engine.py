@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from messaging.errors import ConfigError, EngineAway, EnvironmentFault
 from runtime.machine.lean_memory import load_docker
@@ -41,8 +43,7 @@ REPLAY_S: Final = 2  # how far back events are asked for, so that none falls bet
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerDied:
+class ContainerDied(Struct, frozen=True):
     """A container of ours ended."""
 
     container_id: str
@@ -52,8 +53,7 @@ class ContainerDied:
     with_engine: bool = False  # the engine is stopping and took it along
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerHealth:
+class ContainerHealth(Struct, frozen=True):
     """The HEALTHCHECK of a container of ours says something else than before."""
 
     container_id: str

@@ -12,10 +12,11 @@ import logging
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from messaging.errors import EdgeError
 from runtime.docker.engine import DockerEngine, explanation
@@ -31,8 +32,7 @@ AGAIN_S: Final = 60.0  # after an engine that did not answer
 LONGEST_WAIT_S: Final = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class CollectionTimes:
+class CollectionTimes(Struct, frozen=True):
     """When images are removed."""
 
     interval_s: float  # between two looks

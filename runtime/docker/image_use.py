@@ -12,10 +12,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct, field
 
 from messaging.errors import EnvironmentFault
 from runtime.storage.atomic_file import make_private_folder, write_private_file
@@ -23,16 +23,14 @@ from runtime.storage.atomic_file import make_private_folder, write_private_file
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class PulledImage:
+class PulledImage(Struct):
     """An image that was pulled for a module."""
 
     names: list[str]  # under which
     used_at_s: float  # last; seconds since 1970-01-01 UTC
 
 
-@dataclass(slots=True)
-class ImageRecord:
+class ImageRecord(Struct):
     """What is in the file. Deployed are the names of images, before and now."""
 
     pulled: dict[str, PulledImage] = field(default_factory=dict)  # by the engine's id

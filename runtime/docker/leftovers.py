@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from messaging.errors import EngineAway, EnvironmentFault
 from runtime.docker.engine import HOME_LABEL, MODULE_LABEL, away_reason, engine_socket, explanation
@@ -23,8 +24,7 @@ IN_USE_LIMIT_S: Final = 10.0
 IN_USE_LOOK_S: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class RemovedContainer:
+class RemovedContainer(Struct, frozen=True):
     """A container of a module that is gone now."""
 
     module: str
@@ -32,8 +32,7 @@ class RemovedContainer:
     was_running: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RemovedFromEngine:
+class RemovedFromEngine(Struct, frozen=True):
     """What `remove_containers` removed."""
 
     containers: tuple[RemovedContainer, ...]

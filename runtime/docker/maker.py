@@ -10,9 +10,10 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from actors.manifest.module_spec import ModuleSpec
 from actors.ports.modules import ModuleAccess
@@ -39,8 +40,7 @@ log = logging.getLogger(__name__)
 _PORT: Final = re.compile(r"(?:Bind for|listen (?:tcp4?|udp4?)) \S*?:(\d+)\b.*(?:allocated|in use)")
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerNames:
+class ContainerNames(Struct, frozen=True):
     """What containers are told of the edge they belong to."""
 
     home_id: str

@@ -12,9 +12,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from actors.manifest.module_spec import DockerSettings, ModuleSpec, spec_hash
 from runtime.docker import options
@@ -39,8 +40,7 @@ LOG_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What all containers of an edge share."""
 
     home_id: str
@@ -53,8 +53,7 @@ class Surroundings:
     log_options: Mapping[str, str] = field(default_factory=dict)  # for a container that names no log driver
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerRequest:
+class ContainerRequest(Struct, frozen=True):
     """The body of `POST /containers/create`, and what a user should know of it."""
 
     body: dict[str, Any]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from actors.ports.modules import ModuleEnd, ModuleRun
 from runtime.docker.request import REMARKS_LABEL, SPEC_LABEL

@@ -9,8 +9,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from actors.ports.modules import ModuleEnd, ModuleHealth, ModuleRun, OnExit, OnHealth
 from runtime.docker.engine import ContainerDied, ContainerHealth
@@ -19,8 +21,7 @@ from runtime.docker.state import end_of, end_with_code, is_listed_unhealthy
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Watched:
+class Watched(Struct, eq=False):
     """A container that runs, or is about to."""
 
     container_id: str

@@ -12,10 +12,11 @@ import asyncio
 import sqlite3
 import uuid
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from messaging import system_properties as names
 from messaging.clock import Clock
@@ -41,8 +42,7 @@ _TELLS: Mapping[Outcome, tuple[Ack, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Locked:
+class _Locked(Struct, frozen=True):
     device_id: str
     sequence_number: int
     until_s: float

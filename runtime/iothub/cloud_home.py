@@ -12,11 +12,11 @@ logs/          the log of the process
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from messaging.errors import EnvironmentFault
 from runtime.home import CLOUD as CLOUD_FOLDER
@@ -42,8 +42,7 @@ class Serving(msgspec.Struct, frozen=True, rename="camel"):
         return self.host_name if self.https_port == 443 else f"{self.host_name}:{self.https_port}"
 
 
-@dataclass(frozen=True, slots=True)
-class CloudHome:
+class CloudHome(Struct, frozen=True):
     """The paths in one home. Values only: nothing is created here."""
 
     path: Path

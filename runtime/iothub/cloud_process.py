@@ -17,11 +17,11 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import uvloop
+from msgspec import Struct
 
 from actors.heads.admission import Admission
 from messaging import sas
@@ -71,8 +71,7 @@ STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 LOCAL: Final = "127.0.0.1"  # as what the admission counts who comes by the Unix socket
 
 
-@dataclass(frozen=True, slots=True)
-class CloudSockets:
+class CloudSockets(Struct, frozen=True):
     """On what the stand-in listens."""
 
     mqtt: list[socket.socket]

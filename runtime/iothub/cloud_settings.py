@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.errors import ConfigError
 from messaging.text import quoted
@@ -36,8 +37,7 @@ AZURE_DOMAINS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CloudSettings:
+class CloudSettings(Struct, frozen=True):
     """Where the stand-in listens and what it is called."""
 
     addresses: tuple[str, ...]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from messaging.identity import EDGE_HUB, Identity
 from runtime.iothub import refusals, registry, twins
@@ -21,8 +21,7 @@ from runtime.iothub.registry import SYSTEM_MODULES
 _BELONGINGS = ("identities", "twins", "sessions", "connections")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """What a request did to an identity; None before is a creation, None after a deletion."""
 
     before: Registered | None

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from messaging.identity import Identity
 from messaging.text import quoted
@@ -26,8 +26,7 @@ LARGEST_PAYLOAD_BYTES: Final = 128 * 1024
 _NAME = re.compile(r"[A-Za-z0-9\-:.%_*?!(),=@;$']+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(Struct, frozen=True):
     identity: Identity
     answer: asyncio.Future[MethodResult]
 

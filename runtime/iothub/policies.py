@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from messaging import sas
 from messaging.errors import AuthError, ConfigError
@@ -66,8 +67,7 @@ class Policy:
         return self.primary_key.encode(), self.secondary_key.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Policies:
+class Policies(Struct, frozen=True):
     """All accounts of a hub, by name."""
 
     by_name: Mapping[str, Policy]

@@ -12,8 +12,9 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from messaging import sas
 from messaging.clock import Clock
@@ -37,8 +38,7 @@ _INTERNAL = ("enrollment", "operationId", OWES_TWIN)  # of a record, not shown
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Registrant:
+class Registrant(Struct, frozen=True):
     """A device that has proven that an enrollment means it."""
 
     registration_id: str

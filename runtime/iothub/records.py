@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from msgspec import Struct
+
 from messaging.identity import Identity
 from messaging.property_bag import Properties
 
@@ -27,8 +29,7 @@ class Authentication:
     secondary_thumbprint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(Struct, frozen=True):
     """A device or a module as the registry holds it."""
 
     identity: Identity
@@ -44,8 +45,7 @@ class Registered:
     managed_by: str = ""  # of a module
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """What a successful authentication is worth; the stamp of everything that its holder sends."""
 
     identity: Identity
@@ -73,8 +73,7 @@ class Telemetry:
         return size
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """A telemetry message as a reader of the stream gets it, with what the hub added."""
 
     sequence_number: int
@@ -86,8 +85,7 @@ class Event:
     source: str = "Telemetry"  # `iothub-message-source`
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(Struct, frozen=True):
     """Which messages the stream holds, by sequence number."""
 
     first: int
@@ -110,8 +108,7 @@ class C2dMessage:
     ack: Ack = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Feedback:
+class Feedback(Struct, frozen=True):
     """What became of a C2D message whose sender wanted to know."""
 
     original_message_id: str
@@ -121,8 +118,7 @@ class Feedback:
     at_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class FeedbackBatch:
+class FeedbackBatch(Struct, frozen=True):
     """Records that a service has under a lock."""
 
     lock: str  # a UUID
@@ -130,16 +126,14 @@ class FeedbackBatch:
     records: Sequence[Feedback]
 
 
-@dataclass(frozen=True, slots=True)
-class MethodResult:
+class MethodResult(Struct, frozen=True):
     """What a device answered a direct method with. The status is its own; `payload` any JSON value."""
 
     status: int
     payload: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(Struct, frozen=True):
     """What a connected client listens for."""
 
     methods: bool = False

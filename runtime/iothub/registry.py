@@ -12,8 +12,9 @@ import binascii
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final, cast
+
+from msgspec.structs import replace
 
 from actors.hub import scope as scope_tree
 from actors.hub.scope import SCOPE

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import defaultdict
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.clock import Clock
 from messaging.identity import Identity
@@ -17,8 +18,7 @@ from runtime.iothub.cloud_db import CloudDb
 from runtime.iothub.records import CutOff, DeviceSession, Features, Grant
 
 
-@dataclass(slots=True)
-class Connected:
+class Connected(Struct):
     """One live connection."""
 
     grant: Grant
@@ -26,8 +26,7 @@ class Connected:
     features: Features
 
 
-@dataclass(slots=True)
-class LastSeen:
+class LastSeen(Struct):
     """Times in seconds since 1970-01-01 UTC, 0 for never."""
 
     changed_s: float = 0.0  # connected or disconnected

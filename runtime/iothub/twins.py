@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from messaging import twin
 from messaging.identity import Identity
@@ -16,8 +17,7 @@ from messaging.twin import Json, Section
 from runtime.iothub import refusals, registry
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTwin:
+class StoredTwin(Struct, frozen=True):
     """The three sections of a twin. `etag_number` counts changes from the service side, `version` all."""
 
     desired: Section
@@ -32,8 +32,7 @@ class StoredTwin:
         return base64.b64encode(self.etag_number.to_bytes(8, "big")).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredChange:
+class DesiredChange(Struct, frozen=True):
     """What a connected device has to be told."""
 
     patch: Json

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.nearest import did_you_mean
 
@@ -24,8 +25,7 @@ ALLOWED: Final = f"{', '.join(LEVELS)}, and NAME=LEVEL for a part of the edge, s
 _SOURCES: Final = Path(__file__).resolve().parents[2]
 
 
-@dataclass(frozen=True, slots=True)
-class LogLevels:
+class LogLevels(Struct, frozen=True):
     """What was asked for. Made by `parse_levels`."""
 
     base: str = DEFAULT  # one of LEVELS, or critical

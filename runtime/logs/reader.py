@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from messaging.errors import EnvironmentFault
 from runtime.logs.rotation import ARCHIVES, archive, undisturbed
@@ -56,8 +57,7 @@ def follow(path: Path, tail: int | None, stopped: threading.Event) -> Iterator[b
             stopped.wait(POLL_S)
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(Struct, frozen=True):
     """What an archive is known by when it has moved on to the next number."""
 
     inode: int

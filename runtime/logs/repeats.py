@@ -15,8 +15,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 FIRST_WAIT_S: Final = 5.0
 LONGEST_WAIT_S: Final = 600.0
@@ -28,8 +29,7 @@ MOST_KNOWN: Final = 512  # texts and places that are remembered; the oldest is t
 LONGEST_KEPT: Final = 4096  # characters of a text that is told again
 
 
-@dataclass(slots=True)
-class _Counted:
+class _Counted(Struct):
     """What was left out of one text, or of one place in the program, since `began_s`."""
 
     began_s: float

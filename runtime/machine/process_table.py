@@ -14,14 +14,14 @@ import select
 import signal
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 PR_SET_CHILD_SUBREAPER = 36
 READ_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessStat:
+class ProcessStat(Struct, frozen=True):
     """One line of /proc/PID/stat, as far as it is needed."""
 
     pid: int

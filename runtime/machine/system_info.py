@@ -9,9 +9,10 @@ import os
 import platform
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from messaging.version import VERSION
 
@@ -28,8 +29,7 @@ _KINDS: Final = {"0": "SSD", "1": "HDD"}
 PASSING_FILE_SYSTEMS: Final = frozenset({"tmpfs", "ramfs", "devtmpfs", "overlay", "aufs", "squashfs"})
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True):
     """A file system that is mounted."""
 
     device: str

@@ -5,16 +5,16 @@ Source: spec sheet security-daemon.md section 1.6
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from actors.ports.modules import ModuleAccess
 
 API_VERSION: Final = "2022-08-03"
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeNames:
+class EdgeNames(Struct, frozen=True):
     """What modules have to know of the edge they run on."""
 
     device_id: str

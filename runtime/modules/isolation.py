@@ -12,9 +12,10 @@ import os
 import stat
 import subprocess
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from messaging.errors import EdgeError, EnvironmentFault
 from runtime.modules.process_module import ProcessSpec, change_of_user, program_of

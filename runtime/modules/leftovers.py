@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.errors import EnvironmentFault
 from runtime.machine import process_table
@@ -22,8 +23,7 @@ from runtime.run_directory import AGENT, Lock, RunDirectory
 KILL_LIMIT_S = 5.0  # for killed processes to be gone
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeProcess:
+class EdgeProcess(Struct, frozen=True):
     """A living process of an edge."""
 
     process: ProcessStat
@@ -36,8 +36,7 @@ class EdgeProcess:
         return self.process.pid == self.process.session and self.command == f"{SHELL} -c"
 
 
-@dataclass(frozen=True, slots=True)
-class EndedProcess:
+class EndedProcess(Struct, frozen=True):
     """What `end_edge` ended."""
 
     pid: int

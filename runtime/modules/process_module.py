@@ -6,14 +6,14 @@ import os
 import pwd
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from messaging.errors import ConfigError, EnvironmentFault
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
+class ProcessSpec(Struct, frozen=True):
     """What to run as a module."""
 
     name: str
@@ -27,8 +27,7 @@ class ProcessSpec:
     not_isolated: str = ""  # why it has our rights and not those of a user of its own; "" when it has not
 
 
-@dataclass(frozen=True, slots=True)
-class RunningModule:
+class RunningModule(Struct, frozen=True):
     """A module that runs. Its session, not its pid, tells what belongs to it."""
 
     name: str
@@ -40,8 +39,7 @@ class RunningModule:
     not_isolated: str = ""  # why it has our rights; "" when it runs as a user of its own
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleExit:
+class ModuleExit(Struct, frozen=True):
     """A module that ended, with everything it had started."""
 
     name: str

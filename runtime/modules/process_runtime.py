@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.machine import process_table
@@ -37,8 +38,7 @@ SWEEP_LIMIT_S = 1.0  # for killed descendants to be gone
 REAP_PERIOD_S = 10.0
 
 
-@dataclass(slots=True, eq=False)
-class _Watched:
+class _Watched(Struct, eq=False):
     """A module whose shim lives."""
 
     running: RunningModule
@@ -60,6 +60,7 @@ class ProcessRuntime:
         self._run = run
         self._lock = threading.Lock()
         self._watched: dict[str, _Watched] = {}
+        self._swept: set[str] = set()  # ended before our eyes, and nothing is left of it
         # The lock is held over a shim's birth, so that it is not taken for an orphan.
         self._shims_lock = threading.Lock()
         self._shims: set[int] = set()
@@ -255,14 +256,17 @@ class ProcessRuntime:
         name, shim = watched.running.name, watched.started.shim
         # The shim is reaped after the sweep: until then no other session can have its number.
         exited = ModuleExit(name, None, None, watched.started.at_s, time.time())
+        is_gone = False
         try:
-            self._sweep(name, oldest_ticks=shim.start_ticks, session=shim.session)
+            is_gone = self._sweep(name, oldest_ticks=shim.start_ticks, session=shim.session)
             exited = _exit(name, watched.state, watched.started)
         except OSError as exc:  # no descriptor left: the end is reported all the same
             log.error("module %s ended, but it cannot be seen how, nor what it left: %s", name, exc)
         with self._lock:
             del self._watched[name]
             _close(watched)
+            if is_gone:
+                self._swept.add(name)
         self._forget_shim(shim.pid)
         self._reap_orphans()
         watched.on_exit(exited)
@@ -285,16 +289,20 @@ class ProcessRuntime:
 
     def _sweep_before(self, name: str, state: StateFolder) -> None:
         """Sweep what an earlier process of this name left, when we did not see its end ourselves."""
+        with self._lock:
+            if name in self._swept:
+                self._swept.discard(name)
+                return
         started = state.started()
         if started is None or not started.is_of_this_boot():
             self._sweep(name, oldest_ticks=0, session=None)
         else:
             self._sweep(name, oldest_ticks=started.shim.start_ticks, session=started.session())
 
-    def _sweep(self, name: str, oldest_ticks: int, session: int | None) -> None:
+    def _sweep(self, name: str, oldest_ticks: int, session: int | None) -> bool:
         """Kill what belongs to a module: its session, and what left the session but carries our marks.
 
-        Waits until it is gone, SWEEP_LIMIT_S at most.
+        Waits until it is gone, SWEEP_LIMIT_S at most; returns whether it is.
         """
         marks = {RUN_MARKER: str(self._run.path), MODULE_MARKER: name}
         sessions = () if session is None else (session,)
@@ -304,7 +312,8 @@ class ProcessRuntime:
             alive = process_table.signal_and_wait(left, signal.SIGKILL, limit_s)
             if alive:
                 log.warning("module %s: processes %s were killed but do not end", name, sorted(alive))
-                return
+                return False
+        return True
 
     def _reap(self) -> None:
         self._reap_orphans()

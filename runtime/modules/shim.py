@@ -9,7 +9,7 @@ ended        one line: the exit status as a shell has it, 128 + n after signal n
 environment  only while starting, and only when the environment has names that `sh` would drop
 isolation    written before by us: why the module has the rights of the edge; empty when it has not
 
-The first two are written under another name and renamed; their modification times are start and end.
+The modification times of the first two are start and end.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import shlex
 import shutil
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
 
 from runtime.machine import process_table
 from runtime.machine.process_table import ProcessStat
@@ -40,29 +42,25 @@ SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # - `read` takes the stat line without a process: /proc/self is whoever opens it, shim or subshell, and the
 #   module keeps pid and start time of the subshell, because exec does.
 # - The module does not start unless its pid is written down; else the next agent would start a second one.
-# - The last `exec` makes the end of the shim mean that the status is in place.
-_MV = shlex.quote(shutil.which("mv", path=os.defpath) or "mv")
-SCRIPT = f"""
+# - Each file is one write of a shell: a `mv` of a complete one would cost one process more, twice, and
+#   whoever reads a file before its line is there takes it for missing.
+SCRIPT: Final = f"""
 trap : HUP INT QUIT PIPE ALRM TERM USR1 USR2
-{{
-  read -r _EDGE_ACTORS_LINE </proc/sys/kernel/random/boot_id && printf '%s\\n' "$_EDGE_ACTORS_LINE"
-  read -r _EDGE_ACTORS_LINE </proc/self/stat && printf '%s\\n' "$_EDGE_ACTORS_LINE"
-}} >"$0/{STARTED}.new"
+read -r _EDGE_ACTORS_BOOT </proc/sys/kernel/random/boot_id
+read -r _EDGE_ACTORS_SHIM </proc/self/stat
 (
-  read -r _EDGE_ACTORS_LINE </proc/self/stat &&
-  printf '%s\\n' "$_EDGE_ACTORS_LINE" >>"$0/{STARTED}.new" &&
-  {_MV} -f "$0/{STARTED}.new" "$0/{STARTED}" || exit 125
+  read -r _EDGE_ACTORS_MODULE </proc/self/stat &&
+  printf '%s\\n' "$_EDGE_ACTORS_BOOT" "$_EDGE_ACTORS_SHIM" "$_EDGE_ACTORS_MODULE" >"$0/{STARTED}" ||
+    exit 125
   [ ! -e "$0/{ENVIRONMENT}" ] || . "$0/{ENVIRONMENT}"
   echo >&0 || exit 125
   exec "$@" </dev/null
 )
-echo $? >"$0/{ENDED}.new"
-exec {_MV} -f "$0/{ENDED}.new" "$0/{ENDED}"
+echo $? >"$0/{ENDED}"
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """What the shim wrote before the module ran."""
 
     boot_id: str
@@ -81,8 +79,7 @@ class Started:
         return self.shim.session if known else None
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """What the shim wrote after the module ended."""
 
     status: int
@@ -95,8 +92,7 @@ class Ended:
         return number if number in signal.valid_signals() else None
 
 
-@dataclass(frozen=True, slots=True)
-class StateFolder:
+class StateFolder(Struct, frozen=True):
     """The state folder of one module."""
 
     path: Path

@@ -19,8 +19,9 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from messaging.errors import EdgeError, EnvironmentFault
 from runtime.home import Home
@@ -33,8 +34,7 @@ FOLDER_MODE = 0o700
 WAY_MODE = 0o711  # others may pass through, and see nothing
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleUser:
+class ModuleUser(Struct, frozen=True):
     """As whom a module runs, and the folder that is its own."""
 
     uid: int  # also its group id

@@ -11,10 +11,11 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from actors.upstream.connection import CloudFault, Fault
 from messaging import sas
@@ -41,8 +42,7 @@ class CloudError(EdgeError):
         self.fault = fault
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(Struct, frozen=True):
     """Where a service of the cloud is found, and what its certificate is to be trusted by."""
 
     host: str
@@ -55,8 +55,7 @@ class Service:
         return self.host if self.port == 443 or self.socket else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """An answer with a status below 300."""
 
     status: int

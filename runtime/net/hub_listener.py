@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from actors.heads.admission import Admission
 from actors.manifest.hub_environment import HubEnvironment
@@ -33,8 +34,7 @@ class Listeners:
             listener.close()
 
 
-@dataclass(frozen=True, slots=True)
-class HeadListeners:
+class HeadListeners(Struct, frozen=True):
     """What the MQTT head and the AMQP head listen with."""
 
     mqtt: Listener

@@ -14,6 +14,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
+from msgspec import Struct
+
 from actors.heads.admission import Admission
 from actors.heads.http_head import PROXIED_CERTIFICATE
 from actors.ports.connections import ConnectionHandler
@@ -35,8 +37,7 @@ WEBSOCKET_PATH: Final = "/$iothub/websocket"
 _OTHER_PATH: Final = "/$servicebus/websocket/"
 
 
-@dataclass(frozen=True, slots=True)
-class WebLimits:
+class WebLimits(Struct, frozen=True):
     """What one connection may take up, until it speaks WebSocket."""
 
     head_bytes: int = 32 * 1024

@@ -7,12 +7,12 @@ Source: RFC 5280 sections 4.2.1.3, 4.2.1.9 and 4.2.1.10; spec sheet security-dae
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from msgspec import Struct
 
 from messaging.errors import ConfigError
 from messaging.text import quoted
@@ -23,8 +23,7 @@ from runtime.security.secret_files import NamedFile, cannot_read, check_closed
 _MARK = b"-----BEGIN CERTIFICATE-----"
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """A private key and its certificate, which fit each other; then those above it."""
 
     certificates: tuple[x509.Certificate, ...]

@@ -18,6 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from msgspec import Struct
 
 from messaging.errors import ConfigError
 from runtime.security.certificates import BACKDATED_S, LEAF_VALID_DAYS, EdgeCa
@@ -37,8 +38,7 @@ class IssuedCertificate:
     not_after_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(Struct, frozen=True):
     """What the first certificate of a file says."""
 
     names: tuple[str, ...]

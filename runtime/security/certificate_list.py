@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from msgspec import Struct
 
 from runtime.config.settings import Settings, origin_of
 from runtime.home import Home
@@ -20,8 +20,7 @@ from runtime.security.secret_files import NamedFile
 from runtime.upstream.provisioning import load
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """One certificate; `position` counts from 0 in the chain of its file."""
 
     use: str

@@ -16,9 +16,10 @@ import ipaddress
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.security.renewal import DEFAULT_THRESHOLD, Threshold
@@ -36,8 +37,7 @@ _SUMMARY_VERSION = 2
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeCa:
+class EdgeCa(Struct, frozen=True):
     """The certificate authority of this edge. Its private key stays in the file at `path`."""
 
     path: Path
@@ -54,8 +54,7 @@ class EdgeCa:
         return self.threshold.time_s(self.not_before_s, self.not_after_s)
 
 
-@dataclass(frozen=True, slots=True)
-class CaPlan:
+class CaPlan(Struct, frozen=True):
     """How an edge makes its CA."""
 
     common_name: str = ""  # "": of the device
@@ -64,8 +63,7 @@ class CaPlan:
     rotates_key: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ServerCertificate:
+class ServerCertificate(Struct, frozen=True):
     """What the hub shows its clients. The file at `path` holds key, leaf and edge CA, as `ssl` loads them."""
 
     path: Path
@@ -202,8 +200,7 @@ def ensure_server_certificate(
     return ServerCertificate(path, found.certificates_pem, found.names, found.not_before_s, found.not_after_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True):
     """A key and certificate file whose key is known to match. Only the certificates are kept in memory."""
 
     certificates_pem: str

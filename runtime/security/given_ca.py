@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from messaging.errors import ConfigError
 from runtime.config.settings import Settings, origin_of
@@ -38,8 +38,7 @@ class _Summary(msgspec.Struct, frozen=True):
     not_after_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class GivenCa:
+class GivenCa(Struct, frozen=True):
     """Where it is."""
 
     cert: NamedFile

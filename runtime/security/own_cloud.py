@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from actors.agent.registry_waits import is_refusal
 from actors.upstream.connection import CloudFault

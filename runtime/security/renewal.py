@@ -6,14 +6,14 @@ Source: spec sheet security-daemon.md section 3.3
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 _UNITS_S: Final = {"min": 60, "day": 86_400}
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(Struct, frozen=True):
     """At which share of its life, or how long before its end, a certificate is due."""
 
     percent: int = 0  # of its life; 0: `before_end_s` counts

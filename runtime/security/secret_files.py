@@ -11,9 +11,10 @@ import logging
 import os
 import stat
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from messaging.errors import ConfigError
 
@@ -23,8 +24,7 @@ STANDARD_INPUT: Final = Path("-")
 LONGEST_FILE_BYTES: Final = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class NamedFile:
+class NamedFile(Struct, frozen=True):
     """A file, and the setting that names it, for errors."""
 
     path: Path

@@ -13,11 +13,11 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgpack
+from msgspec import Struct
 
 from actors.ports.bridges import QueueState, Waiting
 from messaging.broker.bridges import Direction
@@ -49,8 +49,7 @@ _MIGRATIONS: Final = (
 _SHIFT: Final = 44  # 17 trillion messages a queue, 500,000 queues
 
 
-@dataclass(slots=True)
-class _Queue:
+class _Queue(Struct):
     """One queue as it is on disk."""
 
     number: int

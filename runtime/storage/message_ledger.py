@@ -7,11 +7,11 @@ never among them but counted from the queue.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgpack
+from msgspec import Struct, field
 
 from actors.hub.c2d_queues import FORMER_DEVICES, is_c2d_queue
 from actors.store.stored import MAX_SEQ, EndpointLedger, Epoch, Ledger, Totals, priority_of
@@ -27,8 +27,7 @@ SEQ_BITS = MAX_SEQ.bit_length()
 FOLD_AT = 1000  # queues, from which on the empty ones of senders and devices are closed
 
 
-@dataclass(slots=True)
-class Account:
+class Account(Struct):
     """The running counts of one endpoint."""
 
     number: int

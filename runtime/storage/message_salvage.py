@@ -17,13 +17,14 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from actors.store.stored import MAX_POSITION, MAX_SEQ, Epoch
 from messaging.errors import EnvironmentFault, StoreDamaged
@@ -118,8 +119,7 @@ def _exchange(path: Path, made: Path, quarantine: Path) -> None:
     sync_folder(path.parent)
 
 
-@dataclass(slots=True)
-class _OldLedger:
+class _OldLedger(Struct):
     """What the damaged database still says of itself."""
 
     numbers: dict[str, int]  # endpoint id → number

@@ -165,12 +165,13 @@ class _Bundle:
         from actors.addresses import UPSTREAM
         from actors.agent.registry import REGISTRY, GetProvisioning, ProvisioningState
         from actors.upstream.link_state import GetLinkState, LinkState
+        from messaging.message_fields import fields_of
         from runtime.cli.running import running_edge
 
         with running_edge(self._home.path) as edge:
             device = edge.ask(REGISTRY, GetProvisioning(), ProvisioningState)
             link = edge.ask(UPSTREAM, GetLinkState(), LinkState)
-        return {"device": dataclasses.asdict(device), "link": dataclasses.asdict(link)}
+        return {"device": fields_of(device), "link": fields_of(link)}
 
     def _metrics(self, address: str) -> Iterator[bytes]:
         from messaging.exposition import encode_text
@@ -327,6 +328,8 @@ def _plain(value: Any) -> Any:
     """Return a value as JSON has it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, msgspec.Struct):
+        return _plain(msgspec.structs.asdict(value))
     if isinstance(value, dict):
         return {str(name): _plain(member) for name, member in value.items()}
     if isinstance(value, list | tuple):

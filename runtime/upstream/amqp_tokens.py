@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct, field
 
 from actors.upstream.connection import CloudAccess, CloudFault, Fault
 from messaging import sas
@@ -46,8 +47,7 @@ class Holder(Protocol):
     def token_refused(self, fault: CloudFault) -> None: ...
 
 
-@dataclass(slots=True)
-class _Token:
+class _Token(Struct):
     """One that was shown; times are monotonic unless they are named otherwise."""
 
     access: CloudAccess

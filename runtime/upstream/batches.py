@@ -11,8 +11,9 @@ long, and the cloud has taken what it was sent so far.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from actors.upstream.connection import CloudFault
 
@@ -23,16 +24,14 @@ PROOFS: Final = 8  # … when so many in a row did, and were good ones
 _ELEMENT_HEAD_BYTES: Final = 8  # descriptor and length of one message in a batch
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """A message that has not left."""
 
     number: int
     encoded: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Messages that leave, or have left, as one delivery."""
 
     messages: tuple[Waiting, ...]

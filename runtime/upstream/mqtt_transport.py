@@ -15,12 +15,12 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from azure.iot.device import constant, user_agent
 from azure.iot.device.common.mqtt_transport import MQTTTransport
+from msgspec import Struct
 
 from actors.upstream.connection import CloudAccess
 from runtime.upstream.loop import FAREWELL_S, CloudLoop
@@ -35,8 +35,7 @@ for _name in ("azure.iot.device", "paho"):
 _UNSENT_BYTES: Final = 16 * 1024
 
 
-@dataclass(slots=True)
-class HeldMessage:
+class HeldMessage(Struct):
     """A message from the cloud that is not acknowledged yet."""
 
     packet_id: int = 0  # 0: it needs no acknowledgement

@@ -15,10 +15,11 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct, structs
 
 from messaging.connection_string import ConnectionString
 from messaging.envelope import Secret
@@ -36,8 +37,7 @@ from runtime.storage.atomic_file import make_private_folder, write_private_file
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Provisioned:
+class Provisioned(Struct, frozen=True):
     """A device of an IoT Hub."""
 
     host_name: str  # of the IoT Hub
@@ -80,7 +80,7 @@ def provision(settings: Settings, register: Register | None = None) -> tuple[Set
     trusted = _cloud_ca(settings)
     given = settings.connection_string
     if given is not None:
-        found = replace(
+        found = structs.replace(
             from_connection_string(given, settings.cloud_https_port, trusted),
             identity=_identity(settings, kept),
         )
@@ -90,7 +90,7 @@ def provision(settings: Settings, register: Register | None = None) -> tuple[Set
         if kept.identity is not None:
             origin = str(Home(settings.home).provisioned)
             _check_identity(kept.identity, origin, origin, is_known=True)
-        found = replace(
+        found = structs.replace(
             kept,
             https_port=kept.https_port if settings.cloud_https_port == 443 else settings.cloud_https_port,
             ca_pem=trusted or kept.ca_pem,
@@ -291,7 +291,9 @@ def _assigned(
     mark = _mark(enrollment)
     known = None
     if kept is not None and hmac.compare_digest(kept.enrollment, mark):
-        known = replace(kept, https_port=settings.cloud_https_port, ca_pem=trusted, identity=enrollment.files)
+        known = structs.replace(
+            kept, https_port=settings.cloud_https_port, ca_pem=trusted, identity=enrollment.files
+        )
         if settings.auto_reprovisioning_mode != "AlwaysOnStartup":
             return known
     if register is None:

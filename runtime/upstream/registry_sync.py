@@ -10,8 +10,9 @@ import base64
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from actors.agent.registry_plan import LocalModule, plan
 from actors.hub.identity import HubIdentity

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class TwinRequest:
+class TwinRequest(Struct, frozen=True):
     """One request; `number` is the asker's, the other id travels."""
 
     number: int

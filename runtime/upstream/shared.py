@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from actors.upstream.connection import CloudAccess, CloudFault
 from messaging import sas
@@ -22,11 +23,9 @@ TWIN_LIMIT_S: Final = 20.0
 SILENCE_LIMIT_S: Final = 20.0  # of a cloud that has something to acknowledge …
 SLOWEST_BYTES_PER_S: Final = 2048  # … plus what the message itself may take on a slow line
 DRAIN_LIMIT_S: Final = 30.0
-METHOD_LIFE_S: Final = 360.0  # the cloud waits five and a half minutes for an answer
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """By which port the cloud is reached, and whether through WebSocket."""
 
     port: int
@@ -39,8 +38,7 @@ AMQP: Final = Way(5671)
 AMQP_WS: Final = Way(443, is_web_socket=True)
 
 
-@dataclass(frozen=True, slots=True)
-class CloudTimes:
+class CloudTimes(Struct, frozen=True):
     """Time limits of a connection, in seconds; tests shorten them."""
 
     keep_alive_s: int = KEEP_ALIVE_S
@@ -52,8 +50,7 @@ class CloudTimes:
     drain_s: float = DRAIN_LIMIT_S
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(Struct, frozen=True):
     """What all connections have in common."""
 
     loop: CloudLoop

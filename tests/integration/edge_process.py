@@ -212,6 +212,14 @@ class EdgeProcess:
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
 
+    def lines_so_far(self) -> list[str]:
+        """Return the lines that modules have written to the pipe, without waiting for more."""
+        with suppress(BlockingIOError):
+            while part := os.read(self._pipe, 4096):
+                self._rest += part
+        *lines, self._rest = self._rest.split(b"\n")
+        return [line.decode() for line in lines]
+
     def close(self) -> None:
         """End everything, however the test went."""
         from runtime.iothub.cloud_home import CloudHome

@@ -94,6 +94,7 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_rules_come_with_the_deployment_and_bad_ones_leave_those_before_in_force(site: Site) -> None:
     deploy(site, CONNECT, NEWS)
     port = free_port()

@@ -124,6 +124,7 @@ def test_a_reset_inside_a_packet_loses_nothing(world: StandInWorld) -> None:
     assert in_order_and_complete([each.body for each in world.taken("d1")], 200)
 
 
+@pytest.mark.slow
 def test_resets_again_and_again_lose_nothing(world: StandInWorld) -> None:
     courier = Courier(world)
     world.line.reset_after(40_011, again=True)
@@ -166,6 +167,7 @@ def test_a_line_that_swallows_is_noticed_by_what_is_not_acknowledged(hasty: Stan
     assert time.monotonic() - began_s < 3 * HASTY.silence_s + 1.0
 
 
+@pytest.mark.slow
 def test_a_line_that_swallows_is_noticed_by_the_keep_alive_when_nothing_is_sent(hasty: StandInWorld) -> None:
     connection, observer = connect(hasty)
     _wait_until_subscribed(connection, observer)
@@ -218,6 +220,7 @@ def test_a_twin_request_without_an_answer_fails_in_time_and_the_connection_stays
         pytest.param(NARROW, 20, 256, id="25 kbit/s"),
     ],
 )
+@pytest.mark.slow
 def test_everything_arrives_over_a_line_that_is_slow(
     protocol: UpstreamProtocol, profile: Profile, count: int, size_bytes: int
 ) -> None:

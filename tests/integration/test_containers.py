@@ -46,6 +46,7 @@ def other(engine_client: APIClient) -> Iterator[ContainerEdge]:
     made.close()
 
 
+@pytest.mark.slow
 def test_a_killed_container_is_back_at_once(edge: ContainerEdge, docker_image: str) -> None:
     names = [f"killed{number}" for number in range(20)]
     edge.deploy({name: container(docker_image, *SLEEP) for name in names})
@@ -119,6 +120,7 @@ def test_a_container_keeps_what_it_wrote_over_a_restart(edge: ContainerEdge, doc
     assert edge.line() == "kept"
 
 
+@pytest.mark.slow
 def test_two_edges_on_one_engine_do_not_meet(
     edge: ContainerEdge, other: ContainerEdge, docker_image: str
 ) -> None:

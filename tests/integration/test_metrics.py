@@ -341,6 +341,7 @@ def test_the_command_shows_the_same_in_words_as_json_and_raw(edge: EdgeProcess) 
     )
 
 
+@pytest.mark.slow
 def test_without_a_hub_the_command_shows_the_agents_and_says_what_is_missing(edge: EdgeProcess) -> None:
     started(edge)
     stopped = command(edge, "stop", "edgeHub")

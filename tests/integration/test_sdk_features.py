@@ -274,6 +274,7 @@ def test_a_hundred_calls_in_flight_are_each_answered_with_their_own_payload(
 
 @needs_443
 @pytest.mark.parametrize("caller", CALLERS[:2])
+@pytest.mark.slow
 def test_who_is_absent_is_404_and_who_does_not_answer_504(site: SdkSite, caller: str) -> None:
     client = client_of(site, caller)
     silent = site.clients[LEAVES["python"]]

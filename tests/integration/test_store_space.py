@@ -120,6 +120,7 @@ def wait_until_delivered(hub: HubProcess, count: int) -> None:
 
 @needs_root
 @pytest.mark.parametrize("killed", [False, True], ids=["going on", "killed while full"])
+@pytest.mark.slow
 def test_with_a_full_disk_the_hub_refuses_new_messages_delivers_the_rest_and_recovers_by_itself(
     make: Make, small_disk: Path, killed: bool
 ) -> None:

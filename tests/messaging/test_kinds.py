@@ -1,24 +1,26 @@
-"""Messages behave as frozen dataclasses do, though they share their methods."""
+"""Messages are frozen structs, each of a kind."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
-from dataclasses import FrozenInstanceError, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from messaging.envelope import Secret
 from messaging.kinds import kind_of, message
+from messaging.message_fields import fields_of
 
 
 @message
 class Asked:
-    """With a default, and a field that is not shown."""
+    """With defaults."""
 
     name: str
-    body: bytes = field(default=b"", repr=False)
+    body: bytes = b""
     key: Secret = Secret(b"")  # it cannot be changed
 
 
@@ -36,15 +38,6 @@ class Nothing:
     """Has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """What messages are to be like."""
-
-    name: str
-    body: bytes = field(default=b"", repr=False)
-    key: Secret = Secret(b"")  # noqa: RUF009
-
-
 def test_messages_are_equal_by_kind_and_values() -> None:
     assert Asked("a", b"1") == Asked("a", b"1")
     assert Asked("a", b"1") != Asked("a", b"2")
@@ -54,10 +47,10 @@ def test_messages_are_equal_by_kind_and_values() -> None:
     assert len({Asked("a"), Asked("a"), Asked("b"), Nothing(), Nothing()}) == 3
 
 
-def test_a_message_is_shown_without_what_shall_not_be_shown() -> None:
-    shown = repr(Asked("a", b"hidden", Secret(b"hidden")))
+def test_a_message_is_shown_with_its_fields_and_without_secrets() -> None:
+    shown = repr(Asked("a", b"1", Secret(b"hidden")))
 
-    assert shown == repr(Plain("a", b"hidden", Secret(b"hidden"))).replace("Plain", "Asked")
+    assert shown.startswith("Asked(name='a', body=b'1', key=")
     assert "hidden" not in shown
     assert repr(Nothing()) == "Nothing()"
 
@@ -65,11 +58,11 @@ def test_a_message_is_shown_without_what_shall_not_be_shown() -> None:
 def test_a_message_cannot_be_changed() -> None:
     asked: Any = Asked("a")
 
-    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'name'"):
+    with pytest.raises(AttributeError, match="immutable type: 'Asked'"):
         asked.name = "b"
-    with pytest.raises(FrozenInstanceError, match="cannot delete field 'name'"):
+    with pytest.raises(AttributeError, match="immutable type: 'Asked'"):
         del asked.name
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         asked.other = 1
     assert not hasattr(asked, "__dict__")
 
@@ -84,15 +77,15 @@ def test_a_copy_of_a_message_is_equal(made: Any, copied: Any) -> None:
     assert copied(made) == made
 
 
-def test_what_dataclasses_offer_works_with_messages() -> None:
-    asked = Asked("a", b"1")
+def test_what_msgspec_offers_works_with_messages() -> None:
+    asked: Any = Asked("a", b"1")
 
-    assert is_dataclass(asked)
-    assert [one.name for one in fields(asked)] == ["name", "body", "key"]
-    assert replace(asked, name="b") == Asked("b", b"1")
+    assert fields_of(asked) == {"name": "a", "body": b"1", "key": Secret(b"")}
+    assert msgspec.structs.replace(asked, name="b") == Asked("b", b"1")
     match asked:
         case Asked(name, body):
             assert (name, body) == ("a", b"1")
+    assert kind_of(Asked).fields == ("name", "body", "key")
     assert kind_of(Asked).values(asked) == ("a", b"1", Secret(b""))
 
 
@@ -104,11 +97,11 @@ def test_a_message_with_wrong_arguments_is_refused(arguments: tuple[Any, ...]) -
         make(*arguments)
 
 
-def test_a_default_that_is_made_anew_is_refused_when_the_message_is_defined() -> None:
-    with pytest.raises(TypeError, match="message Listed: a default is a value"):
+def test_a_field_of_dataclasses_is_refused_when_the_message_is_defined() -> None:
+    with pytest.raises(TypeError, match="message Listed: the default of names has to be a value"):
 
         @message
         class Listed:
-            """Its default could be changed."""
+            """Its default would be the field itself."""
 
-            names: list[str] = field(default_factory=list)
+            names: tuple[str, ...] = dataclasses.field(default=())

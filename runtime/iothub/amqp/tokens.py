@@ -9,9 +9,10 @@ Source: spec sheet hub-protocols.md sections 3.2, 5.1, 5.4 and 7.8
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from messaging import sas
 from messaging.amqp.cbs import PutToken, Tokens
@@ -26,8 +27,7 @@ from runtime.iothub.records import Grant
 _HUB_MODULE: Final = "$edgeHub"
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What an identity was let in with."""
 
     grant: Grant

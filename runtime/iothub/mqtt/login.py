@@ -12,7 +12,8 @@ Source: spec sheet hub-protocols.md sections 0.2 and 1.2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from messaging.errors import AuthError, EdgeError, RemoteProtocolError
 from messaging.mqtt.packets import Connect, ReturnCode
@@ -21,16 +22,14 @@ from runtime.iothub.hub import IotHub
 from runtime.iothub.records import Grant
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """A CONNECT that is accepted."""
 
     user: UserName
     grant: Grant
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A CONNECT that is not, with what stands in the log."""
 
     code: ReturnCode

@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
+from msgspec import Struct
 
 from messaging.errors import IotHubError
 from messaging.identity import Identity
@@ -28,8 +28,7 @@ MOST_ITEMS: Final = 1000
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A request on its way to the function that answers it."""
 
     hub: IotHub
@@ -82,8 +81,7 @@ class Call:
 Answer = Callable[[Call], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A path such as `/devices/{device}`, and what answers it.
 
     `needs` are the permissions of which an account must have one. `by` is the module of the path's device

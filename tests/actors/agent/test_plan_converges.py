@@ -6,11 +6,11 @@ Once with plans alone, and once with a whole agent, whatever deployments come an
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from actors.agent.deployment_keeper import DeploymentKeeper
 from actors.agent.planner import Command, CommandKind, CurrentModule, plan

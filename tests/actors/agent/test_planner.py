@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors.agent.planner import Command, CurrentModule, plan, plan_shutdown
@@ -62,7 +63,7 @@ def applied(module: ModuleSpec, status: str = "running", **changes: Any) -> Curr
         desired=module.status,
         parts=part_hashes(module),
     )
-    return dataclasses.replace(current, **changes)
+    return msgspec.structs.replace(current, **changes)
 
 
 def steps(commands: tuple[Command, ...]) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from actors.agent.deployment_keeper import DeploymentStatus
 from actors.agent.module_list import agent_report

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from actors.agent.module_report import ModuleReported
 from actors.agent.supervisor import SupervisorActor
@@ -672,7 +673,7 @@ def test_a_run_that_says_it_was_made_from_something_else_is_replaced(world: Worl
     pid = world.now.pid
     world.lose_agent()
     changed = replace(SENSOR, version="2")
-    world.records.kept["sensor"] = replace(world.records.kept["sensor"], spec_hash=spec_hash(changed))
+    world.records.kept["sensor"] = structs.replace(world.records.kept["sensor"], spec_hash=spec_hash(changed))
 
     world.supervise(changed)
 

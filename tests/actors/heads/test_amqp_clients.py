@@ -5,9 +5,9 @@ Source: hub-protocols.md sections 3.1 to 3.3, 5.6 and 8.4
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +56,7 @@ FORCED = "amqp:link:detach-forced"
 
 
 def environment(**changed: Any) -> HubEnvironment:
-    return dataclasses.replace(DEFAULTS, **changed)
+    return msgspec.structs.replace(DEFAULTS, **changed)
 
 
 def attach_and_judge(world: AmqpWorld, peer: AmqpPeer, code: int, who: str = SENSOR) -> None:

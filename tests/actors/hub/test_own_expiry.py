@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from actors.hub.own_expiry import expiry_of, with_own_expiry
 from actors.store.stored import Match

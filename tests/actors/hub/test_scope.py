@@ -6,9 +6,9 @@ Source: hub-protocols.md sections 1.2 and 5.6
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from actors.agent_hub_messages import Identities
 from actors.heads.mqtt_login import Login, Refusal, read_login

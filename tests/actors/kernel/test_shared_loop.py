@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from messaging.kinds import DATA, kind_of
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from tests.actors.kernel_actors import Load, Note, Recall
+from tests.waiting import wait_until
 
 LIMIT_S = 5.0
 ROUNDS = 5
@@ -185,9 +185,7 @@ def test_data_for_an_actor_of_the_loop_that_stops_is_a_dead_letter(
 
     client.tell("test/last", Note(1))
 
-    deadline_s = time.monotonic() + LIMIT_S
-    while not bus.dead_letters.count and time.monotonic() < deadline_s:
-        time.sleep(0.001)  # between two looks at what another thread does
+    wait_until(lambda: bus.dead_letters.count, "a dead letter", LIMIT_S)
     [(_, letter)] = bus.dead_letters.numbered()
     assert letter.envelope is not None
     assert (letter.envelope.kind, letter.envelope.body) == ("Load", (1,))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import fields
 
 from actors.manifest.agent_environment import VARIABLES as AGENT_VARIABLES
 from actors.manifest.deployment import parse_deployment

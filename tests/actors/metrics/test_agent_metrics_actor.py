@@ -6,10 +6,10 @@ Source: spec sheet observability.md sections 3, 4 and 13
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from actors.addresses import AGENT, METRICS, METRICS_OF_AGENT
 from actors.agent.link_messages import LINK, QualityLost, QualitySent, SendQuality

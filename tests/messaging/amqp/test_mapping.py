@@ -1,9 +1,9 @@
 import uuid
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from messaging import system_properties as names
 from messaging.amqp.codec import AmqpMessage, Int, MessageId, Symbol, Timestamp, UByte, ULong

@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from runtime.daemon import caller as caller_module
 from runtime.daemon.caller import (

@@ -3,10 +3,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from messaging.errors import EnvironmentFault
 from runtime.home import Home

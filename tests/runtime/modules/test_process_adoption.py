@@ -19,7 +19,7 @@ from tests.runtime.module_processes import ROOT, Exits, Workshop, lives, wait_un
 
 AGENT = """
 import json, sys
-from dataclasses import asdict
+from msgspec.structs import asdict
 from pathlib import Path
 from runtime.modules.process_module import ProcessSpec
 from runtime.modules.process_runtime import ProcessRuntime

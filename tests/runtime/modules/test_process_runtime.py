@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from messaging.errors import ConfigError, EnvironmentFault
 from runtime.machine import process_table
-from runtime.modules import process_runtime
+from runtime.modules import process_runtime, shim
 from runtime.modules.process_module import ModuleExit
 from runtime.modules.process_runtime import MODULE_MARKER, RUN_MARKER, ProcessRuntime
 from runtime.run_directory import RunDirectory
@@ -274,9 +274,9 @@ def test_a_run_directory_that_is_gone_is_explained_and_nothing_runs(runtime, run
     assert not process_table.find({RUN_MARKER: str(run.path)})
 
 
-def test_a_shim_that_cannot_write_is_explained_and_nothing_runs(runtime, run, workshop) -> None:
-    # A folder in the place of the file: even root cannot write to it.
-    (run.modules / "temp" / "started.new").mkdir(parents=True)
+def test_a_shim_that_cannot_write_is_explained_and_nothing_runs(runtime, run, workshop, monkeypatch) -> None:
+    no_space = shim.SCRIPT.replace(f'"$0/{shim.STARTED}"', "/dev/full")
+    monkeypatch.setattr(shim, "SCRIPT", no_space)
 
     with pytest.raises(EnvironmentFault, match="module 'temp' cannot be started: nothing was written"):
         runtime.start(workshop.spec(WAIT), Exits())
