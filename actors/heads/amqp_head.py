@@ -31,9 +31,10 @@ from actors.heads.amqp_telemetry import Telemetry
 from actors.heads.amqp_tokens import AmqpTokens
 from actors.heads.connected_clients import ConnectedClients
 from actors.heads.forgetting import when_forgotten
-from actors.heads.intake import STORE_LIMIT_S, CreditDue
+from actors.heads.intake import STORE_LIMIT_S
 from actors.heads.presence import Presence
 from actors.heads.protocol_head import ProtocolHead
+from actors.heads.readers import ReadOn
 from actors.hub.client_services import CallMethod, DesiredPatch, ForgetIdentity, ForgetTwin, GaveWay, GiveWay
 from actors.hub.identity_messages import IdentityRevoked
 from actors.hub.router import Endpoints, ListEndpoints
@@ -352,8 +353,8 @@ class AmqpHead(ProtocolHead):
         if link is not None:
             self._touched.add(link.connection)
 
-    def on_credit_due(self, message: CreditDue) -> None:
-        self._telemetry.credit_due()
+    def on_read_on(self, message: ReadOn) -> None:
+        self._telemetry.read_on()
 
     def on_stored(self, message: Stored) -> None:
         for link in self._telemetry.stored(message.batches):

@@ -15,23 +15,14 @@ from msgspec import Struct, field
 
 from actors.hub.router import Publish
 from actors.kernel.base import EdgeActor
-from messaging.kinds import message
 
 STORE_LIMIT_S: Final = 20.0  # what is not on disk by then counts as refused
-# Unanswered Publish bytes. What one look at the sockets brings is one commit, and nobody is served during it:
-# were it not less than a consumer's window, what comes in would leave no time for what goes out.
-CLIENT_CREDIT_BYTES: Final = 512 * 1024  # of one publisher: beyond, its socket is not read
-HEAD_CREDIT_BYTES: Final = 512 * 1024  # of all: beyond, those are not read that have more than LIGHT_BYTES …
-LIGHT_BYTES: Final = 64 * 1024
-MOST_UNANSWERED_BYTES: Final = 16 * 1024 * 1024  # … and beyond this nobody is
+# These bound memory; what bounds a commit is readers.py.
+CLIENT_CREDIT_BYTES: Final = 4 * 1024 * 1024  # unanswered Publish bytes of one publisher …
+HEAD_CREDIT_BYTES: Final = 16 * 1024 * 1024  # … and of all: beyond, sockets are not read
 MOST_LATE: Final = 1024  # batches of publishers that are gone
 
 CREDIT: Final = "credit"  # why a socket is not read: too much of what it brought is not on disk yet
-
-
-@message
-class CreditDue:
-    """Timer: there is credit that those who were given it do not use."""
 
 
 class Batch(Struct):
@@ -116,8 +107,7 @@ class Intake:
         self._most_unacknowledged = most_unacknowledged
         self._batches: dict[int, tuple[Any, Unanswered]] = {}  # by correlation id of the Publish
         self._late: dict[int, Unanswered] = {}  # the same for publishers that are gone, oldest first
-        self._paused: dict[Any, int] = {}  # for want of credit; with what each had on its way
-        self._looks_again = False
+        self._paused: set[Any] = set()  # for want of credit
         self.unanswered_bytes = 0
 
     def publish(self, publisher: Publisher, batch: Batch, *, also_waits: bool = False) -> Unanswered:
@@ -146,8 +136,9 @@ class Intake:
         self._head.context.send(
             self._router, publish, correlation_id=batch_id, deadline_s=now_s + STORE_LIMIT_S
         )
-        if self._is_over(publisher) and publisher not in self._paused:
-            self._paused[publisher] = publisher.unanswered_bytes
+        over = publisher.unanswered_bytes > CLIENT_CREDIT_BYTES or self.unanswered_bytes > HEAD_CREDIT_BYTES
+        if (over or self._has_too_many(publisher)) and publisher not in self._paused:
+            self._paused.add(publisher)
             publisher.hold(CREDIT)
         return unanswered
 
@@ -164,14 +155,14 @@ class Intake:
                 late.waits -= 1
         for publisher in publishers:
             self._acknowledge(publisher)
-        self.resume()
+        self._resume_readers()
         return list(publishers)
 
     def stored_elsewhere(self, publisher: Publisher, unanswered: Unanswered) -> None:
         """That part of a batch is on disk which went another way than to the router."""
         unanswered.waits -= 1
         self._acknowledge(publisher)
-        self.resume()
+        self._resume_readers()
 
     def failed(self, batch_id: int) -> Any:
         """Forget a batch that was not stored; return its publisher, None for one that is gone."""
@@ -189,52 +180,22 @@ class Intake:
         publisher.unanswered.clear()
         publisher.unanswered_bytes = 0
         if publisher in self._paused:
-            del self._paused[publisher]
+            self._paused.discard(publisher)
             publisher.release(CREDIT, self._head.clock.monotonic_s())
-        self.resume()
+        self._resume_readers()
 
     def _acknowledge(self, publisher: Publisher) -> None:
         before = publisher.unanswered_bytes
         publisher.acknowledge()
         self.unanswered_bytes -= before - publisher.unanswered_bytes
 
-    def _is_over(self, publisher: Publisher) -> bool:
-        own_bytes, all_bytes = publisher.unanswered_bytes, self.unanswered_bytes
-        return (
-            own_bytes > CLIENT_CREDIT_BYTES
-            or (all_bytes > HEAD_CREDIT_BYTES and own_bytes > LIGHT_BYTES)
-            or all_bytes > MOST_UNANSWERED_BYTES
-            or self._has_too_many(publisher)
-        )
-
-    def credit_due(self) -> None:
-        """See who else may be read: those that were last did not bring what they were expected to."""
-        self._looks_again = False
-        self.resume()
-
-    def resume(self) -> None:
-        """Have so many read again as there is credit for: who waits longest first, each for what it had."""
-        if not self._paused:
+    def _resume_readers(self) -> None:
+        if not self._paused or self.unanswered_bytes > HEAD_CREDIT_BYTES // 2:
             return
-        room_bytes = HEAD_CREDIT_BYTES - self.unanswered_bytes
-        is_full = self.unanswered_bytes > MOST_UNANSWERED_BYTES // 2
-        now_s = self._head.clock.monotonic_s()
-        waits_for_room = False
-        for publisher, had_bytes in list(self._paused.items()):
-            if publisher.unanswered_bytes > CLIENT_CREDIT_BYTES // 2 or self._has_too_many(publisher):
-                continue
-            if is_full:
-                continue
-            if had_bytes > LIGHT_BYTES:
-                if room_bytes <= 0:
-                    waits_for_room = True
-                    continue
-                room_bytes -= had_bytes
-            del self._paused[publisher]
-            publisher.release(CREDIT, now_s)
-        if waits_for_room and not self.unanswered_bytes and not self._looks_again:
-            self._looks_again = True  # no answer would have us look
-            self._head.set_timer(0.0, CreditDue())
+        for publisher in list(self._paused):
+            if publisher.unanswered_bytes <= CLIENT_CREDIT_BYTES // 2 and not self._has_too_many(publisher):
+                self._paused.discard(publisher)
+                publisher.release(CREDIT, self._head.clock.monotonic_s())
 
     def _has_too_many(self, publisher: Publisher) -> bool:
         most = self._most_unacknowledged

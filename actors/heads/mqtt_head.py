@@ -1,8 +1,8 @@
 """The MQTT protocol head: clients connect, publish, subscribe, and get what waits for them.
 
 Understands: Stored, Ready, Endpoints, Sessions, IdentityRevoked, ForgetIdentity, GiveWay, ActorRestarted,
-             Tick, CallMethod, DesiredPatch, what every ProtocolHead does; and, from its listener on the same
-             thread, connections
+             Tick, ReadOn, CallMethod, DesiredPatch, what every ProtocolHead does; and, from its listener on
+             the same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
              hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client, other heads
              (see client_services.py)
@@ -25,7 +25,7 @@ from actors.broker.policy_recheck import PolicyRecheck, RecheckDue
 from actors.broker.user_topics import UserTopics
 from actors.heads.connected_clients import GIVE_WAY_LIMIT_S, ConnectedClients
 from actors.heads.forgetting import when_forgotten
-from actors.heads.intake import STORE_LIMIT_S, CreditDue, Intake
+from actors.heads.intake import STORE_LIMIT_S, Intake
 from actors.heads.mqtt_client import UNREAD, MqttClient, Packets, Published
 from actors.heads.mqtt_deliveries import Deliveries
 from actors.heads.mqtt_login import Login, ReadLogin, Refusal, read_login
@@ -33,6 +33,7 @@ from actors.heads.mqtt_patience import keep_alive_s, wants_repetition, why_to_en
 from actors.heads.mqtt_services import Services
 from actors.heads.mqtt_sessions import Subscriptions
 from actors.heads.protocol_head import ProtocolHead
+from actors.heads.readers import Readers, ReadOn
 from actors.hub.client_services import CallMethod, DesiredPatch, ForgetIdentity, GaveWay, GiveWay
 from actors.hub.identities import AGENT_LIMIT_S
 from actors.hub.identity_messages import ACCEPTED, NOT_AUTHORIZED, TRY_AGAIN, IdentityRevoked, Verdict
@@ -106,6 +107,7 @@ class MqttHead(ProtocolHead):
         self._intake = Intake(
             self, ROUTER, connected.next_number, environment.max_pending_inbound_acknowledgements
         )
+        self._readers = Readers(self)
         self._deliveries = Deliveries(
             self, STORE, connected.next_number, self._close, environment.max_pending_outbound_messages
         )
@@ -301,6 +303,8 @@ class MqttHead(ProtocolHead):
     def _take_in(self, client: MqttClient, packets: list[Packet], batch: Packets) -> None:
         """Have what a read brought brought to the disk, and answered then."""
         unanswered = self._intake.publish(client, batch, also_waits=batch.waits)
+        if batch.entries:
+            self._readers.has_read(client, len(batch.entries), batch.size_bytes)
         if batch.waits and self._topics is not None:
 
             def written(problem: str) -> None:
@@ -366,6 +370,7 @@ class MqttHead(ProtocolHead):
             self._deliveries.forget(client)
             self._services.forget(client)
         self._intake.forget(client)
+        self._readers.forget(client)
         if self._topics is not None:
             self._topics.end(client)
 
@@ -541,11 +546,12 @@ class MqttHead(ProtocolHead):
     def on_ready(self, message: Ready) -> None:
         self._deliveries.ready(message)
 
-    def on_credit_due(self, message: CreditDue) -> None:
-        self._intake.credit_due()
-
     def on_stored(self, message: Stored) -> None:
         self._intake.stored(message.batches)
+        self._readers.committed()
+
+    def on_read_on(self, message: ReadOn) -> None:
+        self._readers.read_on()
 
     # services
 
@@ -560,6 +566,7 @@ class MqttHead(ProtocolHead):
             self._services.desired(client, message)
 
     def not_stored(self, batch_id: int, reason: str) -> None:
+        self._readers.committed()
         client = self._intake.failed(batch_id)
         if client is not None:
             self._close(client, f"a publish was not stored: {reason}")

@@ -211,7 +211,7 @@ VARIABLES: Final = (
         "max_pending_inbound_acknowledgements",
         whole(1, 65_535),
         "a client with more messages that are not on disk yet is not read until they are",
-        "no limit but 512 KiB of them",
+        "no limit but 4 MiB of them",
     ),
     obeyed(
         "MqttSettings__MaxPendingOutboundMessages",
@@ -219,7 +219,7 @@ VARIABLES: Final = (
         "max_pending_outbound_messages",
         whole(1, 65_535),
         "messages of a module's input that are sent before the first of them is acknowledged",
-        "1000, or 2 MiB",
+        "2000, or 2 MiB",
     ),
     obeyed(
         "MqttSettings__MaxOutboundRetransmissionCount",

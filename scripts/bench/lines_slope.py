@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.bench.measure_slope import BAR_MB_PER_H, WARMUP_MINUTES, read_samples, slopes_of
+from scripts.bench.measure_slope import BAR_MB_PER_H, JUDGED, WARMUP_MINUTES, read_samples, slopes_of
 from scripts.bench.peer_edge import ROOT
 from scripts.bench.peer_mosquitto import PeerUnusable
 from scripts.bench.plan import Plan
@@ -25,7 +25,7 @@ def slope(plan: Plan, samples: Path = SAMPLES) -> Iterator[Line]:
         )
     rows = read_samples(samples)
     for name, found in slopes_of(rows, WARMUP_MINUTES * 60).items():
-        is_judged = name == "agent and hub, PSS"
+        is_judged = name == JUDGED
         verdict = {True: Verdict.HELD, False: Verdict.MISSED, None: Verdict.OPEN}[found.verdict(BAR_MB_PER_H)]
         yield Line(
             name,

@@ -2,8 +2,9 @@
 
 A module publishes at a steady pace over TLS; each message goes to another module and to the IoT Hub stand-in.
 The memory of agent, hub and stand-in is read every ten seconds into a file, a line of JSON each; the slope is
-that of a straight line through what came after the warm-up, with a 95 % confidence interval. Where other
-programs come and go that share libraries with the edge, PSS moves with them and anonymous memory does not.
+that of a straight line through what came after the warm-up, with a 95 % confidence interval that counts few
+samples where each leans on the one before (trend.py). Judged is anonymous memory, which holds what grows by
+itself; PSS also moves with other programs that come, go and share libraries with the edge.
 `--from FILE` tells it of a file that is there, also of one that is still being written.
 """
 
@@ -28,12 +29,13 @@ WARMUP_MINUTES = 15.0
 BAR_MB_PER_H = 1.0  # of agent and hub together
 ROLES = ("agent", "hub", "cloud")
 PSS, OWN = "Pss", "Anonymous"
-PARTS = {  # of the samples, in the order they are told; the bar is for the first
-    "agent and hub, PSS": [("agent", PSS), ("hub", PSS)],
-    "agent and hub, anonymous": [("agent", OWN), ("hub", OWN)],
+JUDGED = "agent and hub, anonymous"
+PARTS = {  # of the samples, in the order they are told
+    JUDGED: [("agent", OWN), ("hub", OWN)],
     "agent, anonymous": [("agent", OWN)],
     "hub, anonymous": [("hub", OWN)],
-    "stand-in, PSS": [("cloud", PSS)],
+    "agent and hub, PSS": [("agent", PSS), ("hub", PSS)],
+    "stand-in, anonymous": [("cloud", OWN)],
 }
 PAUSE_US = 10_000  # what is due within it goes in one write, so that the generator takes little of a core
 
@@ -114,7 +116,7 @@ def in_words(samples: list[dict[str, float]], warmup_s: float) -> str:
     for name, slope in slopes_of(samples, warmup_s).items():
         first, last = (_sum(row, PARTS[name]) for row in (settled[0], settled[-1]))
         verdict = ""
-        if name == next(iter(PARTS)):
+        if name == JUDGED:
             word = {True: "held", False: "missed", None: "not settled"}[slope.verdict(BAR_MB_PER_H)]
             verdict = f"; bar < {BAR_MB_PER_H:g}: {word}"
         lines.append(

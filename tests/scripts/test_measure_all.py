@@ -133,7 +133,8 @@ def test_the_rate_of_a_drain_is_that_from_the_first_mark_to_the_last() -> None:
 def test_the_slope_of_a_run_of_hours_is_a_line_with_its_interval(tmp_path: Path) -> None:
     file = tmp_path / "slope.jsonl"
     columns = [f"{role}_{kind}_mb" for role in ("agent", "hub", "cloud") for kind in ("Pss", "Anonymous")]
-    rows = [{"at_s": 10.0 * n, **dict.fromkeys(columns, 30 + 0.1 * (n % 2))} for n in range(700)]
+    steady = [{"at_s": 10.0 * n, **dict.fromkeys(columns, 30 + 0.1 * (n % 2))} for n in range(700)]
+    rows = [row | {"hub_Pss_mb": 30 + 0.1 * n} for n, row in enumerate(steady)]  # others have ended
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     judged, *others = slope(Plan(tmp_path), file)

@@ -277,7 +277,7 @@ class HostileClients(RuleBasedStateMachine):
         assert set(head._by_identity.values()) <= alive
         assert {client for _, client in head._deliveries._attached.all()} <= alive
         assert {client for client, _ in head._intake._batches.values()} <= alive
-        assert set(head._intake._paused) <= alive
+        assert head._intake._paused <= alive
         assert head._intake.unanswered_bytes == sum(client.unanswered_bytes for client in alive)
         for client in alive:
             assert 0 <= client.unanswered_bytes <= CLIENT_CREDIT_BYTES + 1_000_000

@@ -327,68 +327,19 @@ def test_too_much_unanswered_stops_reading_until_half_of_it_is_answered(
     assert world.described(HEAD)["unanswered_bytes"] == 0
 
 
-def test_over_the_limit_of_the_head_those_with_much_on_its_way_are_paused(
+def test_over_the_limit_of_the_head_whoever_sends_more_is_paused(
     world: HeadWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "HEAD_CREDIT_BYTES", 3000)
-    monkeypatch.setattr(intake, "LIGHT_BYTES", 500)
-    client, other, light = world.connect(), world.connect("leaf"), world.connect("idle")
+    client, other, idle = world.connect(), world.connect("leaf"), world.connect("idle")
     world.send(client, publish_packet(1, b"x" * 4000))
-    world.send(other, publish_packet(1, b"x" * 1000, "leaf"))
-    world.send(light, publish_packet(1, b"x", "idle"))
-    paused = [c.transport.reading for c in (client, other, light)]
-
-    world.store(*(letter.correlation_id for letter, _ in world.published()))
-    world.system.advance(0.1)
-
-    assert paused == [False, False, True]
-    assert [c.transport.reading for c in (client, other, light)] == [True, True, True]
-
-
-def test_over_the_limit_of_memory_whoever_sends_more_is_paused(
-    world: HeadWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "MOST_UNANSWERED_BYTES", 3000)
-    client, light, idle = world.connect(), world.connect("leaf"), world.connect("idle")
-    world.send(client, publish_packet(1, b"x" * 4000))
-    world.send(light, publish_packet(1, b"x", "leaf"))
-    paused = [c.transport.reading for c in (client, light, idle)]
+    world.send(other, publish_packet(1, b"x", "leaf"))
+    paused = [c.transport.reading for c in (client, other, idle)]
 
     world.store(*(letter.correlation_id for letter, _ in world.published()))
 
     assert paused == [False, False, True]
-    assert [c.transport.reading for c in (client, light, idle)] == [True, True, True]
-
-
-def test_paused_clients_are_read_in_turn_as_far_as_there_is_credit(
-    world: HeadWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "HEAD_CREDIT_BYTES", 3000)
-    monkeypatch.setattr(intake, "LIGHT_BYTES", 500)
-    names = ("leaf", "idle", "other")
-    clients = [world.connect(name) for name in names]
-    read = []
-    for packet_id in range(1, 6):
-        for client, name in zip(clients, names, strict=True):
-            if client.transport.reading:
-                world.send(client, publish_packet(packet_id, b"x" * 4000, name))
-        world.store(*(letter.correlation_id for letter, _ in world.published()))
-        read.append([name for client, name in zip(clients, names, strict=True) if client.transport.reading])
-
-    assert read == [["leaf"], ["idle"], ["other"], ["leaf"], ["idle"]]
-
-
-def test_credit_that_nobody_uses_goes_to_the_next(world: HeadWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "HEAD_CREDIT_BYTES", 3000)
-    monkeypatch.setattr(intake, "LIGHT_BYTES", 500)
-    clients = [world.connect(name) for name in ("leaf", "idle", "other")]
-    for client, name in zip(clients, ("leaf", "idle", "other"), strict=True):
-        world.send(client, publish_packet(1, b"x" * 4000, name))
-
-    world.store(*(letter.correlation_id for letter, _ in world.published()))
-    world.system.advance(0.1)
-
-    assert [client.transport.reading for client in clients] == [True, True, True]
+    assert [c.transport.reading for c in (client, other, idle)] == [True, True, True]
 
 
 def test_a_client_that_is_paused_is_not_taken_for_silent(
@@ -777,18 +728,66 @@ def test_packet_ids_in_flight_are_not_given_out_again(world: HeadWorld) -> None:
 def test_when_the_store_restarts_everything_is_attached_anew(world: HeadWorld) -> None:
     client = world.connect("edge1/filter")
     [old, _] = world.subscribe(client, ALL_INPUTS)
-    world.ready(old, 1, b"x")
-    packet_id = client.received()[-1].packet_id  # type: ignore[union-attr]
 
     world.tell(HEAD, ActorRestarted(STORE, "boom", 1), STORE)
     new, _ = world.told(STORE, Attach)
     world.ready(old, 2, b"late")
-    world.send(client, PubAck(packet_id))
 
     assert new.endpoint_id == old.endpoint_id
     assert new.attachment > old.attachment
     assert client.received() == []
-    assert world.told(STORE, Delivered) == []
+
+
+def test_what_is_in_flight_when_the_store_restarts_is_not_sent_again(world: HeadWorld) -> None:
+    client = world.connect("edge1/filter")
+    [old, _] = world.subscribe(client, ALL_INPUTS)
+    world.ready(old, 1, b"1", b"2", b"3")
+    first, _, third = [packet.packet_id for packet in client.received()]  # type: ignore[union-attr]
+    world.send(client, PubAck(first))
+    world.told(STORE, Delivered)
+
+    world.tell(HEAD, ActorRestarted(STORE, "boom", 1), STORE)
+    new, _ = world.told(STORE, Attach)
+    world.ready(new, 2, b"2", b"3", b"4", b"5")
+    bodies = [packet.payload for packet in client.received()]  # type: ignore[union-attr]
+    world.send(client, PubAck(third))
+
+    assert bodies == [b"4", b"5"]
+    assert world.told(STORE, Delivered) == [Delivered(new.endpoint_id, new.attachment, ((3, 3),))]
+
+
+def test_what_was_acknowledged_since_the_store_restarted_is_said_again_and_not_sent(world: HeadWorld) -> None:
+    client = world.connect("edge1/filter")
+    [old, _] = world.subscribe(client, ALL_INPUTS)
+    world.ready(old, 1, b"1", b"2")
+    [packet, _] = client.received()
+    world.tell(HEAD, ActorRestarted(STORE, "boom", 1), STORE)
+    new, _ = world.told(STORE, Attach)
+    world.send(client, PubAck(packet.packet_id))  # type: ignore[union-attr]
+
+    world.ready(new, 1, b"1", b"2", b"3")
+    world.ready(new, 1, b"a message of its own")  # it is left out once
+
+    said = Delivered(new.endpoint_id, new.attachment, ((1, 1),))
+    assert world.told(STORE, Delivered) == [said, said]
+    assert [packet.payload for packet in client.received()] == [b"3", b"a message of its own"]  # type: ignore[union-attr]
+
+
+def test_what_was_in_flight_is_for_whoever_attaches_next_after_a_restart_of_the_store(
+    world: HeadWorld,
+) -> None:
+    client = world.connect("edge1/filter")
+    [old, _] = world.subscribe(client, ALL_INPUTS)
+    world.ready(old, 1, b"1")
+    world.tell(HEAD, ActorRestarted(STORE, "boom", 1), STORE)
+    world.told(STORE, Attach)
+
+    again = world.connect("edge1/filter")
+    [new, _] = world.told(STORE, Attach)
+    again.received()
+    world.ready(new, 1, b"1")
+
+    assert [packet.payload for packet in again.received()] == [b"1"]  # type: ignore[union-attr]
 
 
 def test_a_head_that_restarts_closes_its_connections_and_takes_no_answer_for_its_own(

@@ -140,6 +140,40 @@ def test_what_the_end_of_a_turn_told_is_on_its_way_before_the_turn_is_over(
     assert seen[:4] == ["came", "told", "written", "over"]
 
 
+def test_no_message_is_handled_between_the_end_of_a_turn_and_when_it_is_over(
+    start: Callable[[str, EdgeActor], None], client: Client
+) -> None:
+    seen: list[str] = []
+    answered = threading.Event()
+
+    class Answers(EdgeActor):
+        def on_note(self, message: Note) -> None:
+            self.reply(Load(2))
+
+    class Asks(EdgeActor):
+        def on_load(self, message: Load) -> None:
+            seen.append("asks" if message.number == 1 else "answer")
+            if message.number == 2:
+                answered.set()
+
+        def on_turn_end(self) -> None:
+            if seen == ["asks"]:
+                seen.append("end")
+                self.tell("test/answers", Note(1))
+
+        def on_turn_over(self) -> None:
+            if seen[-1] == "end":
+                seen.append("over")
+
+    start("test/answers", Answers())
+    start("test/asks", Asks())
+
+    client.tell("test/asks", Load(1))
+
+    assert answered.wait(LIMIT_S)
+    assert seen[:4] == ["asks", "end", "over", "answer"]
+
+
 def test_what_stays_on_the_loop_is_seen_by_an_observer_as_on_the_wire(
     start: Callable[[str, EdgeActor], None], bus: ZmqBus, client: Client
 ) -> None:

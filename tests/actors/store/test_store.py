@@ -21,7 +21,7 @@ from actors.store.messages import (
     Stored,
     Undeliverable,
 )
-from actors.store.store import FORGET_MESSAGES, FORGET_S, StoreActor
+from actors.store.store import FORGET_MESSAGES, FORGET_S, SHARED_MESSAGES, SHARED_S, StoreActor
 from actors.store.stored import EndpointLedger, Match, Totals
 from messaging.errors import StoreError
 from messaging.lifecycle import ActorRestarted, RequestFailed, Stop, Watch
@@ -501,3 +501,33 @@ def test_expired_messages_go_from_the_disk_as_often_as_is_set_and_are_not_sent_b
     world.system.advance(5)
 
     assert world.ledger() == EndpointLedger(accepted=1, expired=1)
+
+
+def test_a_commit_that_brings_something_new_forgets_what_was_delivered_only_now_and_then(
+    world: StoreWorld,
+) -> None:
+    world.attach()
+    world.append(world.batch(b"1"))
+    [(first, _)] = world.ready()
+    world.deliver((first, first))
+
+    world.append(world.batch(b"2"))
+    soon = world.waiting()
+    world.system.advance(SHARED_S * 1.1)
+    world.append(world.batch(b"3"))
+
+    assert (soon, world.waiting()) == ([b"1", b"2"], [b"2", b"3"])
+
+
+def test_a_commit_that_brings_something_new_forgets_what_was_delivered_when_that_is_much(
+    world: StoreWorld,
+) -> None:
+    world.attach(window=SHARED_MESSAGES)
+    world.append(world.batch(*[b"x"] * SHARED_MESSAGES))
+    positions = [position for position, _ in world.ready()]
+    world.deliver((positions[0], positions[-1]))
+    before = len(world.waiting())
+
+    world.append(world.batch(b"y"))
+
+    assert (before, world.waiting()) == (SHARED_MESSAGES, [b"y"])
