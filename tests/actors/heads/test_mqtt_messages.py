@@ -738,6 +738,17 @@ def test_when_the_store_restarts_everything_is_attached_anew(world: HeadWorld) -
     assert client.received() == []
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+def test_large_messages_arrive_whole_and_in_order_beside_small_ones(world: HeadWorld, qos: int) -> None:
+    client = world.connect("edge1/filter")
+    [attach, _] = world.subscribe(client, ALL_INPUTS, qos)
+    bodies = [b"1" * 20_000, b"2", b"3" * 200_000, b""]
+
+    world.ready(attach, 1, *bodies)
+
+    assert [packet.payload for packet in client.received()] == bodies  # type: ignore[union-attr]
+
+
 def test_what_is_in_flight_when_the_store_restarts_is_not_sent_again(world: HeadWorld) -> None:
     client = world.connect("edge1/filter")
     [old, _] = world.subscribe(client, ALL_INPUTS)
