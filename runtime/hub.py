@@ -46,7 +46,7 @@ from runtime.agent.inspector_note import inspector
 from runtime.exit_codes import DONE, PART_FAILED, WRONG_INPUT
 from runtime.home import Home
 from runtime.logs.setup import LevelSwitch, log_as_told
-from runtime.machine.process_end import end_at_once
+from runtime.machine.process_end import end_at_once, end_with
 from runtime.machine.process_table import boot_id
 from runtime.net import amqp_engine
 from runtime.net.http_gate import HttpGate
@@ -195,7 +195,6 @@ def run_hub(
     system.spawn(ChildSpec(HUB, root, exported=True), HUB, "", end)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: bus.send(HUB, Stop()))  # from here on there is one to send it to
-    gc.collect()
     gc.freeze()  # what is imported stays: the collector need not look at it again
     while not has_ended:
         os.read(woken, 64)
@@ -275,4 +274,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main())

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from actors.kernel.base import EdgeActor
 from messaging.kinds import message
 
-ENOUGH_MESSAGES: Final = 500  # for one commit
+ENOUGH_MESSAGES: Final = 250  # for one commit
 ENOUGH_BYTES: Final = 512 * 1024
 # Who brings no more than this at once is read at any time: a turn would delay it for nothing.
 LITTLE_MESSAGES: Final = 8

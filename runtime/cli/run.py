@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -58,7 +59,7 @@ def run(
     allow_faults: bool,
     home: Path,
     as_json: bool,
-) -> int:
+) -> NoReturn:
     """Run an edge: its modules, and the hub they and other clients connect to.
 
     Without a connection string it runs an IoT Hub for itself, too, with the sample deployment in it at first;
@@ -75,6 +76,7 @@ def run(
     from runtime.edge import ANEW, run_edge
     from runtime.home import Home
     from runtime.logs.lines import JSON
+    from runtime.machine.process_end import end_with
 
     options = {
         "home": str(home),
@@ -112,4 +114,4 @@ def run(
         # The same process for whoever supervises it, and nothing of the settings before is left in it.
         logging.shutdown()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    return code
+    end_with(code)

@@ -160,7 +160,6 @@ class _Cloud:
             renewal = asyncio.create_task(self._renew_for_ever(certificate))
             stack.callback(renewal.cancel)
             self._tell(service)
-            gc.collect()
             gc.freeze()  # what is imported stays: the collector need not look at it again
             await stop.wait()
             log.info("IoT Hub '%s' is stopping", self._settings.host_name)

@@ -6,7 +6,6 @@ to H/upstream.jsonl.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -14,11 +13,13 @@ from pathlib import Path
 
 from actors.manifest.module_spec import EDGE_CLOUD
 from messaging.errors import EdgeError
+from runtime.exit_codes import WRONG_INPUT
 from runtime.home import Home
 from runtime.iothub.cloud_home import CloudHome
 from runtime.iothub.cloud_process import CloudSockets, run_cloud
 from runtime.iothub.cloud_settings import read_cloud_settings
 from runtime.logs.setup import log_as_told
+from runtime.machine.process_end import end_with
 from runtime.net.listening_sockets import Use, address_of, from_environment
 from runtime.net.socket_handover import SocketOffer
 
@@ -43,18 +44,21 @@ def run_embedded(home: Path) -> int:
 
 
 def main() -> int:
-    """Parse the command line of the process, and run it."""
-    parser = argparse.ArgumentParser(prog="runtime.iothub.embedded", description="The IoT Hub of an edge.")
-    parser.add_argument("--home", type=Path, required=True)
-    arguments = parser.parse_args()
-    log_as_told(EDGE_CLOUD, Home(arguments.home).log_levels)
+    """Read the command line of the process, and run it."""
+    match sys.argv[1:]:  # from the agent alone, so no argparse
+        case ["--home", home]:
+            pass
+        case _:
+            print("usage: python -m runtime.iothub.embedded --home HOME", file=sys.stderr)
+            return WRONG_INPUT
+    log_as_told(EDGE_CLOUD, Home(Path(home)).log_levels)
     os.umask(0o077)
     try:
-        return run_embedded(arguments.home)
+        return run_embedded(Path(home))
     except EdgeError as exc:
         log.error("%s", exc)
-        return 2
+        return WRONG_INPUT
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main())

@@ -1,9 +1,11 @@
-"""How a process of the edge ends when it cannot go on."""
+"""How a process of the edge ends: when it cannot go on, and when its work is done."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
+from typing import NoReturn
 
 from runtime.exit_codes import PART_FAILED
 
@@ -18,3 +20,14 @@ def end_at_once(reason: str) -> None:
     log.critical("this process ends: %s", reason)
     logging.shutdown()
     os._exit(PART_FAILED)
+
+
+def end_with(code: int) -> NoReturn:
+    """End this process, whose work is done.
+
+    The kernel frees all at once what Python would take apart piece by piece, in 20 to 40 ms of CPU.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

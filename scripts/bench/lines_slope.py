@@ -3,14 +3,21 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.bench.measure_slope import BAR_MB_PER_H, JUDGED, WARMUP_MINUTES, read_samples, slopes_of
+from scripts.bench.measure_slope import (
+    BAR_MB_PER_H,
+    JUDGED,
+    WARMUP_MINUTES,
+    levels_of,
+    read_samples,
+    slopes_of,
+)
 from scripts.bench.peer_edge import ROOT
 from scripts.bench.peer_mosquitto import PeerUnusable
 from scripts.bench.plan import Plan
 from scripts.bench.report import Bar, Line, Of, Sign, Verdict
 
 SAMPLES = ROOT / "tests" / "bench" / "slope.jsonl"
-LEAST_H = 1.5
+LEAST_H = 1.75
 
 
 def slope(plan: Plan, samples: Path = SAMPLES) -> Iterator[Line]:
@@ -26,13 +33,15 @@ def slope(plan: Plan, samples: Path = SAMPLES) -> Iterator[Line]:
     rows = read_samples(samples)
     for name, found in slopes_of(rows, WARMUP_MINUTES * 60).items():
         is_judged = name == JUDGED
+        cold, warm, last = levels_of(rows, name, WARMUP_MINUTES * 60)
         verdict = {True: Verdict.HELD, False: Verdict.MISSED, None: Verdict.OPEN}[found.verdict(BAR_MB_PER_H)]
         yield Line(
             name,
             "MB/h",
             (found.value,),
             bar=Bar(Of.FIGURE, Sign.BELOW, BAR_MB_PER_H) if is_judged else None,
-            note=f"95 %: {found.low:+.2f} to {found.high:+.2f} MB/h",
+            note=f"95 %: {found.low:+.2f} to {found.high:+.2f} MB/h; {cold:.1f} MB at first, "
+            f"{warm:.1f} after {WARMUP_MINUTES:g} minutes, {last:.1f} at last",
             given=verdict if is_judged else None,
         )
     hours = rows[-1]["at_s"] / 3600

@@ -25,7 +25,7 @@ from scripts.bench.processes import memory_kb
 from scripts.bench.trend import Slope, slope_of
 
 LOOK_S = 10.0
-WARMUP_MINUTES = 15.0
+WARMUP_MINUTES = 60.0  # in which the arenas of the allocators fill; told beside the slope
 BAR_MB_PER_H = 1.0  # of agent and hub together
 ROLES = ("agent", "hub", "cloud")
 PSS, OWN = "Pss", "Anonymous"
@@ -102,6 +102,13 @@ def slopes_of(samples: list[dict[str, float]], warmup_s: float) -> dict[str, Slo
     return {name: slope_of(hours, [_sum(row, columns) for row in settled]) for name, columns in PARTS.items()}
 
 
+def levels_of(samples: list[dict[str, float]], name: str, warmup_s: float) -> tuple[float, float, float]:
+    """Return the MB of a part at first, after the warm-up, and at last."""
+    warm = next(row for row in samples if row["at_s"] >= warmup_s)
+    cold, settled, last = (_sum(row, PARTS[name]) for row in (samples[0], warm, samples[-1]))
+    return cold, settled, last
+
+
 def _sum(row: dict[str, float], columns: list[tuple[str, str]]) -> float:
     return sum(row[f"{role}_{kind}_mb"] for role, kind in columns)
 
@@ -114,14 +121,14 @@ def in_words(samples: list[dict[str, float]], warmup_s: float) -> str:
         f"{warmup_s / 60:g} minutes of warm-up"
     ]
     for name, slope in slopes_of(samples, warmup_s).items():
-        first, last = (_sum(row, PARTS[name]) for row in (settled[0], settled[-1]))
+        cold, warm, last = levels_of(samples, name, warmup_s)
         verdict = ""
         if name == JUDGED:
             word = {True: "held", False: "missed", None: "not settled"}[slope.verdict(BAR_MB_PER_H)]
             verdict = f"; bar < {BAR_MB_PER_H:g}: {word}"
         lines.append(
-            f"  {name:24} {first:6.1f} → {last:6.1f} MB  {slope.value:+.2f} MB/h (95 %: {slope.low:+.2f} to "
-            f"{slope.high:+.2f}){verdict}"
+            f"  {name:24} {cold:6.1f} → {warm:.1f} → {last:.1f} MB  {slope.value:+.2f} MB/h (95 %: "
+            f"{slope.low:+.2f} to {slope.high:+.2f}){verdict}"
         )
     return "\n".join(lines)
 
@@ -129,7 +136,7 @@ def in_words(samples: list[dict[str, float]], warmup_s: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench/slope", description=__doc__)
     parser.add_argument("--minutes", type=float, default=120.0, help="how long (default 120)")
-    parser.add_argument("--warmup-minutes", type=float, default=WARMUP_MINUTES, help="left out (default 15)")
+    parser.add_argument("--warmup-minutes", type=float, default=WARMUP_MINUTES, help="left out (default 60)")
     parser.add_argument("--per-s", type=float, default=300.0, help="messages a second (default 300)")
     parser.add_argument(
         "--samples", type=Path, default=Path("slope.jsonl"), help="file to write (default slope.jsonl)"
