@@ -150,7 +150,7 @@ def actors_of(
     return {
         STORE: lambda: StoreActor(lambda: MessageDb.open(folder / "hub.db"), guard, StorageTrail()),
         IDENTITIES: AnyClient,
-        ROUTER: lambda: RouterActor(EVERYBODY.id, STORE, routes, RoutingTrail()),
+        ROUTER: lambda: RouterActor(EVERYBODY.id, routes, RoutingTrail()),
         UPSTREAM: NoService,
         TWINS: NoService,
         METHODS: NoService,

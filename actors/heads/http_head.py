@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
+from actors.addresses import IDENTITIES, METHODS
 from actors.hub.client_services import InvokeMethod, MethodFailed, MethodResult
 from actors.hub.identities import AGENT_LIMIT_S
 from actors.hub.identity_messages import ACCEPTED, TRY_AGAIN, Authenticate, Verdict
@@ -100,14 +101,10 @@ class _Open(Struct, frozen=True):
 class HttpHead(EdgeActor):
     """Checks who calls, then has the method called. No request waits for another."""
 
-    def __init__(
-        self, gate: HttpGate, device_id: str, identities: str, methods: str, proxy_module_id: str
-    ) -> None:
+    def __init__(self, gate: HttpGate, device_id: str, proxy_module_id: str) -> None:
         self._gate = gate
         self._device_id = device_id
         self._proxy = _id(device_id, proxy_module_id)
-        self._identities = identities
-        self._methods = methods
         self._open: dict[int, _Open] = {}  # by correlation id of what was asked for it last
         self._vouching: dict[int, Answered] = {}  # by that of the question whether it is the proxy
 
@@ -132,7 +129,7 @@ class HttpHead(EdgeActor):
         except _Refused as refused:
             answered(_error(refused.status, refused.reason))
             return
-        self._open[self.request(self._identities, authenticate, AGENT_LIMIT_S + 2)] = asked
+        self._open[self.request(IDENTITIES, authenticate, AGENT_LIMIT_S + 2)] = asked
 
     def certificate_passed_on(self, call: HttpCall, answered: Answered) -> None:
         """A request has the certificate of somebody else, whose key the hub has seen no proof of."""
@@ -142,7 +139,7 @@ class HttpHead(EdgeActor):
             answered(_error(401, reason))
             return
         question = Authenticate(self._proxy, Secret(tokens[0].encode()))
-        self._vouching[self.request(self._identities, question, AGENT_LIMIT_S + 2)] = answered
+        self._vouching[self.request(IDENTITIES, question, AGENT_LIMIT_S + 2)] = answered
 
     def _authentication(self, call: HttpCall) -> Authenticate:
         """Return the question who calls."""
@@ -186,7 +183,7 @@ class HttpHead(EdgeActor):
                 asked.caller,
             )
             limit_s = call.response_timeout_s + call.connect_timeout_s + EXTRA_S
-            self._open[self.request(self._methods, invoke, limit_s)] = asked
+            self._open[self.request(METHODS, invoke, limit_s)] = asked
 
     def on_method_result(self, message: MethodResult) -> None:
         self._answer(

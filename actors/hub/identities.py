@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actors.addresses import AGENT_PROCESS, SECURITY
+from actors.addresses import AGENT_PROCESS, SECURITY, UPSTREAM
 from actors.agent_hub_messages import GetIdentities, Identities
 from actors.hub import identity_changes, verdicts
 from actors.hub.client_services import ForgetIdentity, IdentityForgotten
@@ -90,14 +90,12 @@ class IdentityActor(EdgeActor):
         heads: Collection[str],
         check_certificate: CheckCertificate,
         agent_lives: Callable[[], bool],
-        cloud: str,
         device_id: str,
         metrics: HubMetrics = OFF,
     ) -> None:
         """Keep what is needed; `agent_lives` tells whether there is an agent process, heard of or not."""
         self._agent_lives = agent_lives
         self._metrics = metrics
-        self._cloud = cloud
         self._own_id = Identity.edge_hub(device_id).id
         self._copy = copy
         self._hosts = frozenset(hosts)
@@ -146,7 +144,7 @@ class IdentityActor(EdgeActor):
                 self.tell(head, IdentityRevoked(identity))
         self._forget(gone)  # before anybody of the same name is let in
         for identity in identity_changes.changed(by_id, self._by_id, self._own_id):
-            self.tell(self._cloud, AccessChanged(identity))
+            self.tell(UPSTREAM, AccessChanged(identity))
         self._answer_waiting(answered=self.envelope.correlation_id == self._asked)
         if before != now:
             self._save(now)

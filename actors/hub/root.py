@@ -16,13 +16,8 @@ from actors.addresses import (
     AMQP,
     BRIDGES,
     HUB,
-    IDENTITIES,
-    METHODS,
     METRICS_OF_AGENT,
     MQTT,
-    ROUTER,
-    STORE,
-    UPSTREAM,
 )
 from actors.broker.hub_broker import HubBroker
 from actors.heads.connected_clients import ConnectedClients
@@ -126,13 +121,12 @@ class HubRootActor(RootActor):
                 heads,
                 check_certificate,
                 agent_lives,
-                UPSTREAM,
                 config.device_id,
                 metrics,
             )
 
         def router() -> RouterActor:
-            return RouterActor(config.device_id, STORE, routes, routing_trail, metrics)
+            return RouterActor(config.device_id, routes, routing_trail, metrics)
 
         environment = config.environment
 
@@ -205,10 +199,10 @@ class HubRootActor(RootActor):
 
         def http() -> HttpHead:
             proxy_module_id = config.environment.api_proxy_module_id
-            return HttpHead(http_gate, config.device_id, IDENTITIES, METHODS, proxy_module_id)
+            return HttpHead(http_gate, config.device_id, proxy_module_id)
 
         def twins() -> TwinActor:
-            return TwinActor(open_twins, ROUTER, UPSTREAM, config.device_id, config.twins, metrics)
+            return TwinActor(open_twins, config.device_id, config.twins, metrics)
 
         def hub_client() -> HubClientActor:
             return HubClientActor(

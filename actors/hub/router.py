@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
+from actors.addresses import STORE
 from actors.agent_hub_messages import Routes, SetRoutes, set_routes
 from actors.hub.c2d_queues import queue_of, time_to_live_s
 from actors.hub.config import RouteText
@@ -92,7 +93,6 @@ class RouterActor(EdgeActor):
     def __init__(
         self,
         device_id: str,
-        store: str,
         kept: KeptRoutes,
         trail: RoutingTrail,
         metrics: HubMetrics = OFF,
@@ -100,7 +100,6 @@ class RouterActor(EdgeActor):
         self._metrics = metrics
         self._device_id = device_id
         self._hub = str(Identity.edge_hub(device_id))
-        self._store = store
         self._kept = kept
         self._compiled = CompiledRoutes(())
         self._bad: tuple[tuple[str, str, str, int, int], ...] = ()
@@ -115,7 +114,7 @@ class RouterActor(EdgeActor):
         for name, text, _, _ in self._kept.now.routes:
             log.info("route '%s': %s", name, quoted(text))
         self._epochs = itertools.count(int(self.clock.monotonic_s() * 1e6))
-        self.tell(self._store, Watch())
+        self.tell(STORE, Watch())
         self._compile()
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
@@ -152,7 +151,7 @@ class RouterActor(EdgeActor):
 
     def _tell_store(self) -> None:
         if not self._bad:  # one that is left out may have led to any of the others
-            self.tell(self._store, KeepQueues(tuple(endpoint.id for endpoint in self._compiled.endpoints)))
+            self.tell(STORE, KeepQueues(tuple(endpoint.id for endpoint in self._compiled.endpoints)))
 
     def on_list_endpoints(self, message: ListEndpoints) -> None:
         self._listeners.add(self.envelope.sender)
@@ -247,7 +246,7 @@ class RouterActor(EdgeActor):
         if message.identity not in (C2D_SENDER, self._hub):  # nobody's telemetry
             self._metrics.received(message.identity, routed, entries)
         headers = tuple([(header, way.matches) for header, way in routed])
-        self.forward(self._store, Append(message.identity, message.epoch, message.index, headers, entries))
+        self.forward(STORE, Append(message.identity, message.epoch, message.index, headers, entries))
         traced = [pair for pair in routed if pair[1].has_id]
         if traced:
             self._trail.routed(self.envelope.sent_at_s, self.clock.now_s(), message.identity, traced)

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.addresses import ROUTER, UPSTREAM
 from actors.agent_hub_messages import SetDesired
 from actors.hub.client_services import (
     ClientChanged,
@@ -87,8 +88,6 @@ class TwinActor(EdgeActor):
     def __init__(
         self,
         open_store: Callable[[], TwinStore],
-        router: str,
-        cloud: str,
         edge_device_id: str,
         desired: Mapping[str, Json],
         metrics: HubMetrics = OFF,
@@ -98,8 +97,6 @@ class TwinActor(EdgeActor):
         self._asked_s: dict[str, float] = {}  # when the cloud was, monotonic, for each that is under way
         self._open_store = open_store
         self._store: TwinStore | None = None
-        self._router = router
-        self._cloud = cloud
         self._hub = Identity(edge_device_id, "$edgeHub")
         self._deployed = dict(desired)
         self._records: dict[str, TwinRecord] = {}
@@ -119,8 +116,8 @@ class TwinActor(EdgeActor):
     def on_start(self) -> None:
         self._epochs = itertools.count(int(self.clock.monotonic_s() * 1e6))
         self._store = self._open_store()
-        self.tell(self._cloud, Watch())
-        self.tell(self._cloud, WatchLink())
+        self.tell(UPSTREAM, Watch())
+        self.tell(UPSTREAM, WatchLink())
         for module, values in self._deployed.items():
             self._set_desired(module, values)
         self.on_turn_end()
@@ -160,7 +157,7 @@ class TwinActor(EdgeActor):
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
         self.on_link_changed(LinkChanged(False))
-        self.tell(self._cloud, WatchLink())
+        self.tell(UPSTREAM, WatchLink())
 
     def describe(self) -> dict[str, Any]:
         return {"clients": len(self._followers), "remembered": len(self._records), "cloud": self._is_up}
@@ -393,7 +390,7 @@ class TwinActor(EdgeActor):
 
     def _ask(self, identity: str, question: FetchTwin | SendReported) -> int:
         self._asked_s[identity] = self.clock.monotonic_s()
-        return self.request(self._cloud, question, CLOUD_LIMIT_S)
+        return self.request(UPSTREAM, question, CLOUD_LIMIT_S)
 
     def _took_s(self, identity: str) -> float:
         now_s = self.clock.monotonic_s()
@@ -457,7 +454,7 @@ class TwinActor(EdgeActor):
         header = change_header(Identity.parse(identity), self._hub, self.clock.now_s())
         # An epoch of its own for each: one that is refused shall not keep the others out.
         publish = Publish(str(self._hub), next(self._epochs), 0, (header,), ((0, patch),))
-        self._unrouted[self.request(self._router, publish, ROUTE_LIMIT_S)] = identity, asked
+        self._unrouted[self.request(ROUTER, publish, ROUTE_LIMIT_S)] = identity, asked
 
     # records
 

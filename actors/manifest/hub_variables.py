@@ -4,7 +4,8 @@ Names are compared without regard to case, and `A__B` and `A:B` are the same, as
 that a variable does not take is reported and its default applies: a misspelled number shall not keep a hub
 from serving.
 
-`VARIABLES` is every variable of the reference; runtime/docs/SETTINGS.md shows it.
+`VARIABLES` is every variable of the reference, one entry each, so this file is as long as their number;
+runtime/docs/SETTINGS.md shows it.
 
 Source: spec sheet observability.md section 6
 """

@@ -62,7 +62,7 @@ def router_with(case: str, routes: int) -> tuple[RouterActor, Counter]:
         RouteText(f"r{n}", text.format(n=n, sink=f'BrokeredEndpoint("/modules/m{n}/inputs/in")'), 0, 0)
         for n in range(routes)
     ]
-    router, counter = RouterActor(DEVICE, "hub/store", KeptRoutes(texts, None), RoutingTrail()), Counter()
+    router, counter = RouterActor(DEVICE, KeptRoutes(texts, None), RoutingTrail()), Counter()
     router.context = counter  # type: ignore[assignment]
     router.on_start()
     return router, counter

@@ -179,11 +179,9 @@ class HubWorld:
         )
         start(
             IDENTITIES,
-            lambda: IdentityActor(
-                copy, (IOTHUB,), (MQTT,), check_certificate, lambda: False, UPSTREAM, DEVICE, counts
-            ),
+            lambda: IdentityActor(copy, (IOTHUB,), (MQTT,), check_certificate, lambda: False, DEVICE, counts),
         )
-        start(ROUTER, lambda: RouterActor(DEVICE, STORE, kept, routing, counts))
+        start(ROUTER, lambda: RouterActor(DEVICE, kept, routing, counts))
         start(
             UPSTREAM,
             lambda: UpstreamActor(
@@ -194,7 +192,7 @@ class HubWorld:
                 metrics=counts,
             ),
         )
-        start(TWINS, lambda: TwinActor(lambda: self.twins, ROUTER, UPSTREAM, DEVICE, {}, counts))
+        start(TWINS, lambda: TwinActor(lambda: self.twins, DEVICE, {}, counts))
         start(METHODS, lambda: MethodActor(counts))
         start(
             HUB_CLIENT,

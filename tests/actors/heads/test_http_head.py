@@ -34,7 +34,7 @@ class HttpWorld(World):
     def __init__(self) -> None:
         super().__init__(IDENTITIES, METHODS, "test")
         self.gate = Gate()
-        self.start(HTTP, lambda: HttpHead(self.gate, "edge1", IDENTITIES, METHODS, "proxy"))
+        self.start(HTTP, lambda: HttpHead(self.gate, "edge1", "proxy"))
 
     def ask(
         self,

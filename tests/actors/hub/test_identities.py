@@ -60,7 +60,6 @@ class IdentityWorld(World):
             (HEAD,),
             lambda *asked: self.check_certificate(*asked),
             lambda: self.agent_lives,
-            CLOUD,
             "edge1",
         )
 

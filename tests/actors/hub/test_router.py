@@ -43,7 +43,7 @@ def route(name: str, text: str, priority: int = DEFAULT_PRIORITY, ttl_s: int = 0
 def world_of(*routes: RouteText, ttl_s: int | None = 7200) -> World:
     world = World(STORE, HEAD, "test")
     kept = KeptRoutes(routes, ttl_s)
-    world.start(ROUTER, lambda: RouterActor("edge1", STORE, kept, RoutingTrail()))
+    world.start(ROUTER, lambda: RouterActor("edge1", kept, RoutingTrail()))
     return world
 
 
@@ -138,7 +138,7 @@ class FailingRouter(RouterActor):
 
 def test_routes_that_were_set_outlive_a_restart_of_the_router() -> None:
     world, kept = World(STORE, HEAD), KeptRoutes((route("a", TO_CLOUD),), 7200)
-    world.start(ROUTER, lambda: FailingRouter("edge1", STORE, kept, RoutingTrail()))
+    world.start(ROUTER, lambda: FailingRouter("edge1", kept, RoutingTrail()))
     world.tell(ROUTER, SetRoutes((("b", TO_FILTER, 4, 60),), None), HEAD)
 
     world.turn(ROUTER, ListEndpoints(), sender=HEAD)

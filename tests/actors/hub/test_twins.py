@@ -53,7 +53,7 @@ class TwinWorld(World):
     ) -> None:
         super().__init__(HEAD, ROUTER, CLOUD, "test")
         self.disk = disk or MemoryTwins()
-        self.start(TWINS, lambda: TwinActor(lambda: self.disk, ROUTER, CLOUD, "edge1", desired or {}))
+        self.start(TWINS, lambda: TwinActor(lambda: self.disk, "edge1", desired or {}))
         self.letters(CLOUD)
         self.routed: list[Publish] = []
 
