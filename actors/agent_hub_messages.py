@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from messaging.envelope import Secret
 from messaging.kinds import message
@@ -11,8 +11,6 @@ from messaging.kinds import message
 if TYPE_CHECKING:
     from actors.hub.config import RouteText
     from actors.hub.identity import Entry
-
-SECURITY: Final = "agent/security"
 
 
 @message

@@ -84,9 +84,11 @@ def _bytes(value: bytes) -> dict[str, Any]:
         return {"$text": value.decode()}
     except UnicodeDecodeError:
         found = unpacked(value)
-        if found is None:
-            return {"$bytes": base64.b64encode(value).decode()}
-        return {"$msgpack": to_json(found)}
+        if found is not None:
+            written = to_json(found)
+            if _packed_of(written) == value:  # no nan with bits of its own, no extension type
+                return {"$msgpack": written}
+        return {"$bytes": base64.b64encode(value).decode()}
 
 
 def _is_special(value: Mapping[Any, Any]) -> bool:

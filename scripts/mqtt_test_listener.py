@@ -136,13 +136,6 @@ def actors_of(
         return MqttHead(
             listener,
             EVERYBODY.id,
-            store=STORE,
-            router=ROUTER,
-            identities=IDENTITIES,
-            twins=TWINS,
-            methods=METHODS,
-            cloud=UPSTREAM,
-            hub_client=HUB_CLIENT,
             environment=environment,
             connected=connected,
             broker=broker,

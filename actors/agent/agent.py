@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.addresses import BROKER
+from actors.addresses import BROKER, HUB, HUB_CLIENT, ROUTER, TWINS
 from actors.agent.deployment_keeper import (
     APPLIED,
     FAILED,
@@ -36,7 +36,7 @@ from actors.agent.module_list import (
     entry,
     waiting,
 )
-from actors.agent.module_tree import HUB_PROCESS, RETRY_S, EnsureAgain, ModuleTree
+from actors.agent.module_tree import RETRY_S, EnsureAgain, ModuleTree
 from actors.agent.reported import UNKNOWN_PLATFORM, Platform, agent_state, stopped_state
 from actors.agent_hub_messages import Clients, HubDesiredArrived, ListClients, Routes, SetDesired, set_routes
 from actors.broker.settings import BrokerSet, set_broker
@@ -66,9 +66,6 @@ from messaging.twin import Json
 
 log = logging.getLogger(__name__)
 
-HUB_ROUTER: Final = "hub/router"
-HUB_TWINS: Final = "hub/twins"
-HUB_CLIENT: Final = "hub/client"
 LOOK_S: Final = 0.5  # between two questions who is connected
 ROUTES_LIMIT_S: Final = 5.0
 HUB_DESIRED_LIMIT_S: Final = 30.0  # how long the first deployment waits for the routes
@@ -182,7 +179,7 @@ class AgentActor(ModuleTree):
     def on_start(self) -> None:
         self._version = self._keeper.version
         self.roll_out(self._keeper.deployment)
-        self.context.watch_peer(HUB_PROCESS)
+        self.context.watch_peer(HUB)
         if self._link:
             self.tell(self._link, Watch())
             self.tell(self._link, WatchDesired())
@@ -242,7 +239,7 @@ class AgentActor(ModuleTree):
         self._metrics.deployed(self.clock.monotonic_s() - self._deployed_s)
         self._report_soon()
         if self._hub_is_there:
-            self._tell_hub(HUB_ROUTER, BROKER)
+            self._tell_hub(ROUTER, BROKER)
             self._tell_twins()
 
     def on_deadline_passed(self, message: DeadlinePassed) -> None:
@@ -252,7 +249,7 @@ class AgentActor(ModuleTree):
         self._went_unanswered(message.address, message.reason, RETRY_S)
 
     def _went_unanswered(self, address: str, reason: str, wait_s: float) -> None:
-        if address in (HUB_ROUTER, BROKER):
+        if address in (ROUTER, BROKER):
             self.set_timer(wait_s, TellHubAgain(address))
         elif address == self._link:
             log.warning("the routes of edgeHub cannot be had, it starts without: %s", reason)
@@ -270,7 +267,7 @@ class AgentActor(ModuleTree):
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._hub_is_there = True
-        self._tell_hub(HUB_ROUTER, BROKER)
+        self._tell_hub(ROUTER, BROKER)
         self._tell_twins()
 
         self.go_on_if_ready()
@@ -307,17 +304,15 @@ class AgentActor(ModuleTree):
     def _tell_hub(self, *addresses: str) -> None:
         """Put the deployment's routes and rules in force at a hub that may have started with others."""
         hub = self._keeper.deployment.hub
-        if HUB_ROUTER in addresses:
-            self.request(HUB_ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
+        if ROUTER in addresses:
+            self.request(ROUTER, set_routes(route_texts(hub), hub.ttl_s), ROUTES_LIMIT_S)
         if BROKER in addresses and hub.broker is not None:
             self.request(BROKER, set_broker(hub.broker), ROUTES_LIMIT_S)
 
     def _tell_twins(self) -> None:
         """Tell the hub the desired properties that the deployment has; repeated they are no news."""
         twins = self._keeper.deployment.twins.items()
-        self.tell(
-            HUB_TWINS, SetDesired(tuple((name, msgspec.json.encode(desired)) for name, desired in twins))
-        )
+        self.tell(TWINS, SetDesired(tuple((name, msgspec.json.encode(desired)) for name, desired in twins)))
 
     def on_broker_set(self, message: BrokerSet) -> None:
         """The rules of the broker are in force."""

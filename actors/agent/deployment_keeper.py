@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from actors.manifest.cloud_deployment import no_deployment, parse_agent
+from actors.manifest.cloud_deployment import parse_agent
 from actors.manifest.deployment import Deployment
 from actors.manifest.hub_manifest import HubSettings, parse_hub_desired
 from messaging.errors import ConfigError, DeploymentError, EdgeError
@@ -255,11 +255,6 @@ class DeploymentKeeper:
             log.error("%s; the deployment before it stays in force", error)
         self._verdict = DeploymentStatus(code, shortened(str(error)))
         return Taken.NOTHING
-
-
-def keeper_without_deployment(place: DeploymentPlace) -> DeploymentKeeper:
-    """Return the keeper of an edge that waits for its first deployment."""
-    return DeploymentKeeper(no_deployment(), place)
 
 
 def shortened(text: str) -> str:

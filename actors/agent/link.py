@@ -22,6 +22,8 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.addresses import SECURITY
+from actors.agent.cloud_report import CloudReport
 from actors.agent.link_messages import (
     METHODS,
     AgentMethodAnswered,
@@ -35,7 +37,7 @@ from actors.agent.link_messages import (
     WatchDesired,
 )
 from actors.agent.other_twin import OtherTwin
-from actors.agent_hub_messages import SECURITY, GetIdentities, HubDesiredArrived, Identities
+from actors.agent_hub_messages import GetIdentities, HubDesiredArrived, Identities
 from actors.hub.identity import HubIdentity
 from actors.kernel.base import EdgeActor
 from actors.metrics.agent_metrics import OFF, AgentMetrics
@@ -58,13 +60,12 @@ from messaging.kinds import message
 from messaging.lifecycle import DeadlinePassed, RequestFailed
 from messaging.message import DIAGNOSTICS_TYPE, Message
 from messaging.topics import Feature
-from messaging.twin import Json, difference, merge
+from messaging.twin import Json, merge
 
 log = logging.getLogger(__name__)
 
 IDENTITIES_LIMIT_S: Final = 10.0
 REFRESH_S: Final = 3600.0  # the twin is read anew, whatever patches came
-REPORT_SPACING_S: Final = 2.0  # between two reports; each counts against the operations of the IoT Hub
 FIRST_RETRY_S: Final = 0.2
 TRIED_AGAIN: Final = "; it is tried again, and what is deployed here runs on"
 TWIN_TRIES: Final = 3  # before the connection is made anew
@@ -109,8 +110,6 @@ class AgentLinkActor(EdgeActor):
         *,
         ca_pem: str = "",
         https_port: int = 443,
-        security: str = SECURITY,
-        methods: str = METHODS,
         metrics: AgentMetrics = OFF,
     ) -> None:
         """Keep what is needed.
@@ -121,8 +120,6 @@ class AgentLinkActor(EdgeActor):
             connections: Makes them.
             ca_pem: What to trust besides the system's own authorities.
             https_port: Of the IoT Hub.
-            security: Address of who knows the keys.
-            methods: Address of who answers methods.
             metrics: Where to count.
         """
         self._metrics = metrics
@@ -133,8 +130,6 @@ class AgentLinkActor(EdgeActor):
         self._connections = connections
         self._ca_pem = ca_pem
         self._https_port = https_port
-        self._security = security
-        self._methods = methods
         self._events = Events(lambda: self.context.tell_self(LinkNews()))
         self._numbers = itertools.count(1)
         self._keys: dict[str, Secret] = {}
@@ -151,11 +146,8 @@ class AgentLinkActor(EdgeActor):
         self._patched = 0  # `$version` of the last patch that came while the twin was asked for
         self._twin_asked = 0
         self._twin_failures = 0
-        self._reported: Json | None = None  # what the cloud has; None: not known
-        self._state: Json | None = None  # what it shall have
-        self._refused: Json | None = None  # a state that it does not take
-        self._under_way: tuple[int, Json] | None = None
-        self._next_report_s = 0.0  # monotonic
+        self._state = CloudReport()
+        self._report_asked = 0  # 0: no report is on its way
         self._report_timer = 0
         self._hub_asked: list[Envelope] = []
         self._hub_twin = OtherTwin(self._hub_desired, self._hub_failed)
@@ -195,7 +187,7 @@ class AgentLinkActor(EdgeActor):
     # keys
 
     def _ask_for_keys(self) -> None:
-        self.request(self._security, GetIdentities(), IDENTITIES_LIMIT_S)
+        self.request(SECURITY, GetIdentities(), IDENTITIES_LIMIT_S)
 
     def on_identities(self, message: Identities) -> None:
         known = (HubIdentity(*entry) for entry in message.entries)
@@ -248,14 +240,14 @@ class AgentLinkActor(EdgeActor):
                 self._lose(fault)
             case Done(number, answer) if number == self._twin_asked:
                 self._take_twin(msgspec.json.decode(answer))
-            case Done(number, _) if self._under_way is not None and number == self._under_way[0]:
-                _, self._reported = self._under_way
-                self._under_way = None
+            case Done(number, _) if number == self._report_asked:
+                self._report_asked = 0
+                self._state.taken()
                 self._failures = 0
                 self._report()
             case Failed(number, fault) if number == self._twin_asked:
                 self._twin_failed(fault)
-            case Failed(number, fault) if self._under_way is not None and number == self._under_way[0]:
+            case Failed(number, fault) if number == self._report_asked:
                 self._report_failed(fault)
             case Done(number, _) if self._quality is not None and number == self._quality[0]:
                 self._end_quality(QualitySent())
@@ -265,7 +257,7 @@ class AgentLinkActor(EdgeActor):
                 self._metrics.synced()
                 self._take_patch(msgspec.json.decode(patch))
             case MethodCalled(request_id, name, payload):
-                self.tell(self._methods, CallAgentMethod(request_id, name, Secret(payload)))
+                self.tell(METHODS, CallAgentMethod(request_id, name, Secret(payload)))
 
     def _lose(self, fault: CloudFault) -> None:
         """Be without a connection, and see to getting another."""
@@ -274,8 +266,9 @@ class AgentLinkActor(EdgeActor):
         self._end_quality(_lost(fault))
         if self._connection is not None:
             self._connection.close()
-        self._connection = self._observer = self._reported = self._under_way = None
-        self._twin_asked = self._twin_failures = 0
+        self._connection = self._observer = None
+        self._state.lost()
+        self._twin_asked = self._twin_failures = self._report_asked = 0
         self._is_up = False
         self._failures += 1
         # One refusal is none yet: at the first start the registry is just being told the keys.
@@ -329,7 +322,7 @@ class AgentLinkActor(EdgeActor):
             log.info("the agent's link to %s is up", self._host_name)
         self._fault = self._told = None
         self._failures = self._twin_asked = self._twin_failures = 0
-        self._reported = _values(twin["reported"])
+        self._state.read(_values(twin["reported"]))
         self._desired, self._version = _values(twin["desired"]), twin["desired"]["$version"]
         self._tell_desired()
         self._report()
@@ -364,7 +357,7 @@ class AgentLinkActor(EdgeActor):
     # reported properties
 
     def on_report_state(self, message: ReportState) -> None:
-        self._state = msgspec.json.decode(message.state)
+        self._state.shall_be(msgspec.json.decode(message.state))
         self._edge_stops = message.is_last
         self._report()
 
@@ -374,38 +367,32 @@ class AgentLinkActor(EdgeActor):
 
     def _report(self) -> None:
         """Send what the cloud has not, one patch at a time, unless the last one was a moment ago."""
-        state, reported = self._state, self._reported
-        if state is None or reported is None or self._under_way or self._connection is None:
-            return
-        patch = difference(reported, state)
-        if not patch or state == self._refused:
+        patch = self._state.patch()
+        if not patch or self._connection is None:
             self._stop_when_told()
             return
-        wait_s = self._next_report_s - self.clock.monotonic_s()
+        wait_s = self._state.wait_s(self.clock.monotonic_s())
         if wait_s > 0 and not self._stopping:
             if not self._report_timer:
                 self._report_timer = self.set_timer(wait_s, ReportDueAgain())
             return
-        self._next_report_s = self.clock.monotonic_s() + REPORT_SPACING_S
-        self._under_way = next(self._numbers), state
-        self._connection.patch_reported(self._under_way[0], msgspec.json.encode(patch))
+        self._state.sent(self.clock.monotonic_s())
+        self._report_asked = next(self._numbers)
+        self._connection.patch_reported(self._report_asked, msgspec.json.encode(patch))
 
     def _report_failed(self, fault: CloudFault) -> None:
-        assert self._under_way is not None
-        state = self._under_way[1]
-        self._under_way = None
+        self._report_asked = 0
         log.warning("what %s reports is not taken: %s", self._agent_id, fault.reason)
+        self._state.failed(is_final(fault.kind))
         if is_final(fault.kind):
-            self._refused = state
             self._stop_when_told()
             return
         # It may have arrived; what the cloud has is read before the next one is sent.
-        self._reported = None
         self._failures += 1
         self.set_timer(max(1.0, retry_s(fault.kind, self._failures, random.random())), TwinDue())
 
     def _stop_when_told(self) -> None:
-        if self._stopping and (self._reported is None or not self._under_way):
+        if self._stopping and not self._state.is_owed_an_answer:
             self.context.ready_to_stop()
 
     # quality telemetry

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Collection, Iterable
 from typing import ClassVar, Final
 
+from actors.addresses import HUB
 from actors.agent.module_report import ModuleReported
 from actors.agent.planner import CommandKind, CurrentModule, plan
 from actors.agent.readiness import waited_for
@@ -52,7 +53,6 @@ from messaging.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
 
-HUB_PROCESS: Final = "hub"
 ENSURE_LIMIT_S: Final = 10.0
 RETRY_S: Final = 1.0
 
@@ -397,7 +397,7 @@ class ModuleTree(EdgeActor):
                 runtime=self._runtime,
                 records=self._records,
                 stop_grace_s=self._hub_grace_s if name == EDGE_HUB else self._stop_grace_s,
-                process=HUB_PROCESS if name == EDGE_HUB else "",
+                process=HUB if name == EDGE_HUB else "",
             )
 
         self._children.append(name)

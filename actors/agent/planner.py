@@ -97,19 +97,6 @@ def plan(
     return tuple(commands)
 
 
-def plan_shutdown(current: Iterable[CurrentModule]) -> tuple[Command, ...]:
-    """Return the commands that stop every module, last started first, so that edgeHub outlives its clients.
-
-    A module at rest gets a command too, to keep its supervisor from starting it in the meantime.
-    """
-    modules = [module for module in current if module.name != EDGE_AGENT]
-    modules.sort(key=lambda module: (module.startup_order, _hub_first(module.name)), reverse=True)
-    return tuple(
-        Command(CommandKind.STOP, module.name, module.startup_order, "the edge is stopping")
-        for module in modules
-    )
-
-
 def _group(
     order: int, names: list[str], wanted: Mapping[str, ModuleSpec], existing: Mapping[str, CurrentModule]
 ) -> list[Command]:

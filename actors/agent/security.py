@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from actors.addresses import AGENT
+from actors.addresses import AGENT, HUB, IDENTITIES
 from actors.agent.certificate_ends import DAY_S, remark
 from actors.agent.module_report import ModuleReported
 from actors.agent.registry import RegistrySynced, SyncRegistry
@@ -33,8 +33,6 @@ from messaging.lifecycle import PeerDown, PeerUp, RequestFailed
 
 log = logging.getLogger(__name__)
 
-HUB: Final = "hub"
-HUB_IDENTITIES: Final = "hub/identities"
 CLOUD_LIMIT_S: Final = 5.0  # how long modules that are new wait for the cloud, and clients that it may know
 LONGEST_WAIT_S: Final = 24 * 3600.0  # the clock may be set meanwhile
 RETRY_S: Final = 3600.0
@@ -339,7 +337,7 @@ class SecurityActor(EdgeActor):
         """Send all there is; a hub that is not up gets them when it is."""
         if self._hub_is_up:
             self._told = self._security.identities()
-            self.tell(HUB_IDENTITIES, self._identities())
+            self.tell(IDENTITIES, self._identities())
 
     def _identities(self) -> Identities:
         known = self._security.identities()

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+from actors.addresses import BROKER, HUB_CLIENT, IDENTITIES
 from actors.broker.bridge import Bridge
 from actors.broker.bridge_messages import (
     Bridges,
@@ -80,21 +81,15 @@ class BridgesActor(EdgeActor):
         device_id: str,
         ports: BridgePorts,
         *,
-        broker: str,
-        identities: str,
-        hub_client: str,
         specs: Sequence[BridgeSpec] = (),
         stands: Stands | None = None,
     ) -> None:
-        """Take the addresses of who does what, and the bridges of the deployment when the hub started.
+        """Keep what is needed, and the bridges of the deployment when the hub started.
 
         In `stands` it says what they stand at; None: nobody wants to know.
         """
         self._device_id = device_id
         self._ports = ports
-        self._broker = broker
-        self._identities = identities
-        self._hub_client = hub_client
         self._specs = tuple(specs)
         self._stands = stands
         self._store: BridgeStore | None = None
@@ -112,7 +107,7 @@ class BridgesActor(EdgeActor):
     def on_start(self) -> None:
         self._number = next(_joins)
         self._store = self._ports.open_store()
-        self.tell(self._broker, Watch())
+        self.tell(BROKER, Watch())
         left = [BridgeSpec(endpoint) for endpoint in self._kept.endpoints()]
         known = {spec.endpoint for spec in self._specs}
         self._set((*self._specs, *(spec for spec in left if spec.endpoint not in known)))
@@ -129,7 +124,7 @@ class BridgesActor(EdgeActor):
         return {"bridges": [bridge.shown() for bridge in self._bridges.values()]}
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
-        if message.address == self._broker:
+        if message.address == BROKER:
             self._number = next(_joins)
             self._published.clear()
             for bridge in self._bridges.values():
@@ -167,7 +162,7 @@ class BridgesActor(EdgeActor):
         level = logging.WARNING if waiting else logging.INFO
         log.log(level, "bridge '%s': ended, with %d messages that nobody waits for", bridge.endpoint, waiting)
         client_id = client_id_of(self._device_id, bridge.endpoint)
-        self.tell(self._broker, LeaveBroker(client_id))
+        self.tell(BROKER, LeaveBroker(client_id))
         del self._bridges[bridge.endpoint], self._endpoints[client_id]
 
     # time
@@ -196,7 +191,7 @@ class BridgesActor(EdgeActor):
         )
         if report != self._reported:
             self._reported = report
-            self.tell(self._hub_client, report)
+            self.tell(HUB_CLIENT, report)
 
     def on_bridge_due(self, message: BridgeDue) -> None:
         self._due(message.endpoint)
@@ -260,22 +255,20 @@ class BridgesActor(EdgeActor):
     # Host
 
     def subscribe_locally(self, endpoint: str, filters: Sequence[str]) -> None:
-        self.tell(
-            self._broker, JoinBroker(client_id_of(self._device_id, endpoint), self._number, tuple(filters))
-        )
+        self.tell(BROKER, JoinBroker(client_id_of(self._device_id, endpoint), self._number, tuple(filters)))
 
     def publish_locally(self, endpoint: str, messages: Sequence[Publish]) -> None:
         client_id = client_id_of(self._device_id, endpoint)
         for part in parts((one.topic, one.payload, one.qos, one.retain) for one in messages):
             asked = PublishToBroker(client_id, part)
-            self._published[self.request(self._broker, asked, PUBLISH_LIMIT_S)] = endpoint
+            self._published[self.request(BROKER, asked, PUBLISH_LIMIT_S)] = endpoint
 
     def acknowledge_locally(self, endpoint: str, count: int) -> None:
         client_id = client_id_of(self._device_id, endpoint)
-        self.tell(self._broker, DeliveryTaken(client_id, self._number, count))
+        self.tell(BROKER, DeliveryTaken(client_id, self._number, count))
 
     def ask_key(self, endpoint: str, identity: str, was_refused: bool) -> None:
-        asked = self.request(self._identities, GetAccess(identity, was_refused), KEY_LIMIT_S)
+        asked = self.request(IDENTITIES, GetAccess(identity, was_refused), KEY_LIMIT_S)
         self._keys_asked[asked] = endpoint
 
     def flush_soon(self) -> None:

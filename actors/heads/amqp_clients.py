@@ -28,6 +28,7 @@ from messaging.amqp.addresses import (
     is_paired,
     parse_address,
     parse_link_properties,
+    replaced_by,
     settlement_of,
 )
 from messaging.amqp.conditions import DETACH_FORCED, RESOURCE_LIMIT_EXCEEDED, UNAUTHORIZED_ACCESS, Refusal
@@ -38,10 +39,6 @@ log = logging.getLogger(__name__)
 
 _REQUESTS: Final = (LinkKind.TWIN_REQUESTS, LinkKind.METHOD_RESPONSES)
 _REPLIES: Final = (LinkKind.TWIN_ANSWERS, LinkKind.METHOD_CALLS)
-_PAIRS: Final = (
-    {LinkKind.TWIN_REQUESTS, LinkKind.TWIN_ANSWERS},
-    {LinkKind.METHOD_RESPONSES, LinkKind.METHOD_CALLS},
-)
 _EXPIRED: Final = "what it proved itself with has expired: its token, or its certificate"
 
 AskIdentities = Callable[[AmqpConnection, Authenticate, Callable[[Verdict], None]], None]
@@ -125,12 +122,12 @@ class AmqpClients:
 
     def _attach(self, client: AmqpClient, link: Link, wanted: DeviceLink, properties: LinkProperties) -> None:
         kind, channel = wanted.kind, properties.channel
-        for other in list(client.links.values()):
-            is_other_pair = other.channel != channel and any({kind, other.kind} <= pair for pair in _PAIRS)
-            if other.kind is kind or is_other_pair:
-                reason = f"another link for {kind.value} of '{client.client_id}' was attached"
-                other.link.detach(DETACH_FORCED, Refusal(DETACH_FORCED, reason).description)
-                self._drop(other)
+        channels = {other: its.channel for other, its in client.links.items()}
+        for replaced in replaced_by(kind, channel, channels):
+            one = client.links[replaced]
+            reason = f"another link for {kind.value} of '{client.client_id}' was attached"
+            one.link.detach(DETACH_FORCED, Refusal(DETACH_FORCED, reason).description)
+            self._drop(one)
         if properties.model_id:
             client.model_id = properties.model_id
         settlement = settlement_of(kind)

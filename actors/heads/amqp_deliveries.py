@@ -87,12 +87,9 @@ class AmqpDeliveries:
                 self._attached.attach(endpoint_id, link)
 
     def store_restarted(self) -> None:
-        """The store has forgotten who takes what."""
+        """The store has forgotten who takes what, and sends what was not delivered: all but new to us."""
         for endpoint_id, link in self._attached.all():
-            writer = link.writers[endpoint_id]
-            link.forget(endpoint_id)
-            link.writers[endpoint_id] = writer
-            self._attached.attach(endpoint_id, link)
+            self._attached.attach_again(endpoint_id, link.positions_of(endpoint_id))
 
     def ready(self, message: Ready) -> MessageLink | None:
         """Take messages of an endpoint; return the link on which they go out."""
@@ -100,7 +97,12 @@ class AmqpDeliveries:
         if link is None:
             return None
         endpoint_id = message.endpoint_id
-        for position, headers, entries in self._attached.in_time(message):
+        runs, again = self._attached.without_had(message)
+        if again:  # what has been answered meanwhile will not be a second time
+            has = link.positions_of(endpoint_id)
+            answered = [(position, position) for position in again if position not in has]
+            self._attached.tell_delivered({endpoint_id: answered} if answered else {})
+        for position, headers, entries in self._attached.in_time(endpoint_id, runs):
             for at, (index, body) in enumerate(entries, position):
                 link.waiting.append(Waiting(endpoint_id, at, headers[index], body))
         self.pump(link)

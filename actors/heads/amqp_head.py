@@ -20,6 +20,7 @@ import itertools
 import logging
 from typing import Any, Final
 
+from actors.addresses import HUB_CLIENT, IDENTITIES, METHODS, ROUTER, STORE, TWINS, UPSTREAM
 from actors.heads.amqp_clients import AmqpClients, names
 from actors.heads.amqp_connection import AmqpClient, AmqpConnection
 from actors.heads.amqp_deliveries import AmqpDeliveries
@@ -33,6 +34,7 @@ from actors.heads.forgetting import when_forgotten
 from actors.heads.intake import STORE_LIMIT_S
 from actors.heads.presence import Presence
 from actors.heads.protocol_head import ProtocolHead
+from actors.heads.readers import ReadOn
 from actors.hub.client_services import CallMethod, DesiredPatch, ForgetIdentity, ForgetTwin, GaveWay, GiveWay
 from actors.hub.identity_messages import IdentityRevoked
 from actors.hub.router import Endpoints, ListEndpoints
@@ -74,42 +76,31 @@ class AmqpHead(ProtocolHead):
         listener: Listener,
         device_id: str,
         *,
-        store: str,
-        router: str,
-        identities: str,
-        twins: str,
-        methods: str,
-        cloud: str,
-        hub_client: str,
         environment: HubEnvironment,
         connected: ConnectedClients,
     ) -> None:
-        """Take the listener, the addresses of who does what, settings, and what heads share."""
+        """Take the listener, settings, and what heads share."""
         super().__init__()
         self._listener = listener
-        self._store = store
-        self._router = router
-        self._identities = identities
-        self._twins = twins
         self._environment = environment
         self._connected = connected
         self._numbers = itertools.count(1)
         self._connections: dict[int, AmqpConnection] = {}
         self._touched: set[AmqpConnection] = set()  # for which there is something to write
-        self._presence = Presence(self, twins, methods, cloud, hub_client)
-        self._telemetry = Telemetry(self, router, connected.next_number, device_id, self._detach)
+        self._presence = Presence(self, TWINS, METHODS, UPSTREAM, HUB_CLIENT)
+        self._telemetry = Telemetry(self, ROUTER, connected.next_number, device_id, self._detach)
         self._deliveries = AmqpDeliveries(
             self,
-            store,
+            STORE,
             connected.next_number,
             environment.max_pending_outbound_messages,
             environment.message_ack_timeout_s,
             connected.metrics,
         )
-        self._services = AmqpServices(self, twins, methods, self._presence, self.ask, self._touch_client)
+        self._services = AmqpServices(self, TWINS, METHODS, self._presence, self.ask, self._touch_client)
         self._tokens = AmqpTokens(
             self,
-            identities,
+            IDENTITIES,
             self.ask,
             renewed=lambda connection: self._clients.renew(connection),
             handle=self._handle,
@@ -134,9 +125,9 @@ class AmqpHead(ProtocolHead):
 
     def on_start(self) -> None:
         self._connected.head_started(self.address, self.clock.monotonic_s())
-        for address in (self._store, self._router, self._identities):
+        for address in (STORE, ROUTER, IDENTITIES):
             self.tell(address, Watch())
-        self.tell(self._router, ListEndpoints())
+        self.tell(ROUTER, ListEndpoints())
         self._presence.started()
         self.set_timer(TICK_S, AmqpTick())
         self._listener.open(self)
@@ -153,10 +144,10 @@ class AmqpHead(ProtocolHead):
         self._flush()
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
-        if message.address == self._store:
+        if message.address == STORE:
             self._deliveries.store_restarted()
-        elif message.address == self._router:
-            self.tell(self._router, ListEndpoints())
+        elif message.address == ROUTER:
+            self.tell(ROUTER, ListEndpoints())
         else:
             self._presence.restarted(message.address, self._clients.connected())
 
@@ -302,8 +293,8 @@ class AmqpHead(ProtocolHead):
         """Have store and twins forget it at once: what a client of the same name says comes behind."""
         self.on_identity_revoked(IdentityRevoked(message.identity))
         forgotten = when_forgotten(self, message.identity, self.envelope)
-        self.ask(self._store, ForgetClient(message.identity), STORE_LIMIT_S, forgotten)
-        self.ask(self._twins, ForgetTwin(message.identity), TWIN_LIMIT_S, forgotten)
+        self.ask(STORE, ForgetClient(message.identity), STORE_LIMIT_S, forgotten)
+        self.ask(TWINS, ForgetTwin(message.identity), TWIN_LIMIT_S, forgotten)
 
     def on_give_way(self, message: GiveWay) -> None:
         reason = "the same identity has connected over another protocol"
@@ -361,6 +352,9 @@ class AmqpHead(ProtocolHead):
         link = self._deliveries.ready(message)
         if link is not None:
             self._touched.add(link.connection)
+
+    def on_read_on(self, message: ReadOn) -> None:
+        self._telemetry.read_on()
 
     def on_stored(self, message: Stored) -> None:
         for link in self._telemetry.stored(message.batches):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -169,6 +170,11 @@ class MessageLink(ClientLink):
         for one in [one for one in self.in_flight if one.endpoint_id == endpoint_id]:
             del self.in_flight[one]
         self.writers.pop(endpoint_id, None)
+
+    def positions_of(self, endpoint_id: str) -> set[int]:
+        """Return the positions of an endpoint that are to be sent, or to be answered."""
+        everything = chain(self.waiting, self.refused, self.in_flight)
+        return {one.position for one in everything if one.endpoint_id == endpoint_id}
 
     def take_back(self, one: Waiting) -> None:
         """It is not in flight any more, and will be sent again."""

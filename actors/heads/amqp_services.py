@@ -6,7 +6,7 @@ Source: spec sheet hub-protocols.md section 3.7
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from actors.heads.amqp_connection import AmqpClient
@@ -183,7 +183,3 @@ class AmqpServices:
     def _passed_over(self, link: RequestLink, reason: str) -> None:
         log.warning("%s: %s", link.client.client_id, reason)
         link.answered()
-
-    def introduce_again(self, service: str, clients: Iterable[AmqpClient]) -> None:
-        """A service may have forgotten who there is."""
-        self._presence.restarted(service, clients)

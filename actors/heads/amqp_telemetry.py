@@ -14,6 +14,7 @@ from collections.abc import Callable
 from actors.heads.amqp_connection import AmqpClient, AmqpConnection
 from actors.heads.amqp_links import EventsLink
 from actors.heads.intake import STORE_LIMIT_S, Batch, Intake
+from actors.heads.readers import Readers
 from actors.kernel.base import EdgeActor
 from messaging.amqp.addresses import LinkKind
 from messaging.amqp.conditions import CONTAINER_THROTTLED, TIMEOUT, Refusal
@@ -35,6 +36,7 @@ class Telemetry:
         self._next_id = next_id
         self._edge_device_id = edge_device_id
         self._intake = Intake(head, router, next_id)
+        self._readers = Readers(head)
         self._detach = detach
 
     @property
@@ -70,16 +72,24 @@ class Telemetry:
         for link in links:
             batch, link.batch = link.batch, Batch()
             self._intake.publish(link, batch)
+            if batch.entries:
+                self._readers.has_read(link, len(batch.entries), batch.size_bytes)
 
     def stored(self, batch_ids: tuple[int, ...]) -> list[EventsLink]:
         """These batches are on disk; return whose they were."""
         links: list[EventsLink] = self._intake.stored(batch_ids)
         for link in links:
             self._end_if_failed(link)
+        self._readers.committed()
         return links
+
+    def read_on(self) -> None:
+        """The timer of those who are read by turns."""
+        self._readers.read_on()
 
     def failed(self, batch_id: int, reason: str) -> EventsLink | None:
         """A batch was not stored; return whose it was. All behind it is refused by the store, too."""
+        self._readers.committed()
         link: EventsLink | None = self._intake.failed(batch_id)
         if link is not None:
             self._fail(link, Refusal(CONTAINER_THROTTLED, f"a message was not stored: {reason}"))
@@ -101,6 +111,7 @@ class Telemetry:
         """The link has ended: nothing of it is accepted any more, though it may be stored."""
         link.connection.events_links.discard(link)
         self._intake.forget(link)
+        self._readers.forget(link)
 
     def _fail(self, link: EventsLink, refusal: Refusal) -> None:
         if link.failure is None:

@@ -6,13 +6,16 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
+from actors.heads.readers import ENOUGH_BYTES
 from actors.hub import c2d_queues
 from actors.kernel.base import EdgeActor
 from actors.store.messages import Attach, Delivered, Detach, Expired, Ready, Undeliverable
+from actors.store.stored import Run
 
 log = logging.getLogger(__name__)
 
-WINDOW_BYTES: Final = 1024 * 1024
+# A consumer answers some commits later, and keeps up with what comes in by as many times the bytes of one.
+WINDOW_BYTES: Final = 4 * ENOUGH_BYTES
 C2D_WINDOW_MESSAGES: Final = 1  # hub-protocols.md section 1.14
 
 Range = tuple[int, int]  # first and last position, both included
@@ -30,6 +33,8 @@ class AttachedEndpoints(Generic[Taker]):
         self._next_id = next_id
         self._window_messages = window_messages
         self._takers: dict[str, tuple[int, Taker]] = {}  # by endpoint, with the number of the attachment
+        # By endpoint: what its taker had when the store restarted. That sends it once more, or never again.
+        self._had: dict[str, set[int]] = {}
 
     def endpoint_ids(self) -> tuple[str, ...]:
         """Return the endpoints that somebody takes messages from."""
@@ -52,13 +57,20 @@ class AttachedEndpoints(Generic[Taker]):
         """Have the messages of an endpoint sent to this taker, from the first that was not delivered."""
         attachment = self._next_id()
         self._takers[endpoint_id] = (attachment, taker)
+        self._had.pop(endpoint_id, None)
         one_by_one = c2d_queues.is_c2d_queue(endpoint_id)
         messages = C2D_WINDOW_MESSAGES if one_by_one else self._window_messages
         self._head.tell(self._store, Attach(endpoint_id, attachment, messages, WINDOW_BYTES))
 
+    def attach_again(self, endpoint_id: str, had: Iterable[int]) -> None:
+        """The store has restarted, and forgotten who takes what; the taker had what is at these positions."""
+        self.attach(endpoint_id, self._takers[endpoint_id][1])
+        self._had[endpoint_id] = set(had)
+
     def detach(self, endpoint_id: str) -> None:
         """Have them sent no more; what was not delivered goes to whoever attaches next."""
         del self._takers[endpoint_id]
+        self._had.pop(endpoint_id, None)
         self._head.tell(self._store, Detach(endpoint_id))
 
     def all(self) -> list[tuple[str, Taker]]:
@@ -79,14 +91,31 @@ class AttachedEndpoints(Generic[Taker]):
         attachment = self._attachment(endpoint_id)
         self._head.tell(self._store, Undeliverable(endpoint_id, attachment, tuple(ranges)))
 
-    def in_time(self, message: Ready) -> Runs:
+    def without_had(self, message: Ready) -> tuple[Runs, list[int]]:
+        """Return the runs without what the taker had when the store restarted, and where that stands."""
+        had = self._had.get(message.endpoint_id)
+        if not had:
+            return message.runs, []
+        runs: list[Run] = []
+        again: list[int] = []
+        for run in (Run(*one) for one in message.runs):
+            begin = run.first_position
+            found = sorted(had.intersection(range(begin, run.last_position + 1)))
+            for position in (*found, run.last_position + 1):
+                part = run.cut(begin, position - 1)
+                if part is not None:
+                    runs.append(part)
+                begin = position + 1
+            again += found
+        had.difference_update(again)
+        return tuple(runs), again  # type: ignore[arg-type]
+
+    def in_time(self, endpoint_id: str, runs: Runs) -> Runs:
         """Return the runs without what the cloud wants delivered by a time that has passed.
 
         They may have waited in the store's memory, where nothing expires, for one before to be acknowledged.
         """
-        if not c2d_queues.is_c2d_queue(message.endpoint_id):
-            return message.runs
-        return self._kept(message.endpoint_id, message.runs)
+        return self._kept(endpoint_id, runs) if c2d_queues.is_c2d_queue(endpoint_id) else runs
 
     def is_in_time(self, endpoint_id: str, position: int, header: bytes, body: bytes) -> bool:
         """Say whether one message that has waited may still be delivered."""

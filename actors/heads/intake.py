@@ -17,6 +17,7 @@ from actors.hub.router import Publish
 from actors.kernel.base import EdgeActor
 
 STORE_LIMIT_S: Final = 20.0  # what is not on disk by then counts as refused
+# These bound memory; what bounds a commit is readers.py.
 CLIENT_CREDIT_BYTES: Final = 4 * 1024 * 1024  # unanswered Publish bytes of one publisher …
 HEAD_CREDIT_BYTES: Final = 16 * 1024 * 1024  # … and of all: beyond, sockets are not read
 MOST_LATE: Final = 1024  # batches of publishers that are gone
@@ -161,6 +162,7 @@ class Intake:
         """That part of a batch is on disk which went another way than to the router."""
         unanswered.waits -= 1
         self._acknowledge(publisher)
+        self._resume_readers()
 
     def failed(self, batch_id: int) -> Any:
         """Forget a batch that was not stored; return its publisher, None for one that is gone."""

@@ -349,6 +349,16 @@ class MqttClient:
             frames.append(bytes((frame[0] | _DUP,)) + frame[1:])
         return frames
 
+    def in_flight_of(self, endpoint_id: str) -> set[int]:
+        """Return the positions of an endpoint that were sent and not acknowledged."""
+        return {sent[1] for sent in self.in_flight.values() if sent[0] == endpoint_id}
+
+    def positions_of(self, endpoint_id: str) -> set[int]:
+        """Return the positions of an endpoint of which the store has not heard that they were delivered."""
+        unsaid = (one.ranges for one in self.unsaid if one.endpoint_id == endpoint_id)
+        written = (range(first, last + 1) for ranges in unsaid for first, last in ranges)
+        return self.in_flight_of(endpoint_id).union(*written)
+
     def forget_in_flight(self, endpoint_id: str) -> None:
         """The endpoint was detached: an acknowledgement that still comes means nothing any more."""
         for packet_id in [k for k, sent in self.in_flight.items() if sent[0] == endpoint_id]:

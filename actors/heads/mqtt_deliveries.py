@@ -71,10 +71,9 @@ class Deliveries:
             self._detach(endpoint_id)
 
     def store_restarted(self) -> None:
-        """The store has forgotten who takes what."""
+        """The store has forgotten who takes what, and sends what was not delivered: all but new to us."""
         for endpoint_id, client in self._attached.all():
-            client.forget_in_flight(endpoint_id)
-            self._attached.attach(endpoint_id, client)
+            self._attached.attach_again(endpoint_id, client.positions_of(endpoint_id))
 
     def acknowledged(self, by_endpoint: dict[str, list[tuple[int, int]]]) -> None:
         """A client has these messages."""
@@ -97,7 +96,11 @@ class Deliveries:
         frames: list[bytes] = []
         done: list[tuple[int, int]] = []  # QoS 0 is delivered when it is written
         poison: list[tuple[int, int]] = []
-        for run_first, headers, run_entries in self._attached.in_time(message):
+        runs, again = self._attached.without_had(message)
+        if again:  # what has been answered meanwhile will not be a second time
+            in_flight = client.in_flight_of(endpoint_id)
+            done += [(position, position) for position in again if position not in in_flight]
+        for run_first, headers, run_entries in self._attached.in_time(endpoint_id, runs):
             topics = [self._topic_of(endpoint_id, header) for header in headers]
             parts = [(run_first, run_entries)]
             if None in topics:

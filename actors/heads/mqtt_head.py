@@ -1,8 +1,8 @@
 """The MQTT protocol head: clients connect, publish, subscribe, and get what waits for them.
 
 Understands: Stored, Ready, Endpoints, Sessions, IdentityRevoked, ForgetIdentity, GiveWay, ActorRestarted,
-             Tick, CallMethod, DesiredPatch, what every ProtocolHead does; and, from its listener on the same
-             thread, connections
+             Tick, ReadOn, CallMethod, DesiredPatch, what every ProtocolHead does; and, from its listener on
+             the same thread, connections
 Tells:       hub/router (Publish, ListEndpoints), hub/store (Attach, Detach, Delivered, SaveSession, …),
              hub/identities (Authenticate), hub/twins, hub/methods, hub/upstream, hub/client, other heads
              (see client_services.py)
@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from actors.addresses import HUB_CLIENT, IDENTITIES, METHODS, ROUTER, STORE, TWINS, UPSTREAM
 from actors.broker.hub_broker import HubBroker, PolicyChanged, SessionsEnded
 from actors.broker.policy_recheck import PolicyRecheck, RecheckDue
 from actors.broker.user_topics import UserTopics
@@ -32,6 +33,7 @@ from actors.heads.mqtt_patience import keep_alive_s, wants_repetition, why_to_en
 from actors.heads.mqtt_services import Services
 from actors.heads.mqtt_sessions import Subscriptions
 from actors.heads.protocol_head import ProtocolHead
+from actors.heads.readers import Readers, ReadOn
 from actors.hub.client_services import CallMethod, DesiredPatch, ForgetIdentity, GaveWay, GiveWay
 from actors.hub.identities import AGENT_LIMIT_S
 from actors.hub.identity_messages import ACCEPTED, NOT_AUTHORIZED, TRY_AGAIN, IdentityRevoked, Verdict
@@ -83,19 +85,12 @@ class MqttHead(ProtocolHead):
         listener: Listener,
         device_id: str,
         *,
-        store: str,
-        router: str,
-        identities: str,
-        twins: str,
-        methods: str,
-        cloud: str,
-        hub_client: str,
         environment: HubEnvironment,
         connected: ConnectedClients,
         broker: HubBroker | None = None,
         read_login: ReadLogin = read_login,
     ) -> None:
-        """Take the listener, the addresses of who does what, settings, and what heads share.
+        """Take the listener, settings, and what heads share.
 
         Without a `broker` there are no topics but those of IoT Hub.
         """
@@ -105,23 +100,21 @@ class MqttHead(ProtocolHead):
         self._connected = connected
         self._listener = listener
         self._device_id = device_id
-        self._store = store
-        self._router = router
-        self._identities = identities
         self._numbers = itertools.count(1)
         self._clients: dict[int, MqttClient] = {}
         self._by_identity: dict[str, MqttClient] = {}
         self._published: dict[str, Published] = {}  # last, by identities that are not connected
         self._intake = Intake(
-            self, router, connected.next_number, environment.max_pending_inbound_acknowledgements
+            self, ROUTER, connected.next_number, environment.max_pending_inbound_acknowledgements
         )
+        self._readers = Readers(self)
         self._deliveries = Deliveries(
-            self, store, connected.next_number, self._close, environment.max_pending_outbound_messages
+            self, STORE, connected.next_number, self._close, environment.max_pending_outbound_messages
         )
-        self._services = Services(self, twins, methods, cloud, hub_client, self.ask)
+        self._services = Services(self, TWINS, METHODS, UPSTREAM, HUB_CLIENT, self.ask)
         self._topics = None if broker is None else UserTopics(self, broker)
         self._subscriptions = Subscriptions(
-            self, store, self._ask_store, self._close, self._update, self._topics
+            self, STORE, self._ask_store, self._close, self._update, self._topics
         )
         self._recheck = (
             None
@@ -133,10 +126,10 @@ class MqttHead(ProtocolHead):
 
     def on_start(self) -> None:
         self._connected.head_started(self.address, self.clock.monotonic_s())
-        for address in (self._store, self._router, self._identities):
+        for address in (STORE, ROUTER, IDENTITIES):
             self.tell(address, Watch())
         self._ask_store(LoadSessions(), self._sessions_loaded)
-        self.tell(self._router, ListEndpoints())
+        self.tell(ROUTER, ListEndpoints())
         self._services.started()
         self.set_timer(TICK_S, Tick())
 
@@ -159,10 +152,10 @@ class MqttHead(ProtocolHead):
         self._listener.open(self)
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
-        if message.address == self._store:
+        if message.address == STORE:
             self._deliveries.store_restarted()
-        elif message.address == self._router:
-            self.tell(self._router, ListEndpoints())
+        elif message.address == ROUTER:
+            self.tell(ROUTER, ListEndpoints())
         else:
             self._services.restarted(message.address, self._by_identity.values())
 
@@ -310,6 +303,8 @@ class MqttHead(ProtocolHead):
     def _take_in(self, client: MqttClient, packets: list[Packet], batch: Packets) -> None:
         """Have what a read brought brought to the disk, and answered then."""
         unanswered = self._intake.publish(client, batch, also_waits=batch.waits)
+        if batch.entries:
+            self._readers.has_read(client, len(batch.entries), batch.size_bytes)
         if batch.waits and self._topics is not None:
 
             def written(problem: str) -> None:
@@ -375,6 +370,7 @@ class MqttHead(ProtocolHead):
             self._deliveries.forget(client)
             self._services.forget(client)
         self._intake.forget(client)
+        self._readers.forget(client)
         if self._topics is not None:
             self._topics.end(client)
 
@@ -390,7 +386,7 @@ class MqttHead(ProtocolHead):
             log.warning("%s: its will is dropped: %s", client.client_id, problem)
             return
         headers, entries = tuple(batch.headers), tuple(batch.entries)
-        self.tell(self._router, Publish(client.client_id, client.epoch, client.next_index, headers, entries))
+        self.tell(ROUTER, Publish(client.client_id, client.epoch, client.next_index, headers, entries))
 
     # CONNECT
 
@@ -420,7 +416,7 @@ class MqttHead(ProtocolHead):
             else:
                 self._refuse(client, TRY_AGAIN, f"identities cannot be checked now: {answer}")
 
-        self.ask(self._identities, login.question, AGENT_LIMIT_S + 2, answered)
+        self.ask(IDENTITIES, login.question, AGENT_LIMIT_S + 2, answered)
 
     def _judged(self, client: MqttClient, login: Login, verdict: Verdict) -> None:
         if verdict.return_code != ACCEPTED:
@@ -552,6 +548,10 @@ class MqttHead(ProtocolHead):
 
     def on_stored(self, message: Stored) -> None:
         self._intake.stored(message.batches)
+        self._readers.committed()
+
+    def on_read_on(self, message: ReadOn) -> None:
+        self._readers.read_on()
 
     # services
 
@@ -566,6 +566,7 @@ class MqttHead(ProtocolHead):
             self._services.desired(client, message)
 
     def not_stored(self, batch_id: int, reason: str) -> None:
+        self._readers.committed()
         client = self._intake.failed(batch_id)
         if client is not None:
             self._close(client, f"a publish was not stored: {reason}")
@@ -574,4 +575,4 @@ class MqttHead(ProtocolHead):
         self.answered(message)
 
     def _ask_store(self, request: object, answered: Callable[[object], None]) -> None:
-        self.ask(self._store, request, STORE_LIMIT_S, answered)
+        self.ask(STORE, request, STORE_LIMIT_S, answered)

@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actors.agent_hub_messages import SECURITY, GetIdentities, Identities
+from actors.addresses import AGENT_PROCESS, SECURITY
+from actors.agent_hub_messages import GetIdentities, Identities
 from actors.hub import identity_changes, verdicts
 from actors.hub.client_services import ForgetIdentity, IdentityForgotten
 from actors.hub.identity import CERTIFICATES, HubIdentity, KnownIdentities
@@ -42,7 +43,6 @@ from messaging.lifecycle import DeadlinePassed, PeerDown, PeerUp, RequestFailed
 
 log = logging.getLogger(__name__)
 
-AGENT: Final = "agent"
 AGENT_LIMIT_S: Final = 20.0  # how long a CONNECT waits for identities before it is told to try again
 REFRESH_SPACING_S: Final = 120.0  # between two questions about one identity; hub-protocols.md section 5.3
 MOST_ASKED_FOR: Final = (
@@ -120,7 +120,7 @@ class IdentityActor(EdgeActor):
                 self._forgetting = {identity: set(self._heads) for identity in stored.left}
                 self.set_timer(FORGET_AGAIN_S, ForgetAgain())  # until then the heads are there
                 self._forget_timer = True
-        self.context.watch_peer(AGENT)
+        self.context.watch_peer(AGENT_PROCESS)
 
     def on_peer_up(self, message: PeerUp) -> None:
         self._agent_is_up = True

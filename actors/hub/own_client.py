@@ -23,8 +23,8 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.addresses import AGENT, AGENT_PROCESS, IDENTITIES, METHODS, ROUTER, SECURITY, TWINS, UPSTREAM
 from actors.agent_hub_messages import (
-    SECURITY,
     Clients,
     GetIdentities,
     HubDesiredArrived,
@@ -61,12 +61,11 @@ from messaging.twin import Json, difference, merge
 
 log = logging.getLogger(__name__)
 
-AGENT_PROCESS: Final = "agent"
-AGENT: Final = "agent/agent"
 TWIN_LIMIT_S: Final = 20.0
 AGENT_LIMIT_S: Final = 10.0
 REFRESH: Final = "refreshdevicescopeidentitycache"
 PING: Final = "ping"
+_SERVICES: Final = (TWINS, METHODS, UPSTREAM)  # that know clients
 _WANTS: Final = (Feature.DESIRED_PROPERTIES.name, Feature.METHODS.name)
 
 
@@ -88,20 +87,10 @@ class HubClientActor(EdgeActor):
         self,
         device_id: str,
         *,
-        twins: str,
-        methods: str,
-        cloud: str,
-        router: str,
-        identities: str,
         report_s: float,
     ) -> None:
-        """Take the addresses of who does what, and the least time between two reports."""
+        """Keep of which edge this is the hub, and the least time between two reports."""
         self._identity = Identity(device_id, "$edgeHub").id
-        self._twins = twins
-        self._methods = methods
-        self._services = (twins, methods, cloud)
-        self._router = router
-        self._identities = identities
         self._report_s = report_s
         self._next_report_s = 0.0  # monotonic, not earlier
         self._timer = False
@@ -121,12 +110,12 @@ class HubClientActor(EdgeActor):
     # life
 
     def on_start(self) -> None:
-        for service in self._services:
+        for service in _SERVICES:
             self.tell(service, Watch())
             self.tell(service, HeadStarted())
             self._introduce(service)
-        self.tell(self._router, Watch())
-        self.tell(self._router, ListEndpoints())
+        self.tell(ROUTER, Watch())
+        self.tell(ROUTER, ListEndpoints())
         self.context.watch_peer(AGENT_PROCESS)
         self._ask_twin()
 
@@ -138,9 +127,9 @@ class HubClientActor(EdgeActor):
         self._agent_is_up = False
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
-        if message.address == self._router:
-            self.tell(self._router, ListEndpoints())
-        elif message.address in self._services:
+        if message.address == ROUTER:
+            self.tell(ROUTER, ListEndpoints())
+        elif message.address in _SERVICES:
             self._introduce(message.address)
 
     def describe(self) -> dict[str, Any]:
@@ -151,7 +140,7 @@ class HubClientActor(EdgeActor):
         self.tell(service, ClientChanged(self._identity, _WANTS))
 
     def _ask_twin(self) -> None:
-        self._twin_asked = self.request(self._twins, GetTwin(self._identity), TWIN_LIMIT_S)
+        self._twin_asked = self.request(TWINS, GetTwin(self._identity), TWIN_LIMIT_S)
 
     # clients of all heads
 
@@ -197,7 +186,7 @@ class HubClientActor(EdgeActor):
 
     def on_endpoints(self, message: Endpoints) -> None:
         """The routes may have changed."""
-        self.tell(self._router, ListRoutes())
+        self.tell(ROUTER, ListRoutes())
 
     def on_routes(self, message: Routes) -> None:
         self._bad_routes = [(name, problem) for name, _, problem, _, _ in message.bad]
@@ -260,7 +249,7 @@ class HubClientActor(EdgeActor):
         if patch:
             self._next_report_s = self.clock.monotonic_s() + self._report_s
             asked = PatchReported(self._identity, msgspec.json.encode(patch))
-            self._under_way = self.request(self._twins, asked, TWIN_LIMIT_S), report
+            self._under_way = self.request(TWINS, asked, TWIN_LIMIT_S), report
 
     def _report_soon(self) -> None:
         if not self._timer:
@@ -312,11 +301,11 @@ class HubClientActor(EdgeActor):
             self._refreshing[asked] = message.request_id
 
     def on_identities(self, message: Identities) -> None:
-        self.tell(self._identities, message)
+        self.tell(IDENTITIES, message)
         call = self._refreshing.pop(self.envelope.correlation_id, None)
         if call is not None:
             self._answer(call, 200)
 
     def _answer(self, request_id: str, status: int, reason: str = "") -> None:
         payload = msgspec.json.encode({"message": reason}) if reason else b"null"
-        self.tell(self._methods, MethodAnswered(self._identity, request_id, status, payload))
+        self.tell(METHODS, MethodAnswered(self._identity, request_id, status, payload))

@@ -15,16 +15,13 @@ from actors.addresses import (
     AGENT_PROCESS,
     AMQP,
     BRIDGES,
-    BROKER,
     HUB,
-    HUB_CLIENT,
     IDENTITIES,
     METHODS,
     METRICS_OF_AGENT,
     MQTT,
     ROUTER,
     STORE,
-    TWINS,
     UPSTREAM,
 )
 from actors.broker.hub_broker import HubBroker
@@ -50,7 +47,8 @@ from actors.ports.storage import BrokerStore, MessageStore, TwinStore
 from actors.store.append_guard import AppendGuard
 from actors.store.store import StoreActor
 from actors.upstream.connection import CloudConnections
-from actors.upstream.switchboard import LinkLimits, Where
+from actors.upstream.switchboard import Where
+from actors.upstream.upkeep import LinkLimits
 from actors.upstream.upstream import UpstreamActor
 from messaging.broker.config import BrokerConfig, BrokerSpec, compiled
 from messaging.kinds import message
@@ -161,13 +159,8 @@ class HubRootActor(RootActor):
                     config.iothub_hostname,
                     config.device_id,
                     cloud_ca_pem,
-                    IDENTITIES,
                     config.cloud_https_port,
                 ),
-                store=STORE,
-                router=ROUTER,
-                twins=TWINS,
-                methods=METHODS,
                 limits=limits,
                 metrics=metrics,
             )
@@ -187,9 +180,6 @@ class HubRootActor(RootActor):
             return BridgesActor(
                 config.device_id,
                 bridge_ports(),
-                broker=BROKER,
-                identities=IDENTITIES,
-                hub_client=HUB_CLIENT,
                 specs=broker.config.bridges,
                 stands=stands,
             )
@@ -198,13 +188,6 @@ class HubRootActor(RootActor):
             return MqttHead(
                 mqtt_listener,
                 config.device_id,
-                store=STORE,
-                router=ROUTER,
-                identities=IDENTITIES,
-                twins=TWINS,
-                methods=METHODS,
-                cloud=UPSTREAM,
-                hub_client=HUB_CLIENT,
                 environment=environment,
                 connected=connected,
                 broker=broker,
@@ -216,13 +199,6 @@ class HubRootActor(RootActor):
             return AmqpHead(
                 amqp_listener,
                 config.device_id,
-                store=STORE,
-                router=ROUTER,
-                identities=IDENTITIES,
-                twins=TWINS,
-                methods=METHODS,
-                cloud=UPSTREAM,
-                hub_client=HUB_CLIENT,
                 environment=environment,
                 connected=connected,
             )
@@ -237,11 +213,6 @@ class HubRootActor(RootActor):
         def hub_client() -> HubClientActor:
             return HubClientActor(
                 config.device_id,
-                twins=TWINS,
-                methods=METHODS,
-                cloud=UPSTREAM,
-                router=ROUTER,
-                identities=IDENTITIES,
                 report_s=environment.reported_properties_sync_s,
             )
 

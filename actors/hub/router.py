@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from actors.agent_hub_messages import Routes, SetRoutes, set_routes
@@ -26,7 +27,13 @@ from messaging.identity import Identity
 from messaging.kinds import data_message, message
 from messaging.lifecycle import ActorRestarted, Watch
 from messaging.message import Message, decode_header, sender_of
-from messaging.routing.route import DEFAULT_PRIORITY, CompiledRoute, CompiledRoutes, compile_route
+from messaging.routing.route import (
+    DEFAULT_PRIORITY,
+    CompiledRoute,
+    CompiledRoutes,
+    EndpointMatch,
+    compile_route,
+)
 from messaging.text import quoted
 from messaging.upstream_queues import UPSTREAM, upstream_queue
 
@@ -34,6 +41,7 @@ log = logging.getLogger(__name__)
 
 # Senders choose headers (message ids!), so what is remembered is bounded.
 REMEMBERED_HEADERS: Final = 4096
+REMEMBERED_ASKS: Final = 256
 LONGEST_REMEMBERED_BYTES: Final = 2048
 
 # What stands for sender and route in the trail of a message from the cloud.
@@ -98,6 +106,7 @@ class RouterActor(EdgeActor):
         self._bad: tuple[tuple[str, str, str, int, int], ...] = ()
         self._ttl_s: float | None = None
         self._known: dict[bytes, Way] = {}
+        self._asks: dict[bytes, Callable[[bytes], Way]] = {}  # of headers whose messages go by their bodies
         self._trail = trail
         self._listeners: set[str] = set()
         self._epochs = itertools.count(1)
@@ -138,6 +147,7 @@ class RouterActor(EdgeActor):
         self._bad = tuple(bad)
         self._ttl_s = self._kept.now.ttl_s
         self._known.clear()
+        self._asks.clear()
         self._tell_store()
 
     def _tell_store(self) -> None:
@@ -184,15 +194,30 @@ class RouterActor(EdgeActor):
 
     def _publish_by_body(self, message: Publish) -> None:
         """Route each message by itself: some condition looks at the body."""
-        decoded = [(header, decode_header(header, b"")) for header in message.headers]
-        routed: dict[tuple[bytes, Way], int] = {}
+        asks = [self._by_body(header) for header in message.headers]
+        routed: list[tuple[bytes, Way]] = []
+        places: dict[tuple[int, int], int] = {}  # the same way may be made twice, which costs a header more
         entries = []
         for index, body in message.entries:
-            header, empty = decoded[index]
-            whole = Message(empty.source, empty.properties, empty.system_properties, body)
-            to = routed.setdefault((header, self._way(header, whole)), len(routed))
-            entries.append((to, body))
-        self._append(message, list(routed), tuple(entries))
+            way = asks[index](body)
+            place = places.setdefault((index, id(way)), len(routed))
+            if place == len(routed):
+                routed.append((message.headers[index], way))
+            entries.append((place, body))
+        self._append(message, routed, tuple(entries))
+
+    def _by_body(self, header: bytes) -> Callable[[bytes], Way]:
+        """Return what says where messages with this header go."""
+        ask = self._asks.get(header)
+        if ask is None:
+            empty = decode_header(header, b"")
+            self._metrics.saw(header, empty)
+            ask = self._compiled.by_body(empty, partial(self._way_to, header, empty))
+            if len(header) <= LONGEST_REMEMBERED_BYTES:
+                if len(self._asks) >= REMEMBERED_ASKS:
+                    self._asks.clear()
+                self._asks[header] = ask
+        return ask
 
     def _route_around_poison(self, message: Publish) -> None:
         """Route each message by itself; one for which that fails goes nowhere, and among the dead letters.
@@ -235,7 +260,9 @@ class RouterActor(EdgeActor):
 
     def _way(self, header: bytes, message: Message) -> Way:
         self._metrics.saw(header, message)
-        found = self._compiled.endpoints_of(message)
+        return self._way_to(header, message, self._compiled.endpoints_of(message))
+
+    def _way_to(self, header: bytes, message: Message, found: tuple[EndpointMatch, ...]) -> Way:
         matches = tuple(
             (
                 self._queue(match.endpoint.id, message),

@@ -38,7 +38,9 @@ from actors.hub.client_services import (
     TwinForgotten,
     TwinRefused,
 )
+from actors.hub.desired_followers import DesiredFollowers
 from actors.hub.router import Publish
+from actors.hub.twin_change import change_header
 from actors.hub.twin_record import TwinRecord
 from actors.kernel.base import EdgeActor
 from actors.metrics.hub_metrics import OFF, HubMetrics
@@ -55,14 +57,11 @@ from actors.upstream.messages import (
     SendReported,
     WatchLink,
 )
-from messaging import system_properties as names
 from messaging.envelope import Envelope
 from messaging.errors import IotHubError, StoreError
 from messaging.identity import Identity
 from messaging.kinds import message
 from messaging.lifecycle import ActorRestarted, DeadlinePassed, RequestFailed, Watch
-from messaging.message import TWIN_CHANGE, encode_header, source_path
-from messaging.time_text import iso_utc
 from messaging.topics import Feature
 from messaging.twin import Json, difference
 
@@ -72,7 +71,6 @@ CLOUD_LIMIT_S: Final = 10.0  # for one answer of the cloud; a client that asks f
 ROUTE_LIMIT_S: Final = 10.0  # for a change to be on disk as a message; the client that made it waits for that
 RETRY_S: Final = 30.0  # after a failure, unless the link comes back earlier
 MOST_REMEMBERED: Final = 500  # twins in memory, of up to 72 KiB; the others are read again when needed
-MOST_UNTAKEN: Final = 16  # patches of one client that are followed; of older ones the next one tells
 _FAILED: Final = 500
 
 
@@ -107,10 +105,7 @@ class TwinActor(EdgeActor):
         self._records: dict[str, TwinRecord] = {}
         self._changed: dict[str, TwinRecord] = {}  # in this turn
         self._after: list[tuple[Envelope | None, Callable[[], None]]] = []  # once that is on disk
-        self._clients: dict[str, tuple[str, bool]] = {}  # identity → its head, whether it wants patches
-        self._sent: dict[
-            str, dict[int, Json]
-        ] = {}  # by version, what a client was sent and has not taken yet
+        self._followers = DesiredFollowers()
         self._is_up = False
         self._under_way: dict[str, int] = {}  # identity → correlation id of what the cloud was asked
         self._stale: set[str] = set()  # of these the cloud's copy is wanted
@@ -168,21 +163,17 @@ class TwinActor(EdgeActor):
         self.tell(self._cloud, WatchLink())
 
     def describe(self) -> dict[str, Any]:
-        return {"clients": len(self._clients), "remembered": len(self._records), "cloud": self._is_up}
+        return {"clients": len(self._followers), "remembered": len(self._records), "cloud": self._is_up}
 
     # clients
 
     def on_head_started(self, message: HeadStarted) -> None:
-        started = self.envelope.sender
-        self._clients = {who: known for who, known in self._clients.items() if known[0] != started}
+        self._followers.head_started(self.envelope.sender)
 
     def on_client_changed(self, message: ClientChanged) -> None:
         identity = message.identity
-        _, wanted = self._clients.get(identity, ("", False))
         wants = Feature.DESIRED_PROPERTIES.name in message.features
-        self._clients[identity] = (self.envelope.sender, wants)
-        if wants and not wanted:
-            self._sent.pop(identity, None)
+        if self._followers.changed(identity, self.envelope.sender, wants):
             record = self._record(identity)
             if record.told is None:  # what changes from now on it has to be told, even by another hub process
                 self._change(identity, record.with_told(record.desired.values), _nothing)
@@ -190,18 +181,12 @@ class TwinActor(EdgeActor):
             self._refresh(identity)
 
     def on_client_gone(self, message: ClientGone) -> None:
-        if self._clients.get(message.identity, ("",))[0] == self.envelope.sender:
-            del self._clients[message.identity]
-            self._sent.pop(message.identity, None)
+        self._followers.gone(message.identity, self.envelope.sender)
 
     def on_desired_told(self, message: DesiredTold) -> None:
         """The client has a patch, and with it those before: what it lacks counts from there from now on."""
-        sent = self._sent.get(message.identity, {})
-        values = sent.get(message.version)
+        values = self._followers.taken(message.identity, message.version)
         if values is not None:
-            while next(iter(sent)) != message.version:
-                del sent[next(iter(sent))]
-            del sent[message.version]
             self._change(message.identity, self._record(message.identity).with_told(values), _nothing)
 
     def on_get_twin(self, message: GetTwin) -> None:
@@ -242,7 +227,6 @@ class TwinActor(EdgeActor):
         for known in (
             self._records,
             self._changed,
-            self._sent,
             self._under_way,
             self._asked_s,
             self._readers,
@@ -250,6 +234,7 @@ class TwinActor(EdgeActor):
         ):
             known.pop(identity, None)
         self._stale.discard(identity)
+        self._followers.forget_sent(identity)
         for module, values in self._deployed.items():
             if Identity(self._hub.device_id, module).id == identity:
                 self._set_desired(module, values)
@@ -275,7 +260,7 @@ class TwinActor(EdgeActor):
 
     def _tell_desired(self, identity: str, before: TwinRecord, now: TwinRecord) -> None:
         """Tell a client that wants to know what has changed."""
-        if now.told is not None or self._sent.get(identity):
+        if now.told is not None or self._followers.last_sent(identity) is not None:
             self._catch_up(identity)
         elif before.desired.version != now.desired.version:
             self._send_patch(identity, difference(before.desired.values, now.desired.values))
@@ -286,26 +271,22 @@ class TwinActor(EdgeActor):
         What was sent on this connection counts: it arrives, or the connection ends.
         """
         record = self._record(identity)
-        sent = self._sent.get(identity)
-        knows = next(reversed(sent.values())) if sent else record.told
+        sent = self._followers.last_sent(identity)
+        knows = record.told if sent is None else sent
         news = {} if knows is None else difference(knows, record.desired.values)
         if news:
             self._send_patch(identity, news)
 
     def _send_patch(self, identity: str, patch: Json) -> None:
-        head, wants = self._clients.get(identity, ("", False))
-        if not wants:
+        head = self._followers.head_of(identity)
+        if not head:
             return
         record = self._record(identity)
         version, values = record.desired.version, record.desired.values
         body = msgspec.json.encode({**patch, "$version": version})
 
         def send() -> None:
-            sent = self._sent.setdefault(identity, {})
-            sent.pop(version, None)  # the order is that of sending
-            sent[version] = values
-            if len(sent) > MOST_UNTAKEN:
-                del sent[next(iter(sent))]
+            self._followers.sent(identity, version, values)
             self.tell(head, DesiredPatch(identity, version, body))
 
         in_doubt = record.with_sent()
@@ -320,7 +301,7 @@ class TwinActor(EdgeActor):
         self._is_up = message.is_up
         if message.is_up:
             assert self._store is not None
-            for identity in {*self._store.identities(), *self._clients}:
+            for identity in {*self._store.identities(), *self._followers}:
                 self._refresh(identity)
             return
         self._under_way.clear()
@@ -473,18 +454,7 @@ class TwinActor(EdgeActor):
 
     def _publish_change(self, identity: str, patch: bytes, asked: Envelope) -> None:
         """Route the patch as a message for `FROM /twinChangeNotifications`; answer once that is kept."""
-        sender = Identity.parse(identity)
-        properties: dict[str, str | None] = {
-            names.MESSAGE_TYPE: TWIN_CHANGE,
-            names.MESSAGE_SCHEMA: TWIN_CHANGE,
-            names.ENQUEUED_TIME: iso_utc(self.clock.now_s()),
-            names.REPORTER_DEVICE_ID: sender.device_id,
-            names.CONNECTION_DEVICE_ID: self._hub.device_id,
-            names.CONNECTION_MODULE_ID: self._hub.module_id,
-        }
-        if sender.module_id is not None:
-            properties[names.REPORTER_MODULE_ID] = sender.module_id
-        header = encode_header(source_path(properties), {}, properties)
+        header = change_header(Identity.parse(identity), self._hub, self.clock.now_s())
         # An epoch of its own for each: one that is refused shall not keep the others out.
         publish = Publish(str(self._hub), next(self._epochs), 0, (header,), ((0, patch),))
         self._unrouted[self.request(self._router, publish, ROUTE_LIMIT_S)] = identity, asked

@@ -97,7 +97,7 @@ class EdgeActor:
         """Run after all messages that waited were handled; for work that is done once per batch."""
 
     def on_turn_over(self) -> None:
-        """Run behind `on_turn_end`, which has to be there.
+        """Run behind `on_turn_end`, which has to be there; no message is handled in between.
 
         On an event loop a pass lies in between, in which what was told at the end of the turn is written.
         """

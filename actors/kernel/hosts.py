@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import pykka
@@ -247,18 +247,24 @@ class LoopThread:
                 for host in self._over:
                     host.do(ActorCell.turn_ended)
                 if self._ready:
-                    self._turns()
+                    self._turns(self._over)
         finally:
             self._round_is_due = False
             if self._ready or self._ending or self._over:
                 self._round_soon()
 
-    def _turns(self) -> None:
+    def _turns(self, but: Collection[LoopHost] = ()) -> None:
         ready = self._ready
+        later = []
         for _ in range(TURN):
             if not ready:
-                return
-            ready.popleft().turn()
+                break
+            host = ready.popleft()
+            if host in but:
+                later.append(host)
+            else:
+                host.turn()
+        ready.extendleft(reversed(later))
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

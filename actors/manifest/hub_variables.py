@@ -219,7 +219,7 @@ VARIABLES: Final = (
         "max_pending_outbound_messages",
         whole(1, 65_535),
         "messages of a module's input that are sent before the first of them is acknowledged",
-        "1000, or 1 MiB",
+        "2000, or 2 MiB",
     ),
     obeyed(
         "MqttSettings__MaxOutboundRetransmissionCount",

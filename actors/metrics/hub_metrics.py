@@ -373,10 +373,9 @@ class HubMetrics:
             self._offline.add(hub)
         self._link_changed_s = now_s
 
-    def repeated(self, identity: str, operation: str, count: int = 1) -> None:
+    def repeated(self, identity: str, operation: str) -> None:
         """An operation is tried again."""
-        if count:
-            self._retry.add((identity, operation), count)
+        self._retry.add((identity, operation))
 
 
 OFF: Final = HubMetrics(Registry(SystemClock(), is_on=False))

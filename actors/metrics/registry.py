@@ -66,9 +66,9 @@ class Registry:
         """Return a gauge; `ms` is the value of the label `ms_telemetry`, "": without that label."""
         return Gauge(self, name, "gauge", help, labels, ms)
 
-    def histogram(self, name: str, help: str, labels: Of = (), *, ms: str = "") -> Summary:
+    def histogram(self, name: str, help: str, labels: Of = ()) -> Summary:
         """Return a summary of sizes or shares."""
-        return Summary(self, name, help, labels, ms, self.histogram_age_s)
+        return Summary(self, name, help, labels, "", self.histogram_age_s)
 
     def duration(self, name: str, help: str, labels: Of = (), *, ms: str = "") -> Summary:
         """Return a summary of seconds; its name gets `_seconds`."""
@@ -219,8 +219,8 @@ class Summary(Metric[Window]):
                     self._series[of] = window
             return window
 
-    def observe(self, value: float, of: Of = (), *, count: int = 1, total: float | None = None) -> None:
-        """Take an observation, or `count` at once of which `value` is a typical one and `total` the sum."""
+    def observe(self, value: float, of: Of = ()) -> None:
+        """Take an observation."""
         registry = self._registry
         if not registry.is_on:
             return
@@ -231,7 +231,7 @@ class Summary(Metric[Window]):
                 if not registry.admits_another():
                     return
                 window = self._series[of] = Window(self._age_s)
-            window.observe(value, count, value * count if total is None else total, now_s)
+            window.observe(value, 1, value, now_s)
 
     def copied(self, now_s: float) -> Mapping[Of, tuple[float, ...]]:
         return {

@@ -131,6 +131,13 @@ class Attachments:
                 report(exc)
                 self._unserved[endpoint_id] = consumer
 
+    def send_from_memory(self) -> None:
+        """Send what windows have room for again, without a read: its consumers take it during the commit."""
+        now_s = self._actor.clock.monotonic_s()
+        for endpoint_id, consumer in self._to_serve.items():
+            if endpoint_id not in self._held:
+                self._send(consumer, now_s)
+
     def watch(self, message: WatchQueues, address: str) -> None:
         """Tell this address of the queues that wait. It has just started, or we have: it is not attached."""
         for endpoint_id, consumer in list(self._consumers.items()):
@@ -187,14 +194,8 @@ class Attachments:
     def _serve(self, store: MessageStore, consumer: Consumer) -> None:
         clock = self._actor.clock
         now_s = clock.monotonic_s()
-        metrics, queue_id = self._metrics, consumer.endpoint_id
         while True:
-            runs = consumer.take(now_s, lambda run: metrics.flight(queue_id, run, now_s))
-            if runs:
-                if self._trail.follows(consumer.endpoint_id):
-                    self._trail.sent(clock.now_s(), consumer.endpoint_id, runs)
-                ready = Ready(consumer.endpoint_id, consumer.attachment, tuple(runs))  # type: ignore[arg-type]
-                self._actor.tell(consumer.address, ready)
+            self._send(consumer, now_s)
             wanted = consumer.wanted(now_s)
             if wanted is None:
                 return
@@ -207,3 +208,13 @@ class Attachments:
                 wanted.last_position,
             )
             consumer.read(wanted, found)
+
+    def _send(self, consumer: Consumer, now_s: float) -> None:
+        """Send what is in memory, as far as the window has room."""
+        metrics, queue_id = self._metrics, consumer.endpoint_id
+        runs = consumer.take(now_s, lambda run: metrics.flight(queue_id, run, now_s))
+        if runs:
+            if self._trail.follows(queue_id):
+                self._trail.sent(self._actor.clock.now_s(), queue_id, runs)
+            ready = Ready(queue_id, consumer.attachment, tuple(runs))  # type: ignore[arg-type]
+            self._actor.tell(consumer.address, ready)

@@ -56,7 +56,10 @@ log = logging.getLogger(__name__)
 
 MOST_DROPS: Final = 50  # slices that go for one batch; a slice of small messages is 100 KiB
 FORGET_S: Final = 0.05  # latest, after it was delivered, that a message is forgotten
-FORGET_MESSAGES: Final = 2000
+FORGET_MESSAGES: Final = 1000  # at most, that are delivered and not forgotten
+# With a commit that takes place anyhow a part of either is enough; with each it would be a sixth of its cost.
+SHARED_S: Final = FORGET_S / 2
+SHARED_MESSAGES: Final = FORGET_MESSAGES // 2
 
 
 @message
@@ -107,7 +110,9 @@ class StoreActor(EdgeActor):
         self._guard = guard  # outlives a restart: the order of a publisher must hold over it
         self._attachments = Attachments(self, trail, metrics)
         self._turn = Turn()
+        self._stored: list[tuple[int, list[Segment]]] = []  # by this turn, not yet offered to consumers
         self._done = 0  # messages delivered and not yet forgotten
+        self._done_since_s = 0.0  # the first of them, monotonic
         self._forget_timer = False
         self._damage: StoreDamaged | None = None  # of the database, after which nothing is done with it
         self._trouble = ""  # why the database refuses, as last said to the log
@@ -151,27 +156,44 @@ class StoreActor(EdgeActor):
 
     def on_forget_due(self, message: ForgetDue) -> None:
         self._forget_timer = False
-        self._done = max(self._done, FORGET_MESSAGES)
+        if self._done_for_s() >= SHARED_S:  # else they have come since the timer was set
+            self._done = max(self._done, FORGET_MESSAGES)
 
     def on_turn_end(self) -> None:
         """Commit everything that this turn brought, then answer all of it.
 
-        What was delivered is forgotten with the next commit, for each costs a sync to disk: a crash before
-        it only delivers again.
+        What was delivered is forgotten with one of the next commits, for each costs a sync to disk: a crash
+        before it only delivers again.
         """
         turn = self._turn
         if turn.appends or turn.sessions or self._done >= FORGET_MESSAGES:
             self._turn = Turn()
-            self._done = 0
+            if self._done >= SHARED_MESSAGES or self._done_for_s() >= SHARED_S:
+                self._done = 0
+            else:
+                self._turn.put_off(turn)
+            self._attachments.send_from_memory()
             self._finish(turn)
-        elif turn and not self._forget_timer:
+        if self._turn and not self._forget_timer:
             self._forget_timer = True
-            self.set_timer(FORGET_S, ForgetDue())
+            self.set_timer(max(SHARED_S, FORGET_S - self._done_for_s()), ForgetDue())
+
+    def _done_for_s(self) -> float:
+        return self.clock.monotonic_s() - self._done_since_s
 
     def on_turn_over(self) -> None:
-        """Serve consumers: publishers, who wait, have their answer and go on meanwhile."""
+        """Note what was stored, and serve consumers: publishers, who wait, have their answer by now."""
+        self._offer_stored()
         if self._store is not None:
             self._serve(self._store)
+
+    def _offer_stored(self) -> None:
+        """Note what was stored, and offer it to the consumers."""
+        stored, self._stored = self._stored, []
+        fresh: dict[str, list[Run]] = {}
+        for first, segments in stored:
+            self._note(first, segments, fresh)
+        self._attachments.offer(fresh)
 
     def _serve(self, store: MessageStore) -> None:
         try:
@@ -189,7 +211,7 @@ class StoreActor(EdgeActor):
             self._refuse(turn, self._damage)
             return
         try:
-            fresh = self._commit(turn)
+            self._commit(turn)
         except StoreDamaged as exc:
             self._refuse(turn, exc)
             self._end_damaged(exc)
@@ -210,15 +232,12 @@ class StoreActor(EdgeActor):
             if self._trouble and turn.appends:
                 self._trouble = ""
                 log.info("messages are stored again")
-            self._answer(turn, fresh)
+            self._answer(turn)
 
-    def _commit(self, turn: Turn) -> dict[str, list[Run]]:
-        """Write one transaction; return the new messages of each queue that has a consumer."""
+    def _commit(self, turn: Turn) -> None:
+        """Write one transaction."""
         assert self._store is not None
-        first, segments = write(self._store, turn, self.clock)
-        fresh: dict[str, list[Run]] = {}
-        self._note(first, segments, fresh)
-        return fresh
+        self._stored.append(write(self._store, turn, self.clock))
 
     def _note(self, first: int, segments: list[Segment], fresh: dict[str, list[Run]]) -> None:
         """These messages were stored: add to `fresh` what consumers get of them."""
@@ -231,7 +250,7 @@ class StoreActor(EdgeActor):
             else:
                 self._attachments.missed(endpoint_id)
 
-    def _answer(self, turn: Turn, fresh: dict[str, list[Run]]) -> None:
+    def _answer(self, turn: Turn) -> None:
         stored: dict[str, list[int]] = {}
         for envelope, _ in turn.appends:
             stored.setdefault(envelope.sender, []).append(envelope.correlation_id)
@@ -239,15 +258,17 @@ class StoreActor(EdgeActor):
             self.tell(head, Stored(tuple(batches)))
         for envelope, request in turn.sessions:
             self.reply(SessionSaved(request.identity), envelope)
-        self._attachments.offer(fresh)
         gone = [request.identity for _, request in turn.sessions if isinstance(request, ForgetClient)]
-        self._attachments.read_anew(queue_of(identity) for identity in gone)
+        if gone:
+            self._offer_stored()
+            self._attachments.read_anew(queue_of(identity) for identity in gone)
 
     def _finish_without_space(self, turn: Turn, error: StoreFull) -> None:
         """Forget what was delivered, which makes space; store what fits, or what older ones make way for.
 
         One batch after the other: a small one may fit where all of them do not.
         """
+        turn.put_off(self._turn)
         if not turn.appends:
             self._refuse(turn, error)
             return
@@ -266,11 +287,11 @@ class StoreActor(EdgeActor):
             if not self._drop_oldest():
                 break
             try:
-                fresh = self._commit(turn)
+                self._commit(turn)
             except StoreFull as exc:
                 error = exc
             else:
-                self._answer(turn, fresh)
+                self._answer(turn)
                 return
         self._refuse(turn, error)
 
@@ -282,6 +303,7 @@ class StoreActor(EdgeActor):
         except StoreError as exc:
             self._report(exc)
             return False
+        self._offer_stored()
         self._attachments.read_anew(dropped)
         return bool(dropped)
 
@@ -296,18 +318,17 @@ class StoreActor(EdgeActor):
     def _commit_around_poison(self, envelope: Envelope, message: Append) -> None:
         """Store a batch message by message, without those that cannot be."""
         assert self._store is not None
-        fresh: dict[str, list[Run]] = {}
         answered, clock = Turn(), self.clock
         try:
-            for first, segments in write_one_by_one(self._store, envelope, message, clock, self._is_poison):
-                self._note(first, segments, fresh)
+            for written in write_one_by_one(self._store, envelope, message, clock, self._is_poison):
+                self._stored.append(written)  # also when a later one fails
             answered = Turn([(envelope, message)])
         except StoreError as exc:
             self._refuse(Turn([(envelope, message)]), exc)
         except Exception as exc:  # noqa: BLE001 - it is not the messages
             self._guard.failed(message.identity, message.epoch)
             self.context.dead_letter(envelope, exc)
-        self._answer(answered, fresh)
+        self._answer(answered)
 
     def _is_poison(self, letter: Envelope, error: Exception) -> None:
         self.context.dead_letter(letter, error)
@@ -325,6 +346,7 @@ class StoreActor(EdgeActor):
         for endpoint_id, ranges in turn.delivered.items():
             self._turn.delivered.setdefault(endpoint_id, []).extend(ranges)
         self._turn.poison.extend(turn.poison)
+        self._done_since_s = self.clock.monotonic_s()  # or it would be tried again at once, and for ever
 
     def _report(self, error: StoreError) -> None:
         """Tell the log, once: it is tried again with each batch, or many times a second."""
@@ -335,6 +357,8 @@ class StoreActor(EdgeActor):
     # consumers
 
     def _make_room(self, message: Delivered | Undeliverable) -> None:
+        if not self._done:
+            self._done_since_s = self.clock.monotonic_s()
         self._done += sum(last - first + 1 for first, last in message.ranges)
         self._attachments.left(message)
 

@@ -32,6 +32,13 @@ class Turn(Struct):
     def __bool__(self) -> bool:
         return bool(self.appends or self.delivered or self.poison or self.sessions)
 
+    def put_off(self, other: Turn) -> None:
+        """Take over what another turn would have forgotten."""
+        for endpoint_id, ranges in other.delivered.items():
+            self.delivered.setdefault(endpoint_id, []).extend(ranges)
+        self.poison += other.poison
+        other.delivered, other.poison = {}, []
+
     def has_only_one_append(self) -> bool:
         """Say whether it is a single batch and nothing else."""
         return len(self.appends) == 1 and not (self.delivered or self.poison or self.sessions)

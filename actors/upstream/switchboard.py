@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from actors.addresses import IDENTITIES
 from actors.hub.identity_messages import Access, GetAccess
 from actors.kernel.base import EdgeActor
 from actors.metrics.hub_metrics import OFF, RETRY_TO_CLOUD, HubMetrics
@@ -23,10 +24,11 @@ from actors.upstream.connection import CloudAccess, CloudConnections, CloudFault
 from actors.upstream.events import Events, Observer
 from actors.upstream.link_state import LinkState
 from actors.upstream.places import Places
-from actors.upstream.rate import is_probed, patience_s, retry_s, way_out
+from actors.upstream.rate import is_probed, retry_s, way_out
 from actors.upstream.sender import Sender
 from actors.upstream.services import UpstreamServices
 from actors.upstream.source import Phase, Source
+from actors.upstream.upkeep import LinkLimits, hanging_s, has_no_use, may_rest
 from messaging.identity import Identity
 from messaging.kinds import message
 from messaging.topics import Feature
@@ -39,19 +41,6 @@ OWN_RETRY_S: Final = 0.5  # at most, for the hub's own connection, whose return 
 SETTLE_S: Final = 0.1  # without a request for a twin, after the link came back: then messages follow …
 LONGEST_SETTLE_S: Final = 2.0  # … and then in any case
 SETTLE_STEP_S: Final = 0.05
-LINGER_S: Final = 10.0  # a client that renews its token is back by then
-REST_S: Final = 30.0  # after which the store need not keep a window for a source that sends nothing
-CONNECT_LIMIT_S: Final = 60.0  # a connection that says neither yes nor no in this time is begun anew
-
-
-class LinkLimits(Struct, frozen=True):
-    """What the link is allowed."""
-
-    most_connections: int = 100  # at the same time, besides the hub's own
-    messages_per_s: float | None = None  # of all sources together; None: as fast as they go
-    idle_s: float | None = 3600.0  # then a connection without use is closed; None: never
-    closes_with_client: bool = True  # … or soon after its client has gone
-    operation_s: float = 20.0  # a connection on which nothing moves for so long is built anew
 
 
 @message
@@ -68,12 +57,11 @@ class SettleDue:
 
 
 class Where(Struct, frozen=True):
-    """To which cloud, as whom, and who has the keys."""
+    """To which cloud, and as whom."""
 
     host_name: str  # of the IoT Hub
     device_id: str  # of this edge
     ca_pem: Callable[[], str]  # what to trust besides the system's authorities; read for each connection
-    identities: str  # address
     https_port: int = 443
 
 
@@ -181,7 +169,7 @@ class Switchboard:
             return
         self._enter(source, Phase.ASKING)
         asked = self._actor.request(
-            self._where.identities, GetAccess(source.identity, source.was_refused), ACCESS_LIMIT_S
+            IDENTITIES, GetAccess(source.identity, source.was_refused), ACCESS_LIMIT_S
         )
         self._asked[asked] = source.identity
 
@@ -426,28 +414,15 @@ class Switchboard:
         """Look for what hangs, is idle, or waits for a place. To be called every second or so."""
         now_s = self._now_s()
         for source in list(self.sources.values()):
-            if source.phase is Phase.OPENING and now_s - source.opened_s > CONNECT_LIMIT_S:
-                self._hangs(source, CONNECT_LIMIT_S)
-            elif source.phase is Phase.OPEN:
-                self._look(source, now_s)
-        self._make_places()
-
-    def _look(self, source: Source, now_s: float) -> None:
-        """Look after one open connection."""
-        limit_s = patience_s(self._limits.operation_s, source.in_flight_bytes)
-        if source.is_waited_for:
-            if now_s - source.moved_s > limit_s:
+            limit_s = hanging_s(source, self._limits, now_s)
+            if limit_s is not None:
                 self._hangs(source, limit_s)
-            return
-        rests_s = now_s - source.used_s
-        if source.attachment and not source.held and rests_s >= REST_S:
-            self._sender.detach(source)
-        if source.wants_connection or source.attachment or source.identity == self._own_id:
-            return
-        with_client = self._limits.closes_with_client and not source.has_client
-        idle_s = self._limits.idle_s
-        if (with_client and rests_s >= LINGER_S) or (idle_s is not None and rests_s >= idle_s):
-            self._close(source)
+            elif source.phase is Phase.OPEN:
+                if may_rest(source, now_s):
+                    self._sender.detach(source)
+                if source.identity != self._own_id and has_no_use(source, self._limits, now_s):
+                    self._close(source)
+        self._make_places()
 
     def _hangs(self, source: Source, limit_s: float) -> None:
         reason = f"nothing has moved for {limit_s:.0f} s; the connection is built anew"

@@ -20,6 +20,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+from actors.addresses import METHODS, ROUTER, STORE, TWINS
 from actors.agent.registry import REGISTRY, RefreshScope
 from actors.hub.client_services import ClientChanged, ClientGone, HeadStarted, MethodFailed, MethodResult
 from actors.hub.identity_messages import Access, AccessChanged
@@ -47,7 +48,8 @@ from actors.upstream.rate import is_final, is_probed
 from actors.upstream.sender import Sender
 from actors.upstream.services import UpstreamServices
 from actors.upstream.source import WANTED, Phase, Source
-from actors.upstream.switchboard import LinkLimits, RetryDue, SettleDue, Switchboard, Where
+from actors.upstream.switchboard import RetryDue, SettleDue, Switchboard, Where
+from actors.upstream.upkeep import LinkLimits
 from messaging.address import process_of
 from messaging.errors import EnvironmentFault
 from messaging.kinds import message
@@ -84,10 +86,6 @@ class UpstreamActor(EdgeActor):
         switch: LinkSwitch,
         where: Where,
         *,
-        store: str,
-        router: str,
-        twins: str,
-        methods: str,
         limits: LinkLimits,
         draw: Callable[[], float] = random.random,
         metrics: HubMetrics = OFF,
@@ -97,12 +95,11 @@ class UpstreamActor(EdgeActor):
         self._device_id = where.device_id
         self._make_connections = make_connections
         self._switch = switch
-        self._store = store
         self._heads: dict[str, str] = {}  # client that is connected → its head
         self._events = Events(self._wake)
-        self._sender = Sender(self, store, limits.messages_per_s)
-        self._c2d = C2dIntake(self, router)
-        self._services = UpstreamServices(self, twins, methods, metrics)
+        self._sender = Sender(self, STORE, limits.messages_per_s)
+        self._c2d = C2dIntake(self, ROUTER)
+        self._services = UpstreamServices(self, TWINS, METHODS, metrics)
         self._board = Switchboard(
             self,
             where,
@@ -124,8 +121,8 @@ class UpstreamActor(EdgeActor):
     def on_start(self) -> None:
         self._sender.start()
         self._c2d.start()
-        self.tell(self._store, Watch())
-        self.tell(self._store, WatchQueues(UPSTREAM_QUEUES))
+        self.tell(STORE, Watch())
+        self.tell(STORE, WatchQueues(UPSTREAM_QUEUES))
         self._board.start(self._make_connections(), self._switch.is_on())
         self.set_timer(LOOK_S, LookDue())
         self.context.watch_peer(process_of(REGISTRY))
@@ -157,7 +154,7 @@ class UpstreamActor(EdgeActor):
 
     def on_actor_restarted(self, message: ActorRestarted) -> None:
         self._sender.forget_attachments(list(self._board.sources.values()))
-        self.tell(self._store, WatchQueues(UPSTREAM_QUEUES))
+        self.tell(STORE, WatchQueues(UPSTREAM_QUEUES))
 
     def _wake(self) -> None:
         self.context.tell_self(CloudTold())

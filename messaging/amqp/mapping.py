@@ -154,11 +154,6 @@ def lock_tag(lock: uuid.UUID) -> bytes:
     return lock.bytes_le
 
 
-def lock_of(tag: bytes) -> uuid.UUID | None:
-    """Return the lock that a delivery tag stands for, None when it is no GUID."""
-    return uuid.UUID(bytes_le=tag) if len(tag) == 16 else None
-
-
 def _body(received: AmqpMessage) -> bytes | Refusal:
     if not received.is_value:
         return received.body

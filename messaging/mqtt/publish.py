@@ -197,7 +197,9 @@ def read_publish_run(data: bytes, pos: int, stop: int, body: int, most_bytes: in
         # A look at the first and the last spares the others where lengths vary.
         if count > 1 and data.startswith(head, stop) and data.startswith(head, stop + (count - 1) * size):
             row = struct.Struct(f">{len(head)}sH{size - len(head) - 2}s")
-            heads, ids, bodies = zip(*row.iter_unpack(data[stop : stop + count * size]), strict=True)
+            heads, ids, bodies = zip(
+                *row.iter_unpack(memoryview(data)[stop : stop + count * size]), strict=True
+            )
             if heads.count(head) == count and 0 not in ids:
                 payloads += bodies
                 packet_ids += ids

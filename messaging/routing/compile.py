@@ -39,15 +39,27 @@ _BODY = "$body."
 
 
 class View:
-    """A message as conditions see it: names in capitals, because case is ignored; the body parsed once."""
+    """A message as conditions see it: names in capitals, because case is ignored; the body parsed once, and
+    each path into it followed once, however many conditions ask.
+    """
 
-    __slots__ = ("_message", "_root", "properties", "system_properties")
+    __slots__ = ("_message", "_root", "at_paths", "properties", "system_properties")
 
     def __init__(self, message: Message) -> None:
         self._message = message
         self._root: object = None
+        self.at_paths: dict[str, object] = {}  # by text
         self.properties = _by_capitals(message.properties)
         self.system_properties = _by_capitals(message.system_properties)
+
+    def with_body(self, body: bytes) -> View:
+        """Return the view of a message that has another body and is the same else."""
+        view, message = View.__new__(View), self._message
+        view._message = Message(message.source, message.properties, message.system_properties, body)
+        view._root = None
+        view.at_paths = {}
+        view.properties, view.system_properties = self.properties, self.system_properties
+        return view
 
     @property
     def message(self) -> Message:
@@ -193,19 +205,27 @@ def _property(token: Token, is_escaped: bool) -> _Typed:
 
 
 def _body_property(token: Token, name: str, is_escaped: bool) -> _Typed:
+    text = token.text
     try:
-        read = path_reader(parse_path(token.text[len(_BODY) :]))
+        read_root = path_reader(parse_path(text[len(_BODY) :]))
     except ValueError as exc:
         reason = f"Invalid arguments to built-in function '{token.text}': {token.text}(string)"
         details = f". Error: Error in $body query. {exc}"
         raise RouteError(reason + details, token.line, token.column) from exc
+
+    def read(view: View) -> object:
+        known = view.at_paths
+        if text not in known:
+            known[text] = read_root(view.body)
+        return known[text]
+
     if is_escaped or "[" in name:  # names of properties have no brackets
-        return _Typed(Type.DYNAMIC, lambda view: read(view.body), reads_body=True)
+        return _Typed(Type.DYNAMIC, read, reads_body=True)
 
     def property_or_body(view: View) -> object:
         if name in view.properties:
             return view.properties[name]
-        return read(view.body)
+        return read(view)
 
     return _Typed(Type.DYNAMIC, property_or_body, reads_body=True)
 

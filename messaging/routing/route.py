@@ -8,8 +8,9 @@ Source: spec sheet routing.md sections 1.2, 1.3 and 4
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -24,6 +25,9 @@ DEFAULT_PRIORITY = 2_000_000_000  # of a route that names none: behind 0 to 9
 
 # Output names come from clients, so the sources remembered have to be bounded.
 _MOST_SOURCES_REMEMBERED = 1024
+_MOST_ANSWERS_REMEMBERED = 64  # of one header; bodies decide which there are
+
+Answer = TypeVar("Answer")
 
 
 class Endpoint(Struct, frozen=True):
@@ -118,6 +122,38 @@ class CompiledRoutes:
         return _best(
             route for route in candidates.routes if route.condition is None or route.condition.evaluate(view)
         )
+
+    def by_body(
+        self, message: Message, of: Callable[[tuple[EndpointMatch, ...]], Answer]
+    ) -> Callable[[bytes], Answer]:
+        """Return what `endpoints_of` does for messages that differ from this one in their bodies alone.
+
+        Conditions that look at no body are asked here, once. `of` makes the answer of what was found; for
+        bodies that go the same ways it is asked once, as long as it is remembered.
+        """
+        view = View(message)
+        routes: list[CompiledRoute] = []
+        asks: list[tuple[int, Callable[[View], bool | None] | None]] = []
+        for route in self._candidates(message.source).routes:
+            condition = route.condition
+            if condition is not None and not condition.reads_body and not condition.evaluate(view):
+                continue
+            needs_body = condition is not None and condition.reads_body
+            asks.append((len(routes), condition.evaluate if condition and needs_body else None))
+            routes.append(route)
+        answers: dict[tuple[int, ...], Answer] = {}
+
+        def answer(body: bytes) -> Answer:
+            one = view.with_body(body)
+            which = tuple([number for number, ask in asks if ask is None or ask(one)])
+            known = answers.get(which)
+            if known is None:
+                if len(answers) >= _MOST_ANSWERS_REMEMBERED:
+                    answers.clear()
+                known = answers[which] = of(_best(routes[number] for number in which))
+            return known
+
+        return answer
 
     def _candidates(self, source: str) -> _Candidates:
         known = self._by_source.get(source)

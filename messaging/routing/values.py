@@ -74,6 +74,8 @@ def comparison(sign: str, of: Type) -> Comparison:
 def _compare_strings(compare: Callable[[Any, Any], bool], a: object, b: object) -> object:
     if not (isinstance(a, str) and isinstance(b, str)):
         return UNDEFINED
+    if a.isascii() and b.isascii():
+        return compare(a, b)  # the same, without making the keys
     return compare(sort_key(a), sort_key(b))
 
 

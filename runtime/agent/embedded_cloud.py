@@ -114,11 +114,6 @@ class EmbeddedCloud:
         """Return what is held of the sockets."""
         return [listener for _, listener in self._sockets]
 
-    @property
-    def speaks_amqp(self) -> bool:
-        """Whether it has a socket for AMQP."""
-        return any(use is Use.AMQP for use, _ in self._sockets)
-
     def prepare(self, run_dir: Path) -> None:
         """Have an address with its sockets. A stand-in that outlived its agent gives its own back.
 

@@ -103,19 +103,6 @@ class Peer:
             self._pidfd = None
 
 
-def module_process(pid: int) -> ModuleProcess:
-    """Return the description of a process that cannot be reaped meanwhile: a child of ours that just started.
-
-    Raises:
-        ProcessLookupError: there is no such process.
-    """
-    try:
-        session_id, started_at_ticks = parse_stat(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
-    except FileNotFoundError as exc:
-        raise ProcessLookupError(errno.ESRCH, f"no process {pid}") from exc
-    return ModuleProcess(pid, session_id, started_at_ticks)
-
-
 def parse_stat(text: str) -> tuple[int, int]:
     """Return session id and start time in ticks from the content of /proc/<pid>/stat.
 

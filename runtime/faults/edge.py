@@ -147,9 +147,9 @@ class Edge:
         process_table.signal_and_wait(found, signal.SIGKILL, LIMIT_S)
         self.wait_for(lambda: self.pid_of("edgeHub") is None, "the hub is dead", with_agent=False)
 
-    def wait_until_well(self, limit_s: float = LIMIT_S) -> None:
+    def wait_until_well(self) -> None:
         """Wait until the agent says that hub and modules run."""
-        self.wait_for(self.is_well, "hub and modules run", limit_s)
+        self.wait_for(self.is_well, "hub and modules run")
         self._was_well = True
 
     def is_well(self) -> bool:

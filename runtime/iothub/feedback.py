@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -36,18 +36,18 @@ class FeedbackQueue:
         self._db = db
         self._clock = clock
         self._locks: dict[str, tuple[Sequence[int], float]] = {}
+        self._settling: set[int] = set()  # no longer locked, and the disk does not say so yet
         self._swept = asyncio.Event()
 
     async def receive(self, waited_s: float = 0.0) -> FeedbackBatch | None:
         """Return a batch that is full, or whose first record is `waited_s` old; None when there is none."""
-        taken = {seq for numbers, _ in self._locks.values() for seq in numbers}
-        most = len(taken) + MOST_RECORDS
+        most = len(self._taken()) + MOST_RECORDS
         rows = await self._db.run(
             lambda connection: connection.execute(
                 "SELECT seq, at_s, data FROM feedback ORDER BY seq LIMIT ?", (most,)
             ).fetchall()
         )
-        taken = {seq for numbers, _ in self._locks.values() for seq in numbers}  # by others, meanwhile
+        taken = self._taken()  # by others, meanwhile
         free = [row for row in rows if row[0] not in taken][:MOST_RECORDS]
         now_s = self._clock.now_s()
         if not free or (len(free) < MOST_RECORDS and free[0][1] > now_s - waited_s):
@@ -73,21 +73,19 @@ class FeedbackQueue:
         Raises:
             IotHubError: 412002 the lock is unknown or has run out.
         """
-        numbers = self._unlock(lock)
-        await self._db.run(lambda connection: _delete(connection, numbers))
+        await self._settle(lock, _delete)
 
     async def abandon(self, lock: str) -> None:
         """The service wants the records later; too often is too often. Raises as `complete`."""
-        numbers = self._unlock(lock)
 
-        def count(connection: sqlite3.Connection) -> None:
+        def count(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
             connection.executemany(
                 "UPDATE feedback SET delivery_count = delivery_count + 1 WHERE seq = ?",
                 [(seq,) for seq in numbers],
             )
             connection.execute("DELETE FROM feedback WHERE delivery_count >= ?", (MOST_DELIVERIES,))
 
-        await self._db.run(count)
+        await self._settle(lock, count)
 
     def release(self, lock: str) -> None:
         """The service is gone: others may have the records at once."""
@@ -103,6 +101,18 @@ class FeedbackQueue:
         )
         swept, self._swept = self._swept, asyncio.Event()
         swept.set()
+
+    def _taken(self) -> set[int]:
+        return self._settling.union(*(numbers for numbers, _ in self._locks.values()))
+
+    async def _settle(self, lock: str, job: Callable[[sqlite3.Connection, Sequence[int]], None]) -> None:
+        """Unlock, and keep the records from those who have read them already until the job is done."""
+        numbers = self._unlock(lock)
+        self._settling.update(numbers)
+        try:
+            await self._db.run(lambda connection: job(connection, numbers))
+        finally:
+            self._settling.difference_update(numbers)
 
     def _unlock(self, lock: str) -> Sequence[int]:
         numbers, until_s = self._locks.pop(lock, ((), 0.0))

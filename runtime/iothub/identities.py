@@ -69,11 +69,10 @@ def device_of(connection: sqlite3.Connection, identity: Identity) -> Registered:
     return get(connection, Identity(identity.device_id))
 
 
-def devices(connection: sqlite3.Connection, after: str = "", limit: int = -1) -> list[Registered]:
-    """Return devices whose ids come behind `after`, in order of their ids."""
+def devices(connection: sqlite3.Connection, limit: int = -1) -> list[Registered]:
+    """Return the first devices in order of their ids; below 0: all."""
     rows = connection.execute(
-        "SELECT data FROM identities WHERE module_id = '' AND device_id > ? ORDER BY device_id LIMIT ?",
-        (after, limit),
+        "SELECT data FROM identities WHERE module_id = '' ORDER BY device_id LIMIT ?", (limit,)
     ).fetchall()
     return [_decode(data) for (data,) in rows]
 

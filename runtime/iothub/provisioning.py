@@ -74,15 +74,6 @@ class Provisioning:
             found.update((key, enrollments.from_document(kept)) for key, kept in documents.items())
         return service
 
-    @property
-    def wants_certificates(self) -> bool:
-        """Whether a device may prove itself with a certificate."""
-        return any(
-            enrollment.attestation.type == "x509"
-            for found in self._enrollments.values()
-            for enrollment in found.values()
-        )
-
     # ---- devices
 
     def authenticate(

@@ -31,10 +31,10 @@ Scraped = Callable[[str, Answered], None]
 class MetricsServer:
     """Implements `actors.metrics.MetricsGate`. The sockets may be exchanged while it is open."""
 
-    def __init__(self, sockets: Iterable[socket.socket] = (), path: str = PATH) -> None:
+    def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         """Take the listening sockets; they are left open at the end."""
         self._sockets = tuple(sockets)
-        self._path = path
+        self._path = PATH
         self._scraped: Scraped | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serving: dict[socket.socket, asyncio.Task[asyncio.Server]] = {}

@@ -12,7 +12,7 @@ import ssl
 from typing import Any, Final, cast
 
 RECORD_BYTES: Final = 16 * 1024  # the most that one record holds (RFC 8446 section 5.1)
-HELD_BYTES: Final = 256 * 1024  # read from the socket while its protocol does not want to read
+HELD_BYTES: Final = 64 * 1024  # read from the socket while its protocol does not want to read
 CLOSE_LIMIT_S: Final = 10.0  # for a peer to take what it is still owed, and to close
 
 
@@ -58,9 +58,11 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._read_again()
 
     def _read_again(self) -> None:
-        """Read what is here already, if that is wanted."""
+        """Read what is here already, if that is wanted, and only then more."""
         if not self._is_paused and not self._is_ending:
             self._read()
+        if not self._is_paused and not self._is_ending and not self._below.is_reading():
+            self._below.resume_reading()
 
     def _read(self) -> None:
         incoming, read = self._incoming, self._tls.read
@@ -203,7 +205,7 @@ class TlsConnection(asyncio.Protocol, asyncio.Transport):
             self._is_paused = False
             if self._incoming.pending:
                 self._loop.call_soon(self._read_again)
-            if not self._below.is_reading():
+            elif not self._below.is_reading():
                 self._below.resume_reading()
 
     def is_reading(self) -> bool:

@@ -78,13 +78,13 @@ class ServerCertificate(Struct, frozen=True):
         return DEFAULT_THRESHOLD.time_s(self.not_before_s, self.not_after_s)
 
 
-def server_names(host_name: str, listen: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the names of the hub's certificate, each once: host name, localhost, edgeHub, addresses, others.
+def server_names(host_name: str, listen: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the hub's certificate, each once: host name, localhost, edgeHub, addresses.
 
     A wildcard listen address (0.0.0.0, ::) is left out: nobody can connect to it.
     """
     addresses = (address for address in listen if not _is_wildcard(address))
-    return tuple(dict.fromkeys((host_name, "localhost", "edgeHub", *addresses, *extra)))
+    return tuple(dict.fromkeys((host_name, "localhost", "edgeHub", *addresses)))
 
 
 def ensure_edge_ca(folder: Path, device_id: str, now_s: float, plan: CaPlan | None = None) -> EdgeCa:

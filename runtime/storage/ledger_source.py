@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,17 +19,16 @@ SHARE: Final = 20  # one part in so many of the time may go into counting: long 
 class LedgerSource:
     """The ledger of a moment ago. Used by one thread."""
 
-    def __init__(self, database: Path, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, database: Path) -> None:
         """Take the message database."""
         self._database = database
-        self._monotonic_s = monotonic_s
         self._due_s = 0.0
         self._known: Ledger | None = None
         self._trouble = ""
 
     def read(self) -> Ledger | None:
         """Return the ledger; None while there is none that can be read, which the log has."""
-        began_s = self._monotonic_s()
+        began_s = time.monotonic()
         if began_s < self._due_s:
             return self._known
         try:
@@ -41,6 +39,6 @@ class LedgerSource:
             if str(exc) != self._trouble:
                 self._trouble = str(exc)
                 log.warning("metrics have no queue lengths and no ledger: %s", exc)
-        now_s = self._monotonic_s()
+        now_s = time.monotonic()
         self._due_s = now_s + (now_s - began_s) * SHARE
         return self._known

@@ -1,10 +1,9 @@
 """One identity on an AMQP line to IoT Hub: its links, and exactly one answer for each number.
 
-Whatever is asked in whatever thread is done on one loop, in order, so that no state here needs a lock. The
-link for telemetry is attached first and proves that the cloud lets the identity in; when it or any other link
-ends, the connection of this identity is lost, and no other's. Links for twins, methods and messages from the
-cloud are attached when they are needed. It is one state machine, hence one file; what can be said without its
-state stands in the files beside it.
+The link for telemetry is attached first and proves that the cloud lets the identity in; when it or any other
+link ends, the connection of this identity is lost, and no other's. Links for twins, methods and messages from
+the cloud are attached when they are needed. It is one state machine, hence one file; what both protocols have
+in common, and what can be said without its state, stands in the files beside it.
 
 Source: spec sheet hub-protocols.md sections 3.3 to 3.8
 """
@@ -16,7 +15,6 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -43,8 +41,7 @@ from messaging.version import VERSION
 from runtime.upstream import faults
 from runtime.upstream.batches import Batch, Batches
 from runtime.upstream.held import HeldMessages
-from runtime.upstream.requests import TwinRequests
-from runtime.upstream.shared import METHOD_LIFE_S
+from runtime.upstream.identity_connection import IdentityConnection
 
 if TYPE_CHECKING:
     from messaging.amqp.codec import AmqpMessage
@@ -73,62 +70,29 @@ class _State(Enum):
 _OPENING: Final = frozenset({_State.JOINING, _State.CLAIMING, _State.ATTACHING, _State.JUDGING})
 
 
-class AmqpConnection:
-    """Implements `CloudConnection`, `Member` and `Holder`. The first ones hand over to the loop."""
+class AmqpConnection(IdentityConnection[MessageId]):
+    """Implements `CloudConnection`, `Member` and `Holder`."""
 
     def __init__(self, access: CloudAccess, observer: CloudObserver, line: Line, batches: Batches) -> None:
-        self.access = access
-        self.on_closed: Callable[[], None] = lambda: None
-        self._observer = observer
+        super().__init__(access, observer, line.shared)
         self._line = line
-        self._loop = line.shared.loop
-        self._times = line.shared.times
-        self._who = str(access.identity)
         self._host_name = access.host_name
         self._state = _State.CLOSED
         self._since_s = 0.0  # when it began to open
         self._attempt = 0
-        self._is_closed = False
-        self._wanted: frozenset[Feature] = frozenset()
         self._links: dict[LinkKind, Link] = {}
         self._attaching: dict[LinkKind, float] = {}  # since when
         self._writer = CloudWriter()
         self._batches = batches
         self._tags = itertools.count(1)
-        self._requests = TwinRequests()
         self._following: dict[str, float] = {}  # asked to (not) be told of desired properties, since when
         self._is_following = False
-        self._calls: dict[str, tuple[MessageId, float]] = {}  # methods: our request id → the cloud's, since
         self._answers: deque[bytes] = deque()  # to methods, encoded
         self._held = HeldMessages()
-        self._ids = itertools.count(1)
 
-    # any thread
-
-    def open(self) -> None:
-        self._loop.call(self._open)
-
-    def want(self, features: frozenset[Feature]) -> None:
-        self._loop.call(self._want, features)
-
-    def send(self, number: int, message: Message) -> None:
-        self._loop.call(self._send, number, message)
-
-    def get_twin(self, number: int) -> None:
-        self._loop.call(self._ask, number, True, b"")
-
-    def patch_reported(self, number: int, patch: bytes) -> None:
-        self._loop.call(self._ask, number, False, patch)
-
-    def answer_method(self, request_id: str, status: int, payload: bytes) -> None:
-        self._loop.call(self._answer, request_id, status, payload)
-
-    def drop(self, fault: CloudFault) -> None:
-        """Lose the connection, if there is one."""
-        self._loop.call(self._drop, fault)
-
-    def close(self) -> None:
-        self._loop.call(self._close)
+    @property
+    def _is_connected(self) -> bool:
+        return self._state is _State.UP
 
     # opening
 
@@ -230,7 +194,7 @@ class AmqpConnection:
         if was_opening and fault.kind is Fault.UNAUTHORIZED and fault.status and not self._is_judging:
             self._state = _State.JUDGING
             self._attempt += 1
-            self._line.shared.openers.run(partial(self._judge, self._attempt, fault))
+            self._shared.openers.run(partial(self._judge, self._attempt, fault))
             return
         self._leave(is_doubtful=fault.kind is Fault.UNAUTHORIZED)
         self._told_lost(fault)
@@ -241,7 +205,7 @@ class AmqpConnection:
 
     def _judge(self, attempt: int, fault: CloudFault) -> None:
         """Find out whether the key was refused or the time. Runs in a thread of its own."""
-        judged = self._line.shared.key_or_clock(self.access, fault)
+        judged = self._shared.key_or_clock(self.access, fault)
         self._loop.call(self._judged, attempt, judged)
 
     def _judged(self, attempt: int, fault: CloudFault) -> None:
@@ -297,8 +261,7 @@ class AmqpConnection:
     # looked after each second
 
     def tick(self, now_s: float) -> None:
-        for request in self._requests.overdue(now_s):
-            self._observer.failed(request.number, faults.no_answer(request.what, self._times.twin_s))
+        self._fail_overdue(now_s)
         if self._state in (_State.CLAIMING, _State.ATTACHING):
             if now_s - self._since_s > self._times.open_s:
                 self._lose(faults.silent(self._host_name, self._times.open_s))
@@ -347,19 +310,14 @@ class AmqpConnection:
         if wants is self._is_following or LinkKind.TWIN_REQUESTS not in self._links:
             return
         operation = TwinOperation.PUT if wants else TwinOperation.DELETE
-        request_id = format(next(self._ids), "x")
+        request_id = self._next_id()
         if self._say(LinkKind.TWIN_REQUESTS, twin_request(operation, request_id)):
             self._is_following = wants
             self._following[request_id] = time.monotonic()
 
     # telemetry
 
-    def _send(self, number: int, message: Message) -> None:
-        if self._is_closed:
-            return
-        if self._state is not _State.UP:
-            self._observer.failed(number, faults.not_connected(self._host_name))
-            return
+    def _send_telemetry(self, number: int, message: Message) -> None:
         size_bytes = message.size_bytes
         if size_bytes > LARGEST_MESSAGE_BYTES:
             self._observer.failed(number, faults.too_large(size_bytes, LARGEST_MESSAGE_BYTES))
@@ -425,18 +383,7 @@ class AmqpConnection:
 
     # twins
 
-    def _ask(self, number: int, is_get: bool, payload: bytes) -> None:
-        if self._is_closed:
-            return
-        if self._state is not _State.UP:
-            self._observer.failed(number, faults.not_connected(self._host_name))
-            return
-        if len(payload) > LARGEST_MESSAGE_BYTES:
-            fault = faults.too_large(len(payload), LARGEST_MESSAGE_BYTES, "a reported patch of")
-            self._observer.failed(number, fault)
-            return
-        due_s = time.monotonic() + self._times.twin_s
-        self._requests.add(format(next(self._ids), "x"), number, is_get, payload, due_s)
+    def _send_requests(self) -> None:
         self._attach(*_TWIN)
         self._go_on()
 
@@ -455,24 +402,17 @@ class AmqpConnection:
             if Feature.DESIRED_PROPERTIES in self._wanted:
                 self._observer.desired_changed(what.patch)
         elif isinstance(what, TwinAnswer):
-            self._twin_answered(what)
+            self._answer_came(what)
         else:
             log.warning("the cloud, to '%s': %s", self._who, what.reason)
 
-    def _twin_answered(self, answer: TwinAnswer) -> None:
+    def _answer_came(self, answer: TwinAnswer) -> None:
         request_id = str(answer.correlation_id)
-        if self._following.pop(request_id, None) is not None:
-            if answer.status >= 300:
-                what = "to be told of desired properties was asked for"
-                self._lose(faults.of_status(answer.status, what, answer.body))
-            return
-        request = self._requests.answered(request_id)
-        if request is None:
-            return
-        if answer.status < 300:
-            self._observer.done(request.number, answer.body if request.is_get else b"")
-        else:
-            self._observer.failed(request.number, faults.of_status(answer.status, request.what, answer.body))
+        if self._following.pop(request_id, None) is None:
+            self._twin_answered(request_id, answer.status, answer.body)
+        elif answer.status >= 300:
+            what = "to be told of desired properties was asked for"
+            self._lose(faults.of_status(answer.status, what, answer.body))
 
     # what the cloud sends
 
@@ -489,31 +429,20 @@ class AmqpConnection:
             if kind is LinkKind.TWIN_ANSWERS:
                 self._twin_told(delivery.data)
             elif kind is LinkKind.METHOD_CALLS:
-                self._called(delivery.data)
+                self._call_came(delivery.data)
         except RemoteProtocolError as exc:
             log.warning("the cloud, to '%s': %s", self._who, exc)
             delivery.reject("amqp:decode-error", "this message cannot be read")
 
-    def _called(self, data: bytes) -> None:
+    def _call_came(self, data: bytes) -> None:
         call = parse_method_call(decode(data))
-        if not isinstance(call, MethodCall):
+        if isinstance(call, MethodCall):
+            self._called(call.correlation_id, call.name, call.payload)
+        else:
             log.warning("the cloud, to '%s': %s", self._who, call.reason)
-            return
-        now_s = time.monotonic()
-        while self._calls and next(iter(self._calls.values()))[1] < now_s - METHOD_LIFE_S:
-            del self._calls[next(iter(self._calls))]
-        request_id = format(next(self._ids), "x")  # the cloud may use one of its ids again
-        self._calls[request_id] = (call.correlation_id, now_s)
-        self._observer.method_called(request_id, call.name, call.payload or b"null")
 
-    def _answer(self, request_id: str, status: int, payload: bytes) -> None:
-        call = self._calls.pop(request_id, None)
-        if call is None:
-            return
-        if len(payload) > LARGEST_MESSAGE_BYTES:
-            log.error("method of '%s': an answer of %d bytes is not sent", self._who, len(payload))
-            return
-        self._answers.append(encode(method_answer(call[0], status, payload)))
+    def _send_answer(self, cloud_id: MessageId, status: int, payload: bytes) -> None:
+        self._answers.append(encode(method_answer(cloud_id, status, payload)))
         self._answer_waiting()
 
     def _answer_waiting(self) -> None:

@@ -1,12 +1,10 @@
 """One connection of one identity to IoT Hub: its states, and exactly one answer for each number.
 
-Whatever is asked in whatever thread is done on one loop, in order, so that no state here needs a lock.
 It is one state machine, hence one file; what can be said without its state stands in the files beside it.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections import deque
@@ -34,8 +32,8 @@ from messaging.message import LARGEST_MESSAGE_BYTES, Message
 from messaging.property_bag import decode_bag, encode_upstream_bag
 from messaging.topics import Feature, events_topic
 from runtime.upstream import faults
-from runtime.upstream.requests import TwinRequests
-from runtime.upstream.shared import METHOD_LIFE_S, SLOWEST_BYTES_PER_S, Shared, Way, token_of
+from runtime.upstream.identity_connection import IdentityConnection
+from runtime.upstream.shared import SLOWEST_BYTES_PER_S, Shared, Way, token_of
 
 if TYPE_CHECKING:
     from runtime.upstream.mqtt_transport import CloudTransport, HeldMessage
@@ -65,65 +63,32 @@ class _Unacknowledged(Struct, frozen=True):
     since_s: float
 
 
-class SdkConnection:
-    """Implements `CloudConnection`. Public methods hand over to the loop; all others run on it."""
+class SdkConnection(IdentityConnection[str]):
+    """Implements `CloudConnection`."""
 
     def __init__(self, access: CloudAccess, observer: CloudObserver, shared: Shared, way: Way) -> None:
-        self.on_closed: Callable[[], None] = lambda: None
-        self._access = access
-        self._observer = observer
+        super().__init__(access, observer, shared)
         self._way = way
-        self._shared = shared
-        self._loop = shared.loop
         self._openers = shared.openers
-        self._times = shared.times
         self._clock = shared.clock
         self._topic = events_topic(access.identity)
         self._state = _State.CLOSED
         self._since_s = 0.0  # when the state began
-        self._is_closed = False
         self._is_ticking = False
         self._attempt = 0  # which connection this is; what an older one still tells is passed over
         self._transport: CloudTransport | None = None
         self._renew_at_s = 0.0  # wall clock
         self._heard_s = 0.0
-        self._wanted: frozenset[Feature] = frozenset()
         self._subscribing: dict[int, float] = {}  # not confirmed, since when
         self._can_ask = False  # the answers to twin requests are subscribed to
         self._waiting: deque[tuple[int, str, bytes]] = deque()  # telemetry: number, topic, body
         self._unacknowledged: dict[int, _Unacknowledged] = {}  # by number, in the order of sending
-        self._requests = TwinRequests()
-        self._calls: dict[str, tuple[str, float]] = {}  # methods: our request id → the cloud's, since when
         self._answers: deque[tuple[str, bytes]] = deque()  # to methods, while the connection is renewed
         self._held = 0  # cloud-to-device messages that are told and not yet taken
-        self._ids = itertools.count(1)
 
-    # any thread
-
-    def open(self) -> None:
-        self._loop.call(self._open)
-
-    def want(self, features: frozenset[Feature]) -> None:
-        self._loop.call(self._want, features)
-
-    def send(self, number: int, message: Message) -> None:
-        self._loop.call(self._send, number, message)
-
-    def get_twin(self, number: int) -> None:
-        self._loop.call(self._ask, number, True, b" ")
-
-    def patch_reported(self, number: int, patch: bytes) -> None:
-        self._loop.call(self._ask, number, False, patch)
-
-    def answer_method(self, request_id: str, status: int, payload: bytes) -> None:
-        self._loop.call(self._answer, request_id, status, payload)
-
-    def drop(self, fault: CloudFault) -> None:
-        """Lose the connection, if there is one."""
-        self._loop.call(self._drop, fault)
-
-    def close(self) -> None:
-        self._loop.call(self._close)
+    @property
+    def _is_connected(self) -> bool:
+        return self._state not in (_State.CLOSED, _State.OPENING)
 
     # opening
 
@@ -146,9 +111,9 @@ class SdkConnection:
             from runtime.upstream.mqtt_transport import CloudTransport
 
             expires_s = int(self._clock.now_s() + self._times.token_life_s)
-            token = token_of(self._access, expires_s)
-            trust = self._shared.trust.context(self._access.ca_pem)
-            transport = CloudTransport(self._access, trust, self._loop, self._times.keep_alive_s, self._way)
+            token = token_of(self.access, expires_s)
+            trust = self._shared.trust.context(self.access.ca_pem)
+            transport = CloudTransport(self.access, trust, self._loop, self._times.keep_alive_s, self._way)
             # Paho holds a lock while it calls: what may close the connection has to wait for its return.
             call = self._loop.call
             transport.on_mqtt_connected_handler = partial(call, self._connected, attempt)
@@ -190,12 +155,12 @@ class SdkConnection:
         self._transport.has_more()
 
     def _not_connected(self, attempt: int, error: BaseException) -> None:
-        self._lose_if(attempt, faults.of_connecting(error, self._access.host_name, self._way.port))
+        self._lose_if(attempt, faults.of_connecting(error, self.access.host_name, self._way.port))
 
     def _refused(self, attempt: int, error: BaseException) -> None:
         if attempt != self._attempt:
             return
-        fault = faults.of_connack(error, str(self._access.identity), self._access.host_name)
+        fault = faults.of_connack(error, self._who, self.access.host_name)
         if fault.kind is not Fault.UNAUTHORIZED:
             self._lose(fault)
             return
@@ -204,7 +169,7 @@ class SdkConnection:
 
     def _compare_clocks(self, attempt: int, fault: CloudFault) -> None:
         """Find out whether the key was refused or the time. Runs in a thread of its own."""
-        self._loop.call(self._lose_if, attempt, self._shared.key_or_clock(self._access, fault))
+        self._loop.call(self._lose_if, attempt, self._shared.key_or_clock(self.access, fault))
 
     def _lose_if(self, attempt: int, fault: CloudFault) -> None:
         if attempt == self._attempt:
@@ -213,7 +178,7 @@ class SdkConnection:
     # ending
 
     def _disconnected(self, attempt: int, cause: BaseException | None = None) -> None:
-        self._lose_if(attempt, faults.dropped(self._access.host_name, cause))
+        self._lose_if(attempt, faults.dropped(self.access.host_name, cause))
 
     def _lose(self, fault: CloudFault) -> None:
         """End the connection and say so; what had no answer has failed, in the order of asking."""
@@ -265,17 +230,16 @@ class SdkConnection:
             return
         self._loop.later(_TICK_S, self._tick)
         now_s = time.monotonic()
-        for request in self._requests.overdue(now_s):
-            self._observer.failed(request.number, faults.no_answer(request.what, self._times.twin_s))
+        self._fail_overdue(now_s)
         if self._transport is None:
             return  # it waits for its turn to be opened
         if self._state in (_State.OPENING, _State.RENEWING):
             if now_s - self._since_s > self._times.open_s:
-                self._lose(faults.silent(self._access.host_name, self._times.open_s))
+                self._lose(faults.silent(self.access.host_name, self._times.open_s))
             return
         limit_s = self._silence_limit_s(now_s)
         if limit_s is not None:
-            self._lose(faults.silent(self._access.host_name, limit_s))
+            self._lose(faults.silent(self.access.host_name, limit_s))
             return
         self._transport.look_after()
         if self._state is _State.UP and self._clock.now_s() >= self._renew_at_s:
@@ -300,7 +264,7 @@ class SdkConnection:
         is_late = now_s - self._since_s > self._times.drain_s
         if self._unacknowledged or self._subscribing or self._requests:
             if is_late:
-                self._lose(faults.silent(self._access.host_name, self._times.drain_s))
+                self._lose(faults.silent(self.access.host_name, self._times.drain_s))
         elif not self._held or is_late:  # what is not taken by now comes again
             self._leave()
             self._connect_as(_State.RENEWING)
@@ -324,33 +288,26 @@ class SdkConnection:
             number = next(self._ids)
             self._subscribing[number] = time.monotonic()
             confirmed = partial(self._subscribed, feature, number)
-            self._try(
-                self._transport.subscribe, filter_of(feature, self._access.identity), callback=confirmed
-            )
+            self._try(self._transport.subscribe, filter_of(feature, self.access.identity), callback=confirmed)
 
     def _unsubscribe(self, feature: Feature) -> None:
         if self._transport is not None and self._may_have(feature):
-            self._try(self._transport.unsubscribe, filter_of(feature, self._access.identity))
+            self._try(self._transport.unsubscribe, filter_of(feature, self.access.identity))
 
     def _may_have(self, feature: Feature) -> bool:
         """Nothing is ever sent from the cloud to a module."""
-        return feature is not Feature.C2D or self._access.identity.module_id is None
+        return feature is not Feature.C2D or self.access.identity.module_id is None
 
     def _subscribed(self, feature: Feature, number: int, cancelled: bool = False) -> None:
         if cancelled or self._subscribing.pop(number, None) is None:
             return
         if feature is Feature.TWIN_RESPONSES:
             self._can_ask = True
-            self._ask_waiting()
+            self._send_requests()
 
     # telemetry
 
-    def _send(self, number: int, message: Message) -> None:
-        if self._is_closed:
-            return
-        if self._state in (_State.CLOSED, _State.OPENING):
-            self._observer.failed(number, faults.not_connected(self._access.host_name))
-            return
+    def _send_telemetry(self, number: int, message: Message) -> None:
         topic = f"{self._topic}/{encode_upstream_bag(message.properties, message.system_properties)}"
         size_bytes = max(message.size_bytes, len(topic) + len(message.body) + _PACKET_HEAD_BYTES)
         if size_bytes > LARGEST_MESSAGE_BYTES:
@@ -380,7 +337,7 @@ class SdkConnection:
             try:
                 self._observer.done(number, b"")
             except Exception:
-                log.exception("'%s': that a message has arrived could not be told", self._access.identity)
+                log.exception("'%s': that a message has arrived could not be told", self._who)
 
     def _publish(self, topic: str, payload: bytes, acknowledged: Callable[..., None] | None = None) -> bool:
         return self._transport is not None and self._try(
@@ -398,37 +355,15 @@ class SdkConnection:
 
     # twins
 
-    def _ask(self, number: int, is_get: bool, payload: bytes) -> None:
-        if self._is_closed:
-            return
-        if self._state in (_State.CLOSED, _State.OPENING):
-            self._observer.failed(number, faults.not_connected(self._access.host_name))
-            return
-        if len(payload) > LARGEST_MESSAGE_BYTES:
-            fault = faults.too_large(len(payload), LARGEST_MESSAGE_BYTES, "a reported patch of")
-            self._observer.failed(number, fault)
-            return
-        due_s = time.monotonic() + self._times.twin_s
-        self._requests.add(format(next(self._ids), "x"), number, is_get, payload, due_s)
-        self._ask_waiting()
-
-    def _ask_waiting(self) -> None:
+    def _send_requests(self) -> None:
         while self._can_ask and self._state is _State.UP:
             request = self._requests.next_to_leave()
             if request is None:
                 return
-            topic_of = twin_get_topic if request.is_get else twin_reported_topic
-            self._publish(topic_of(request.request_id), request.payload)
-
-    def _answered(self, answer: TwinAnswer, payload: bytes) -> None:
-        request = self._requests.answered(answer.request_id)
-        if request is None:
-            return
-        if answer.status < 300:
-            self._observer.done(request.number, payload if request.is_get else b"")
-        else:
-            fault = faults.of_status(answer.status, request.what, payload)
-            self._observer.failed(request.number, fault)
+            if request.is_get:
+                self._publish(twin_get_topic(request.request_id), b" ")
+            else:
+                self._publish(twin_reported_topic(request.request_id), request.payload)
 
     # what the cloud sends
 
@@ -439,41 +374,26 @@ class SdkConnection:
                 self._take(transport, topic, payload)
             except Exception:
                 # The SDK would let it pass in silence.
-                log.exception("a message of the cloud to '%s' could not be told", self._access.identity)
+                log.exception("a message of the cloud to '%s' could not be told", self._who)
 
     def _take(self, transport: CloudTransport, topic: str, payload: bytes) -> None:
         what = parse_cloud_topic(topic)
         if isinstance(what, TwinAnswer):
-            self._answered(what, payload)
+            self._twin_answered(what.request_id, what.status, payload)
         elif isinstance(what, DesiredPatch):
             if Feature.DESIRED_PROPERTIES in self._wanted:
                 self._observer.desired_changed(payload)
         elif isinstance(what, MethodCall):
             if Feature.METHODS in self._wanted:
-                self._called(what, payload)
+                self._called(what.request_id, what.name, payload)
         elif isinstance(what, C2d):
             self._message_came(transport, what.bag, payload)
         else:
-            log.warning("the cloud, to '%s': %s", self._access.identity, what.reason)
+            log.warning("the cloud, to '%s': %s", self._who, what.reason)
 
-    def _called(self, call: MethodCall, payload: bytes) -> None:
-        now_s = time.monotonic()
-        while self._calls and next(iter(self._calls.values()))[1] < now_s - METHOD_LIFE_S:
-            del self._calls[next(iter(self._calls))]
-        request_id = format(next(self._ids), "x")  # the cloud may use one of its ids again
-        self._calls[request_id] = (call.request_id, now_s)
-        self._observer.method_called(request_id, call.name, payload or b"null")
-
-    def _answer(self, request_id: str, status: int, payload: bytes) -> None:
-        call = self._calls.pop(request_id, None)
-        if call is None:
-            return
-        topic = method_response_topic(status, call[0])
-        if len(payload) > LARGEST_MESSAGE_BYTES:
-            log.error(
-                "method of '%s': an answer of %d bytes is not sent", self._access.identity, len(payload)
-            )
-        elif self._state is _State.RENEWING:
+    def _send_answer(self, cloud_id: str, status: int, payload: bytes) -> None:
+        topic = method_response_topic(status, cloud_id)
+        if self._state is _State.RENEWING:
             self._answers.append((topic, payload))
         else:
             self._publish(topic, payload)
@@ -482,7 +402,7 @@ class SdkConnection:
         try:
             properties, system_properties = decode_bag(bag)
         except RemoteProtocolError as exc:
-            log.warning("cloud-to-device message for '%s' without properties: %s", self._access.identity, exc)
+            log.warning("cloud-to-device message for '%s' without properties: %s", self._who, exc)
             properties, system_properties = {}, {}
         held = transport.hold()
         if Feature.C2D not in self._wanted:

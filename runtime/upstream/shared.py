@@ -23,7 +23,6 @@ TWIN_LIMIT_S: Final = 20.0
 SILENCE_LIMIT_S: Final = 20.0  # of a cloud that has something to acknowledge …
 SLOWEST_BYTES_PER_S: Final = 2048  # … plus what the message itself may take on a slow line
 DRAIN_LIMIT_S: Final = 30.0
-METHOD_LIFE_S: Final = 360.0  # the cloud waits five and a half minutes for an answer
 
 
 class Way(Struct, frozen=True):

@@ -1,7 +1,9 @@
 """Measures our hub beside mosquitto: QoS 1 publisher → route → module, 256 bytes, 100 in flight.
 
-Plain TCP and TLS, one and four publishers, bursts and one by one. Rounds of the two sides alternate, so that
-whatever else the machine does meets both. Ours is durable, mosquitto keeps nothing.
+Plain TCP and TLS, one and four publishers, bursts and one by one. Rounds of all sides alternate, so that
+whatever else the machine does meets each. Ours is durable, mosquitto keeps nothing. Beside them the floor: a
+broker that decides and keeps nothing, and the same with a sync to disk for what each round of reads brought.
+What it reaches beside mosquitto is the limit of what any broker can with this generator on this machine.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench.peer_edge import ROOT, EdgePeer
+from scripts.bench.peer_floor import FloorPeer
 from scripts.bench.peer_mosquitto import MosquittoPeer, PeerUnusable
 from scripts.bench.processes import cpu_s, machine_cpu_s
 from scripts.bench.raw_limits import fdatasync_ms, file_system
@@ -41,9 +44,10 @@ BARS = {
 }
 GENERATOR_BUSY = 0.9  # of a core; above it the generator is what is measured
 DISTURBED = 0.2  # of a core, taken by neither side nor the generator
+FLOORS = ("floor", "floor+sync")
 FAULTS = ("unacknowledged", "lost", "duplicated", "out_of_order", "foreign")
 
-Peer = EdgePeer | MosquittoPeer
+Peer = EdgePeer | MosquittoPeer | FloorPeer
 Report = dict[str, Any]
 
 
@@ -164,14 +168,14 @@ def summarise(case: str, reports: dict[str, list[Report]]) -> dict[str, Any]:
             "faults": {fault: sum(report[fault] for report in rounds) for fault in FAULTS},
         }
     summary: dict[str, Any] = {"case": case, "sides": sides}
-    if len(reports) == 2:
-        ours, theirs = (
-            [report["received_per_s"] for report in reports[name]] for name in ("edge", "mosquitto")
-        )
-        pairs = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-        summary["ratio"] = statistics.median(ours) / statistics.median(theirs)
+    per_s = {name: [report["received_per_s"] for report in rounds] for name, rounds in reports.items()}
+    if {"edge", "mosquitto"} <= per_s.keys():
+        pairs = [mine / other for mine, other in zip(per_s["edge"], per_s["mosquitto"], strict=True)]
+        middles = {name: statistics.median(values) for name, values in per_s.items()}
+        summary["ratio"] = middles["edge"] / middles["mosquitto"]
         summary["ratio_min"], summary["ratio_max"] = min(pairs), max(pairs)
         summary["target"] = BARS.get(case)
+        summary["limits"] = {name: middles[name] / middles["mosquitto"] for name in FLOORS if name in middles}
     return summary
 
 
@@ -214,7 +218,8 @@ def table(summaries: list[dict[str, Any]]) -> str:
             if summary["target"] is not None:
                 verdict = "reached" if summary["ratio"] >= summary["target"] else "missed"
                 target = f"target {summary['target']} {verdict}"
-            rows.append(("", "ratio", f"{summary['ratio']:.2f}", spread, target, "", "", ""))
+            limits = ", ".join(f"{name} {ratio:.2f}" for name, ratio in summary["limits"].items())
+            rows.append(("", "ratio", f"{summary['ratio']:.2f}", spread, target, "", "", limits))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
@@ -228,6 +233,7 @@ def parse_arguments() -> argparse.Namespace:
         "--only", action="append", metavar="CASE", help=f"pattern of cases, repeatable: {', '.join(CASES)}"
     )
     parser.add_argument("--side", choices=("edge", "mosquitto"), help="measure one side alone")
+    parser.add_argument("--no-floor", action="store_true", help="leave the floor out; half the time")
     parser.add_argument(
         "--directory",
         type=Path,
@@ -254,6 +260,8 @@ def main() -> int:
                 peers.append(EdgePeer(arguments.directory))
             if arguments.side != "edge":
                 peers.append(MosquittoPeer())
+            if not (arguments.side or arguments.no_floor):
+                peers += [FloorPeer(), FloorPeer(arguments.directory)]
             for peer in peers:
                 stack.enter_context(peer)
             for case in arguments.cases:

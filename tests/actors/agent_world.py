@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.addresses import AGENT, SECURITY
 from actors.agent.agent import AgentActor
-from actors.agent.deployment_keeper import DeploymentKeeper, KeptDeployment, keeper_without_deployment
+from actors.agent.deployment_keeper import DeploymentKeeper, KeptDeployment
 from actors.agent.link import AgentLinkActor
 from actors.agent.link_messages import LINK
 from actors.agent.module_list import ListModules
@@ -18,6 +18,7 @@ from actors.agent.root import AgentRootActor
 from actors.agent.security import SecurityActor
 from actors.kernel.base import ChildSpec
 from actors.kernel.memory_system import MemorySystem
+from actors.manifest.cloud_deployment import no_deployment
 from actors.manifest.deployment import Deployment
 from actors.metrics.agent_metrics import AgentMetrics
 from actors.metrics.registry import Registry
@@ -71,6 +72,11 @@ class FakePlace:
         if self.full is not None:
             raise self.full
         self.kept = kept
+
+
+def keeper_without_deployment(place: FakePlace) -> DeploymentKeeper:
+    """Return the keeper of an edge that waits for its first deployment."""
+    return DeploymentKeeper(no_deployment(), place)
 
 
 class CloudEdge:

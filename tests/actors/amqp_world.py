@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.addresses import AMQP, HUB_CLIENT, IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.heads.amqp_head import AmqpHead
 from actors.heads.connected_clients import ConnectedClients
 from actors.hub.identity_messages import ACCEPTED, Authenticate, Verdict
@@ -28,9 +29,7 @@ from messaging.message import Message, decode_header, encode_header
 from tests.actors.hub_world import World, message_in
 from tests.fakes.transport import MemoryListener, MemoryTransport
 
-HEAD, STORE, ROUTER, IDENTITIES = "hub/amqp", "hub/store", "hub/router", "hub/identities"
-TWINS, METHODS, CLOUD = "hub/twins", "hub/methods", "hub/upstream"
-HUB_CLIENT, OTHER_HEAD = "hub/client", "hub/mqtt"
+HEAD, CLOUD, OTHER_HEAD = AMQP, UPSTREAM, MQTT
 EDGE = "edge1"
 SENSOR, LEAF = f"{EDGE}/sensor", "leaf"
 HOST = "iothub.test"
@@ -217,13 +216,6 @@ class AmqpWorld(World):
         return AmqpHead(
             self.listener,
             EDGE,
-            store=STORE,
-            router=ROUTER,
-            identities=IDENTITIES,
-            twins=TWINS,
-            methods=METHODS,
-            cloud=CLOUD,
-            hub_client=HUB_CLIENT,
             environment=self.environment,
             connected=self.connected,
         )

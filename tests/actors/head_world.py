@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from actors.addresses import AMQP, HUB_CLIENT, IDENTITIES, METHODS, MQTT, ROUTER, STORE, TWINS, UPSTREAM
 from actors.heads.connected_clients import ConnectedClients
 from actors.heads.mqtt_head import MqttHead
 from actors.hub.identity_messages import ACCEPTED, Authenticate, Verdict
@@ -18,9 +19,7 @@ from messaging.mqtt.packets import Publish as PublishPacket
 from tests.actors.hub_world import World, message_in
 from tests.fakes.transport import MemoryClient, MemoryListener
 
-HEAD, STORE, ROUTER, IDENTITIES = "hub/mqtt", "hub/store", "hub/router", "hub/identities"
-TWINS, METHODS, CLOUD = "hub/twins", "hub/methods", "hub/upstream"
-HUB_CLIENT, OTHER_HEAD = "hub/client", "hub/amqp"
+HEAD, CLOUD, OTHER_HEAD = MQTT, UPSTREAM, AMQP
 EDGE = "edge1"
 USER_NAME = "iothub.test/{}/?api-version=2021-04-12"
 HEADER = encode_header("/messages/modules/sensor/", {}, {})
@@ -61,13 +60,6 @@ class HeadWorld(World):
         return MqttHead(
             self.listener,
             EDGE,
-            store=STORE,
-            router=ROUTER,
-            identities=IDENTITIES,
-            twins=TWINS,
-            methods=METHODS,
-            cloud=CLOUD,
-            hub_client=HUB_CLIENT,
             environment=self.environment,
             connected=self.connected,
         )

@@ -12,7 +12,8 @@ from actors.store.store import StoreActor
 from actors.store.stored import EndpointLedger
 from actors.upstream.connection import CloudConnections
 from actors.upstream.link_state import GetLinkState, LinkState
-from actors.upstream.switchboard import LinkLimits, Where
+from actors.upstream.switchboard import Where
+from actors.upstream.upkeep import LinkLimits
 from actors.upstream.upstream import UpstreamActor
 from messaging.envelope import Secret
 from messaging.lifecycle import RequestFailed
@@ -86,11 +87,7 @@ class LinkWorld(World):
         return UpstreamActor(
             lambda: self.cloud,
             self.switch,
-            Where(HOST, DEVICE, lambda: "", IDENTITIES),
-            store=STORE,
-            router=ROUTER,
-            twins=TWINS,
-            methods=METHODS,
+            Where(HOST, DEVICE, lambda: ""),
             limits=self._limits,
             draw=lambda: 1.0,
         )

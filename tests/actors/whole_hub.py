@@ -24,7 +24,8 @@ from actors.ports.connections import ConnectionHandler
 from actors.ports.storage import MessageStore
 from actors.store.append_guard import AppendGuard
 from actors.store.store import StoreActor
-from actors.upstream.switchboard import LinkLimits, Where
+from actors.upstream.switchboard import Where
+from actors.upstream.upkeep import LinkLimits
 from actors.upstream.upstream import UpstreamActor
 from messaging import sas
 from messaging.clock import Clock
@@ -188,11 +189,7 @@ class HubWorld:
             lambda: UpstreamActor(
                 lambda: self.cloud,
                 MemorySwitch(False),
-                Where(IOTHUB, DEVICE, lambda: "", IDENTITIES),
-                store=STORE,
-                router=ROUTER,
-                twins=TWINS,
-                methods=METHODS,
+                Where(IOTHUB, DEVICE, lambda: ""),
                 limits=LinkLimits(),
                 metrics=counts,
             ),
@@ -203,11 +200,6 @@ class HubWorld:
             HUB_CLIENT,
             lambda: HubClientActor(
                 DEVICE,
-                twins=TWINS,
-                methods=METHODS,
-                cloud=UPSTREAM,
-                router=ROUTER,
-                identities=IDENTITIES,
                 report_s=5.0,
             ),
         )
@@ -216,14 +208,7 @@ class HubWorld:
             lambda: MqttHead(
                 self.listener,
                 DEVICE,
-                store=STORE,
-                router=ROUTER,
-                identities=IDENTITIES,
-                twins=TWINS,
-                methods=METHODS,
                 environment=DEFAULTS,
-                cloud=UPSTREAM,
-                hub_client=HUB_CLIENT,
                 connected=connected,
             ),
         )

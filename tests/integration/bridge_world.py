@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +20,7 @@ from messaging.envelope import Secret
 from runtime.security.identity_copy import IdentityFile
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.mosquitto import Peer
+from tests.waiting import wait_until
 
 ALL = Rule(True, ("{{iot:identity}}",), tuple(Operation), ("#",))
 SITE = "site"
@@ -60,18 +60,20 @@ def bridges(hub: HubProcess) -> dict[str, Any]:
 
 def wait_for_bridge(hub: HubProcess, endpoint: str = SITE, **wanted: Any) -> dict[str, Any]:
     """Wait until the hub tells this of a bridge: values, or functions that judge them; return all of it."""
-    deadline_s = time.monotonic() + LIMIT_S
-    while True:
+    shown: dict[str, Any] = {}
+
+    def is_told() -> bool:
+        nonlocal shown
         try:
-            shown: dict[str, Any] = bridges(hub).get(endpoint, {})
+            shown = bridges(hub).get(endpoint, {})
         except NobodyThere:  # the hub starts
             shown = {}
-        if shown and all(
+        return bool(shown) and all(
             want(shown[name]) if callable(want) else shown[name] == want for name, want in wanted.items()
-        ):
-            return shown
-        assert time.monotonic() < deadline_s, f"{shown}\n" + "\n".join(hub.log_lines()[-20:])
-        time.sleep(0.05)  # between two questions
+        )
+
+    wait_until(is_told, lambda: f"{shown}\n" + "\n".join(hub.log_lines()[-20:]), LIMIT_S)
+    return shown
 
 
 def module(hub: HubProcess, name: str) -> Peer:

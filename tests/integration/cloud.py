@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -35,6 +36,7 @@ from runtime.net.stream_listener import StreamListener
 from runtime.net.tls_server import ServerCertificate
 from runtime.net.web_listener import AMQP, MQTT, WebListener, WebRequest
 from runtime.security.certificates import SERVER_FILE, ensure_named_ca, ensure_server_certificate
+from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMIT_S: Final = 20.0
@@ -171,16 +173,18 @@ class Cloud:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
-        deadline_s = time.monotonic() + LIMIT_S
-        closed = [MQTT_PORT, AMQP_PORT]
-        while closed:
+        started = self._process
+
+        def serves(port: int) -> bool:
             try:
-                socket.create_connection((self.address, closed[0]), timeout=LIMIT_S).close()
-                del closed[0]
+                socket.create_connection((self.address, port), timeout=LIMIT_S).close()
             except ConnectionRefusedError:
-                assert self._process.poll() is None, "it ended"
-                assert time.monotonic() < deadline_s, "it does not serve"
-                time.sleep(0.01)  # between two looks at another process
+                assert started.poll() is None, "it ended"
+                return False
+            return True
+
+        for port in (MQTT_PORT, AMQP_PORT):
+            wait_until(partial(serves, port), f"it serves port {port}", LIMIT_S)
 
     def kill_process(self) -> None:
         """kill -9."""

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from tests.integration.sdk_clients import loopback_address
+from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PROGRAM: Final = (sys.executable, "-m", "runtime.cli.main", "cloud")
@@ -60,16 +60,17 @@ class CloudProgram:
 
     def start(self) -> float:
         """Start the process and wait until it serves; returns after how many seconds."""
-        began_s = time.monotonic()
         with self._printed.open("w") as printed:
             self.process = subprocess.Popen(
                 self.command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT
             )
-        while not any(READY in line for line in self.printed()):
-            assert self.process.poll() is None, f"it ended: {self.printed()}"
-            assert time.monotonic() < began_s + START_LIMIT_S, f"it does not start: {self.printed()}"
-            time.sleep(0.005)  # between two looks at what another process writes
-        return time.monotonic() - began_s
+        started = self.process
+
+        def serves() -> bool:
+            assert started.poll() is None, f"it ended: {self.printed()}"
+            return any(READY in line for line in self.printed())
+
+        return wait_until(serves, lambda: f"it starts: {self.printed()}", START_LIMIT_S)
 
     def printed(self) -> list[str]:
         """Return the lines that the last run has printed so far."""

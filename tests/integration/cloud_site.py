@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from tests.actors.manifests import HUB as HUB_PATH
 from tests.actors.manifests import manifest
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.edge_process import UP, EdgeProcess
+from tests.waiting import wait_until
 
 EDGE: Final = "edge1"
 LIMIT_S: Final = 30.0
@@ -63,13 +63,15 @@ class Site:
         self, holds: Callable[[dict[str, Any]], bool], limit_s: float = LIMIT_S
     ) -> dict[str, Any]:
         """Wait until something holds of what `$edgeAgent` has reported, and return that."""
-        deadline_s = time.monotonic() + limit_s
-        while True:
-            reported: dict[str, Any] = self.twin()["reported"]
-            if holds(reported):
-                return reported
-            assert time.monotonic() < deadline_s, f"{reported}\n{self.edge.log.read_text()}"
-            time.sleep(0.1)  # between two looks at what other processes do
+        reported: dict[str, Any] = {}
+
+        def is_so() -> bool:
+            nonlocal reported
+            reported = self.twin()["reported"]
+            return holds(reported)
+
+        wait_until(is_so, lambda: f"{reported}\n{self.edge.log.read_text()}", limit_s)
+        return reported
 
     def close(self) -> None:
         self.edge.close()

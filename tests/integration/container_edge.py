@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from runtime.docker.engine import HOME_LABEL, MODULE_LABEL
 from runtime.docker.leftovers import remove_containers
 from tests.integration.containers import container
 from tests.integration.edge_process import LIMIT_S, EdgeProcess
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -52,10 +52,9 @@ class ContainerEdge(EdgeProcess):
 
     def wait_for_containers(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> None:
         """Wait until something holds of the containers of this edge."""
-        ends_s = time.monotonic() + LIMIT_S
-        while not holds(self.containers()):
-            assert time.monotonic() < ends_s, f"{self.containers()}\n{self.log.read_text()}"
-            time.sleep(0.05)  # between two looks at what the engine does
+        wait_until(
+            lambda: holds(self.containers()), lambda: f"{self.containers()}\n{self.log.read_text()}", LIMIT_S
+        )
 
     def close(self) -> None:
         super().close()

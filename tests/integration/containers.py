@@ -8,11 +8,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from runtime.docker.engine import away_reason
+from tests.waiting import wait_until
 
 START_LIMIT_S = 30.0
 
@@ -53,11 +53,13 @@ class PrivateEngine:
                 stderr=log,
                 env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
             )
-        ends_s = time.monotonic() + START_LIMIT_S
-        while away_reason(str(self.socket)) is not None:
-            assert self._process.poll() is None, self.log.read_text()
-            assert time.monotonic() < ends_s, self.log.read_text()
-            time.sleep(0.05)  # between two looks at what another process does
+        started = self._process
+
+        def answers() -> bool:
+            assert started.poll() is None, self.log.read_text()
+            return away_reason(str(self.socket)) is None
+
+        wait_until(answers, self.log.read_text, START_LIMIT_S)
 
     def stop(self) -> None:
         """Stop it as a service manager would: it ends its containers."""

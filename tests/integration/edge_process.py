@@ -27,6 +27,7 @@ from runtime.run_directory import RunDirectory
 from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.actors.manifests import HUB as HUB_PATH
 from tests.actors.manifests import manifest
+from tests.waiting import wait_until
 
 LIMIT_S = 20.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,30 +180,34 @@ class EdgeProcess:
 
     def wait_until(self, holds: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
         """Wait until something holds of what is listed, and return that."""
-        deadline_s = time.monotonic() + LIMIT_S
         listed: dict[str, dict[str, Any]] = {}
-        while time.monotonic() < deadline_s:
+
+        def is_so() -> bool:
+            nonlocal listed
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()
             if (self.run.path / "agent.agent").exists():
                 with suppress(AskTimeout):  # the socket may still be that of an agent before
                     listed = self.modules()
-                    if holds(listed):
-                        return listed
-            time.sleep(0.01)  # between two looks at what other processes do
-        raise AssertionError(f"not so: {listed}\n{self.log.read_text()}")
+                    return holds(listed)
+            return False
+
+        wait_until(is_so, lambda: f"{listed}\n{self.log.read_text()}", LIMIT_S)
+        return listed
 
     def wait_for_routes(self, good: list[str], bad: list[str]) -> None:
         """Wait until these routes are in force, and these left out."""
-        deadline_s = time.monotonic() + LIMIT_S
-        while True:
-            found: Routes | None = None
+        found: Routes | None = None
+
+        def are_in_force() -> bool:
+            nonlocal found
             with suppress(AskTimeout):
                 found = self.ask(ROUTER, ListRoutes(), Routes)
-            if found and [[r[0] for r in routes] for routes in (found.good, found.bad)] == [good, bad]:
-                return
-            assert time.monotonic() < deadline_s, f"{found}\n{self.log.read_text()}"
-            time.sleep(0.01)  # between two looks at what other processes do
+            return found is not None and (
+                [[route[0] for route in routes] for routes in (found.good, found.bad)] == [good, bad]
+            )
+
+        wait_until(are_in_force, lambda: f"{found}\n{self.log.read_text()}", LIMIT_S)
 
     def line(self, limit_s: float = LIMIT_S) -> str:
         """Return the next line that a module wrote to the pipe."""
@@ -211,6 +216,14 @@ class EdgeProcess:
             self._rest += os.read(self._pipe, 4096)
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
+
+    def lines_so_far(self) -> list[str]:
+        """Return the lines that modules have written to the pipe, without waiting for more."""
+        with suppress(BlockingIOError):
+            while part := os.read(self._pipe, 4096):
+                self._rest += part
+        *lines, self._rest = self._rest.split(b"\n")
+        return [line.decode() for line in lines]
 
     def close(self) -> None:
         """End everything, however the test went."""

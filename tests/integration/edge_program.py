@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.sdk_clients import loopback_address
-from tests.integration.waiting import LIMIT_S, wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "scripts" / "samples" / "deployment.json"

@@ -29,6 +29,7 @@ from runtime.security.certificates import ensure_edge_ca, ensure_server_certific
 from runtime.security.identity_copy import IdentityFile
 from runtime.storage.message_db import MessageDb
 from tests.runtime.client_certificates import ClientCertificate
+from tests.waiting import wait_for, wait_until
 
 IOTHUB = "iothub.test.internal"
 DEVICE = "edge1"
@@ -77,7 +78,7 @@ class HubProcess:
         self.keys = {name: os.urandom(32) for name in names} | dict(cloud_keys or {})
         now_s = time.time()
         ca = ensure_edge_ca(self.home, DEVICE, now_s)
-        host_names = server_names("localhost", [address], ["edgeHub"])
+        host_names = server_names("localhost", [address])
         certificate = ensure_server_certificate(self.home, host_names, ca, now_s)
         self.ca_file = self.home / "ca.pem"
         self.ca_file.write_text(ca.certificate_pem)
@@ -142,13 +143,12 @@ class HubProcess:
 
     def wait_for_log(self, text: str, count: int = 1, limit_s: float = 20.0) -> list[str]:
         """Wait until the log has so many lines with `text`, and return them."""
-        deadline_s = time.monotonic() + limit_s
-        while True:
+
+        def found() -> list[str] | None:
             lines = [line for line in self.log_lines() if text in line]
-            if len(lines) >= count:
-                return lines
-            assert time.monotonic() < deadline_s, f"no {text!r} in:\n" + "\n".join(self.log_lines())
-            time.sleep(0.01)  # between two looks at what another process writes
+            return lines if len(lines) >= count else None
+
+        return wait_for(found, lambda: f"{text!r} in:\n" + "\n".join(self.log_lines()), limit_s)
 
     def log_lines(self) -> list[str]:
         """Return the log so far."""
@@ -157,14 +157,16 @@ class HubProcess:
     def upstream(self, count: int, limit_s: float = 20.0) -> list[dict[str, Any]]:
         """Wait until so many messages have arrived upstream, and return all of them."""
         path = self.home / "upstream.jsonl"
-        deadline_s = time.monotonic() + limit_s
-        while True:
+        records: list[dict[str, Any]] = []
+
+        def are_there() -> bool:
+            nonlocal records
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
             records = [json.loads(line) for line in lines if line.endswith("\n")]
-            if len(records) >= count:
-                return records
-            assert time.monotonic() < deadline_s, f"{len(records)} of {count} messages upstream"
-            time.sleep(0.01)
+            return len(records) >= count
+
+        wait_until(are_there, lambda: f"{len(records)} of {count} messages upstream", limit_s)
+        return records
 
     def numbers_upstream(self, last: int, module: str | None = None, limit_s: float = 20.0) -> list[int]:
         """Wait until this number of a module (or of the device) is upstream; return all, in order."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from messaging.identity import Identity
 from tests.integration.linked_hub import LinkedHub
 from tests.integration.sdk_clients import SdkPublisher, once
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 PUMP: Final = "edge1/pump"
 FAN: Final = "edge1/fan"

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+
+from tests.waiting import wait_until
 
 LIMIT_S = 60.0
 
@@ -74,15 +75,17 @@ class Mosquitto:
         self._process = subprocess.Popen(
             [self._program, "-c", str(self._configuration)], stdout=quiet, stderr=quiet
         )
-        deadline_s = time.monotonic() + LIMIT_S
-        while True:
+        started = self._process
+
+        def listens() -> bool:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
             except OSError:
-                assert self._process.poll() is None, self.log()
-                assert time.monotonic() < deadline_s
-                time.sleep(0.01)  # between two looks at another process
+                assert started.poll() is None, self.log()
+                return False
+            return True
+
+        wait_until(listens, "mosquitto listens", LIMIT_S)
 
     def stop(self) -> None:
         """End it in order: what it has is saved."""
@@ -98,10 +101,7 @@ class Mosquitto:
 
     def wait_for_log(self, text: str) -> None:
         """Wait until it has logged this."""
-        deadline_s = time.monotonic() + LIMIT_S
-        while text not in self.log():
-            assert time.monotonic() < deadline_s, self.log()
-            time.sleep(0.01)  # between two looks at what another process writes
+        wait_until(lambda: text in self.log(), self.log, LIMIT_S)
 
 
 def _free_port() -> int:

@@ -6,13 +6,13 @@ import shutil
 import ssl
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.integration.edge_process import free_port
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -63,11 +63,13 @@ class PrivateRegistry:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(self._folder / "config.yml")], stdout=out, stderr=out
             )
-        ends_s = time.monotonic() + START_LIMIT_S
-        while not self._answers():
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < ends_s, log.read_text()
-            time.sleep(0.05)  # between two looks at what another process does
+        started = self._process
+
+        def answers() -> bool:
+            assert started.poll() is None, log.read_text()
+            return self._answers()
+
+        wait_until(answers, log.read_text, START_LIMIT_S)
 
     def stop(self) -> None:
         """End it; what was pushed stays for the next start."""

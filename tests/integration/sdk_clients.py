@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from tests.integration.hub_process import HubProcess
+from tests.waiting import wait_until
 
 SDK_PORT = 8883  # the SDK's own, not to be changed
 
@@ -60,10 +61,11 @@ class SdkPublisher:
 
     def wait_for(self, count: int, limit_s: float = 30.0) -> None:
         """Wait until so many messages are acknowledged."""
-        deadline_s = time.monotonic() + limit_s
-        while len(self.acknowledged) < count:
-            assert time.monotonic() < deadline_s, f"{len(self.acknowledged)} of {count}, {self.errors}"
-            time.sleep(0.005)  # between two looks
+        wait_until(
+            lambda: len(self.acknowledged) >= count,
+            lambda: f"{len(self.acknowledged)} of {count}, {self.errors}",
+            limit_s,
+        )
 
     def first_after(self, moment_s: float) -> float:
         """Return when the first message after this moment was acknowledged."""
@@ -116,10 +118,8 @@ class SdkConsumer:
 
     def wait_for(self, module: str, number: int, limit_s: float = 30.0) -> None:
         """Wait for a message of a module."""
-        deadline_s = time.monotonic() + limit_s
-        while number not in self.numbers_of(module)[-1000:]:
-            assert time.monotonic() < deadline_s, f"{module}: {number} did not come"
-            time.sleep(0.01)
+        what = f"{number} comes of {module}"
+        wait_until(lambda: number in self.numbers_of(module)[-1000:], what, limit_s)
 
 
 HANDLER_THREADS = 4  # of the SDK for what comes: neighbours may change places there

@@ -235,6 +235,7 @@ def test_a_hub_that_hangs_keeps_its_sockets_until_it_ends_and_holds_up_nobody_el
     handshake(edge)
 
 
+@pytest.mark.slow
 def test_the_hub_of_an_older_program_is_replaced_and_refuses_nobody(edge: EdgeProcess) -> None:
     older = edge.folder / "older"
     for name in ("actors", "messaging", "runtime", "tests"):

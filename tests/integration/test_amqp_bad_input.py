@@ -529,6 +529,7 @@ def test_a_peer_that_vanishes_without_a_word_gives_way_to_its_next_connection(hu
         again.send_ok(again.events_sender("leaf"), b"after")
 
 
+@pytest.mark.slow
 def test_peers_that_do_not_say_who_they_are_end_in_time(hub: HubProcess, half_open: list[AmqpSocket]) -> None:
     with socket.create_connection((hub.address, hub.amqp_port), timeout=LIMIT_S) as stalled:
         stalled.sendall(b"\x16\x03\x01")

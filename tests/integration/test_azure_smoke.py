@@ -14,6 +14,7 @@ from tests.integration.node_sdk import need_port
 LIMIT_S = 180.0
 
 
+@pytest.mark.slow
 def test_all_steps_hold_against_the_stand_in(tmp_path: Path) -> None:
     pytest.importorskip("uamqp", reason="azure-iot-hub needs uamqp, of which there is no wheel here")
     with CloudProgram() as cloud:

@@ -69,6 +69,7 @@ def _publish_in_background(*peers: tuple[Peer, str, int]) -> list[threading.Thre
     return threads
 
 
+@pytest.mark.slow
 def test_messages_of_both_directions_get_through_a_line_that_resets_again_and_again(
     hub: HubProcess, site: Mosquitto, line: Line
 ) -> None:
@@ -127,14 +128,18 @@ def test_what_is_published_while_the_other_broker_is_away_arrives_in_order_when_
         assert "cannot be reached" in shown["error"] or "lost" in shown["error"]
         hub.kill()
         hub.start()
-        wait_for_bridge(hub, queued=50)
+        wait_for_bridge(hub, queued=lambda count: count >= 50)
         line.restore()
         far.wait_for(50)
-        assert first_times(far.bodies()) == list(range(50))
-        assert {topic for topic, *_ in far.got} == {"edge1/up/x"}
         shown = wait_for_bridge(hub, queued=0, status="connected", error="")
-        assert shown["sent"] == 50
+        assert shown["sent"] >= 50
         assert shown["connectedSince"]
+        # What the local broker had not yet noted as taken when it was killed, the last of them, comes again.
+        far.wait_for(shown["sent"])
+        numbers = [int(body) for body in far.bodies()]
+        assert numbers[:50] == list(range(50))
+        assert numbers[50:] == list(range(100 - len(numbers), 50))
+        assert {topic for topic, *_ in far.got} == {"edge1/up/x"}
 
 
 def test_a_restarted_broker_gets_what_it_missed(hub: HubProcess, site: Mosquitto, line: Line) -> None:
@@ -155,6 +160,7 @@ def test_a_restarted_broker_gets_what_it_missed(hub: HubProcess, site: Mosquitto
             assert first_times(near.bodies()) == list(range(20))
 
 
+@pytest.mark.slow
 def test_a_line_that_swallows_everything_is_given_up(hub: HubProcess, site: Mosquitto, line: Line) -> None:
     with Peer(site.port, "observer") as far, module(hub, "a") as sender:
         far.subscribe("edge1/#")
@@ -301,6 +307,7 @@ def test_wrong_credentials_are_told_and_corrected_without_a_restart(tmp_path: Pa
             assert "wr0ng" not in hub.log.read_text()
 
 
+@pytest.mark.slow
 def test_whom_a_bridge_trusts_is_up_to_its_settings(tmp_path: Path) -> None:
     ca = ensure_edge_ca(tmp_path, "site", time.time())
     served = ensure_server_certificate(tmp_path, ["broker.example", "localhost"], ca, time.time())

@@ -17,6 +17,7 @@ from tests.integration.broker_world import CONNECT, statement
 from tests.integration.cloud_site import EDGE, LIMIT_S, Site
 from tests.integration.edge_process import free_port
 from tests.integration.mqtt_client import MqttClient
+from tests.waiting import wait_for, wait_until
 
 LEAF = "leaf"
 NEWS = statement("publish", on=["news/#"])
@@ -36,15 +37,17 @@ def deploy(site: Site, *statements: dict[str, Any]) -> None:
 
 def reported(site: Site, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Wait until something holds of what `$edgeHub` has reported of its desired properties."""
-    ends_s = time.monotonic() + LIMIT_S
-    while True:
+
+    def found() -> dict[str, Any] | None:
         twin = site.twin("$edgeHub")
-        status = twin["reported"].get("lastDesiredStatus", {})
-        if twin["reported"].get("lastDesiredVersion") == twin["desired"]["$version"] and holds(status):
-            assert isinstance(status, dict)
-            return status
-        assert time.monotonic() < ends_s, f"{twin['reported']}\n{site.edge.log.read_text()}"
-        time.sleep(0.1)  # between two looks at what other processes do
+        status: dict[str, Any] = twin["reported"].get("lastDesiredStatus", {})
+        is_last = twin["reported"].get("lastDesiredVersion") == twin["desired"]["$version"]
+        return status if is_last and holds(status) else None
+
+    def so_far() -> str:
+        return f"{site.twin('$edgeHub')['reported']}\n{site.edge.log.read_text()}"
+
+    return wait_for(found, so_far, LIMIT_S)
 
 
 def connected(site: Site, port: int, connection_string: str) -> MqttClient:
@@ -52,13 +55,14 @@ def connected(site: Site, port: int, connection_string: str) -> MqttClient:
     found = parse_connection_string(connection_string)
     audience = sas.audience_of(found.host_name, found.identity)
     token = sas.make_token(audience, sas.decode_key(found.shared_access_key), int(time.time()) + 3600)
-    ends_s = time.monotonic() + LIMIT_S
-    while True:
+
+    def let_in() -> MqttClient | None:
         try:
             return MqttClient.connect(port, LEAF, token, found.host_name)
         except (AssertionError, OSError):
-            assert time.monotonic() < ends_s, site.edge.log.read_text()
-            time.sleep(0.2)  # between two attempts
+            return None
+
+    return wait_for(let_in, site.edge.log.read_text, LIMIT_S)
 
 
 def publish(client: MqttClient, topic: str) -> None:
@@ -68,13 +72,12 @@ def publish(client: MqttClient, topic: str) -> None:
 
 def wait_until_granted(client: MqttClient, topic_filter: str) -> None:
     """Subscribe until the rules allow it."""
-    ends_s = time.monotonic() + LIMIT_S
-    while True:
+
+    def is_granted() -> bool:
         client.send(Subscribe(8, ((topic_filter, 1),)))
-        if client.receive(SubAck).return_codes == (1,):
-            return
-        assert time.monotonic() < ends_s
-        time.sleep(0.1)  # between two attempts
+        return client.receive(SubAck).return_codes == (1,)
+
+    wait_until(is_granted, f"{topic_filter} is granted", LIMIT_S)
 
 
 AT = "$.mqttBroker.authorizations"
@@ -94,6 +97,7 @@ BAD: list[tuple[list[dict[str, Any]], str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_rules_come_with_the_deployment_and_bad_ones_leave_those_before_in_force(site: Site) -> None:
     deploy(site, CONNECT, NEWS)
     port = free_port()

@@ -258,6 +258,7 @@ def test_a_port_of_metrics_that_somebody_else_has_is_told_with_his_name(edge: Ed
     assert f"port {port} is in use (pid " in "".join(details["edge-metrics-ports"])
 
 
+@pytest.mark.slow
 def test_an_edge_that_hangs_is_an_error(edge: EdgeProgram) -> None:
     edge.start()
     assert edge.process is not None

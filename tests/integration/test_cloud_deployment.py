@@ -86,6 +86,7 @@ def hub_status(told: dict[str, Any]) -> str | None:
     return None if hub is None else hub["runtimeStatus"]
 
 
+@pytest.mark.slow
 def test_a_hub_that_was_stopped_from_the_cloud_is_repaired_from_there(site: Site) -> None:
     site.deploy({"first": sleeper()})
     site.start()

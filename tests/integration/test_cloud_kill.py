@@ -98,7 +98,7 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed_under_full_load
         deadline_s = time.monotonic() + LIMIT_S
         while any(p.acknowledged < b + 300 for p, b in zip(publishers, before, strict=True)):
             assert time.monotonic() < deadline_s, "no progress"
-            time.sleep(chance.uniform(0.005, 0.05))
+            time.sleep(chance.uniform(0.005, 0.05))  # somewhere in the middle
         cloud.kill_process()
         cloud.start_process()
     for publisher in publishers:

@@ -9,7 +9,7 @@ import queue
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,9 +22,10 @@ from messaging.message import Message
 from messaging.topics import Feature
 from runtime.faults.line import Profile
 from runtime.upstream.shared import CloudTimes
-from tests.fakes.cloud_observer import LIMIT_S, ObservedConnection
+from tests.fakes.cloud_observer import ObservedConnection
 from tests.integration.cloud_worlds import StandInWorld, connect
 from tests.integration.network import MOBILE, NARROW, SATELLITE, alternating
+from tests.waiting import wait_until
 
 EVERYTHING = frozenset({Feature.METHODS, Feature.DESIRED_PROPERTIES, Feature.C2D})
 MINUTES_A_SECOND = 5.0  # how much shorter the outages are
@@ -124,6 +125,7 @@ def test_a_reset_inside_a_packet_loses_nothing(world: StandInWorld) -> None:
     assert in_order_and_complete([each.body for each in world.taken("d1")], 200)
 
 
+@pytest.mark.slow
 def test_resets_again_and_again_lose_nothing(world: StandInWorld) -> None:
     courier = Courier(world)
     world.line.reset_after(40_011, again=True)
@@ -166,6 +168,7 @@ def test_a_line_that_swallows_is_noticed_by_what_is_not_acknowledged(hasty: Stan
     assert time.monotonic() - began_s < 3 * HASTY.silence_s + 1.0
 
 
+@pytest.mark.slow
 def test_a_line_that_swallows_is_noticed_by_the_keep_alive_when_nothing_is_sent(hasty: StandInWorld) -> None:
     connection, observer = connect(hasty)
     _wait_until_subscribed(connection, observer)
@@ -218,6 +221,7 @@ def test_a_twin_request_without_an_answer_fails_in_time_and_the_connection_stays
         pytest.param(NARROW, 20, 256, id="25 kbit/s"),
     ],
 )
+@pytest.mark.slow
 def test_everything_arrives_over_a_line_that_is_slow(
     protocol: UpstreamProtocol, profile: Profile, count: int, size_bytes: int
 ) -> None:
@@ -304,9 +308,9 @@ def test_a_connection_that_is_closed_while_it_opens_never_comes_about(protocol: 
         observer = ObservedConnection()
         closed = world.connections.make(world.access("d1"), observer)
         closed.open()
-        _wait_for(lambda: world.line.accepted == 1)
+        wait_until(lambda: world.line.accepted == 1)
         closed.close()
-        _wait_for(lambda: world.line.connections == 0)
+        wait_until(lambda: world.line.connections == 0)
 
         connection, other = connect(world)
         connection.send(1, message(1))
@@ -366,10 +370,3 @@ def test_the_sdk_still_has_what_the_transport_replaces() -> None:
 def _wait_until_subscribed(connection: CloudConnection, observer: ObservedConnection) -> None:
     connection.get_twin(-1)
     assert observer.next("done")[0] == -1
-
-
-def _wait_for(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not is_so():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.005)  # between two looks at another thread

@@ -14,7 +14,7 @@ from paho.mqtt import client as paho
 
 from tests.integration.cloud import LIMIT_S, MQTT_PORT, Cloud
 from tests.integration.sdk_clients import loopback_address
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 EVENTS = "devices/d1/messages/events/"
 

@@ -237,6 +237,7 @@ def test_a_device_is_made_shown_and_deleted(cloud: CloudProgram) -> None:
     assert "leaf" not in cloud.do("device", "list")
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_named_with_the_way_out(cloud: CloudProgram, tmp_path: Path) -> None:
     cloud.do("device", "create", "thermostat")
     (tmp_path / "bad.json").write_text('{"modulesContent": }')

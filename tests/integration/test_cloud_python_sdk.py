@@ -17,8 +17,8 @@ from messaging.identity import Identity
 from runtime.iothub.records import Event
 from tests.integration.cloud import LIMIT_S, Cloud
 from tests.integration.sdk_clients import loopback_address
-from tests.integration.waiting import wait_until
 from tests.runtime.client_certificates import make_client, make_signer
+from tests.waiting import wait_until
 
 D1 = Identity("d1")
 

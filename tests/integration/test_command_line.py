@@ -22,7 +22,7 @@ from runtime.machine import process_table
 from runtime.modules.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
-from tests.integration.waiting import LIMIT_S, wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 
 @pytest.fixture(scope="module")

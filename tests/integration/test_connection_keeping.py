@@ -19,6 +19,7 @@ from messaging.connection_string import parse_connection_string
 from messaging.mqtt.packets import Publish
 from tests.integration.edge_process import LIMIT_S, ROOT, EdgeProcess
 from tests.integration.mqtt_client import MqttClient
+from tests.waiting import wait_until
 
 LEAF = "leaf"
 
@@ -63,10 +64,8 @@ def wait_until_agent(edge: EdgeProcess, end: str, *, keeps: bool) -> None:
     """Wait until the agent has a duplicate of an end, or none."""
     assert edge.process is not None
     folder = f"/proc/{edge.process.pid}/fd"
-    ends_s = time.monotonic() + LIMIT_S
-    while (end in list(links_in(folder))) is not keeps:
-        assert time.monotonic() < ends_s, f"not so: the agent keeps the connection: {keeps}"
-        time.sleep(0.02)  # between two looks at another process
+    what = f"the agent keeps the connection: {keeps}"
+    wait_until(lambda: (end in list(links_in(folder))) is keeps, what, LIMIT_S)
 
 
 def links_in(folder: str) -> Iterator[str]:

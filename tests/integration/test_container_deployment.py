@@ -69,6 +69,7 @@ def test_a_changed_environment_replaces_that_container_alone_and_a_changed_statu
     site.wait_for_report(lambda told: told["modules"]["lamp"]["runtimeStatus"] == "stopped")
 
 
+@pytest.mark.slow
 def test_a_deployment_restarts_what_runs_with_another_image_than_its_name_means_by_now(
     site: Site, edge: ContainerEdge, engine_client: APIClient, docker_image: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_deployment_restarts_what_runs_with_another_image_than_its_name_means_
     engine_client.remove_image(name, force=True)
 
 
+@pytest.mark.slow
 def test_logs_of_containers_are_read_by_method_without_leaving_anything_behind(
     site: Site, edge: ContainerEdge, docker_image: str
 ) -> None:
@@ -129,6 +131,7 @@ def test_logs_of_containers_are_read_by_method_without_leaving_anything_behind(
     assert edge.modules()["pump"]["pid"] not in (0, pid)
 
 
+@pytest.mark.slow
 def test_the_deployment_before_comes_back_when_a_new_container_does_not_stay_up(
     site: Site, edge: ContainerEdge, docker_image: str
 ) -> None:

@@ -127,6 +127,7 @@ def test_an_engine_that_hangs_ends_neither_the_agent_nor_any_other_module(
     assert after["sensor"]["pid"] == during["sensor"]["pid"]
 
 
+@pytest.mark.slow
 def test_an_edge_starts_beside_an_engine_that_hangs_and_adopts_when_it_answers(
     engine: PrivateEngine, edge: EdgeProcess
 ) -> None:
@@ -148,6 +149,7 @@ def test_an_edge_starts_beside_an_engine_that_hangs_and_adopts_when_it_answers(
     assert after["pump"]["pid"] == before["pump"]["pid"]
 
 
+@pytest.mark.slow
 def test_twenty_modules_are_back_with_their_engine_and_none_counts_it_as_a_crash(
     engine: PrivateEngine, edge: EdgeProcess
 ) -> None:

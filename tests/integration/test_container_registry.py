@@ -131,6 +131,7 @@ def test_who_may_not_pull_is_told_what_to_fix_and_the_others_run(
     [(PASSWORD, None, True), ("wrong", PASSWORD, True), (PASSWORD, "wrong", False)],
     ids=["of the device alone", "a deployment's wins", "a deployment's wins when it is wrong, too"],
 )
+@pytest.mark.slow
 def test_an_account_of_the_device_serves_registries_that_the_deployment_has_none_for(
     edge: ContainerEdge,
     registry: PrivateRegistry,
@@ -198,6 +199,7 @@ def test_a_registry_whose_certificate_is_not_trusted_is_told_and_used_once_it_is
         shutil.rmtree(trusted, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_down_keeps_nobody_from_the_image_that_is_here(
     edge: ContainerEdge, registry: PrivateRegistry, pump: str
 ) -> None:
@@ -215,6 +217,7 @@ def test_a_registry_that_is_down_keeps_nobody_from_the_image_that_is_here(
     edge.wait_for(pump="running")
 
 
+@pytest.mark.slow
 def test_another_image_behind_the_same_name_is_fetched_for_a_new_container(
     edge: ContainerEdge, registry: PrivateRegistry, pump: str, engine_client: APIClient, docker_image: str
 ) -> None:

@@ -21,7 +21,7 @@ from runtime.docker.engine import HOME_LABEL
 from runtime.run_directory import RunDirectory
 from tests.docker_image import SAMPLES
 from tests.integration.edge_program import SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from docker import APIClient

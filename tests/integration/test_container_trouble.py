@@ -92,6 +92,7 @@ def test_each_policy_does_what_it_says_after_each_cause(
     edge.wait_until(is_as_it_says)
 
 
+@pytest.mark.slow
 def test_twenty_modules_are_started_at_once(edge: ContainerEdge, docker_image: str) -> None:
     names = [f"many{number}" for number in range(20)]
     edge.deploy({name: container(docker_image, *SLEEP) for name in names})

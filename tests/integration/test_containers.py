@@ -25,6 +25,7 @@ from tests.integration.containers import container
 from tests.integration.edge_process import shell
 from tests.integration.registry import Registry
 from tests.runtime.module_processes import lives
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -46,6 +47,7 @@ def other(engine_client: APIClient) -> Iterator[ContainerEdge]:
     made.close()
 
 
+@pytest.mark.slow
 def test_a_killed_container_is_back_at_once(edge: ContainerEdge, docker_image: str) -> None:
     names = [f"killed{number}" for number in range(20)]
     edge.deploy({name: container(docker_image, *SLEEP) for name in names})
@@ -119,32 +121,34 @@ def test_a_container_keeps_what_it_wrote_over_a_restart(edge: ContainerEdge, doc
     assert edge.line() == "kept"
 
 
+@pytest.mark.slow
 def test_two_edges_on_one_engine_do_not_meet(
     edge: ContainerEdge, other: ContainerEdge, docker_image: str
 ) -> None:
-    # Both are called as the host is, and so are their modules.
+    # Both are called as the host is, and so are their modules; no container of anybody else has the name.
+    pump = f"pump-{edge.run.path.name}"
     for one in (edge, other):
-        one.deploy({"pump": container(docker_image, *SLEEP), "valve": container(docker_image, *SLEEP)})
+        one.deploy({pump: container(docker_image, *SLEEP), "valve": container(docker_image, *SLEEP)})
         one.start()
-        one.wait_for(pump="running", valve="running")
+        one.wait_for(**{pump: "running"}, valve="running")
 
     first, second = edge.containers(), other.containers()
-    names = [found["pump"]["Names"][0].removeprefix("/") for found in (first, second)]
-    assert names == ["pump", f"{socket.gethostname()}-pump"]
+    names = [found[pump]["Names"][0].removeprefix("/") for found in (first, second)]
+    assert names == [pump, f"{socket.gethostname()}-{pump}"]
     addresses = []
     for found in (first, second):
         [network] = found["valve"]["NetworkSettings"]["Networks"].values()
         executed = edge.client.exec_create(
-            found["pump"]["Id"],
+            found[pump]["Id"],
             ["python3", "-c", "import socket; print(socket.gethostbyname('valve'), end='')"],
         )
         assert edge.client.exec_start(executed["Id"]).decode() == network["IPAddress"]
         addresses.append(network["Gateway"])
     assert addresses[0] != addresses[1]
 
-    edge.client.kill(first["pump"]["Id"])
-    edge.wait_until(lambda now: now["pump"]["restarts"] == 1 and now["pump"]["status"] == "running")
-    assert other.modules()["pump"]["restarts"] == 0
+    edge.client.kill(first[pump]["Id"])
+    edge.wait_until(lambda now: now[pump]["restarts"] == 1 and now[pump]["status"] == "running")
+    assert other.modules()[pump]["restarts"] == 0
     remove_containers(edge.run.path.name)
     assert len(other.containers()) == 2
 
@@ -206,11 +210,7 @@ def test_a_module_that_is_stopped_while_its_image_is_pulled_does_not_start(
 
 
 def wait_for_container(edge: ContainerEdge, name: str) -> dict[str, Any]:
-    deadline_s = time.monotonic() + 20.0
-    while name not in edge.containers():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)  # between two looks at what the engine does
-    return edge.containers()[name]
+    return wait_for(lambda: edge.containers().get(name), f"a container of {name}")
 
 
 def test_a_container_whose_healthcheck_fails_is_restarted_unless_its_policy_is_never(
@@ -242,10 +242,7 @@ def test_a_container_that_became_unhealthy_while_no_agent_lived_is_found_so(
     before = edge.wait_for(valve="running")["valve"]
     edge.kill_agent()
     make_ill(edge, "valve")
-    deadline_s = time.monotonic() + 20.0
-    while "(unhealthy)" not in edge.containers()["valve"]["Status"]:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)  # between two looks at what the engine does
+    edge.wait_for_containers(lambda found: "(unhealthy)" in found["valve"]["Status"])
 
     edge.start()
 

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from runtime.security.client_certificates import thumbprints_of
 from tests.integration.edge_program import EdgeProgram
-from tests.integration.waiting import wait_until
 from tests.runtime.client_certificates import ClientCertificate, Signer, make_client, make_signer
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

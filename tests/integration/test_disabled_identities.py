@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.edge_program import SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 EDGE = "edge1"
 LEAF = "leaf"
@@ -130,6 +130,7 @@ def test_a_module_that_is_deleted_there_is_made_again_and_goes_on_as_it_is(edge:
     assert "module 'sensor' was deleted at" in edge.run("logs", "edgeAgent").stdout
 
 
+@pytest.mark.slow
 def test_an_edge_device_that_is_disabled_serves_its_clients_and_catches_up(edge: EdgeProgram) -> None:
     with sending(edge.home.with_name(LEAF)) as refusals:
         wait_for_more(edge, f"{EDGE}/sensor")

@@ -15,7 +15,7 @@ from tests.integration import distribution
 from tests.integration.distribution import Distribution
 from tests.integration.edge_program import PROGRAM, ROOT, EdgeProgram
 from tests.integration.terminal import Terminal
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.index
 

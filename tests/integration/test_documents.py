@@ -20,7 +20,7 @@ from tests.integration.edge_program import SAMPLE
 from tests.integration.node_sdk import FOLDER as NODE_FOLDER
 from tests.integration.node_sdk import need_node, need_port
 from tests.integration.terminal import Reader, programs
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 CLOUD = "/tmp/my-cloud"
 KEY = base64.b64encode(bytes(32)).decode()

@@ -21,7 +21,7 @@ from runtime.security.certificates import CaPlan, ensure_edge_ca
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.device_certificates import KeyPair, issue
 from tests.integration.edge_program import EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +260,7 @@ def test_files_that_went_wrong_while_the_edge_runs_are_told_and_the_hub_goes_on(
     assert served_by(edge, root) == "plant root"
 
 
+@pytest.mark.slow
 def test_an_edge_ca_of_its_own_that_is_due_is_renewed_while_the_edge_runs(
     edge: EdgeProgram, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from tests.integration.edge_process import LIMIT_S, EdgeProcess
 from tests.integration.node_sdk import FOLDER, need_node
 from tests.integration.test_web_socket import WEB_PORT, needs_443
+from tests.waiting import wait_until
 
 PYTHON = """
 import time
@@ -64,10 +64,7 @@ def upstream(edge: EdgeProcess) -> list[str]:
 
 
 def wait_for(edge: EdgeProcess, count: int) -> list[str]:
-    deadline_s = time.monotonic() + LIMIT_S
-    while len(upstream(edge)) < count:
-        assert time.monotonic() < deadline_s, edge.log.read_text()
-        time.sleep(0.05)  # between two looks at what other processes write
+    wait_until(lambda: len(upstream(edge)) >= count, edge.log.read_text, LIMIT_S)
     return upstream(edge)
 
 

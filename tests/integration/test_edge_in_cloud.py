@@ -12,7 +12,7 @@ from azure.iot.device import IoTHubDeviceClient
 
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.edge_program import EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 EDGE = "edge1"
 
@@ -76,6 +76,7 @@ def test_what_identity_makes_is_in_the_stand_in_and_what_that_makes_may_connect(
     assert (refused.returncode, "exists already" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_what_changed_while_the_edge_was_down_is_in_the_stand_in_after_the_start(edge: EdgeProgram) -> None:
     edge.start()
     wait_until(is_linked(edge), "the edge is linked")
@@ -240,6 +241,7 @@ def test_the_provisioning_service_says_which_device_an_edge_is(
     assert upstream_device(edge)["deviceId"] == "reg-7"
 
 
+@pytest.mark.slow
 def test_a_device_that_belongs_to_another_hub_by_now_goes_there_by_itself(
     edge: EdgeProgram, cloud: CloudProgram, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from runtime.iothub.telemetry import events_after
 from runtime.net.listening_sockets import bind
 from runtime.run_directory import RunDirectory
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 ALL = {"edgeAgent", "edgeCloud", "edgeHub", "filter", "sensor"}
 
@@ -73,6 +73,7 @@ def test_a_killed_stand_in_is_back_and_so_are_its_devices(edge: EdgeProgram) -> 
     assert "module edgeCloud was killed by signal 9" in edge.run("logs", "edgeAgent").stdout
 
 
+@pytest.mark.slow
 def test_the_file_of_its_telemetry_is_exact_after_kills_under_load(edge: EdgeProgram) -> None:
     edge.start(deployment=SAMPLE.with_name("faster.json"))
     file = edge.home / "upstream.jsonl"
@@ -152,6 +153,7 @@ def test_another_stand_in_on_the_same_home_is_refused_in_both_directions(edge: E
 
 
 @pytest.mark.timeout(300)  # five starts
+@pytest.mark.slow
 def test_each_edge_has_an_address_of_its_own_and_keeps_it_while_it_can(
     edge: EdgeProgram, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from runtime.machine import process_table
 from runtime.modules.process_runtime import RUN_MARKER
 from runtime.run_directory import RunDirectory
 from tests.integration.edge_program import EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "scripts" / "faults").glob("*.yaml"))

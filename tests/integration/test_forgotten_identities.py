@@ -64,6 +64,7 @@ def connected(folder: Path) -> Iterator[tuple[Any, queue.Queue[Any]]]:
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["while it runs", "while it is stopped"])
+@pytest.mark.slow
 def test_a_device_made_anew_has_an_empty_twin_and_no_message_of_the_old_one(
     site: SdkSite, tmp_path: Path, runs: bool
 ) -> None:

@@ -154,6 +154,7 @@ def test_plain_http_on_the_tls_port_is_told_to_the_log(hub: HubProcess) -> None:
     assert "TLS handshake failed: HTTP_REQUEST" in line
 
 
+@pytest.mark.slow
 def test_connections_that_say_nothing_end_in_time_and_hold_up_nobody(hub: HubProcess) -> None:
     """A handshake that stalls, silence behind it, half a CONNECT: all at once, for each takes a while."""
     half = Connect("leaf", True, 60, hub.user_name("leaf"), hub.token("leaf").encode()).encode()[:30]

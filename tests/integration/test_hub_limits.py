@@ -98,6 +98,7 @@ def peak_rss_mib(hub: HubProcess, seconds: float) -> float:
 
 
 @pytest.mark.parametrize("seconds", [SHORT_S, pytest.param(LONG_S, marks=campaign)])
+@pytest.mark.slow
 def test_memory_stays_flat_when_the_disk_is_slow_and_publishers_never_stop(
     hub: HubProcess, seconds: float
 ) -> None:
@@ -126,6 +127,7 @@ def test_memory_stays_flat_when_the_disk_is_slow_and_publishers_never_stop(
 
 @pytest.mark.parametrize("qos", [0, 1])
 @pytest.mark.parametrize("seconds", [SHORT_S, pytest.param(LONG_S, marks=campaign)])
+@pytest.mark.slow
 def test_a_module_that_does_not_read_costs_a_window_and_the_others_get_everything(
     hub: HubProcess, qos: int, seconds: float
 ) -> None:
@@ -156,6 +158,7 @@ def test_a_module_that_does_not_read_costs_a_window_and_the_others_get_everythin
     assert slowest_s < 2.0
 
 
+@pytest.mark.slow
 def test_silent_sockets_and_stalled_handshakes_delay_nobody(hub: HubProcess) -> None:
     connect(hub, A, tls=True).publish_and_wait(b"warm")
     silent = [socket.create_connection(("127.0.0.1", port)) for port in (hub.port, hub.plain_port) * 250]

@@ -14,8 +14,8 @@ from actors.upstream.protocol import UpstreamProtocol
 from messaging.identity import Identity
 from tests.integration.linked_hub import OWN, LinkedHub
 from tests.integration.sdk_clients import SdkPublisher, sdk_client
-from tests.integration.waiting import wait_until
 from tests.runtime.client_certificates import make_client
+from tests.waiting import wait_until
 
 ROUTES = {"up": "FROM /messages/* INTO $upstream"}
 PUMP, FAN, LEAF, CAMERA = "edge1/pump", "edge1/fan", "leaf", "camera"
@@ -205,6 +205,7 @@ def test_an_identity_that_is_disabled_while_it_sends_keeps_its_messages_and_the_
     check_all_arrived(linked, LEAF, publishers[LEAF])
 
 
+@pytest.mark.slow
 def test_a_line_that_is_cut_reset_and_half_open_in_turn_costs_no_message_and_no_order(
     linked: LinkedHub, ending: ExitStack
 ) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.integration.hub_process import HubProcess
 from tests.integration.node_sdk import NodeProgram, need_node
 from tests.integration.sdk_clients import SDK_PORT, loopback_address, once
@@ -42,6 +44,7 @@ def send_and_receive(hub: HubProcess, protocol: str) -> list[int]:
     return sent
 
 
+@pytest.mark.slow
 def test_node_modules_that_renew_their_tokens_lose_and_double_nothing() -> None:
     need_node()
     modules = tuple(name for pair in PAIRS.values() for name in pair)

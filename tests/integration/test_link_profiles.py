@@ -119,6 +119,7 @@ def told(seed: int, protocol: UpstreamProtocol) -> Iterator[LinkStory]:
 
 
 @PROTOCOLS
+@pytest.mark.slow
 def test_over_bad_lines_in_turn_everything_arrives_in_order_and_books_agree(
     protocol: UpstreamProtocol,
 ) -> None:

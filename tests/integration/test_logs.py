@@ -12,7 +12,7 @@ from azure.iot.device import IoTHubDeviceClient
 from azure.iot.device.exceptions import ClientError
 
 from tests.integration.edge_program import SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 PROCESSES = ("edgeAgent", "edgeCloud", "edgeHub")
 TEXT_LINE = re.compile(
@@ -101,6 +101,7 @@ def test_no_log_at_debug_has_a_key_a_token_or_a_body(
                 assert TEXT_LINE.match(line), line
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_well_has_nothing_for_each_message(edge: EdgeProgram) -> None:
     edge.start(deployment=SAMPLE.with_name("faster.json"))
     received = "received "
@@ -116,6 +117,7 @@ def test_a_run_that_goes_well_has_nothing_for_each_message(edge: EdgeProgram) ->
         assert len(more.splitlines()) < 20, more
 
 
+@pytest.mark.slow
 def test_levels_change_while_it_runs_and_return_to_what_was_set(edge: EdgeProgram) -> None:
     edge.start()
     edge.wait_for_modules("running", set(PROCESSES))

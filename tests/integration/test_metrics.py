@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
@@ -27,6 +26,7 @@ from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.actors.manifests import HUB as HUB_PATH
 from tests.actors.manifests import manifest
 from tests.integration.edge_process import LIMIT_S, ROOT, UP, EdgeProcess, free_port, shell
+from tests.waiting import wait_for
 
 COMMON = ("iothub", "edge_device", "instance_number")
 IDLE = shell("exec sleep 1000")
@@ -79,16 +79,14 @@ def scrape(port: int, host: str = "") -> dict[str, list[tuple[dict[str, str], fl
 
 def until(holds: Callable[[], Any], edge: EdgeProcess) -> Any:
     """Wait until something is true, and return it."""
-    ends_s = time.monotonic() + LIMIT_S
-    while True:
+
+    def found() -> Any:
         try:
-            found = holds()
+            return holds() or None
         except OSError:
-            found = None
-        if found:
-            return found
-        assert time.monotonic() < ends_s, edge.log.read_text()
-        time.sleep(0.02)  # between two looks at what other processes do
+            return None
+
+    return wait_for(found, edge.log.read_text, LIMIT_S)
 
 
 def command(edge: EdgeProcess, *words: str) -> subprocess.CompletedProcess[str]:
@@ -341,6 +339,7 @@ def test_the_command_shows_the_same_in_words_as_json_and_raw(edge: EdgeProcess) 
     )
 
 
+@pytest.mark.slow
 def test_without_a_hub_the_command_shows_the_agents_and_says_what_is_missing(edge: EdgeProcess) -> None:
     started(edge)
     stopped = command(edge, "stop", "edgeHub")

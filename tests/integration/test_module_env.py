@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.edge_program import PROGRAM, EdgeProgram
-from tests.integration.waiting import LIMIT_S, wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 # What a developer has under his debugger: the unmodified SDK.
 BY_HAND = """

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.actors.manifests import manifest
 from tests.integration.edge_process import ROOT, UP, free_port
 from tests.integration.test_web_socket import WEB_PORT
 from tests.runtime.module_processes import lives
+from tests.waiting import wait_until
 
 LIMIT_S = 30.0
 NOBODY = 65_534
@@ -79,12 +79,13 @@ class Edge:
 
     def wait_for_hub(self) -> None:
         """Wait until the hub accepts MQTT; the agent has bound its ports long before."""
-        deadline_s = time.monotonic() + LIMIT_S
         hub_log = self.home / "logs" / "edgeHub.log"
-        while not (hub_log.exists() and f"MQTT over TLS on 127.0.0.1:{self.port}" in hub_log.read_text()):
+
+        def accepts() -> bool:
             assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline_s, self.log.read_text()
-            time.sleep(0.02)  # between two looks at what another process writes
+            return hub_log.exists() and f"MQTT over TLS on 127.0.0.1:{self.port}" in hub_log.read_text()
+
+        wait_until(accepts, self.log.read_text, LIMIT_S)
 
     def connect(self, **settings: object) -> None:
         """Connect with the Python SDK as a leaf device and send a message."""

@@ -15,7 +15,7 @@ import pytest
 from runtime.run_directory import RunDirectory
 from tests.documents import blocks_of
 from tests.integration.edge_program import PROGRAM, SAMPLE, EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 HOME = "/tmp/my-edge"
 WAYS = ("", "in the background", "Python")

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from scripts.bench import mqtt_wire
 from scripts.bench.peer_edge import Identity
 from tests.integration.edge_process import ROOT, EdgeProcess, shell
 from tests.runtime.module_processes import wait_until_ended
+from tests.waiting import wait_until
 
 SLEEP = "exec sleep 1000"
 ALL_UP = {"all": "FROM /messages/* INTO $upstream"}
@@ -102,15 +103,6 @@ def is_cut_off(connection: ssl.SSLSocket, limit_s: float) -> bool:
         return connection.recv(1) == b""
     except TimeoutError:
         return False
-
-
-def within(limit_s: float, is_so: Callable[[], bool]) -> bool:
-    ends_s = time.monotonic() + limit_s
-    while not is_so():
-        if time.monotonic() > ends_s:
-            return False
-        time.sleep(0.02)  # between two looks at what other processes do
-    return True
 
 
 def kill(pid: int) -> None:
@@ -204,7 +196,7 @@ def test_modules_added_and_removed_while_both_were_dead_are_right_after_the_star
         except Refused as exc:
             return "code 5" in str(exc)
 
-    assert within(KNOWN_AGAIN_S, is_refused)
+    wait_until(is_refused, "the key is refused", KNOWN_AGAIN_S)
 
 
 # routes
@@ -218,7 +210,7 @@ def routes_left_out(edge: EdgeProcess) -> list[str]:
 @pytest.mark.parametrize("killed", ["agent", "hub", "both"])
 def test_the_route_left_out_is_told_again_whoever_was_killed(edge: EdgeProcess, killed: str) -> None:
     hub = started(edge, {}, ONE_BAD)
-    assert within(10.0, lambda: routes_left_out(edge) == ["bad"])
+    wait_until(lambda: routes_left_out(edge) == ["bad"], "the bad route is left out", 10.0)
 
     if killed != "hub":
         edge.kill_agent()
@@ -232,17 +224,17 @@ def test_the_route_left_out_is_told_again_whoever_was_killed(edge: EdgeProcess, 
         )
     )
 
-    assert within(10.0, lambda: routes_left_out(edge) == ["bad"])
+    wait_until(lambda: routes_left_out(edge) == ["bad"], "the bad route is left out", 10.0)
 
 
 def test_the_route_left_out_is_told_again_after_a_failure_of_the_agents_actor(edge: EdgeProcess) -> None:
     started(edge, {}, ONE_BAD)
-    assert within(10.0, lambda: routes_left_out(edge) == ["bad"])
+    wait_until(lambda: routes_left_out(edge) == ["bad"], "the bad route is left out", 10.0)
 
     with Client.outside(edge.run.path) as client:
         client.tell(AGENT, Routes((), (("only a name",),)))  # type: ignore[arg-type]
 
-    assert within(10.0, lambda: routes_left_out(edge) == ["bad"])
+    wait_until(lambda: routes_left_out(edge) == ["bad"], "the bad route is left out", 10.0)
 
 
 def test_agents_that_follow_each_other_quickly_are_each_known_to_the_hub(edge: EdgeProcess) -> None:
@@ -251,7 +243,7 @@ def test_agents_that_follow_each_other_quickly_are_each_known_to_the_hub(edge: E
         edge.kill_agent()
         edge.start()
         hub_that_runs(edge)
-        assert within(KNOWN_AGAIN_S, lambda: routes_left_out(edge) == ["bad"])
+        wait_until(lambda: routes_left_out(edge) == ["bad"], "the bad route is left out", KNOWN_AGAIN_S)
     letters = edge.ask(HUB, ListDeadLetters(), DeadLetterList)
 
     assert hub_that_runs(edge) == hub
@@ -281,7 +273,7 @@ def test_a_certificate_written_while_no_agent_lived_is_shown_by_the_adopted_hub(
     edge.start()
     hub_that_runs(edge)
 
-    assert within(KNOWN_AGAIN_S, lambda: shown_certificate(edge) != before)
+    wait_until(lambda: shown_certificate(edge) != before, "another certificate is shown", KNOWN_AGAIN_S)
     [leaf, *_] = (folder / SERVER_FILE).read_text().split("-----END CERTIFICATE-----")
     pem = leaf[leaf.index("-----BEGIN CERTIFICATE-----") :] + "-----END CERTIFICATE-----\n"
     assert shown_certificate(edge) == ssl.PEM_cert_to_DER_cert(pem)

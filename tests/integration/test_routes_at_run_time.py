@@ -17,6 +17,7 @@ from messaging.mqtt.packets import PubAck, Publish
 from runtime.storage.message_ledger import read_ledger
 from tests.integration.hub_process import DEVICE, HubProcess
 from tests.integration.mqtt_client import MqttClient
+from tests.waiting import wait_for
 
 IOTHUB = "iothub.test.internal"
 SENSOR, FILTER = f"{DEVICE}/sensor", f"{DEVICE}/filter"
@@ -47,13 +48,15 @@ def set_routes(client: Client, **routes: tuple[str, int]) -> Routes:
 
 
 def ledger_when(hub: HubProcess, endpoint: str, pending: int) -> Ledger:
-    deadline_s = time.monotonic() + LIMIT_S
-    while True:
-        ledger = read_ledger(hub.home / "hub.db")
-        if endpoint in ledger.endpoints and ledger.endpoints[endpoint].pending == pending:
-            return ledger
-        assert time.monotonic() < deadline_s, ledger
-        time.sleep(0.01)  # between two looks at what another process writes
+    def so_far() -> Ledger:
+        return read_ledger(hub.home / "hub.db")
+
+    def found() -> Ledger | None:
+        ledger = so_far()
+        is_so = endpoint in ledger.endpoints and ledger.endpoints[endpoint].pending == pending
+        return ledger if is_so else None
+
+    return wait_for(found, lambda: str(so_far()), LIMIT_S)
 
 
 def test_a_subscriber_gets_a_new_input_without_a_new_connection(hub: HubProcess, client: Client) -> None:

@@ -21,6 +21,7 @@ from tests.integration.node_sdk import WHY_NOT
 from tests.integration.sdk_peer import Event, SdkPeer
 from tests.integration.sdk_site import LEAVES, MODULES, SdkSite, installed_sdks, knows_user_ids, sdk_of
 from tests.integration.test_web_socket import may_bind_443, needs_443
+from tests.waiting import wait_for
 
 EVERYBODY = [*MODULES.values(), *LEAVES.values()]
 # uamqp has no HTTP client, and the calls of Node are the same over each of its transports.
@@ -141,16 +142,14 @@ def moment(text: str) -> datetime:
 def upstream(site: SdkSite, body: bytes) -> dict[str, Any]:
     """Wait for the one message with this body in the cloud's own list."""
     path = site.edge.home / "upstream.jsonl"
-    deadline_s = time.monotonic() + LIMIT_S
-    while True:
+
+    def found() -> list[dict[str, Any]] | None:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         records = [json.loads(line) for line in lines if line.endswith("\n")]
-        found = [record for record in records if body_of(record) == body]
-        if found:
-            [record] = found
-            return record
-        assert time.monotonic() < deadline_s, f"{body!r} is not in the cloud"
-        time.sleep(0.02)  # between two looks at what another process writes
+        return [record for record in records if body_of(record) == body] or None
+
+    [record] = wait_for(found, f"{body!r} in the cloud", LIMIT_S)
+    return record
 
 
 def body_of(record: dict[str, Any]) -> bytes:
@@ -274,6 +273,7 @@ def test_a_hundred_calls_in_flight_are_each_answered_with_their_own_payload(
 
 @needs_443
 @pytest.mark.parametrize("caller", CALLERS[:2])
+@pytest.mark.slow
 def test_who_is_absent_is_404_and_who_does_not_answer_504(site: SdkSite, caller: str) -> None:
     client = client_of(site, caller)
     silent = site.clients[LEAVES["python"]]

@@ -241,6 +241,7 @@ def kill_and_measure(
 
 @needs_443
 @pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.slow
 def test_a_hub_killed_in_the_middle_serves_everybody_within_5_seconds(
     smaller_site: SdkSite, feature: str
 ) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from messaging.mqtt.packets import PubAck, Publish
 from runtime.storage.message_ledger import read_ledger
 from tests.integration.hub_process import DEVICE, IOTHUB, HubProcess
 from tests.integration.mqtt_client import MqttClient
+from tests.waiting import wait_until
 
 A, B = f"{DEVICE}/a", f"{DEVICE}/b"
 ROUTES = {"b": 'FROM /messages/modules/a/* INTO BrokeredEndpoint("/modules/b/inputs/in")'}
@@ -101,25 +101,28 @@ def take(hub: HubProcess, count: int) -> list[int]:
 
 def wait_for_puback(hub: HubProcess, number: int) -> float:
     """Publish one message, again and again, until it is acknowledged; return how long that took."""
-    began_s = time.monotonic()
-    while time.monotonic() - began_s < LIMIT_S:
-        with contextlib.suppress(AssertionError, OSError):
-            assert connect(hub, A).publish_and_wait(body(number))
-            return time.monotonic() - began_s
-        time.sleep(0.05)  # a client that comes back
-    raise AssertionError("refused for ever:\n" + "\n".join(hub.log_lines()[-10:]))
+
+    def is_taken() -> bool:
+        try:
+            return connect(hub, A).publish_and_wait(body(number))
+        except (AssertionError, OSError):
+            return False
+
+    return wait_until(is_taken, lambda: "refused for ever:\n" + "\n".join(hub.log_lines()[-10:]), LIMIT_S)
 
 
 def wait_until_delivered(hub: HubProcess, count: int) -> None:
     """Wait until the hub has forgotten what was taken: it does so some time later."""
-    give_up_s = time.monotonic() + LIMIT_S
-    while read_ledger(hub.database).endpoints[ENDPOINT].delivered < count:
-        assert time.monotonic() < give_up_s, hub.log_lines()[-10:]
-        time.sleep(0.02)
+    wait_until(
+        lambda: read_ledger(hub.database).endpoints[ENDPOINT].delivered >= count,
+        lambda: "\n".join(hub.log_lines()[-10:]),
+        LIMIT_S,
+    )
 
 
 @needs_root
 @pytest.mark.parametrize("killed", [False, True], ids=["going on", "killed while full"])
+@pytest.mark.slow
 def test_with_a_full_disk_the_hub_refuses_new_messages_delivers_the_rest_and_recovers_by_itself(
     make: Make, small_disk: Path, killed: bool
 ) -> None:

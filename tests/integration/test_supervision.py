@@ -47,6 +47,7 @@ def connect(edge: EdgeProcess, leaf: DeviceIdentity) -> MqttClient:
     return MqttClient.connect(edge.port, leaf.device_id, token, edge.iothub, ca_file)
 
 
+@pytest.mark.slow
 def test_a_hub_with_an_actor_that_cannot_start_ends_and_is_started_again_with_back_off_until_it_can(
     edge: EdgeProcess,
 ) -> None:

@@ -26,7 +26,7 @@ from tests.integration.containers import container
 from tests.integration.edge_process import EdgeProcess, shell
 from tests.integration.edge_program import EdgeProgram
 from tests.integration.management import call
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from docker import APIClient

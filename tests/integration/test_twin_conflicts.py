@@ -13,7 +13,7 @@ import pytest
 from runtime.iothub.owner import Cloud, Refused, twin_path
 from tests.actors.manifests import AGENT, manifest
 from tests.integration.edge_program import EdgeProgram
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 LEAF = "leaf"
 LIMIT_S = 10.0

@@ -172,6 +172,7 @@ def test_a_child_that_is_disabled_is_no_matter_to_the_other_children(world: Stan
     assert observer.next("done") == (1, b"")
 
 
+@pytest.mark.slow
 def test_tokens_are_renewed_over_the_same_links_while_messages_flow(shown: list[str]) -> None:
     times = CloudTimes(token_life_s=12.0)
     with StandInWorld(times=times, protocol=UpstreamProtocol.AMQP) as world:

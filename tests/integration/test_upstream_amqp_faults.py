@@ -320,6 +320,7 @@ def test_a_cloud_that_says_what_is_not_amqp_is_lost_for_all(world: World) -> Non
 
 
 @pytest.mark.parametrize("times", [CloudTimes(keep_alive_s=5)], ids=["keep-alive of 5 s"])
+@pytest.mark.slow
 def test_a_silent_connection_stands_as_long_as_both_ends_beat(world: World) -> None:
     _, observer = world.connect("d1")
 

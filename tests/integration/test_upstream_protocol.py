@@ -9,7 +9,7 @@ import pytest
 
 from tests.actors.manifests import AGENT as AGENT_PATH
 from tests.integration.cloud_site import Site, code
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 AGENT = (*AGENT_PATH, "systemModules", "edgeAgent", "env")
 HUB = (*AGENT_PATH, "systemModules", "edgeHub", "env")
@@ -51,6 +51,7 @@ def test_unless_it_is_told_otherwise_an_edge_speaks_amqp_over_two_connections(si
     site.wait_for_report(lambda told: code(told) == 200)
 
 
+@pytest.mark.slow
 def test_the_device_and_then_its_deployments_choose_how_the_edge_speaks(site: Site) -> None:
     site.deploy({})
     site.start(EDGE_ACTORS_UPSTREAM_PROTOCOL="Mqtt")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from runtime.faults.clock import set_clock
 from tests.integration.edge_process import ROOT, EdgeProcess
 from tests.integration.sdk_clients import SDK_PORT, loopback_address
+from tests.waiting import wait_until
 
 DAY_S = 86400
 LIMIT_S = 20.0
@@ -42,12 +42,15 @@ def run(edge: EdgeProcess, *arguments: str) -> str:
 
 
 def wait_for_link(edge: EdgeProcess, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    deadline_s = time.monotonic() + LIMIT_S
-    while not holds(found := json.loads(run(edge, "upstream", "status", "--json"))):
-        assert time.monotonic() < deadline_s, json.dumps(found)
-        time.sleep(0.1)  # between two looks at what other processes do
-    assert isinstance(found, dict)
-    return found
+    shown: dict[str, Any] = {}
+
+    def is_so() -> bool:
+        shown.clear()
+        shown.update(json.loads(run(edge, "upstream", "status", "--json")))
+        return holds(shown)
+
+    wait_until(is_so, lambda: json.dumps(shown), LIMIT_S)
+    return shown
 
 
 def test_a_clock_that_is_a_day_behind_is_named_and_when_it_is_set_everything_goes_up(

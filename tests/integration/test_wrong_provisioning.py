@@ -16,7 +16,7 @@ from tests.actors.manifests import AGENT, manifest
 from tests.integration.cloud_program import CloudProgram
 from tests.integration.edge_program import EdgeProgram
 from tests.integration.sdk_clients import loopback_address
-from tests.integration.waiting import wait_until
+from tests.waiting import wait_until
 
 WRONG_KEY = base64.b64encode(b"w" * 32).decode()
 LIMIT_S = 10.0
@@ -52,6 +52,7 @@ def link(edge: EdgeProgram) -> dict[str, Any]:
     ],
     ids=["wrong key", "no such device", "no such host", "another host", "untrusted certificate"],
 )
+@pytest.mark.slow
 def test_what_is_wrong_is_named_without_the_key_and_what_is_local_goes_on(
     edge: EdgeProgram,
     cloud: CloudProgram,

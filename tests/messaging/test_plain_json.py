@@ -58,6 +58,7 @@ def test_what_a_message_carries_comes_back_as_it_was(value: Any) -> None:
         (b"text", {"$text": "text"}),
         (b"\xff\x00", {"$bytes": "/wA="}),
         (msgpack.packb(["a", {"b": 200}]), {"$msgpack": ["a", {"b": 200}]}),
+        (b"\x91\xcb\x7f\xf0\0\0\0\0\0\1", {"$bytes": "kct/8AAAAAAAAQ=="}),
         (Secret(b"key"), {"$secret": "***"}),
         (float("inf"), {"$float": "inf"}),
         ({1: "a"}, {"$map": [[1, "a"]]}),
@@ -65,7 +66,18 @@ def test_what_a_message_carries_comes_back_as_it_was(value: Any) -> None:
         ({"$text": "a", "b": 1}, {"$text": "a", "b": 1}),
         ((1, [2]), [1, [2]]),
     ],
-    ids=["text", "bytes", "msgpack", "secret", "infinite", "map", "looks special", "only looks so", "arrays"],
+    ids=[
+        "text",
+        "bytes",
+        "msgpack",
+        "a nan of its own",
+        "secret",
+        "infinite",
+        "map",
+        "looks special",
+        "only looks so",
+        "arrays",
+    ],
 )
 def test_what_json_has_no_form_for_is_written_with_a_name(value: Any, written: Any) -> None:
     assert to_json(value) == written

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime.daemon.caller import ModuleProcess, parse_stat
 from runtime.machine import process_table
 from runtime.modules.process_module import ModuleExit, ProcessSpec
 
@@ -94,3 +95,9 @@ def wait_until_ended(pid: int) -> None:
         assert select.select([pidfd], [], [], LIMIT_S)[0], f"process {pid} still lives"
     finally:
         os.close(pidfd)
+
+
+def module_process(pid: int) -> ModuleProcess:
+    """Return the description of a process that cannot be reaped meanwhile: a child that just started."""
+    session_id, started_at_ticks = parse_stat(Path(f"/proc/{pid}/stat").read_text())
+    return ModuleProcess(pid, session_id, started_at_ticks)

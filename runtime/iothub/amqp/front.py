@@ -46,9 +46,9 @@ from messaging.clock import Clock
 from messaging.errors import EdgeError
 from messaging.sas import parse_token
 from runtime.iothub.amqp.cbs import CbsNode
-from runtime.iothub.amqp.credit import Credit
 from runtime.iothub.amqp.devices import DeviceLinks
 from runtime.iothub.amqp.tokens import ShownTokens
+from runtime.iothub.credit import Credit
 from runtime.iothub.hub import IotHub
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from messaging.amqp import codec
-from messaging.amqp.addresses import LinkKind, is_paired, settlement_of
+from messaging.amqp.addresses import LinkKind, is_paired, replaced_by, settlement_of
 from messaging.amqp.conditions import (
     DETACH_FORCED,
     STOLEN,
@@ -50,12 +50,6 @@ _CUT_OFF: Final = {
     CutOff.REPLACED: STOLEN,
     CutOff.REFUSED: UNAUTHORIZED_ACCESS,
     CutOff.STOPPING: DETACH_FORCED,
-}
-_PAIRS: Final = {
-    LinkKind.METHOD_CALLS: LinkKind.METHOD_RESPONSES,
-    LinkKind.METHOD_RESPONSES: LinkKind.METHOD_CALLS,
-    LinkKind.TWIN_ANSWERS: LinkKind.TWIN_REQUESTS,
-    LinkKind.TWIN_REQUESTS: LinkKind.TWIN_ANSWERS,
 }
 
 
@@ -100,8 +94,12 @@ class AmqpSession:
         if not link.is_open:
             self._end_if_bare()
             return
-        for other in self._replaced_by(kind, channel):
-            self._end_link(other, Refusal(STOLEN, f"'{self.identity}' attached another link for the same"))
+        channels = {other: self._channels.get(other, "") for other in self._links}
+        for replaced in replaced_by(kind, channel, channels):
+            self._end_link(
+                self._links[replaced],
+                Refusal(STOLEN, f"'{self.identity}' attached another link for the same"),
+            )
         self._tell_features()
         self._links[kind], self._kinds[link] = link, kind
         if is_paired(kind):
@@ -140,14 +138,6 @@ class AmqpSession:
         self._remove(link)
         self._tell_features()
         self._end_if_bare()
-
-    def _replaced_by(self, kind: LinkKind, channel: str) -> list[Link]:
-        others = {kind}
-        if is_paired(kind):
-            pair = _PAIRS[kind]
-            if pair in self._channels and self._channels[pair] != channel:
-                others.add(pair)
-        return [self._links[other] for other in others if other in self._links]
 
     def _end_for(self, link: Link, refusal: Refusal) -> None:
         """End one link for what came on it."""

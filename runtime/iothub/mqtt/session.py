@@ -40,7 +40,7 @@ from messaging.mqtt.packets import (
 )
 from messaging.text import quoted
 from messaging.topics import MethodResponse, desired_patch_topic, method_topic
-from runtime.iothub.amqp.credit import Credit
+from runtime.iothub.credit import Credit
 from runtime.iothub.hub import IotHub
 from runtime.iothub.mqtt import twin
 from runtime.iothub.mqtt.incoming import Incoming
@@ -144,7 +144,13 @@ class MqttSession:
 
     # time and room
 
-    def overdue(self) -> str:
+    def look(self) -> None:
+        """End the connection when that is due; what it has sent and is not acknowledged comes again."""
+        reason = self._overdue()
+        if reason:
+            self._close(reason, logging.WARNING)
+
+    def _overdue(self) -> str:
         """Return why the connection has to end now, "" when it may go on."""
         now_s = self._clock.monotonic_s()
         if not self._client_id:
@@ -159,10 +165,6 @@ class MqttSession:
         if self._connected and not self._holds and now_s - self._seen_at_s > self._silence_s:
             return f"silent for {now_s - self._seen_at_s:.0f} s"
         return ""
-
-    def end(self, reason: str) -> None:
-        """End the connection; what it has sent and is not acknowledged comes again."""
-        self._close(reason, logging.WARNING)
 
     def stop(self) -> None:
         """The hub stops: end the connection, begin nothing more for it."""

@@ -305,6 +305,7 @@ def test_a_supervisor_that_gives_up_is_started_anew_and_takes_over() -> None:
 
 
 def test_modules_stop_in_reverse_order_and_the_hub_last() -> None:
+    """Source: agent.md section 8, row 24."""
     edge = Edge({"first": process(1), "second": process(2), "also2": process(2)}).start()
 
     edge.tell("agent", StopEdge())

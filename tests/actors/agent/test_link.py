@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.agent.link import REPORT_SPACING_S, TRIED_AGAIN
+from actors.agent.cloud_report import REPORT_SPACING_S
+from actors.agent.link import TRIED_AGAIN
 from actors.agent.link_messages import LINK, AgentMethodAnswered, CallAgentMethod, QualityLost, SendQuality
 from actors.agent.root import StopEdge
 from actors.upstream.connection import CloudFault, Fault

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors.agent.planner import Command, CurrentModule, plan, plan_shutdown
+from actors.agent.planner import Command, CurrentModule, plan
 from actors.manifest.deployment import Deployment, RuntimeSettings
 from actors.manifest.hub_manifest import HubSettings
 from actors.manifest.module_spec import (
@@ -253,18 +253,6 @@ def test_a_changed_working_directory_is_named() -> None:
 
 
 # --- Shutdown ---
-
-
-def test_shutdown_stops_everything_but_edge_agent_in_reverse_with_edge_hub_last_of_its_group() -> None:
-    """Source: agent.md section 8, row 24."""
-    current = [
-        applied(spec(EDGE_AGENT, order=0)),
-        applied(hub()),
-        applied(spec("first", order=0)),
-        applied(spec("z", order=hub().startup_order), "backoff"),
-    ]
-
-    assert steps(plan_shutdown(current)) == ["stop z", "stop edgeHub", "stop first"]
 
 
 # --- What counts as a change ---

@@ -93,9 +93,6 @@ class Hub(World):
             lambda: BridgesActor(
                 "edge1",
                 ports,
-                broker=BROKER,
-                identities=IDENTITIES,
-                hub_client=HUB_CLIENT,
                 specs=specs,
                 stands=self.stands,
             ),

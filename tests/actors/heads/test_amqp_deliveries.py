@@ -246,19 +246,35 @@ def test_routes_that_change_attach_and_detach() -> None:
     assert module.bodies() == [b"1"]
 
 
-def test_after_a_restart_of_the_store_everything_is_attached_anew() -> None:
+def test_what_a_client_has_when_the_store_restarts_is_not_sent_again() -> None:
     module = Inputs()
     module.ready(1, b"1")
     [(delivery, _)] = module.peer.received()
 
     module.world.tell(HEAD, ActorRestarted(STORE, "boom", 1), STORE)
+    again = {one.endpoint_id: one for one in module.world.told(STORE, Attach)}
+    module.world.ready(again[IN1[0]], 1, b"1", b"2")
+    bodies = module.bodies()
     delivery.accept()
 
-    assert module.delivered() == []
-    again = {one.endpoint_id: one for one in module.world.told(STORE, Attach)}
     assert set(again) == set(module.attached)
-    module.world.ready(again[IN1[0]], 1, b"1")
-    assert module.bodies() == [b"1"]
+    assert bodies == [b"2"]
+    assert module.delivered() == [(IN1[0], ((1, 1),))]
+
+
+def test_what_a_client_has_answered_since_the_store_restarted_is_said_again() -> None:
+    module = Inputs()
+    module.ready(1, b"1")
+    [(delivery, _)] = module.peer.received()
+    module.world.tell(HEAD, ActorRestarted(STORE, "boom", 1), STORE)
+    again = {one.endpoint_id: one for one in module.world.told(STORE, Attach)}
+    delivery.accept()
+    said = module.delivered()
+
+    module.world.ready(again[IN1[0]], 1, b"1", b"2")
+
+    assert module.bodies() == [b"2"]
+    assert said == module.delivered() == [(IN1[0], ((1, 1),))]
 
 
 # from the cloud

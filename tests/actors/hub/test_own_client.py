@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from actors.addresses import AGENT, SECURITY
 from actors.agent_hub_messages import (
-    SECURITY,
     Clients,
     GetIdentities,
     HubDesiredArrived,
@@ -32,7 +32,7 @@ from actors.hub.client_services import (
     Twin,
     TwinRefused,
 )
-from actors.hub.own_client import AGENT, AGENT_LIMIT_S, TWIN_LIMIT_S, HubClientActor
+from actors.hub.own_client import AGENT_LIMIT_S, TWIN_LIMIT_S, HubClientActor
 from actors.hub.own_report import LONGEST_ERROR, MOST_CLIENTS_BYTES, MOST_GONE, ClientTimes, client_entries
 from actors.hub.router import Endpoints, ListEndpoints, ListRoutes
 from actors.hub.twin_record import TwinRecord
@@ -69,11 +69,6 @@ class ReportWorld(World):
             US,
             lambda: HubClientActor(
                 "edge1",
-                twins=TWINS,
-                methods=METHODS,
-                cloud=CLOUD,
-                router=ROUTER,
-                identities=IDENTITIES,
                 report_s=PERIOD_S,
             ),
         )

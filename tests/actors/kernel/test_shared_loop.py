@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from messaging.kinds import DATA, kind_of
 from messaging.lifecycle import Stop
 from messaging.zmq_bus import ZmqBus
 from tests.actors.kernel_actors import Load, Note, Recall
+from tests.waiting import wait_until
 
 LIMIT_S = 5.0
 ROUNDS = 5
@@ -140,6 +140,40 @@ def test_what_the_end_of_a_turn_told_is_on_its_way_before_the_turn_is_over(
     assert seen[:4] == ["came", "told", "written", "over"]
 
 
+def test_no_message_is_handled_between_the_end_of_a_turn_and_when_it_is_over(
+    start: Callable[[str, EdgeActor], None], client: Client
+) -> None:
+    seen: list[str] = []
+    answered = threading.Event()
+
+    class Answers(EdgeActor):
+        def on_note(self, message: Note) -> None:
+            self.reply(Load(2))
+
+    class Asks(EdgeActor):
+        def on_load(self, message: Load) -> None:
+            seen.append("asks" if message.number == 1 else "answer")
+            if message.number == 2:
+                answered.set()
+
+        def on_turn_end(self) -> None:
+            if seen == ["asks"]:
+                seen.append("end")
+                self.tell("test/answers", Note(1))
+
+        def on_turn_over(self) -> None:
+            if seen[-1] == "end":
+                seen.append("over")
+
+    start("test/answers", Answers())
+    start("test/asks", Asks())
+
+    client.tell("test/asks", Load(1))
+
+    assert answered.wait(LIMIT_S)
+    assert seen[:4] == ["asks", "end", "over", "answer"]
+
+
 def test_what_stays_on_the_loop_is_seen_by_an_observer_as_on_the_wire(
     start: Callable[[str, EdgeActor], None], bus: ZmqBus, client: Client
 ) -> None:
@@ -185,9 +219,7 @@ def test_data_for_an_actor_of_the_loop_that_stops_is_a_dead_letter(
 
     client.tell("test/last", Note(1))
 
-    deadline_s = time.monotonic() + LIMIT_S
-    while not bus.dead_letters.count and time.monotonic() < deadline_s:
-        time.sleep(0.001)  # between two looks at what another thread does
+    wait_until(lambda: bus.dead_letters.count, "a dead letter", LIMIT_S)
     [(_, letter)] = bus.dead_letters.numbered()
     assert letter.envelope is not None
     assert (letter.envelope.kind, letter.envelope.body) == ("Load", (1,))

@@ -114,7 +114,7 @@ def test_slices_of_unequal_density_weigh_by_what_was_observed_in_them() -> None:
 def test_many_observations_at_once_weigh_as_many() -> None:
     registry = Registry(ManualClock())
 
-    registry.histogram("h", "help").observe(100.0, count=10, total=1040.0)
+    registry.histogram("h", "help").window(()).observe(100.0, 10, 1040.0, registry.clock.monotonic_s())
 
     found = samples(registry)
     assert (found["h_sum",], found["h_count",], found["h", "0.9"]) == (1040, 10, 100)

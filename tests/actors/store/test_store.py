@@ -21,7 +21,7 @@ from actors.store.messages import (
     Stored,
     Undeliverable,
 )
-from actors.store.store import FORGET_MESSAGES, FORGET_S, StoreActor
+from actors.store.store import FORGET_MESSAGES, FORGET_S, SHARED_MESSAGES, SHARED_S, StoreActor
 from actors.store.stored import EndpointLedger, Match, Totals
 from messaging.errors import StoreError
 from messaging.lifecycle import ActorRestarted, RequestFailed, Stop, Watch
@@ -241,6 +241,20 @@ def test_the_window_holds_back_and_deliveries_open_it(world: StoreWorld) -> None
     assert [body for _, body in first] == [b"0", b"1"]
     assert [body for _, body in second] == [b"2"]
     assert world.bodies() == [b"3", b"4"]
+
+
+def test_what_the_window_has_room_for_again_leaves_before_the_next_commit(world: StoreWorld) -> None:
+    world.attach(window=1)
+    world.append(world.batch(b"1", b"2"))
+    [(first, _)] = world.ready()
+
+    world.turn(STORE, Delivered(IN, 1, ((first, first),)), world.batch(b"3"), sender=HEAD)
+
+    assert [letter.kind for letter in world.letters(HEAD)] == [
+        Stored.__name__,
+        Ready.__name__,
+        Stored.__name__,
+    ]
 
 
 def test_what_was_not_delivered_is_sent_again_after_detach_and_attach(world: StoreWorld) -> None:
@@ -487,3 +501,33 @@ def test_expired_messages_go_from_the_disk_as_often_as_is_set_and_are_not_sent_b
     world.system.advance(5)
 
     assert world.ledger() == EndpointLedger(accepted=1, expired=1)
+
+
+def test_a_commit_that_brings_something_new_forgets_what_was_delivered_only_now_and_then(
+    world: StoreWorld,
+) -> None:
+    world.attach()
+    world.append(world.batch(b"1"))
+    [(first, _)] = world.ready()
+    world.deliver((first, first))
+
+    world.append(world.batch(b"2"))
+    soon = world.waiting()
+    world.system.advance(SHARED_S * 1.1)
+    world.append(world.batch(b"3"))
+
+    assert (soon, world.waiting()) == ([b"1", b"2"], [b"2", b"3"])
+
+
+def test_a_commit_that_brings_something_new_forgets_what_was_delivered_when_that_is_much(
+    world: StoreWorld,
+) -> None:
+    world.attach(window=SHARED_MESSAGES)
+    world.append(world.batch(*[b"x"] * SHARED_MESSAGES))
+    positions = [position for position, _ in world.ready()]
+    world.deliver((positions[0], positions[-1]))
+    before = len(world.waiting())
+
+    world.append(world.batch(b"y"))
+
+    assert (before, world.waiting()) == (SHARED_MESSAGES, [b"y"])

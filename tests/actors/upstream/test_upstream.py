@@ -22,7 +22,7 @@ from actors.upstream.messages import (
     SendReported,
     WatchLink,
 )
-from actors.upstream.switchboard import LINGER_S, LinkLimits
+from actors.upstream.upkeep import LINGER_S, LinkLimits
 from messaging.lifecycle import ActorRestarted, PeerDown, PeerUp
 from messaging.message import encode_header
 from messaging.upstream_queues import upstream_queue

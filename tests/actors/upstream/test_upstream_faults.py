@@ -14,7 +14,7 @@ from actors.hub.client_services import ClientChanged
 from actors.store.messages import Append
 from actors.upstream.connection import CloudFault, Fault
 from actors.upstream.link_state import SwitchLink
-from actors.upstream.switchboard import LinkLimits
+from actors.upstream.upkeep import LinkLimits
 from tests.actors.link_world import HEAD, STORE, UP, LinkWorld
 
 SOURCES = ["edge1/a", "edge1/b", "leaf1", "leaf2", "edge1/$edgeHub"]

@@ -9,7 +9,6 @@ from messaging import system_properties as names
 from messaging.amqp.codec import AmqpMessage, Int, MessageId, Symbol, Timestamp, UByte, ULong
 from messaging.amqp.conditions import Refusal
 from messaging.amqp.mapping import (
-    lock_of,
     lock_tag,
     message_to_cloud,
     message_to_device,
@@ -392,13 +391,6 @@ def test_the_delivery_tag_is_the_lock_in_the_byte_order_of_dotnet() -> None:
     tag = lock_tag(ONE)
 
     assert tag.hex() == "33221100554477668899aabbccddeeff"
-    assert lock_of(tag) == ONE
-    assert lock_of(b"\1\2\3\4") is None
-
-
-@given(st.uuids())
-def test_a_lock_is_read_from_its_tag(lock: uuid.UUID) -> None:
-    assert lock_of(lock_tag(lock)) == lock
 
 
 def test_a_message_of_the_cloud_keeps_what_iot_hub_says_of_it() -> None:

@@ -300,6 +300,44 @@ def test_only_sources_with_a_condition_on_the_body_need_it() -> None:
     }
 
 
+JSON_TYPE = {"contentType": "application/json", "contentEncoding": "utf-8"}
+BY_BODY = [
+    "FROM /* WHERE $body.level = 'high' INTO $upstream",
+    "FROM /* WHERE $body.level = 'low' OR kind = 'a' INTO BrokeredEndpoint(\"/modules/m/inputs/low\")",
+    "FROM /* WHERE kind = 'a' INTO BrokeredEndpoint(\"/modules/m/inputs/a\")",
+    "FROM /* WHERE kind = 'b' INTO BrokeredEndpoint(\"/modules/m/inputs/b\")",
+    'FROM /messages/* INTO BrokeredEndpoint("/modules/m/inputs/all")',
+    'FROM /twinChangeNotifications INTO BrokeredEndpoint("/modules/m/inputs/twins")',
+]
+BODIES = [b'{"level": "high"}', b'{"level": "low"}', b'{"level": 1}', b"{}", b"no JSON"]
+
+
+@pytest.mark.parametrize("properties", [{}, {"kind": "a"}, {"Kind": "b"}], ids=["none", "a", "b"])
+@pytest.mark.parametrize("source", [DEVICE_MESSAGE, TWIN_CHANGE])
+def test_by_the_body_alone_messages_go_where_they_go_as_a_whole(
+    source: str, properties: dict[str, str | None]
+) -> None:
+    routes = CompiledRoutes([compiled(text, f"r{number}") for number, text in enumerate(BY_BODY)])
+    answer = routes.by_body(Message(source, properties, JSON_TYPE, b""), lambda found: found)
+
+    for body in BODIES * 2:
+        assert answer(body) == routes.endpoints_of(Message(source, properties, JSON_TYPE, body))
+
+
+def test_bodies_that_go_the_same_ways_have_one_answer() -> None:
+    routes = CompiledRoutes([compiled(text, f"r{number}") for number, text in enumerate(BY_BODY)])
+    made: list[tuple[EndpointMatch, ...]] = []
+
+    def note(found: tuple[EndpointMatch, ...]) -> int:
+        made.append(found)
+        return len(made)
+
+    answer = routes.by_body(Message(DEVICE_MESSAGE, {}, JSON_TYPE, b""), note)
+
+    assert [answer(body) for body in BODIES * 2] == [1, 2, 3, 3, 3] * 2
+    assert len(set(made)) == 3
+
+
 def test_a_comment_swallows_what_the_reference_hub_lets_it_swallow() -> None:
     route = compiled("FROM /messages/* WHERE a = 'b' /* c */ INTO $upstream")
 

@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from messaging.errors import EnvironmentFault
 from runtime.agent.connection_keeper import NAME, ConnectionKeeper, GivenConnections
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 10.0
@@ -69,13 +69,6 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         accepted, _ = listener.accept()
     with client, accepted:
         yield client, accepted
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    ends_s = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < ends_s, f"not so: {what}"
-        time.sleep(0.005)  # between two looks at what other threads do
 
 
 def served(run_dir: Path) -> tuple[subprocess.Popen[str], socket.socket]:

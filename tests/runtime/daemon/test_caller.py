@@ -20,10 +20,10 @@ from runtime.daemon.caller import (
     Peer,
     is_module,
     is_user,
-    module_process,
     parse_cgroup,
     parse_stat,
 )
+from tests.runtime.module_processes import module_process
 
 CALLER = Caller(pid=120, uid=1000, session_id=100, started_at_ticks=5010, container_id=None)
 MODULE = ModuleProcess(pid=100, session_id=100, started_at_ticks=5000)
@@ -197,14 +197,6 @@ def test_a_peer_that_ended_before_it_was_accepted_is_nobody(listening: socket.so
 
     assert peer.pid == process.pid
     assert caller is None
-
-
-def test_a_process_that_is_not_there_is_no_module_process() -> None:
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-
-    with pytest.raises(ProcessLookupError):
-        module_process(process.pid)
 
 
 @pytest.mark.parametrize(

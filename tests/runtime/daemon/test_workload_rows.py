@@ -26,10 +26,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from runtime.agent.security import EdgeSecurity
 from runtime.daemon.api import API_VERSIONS
-from runtime.daemon.caller import ModuleProcess, module_process
+from runtime.daemon.caller import ModuleProcess
 from runtime.home import Home
 from runtime.modules.environment import EdgeNames
 from runtime.security.certificates import ensure_edge_ca
+from tests.runtime.module_processes import module_process
 
 V = "api-version=2022-08-03"
 IV = base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()

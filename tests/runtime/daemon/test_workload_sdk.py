@@ -17,12 +17,13 @@ from urllib.parse import unquote
 
 import pytest
 
-from runtime.daemon.caller import ModuleProcess, module_process
+from runtime.daemon.caller import ModuleProcess
 from runtime.daemon.workload_api import WorkloadApi
 from runtime.daemon.workload_server import WorkloadServer
 from runtime.security.certificates import ensure_edge_ca
 from runtime.security.key_content import Identity
 from runtime.security.key_store import KeyStore
+from tests.runtime.module_processes import module_process
 
 # Waits to be let go, so that its process is known before it asks.
 MODULE = """

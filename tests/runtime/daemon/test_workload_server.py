@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +26,7 @@ from runtime.daemon.caller import Caller
 from runtime.daemon.http_connection import Limits
 from runtime.daemon.workload_server import WorkloadServer, socket_path
 from runtime.net.http_messages import Response, json_response
+from tests.waiting import wait_until
 
 WAIT_S = 10.0
 GET = b"GET /x?y HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -615,10 +615,7 @@ def test_a_debug_socket_serves_our_own_user_until_its_process_ends(
         ("m1", os.geteuid()),
         ("m1", None),
     ]
-    ends_s = time.monotonic() + WAIT_S
-    while path.parent.exists():
-        assert time.monotonic() < ends_s
-        time.sleep(0.01)  # between two looks at what the thread does
+    wait_until(lambda: not path.parent.exists(), "the socket goes with its process", WAIT_S)
     assert exchange(ordinary) == (200, {})
 
 

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from runtime.faults.plan import chance_of
 from runtime.faults.scene import Fault
 from runtime.faults.yaml_reader import Spread
 from runtime.home import Home
+from tests.waiting import wait_until
 
 LIMIT_S = 20.0
 
@@ -67,10 +67,7 @@ class PlayedEdge:
         """It is as well as it gets."""
 
     def wait_for(self, is_so: Callable[[], bool], what: str, **_: Any) -> None:
-        ends_s = time.monotonic() + LIMIT_S
-        while not is_so():
-            assert time.monotonic() < ends_s, what
-            time.sleep(0.01)  # between two looks at what another process does
+        wait_until(is_so, what, LIMIT_S)
 
     def close(self) -> None:
         if self.hub is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from runtime.faults.recording import (
     Synced,
     Written,
 )
+from tests.waiting import wait_until
 
 FOLDER = Path("/h")
 
@@ -195,10 +195,7 @@ def test_the_files_of_a_killed_process_are_what_was_recorded_of_them(tmp_path: P
 
     program = [sys.executable, "-c", PROGRAM, str(folder)]
     subprocess.run(recording.command(trace, program), check=False)
-    ends_s = time.monotonic() + 30
-    while b"+++ killed by SIGKILL +++" not in trace.read_bytes()[-80:]:
-        assert time.monotonic() < ends_s
-        time.sleep(0.01)  # between two looks at what another process writes
+    wait_until(lambda: b"+++ killed by SIGKILL +++" in trace.read_bytes()[-80:], "strace has told the end")
     with trace.open("rb") as lines:
         found = list(Reader(folder).events(lines))
     for event in found:

@@ -89,6 +89,15 @@ class Scene:
             assert time.monotonic() < deadline_s, f"waited in vain for {what}"
             self.loop.run_until_complete(asyncio.sleep(0.001))  # the database has a thread of its own
 
+    def settle(self) -> None:
+        """Let the database do all that it was asked so far, and the hub what follows from that."""
+        self.run(self.hub.document("nothing", "that anybody keeps"))  # its thread takes job after job
+        self.take_turns()
+
+    def take_turns(self) -> None:
+        """Let the hub do what it can without the database."""
+        self.run(_next_turns())
+
     # identities
 
     def create(self, client_id: str, *, if_match: str | None = None, **wanted: Any) -> None:
@@ -201,3 +210,8 @@ def events_topic(client_id: str, bag: str = "") -> str:
     """Return the topic on which an identity sends telemetry."""
     device, _, module = client_id.partition("/")
     return f"devices/{device}/{f'modules/{module}/' if module else ''}messages/events/{bag}"
+
+
+async def _next_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)

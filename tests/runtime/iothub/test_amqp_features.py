@@ -15,7 +15,7 @@ from messaging.amqp.addresses import LinkKind
 from messaging.amqp.codec import AmqpMessage, Int, UByte, ULong
 from messaging.amqp.events import LinkDetached, Received, Settled
 from messaging.amqp.link import RcvSettleMode, SndSettleMode
-from messaging.amqp.mapping import lock_of
+from messaging.amqp.mapping import lock_tag
 from messaging.amqp.method_messages import MethodCall, method_answer, parse_method_call
 from messaging.amqp.twin_messages import TwinOperation, twin_request
 from messaging.errors import IotHubError, StoreError
@@ -70,7 +70,7 @@ def test_a_c2d_message_has_all_that_iot_hub_says_of_it(scene: Scene, client: Amq
     assert message.application_properties == {"a": "b", "iothub-ack": "full"}
     assert isinstance(message.annotations["x-opt-sequence-number"], ULong)
     assert isinstance(message.annotations["iothub-deliverycount"], UByte)
-    assert str(lock_of(delivery.tag)) == message.annotations["x-opt-lock-token"]
+    assert delivery.tag == lock_tag(uuid.UUID(message.annotations["x-opt-lock-token"]))
     assert not delivery.settled
     assert (link.snd_settle_mode, link.rcv_settle_mode) == (SndSettleMode.UNSETTLED, RcvSettleMode.SECOND)
 

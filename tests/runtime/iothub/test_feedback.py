@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,28 @@ def test_a_batch_is_locked_for_who_received_it_and_comes_again_later(tmp_path: P
         assert again is not None
         await hub.complete_feedback(again.lock)
         assert await hub.receive_feedback() is None
+
+    run(tmp_path, test)
+
+
+def test_what_is_completed_while_another_looks_is_not_handed_out_again(tmp_path: Path) -> None:
+    async def test(hub: IotHub, _: ManualClock) -> None:
+        await hub.put(D, {})
+        await purge(hub, "1")
+        batch = await hub.receive_feedback()
+        assert batch is not None
+        disk = threading.Event()
+        held = hub._db.run(lambda connection: disk.wait(10))
+        looking = asyncio.create_task(hub.receive_feedback())  # reads the record before it is deleted
+        await asyncio.sleep(0)
+        completing = asyncio.create_task(hub.complete_feedback(batch.lock))
+        await asyncio.sleep(0)
+
+        disk.set()
+
+        assert await held
+        assert await looking is None
+        await completing
 
     run(tmp_path, test)
 

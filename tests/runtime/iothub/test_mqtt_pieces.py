@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from messaging.errors import LocalProtocolError, RemoteProtocolError
 from messaging.identity import Identity
 from messaging.mqtt.packets import Publish
-from runtime.iothub.amqp.credit import ALL_BYTES, CLIENT_BYTES, Credit
+from runtime.iothub.credit import ALL_BYTES, CLIENT_BYTES, Credit
 from runtime.iothub.mqtt.incoming import LONGEST_REMEMBERED_BYTES, REMEMBERED_TOPICS, Incoming
 from runtime.iothub.mqtt.outgoing import MOST_PACKET_IDS, Outgoing
 from runtime.iothub.mqtt.subscriptions import Subscriptions

@@ -9,7 +9,7 @@ import pytest
 
 from messaging.errors import StoreError
 from messaging.mqtt.packets import Disconnect, Packet, PubAck, Publish, Subscribe, Will
-from runtime.iothub.amqp.credit import CLIENT_BYTES
+from runtime.iothub.credit import CLIENT_BYTES
 from tests.runtime.iothub.mqtt_scene import Scene, events_topic
 
 EVENTS = events_topic("d1")

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from runtime.logs import reader
 from runtime.logs import rotation as log_rotation
 from runtime.logs.rotation import LogRotation, archive, rotate
 from tests.runtime.module_processes import LIMIT_S
+from tests.waiting import wait_until
 
 BLOCK = 4096
 # Appends numbered lines through a descriptor of its own, as a module does, as fast as it can.
@@ -216,10 +216,7 @@ def test_logs_are_looked_after_but_not_those_of_others(rotation: LogRotation, pa
         path.with_name(name).write_bytes(lines(0, 1000))
 
     rotation.start()
-    ends_s = time.monotonic() + LIMIT_S
-    while not archive(path, 1).exists():
-        assert time.monotonic() < ends_s
-        time.sleep(0.01)  # between two looks at what a thread does to files
+    wait_until(archive(path, 1).exists, "a file was rotated", LIMIT_S)
     rotation.close()
 
     assert path.with_name("own.log").read_bytes() == lines(0, 1000)

@@ -84,7 +84,8 @@ def test_a_message_is_accepted_when_it_is_on_disk_and_not_before(scene: Scene) -
     disk = threading.Event()
     scene.do(scene.hub._db.run, lambda connection: disk.wait(10))
     delivery = client.start(link, AmqpMessage(b"x", to=TO))
-    client.rest()
+    while client.exchange():
+        scene.take_turns()
     assert not [event for event in client.events if isinstance(event, Settled)]
 
     disk.set()

@@ -14,8 +14,8 @@ from messaging.amqp.events import CreditGranted, LinkDetached, Outcome, Settled
 from messaging.amqp.mapping import message_to_cloud
 from messaging.errors import StoreError
 from messaging.message import LARGEST_MESSAGE_BYTES, Message
-from runtime.iothub.amqp.credit import CLIENT_BYTES
 from runtime.iothub.amqp.telemetry import CREDIT, LARGEST_BATCH_BYTES, STORE_LIMIT_S
+from runtime.iothub.credit import CLIENT_BYTES
 from tests.runtime.iothub.amqp_client import AmqpClient, connect
 from tests.runtime.iothub.mqtt_scene import Scene
 
