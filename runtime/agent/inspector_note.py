@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from actors.inspection.version import PROTOCOL
-from actors.kernel.base import EdgeActor
-from actors.kernel.hosts import ThreadSystem
 from messaging.envelope import VERSION as ENVELOPES
 from messaging.version import VERSION
 from runtime.run_directory import RunDirectory
 from runtime.storage.atomic_file import write_private_file
+
+if TYPE_CHECKING:  # a command that reads the note has no actors
+    from actors.kernel.base import EdgeActor
+    from actors.kernel.hosts import ThreadSystem
 
 FILE: Final = "inspector.json"
 FAULTS_ALLOWED: Final = (
