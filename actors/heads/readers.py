@@ -15,7 +15,7 @@ from actors.kernel.base import EdgeActor
 from messaging.kinds import message
 
 ENOUGH_MESSAGES: Final = 250  # for one commit
-ENOUGH_BYTES: Final = 1024 * 1024
+ENOUGH_BYTES: Final = 256 * 1024
 IDLE_S: Final = 0.001  # those whose turn it is have sent nothing: the next ones
 LONGEST_S: Final = 1.0  # that a turn waits for a commit, which may have failed without a word
 
