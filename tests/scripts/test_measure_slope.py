@@ -30,7 +30,7 @@ def test_a_growth_is_told_in_mb_an_hour() -> None:
     slopes = slopes_of(samples, 600)
 
     assert 2.9 < slopes["agent and hub, PSS"].value < 3.1
-    assert slopes["stand-in, PSS"].value == 0.0
+    assert slopes["stand-in, anonymous"].value == 0.0
     assert list(slopes) == list(PARTS)
     assert "bar < 1: missed" in in_words(samples, 600)
 
