@@ -410,6 +410,7 @@ class Bridge:
             "received": came_in.forwarded,
             "echoes": self._echoes,
             "refused": self._session.rejected,
+            "unanswered": self._session.unanswered,
             "problems": (*self._problems, *self._suspicion()),
         }
 

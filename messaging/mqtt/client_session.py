@@ -266,6 +266,13 @@ class ClientSession:
         """The wanted filters that the broker has refused; they are tried again."""
         return tuple(self._retry_at_s)
 
+    @property
+    def unanswered(self) -> tuple[str, ...]:
+        """The wanted filters that the broker has neither granted nor refused yet."""
+        return tuple(
+            name for name in self._wanted if not self._held.get(name) and name not in self._retry_at_s
+        )
+
     def has_granted(self, topic_filter: str) -> bool:
         """Say whether the broker sends what this filter matches."""
         return self._held.get(topic_filter, False)

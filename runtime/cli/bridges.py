@@ -34,6 +34,8 @@ def remarks(bridge: Mapping[str, Any]) -> str:
     if bridge["connectedSince"]:
         where = f"{where} since {bridge['connectedSince']}"
     refused = [f"it refuses subscriptions to {', '.join(bridge['refused'])}"] if bridge["refused"] else []
+    if bridge["connectedSince"] and bridge["unanswered"]:
+        refused.append(f"it has not answered yet to subscriptions to {', '.join(bridge['unanswered'])}")
     return "; ".join(filter(None, (where, bridge["error"], *refused, *bridge["problems"])))
 
 

@@ -203,8 +203,10 @@ def test_filters_are_compared_with_what_the_broker_has(broker: Broker) -> None:
     assert broker.read() == [Unsubscribe(2, ("a/#",)), Subscribe(3, (("c", 1),))]
     assert session.has_granted("b")
     assert not session.has_granted("c")
+    assert session.unanswered == ("c",)
     broker.say(UnsubAck(2), SubAck(3, (0,)))
     assert session.has_granted("c")
+    assert session.unanswered == ()
     assert not session.has_granted("a/#")
 
 
@@ -264,7 +266,7 @@ def test_a_rejected_filter_is_tried_again_after_ten_seconds(broker: Broker) -> N
     received = broker.say(SubAck(1, (0x80, 1)))
 
     assert received.rejected == ["a"]
-    assert broker.session.rejected == ("a",)
+    assert (broker.session.rejected, broker.session.unanswered) == (("a",), ())
     broker.now_s += REJECTED_RETRY_S - 1
     broker.session.tick(broker.now_s)
     assert broker.read() == []

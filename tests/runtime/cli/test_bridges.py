@@ -20,6 +20,7 @@ GOOD: dict[str, Any] = {
     "received": 7,
     "echoes": 0,
     "refused": (),
+    "unanswered": (),
     "problems": (),
 }
 
@@ -54,6 +55,12 @@ def test_what_waits_what_was_dropped_and_what_is_wrong_is_said() -> None:
         "bridge site: waiting, 3 messages wait, 2 dropped, 5 sent: broker.example:8883; cannot be reached; "
         "it refuses subscriptions to a/#, b; rule 0 (in): no filter"
     ]
+
+
+def test_a_subscription_without_an_answer_is_said_while_there_is_a_connection() -> None:
+    [line] = bridge_lines([GOOD | {"unanswered": ("a/#", "b")}])
+
+    assert line.endswith("; it has not answered yet to subscriptions to a/#, b")
 
 
 def test_without_settings_there_is_no_address() -> None:
