@@ -43,9 +43,10 @@ class FileCloud:
             self._file = None
 
     def write(self, message: Message) -> None:
-        """Append a message. What was written outlives a kill of the process."""
+        """Append a message. A kill of the process leaves what was written, maybe a part of the last line."""
         if self._file is None:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            os.ftruncate(self._file, self._path.read_bytes().rfind(b"\n") + 1)
         os.write(self._file, _line(message))
 
 
