@@ -24,7 +24,13 @@ from typing import Any
 
 from scripts.bench import mqtt_wire
 from scripts.bench.mqtt_link import READ_BYTES, RECORD_BYTES
-from scripts.bench.peer_mosquitto import PeerUnusable, free_port, make_certificate, wait_for_port
+from scripts.bench.peer_mosquitto import (
+    PeerUnusable,
+    free_port,
+    make_certificate,
+    publishers_of,
+    wait_for_port,
+)
 from scripts.bench.processes import EdgeProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,13 +90,7 @@ class FloorPeer:
             target["ca_file"] = str(self.directory / "server.pem")
         return {
             "target": target,
-            "publishers": [
-                {
-                    "client_id": f"pub{n}",
-                    "topic": f"devices/bench-edge/modules/pub{n}/messages/events/%24.on=out1",
-                }
-                for n in range(1, publishers + 1)
-            ],
+            "publishers": publishers_of(publishers),
             "subscribers": [{"client_id": "consumer", "filters": ["devices/bench-edge/#"]}],
         }
 

@@ -110,6 +110,14 @@ def make_certificate(directory: Path) -> None:
     )
 
 
+def publishers_of(count: int) -> list[dict[str, str]]:
+    """Return so many publishers for the generator; their topics are as long as the hub's."""
+    return [
+        {"client_id": f"pub{n}", "topic": f"devices/bench-edge/modules/pub{n}/messages/events/%24.on=out1"}
+        for n in range(1, count + 1)
+    ]
+
+
 class MosquittoPeer:
     """One mosquitto process in a temporary directory; a context manager."""
 
@@ -174,13 +182,7 @@ class MosquittoPeer:
             target["ca_file"] = str(self.directory / "server.pem")
         return {
             "target": target,
-            "publishers": [
-                {
-                    "client_id": f"pub{n}",
-                    "topic": f"devices/bench-edge/modules/pub{n}/messages/events/%24.on=out1",
-                }
-                for n in range(1, publishers + 1)
-            ],
+            "publishers": publishers_of(publishers),
             "subscribers": [
                 {"client_id": f"consumer{n}", "filters": ["devices/bench-edge/#"]} for n in range(subscribers)
             ],
